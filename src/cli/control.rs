@@ -1,0 +1,49 @@
+//! Talking to the daemon of a mount, through files of its virtual directory.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::{Failure, exit};
+use crate::engine::{Answer, Command};
+use crate::store::STATE_DIR;
+use crate::sys::mount::{self as sysmount, MountEntry};
+
+/// The mount that a path lies on, if it is one of ours.
+pub fn mount_of(path: &Path) -> Result<MountEntry, Failure> {
+    let bad = |e: &dyn std::fmt::Display| {
+        Failure::new(exit::BAD_INPUT, format!("{}: {e}", path.display()))
+    };
+    let real = path.canonicalize().map_err(|e| {
+        if e.raw_os_error() == Some(libc::ENOTCONN) {
+            bad(&"the daemon of this mount is gone; mount again, which detaches and recovers it")
+        } else {
+            bad(&e)
+        }
+    })?;
+    let table = sysmount::mountinfo().map_err(|e| bad(&e))?;
+    real.ancestors()
+        .find_map(|p| sysmount::top_at(&table, p))
+        .filter(|m| m.fstype == "fuse.commitfs")
+        .cloned()
+        .ok_or_else(|| bad(&"no commitfs is mounted here; `commitfs mount` makes one"))
+}
+
+/// Sends a command to a mount's daemon.
+pub fn send(mountpoint: &Path, command: &Command) -> Result<Answer, Failure> {
+    let path: PathBuf = mountpoint.join(STATE_DIR).join("control");
+    let bad =
+        |e: &dyn std::fmt::Display| Failure::new(exit::TROUBLE, format!("{}: {e}", path.display()));
+    let text = serde_json::to_vec(command).map_err(|e| bad(&e))?;
+    let mut control = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| bad(&e))?;
+    control.write_all(&text).map_err(|e| bad(&e))?;
+    use std::io::Seek;
+    control.rewind().map_err(|e| bad(&e))?;
+    let mut answer = Vec::new();
+    control.read_to_end(&mut answer).map_err(|e| bad(&e))?;
+    serde_json::from_slice(&answer).map_err(|e| bad(&e))
+}

@@ -1,0 +1,116 @@
+//! The command line: one file per subcommand, and the exit codes they share.
+
+mod check;
+mod control;
+mod mount;
+mod options;
+mod rejected;
+mod status;
+mod umount;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit codes; also in `commitfs --help` and docs/semantics.md.
+pub mod exit {
+    /// Done.
+    pub const OK: u8 = 0;
+    /// `status`: there are unread errors. `check`: something is wrong. Others: it failed.
+    pub const TROUBLE: u8 = 1;
+    /// The command line is wrong (clap's own code).
+    pub const USAGE: u8 = 2;
+    /// What was named can't be used: missing, not a directory, not writable, invalid rules.
+    pub const BAD_INPUT: u8 = 3;
+    /// In the way: mounted already, nested, open transactions, in use.
+    pub const BUSY: u8 = 4;
+    /// `.commitfs` or its journal is damaged or not ours; nothing was changed.
+    pub const DAMAGED: u8 = 5;
+    /// The system refused: no FUSE, no right to mount.
+    pub const REFUSED: u8 = 6;
+}
+
+/// An error for a person, with the code to exit with.
+#[derive(Debug)]
+pub struct Failure {
+    /// One of [`exit`].
+    pub code: u8,
+    /// Names the thing and the remedy.
+    pub message: String,
+}
+
+impl Failure {
+    fn new(code: u8, message: impl std::fmt::Display) -> Failure {
+        Failure {
+            code,
+            message: message.to_string(),
+        }
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "commitfs",
+    version,
+    about = "A file system that makes every close an atomic commit",
+    after_help = "Exit codes: 0 done, 1 trouble found (status: unread errors; check: something wrong), 2 wrong usage,\n\
+                  3 bad input, 4 busy (mounted already, open transactions), 5 damaged or foreign .commitfs, 6 refused by the system."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount over a directory, or a backing directory elsewhere
+    Mount(mount::Arguments),
+    /// Unmount; refused while transactions are open
+    Umount(umount::Arguments),
+    /// Show open transactions, counters, features and unread errors
+    Status(status::Arguments),
+    /// List, show or restore content that was not committed
+    Rejected(rejected::Arguments),
+    /// Look for inconsistencies in a backing directory that nobody has mounted
+    Check(check::Arguments),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse_from(as_subcommand(std::env::args_os().collect()));
+    let result = match arguments.command {
+        Command::Mount(a) => mount::run(a),
+        Command::Umount(a) => umount::run(&a),
+        Command::Status(a) => status::run(&a),
+        Command::Rejected(a) => rejected::run(&a),
+        Command::Check(a) => check::run(&a),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("commitfs: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// mount(8) calls the program of a `fuse.commitfs` line as `commitfs BACKING DIR -o OPTIONS`.
+fn as_subcommand(mut arguments: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    let is_path = arguments
+        .get(1)
+        .and_then(|a| a.to_str())
+        .is_some_and(|a| a.contains('/') && !a.starts_with('-'));
+    if is_path {
+        arguments.insert(1, "mount".into());
+    }
+    arguments
+}
+
+fn start_logging(level: log::LevelFilter) {
+    env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Warn)
+        .filter_module("commitfs", level)
+        .format_timestamp_millis()
+        .format_target(false)
+        .init();
+}

@@ -1,0 +1,480 @@
+//! `commitfs mount`: checks, recovers, mounts and serves.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::options::Options;
+use super::{Failure, exit};
+use crate::engine::{Config, Durability, Engine};
+use crate::fuse::{Adapter, KernelNotify};
+use crate::rules::Rules;
+use crate::store::{STATE_DIR, Store, StoreError};
+use crate::sys::background::{self, Outcome, ReadyWriter};
+use crate::sys::mount::{self as sysmount, FsKind, MountError, MountRequest};
+use crate::sys::{failpoint, proc, signals};
+use crate::txn::recovery::{RecoveryError, recover};
+
+/// When a commit survives a power cut.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DurabilityArgument {
+    /// Within a second
+    Async,
+    /// Before close() returns
+    Sync,
+}
+
+/// Arguments of `commitfs mount`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// Directory with the real files
+    backing: PathBuf,
+    /// Where to mount; without it, over the backing directory itself
+    mountpoint: Option<PathBuf>,
+    /// Stay in the foreground
+    #[arg(short = 'f', long)]
+    foreground: bool,
+    /// Mount options, as for mount(8)
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Rules (TOML); without it .commitfs/rules.toml in the backing directory, if there is one
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+    /// When commits survive a power cut
+    #[arg(long, value_enum)]
+    durability: Option<DurabilityArgument>,
+    /// With async: the longest time a commit may be lost by a power cut
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
+    bound: u64,
+    /// Allow a backing directory on a network file system
+    #[arg(long)]
+    network_ok: bool,
+    /// error, warn, info, debug or trace
+    #[arg(long, default_value = "info")]
+    log_level: log::LevelFilter,
+}
+
+/// What is needed to serve, all checked.
+struct Plan {
+    backing: PathBuf,
+    mountpoint: PathBuf,
+    options: Options,
+    rules_file: Option<PathBuf>,
+    durability: Durability,
+    bound: Duration,
+    network_ok: bool,
+}
+
+pub fn run(arguments: Arguments) -> Result<u8, Failure> {
+    let writer = ReadyWriter::from_env().map_err(|e| Failure::new(exit::REFUSED, e))?;
+    if writer.is_none() && !arguments.foreground {
+        return in_background(&arguments);
+    }
+    super::start_logging(arguments.log_level);
+    let served = plan(&arguments).and_then(|plan| serve(&plan, writer));
+    match served {
+        Ok(()) => Ok(exit::OK),
+        Err((writer, failure)) => {
+            log::error!("{}", failure.message);
+            if let Some(writer) = writer {
+                writer.fail(failure.code.into(), &failure.message);
+            }
+            Ok(failure.code)
+        }
+    }
+}
+
+type Served<T> = Result<T, (Option<ReadyWriter>, Failure)>;
+
+/// Starts the daemon as a process of its own and waits until its mount stands.
+fn in_background(arguments: &Arguments) -> Result<u8, Failure> {
+    // What can be said at once is said without a daemon.
+    let plan = plan(arguments).map_err(|(_, failure)| failure)?;
+    let log = daemon_log(&plan)
+        .map_err(|e| Failure::new(exit::BAD_INPUT, format!("{}: {e}", plan.backing.display())))?;
+    let mut line: Vec<std::ffi::OsString> = vec!["mount".into(), "--foreground".into()];
+    line.extend(["--log-level".into(), arguments.log_level.to_string().into()]);
+    line.extend(["--bound".into(), arguments.bound.to_string().into()]);
+    let durability = match plan.durability {
+        Durability::Async => "async",
+        Durability::Sync => "sync",
+    };
+    line.extend(["--durability".into(), durability.into()]);
+    if let Some(rules) = &plan.rules_file {
+        line.extend(["--rules".into(), rules.into()]);
+    }
+    if plan.network_ok {
+        line.push("--network-ok".into());
+    }
+    for list in &arguments.options {
+        line.extend(["-o".into(), list.into()]);
+    }
+    line.extend(["--".into(), plan.backing.into(), plan.mountpoint.into()]);
+    let refused = |e: std::io::Error| {
+        Failure::new(exit::REFUSED, format!("the daemon can't be started: {e}"))
+    };
+    let reader = background::spawn_background(line, log).map_err(refused)?;
+    match reader.wait().map_err(refused)? {
+        Outcome::Ready => Ok(exit::OK),
+        Outcome::Failed { code, message } => Err(Failure::new(
+            u8::try_from(code).unwrap_or(exit::TROUBLE),
+            message,
+        )),
+        Outcome::Died(status) => Err(Failure::new(
+            exit::REFUSED,
+            format!(
+                "the daemon ended before it was ready ({status:?}); see {STATE_DIR}/daemon.log in the backing directory"
+            ),
+        )),
+    }
+}
+
+/// The daemon's log lies in the state directory; a large one makes way first.
+fn daemon_log(plan: &Plan) -> std::io::Result<File> {
+    let dir = plan.backing.join(STATE_DIR);
+    if !dir.exists() {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+    }
+    let path = dir.join("daemon.log");
+    if path.metadata().is_ok_and(|m| m.len() > 4 << 20) {
+        std::fs::rename(&path, dir.join("daemon.log.old"))?;
+    }
+    File::options().create(true).append(true).open(path)
+}
+
+/// Checks what can be checked without changing anything.
+fn plan(arguments: &Arguments) -> Served<Plan> {
+    plan_inner(arguments).map_err(|failure| (None, failure))
+}
+
+fn plan_inner(arguments: &Arguments) -> Result<Plan, Failure> {
+    let options = Options::parse(&arguments.options)?;
+    let mountpoint = arguments.mountpoint.as_ref().unwrap_or(&arguments.backing);
+    // A dead mount would hide what lies below it.
+    for path in [mountpoint, &arguments.backing] {
+        if let Ok(true) = sysmount::detach_dead(path) {
+            log::warn!("{}: detached a mount whose daemon was gone", path.display());
+        }
+    }
+    let backing = usable_directory(&arguments.backing)?;
+    let mountpoint = usable_directory(mountpoint)?;
+    let durability = match (arguments.durability, options.durability.as_deref()) {
+        (Some(DurabilityArgument::Sync), _) | (None, Some("sync")) => Durability::Sync,
+        (Some(DurabilityArgument::Async), _) | (None, None | Some("async")) => Durability::Async,
+        (None, Some(other)) => {
+            return Err(Failure::new(
+                exit::USAGE,
+                format!("-o durability={other}: use async or sync"),
+            ));
+        }
+    };
+    let network_ok = arguments.network_ok || options.network_ok;
+    check_backing(&backing, &mountpoint, network_ok)?;
+    let rules_file = arguments.rules.clone().or(options.rules.clone());
+    let rules_file = match rules_file {
+        Some(file) => {
+            Some(std::path::absolute(&file).map_err(|e| Failure::new(exit::BAD_INPUT, e))?)
+        }
+        None => None,
+    };
+    load_rules(rules_file.as_deref(), &backing)?;
+    Ok(Plan {
+        backing,
+        mountpoint,
+        options,
+        rules_file,
+        durability,
+        bound: Duration::from_millis(arguments.bound.clamp(10, 60_000)),
+        network_ok,
+    })
+}
+
+fn usable_directory(path: &Path) -> Result<PathBuf, Failure> {
+    let bad = |e: &dyn std::fmt::Display| {
+        Failure::new(exit::BAD_INPUT, format!("{}: {e}", path.display()))
+    };
+    let real = path.canonicalize().map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => bad(&"no such directory; create it first"),
+        _ => bad(&e),
+    })?;
+    if real.metadata().map_err(|e| bad(&e))?.is_dir() {
+        Ok(real)
+    } else {
+        Err(bad(
+            &"not a directory; commitfs mounts over directories only",
+        ))
+    }
+}
+
+/// C20: nothing mounted here, below or above, and a file system that can do it.
+fn check_backing(backing: &Path, mountpoint: &Path, network_ok: bool) -> Result<(), Failure> {
+    let bad = |e: String| Failure::new(exit::BAD_INPUT, e);
+    for mounted in sysmount::commitfs_mounts().unwrap_or_default() {
+        let source = PathBuf::from(&mounted.source);
+        let place = &mounted.mount_point;
+        let pid = mount_pid(place).or_else(|| backing_pid(&source));
+        let near = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
+        if near(backing, &source) || near(backing, place) || near(mountpoint, place) {
+            return Err(Failure::new(
+                exit::BUSY,
+                format!(
+                    "{}: commitfs is mounted already on {} (over {}) by process {}; one daemon per directory tree: unmount that one first",
+                    backing.display(),
+                    place.display(),
+                    source.display(),
+                    pid.map_or("?".into(), |p| p.to_string()),
+                ),
+            ));
+        }
+    }
+    for above in backing.ancestors().skip(1) {
+        if let Some(pid) = backing_pid(above) {
+            return Err(Failure::new(
+                exit::BUSY,
+                format!(
+                    "{}: lies in {}, which process {pid} has mounted; unmount that first",
+                    backing.display(),
+                    above.display()
+                ),
+            ));
+        }
+    }
+    let dir = File::open(backing).map_err(|e| bad(format!("{}: {e}", backing.display())))?;
+    match sysmount::fs_kind(dir.as_fd()).map_err(|e| bad(format!("{}: {e}", backing.display())))? {
+        FsKind::Fuse(kind) if !network_ok => Err(bad(format!(
+            "{}: lies on a FUSE file system ({kind}); use a local one, or --network-ok if only this machine uses it",
+            backing.display()
+        ))),
+        kind if kind.is_network() && !network_ok => Err(bad(format!(
+            "{}: lies on a network file system; use a local one, or --network-ok if only this machine uses it",
+            backing.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn mount_pid(mountpoint: &Path) -> Option<u32> {
+    std::fs::read_to_string(mountpoint.join(STATE_DIR).join("lock"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+fn backing_pid(backing: &Path) -> Option<u32> {
+    let dir = File::open(backing).ok()?;
+    Store::lock_holder(dir.as_fd())
+}
+
+pub(super) fn load_rules(file: Option<&Path>, backing: &Path) -> Result<Rules, Failure> {
+    let own = backing.join(STATE_DIR).join("rules.toml");
+    let path = match file {
+        Some(file) => file,
+        None if own.exists() => &own,
+        None => return Ok(Rules::builtin()),
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Failure::new(exit::BAD_INPUT, format!("rules {}: {e}", path.display())))?;
+    Rules::parse(&text, &path.to_string_lossy())
+        .map_err(|e| Failure::new(exit::BAD_INPUT, format!("rules: {e}")))
+}
+
+fn store_failure(e: StoreError) -> Failure {
+    let code = match &e {
+        StoreError::Unusable { .. } => exit::BAD_INPUT,
+        StoreError::Busy { .. } => exit::BUSY,
+        StoreError::Foreign { .. } => exit::DAMAGED,
+        StoreError::Io { .. } => exit::REFUSED,
+    };
+    Failure::new(code, e)
+}
+
+fn mount_failure(e: MountError) -> Failure {
+    let code = match &e {
+        MountError::Missing { .. } | MountError::NotADirectory { .. } => exit::BAD_INPUT,
+        MountError::Busy { .. } => exit::BUSY,
+        _ => exit::REFUSED,
+    };
+    Failure::new(code, e)
+}
+
+/// Recovers, mounts and serves until unmounted.
+fn serve(plan: &Plan, writer: Option<ReadyWriter>) -> Served<()> {
+    match start(plan) {
+        Ok((session, engine)) => {
+            if let Some(writer) = writer
+                && writer.ready().is_err()
+            {
+                log::warn!("whoever asked for this mount is gone");
+            }
+            background::sd_notify("READY=1");
+            let ended = session.run();
+            background::sd_notify("STOPPING=1");
+            engine.shut_down();
+            log::info!("{}: unmounted", plan.mountpoint.display());
+            ended.map_err(|e| {
+                (
+                    None,
+                    Failure::new(exit::TROUBLE, format!("the connection broke: {e}")),
+                )
+            })
+        }
+        Err(failure) => Err((writer, failure)),
+    }
+}
+
+fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure> {
+    let refused = |e: std::io::Error| Failure::new(exit::REFUSED, e);
+    signals::block().map_err(refused)?;
+    background::raise_nofile_limit();
+    let store = Store::open(&plan.backing).map_err(store_failure)?;
+    let renames = sysmount::has_rename_semantics(store.state.as_fd())
+        .map_err(|e| Failure::new(exit::BAD_INPUT, format!("{}: {e}", plan.backing.display())))?;
+    if !renames {
+        return Err(Failure::new(
+            exit::BAD_INPUT,
+            format!(
+                "{}: its file system can't replace a file by rename; use another",
+                plan.backing.display()
+            ),
+        ));
+    }
+    store
+        .record_pid(std::process::id())
+        .map_err(|e| refused(e.into()))?;
+    let rules = load_rules(plan.rules_file.as_deref(), &plan.backing)?;
+    let recovered = recover(&store, &rules).map_err(|e| {
+        let code = match &e {
+            RecoveryError::Journal { .. } => exit::DAMAGED,
+            RecoveryError::Io { .. } => exit::REFUSED,
+        };
+        Failure::new(code, e)
+    })?;
+    if recovered.applied + recovered.rejected > 0 {
+        log::warn!(
+            "{}: recovered: {} versions put in place, {} unfinished contents kept in rejected",
+            plan.backing.display(),
+            recovered.applied,
+            recovered.rejected
+        );
+    }
+    let source = plan.backing.to_string_lossy();
+    let mounted = sysmount::mount(&MountRequest {
+        mountpoint: &plan.mountpoint,
+        source: &source,
+        allow_other: plan
+            .options
+            .allow_other
+            .unwrap_or(rustix::process::geteuid().is_root()),
+        default_permissions: true,
+        read_only: plan.options.read_only,
+        flags: plan.options.flags,
+        max_read: None,
+    })
+    .map_err(mount_failure)?;
+    let engine = Engine::start(
+        store,
+        rules,
+        Config {
+            durability: plan.durability,
+            bound: plan.bound,
+            privileged: rustix::process::geteuid().is_root(),
+            mountpoint: plan.mountpoint.clone(),
+            no_killed_writer_detection: detection(),
+        },
+        recovered,
+    )
+    .map_err(|e| refused(e.into()))?;
+    let session = fuser::Session::from_fd(
+        Adapter(engine.clone()),
+        mounted.device,
+        fuser::SessionACL::All,
+        fuser::Config::default(),
+    )
+    .map_err(|e| {
+        sysmount::unmount(&plan.mountpoint, true).ok();
+        refused(e)
+    })?;
+    let notify = KernelNotify::start(session.notifier()).map_err(refused)?;
+    engine.set_notify(Box::new(notify));
+    engine.set_stop(stopper(&engine, plan.mountpoint.clone()));
+    let asked = Arc::downgrade(&engine);
+    signals::listen(move |signal| {
+        if let Some(engine) = asked.upgrade() {
+            end_on_signal(&engine, signal);
+        }
+    })
+    .map_err(refused)?;
+    if let Some(why) = detection() {
+        log::warn!("killed-writer detection: off ({why})");
+    }
+    log::info!(
+        "{} mounted on {}",
+        plan.backing.display(),
+        plan.mountpoint.display()
+    );
+    Ok((session, engine))
+}
+
+fn detection() -> Option<String> {
+    if failpoint::feature_off("death") {
+        return Some("switched off".into());
+    }
+    proc::self_test_killed_writer_detection().err()
+}
+
+/// SIGTERM and the like: as `commitfs umount`.
+fn end_on_signal(engine: &Arc<Engine>, signal: i32) {
+    let answer = engine.ask_unmount(false, false);
+    if answer.ok {
+        return;
+    }
+    log::warn!("signal {signal}: not unmounted, there are open transactions:");
+    for open in answer.open {
+        log::warn!(
+            "  {} opened by {} ({}) {} ms ago",
+            open.path,
+            open.pid,
+            open.command,
+            open.age_ms
+        );
+    }
+}
+
+/// Unmounts, from a thread: whoever asks still has the control file open.
+fn stopper(engine: &Arc<Engine>, mountpoint: PathBuf) -> Box<dyn Fn(bool) + Send + Sync> {
+    let engine = Arc::downgrade(engine);
+    Box::new(move |force| {
+        let (engine, mountpoint) = (engine.clone(), mountpoint.clone());
+        std::thread::spawn(move || {
+            let Some(engine) = engine.upgrade() else {
+                return;
+            };
+            if force {
+                engine.abort_all();
+            }
+            let mut last = None;
+            for _ in 0..100 {
+                match sysmount::unmount(&mountpoint, force) {
+                    Ok(()) if force => {
+                        // Descriptors that are still open keep the connection: end it.
+                        engine.shut_down();
+                        std::process::exit(i32::from(exit::OK));
+                    }
+                    Ok(()) | Err(MountError::NotMounted { .. }) => return,
+                    Err(e) => last = Some(e),
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            if let Some(e) = last {
+                log::warn!("not unmounted: {e}");
+            }
+            engine.stay();
+        });
+    })
+}

@@ -1,0 +1,153 @@
+//! `commitfs rejected`: content that was written but not committed.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+
+use super::{Failure, control, exit};
+use crate::store::{Rejected, STATE_DIR, id_name};
+
+/// Arguments of `commitfs rejected`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Action {
+    /// List it: id, time, bytes, process, path, reason
+    List {
+        /// A mount, or a backing directory nobody has mounted
+        dir: PathBuf,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write one content to standard output
+    Show {
+        /// A mount, or a backing directory nobody has mounted
+        dir: PathBuf,
+        /// Its id, as listed
+        id: String,
+    },
+    /// Copy one content to a file
+    Restore {
+        /// A mount, or a backing directory nobody has mounted
+        dir: PathBuf,
+        /// Its id, as listed
+        id: String,
+        /// Where to; it must not exist unless --force is given
+        to: PathBuf,
+        /// Replace an existing file
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    match &arguments.action {
+        Action::List { dir, json } => list(dir, *json),
+        Action::Show { dir, id } => {
+            let mut from = open(dir, id)?;
+            std::io::copy(&mut from, &mut std::io::stdout().lock())
+                .map_err(|e| Failure::new(exit::TROUBLE, e))?;
+            Ok(exit::OK)
+        }
+        Action::Restore { dir, id, to, force } => restore(dir, id, to, *force),
+    }
+}
+
+/// Where rejected content of a mount or a backing directory can be read.
+fn place(dir: &Path) -> Result<PathBuf, Failure> {
+    let root = match control::mount_of(dir) {
+        Ok(mount) => mount.mount_point,
+        Err(_) => dir.to_owned(),
+    };
+    let place = root.join(STATE_DIR).join("rejected");
+    if place.is_dir() {
+        Ok(place)
+    } else {
+        Err(Failure::new(
+            exit::BAD_INPUT,
+            format!(
+                "{}: neither a mount of commitfs nor a backing directory of one",
+                dir.display()
+            ),
+        ))
+    }
+}
+
+fn all(dir: &Path) -> Result<Vec<Rejected>, Failure> {
+    let place = place(dir)?;
+    let fd = File::open(&place)
+        .map_err(|e| Failure::new(exit::TROUBLE, format!("{}: {e}", place.display())))?;
+    crate::store::list_rejected(std::os::fd::AsFd::as_fd(&fd))
+        .map_err(|e| Failure::new(exit::TROUBLE, format!("{}: {e}", place.display())))
+}
+
+fn list(dir: &Path, json: bool) -> Result<u8, Failure> {
+    let all = all(dir)?;
+    if json {
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&all).map_err(|e| Failure::new(exit::TROUBLE, e))?
+        );
+        return Ok(exit::OK);
+    }
+    for r in &all {
+        let age = (crate::types::now_ns() - r.time_ns) / 1_000_000_000;
+        println!(
+            "{}  {age} s ago  {} bytes  {} ({})  {}  {}",
+            id_name(r.id),
+            r.len,
+            r.pid,
+            r.command,
+            r.path,
+            r.reason
+        );
+    }
+    Ok(exit::OK)
+}
+
+fn open(dir: &Path, id: &str) -> Result<File, Failure> {
+    let path = place(dir)?.join(id);
+    let valid = crate::store::parse_id(id.as_ref()).is_some();
+    match File::open(&path) {
+        Ok(file) if valid => Ok(file),
+        _ => Err(Failure::new(
+            exit::BAD_INPUT,
+            format!(
+                "{id}: no such rejected content; `commitfs rejected list {}` names them",
+                dir.display()
+            ),
+        )),
+    }
+}
+
+fn restore(dir: &Path, id: &str, to: &Path, force: bool) -> Result<u8, Failure> {
+    let mut from = open(dir, id)?;
+    if to.exists() && !force {
+        return Err(Failure::new(
+            exit::BAD_INPUT,
+            format!("{}: exists; --force replaces it", to.display()),
+        ));
+    }
+    let bad = |e: std::io::Error| Failure::new(exit::TROUBLE, format!("{}: {e}", to.display()));
+    let mut content = Vec::new();
+    from.read_to_end(&mut content).map_err(bad)?;
+    let mut file = File::create(to).map_err(bad)?;
+    file.write_all(&content).map_err(bad)?;
+    file.sync_all().map_err(bad)?;
+    close_checked(file).map_err(bad)?;
+    Ok(exit::OK)
+}
+
+/// Closes and says what close() said: a guard may refuse the content.
+fn close_checked(file: File) -> std::io::Result<()> {
+    let duplicate = file.try_clone()?;
+    drop(file);
+    crate::sys::at::close(duplicate.into())
+}

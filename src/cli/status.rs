@@ -1,0 +1,124 @@
+//! `commitfs status`: what a mount is doing, and errors nobody has read yet.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::{Failure, control, exit};
+use crate::engine::Command;
+use crate::store::STATE_DIR;
+
+/// Arguments of `commitfs status`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// The mount, or a path below it
+    mountpoint: PathBuf,
+    /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
+    /// Don't count the errors shown as read
+    #[arg(long)]
+    keep_errors: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    let mount = control::mount_of(&arguments.mountpoint)?;
+    let path = mount.mount_point.join(STATE_DIR).join("status.json");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|e| Failure::new(exit::TROUBLE, format!("{}: {e}", path.display())))?;
+    let status: Value = serde_json::from_str(&text)
+        .map_err(|e| Failure::new(exit::TROUBLE, format!("{}: {e}", path.display())))?;
+    if arguments.json {
+        print!("{text}");
+    } else {
+        print!("{}", for_people(&status));
+    }
+    let unread = status["errors"].as_array().is_some_and(|e| !e.is_empty());
+    if unread && !arguments.keep_errors && !arguments.json {
+        control::send(&mount.mount_point, &Command::ErrorsRead)?;
+    }
+    Ok(if unread { exit::TROUBLE } else { exit::OK })
+}
+
+fn for_people(s: &Value) -> String {
+    let text = |v: &Value| v.as_str().unwrap_or("?").to_owned();
+    let mut out = format!(
+        "{} over {} (process {}, durability {})\n",
+        text(&s["mountpoint"]),
+        text(&s["backing"]),
+        s["pid"],
+        text(&s["durability"])
+    );
+    let c = &s["counters"];
+    out += &format!(
+        "commits {}, waiting to be written out {}, overwritten updates {}, rejected {} ({} bytes kept)\n",
+        c["commits"],
+        s["pending"],
+        c["overwritten_updates"],
+        s["rejected"]["count"],
+        s["rejected"]["bytes"]
+    );
+    let aborts: Vec<String> = c["aborts"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, n)| n.as_u64() != Some(0))
+        .map(|(why, n)| format!("{why} {n}"))
+        .collect();
+    if !aborts.is_empty() {
+        out += &format!("not committed: {}\n", aborts.join(", "));
+    }
+    if let Some(failed) = s["failed"].as_str() {
+        out += &format!(
+            "COMMITS CAN'T BE MADE DURABLE: {failed}; unmount, look at the disk, mount again\n"
+        );
+    }
+    let detection = &s["killed_writer_detection"];
+    out += &match detection["on"].as_bool() {
+        Some(true) => "killed-writer detection: on\n".to_owned(),
+        _ => format!(
+            "killed-writer detection: off ({})\n",
+            text(&detection["why"])
+        ),
+    };
+    let off: Vec<String> = s["features"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|f| f["on"] != Value::Bool(true))
+        .map(|f| format!("{} ({})", text(&f["name"]), text(&f["why"])))
+        .collect();
+    if !off.is_empty() {
+        out += &format!("kernel features not in use: {}\n", off.join(", "));
+    }
+    for t in s["transactions"].as_array().into_iter().flatten() {
+        out += &format!(
+            "open: {}  by {} ({})  {} ms, {} bytes, {}",
+            text(&t["path"]),
+            t["pid"],
+            text(&t["command"]),
+            t["age_ms"],
+            t["bytes"],
+            text(&t["state"])
+        );
+        let idle: Vec<String> = t["idle_holders"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(Value::to_string)
+            .collect();
+        if !idle.is_empty() {
+            out += &format!("; writer gone, still held by {}", idle.join(", "));
+        }
+        out.push('\n');
+    }
+    for e in s["errors"].as_array().into_iter().flatten() {
+        out += &format!(
+            "ERROR {}: not committed: {} (process {})\n",
+            text(&e["path"]),
+            text(&e["reason"]),
+            e["pid"]
+        );
+    }
+    out
+}

@@ -1,0 +1,100 @@
+//! `commitfs umount`: refused while transactions are open.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::{Failure, control, exit};
+use crate::engine::{Answer, Command};
+use crate::store::Store;
+use crate::sys::mount as sysmount;
+
+/// How long an unmount that nothing stands against may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Arguments of `commitfs umount`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// The mount
+    mountpoint: PathBuf,
+    /// Wait until the open transactions have ended
+    #[arg(long)]
+    wait: bool,
+    /// Send open transactions to rejected
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
+    if let Ok(true) = sysmount::detach_dead(&arguments.mountpoint) {
+        println!(
+            "{}: detached a mount whose daemon was gone",
+            arguments.mountpoint.display()
+        );
+        return Ok(exit::OK);
+    }
+    let mount = control::mount_of(&arguments.mountpoint)?;
+    let command = Command::Unmount {
+        force: arguments.force,
+        check: false,
+    };
+    let mut answer = control::send(&mount.mount_point, &command)?;
+    while !answer.ok && arguments.wait {
+        std::thread::sleep(Duration::from_millis(100));
+        answer = control::send(&mount.mount_point, &command)?;
+    }
+    if !answer.ok {
+        return Err(refusal(&mount.mount_point, &answer));
+    }
+    wait_until_gone(&mount)
+}
+
+fn refusal(mountpoint: &std::path::Path, answer: &Answer) -> Failure {
+    let mut text = format!(
+        "{}: not unmounted, there are open transactions:",
+        mountpoint.display()
+    );
+    for open in &answer.open {
+        text += &format!(
+            "\n  {}  opened by {} ({}) {} s ago",
+            open.path,
+            open.pid,
+            open.command,
+            open.age_ms / 1000
+        );
+    }
+    text += "\n--wait waits for them, --force sends what they wrote to rejected";
+    Failure::new(exit::BUSY, text)
+}
+
+/// Waits until the mount and the daemon's lock are gone.
+fn wait_until_gone(mount: &sysmount::MountEntry) -> Result<u8, Failure> {
+    let asked = Instant::now();
+    loop {
+        let still = sysmount::mountinfo()
+            .map_err(|e| Failure::new(exit::TROUBLE, e))?
+            .iter()
+            .any(|m| m.id == mount.id);
+        let held = std::fs::File::open(&mount.source)
+            .ok()
+            .is_some_and(|dir| Store::lock_holder(std::os::fd::AsFd::as_fd(&dir)).is_some());
+        if !still && !held {
+            return Ok(exit::OK);
+        }
+        if still && asked.elapsed() > Duration::from_secs(4) {
+            return Err(Failure::new(
+                exit::BUSY,
+                format!(
+                    "{}: in use; close what is open below it, leave it with your shell, or use --force",
+                    mount.mount_point.display()
+                ),
+            ));
+        }
+        if asked.elapsed() > PATIENCE {
+            return Err(Failure::new(
+                exit::TROUBLE,
+                "the daemon is still writing out commits; it ends when it has done so",
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,250 @@
+//! Changes of attributes: mode, owner, times, length, and ACLs that are inherited.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::io::Errno;
+
+use super::{Engine, State, virtualdir};
+use crate::namespace::Kind;
+use crate::sys::{at, proc};
+use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, TxnId};
+
+/// A time to set.
+#[derive(Clone, Copy, Debug)]
+pub enum SetTime {
+    /// The current one.
+    Now,
+    /// Seconds and nanoseconds since the epoch.
+    At(i64, u32),
+}
+
+/// What to change.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// Permissions.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<SetTime>,
+    /// Modification time.
+    pub mtime: Option<SetTime>,
+}
+
+impl SetAttr {
+    fn times(&self) -> Option<Timestamps> {
+        let stamp = |time: Option<SetTime>| match time {
+            None => Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_OMIT as _,
+            },
+            Some(SetTime::Now) => Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_NOW as _,
+            },
+            Some(SetTime::At(sec, nsec)) => Timespec {
+                tv_sec: sec,
+                tv_nsec: nsec.into(),
+            },
+        };
+        (self.atime.is_some() || self.mtime.is_some()).then(|| Timestamps {
+            last_access: stamp(self.atime),
+            last_modification: stamp(self.mtime),
+        })
+    }
+}
+
+impl Engine {
+    /// chmod, chown, utimensat, truncate and their kin.
+    pub fn setattr(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        handle: Option<HandleId>,
+        change: SetAttr,
+        done: impl FnOnce(OpResult<Attr>) + Send + 'static,
+    ) {
+        if virtualdir::is_virtual(node) {
+            // `echo command > control` empties it first.
+            return done(self.virtual_attr(node));
+        }
+        let engine = self.clone();
+        let finish = move |size: OpResult<()>| {
+            done(
+                size.and_then(|()| engine.change(node, &change))
+                    .and_then(|()| engine.attr(node)),
+            );
+        };
+        match (change.size, handle) {
+            (None, _) => finish(Ok(())),
+            (Some(size), Some(handle)) => self.truncate_handle(caller, handle, size, finish),
+            (Some(size), None) => self.truncate_path(caller, node, size, finish),
+        }
+    }
+
+    fn change(&self, node: NodeId, change: &SetAttr) -> OpResult<()> {
+        let (fd, txn) = {
+            let state = self.lock();
+            let n = state.nodes.get(node).ok_or(Errno::STALE)?;
+            let txn = match n.kind {
+                Kind::Private(id) => state.txns.get(&id).map(|t| t.staging.clone()),
+                _ => None,
+            };
+            (n.fd.clone(), txn)
+        };
+        if change.uid.is_some() || change.gid.is_some() {
+            at::chown(&*fd, change.uid, change.gid)?;
+        }
+        if let Some(mode) = change.mode {
+            at::chmod(&*fd, mode)?;
+        }
+        if let Some(times) = change.times() {
+            at::utimens(&*fd, &times)?;
+            if let Some(staging) = txn
+                && change.mtime.is_some()
+            {
+                staging.lock().times_set = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// truncate(2): a transaction of its own, sent round to a private node like any writer.
+    fn truncate_path(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        size: u64,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        match self.truncate_begin(caller, node, size) {
+            Ok(Some(txn)) => {
+                let engine = self.clone();
+                self.pool
+                    .run(move || done(engine.truncate_commit(caller, txn, size)));
+            }
+            Ok(None) => done(Ok(())),
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    /// `None`: done in place.
+    fn truncate_begin(&self, caller: Caller, id: NodeId, size: u64) -> OpResult<Option<TxnId>> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        match node.kind {
+            Kind::Dir => return Err(Errno::ISDIR),
+            Kind::Special => return Err(Errno::INVAL),
+            Kind::Private(txn) if state.notes.get(&caller.tid).is_some_and(|n| n.txn == txn) => {
+                state.notes.remove(&caller.tid);
+                return Ok(Some(txn));
+            }
+            Kind::Private(txn) if state.txns.contains_key(&txn) => {
+                // By a process that takes part: it means the content it writes.
+                return self.truncate_open(state, txn, size).map(|()| None);
+            }
+            Kind::Private(_) | Kind::File => {}
+        }
+        let slot = match state.lookups.get(&caller.tid) {
+            Some((slot, n)) if *n == id => Some(slot.clone()),
+            _ => node.at.clone(),
+        };
+        if self.is_direct(state, id, slot.as_ref())? {
+            let file = at::reopen(
+                &*state.nodes.get(id).ok_or(Errno::STALE)?.fd,
+                rustix::fs::OFlags::WRONLY,
+            )?;
+            rustix::fs::ftruncate(&file, size)?;
+            return Ok(None);
+        }
+        let slot = slot.ok_or(Errno::STALE)?;
+        self.begin_truncate(state, caller, id, slot).map(Some)
+    }
+
+    fn truncate_open(&self, state: &mut State, txn: TxnId, size: u64) -> OpResult<()> {
+        self.unprepare(state, txn);
+        let txn = state.txns.get_mut(&txn).ok_or(Errno::STALE)?;
+        txn.changed = true;
+        txn.staging.try_lock().ok_or(Errno::AGAIN)?.truncate(size)
+    }
+
+    fn truncate_commit(self: &Arc<Self>, caller: Caller, id: TxnId, size: u64) -> OpResult<()> {
+        let staging = {
+            let mut state = self.lock();
+            let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
+            txn.opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
+            txn.command = proc::command(txn.opener);
+            txn.changed = true;
+            txn.closing = true;
+            txn.staging.clone()
+        };
+        let result = staging.lock().truncate(size);
+        self.commit_alone(id, &staging, result)
+    }
+
+    /// Gives a new file or directory in `dir` what the directory's default ACL says (acl(5)),
+    /// in place of the umask.
+    pub(super) fn inherit_acl(
+        &self,
+        dir: impl AsFd,
+        fd: impl AsFd,
+        mode: u32,
+        umask: u32,
+    ) -> OpResult<()> {
+        const DEFAULT: &str = "system.posix_acl_default";
+        const ACCESS: &str = "system.posix_acl_access";
+        let Some(acl) = at::get_xattr(dir, DEFAULT.as_ref())? else {
+            // Mode came without the umask applied.
+            if umask & 0o777 != 0 {
+                let masked = at::stat(&fd)?.st_mode & 0o7777 & !(umask & 0o777);
+                at::chmod(&fd, masked)?;
+            }
+            return Ok(());
+        };
+        let (access, bits) = inherited_access(&acl, mode).ok_or(Errno::IO)?;
+        let is_dir = rustix::fs::FileType::from_raw_mode(at::stat(&fd)?.st_mode)
+            == rustix::fs::FileType::Directory;
+        if is_dir {
+            at::set_xattr(&fd, DEFAULT.as_ref(), &acl, 0)?;
+        }
+        let high = at::stat(&fd)?.st_mode & 0o7000;
+        at::set_xattr(&fd, ACCESS.as_ref(), &access, 0)?;
+        at::chmod(&fd, high | bits)
+    }
+}
+
+/// Access ACL that a file created with `mode` gets from a default ACL, and its permission bits.
+/// Both in the kernel's xattr format: version 2, then entries of tag, permissions, id.
+fn inherited_access(default: &[u8], mode: u32) -> Option<(Vec<u8>, u32)> {
+    const USER_OBJ: u16 = 0x01;
+    const GROUP_OBJ: u16 = 0x04;
+    const MASK: u16 = 0x10;
+    const OTHER: u16 = 0x20;
+    let mut acl = default.to_vec();
+    if acl.len() < 4 || !(acl.len() - 4).is_multiple_of(8) {
+        return None;
+    }
+    let tag = |e: &[u8]| u16::from_le_bytes([e[0], e[1]]);
+    let has_mask = acl[4..].chunks_exact(8).any(|e| tag(e) == MASK);
+    let mut bits = 0;
+    for entry in acl[4..].chunks_exact_mut(8) {
+        let shift = match tag(entry) {
+            USER_OBJ => 6,
+            MASK => 3,
+            GROUP_OBJ if !has_mask => 3,
+            OTHER => 0,
+            _ => continue,
+        };
+        let allowed = u16::from_le_bytes([entry[2], entry[3]]) & ((mode >> shift) & 7) as u16;
+        entry[2..4].copy_from_slice(&allowed.to_le_bytes());
+        bits |= u32::from(allowed) << shift;
+    }
+    Some((acl, bits))
+}

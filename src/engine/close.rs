@@ -1,0 +1,742 @@
+//! Closing: FLUSH prepares, RELEASE commits.
+//!
+//! close() waits for FLUSH and reports its error, so everything that can fail happens there.
+//! RELEASE comes once, after the last reference, and close() doesn't wait for it; it is queued
+//! before close() returns, and since requests are handled in order, whatever the program asks
+//! next finds the commit done. So RELEASE commits without anything that could fail.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::fs::Timespec;
+use rustix::io::Errno;
+
+use super::state::{Handle, Unseen};
+use super::{Durability, Engine, State};
+use crate::guard::{Guard, Verdict, examine, permits};
+use crate::journal::Record;
+use crate::namespace::Kind;
+use crate::rules::OnSignal;
+use crate::store::Rejected;
+use crate::sys::{at, failpoint, pidfd, proc};
+use crate::txn::{Abort, Flushed, Ready, Staging, Transaction};
+use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns};
+
+impl Engine {
+    /// A descriptor of the description is closed.
+    pub fn flush(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: HandleId,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(Handle::Staged {
+            txn: id,
+            staging,
+            writes: true,
+            ..
+        }) = state.handles.get(&handle)
+        else {
+            drop(guard);
+            return done(Ok(()));
+        };
+        let (id, staging) = (*id, staging.clone());
+        let Some(txn) = state.txns.get_mut(&id) else {
+            drop(guard);
+            return done(Ok(()));
+        };
+        // Read at once: the closing task waits for this answer, so it can't be gone yet.
+        let pid = note_flusher(txn, caller);
+        let idle = !txn.would_commit();
+        drop(guard);
+        if idle {
+            return done(Ok(()));
+        }
+        let engine = self.clone();
+        self.pool.run(move || {
+            let result = engine.prepare(id, &staging, pid);
+            done(result);
+            failpoint::crash_point("flush-replied");
+        });
+    }
+
+    /// Does all that can fail. An error is for close() to report.
+    fn prepare(&self, id: TxnId, staging: &Arc<Staging>, pid: u32) -> OpResult<()> {
+        let (probe, slot, policy) = {
+            let state = self.lock();
+            let Some(txn) = state.txns.get(&id) else {
+                return Ok(());
+            };
+            (
+                self.probe(&state, txn, pid),
+                txn.slot.clone(),
+                txn.policy.clone(),
+            )
+        };
+        let sure = probe.is_surely_last();
+        let result = self.prepare_content(id, staging, &slot, &policy, sure);
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return Ok(());
+        };
+        txn.flushed = Some(Flushed {
+            sure,
+            at: Instant::now(),
+            by: pid,
+        });
+        match result {
+            Err(abort) => {
+                txn.content = None;
+                txn.verdict = Some(abort.clone());
+                drop(guard);
+                // Only the last close may say so: an earlier one of a shell group must not.
+                let told = sure || matches!(abort, Abort::FailedWrite { .. });
+                if told && !matches!(abort, Abort::Discarded | Abort::Killed { .. }) {
+                    Err(abort.errno())
+                } else {
+                    Ok(())
+                }
+            }
+            Ok(ready) => {
+                txn.verdict = None;
+                txn.content = Some(ready.clone());
+                txn.unprepared = false;
+                if txn.discarded {
+                    return Ok(());
+                }
+                let fsynced = txn.fsynced;
+                let version = self.next_version(state, &slot);
+                let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
+                let dead = state.txns.get(&id).and_then(Transaction::death).is_some();
+                drop(guard);
+                if !sure || dead {
+                    return Ok(());
+                }
+                let record = Record::Prepared {
+                    id: ready.id,
+                    sure,
+                    content: ready.content,
+                    path,
+                    version,
+                };
+                self.reserve_commit()?;
+                let durable = self.config.durability == Durability::Sync || fsynced;
+                if durable && !failpoint::mutant("C7-close") {
+                    self.make_durable(staging, &record)?;
+                    if let Some(ready) = self
+                        .lock()
+                        .txns
+                        .get_mut(&id)
+                        .and_then(|t| t.content.as_mut())
+                    {
+                        ready.synced = true;
+                    }
+                } else {
+                    self.append(&record)?;
+                }
+                failpoint::crash_point("prepared-journalled");
+                Ok(())
+            }
+        }
+    }
+
+    /// The order of commits holds on the medium, too: all earlier ones first, then this.
+    fn make_durable(&self, staging: &Staging, record: &Record) -> OpResult<()> {
+        self.sync_pending()?;
+        let mut content = staging.lock();
+        let described = content.fsync()?;
+        let id = content.id;
+        drop(content);
+        self.store.sync_staging_dir()?;
+        self.append(&Record::Fsynced {
+            id,
+            content: described,
+        })?;
+        self.append(record)?;
+        self.sync_journal()
+    }
+
+    fn prepare_content(
+        &self,
+        id: TxnId,
+        staging: &Staging,
+        slot: &Slot,
+        policy: &crate::rules::Policy,
+        sure: bool,
+    ) -> Result<Ready, Abort> {
+        let mut content = staging.lock();
+        if let Some(failure) = &content.failed {
+            return Err(Abort::FailedWrite {
+                what: failure.what,
+                errno: failure.errno,
+            });
+        }
+        let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
+        content.copy_base().map_err(failed("copy"))?;
+        self.check_target(slot)?;
+        self.check_limit(id, &mut content)?;
+        if policy.guard != Guard::None && !failpoint::mutant("C21") {
+            self.check_guard(&mut content, slot, policy)?;
+        }
+        if sure {
+            failpoint::fail_point("prepare").map_err(failed("prepare"))?;
+        }
+        self.settle_attributes(id, &mut content, slot)
+            .map_err(failed("setting attributes"))?;
+        let described = content.describe().map_err(failed("checksum"))?;
+        content.dirty = false;
+        failpoint::crash_point("staging-written");
+        Ok(Ready {
+            id: content.id,
+            file: content.file.clone(),
+            content: described,
+            synced: false,
+        })
+    }
+
+    /// The name must still be one a file can be put under (C6).
+    fn check_target(&self, slot: &Slot) -> Result<(), Abort> {
+        let state = self.lock();
+        check_target(self, &state, slot).map_err(|errno| Abort::VanishedTarget { errno })
+    }
+
+    /// A size equal to the writer's limit is what a write that the limit cut off leaves (C5).
+    fn check_limit(&self, id: TxnId, content: &mut crate::txn::Content) -> Result<(), Abort> {
+        let len = content.len().unwrap_or(0);
+        let writers: Vec<u32> = {
+            let state = self.lock();
+            let Some(txn) = state.txns.get(&id) else {
+                return Ok(());
+            };
+            txn.processes
+                .iter()
+                .filter(|(_, p)| p.wrote)
+                .map(|(pid, _)| *pid)
+                .collect()
+        };
+        if len > 0
+            && writers
+                .into_iter()
+                .any(|pid| proc::rlimit_fsize(pid) == Some(len))
+        {
+            content.fail(Errno::FBIG, "write");
+            return Err(Abort::FailedWrite {
+                what: "write",
+                errno: Errno::FBIG,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_guard(
+        &self,
+        content: &mut crate::txn::Content,
+        slot: &Slot,
+        policy: &crate::rules::Policy,
+    ) -> Result<(), Abort> {
+        let failed = |errno| Abort::FailedWrite {
+            what: "guard",
+            errno,
+        };
+        let verdict = content.examine().map_err(failed)?;
+        if verdict == Verdict::Complete {
+            return Ok(());
+        }
+        let current = self
+            .verdict_on_current(slot, policy.guard)
+            .map_err(failed)?;
+        permits(policy.guard, &verdict, current.as_ref(), policy.allow_empty)
+            .map_err(|violation| Abort::Guard(violation.to_string()))
+    }
+
+    /// What the guard says of the version that would be replaced.
+    pub(super) fn verdict_on_current(
+        &self,
+        slot: &Slot,
+        guard: Guard,
+    ) -> OpResult<Option<Verdict>> {
+        let fd = {
+            let mut state = self.lock();
+            let Some(id) = self.current_if_any(&mut state, slot)? else {
+                return Ok(None);
+            };
+            match state.nodes.get(id) {
+                Some(node) if node.kind == Kind::File => node.fd.clone(),
+                _ => return Ok(None),
+            }
+        };
+        let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
+        let len = file.metadata().map_err(|e| errno_of(&e))?.len();
+        examine(guard, &file, len)
+            .map(Some)
+            .map_err(|e| errno_of(&e))
+    }
+
+    /// Owner, mode and the like of the version as it is now, and a modification time later than
+    /// its (C8).
+    fn settle_attributes(
+        &self,
+        id: TxnId,
+        content: &mut crate::txn::Content,
+        slot: &Slot,
+    ) -> OpResult<()> {
+        let (current, base) = {
+            let mut state = self.lock();
+            let current = self.current_if_any(&mut state, slot)?;
+            let base = state.txns.get(&id).and_then(|t| t.base);
+            (
+                current
+                    .and_then(|n| state.nodes.get(n))
+                    .map(|n| (n.id, n.fd.clone())),
+                base,
+            )
+        };
+        let Some((current, fd)) = current else {
+            return Ok(());
+        };
+        if base != Some(current) {
+            self.dress(&content.file, Some(&fd), None)?;
+        }
+        grow_mtime(content, &fd)
+    }
+
+    /// The same for a rename, which keeps the file's own attributes.
+    pub(super) fn grow_mtime(
+        &self,
+        content: &mut crate::txn::Content,
+        slot: &Slot,
+    ) -> OpResult<()> {
+        let fd = {
+            let mut state = self.lock();
+            let current = self.current_if_any(&mut state, slot)?;
+            match current.and_then(|n| state.nodes.get(n)) {
+                Some(node) => node.fd.clone(),
+                None => return Ok(()),
+            }
+        };
+        grow_mtime(content, &fd)
+    }
+
+    /// The last reference of a description is gone.
+    pub fn release(self: &Arc<Self>, handle: HandleId) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        match state.handles.remove(&handle) {
+            Some(Handle::Staged {
+                txn,
+                staging,
+                writes: true,
+                ..
+            }) => {
+                let Some(t) = state.txns.get_mut(&txn) else {
+                    return;
+                };
+                t.handles -= 1;
+                if t.handles > 0 {
+                    return;
+                }
+                t.closing = true;
+                let dead_mapping = self.dead_mapping(t);
+                let ready = !t.unprepared || t.verdict.is_some() || t.discarded;
+                let unchanged = !t.would_commit();
+                if ready || unchanged {
+                    if let Some((pid, signal)) = dead_mapping {
+                        t.processes.entry(pid).or_default().killed_by = Some(signal);
+                    }
+                    let fallen = self.finish(state, txn, unchanged);
+                    drop(guard);
+                    self.happened.notify_all();
+                    if let Some(fallen) = fallen {
+                        let engine = self.clone();
+                        self.pool.run(move || engine.bury_aborted(fallen));
+                    }
+                    return;
+                }
+                drop(guard);
+                self.finish_later(txn, staging);
+            }
+            Some(Handle::Reader { node, .. }) => {
+                if let Some(n) = state.nodes.get_mut(node) {
+                    n.readers -= 1;
+                }
+                let fd = state.nodes.reap(node);
+                self.bury(fd);
+            }
+            Some(Handle::Direct { node, .. }) => {
+                if let Some(n) = state.nodes.get_mut(node) {
+                    n.direct -= 1;
+                }
+                let fd = state.nodes.reap(node);
+                self.bury(fd);
+            }
+            _ => {}
+        }
+    }
+
+    /// Content that changed after its last FLUSH (a mapping) is prepared now, on a worker;
+    /// lookups of the name wait meanwhile.
+    fn finish_later(self: &Arc<Self>, id: TxnId, staging: Arc<Staging>) {
+        let engine = self.clone();
+        self.pool.run(move || {
+            let pid = engine.lock().txns.get(&id).map_or(0, |t| t.opener);
+            engine.prepare(id, &staging, pid).ok();
+            let mut state = engine.lock();
+            if state
+                .txns
+                .get(&id)
+                .is_some_and(|t| t.unprepared && t.verdict.is_none())
+                && let Some(t) = state.txns.get_mut(&id)
+            {
+                t.verdict = Some(Abort::FailedWrite {
+                    what: "prepare",
+                    errno: Errno::IO,
+                });
+            }
+            let fallen = engine.finish(&mut state, id, false);
+            drop(state);
+            engine.happened.notify_all();
+            if let Some(fallen) = fallen {
+                engine.bury_aborted(fallen);
+            }
+        });
+    }
+
+    /// Commits a transaction that never had a description (truncate(2)), or says why not.
+    pub(super) fn commit_alone(
+        self: &Arc<Self>,
+        id: TxnId,
+        staging: &Arc<Staging>,
+        result: OpResult<()>,
+    ) -> OpResult<()> {
+        let pid = self.lock().txns.get(&id).map_or(0, |t| t.opener);
+        let result = result.and_then(|()| self.prepare(id, staging, pid));
+        let mut state = self.lock();
+        if let (Err(errno), Some(t)) = (result, state.txns.get_mut(&id)) {
+            t.verdict.get_or_insert(Abort::FailedWrite {
+                what: "truncate",
+                errno,
+            });
+        }
+        let fallen = self.finish(&mut state, id, false);
+        drop(state);
+        self.happened.notify_all();
+        if let Some(fallen) = fallen {
+            self.bury_aborted(fallen);
+        }
+        result
+    }
+
+    /// Decides: commits, or gives what is left of a transaction that doesn't.
+    fn finish(&self, state: &mut State, id: TxnId, unchanged: bool) -> Option<Fallen> {
+        let txn = state.txns.remove(&id)?;
+        state.unlist(&txn.slot, id);
+        if txn.discarded || unchanged {
+            return Some(self.fall(state, txn, None));
+        }
+        let death = if txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4") {
+            None
+        } else {
+            txn.death()
+        };
+        let fsynced = txn.fsynced;
+        let abort = match (death, &txn.verdict) {
+            // What was fsync'd is exempt (C7); whether its guard permits it takes a worker.
+            (Some(_), _) if fsynced => return Some(self.fall_fsynced(state, txn)),
+            (_, Some(Abort::Guard(_))) if fsynced => return Some(self.fall_fsynced(state, txn)),
+            (Some(death), _) => Some(death),
+            (None, Some(verdict)) => Some(verdict.clone()),
+            (None, None) => check_target(self, state, &txn.slot)
+                .err()
+                .map(|errno| Abort::VanishedTarget { errno }),
+        };
+        match abort {
+            Some(abort) => Some(self.fall(state, txn, Some(abort))),
+            None => {
+                self.commit(state, txn);
+                None
+            }
+        }
+    }
+
+    fn fall_fsynced(&self, state: &mut State, txn: Transaction) -> Fallen {
+        let mut fallen = self.fall(state, txn, None);
+        fallen.rescue = true;
+        fallen
+    }
+
+    /// Takes a transaction's node out of the way; what becomes of the content is done on a worker.
+    fn fall(&self, state: &mut State, txn: Transaction, abort: Option<Abort>) -> Fallen {
+        if let Some(node) = state.nodes.get_mut(txn.node) {
+            node.kind = Kind::File;
+            node.unlinked = true;
+        }
+        let fd = state.nodes.reap(txn.node);
+        self.bury(fd);
+        if let Some(abort) = &abort {
+            *state.counters.aborts.entry(abort.counter()).or_default() += 1;
+            let path = self.show(state, &txn.slot);
+            log::info!(
+                "{path}: not committed: {abort}; opened by {} ({})",
+                txn.opener,
+                txn.command
+            );
+            self.remember_error(state, &txn.slot, abort, txn.opener);
+        } else if txn.discarded {
+            *state
+                .counters
+                .aborts
+                .entry(Abort::Discarded.counter())
+                .or_default() += 1;
+        }
+        let path = self.show(state, &txn.slot);
+        Fallen {
+            txn,
+            path,
+            abort,
+            rescue: false,
+        }
+    }
+
+    /// Moves aborted content to rejected, or removes what held nothing.
+    fn bury_aborted(&self, fallen: Fallen) {
+        let mut fallen = fallen;
+        if fallen.rescue {
+            let Some(abort) = self.rescue(&fallen.txn) else {
+                return;
+            };
+            fallen.abort = Some(abort);
+        }
+        let content = fallen.txn.staging.lock();
+        let id = content.id;
+        let len = content.len().unwrap_or(0);
+        drop(content);
+        let kept = match &fallen.abort {
+            Some(abort) if len > 0 => {
+                let meta = Rejected {
+                    id,
+                    path: fallen.path.clone(),
+                    reason: abort.to_string(),
+                    time_ns: now_ns(),
+                    pid: fallen.txn.opener,
+                    command: fallen.txn.command.clone(),
+                    len,
+                };
+                self.store
+                    .reject(&meta)
+                    .inspect_err(|e| log::error!("rejected/{id:016x}: {e}"))
+                    .ok();
+                self.store.bound_rejected(self.rejected_bound).ok();
+                true
+            }
+            _ => {
+                self.store.remove_staging(id).ok();
+                false
+            }
+        };
+        self.append(&Record::Abort { id }).ok();
+        if kept {
+            self.lock().counters.rejected += 1;
+        }
+    }
+
+    /// A killed writer had called fsync: what it made durable, or more, becomes the version (C7).
+    fn rescue(&self, txn: &Transaction) -> Option<Abort> {
+        let verdict =
+            match self.prepare_content(txn.id, &txn.staging, &txn.slot, &txn.policy, false) {
+                Err(Abort::Guard(_) | Abort::FailedWrite { .. }) => {
+                    if !txn.staging.lock().cut_back_to_fsynced() {
+                        return Some(
+                            txn.verdict
+                                .clone()
+                                .or(txn.death())
+                                .unwrap_or(Abort::Crashed),
+                        );
+                    }
+                    self.prepare_content(txn.id, &txn.staging, &txn.slot, &txn.policy, false)
+                }
+                other => other,
+            };
+        match verdict {
+            Err(abort) => Some(abort),
+            Ok(content) => {
+                let mut state = self.lock();
+                let node = self.node_for(&mut state, txn, &content)?;
+                self.publish(&mut state, &txn.slot, content, node);
+                log::info!(
+                    "{}: its writer was ended, but what it had fsync'd is kept",
+                    self.show(&state, &txn.slot)
+                );
+                None
+            }
+        }
+    }
+
+    /// A node for a rescued content: its own was given up when the writer fell.
+    fn node_for(&self, state: &mut State, txn: &Transaction, ready: &Ready) -> Option<NodeId> {
+        let stat = at::stat(&*ready.file).ok()?;
+        let fd = at::open_path(
+            &self.store.staging,
+            crate::store::id_name(ready.id).as_ref(),
+        )
+        .ok()?;
+        let key = (stat.st_dev, stat.st_ino);
+        Some(
+            state
+                .nodes
+                .create(Kind::File, Arc::new(fd), key, txn.slot.clone()),
+        )
+    }
+
+    /// A guard's refusal of a rename or link: told, counted and remembered.
+    pub(super) fn refuse(&self, slot: &Slot, abort: Abort) -> Errno {
+        let mut state = self.lock();
+        let errno = abort.errno();
+        *state.counters.aborts.entry(abort.counter()).or_default() += 1;
+        self.remember_error(&mut state, slot, &abort, 0);
+        errno
+    }
+
+    fn remember_error(&self, state: &mut State, slot: &Slot, abort: &Abort, pid: u32) {
+        let unseen = Unseen {
+            path: self.show(state, slot),
+            reason: abort.to_string(),
+            time_ns: now_ns(),
+            pid,
+            read: false,
+        };
+        state.errors.insert(slot.clone(), unseen.clone());
+        state.unseen.push_back(unseen);
+        while state.unseen.len() > 1000 {
+            state.unseen.pop_front();
+        }
+    }
+}
+
+/// A transaction that won't commit, on its way out.
+pub(super) struct Fallen {
+    txn: Transaction,
+    path: String,
+    abort: Option<Abort>,
+    rescue: bool,
+}
+
+/// A file can be put under the name: its directory is there, and it isn't a directory.
+pub(super) fn check_target(engine: &Engine, state: &State, slot: &Slot) -> OpResult<()> {
+    let Some(dir) = state.nodes.get(slot.dir) else {
+        return Err(Errno::NOENT);
+    };
+    if dir.unlinked {
+        return Err(Errno::NOENT);
+    }
+    if state.pending.get(slot.dir, &slot.name).is_some() {
+        return Ok(());
+    }
+    let dir = engine.dir_fd(state, slot.dir)?;
+    match at::stat_at(&*dir, &slot.name)? {
+        Some(stat)
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                == rustix::fs::FileType::Directory =>
+        {
+            Err(Errno::ISDIR)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Looks at the closing task: whether it is ending, and how. Gives its process.
+fn note_flusher(txn: &mut Transaction, caller: Caller) -> u32 {
+    let Some(pid) = proc::tgid(caller.tid) else {
+        return caller.tid;
+    };
+    let death = proc::death_of_flusher(caller.tid, pid);
+    let process = txn.processes.entry(pid).or_default();
+    match death {
+        proc::Death::Signalled(signal) if signal != libc::SIGPIPE => {
+            process.killed_by = Some(signal)
+        }
+        proc::Death::Alive => {
+            process.closed_cleanly = true;
+            if txn.mappable && !txn.watched.iter().any(|(p, _)| *p == pid) {
+                txn.watched.extend(pidfd::pidfd(pid).map(|fd| (pid, fd)));
+            }
+        }
+        _ => {}
+    }
+    pid
+}
+
+/// A modification time later than the replaced version's, unless the program set its own (C8).
+fn grow_mtime(content: &mut crate::txn::Content, current: &std::os::fd::OwnedFd) -> OpResult<()> {
+    if content.times_set {
+        return Ok(());
+    }
+    let before = mtime_ns(&at::stat(current)?);
+    if mtime_ns(&at::stat(&*content.file)?) <= before && !failpoint::mutant("C8-mtime") {
+        let later = before + 1000;
+        let stamp = Timespec {
+            tv_sec: i64::try_from(later.div_euclid(1_000_000_000)).unwrap_or(i64::MAX),
+            tv_nsec: later.rem_euclid(1_000_000_000) as _,
+        };
+        let omit = Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT as _,
+        };
+        rustix::fs::futimens(
+            &*content.file,
+            &rustix::fs::Timestamps {
+                last_access: omit,
+                last_modification: stamp,
+            },
+        )?;
+    }
+    Ok(())
+}
+
+impl Engine {
+    /// Sends every open transaction to rejected (C20, `umount --force`).
+    pub fn abort_all(&self) {
+        let mut state = self.lock();
+        let ids: Vec<TxnId> = state.txns.keys().copied().collect();
+        let mut all = Vec::new();
+        for id in ids {
+            if let Some(txn) = state.txns.get_mut(&id) {
+                txn.fsynced = false;
+                txn.verdict = Some(Abort::Forced);
+                txn.processes.clear();
+                all.extend(self.finish(&mut state, id, false));
+            }
+        }
+        drop(state);
+        self.happened.notify_all();
+        for fallen in all {
+            self.bury_aborted(fallen);
+        }
+    }
+
+    /// An unmount didn't come about: transactions are welcome again.
+    pub fn stay(&self) {
+        self.lock().closing = false;
+    }
+
+    /// After the last request: brings everything into the backing directory.
+    pub fn shut_down(&self) {
+        let mut state = self.lock();
+        state.drain.stop = true;
+        let rounds = state.drain.rounds;
+        self.drain_wanted.notify_one();
+        while state.drain.rounds == rounds && state.drain.failed.is_none() {
+            self.happened
+                .wait_for(&mut state, std::time::Duration::from_millis(100));
+        }
+        while !state.pending.is_empty() && state.drain.failed.is_none() {
+            self.happened
+                .wait_for(&mut state, std::time::Duration::from_millis(100));
+        }
+        if state.pending.is_empty() {
+            self.rotate(&mut state);
+        }
+    }
+}

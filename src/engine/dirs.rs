@@ -1,0 +1,129 @@
+//! Listings: the backing directory with what is pending, claimed or the caller's own laid over it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::state::{DirEntry, Handle};
+use super::{Engine, State, virtualdir};
+use crate::namespace::Kind;
+use crate::sys::{at, proc};
+use crate::types::{Caller, HandleId, NodeId, OpResult, ROOT};
+
+/// What a directory's description lists.
+pub type Listing = Arc<Vec<DirEntry>>;
+
+impl Engine {
+    /// opendir(3).
+    pub fn opendir(&self, node: NodeId) -> OpResult<HandleId> {
+        let mut state = self.lock();
+        if !virtualdir::is_virtual(node) {
+            self.dir_fd(&state, node)?;
+        }
+        Ok(state.add_handle(Handle::Dir {
+            node,
+            entries: None,
+        }))
+    }
+
+    /// The listing; read anew at offset 0, so rewinddir(3) sees what has changed.
+    pub fn readdir(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: HandleId,
+        offset: u64,
+        done: impl FnOnce(OpResult<Listing>) + Send + 'static,
+    ) {
+        let known = match self.lock().handles.get(&handle) {
+            Some(Handle::Dir { node, entries }) => (*node, entries.clone()),
+            _ => return done(Err(Errno::BADF)),
+        };
+        match known {
+            (_, Some(entries)) if offset > 0 => done(Ok(entries)),
+            (node, _) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    let listed = engine.list(caller, node).map(Arc::new);
+                    if let Ok(listed) = &listed
+                        && let Some(Handle::Dir { entries, .. }) =
+                            engine.lock().handles.get_mut(&handle)
+                    {
+                        *entries = Some(listed.clone());
+                    }
+                    done(listed);
+                });
+            }
+        }
+    }
+
+    /// closedir(3).
+    pub fn releasedir(&self, handle: HandleId) {
+        self.lock().handles.remove(&handle);
+    }
+
+    fn list(&self, caller: Caller, node: NodeId) -> OpResult<Vec<DirEntry>> {
+        if virtualdir::is_virtual(node) {
+            return self.virtual_list(node);
+        }
+        let dir = self.dir_fd(&self.lock(), node)?;
+        let dev = at::stat(&*dir)?.st_dev;
+        let tgid = proc::tgid(caller.tid);
+        // Pending names move to the backing directory under this lock, so none is missed and none
+        // is seen twice.
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let mut names: BTreeMap<OsString, (NodeId, FileType)> = BTreeMap::new();
+        for entry in rustix::fs::Dir::new(at::open_dir(&*dir, ".".as_ref())?)? {
+            let entry = entry?;
+            use std::os::unix::ffi::OsStrExt;
+            let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." || Engine::is_state_dir(node, name) {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                FileType::Unknown => at::stat_at(&*dir, name)?
+                    .map_or(FileType::Unknown, |s| FileType::from_raw_mode(s.st_mode)),
+                kind => kind,
+            };
+            let ino = state.nodes.number((dev, entry.ino()));
+            names.insert(name.to_owned(), (ino, kind));
+        }
+        for (name, pending) in state.pending.in_dir(node) {
+            names.insert(name.clone(), (pending.node, FileType::RegularFile));
+        }
+        for txn in state.txns.values() {
+            let own = tgid.is_some_and(|t| super::resolve::takes_part(txn, t));
+            if txn.slot.dir == node && !txn.discarded && txn.handles > 0 && (txn.claim || own) {
+                names.insert(txn.slot.name.clone(), (txn.node, FileType::RegularFile));
+            }
+        }
+        let mut entries = vec![
+            DirEntry {
+                name: ".".into(),
+                ino: node,
+                kind: FileType::Directory,
+            },
+            DirEntry {
+                name: "..".into(),
+                ino: parent(state, node),
+                kind: FileType::Directory,
+            },
+        ];
+        entries.extend(
+            names
+                .into_iter()
+                .map(|(name, (ino, kind))| DirEntry { name, ino, kind }),
+        );
+        Ok(entries)
+    }
+}
+
+fn parent(state: &State, node: NodeId) -> NodeId {
+    match state.nodes.get(node) {
+        Some(n) if n.kind == Kind::Dir => n.at.as_ref().map_or(ROOT, |at| at.dir),
+        _ => ROOT,
+    }
+}

@@ -1,0 +1,373 @@
+//! Brings committed versions into the backing directory, once their data is durable.
+//!
+//! One round, for all commits up to some number N:
+//! 1. directories changed in place before: fsync
+//! 2. the data of every pending version: fdatasync
+//! 3. the journal: `Durable{N}`, fdatasync
+//! 4. every pending version: rename from staging to its name
+//! 5. the directories: fsync
+//! 6. the journal is started anew when it has grown
+//!
+//! A crash before 3 leaves the backing directory as it was, and recovery goes by checksums. A crash
+//! after 3 is repaired by doing 4 again: a staging file that is gone has been renamed already.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::publish::VERSION_XATTR;
+use super::{Engine, State};
+use crate::journal::{Edit, Record};
+use crate::sys::{at, failpoint};
+use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns};
+
+/// Above this many files one syncfs is cheaper than an fdatasync each.
+const MANY: usize = 64;
+/// The journal is started anew above this size.
+const ROTATE: u64 = 4 << 20;
+
+/// A version to be applied.
+struct Item {
+    slot: Slot,
+    id: TxnId,
+    file: Arc<File>,
+    synced: bool,
+}
+
+struct Round {
+    upto: u64,
+    items: Vec<Item>,
+    dirs: HashMap<NodeId, Arc<OwnedFd>>,
+}
+
+impl Engine {
+    pub(super) fn start_drain(self: &Arc<Self>) -> OpResult<()> {
+        let engine = self.clone();
+        std::thread::Builder::new()
+            .name("drain".into())
+            .spawn(move || engine.drain_loop())
+            .map(drop)
+            .map_err(|e| crate::types::errno_of(&e))
+    }
+
+    /// There is something to drain.
+    pub(super) fn wake_drain(&self, state: &mut State) {
+        if state.drain.due.is_none() {
+            state.drain.due = Some(Instant::now() + self.config.bound.mul_f32(0.4));
+            self.drain_wanted.notify_one();
+        }
+    }
+
+    fn drain_loop(&self) {
+        let mut state = self.lock();
+        loop {
+            let work = !state.pending.is_empty()
+                || !state.dirty_dirs.is_empty()
+                || !state.condemned.is_empty();
+            let wanted = state.drain.wanted > state.drain.rounds;
+            let due = state.drain.due.is_some_and(|due| due <= Instant::now());
+            if state.drain.stop && !work {
+                state.drain.rounds += 1;
+                drop(state);
+                self.happened.notify_all();
+                return;
+            }
+            if state.drain.failed.is_some() && !state.drain.stop {
+                self.drain_wanted.wait(&mut state);
+            } else if wanted
+                || (work && (due || state.drain.stop || state.drain.due.is_none() && work))
+            {
+                state = self.round(state);
+                if state.drain.stop && state.drain.failed.is_some() {
+                    return;
+                }
+            } else if let Some(due) = state.drain.due {
+                self.drain_wanted.wait_until(&mut state, due);
+            } else {
+                self.drain_wanted.wait(&mut state);
+            }
+        }
+    }
+
+    fn round<'a>(
+        &'a self,
+        mut state: parking_lot::MutexGuard<'a, State>,
+    ) -> parking_lot::MutexGuard<'a, State> {
+        state.drain.busy = true;
+        state.drain.due = None;
+        let round = Round {
+            upto: state.seq,
+            items: state
+                .pending
+                .iter()
+                .map(|(slot, p)| Item {
+                    slot,
+                    id: p.id,
+                    file: p.file.clone(),
+                    synced: p.synced,
+                })
+                .collect(),
+            dirs: std::mem::take(&mut state.dirty_dirs),
+        };
+        drop(state);
+        let result = self.run_round(&round);
+        let mut state = self.lock();
+        state.drain.busy = false;
+        state.drain.rounds += 1;
+        match result {
+            Ok(()) => self.after_round(&mut state, round.upto),
+            Err(errno) => {
+                // What fdatasync failed to write is marked clean in the page cache: asking again
+                // would be told a lie. So the first failure stands until a remount.
+                log::error!(
+                    "commits can't be made durable: {errno}; they are kept in .commitfs/staging, and new ones are refused"
+                );
+                state.drain.failed = Some(errno);
+                state.dirty_dirs.extend(round.dirs);
+            }
+        }
+        self.happened.notify_all();
+        state
+    }
+
+    fn run_round(&self, round: &Round) -> OpResult<()> {
+        failpoint::crash_point("drain-begun");
+        if !failpoint::mutant("C19-dir-fsync") {
+            self.sync_dirs(round.dirs.values())?;
+        }
+        if !round.items.is_empty() {
+            self.sync_items(&round.items)?;
+            failpoint::crash_point("data-synced");
+            self.append(&Record::Durable { seq: round.upto })?;
+            self.sync_journal()?;
+            failpoint::crash_point("durable-journalled");
+            for item in &round.items {
+                self.apply(item);
+                failpoint::crash_point("applied-one");
+            }
+        }
+        failpoint::crash_point("applied-all");
+        let mut dirs: HashMap<NodeId, Arc<OwnedFd>> = HashMap::new();
+        {
+            let state = self.lock();
+            for item in &round.items {
+                if let Some(node) = state.nodes.get(item.slot.dir) {
+                    dirs.insert(item.slot.dir, node.fd.clone());
+                }
+            }
+        }
+        if !failpoint::mutant("C19-apply-fsync") {
+            self.sync_dirs(dirs.values())?;
+        }
+        failpoint::crash_point("dirs-synced");
+        Ok(())
+    }
+
+    fn sync_items(&self, items: &[Item]) -> OpResult<()> {
+        if failpoint::mutant("C19-data-fsync") {
+            return Ok(());
+        }
+        failpoint::fail_point("drain-sync")?;
+        let unsynced: Vec<_> = items.iter().filter(|i| !i.synced).collect();
+        if unsynced.len() > MANY {
+            rustix::fs::syncfs(&self.store.root)?;
+        } else {
+            for item in unsynced {
+                rustix::fs::fdatasync(&*item.file)?;
+            }
+        }
+        self.store.sync_staging_dir()
+    }
+
+    fn sync_dirs<'a>(&self, dirs: impl ExactSizeIterator<Item = &'a Arc<OwnedFd>>) -> OpResult<()> {
+        use std::os::fd::AsFd;
+        if dirs.len() > MANY {
+            return rustix::fs::syncfs(&self.store.root);
+        }
+        for dir in dirs {
+            at::sync_dir(dir.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Moves one version to its name, unless it was moved or dropped since.
+    fn apply(&self, item: &Item) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(pending) = state.pending.get_mut(item.slot.dir, &item.slot.name) else {
+            return;
+        };
+        let newest = pending.id == item.id;
+        let superseded = pending.superseded.iter().position(|s| s.id == item.id);
+        let outdated: Vec<TxnId> = match (newest, superseded) {
+            (true, _) => pending.superseded.drain(..).map(|s| s.id).collect(),
+            (false, Some(at)) => pending.superseded.drain(..=at).map(|s| s.id).collect(),
+            (false, None) => return,
+        };
+        let (node, version) = (pending.node, pending.version);
+        let Ok(dir) = self.dir_fd(state, item.slot.dir) else {
+            return;
+        };
+        let told = at::stat(&*item.file).ok();
+        if newest {
+            let mtime = told.map_or(0, |t| mtime_ns(&t) / 1_000_000_000);
+            // Best effort: without it the numbers begin again after a remount.
+            at::set_xattr(
+                &*item.file,
+                VERSION_XATTR.as_ref(),
+                format!("{version} {mtime}").as_bytes(),
+                0,
+            )
+            .ok();
+        }
+        // Freeing the old file's blocks takes long when it is large: not under the lock.
+        let old = at::open_path(&*dir, &item.slot.name).ok();
+        if let Some(old) = old.as_ref().and_then(|fd| at::stat(fd).ok())
+            && old.st_nlink == 1
+        {
+            state.nodes.unlinked((old.st_dev, old.st_ino));
+        }
+        match self.store.apply(item.id, &*dir, &item.slot.name) {
+            Ok(()) if newest => {
+                state.pending.remove(item.slot.dir, &item.slot.name);
+                if let (Some(node), Some(told), Ok(now)) =
+                    (state.nodes.get_mut(node), told, at::stat(&*item.file))
+                {
+                    node.ctime_shift = Some((
+                        (now.st_ctime, now.st_ctime_nsec),
+                        (told.st_ctime, told.st_ctime_nsec),
+                    ));
+                }
+                self.unpin(state, node, false);
+            }
+            Ok(()) => {}
+            Err(e) => log::error!(
+                "{}: can't be put in place: {e}; kept in .commitfs/staging",
+                self.show(state, &item.slot)
+            ),
+        }
+        drop(guard);
+        self.bury(old.map(Arc::new));
+        for id in outdated.into_iter().filter(|id| *id != item.id) {
+            self.store.remove_staging(id).ok();
+        }
+    }
+
+    fn after_round(&self, state: &mut State, upto: u64) {
+        state.durable = upto;
+        let condemned = std::mem::take(&mut state.condemned);
+        for (seq, id) in condemned {
+            if seq <= upto {
+                self.store.remove_staging(id).ok();
+            } else {
+                state.condemned.push((seq, id));
+            }
+        }
+        let mut staged: Vec<TxnId> = Vec::new();
+        for (_, p) in state.pending.iter() {
+            staged.push(p.id);
+            staged.extend(p.superseded.iter().map(|s| s.id));
+        }
+        state.unapplied.retain(|(seq, record)| {
+            *seq > upto || matches!(record, Record::Commit { edits, .. } if edits.iter().any(|e| matches!(e, Edit::Put { id, .. } if staged.contains(id))))
+        });
+        if !state.pending.is_empty() {
+            self.wake_drain(state);
+        }
+        if self.journal.lock().len() > ROTATE {
+            self.rotate(state);
+        }
+    }
+
+    /// Starts a new journal with what is still open.
+    pub(super) fn rotate(&self, state: &mut State) {
+        let mut carried: Vec<Record> = Vec::new();
+        for txn in state.txns.values().filter(|t| t.handles > 0 || t.closing) {
+            carried.extend(self.records_of(state, txn));
+        }
+        carried.extend(state.unapplied.iter().map(|(_, r)| r.clone()));
+        let mut journal = self.journal.lock();
+        let mut header = journal.header().clone();
+        header.journal_id = crate::journal::fresh_id();
+        header.next_id = state.last_id + 1;
+        header.next_seq = state.seq + 1;
+        header.durable_seq = state.durable;
+        match crate::journal::Journal::create(
+            std::os::fd::AsFd::as_fd(&self.store.state),
+            header,
+            &carried,
+        ) {
+            Ok(fresh) => *journal = fresh,
+            Err(e) => log::error!("journal can't be started anew: {e}; the old one goes on"),
+        }
+        failpoint::crash_point("journal-rotated");
+    }
+
+    /// Waits until all that is committed so far lies in the backing directory, durably.
+    pub(super) fn drain_all(&self) -> OpResult<()> {
+        let mut state = self.lock();
+        let target = state.drain.rounds + if state.drain.busy { 2 } else { 1 };
+        state.drain.wanted = state.drain.wanted.max(target);
+        self.drain_wanted.notify_one();
+        while state.drain.rounds < target {
+            if let Some(failed) = state.drain.failed {
+                return Err(failed);
+            }
+            self.happened.wait_for(&mut state, Duration::from_secs(1));
+        }
+        state.drain.failed.map_or(Ok(()), Err)
+    }
+
+    /// Every earlier commit's data is on the medium when this returns; their records may still
+    /// have to be synced with the journal.
+    pub(super) fn sync_pending(&self) -> OpResult<()> {
+        let clean = {
+            let state = self.lock();
+            state.dirty_dirs.is_empty()
+                && !state.drain.busy
+                && state.pending.iter().all(|(_, p)| p.synced)
+        };
+        if clean || failpoint::mutant("C19-prefix") {
+            return Ok(());
+        }
+        self.drain_all()
+    }
+}
+
+impl Engine {
+    /// What a new journal must say of an open transaction.
+    fn records_of(&self, state: &State, txn: &crate::txn::Transaction) -> Vec<Record> {
+        let id = txn.staging_id();
+        if txn.discarded {
+            return vec![Record::Retarget { id, path: None }];
+        }
+        let path = state.nodes.path(&txn.slot).unwrap_or_default();
+        let mut records = vec![Record::Begin {
+            id,
+            path: path.clone(),
+            claim: txn.claim,
+            pid: txn.opener,
+            started_ns: crate::types::now_ns(),
+        }];
+        if let Some(content) = &txn.last_fsync {
+            records.push(Record::Fsynced {
+                id,
+                content: content.clone(),
+            });
+        }
+        if let (Some(ready), Some(flushed), false) = (&txn.content, &txn.flushed, txn.unprepared)
+            && flushed.sure
+        {
+            records.push(Record::Prepared {
+                id: ready.id,
+                sure: true,
+                content: ready.content.clone(),
+                path,
+                version: 0,
+            });
+        }
+        records
+    }
+}

@@ -1,0 +1,501 @@
+//! Reads and writes on open descriptions.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use super::state::Handle;
+use super::{Engine, State};
+use crate::journal::Record;
+use crate::sys::{failpoint, proc};
+use crate::txn::Staging;
+use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
+
+/// Up to this size a write to the page cache is done by the dispatcher itself: handing it to a
+/// worker costs more.
+const INLINE_WRITE: usize = 64 << 10;
+/// An O_EXCL creation larger than this is hidden like any new file (C6).
+const CLAIM_LIMIT: u64 = 4096;
+
+impl Engine {
+    fn handle(&self, handle: HandleId) -> OpResult<Handle> {
+        self.lock().handles.get(&handle).cloned().ok_or(Errno::BADF)
+    }
+
+    /// Reads up to `size` bytes.
+    pub fn read(
+        self: &Arc<Self>,
+        handle: HandleId,
+        offset: u64,
+        size: u32,
+        done: impl FnOnce(OpResult<Vec<u8>>) + Send + 'static,
+    ) {
+        let file = match self.handle(handle) {
+            Ok(Handle::Reader { file, .. } | Handle::Direct { file, .. }) => file,
+            Ok(Handle::Staged { staging, .. }) => {
+                let free = staging.try_lock().map(|content| content.readable());
+                match free {
+                    Some(file) => file,
+                    None => {
+                        return self.pool.run(move || {
+                            let file = staging.lock().readable();
+                            done(read_at(&file, offset, size));
+                        });
+                    }
+                }
+            }
+            Ok(Handle::Text(text) | Handle::Control(text)) => {
+                let from = usize::try_from(offset)
+                    .unwrap_or(usize::MAX)
+                    .min(text.len());
+                let to = from.saturating_add(size as usize).min(text.len());
+                return done(Ok(text[from..to].to_vec()));
+            }
+            Ok(Handle::Dir { .. }) => return done(Err(Errno::ISDIR)),
+            Err(e) => return done(Err(e)),
+        };
+        match read_cached(&file, offset, size) {
+            Some(data) => done(data),
+            None => self.pool.run(move || done(read_at(&file, offset, size))),
+        }
+    }
+
+    /// Writes `data` at `offset`. `kill` says that set-id bits are to go.
+    pub fn write(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+        kill: bool,
+        done: impl FnOnce(OpResult<u32>) + Send + 'static,
+    ) {
+        let size = data.len() as u32;
+        match self.handle(handle) {
+            Ok(Handle::Staged {
+                txn, staging, sync, ..
+            }) => {
+                self.note_write(txn, caller, offset + u64::from(size));
+                let small = !sync && data.len() <= INLINE_WRITE;
+                let result = if small {
+                    write_at_once(&staging, data, offset, kill)
+                } else {
+                    None
+                };
+                if let Some(result) = result {
+                    return self.written(result, &staging, size, data, offset, kill, done);
+                }
+                let (engine, data) = (self.clone(), data.to_vec());
+                self.pool.run(move || {
+                    let result = write_staged(&mut staging.lock(), &data, offset, kill);
+                    let result = match result {
+                        Err(Errno::NOSPC | Errno::DQUOT) if engine.make_room() => {
+                            engine.retry_write(&staging, &data, offset, kill)
+                        }
+                        other => other,
+                    };
+                    let result = match result {
+                        Ok(()) if sync => engine.fsync_txn(txn, &staging),
+                        other => other,
+                    };
+                    done(result.map(|()| size));
+                });
+            }
+            Ok(Handle::Direct { file, writes, .. }) => {
+                if !writes {
+                    return done(Err(Errno::BADF));
+                }
+                if data.len() <= INLINE_WRITE {
+                    return done(write_direct(&file, data, offset, kill).map(|()| size));
+                }
+                let data = data.to_vec();
+                self.pool
+                    .run(move || done(write_direct(&file, &data, offset, kill).map(|()| size)));
+            }
+            Ok(Handle::Control(_)) => self.control(handle, data, done),
+            Ok(_) => done(Err(Errno::BADF)),
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn written(
+        self: &Arc<Self>,
+        result: OpResult<()>,
+        staging: &Arc<Staging>,
+        size: u32,
+        data: &[u8],
+        offset: u64,
+        kill: bool,
+        done: impl FnOnce(OpResult<u32>) + Send + 'static,
+    ) {
+        match result {
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                // Rejected content makes room before a write fails for want of space (C5).
+                let (engine, staging, data) = (self.clone(), staging.clone(), data.to_vec());
+                self.pool.run(move || {
+                    let result = if engine.make_room() {
+                        engine.retry_write(&staging, &data, offset, kill)
+                    } else {
+                        Err(Errno::NOSPC)
+                    };
+                    done(result.map(|()| size));
+                });
+            }
+            other => done(other.map(|()| size)),
+        }
+    }
+
+    fn retry_write(&self, staging: &Staging, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
+        let mut content = staging.lock();
+        let before = content.failed.take();
+        let result = write_staged(&mut content, data, offset, kill);
+        if result.is_err() {
+            content.failed = content.failed.take().or(before);
+        }
+        result
+    }
+
+    /// Remembers who wrote, and that the content isn't as prepared any more.
+    fn note_write(&self, id: TxnId, caller: Caller, end: u64) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return;
+        };
+        // Pages written back by the kernel's own threads carry no process of ours.
+        if caller.tid == txn.opener_tid {
+            txn.processes.entry(txn.opener).or_default().wrote = true;
+        } else if let Some(pid) = proc::tgid(caller.tid) {
+            let process = txn.processes.entry(pid).or_default();
+            process.wrote = true;
+            process.closed_cleanly = false;
+        }
+        self.unprepare(state, id);
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return;
+        };
+        txn.changed = true;
+        if txn.claim && end > CLAIM_LIMIT {
+            txn.claim = false;
+            let record = Record::Begin {
+                id,
+                path: state.nodes.path(&txn.slot).unwrap_or_default(),
+                claim: false,
+                pid: txn.opener,
+                started_ns: crate::types::now_ns(),
+            };
+            self.append(&record).ok();
+        }
+    }
+
+    /// The content changes after a FLUSH: what the journal says of it isn't true any more.
+    pub(super) fn unprepare(&self, state: &mut State, id: TxnId) {
+        if let Some(txn) = state.txns.get_mut(&id) {
+            if txn.flushed.is_some_and(|f| f.sure)
+                && let Some(ready) = txn.content.take()
+            {
+                self.append(&Record::Unprepared { id: ready.id }).ok();
+            }
+            txn.unprepared = true;
+            txn.verdict = None;
+        }
+    }
+
+    /// fsync or fdatasync of an open description (C7).
+    pub fn fsync(
+        self: &Arc<Self>,
+        handle: HandleId,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        match self.handle(handle) {
+            Ok(Handle::Staged {
+                txn,
+                staging,
+                writes,
+                ..
+            }) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    done(if writes {
+                        engine.fsync_txn(txn, &staging)
+                    } else {
+                        Ok(())
+                    });
+                });
+            }
+            Ok(Handle::Direct { file, .. }) => self
+                .pool
+                .run(move || done(file.sync_all().map_err(|e| errno_of(&e)))),
+            // A version that was read and fsync'd through the reader's descriptor: make what is
+            // committed so far durable.
+            Ok(Handle::Reader { .. }) => {
+                let engine = self.clone();
+                self.pool.run(move || done(engine.drain_all()));
+            }
+            Ok(_) => done(Ok(())),
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    pub(super) fn fsync_txn(&self, id: TxnId, staging: &Staging) -> OpResult<()> {
+        if failpoint::mutant("C7") {
+            return Ok(());
+        }
+        let mut content = staging.lock();
+        let described = content.fsync()?;
+        let record = Record::Fsynced {
+            id: content.id,
+            content: described.clone(),
+        };
+        drop(content);
+        self.store.sync_staging_dir()?;
+        self.append(&record)?;
+        self.sync_journal()?;
+        if let Some(txn) = self.lock().txns.get_mut(&id) {
+            txn.fsynced = true;
+            txn.last_fsync = Some(described);
+        }
+        Ok(())
+    }
+
+    /// Sets the length of an open description's file.
+    pub(super) fn truncate_handle(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: HandleId,
+        size: u64,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        match self.handle(handle) {
+            Ok(Handle::Staged {
+                txn,
+                staging,
+                writes: true,
+                ..
+            }) => {
+                self.note_write(txn, caller, size);
+                self.pool.run(move || done(staging.lock().truncate(size)));
+            }
+            Ok(Handle::Direct {
+                file, writes: true, ..
+            }) => {
+                done(rustix::fs::ftruncate(&*file, size));
+            }
+            Ok(_) => done(Err(Errno::INVAL)),
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    /// fallocate(2).
+    pub fn fallocate(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: HandleId,
+        mode: i32,
+        offset: u64,
+        len: u64,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        let mode = FallocateFlags::from_bits_retain(mode as u32);
+        match self.handle(handle) {
+            Ok(Handle::Staged {
+                txn,
+                staging,
+                writes: true,
+                ..
+            }) => {
+                self.note_write(txn, caller, offset.saturating_add(len));
+                self.pool
+                    .run(move || done(staging.lock().allocate(mode, offset, len)));
+            }
+            Ok(Handle::Direct {
+                file, writes: true, ..
+            }) => self
+                .pool
+                .run(move || done(rustix::fs::fallocate(&*file, mode, offset, len))),
+            Ok(_) => done(Err(Errno::BADF)),
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE.
+    pub fn seek(&self, handle: HandleId, offset: u64, hole: bool) -> OpResult<u64> {
+        let file = match self.handle(handle)? {
+            Handle::Reader { file, .. } | Handle::Direct { file, .. } => file,
+            Handle::Staged { staging, .. } => staging.try_lock().ok_or(Errno::AGAIN)?.readable(),
+            _ => return Err(Errno::INVAL),
+        };
+        // A position of its own: the description may be shared with reads.
+        let to = if hole {
+            rustix::fs::SeekFrom::Hole(offset)
+        } else {
+            rustix::fs::SeekFrom::Data(offset)
+        };
+        rustix::fs::seek(&*file, to)
+    }
+
+    /// copy_file_range(2) between two descriptions.
+    #[allow(clippy::too_many_arguments)]
+    pub fn copy_range(
+        self: &Arc<Self>,
+        caller: Caller,
+        from: HandleId,
+        from_offset: u64,
+        to: HandleId,
+        to_offset: u64,
+        len: u64,
+        done: impl FnOnce(OpResult<u32>) + Send + 'static,
+    ) {
+        let engine = self.clone();
+        self.pool.run(move || {
+            done(engine.copy_now(caller, from, from_offset, to, to_offset, len));
+        });
+    }
+
+    fn copy_now(
+        &self,
+        caller: Caller,
+        from: HandleId,
+        from_offset: u64,
+        to: HandleId,
+        to_offset: u64,
+        len: u64,
+    ) -> OpResult<u32> {
+        let source = match self.handle(from)? {
+            Handle::Reader { file, .. } | Handle::Direct { file, .. } => file,
+            Handle::Staged { staging, .. } => staging.lock().readable(),
+            _ => return Err(Errno::INVAL),
+        };
+        // Through memory, a piece at a time: the staged content's checksum and JSON state see
+        // every byte, and the kernel asks again for the rest.
+        let mut data = vec![0u8; usize::try_from(len.min(4 << 20)).unwrap_or(4 << 20)];
+        let read = source
+            .read_at(&mut data, from_offset)
+            .map_err(|e| errno_of(&e))?;
+        let data = &data[..read];
+        match self.handle(to)? {
+            Handle::Staged {
+                txn,
+                staging,
+                writes: true,
+                ..
+            } => {
+                self.note_write(txn, caller, to_offset + read as u64);
+                staging.lock().write(data, to_offset)?;
+            }
+            Handle::Direct {
+                file, writes: true, ..
+            } => {
+                file.write_all_at(data, to_offset)
+                    .map_err(|e| errno_of(&e))?;
+            }
+            _ => return Err(Errno::BADF),
+        }
+        Ok(read as u32)
+    }
+
+    /// Drops rejected content, oldest first, until there is room again. Gives whether any went.
+    pub(super) fn make_room(&self) -> bool {
+        let Ok(all) = self.store.list_rejected() else {
+            return false;
+        };
+        let total: u64 = all.iter().map(|r| r.len).sum();
+        if all.is_empty() {
+            return false;
+        }
+        let dropped = self
+            .store
+            .bound_rejected(crate::store::RejectedBound { bytes: total / 2 })
+            .unwrap_or(0);
+        log::warn!("the disk is full: dropped {dropped} rejected contents to make room");
+        dropped > 0
+    }
+}
+
+fn write_staged(
+    content: &mut crate::txn::Content,
+    data: &[u8],
+    offset: u64,
+    kill: bool,
+) -> OpResult<()> {
+    content.write(data, offset)?;
+    if kill {
+        clear_set_id(&content.file)?;
+    }
+    Ok(())
+}
+
+/// Writes if nobody else uses the content and nothing must be copied first.
+fn write_at_once(staging: &Staging, data: &[u8], offset: u64, kill: bool) -> Option<OpResult<()>> {
+    let mut content = staging.try_lock()?;
+    (!content.must_copy()).then(|| write_staged(&mut content, data, offset, kill))
+}
+
+fn write_direct(file: &File, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
+    file.write_all_at(data, offset).map_err(|e| errno_of(&e))?;
+    if kill {
+        clear_set_id(file)?;
+    }
+    Ok(())
+}
+
+/// What the backing file system does at a write by a process that isn't root; the daemon is.
+pub(super) fn clear_set_id(file: &File) -> OpResult<()> {
+    let stat = crate::sys::at::stat(file)?;
+    let mut mode = stat.st_mode & 0o7777;
+    mode &= !0o4000;
+    if mode & 0o010 != 0 {
+        mode &= !0o2000;
+    }
+    if mode != stat.st_mode & 0o7777 {
+        rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(mode))?;
+    }
+    Ok(())
+}
+
+fn read_at(file: &File, offset: u64, size: u32) -> OpResult<Vec<u8>> {
+    let mut data = vec![0u8; size as usize];
+    let mut filled = 0;
+    while filled < data.len() {
+        match file.read_at(&mut data[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(errno_of(&e)),
+        }
+    }
+    data.truncate(filled);
+    Ok(data)
+}
+
+/// Reads what is in the page cache; `None` when the disk would have to be waited for.
+fn read_cached(file: &File, offset: u64, size: u32) -> Option<OpResult<Vec<u8>>> {
+    let mut data = vec![0u8; size as usize];
+    let read = {
+        let mut slices = [rustix::io::IoSliceMut::new(&mut data)];
+        rustix::io::preadv2(
+            file,
+            &mut slices,
+            offset,
+            rustix::io::ReadWriteFlags::NOWAIT,
+        )
+    };
+    match read {
+        Ok(n) if n == data.len() => Some(Ok(data)),
+        // Short may mean the end, or the end of what is cached.
+        Ok(n) => {
+            let end = file.metadata().ok()?.len();
+            if offset + n as u64 >= end {
+                data.truncate(n);
+                Some(Ok(data))
+            } else {
+                None
+            }
+        }
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,269 @@
+//! What every operation means. Knows nothing of FUSE: callers, node numbers and closures that take
+//! the answer come in; what the answer is, and when it may be given, is decided here.
+//!
+//! Every method returns at once. What may block (copies, fsync, guards that read, waits for another
+//! transaction) runs on a worker, and the answer is given from there.
+
+mod attrs;
+mod close;
+mod dirs;
+mod drain;
+mod io;
+mod names;
+mod open;
+mod pool;
+mod probe;
+mod publish;
+mod resolve;
+mod state;
+mod status;
+mod virtualdir;
+mod xattrs;
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::io::Errno;
+
+use crate::journal::{Journal, Record};
+use crate::namespace::{Kind, Node, Nodes, PendingSet};
+use crate::rules::{Creation, Policy, Rules};
+use crate::store::{RejectedBound, Store};
+use crate::sys::at;
+use crate::txn::recovery::Recovered;
+use crate::types::{Attr, NodeId, OpResult, ROOT, Slot};
+
+pub use attrs::{SetAttr, SetTime};
+pub use dirs::Listing;
+pub use open::{CreateRequest, Created, OpenRequest, Opened};
+pub use state::{Counters, DirEntry, Handle, State, Unseen};
+pub use status::{Feature, Status};
+pub use virtualdir::{Answer, Blocker, Command};
+
+/// Attributes of what doesn't change behind the kernel's back.
+const STABLE: Duration = Duration::from_secs(3600);
+/// Attributes of what does.
+const VOLATILE: Duration = Duration::ZERO;
+
+/// When an acknowledged commit survives a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Within the bound (1 s).
+    Async,
+    /// Before close() returns.
+    Sync,
+}
+
+/// How the engine is to work.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// When commits are durable.
+    pub durability: Durability,
+    /// With `Async`: the longest time an acknowledged commit may be lost by a power cut.
+    pub bound: Duration,
+    /// The daemon may give files away: it keeps the caller's owner and group.
+    pub privileged: bool,
+    /// Where it is mounted, for messages.
+    pub mountpoint: PathBuf,
+    /// Why the manner of a writer's death can't be told, if it can't (C4).
+    pub no_killed_writer_detection: Option<String>,
+}
+
+/// What the engine tells the kernel of its own accord.
+pub trait Notify: Send + Sync {
+    /// The name means another node now; watchers of `old` learn that it is gone.
+    fn superseded(&self, dir: NodeId, name: &OsStr, old: NodeId);
+}
+
+/// The engine of one mount.
+pub struct Engine {
+    pub(crate) store: Store,
+    pub(crate) rules: Rules,
+    pub(crate) config: Config,
+    state: Mutex<State>,
+    /// Something happened that a worker may wait for: a close, a drain's round.
+    happened: Condvar,
+    /// The drain has orders.
+    drain_wanted: Condvar,
+    pub(crate) journal: Mutex<Journal>,
+    pub(crate) pool: pool::Pool,
+    reaper: std::sync::mpsc::Sender<Arc<OwnedFd>>,
+    pub(crate) notify: OnceLock<Box<dyn Notify>>,
+    pub(crate) features: OnceLock<Vec<status::Feature>>,
+    pub(crate) rejected_bound: RejectedBound,
+    stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("backing", &self.store.path)
+            .finish()
+    }
+}
+
+impl Engine {
+    /// An engine over a recovered store.
+    pub fn start(
+        store: Store,
+        rules: Rules,
+        config: Config,
+        recovered: Recovered,
+    ) -> OpResult<Arc<Engine>> {
+        let root = store
+            .root
+            .try_clone()
+            .map_err(|e| crate::types::errno_of(&e))?;
+        let stat = at::stat(&root)?;
+        let state = State {
+            nodes: Nodes::new(Arc::new(root), (stat.st_dev, stat.st_ino)),
+            pending: PendingSet::default(),
+            txns: HashMap::new(),
+            open_names: HashMap::new(),
+            handles: HashMap::new(),
+            last_handle: 0,
+            notes: HashMap::new(),
+            lookups: HashMap::new(),
+            last_id: recovered.last_id,
+            seq: recovered.last_seq,
+            durable: recovered.last_seq,
+            unapplied: VecDeque::new(),
+            condemned: Vec::new(),
+            dirty_dirs: HashMap::new(),
+            drain: state::DrainRequest::default(),
+            counters: Counters::default(),
+            unseen: VecDeque::new(),
+            errors: HashMap::new(),
+            closing: false,
+        };
+        let (reaper, corpses) = std::sync::mpsc::channel::<Arc<OwnedFd>>();
+        std::thread::Builder::new()
+            .name("reaper".into())
+            // Closing the last descriptor of an unlinked file frees its blocks, which takes long.
+            .spawn(move || corpses.into_iter().for_each(drop))
+            .map_err(|e| crate::types::errno_of(&e))?;
+        let rejected_bound = RejectedBound::of(&store.root);
+        let engine = Arc::new(Engine {
+            store,
+            rules,
+            config,
+            state: Mutex::new(state),
+            happened: Condvar::new(),
+            drain_wanted: Condvar::new(),
+            journal: Mutex::new(recovered.journal),
+            pool: pool::Pool::default(),
+            reaper,
+            notify: OnceLock::new(),
+            features: OnceLock::new(),
+            rejected_bound,
+            stop: OnceLock::new(),
+        });
+        engine.start_drain()?;
+        engine.start_watch()?;
+        Ok(engine)
+    }
+
+    /// Where supersessions are told; set once, when the mount stands.
+    pub fn set_notify(&self, notify: Box<dyn Notify>) {
+        self.notify.set(notify).ok();
+    }
+
+    /// What the kernel offers and what of it is in use; set once, at the handshake.
+    pub fn set_features(&self, features: Vec<status::Feature>) {
+        self.features.set(features).ok();
+    }
+
+    /// What to call when an unmount was asked for and nothing stands against it; the argument
+    /// says whether to detach a mount that is still in use.
+    pub fn set_stop(&self, stop: Box<dyn Fn(bool) + Send + Sync>) {
+        self.stop.set(stop).ok();
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Appends to the journal without waiting for the disk.
+    pub(crate) fn append(&self, record: &Record) -> OpResult<()> {
+        self.journal.lock().append(record).map_err(|e| {
+            log::error!("journal: {e}");
+            Errno::IO
+        })
+    }
+
+    /// The rules for a name.
+    pub(crate) fn policy(&self, state: &State, slot: &Slot, creation: Creation) -> Policy {
+        let path = state
+            .nodes
+            .path(slot)
+            .unwrap_or_else(|| PathBuf::from(&slot.name));
+        self.rules.decide(&path, creation)
+    }
+
+    /// A path for people.
+    pub(crate) fn show(&self, state: &State, slot: &Slot) -> String {
+        state
+            .nodes
+            .path(slot)
+            .unwrap_or_else(|| PathBuf::from("?").join(&slot.name))
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// Descriptor of a directory's node.
+    pub(crate) fn dir_fd(&self, state: &State, dir: NodeId) -> OpResult<Arc<OwnedFd>> {
+        match state.nodes.get(dir) {
+            Some(node) if node.kind == Kind::Dir => Ok(node.fd.clone()),
+            Some(_) => Err(Errno::NOTDIR),
+            None => Err(Errno::STALE),
+        }
+    }
+
+    /// Closes a descriptor where it doesn't hold anybody up.
+    pub(crate) fn bury(&self, fd: Option<Arc<OwnedFd>>) {
+        if let Some(fd) = fd {
+            self.reaper.send(fd).ok();
+        }
+    }
+
+    /// Attributes of a node that isn't a transaction's.
+    pub(crate) fn attr_of(&self, node: &Node) -> OpResult<Attr> {
+        let mut stat = at::stat(&*node.fd)?;
+        if let Some((applied, told)) = node.ctime_shift
+            && (stat.st_ctime, stat.st_ctime_nsec) == applied
+        {
+            (stat.st_ctime, stat.st_ctime_nsec) = told;
+        }
+        Ok(Attr {
+            ino: node.id,
+            stat,
+            ttl: STABLE,
+        })
+    }
+
+    /// Marks a directory as changed in place: the next drain makes it durable first, so that the
+    /// order of commits holds across both ways.
+    pub(crate) fn mark_dirty(&self, state: &mut State, dir: NodeId) {
+        if let Some(node) = state.nodes.get(dir) {
+            let fd = node.fd.clone();
+            state.dirty_dirs.insert(dir, fd);
+        }
+        self.wake_drain(state);
+    }
+
+    /// The state directory is not to be reached through the mount.
+    pub(crate) fn is_state_dir(dir: NodeId, name: &OsStr) -> bool {
+        dir == ROOT && name == crate::store::STATE_DIR
+    }
+
+    /// Free and total space and the like of the backing file system.
+    pub fn statfs(&self) -> OpResult<rustix::fs::StatVfs> {
+        rustix::fs::fstatvfs(self.store.root.as_fd())
+    }
+}

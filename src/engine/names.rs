@@ -1,0 +1,803 @@
+//! Operations on names: unlink, rename, link and the creation of what isn't a regular file.
+//!
+//! Names that are only pending are edited in memory and in the journal. Everything else that takes
+//! a name away or moves it happens in the backing directory, and first waits until nothing is
+//! pending: so the order of commits and removals is the same on the medium as it was for programs,
+//! and an old checkpoint is never gone before the new one is safe.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
+use rustix::io::Errno;
+
+use super::{Durability, Engine, State, virtualdir};
+use crate::guard::{Guard, Verdict, examine, permits};
+use crate::journal::{Edit, Record};
+use crate::namespace::Kind;
+use crate::rules::{Creation, Mode as RuleMode};
+use crate::sys::{at, failpoint};
+use crate::txn::{Abort, Begun, Transaction};
+use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId, errno_of};
+
+/// How an open file gets another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Move {
+    /// Its transaction follows.
+    Rename,
+    /// Its transaction stays.
+    Link,
+}
+
+/// Whether an operation on names is done or has to wait for the drain first.
+enum Step<T> {
+    Done(T),
+    DrainFirst,
+}
+
+impl Engine {
+    fn refuse_state_dir(dir: NodeId, name: &OsStr) -> OpResult<()> {
+        if virtualdir::is_virtual(dir) || Engine::is_state_dir(dir, name) {
+            return Err(Errno::PERM);
+        }
+        Ok(())
+    }
+
+    /// Runs `step` until it needs no drain; the first try is made at once, the others on a worker.
+    fn with_drain<T: 'static>(
+        self: &Arc<Self>,
+        mut step: impl FnMut(&Engine) -> OpResult<Step<T>> + Send + 'static,
+        done: impl FnOnce(OpResult<T>) + Send + 'static,
+    ) {
+        match step(self) {
+            Ok(Step::Done(value)) => done(Ok(value)),
+            Err(e) => done(Err(e)),
+            Ok(Step::DrainFirst) => {
+                let engine = self.clone();
+                self.pool.run(move || done(engine.drain_until(step)));
+            }
+        }
+    }
+
+    fn drain_until<T>(&self, mut step: impl FnMut(&Engine) -> OpResult<Step<T>>) -> OpResult<T> {
+        loop {
+            match step(self)? {
+                Step::Done(value) => return Ok(value),
+                Step::DrainFirst => self.drain_all()?,
+            }
+        }
+    }
+
+    fn must_drain(&self, state: &State) -> bool {
+        !failpoint::mutant("C19-barrier") && (!state.pending.is_empty() || state.drain.busy)
+    }
+
+    /// unlink(2).
+    pub fn unlink(
+        self: &Arc<Self>,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        if let Err(e) = Engine::refuse_state_dir(dir, name) {
+            return done(Err(e));
+        }
+        let slot = Slot {
+            dir,
+            name: name.to_owned(),
+        };
+        let mut discarded = false;
+        self.with_drain(
+            move |engine| engine.unlink_step(caller, &slot, &mut discarded),
+            done,
+        );
+    }
+
+    fn unlink_step(&self, caller: Caller, slot: &Slot, discarded: &mut bool) -> OpResult<Step<()>> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let dir = self.dir_fd(state, slot.dir)?;
+        let backing = at::stat_at(&*dir, &slot.name)?;
+        if let Some(stat) = &backing
+            && FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            && state.pending.get(slot.dir, &slot.name).is_none()
+        {
+            return Err(Errno::ISDIR);
+        }
+        if !*discarded {
+            let own = self.own_transaction(state, caller, slot).is_some()
+                || state.transactions_at(slot).any(|t| t.claim);
+            let committed = backing.is_some() || state.pending.get(slot.dir, &slot.name).is_some();
+            if own || committed {
+                *discarded |= self.discard_transactions(state, slot) && own;
+            }
+        }
+        if let Some(pending) = state.pending.get(slot.dir, &slot.name) {
+            if backing.is_some() || !pending.superseded.is_empty() {
+                return Ok(Step::DrainFirst);
+            }
+            self.drop_pending(state, slot);
+            return Ok(Step::Done(()));
+        }
+        let Some(stat) = backing else {
+            return if *discarded {
+                Ok(Step::Done(()))
+            } else {
+                Err(Errno::NOENT)
+            };
+        };
+        let direct = self.policy(state, slot, Creation::default()).mode == RuleMode::Direct;
+        if !direct && self.must_drain(state) {
+            return Ok(Step::DrainFirst);
+        }
+        self.remove_backing(state, slot, &dir, &stat)?;
+        Ok(Step::Done(()))
+    }
+
+    fn remove_backing(
+        &self,
+        state: &mut State,
+        slot: &Slot,
+        dir: &OwnedFd,
+        stat: &rustix::fs::Stat,
+    ) -> OpResult<()> {
+        let hold = at::open_path(dir, &slot.name).ok();
+        rustix::fs::unlinkat(dir, &slot.name, AtFlags::empty())?;
+        if stat.st_nlink == 1 {
+            state.nodes.unlinked((stat.st_dev, stat.st_ino));
+        }
+        state.errors.remove(slot);
+        self.mark_dirty(state, slot.dir);
+        self.bury(hold.map(Arc::new));
+        Ok(())
+    }
+
+    /// Marks every transaction of a name as discarded. Gives whether there was one.
+    fn discard_transactions(&self, state: &mut State, slot: &Slot) -> bool {
+        let ids: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
+        for id in &ids {
+            if let Some(txn) = state.txns.get_mut(id) {
+                txn.discarded = !failpoint::mutant("C11-unlink");
+                txn.claim = false;
+                let id = txn.staging_id();
+                self.append(&Record::Retarget { id, path: None }).ok();
+            }
+        }
+        !ids.is_empty()
+    }
+
+    /// Takes a pending name away that the backing directory doesn't have.
+    fn drop_pending(&self, state: &mut State, slot: &Slot) {
+        let path = state.nodes.path(slot).unwrap_or_default();
+        let Some(pending) = state.pending.remove(slot.dir, &slot.name) else {
+            return;
+        };
+        let seq = self.journal_commit(state, vec![Edit::Drop { path }]);
+        state.counters.commits -= 1;
+        state.condemned.push((seq, pending.id));
+        self.unpin(state, pending.node, true);
+    }
+
+    /// rename(2), renameat2(2).
+    #[allow(clippy::too_many_arguments)]
+    pub fn rename(
+        self: &Arc<Self>,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        new_dir: NodeId,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        for (dir, name) in [(dir, name), (new_dir, new_name)] {
+            if let Err(e) = Engine::refuse_state_dir(dir, name) {
+                return done(Err(e));
+            }
+        }
+        if flags.contains(RenameFlags::WHITEOUT) {
+            return done(Err(Errno::INVAL));
+        }
+        let from = Slot {
+            dir,
+            name: name.to_owned(),
+        };
+        let to = Slot {
+            dir: new_dir,
+            name: new_name.to_owned(),
+        };
+        let engine = self.clone();
+        self.pool
+            .run(move || done(engine.rename_now(caller, &from, &to, flags)));
+    }
+
+    fn rename_now(
+        &self,
+        caller: Caller,
+        from: &Slot,
+        to: &Slot,
+        flags: RenameFlags,
+    ) -> OpResult<()> {
+        let open = {
+            let mut state = self.lock();
+            if flags.contains(RenameFlags::NOREPLACE) && self.exists(&mut state, to)? {
+                return Err(Errno::EXIST);
+            }
+            if flags.contains(RenameFlags::EXCHANGE) {
+                None
+            } else {
+                self.own_transaction(&mut state, caller, from)
+                    .or_else(|| state.transactions_at(from).find(|t| t.claim).map(|t| t.id))
+            }
+        };
+        if let Some(id) = open
+            && !failpoint::mutant("C11")
+        {
+            return self.rename_open(caller, id, from, to);
+        }
+        self.check_moved(from, to)?;
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.check_moved(to, from)?;
+        }
+        self.drain_until(|engine| engine.rename_step(from, to, flags))?;
+        if self.config.durability == Durability::Sync {
+            self.drain_all()?;
+        }
+        Ok(())
+    }
+
+    fn exists(&self, state: &mut State, slot: &Slot) -> OpResult<bool> {
+        Ok(state.transactions_at(slot).any(|t| t.claim)
+            || self.current_if_any(state, slot)?.is_some())
+    }
+
+    /// Renames a file whose transaction is open (C11).
+    fn rename_open(&self, caller: Caller, id: TxnId, from: &Slot, to: &Slot) -> OpResult<()> {
+        if from == to {
+            return Ok(());
+        }
+        self.publish_open(id, to, Move::Rename)?;
+        // A version committed under the old name before goes with it, as it would have been this
+        // very file.
+        let mut discarded = true;
+        let left = self.current_if_any(&mut self.lock(), from)?.is_some();
+        if left {
+            self.drain_until(|engine| engine.unlink_step(caller, from, &mut discarded))
+                .or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })?;
+        }
+        if self.config.durability == Durability::Sync {
+            self.drain_all()?;
+        }
+        Ok(())
+    }
+
+    /// A rename is a commit of the name it goes to: its guard, and durability where the file was
+    /// in direct mode.
+    fn check_moved(&self, from: &Slot, to: &Slot) -> OpResult<()> {
+        let (fd, policy, direct, pending) = {
+            let mut state = self.lock();
+            let id = self.current(&mut state, from)?;
+            let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+            if node.kind != Kind::File {
+                return Ok(());
+            }
+            let fd = node.fd.clone();
+            let policy = self.policy(&state, to, Creation::default());
+            let direct = self.policy(&state, from, Creation::default()).mode == RuleMode::Direct;
+            let pending = state.pending.get(from.dir, &from.name).is_some();
+            (fd, policy, direct, pending)
+        };
+        let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
+        if policy.mode == RuleMode::Atomic
+            && policy.guard != Guard::None
+            && !failpoint::mutant("C21")
+        {
+            let len = file.metadata().map_err(|e| errno_of(&e))?.len();
+            let verdict = examine(policy.guard, &file, len).map_err(|e| errno_of(&e))?;
+            if verdict != Verdict::Complete {
+                let current = self.verdict_on_current(to, policy.guard)?;
+                permits(policy.guard, &verdict, current.as_ref(), policy.allow_empty)
+                    .map_err(|v| self.refuse(to, Abort::Guard(v.to_string())))?;
+            }
+        }
+        if direct || !pending {
+            // Whatever lies in the backing directory unsynced was written in direct mode or while
+            // nobody had it mounted.
+            rustix::fs::fdatasync(&file)?;
+        }
+        Ok(())
+    }
+
+    fn rename_step(&self, from: &Slot, to: &Slot, flags: RenameFlags) -> OpResult<Step<()>> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let source = self.current(state, from)?;
+        let kind = state.nodes.get(source).ok_or(Errno::STALE)?.kind;
+        if flags.contains(RenameFlags::NOREPLACE) && self.exists(state, to)? {
+            return Err(Errno::EXIST);
+        }
+        let target = self.current_if_any(state, to)?;
+        if target == Some(source) && !flags.contains(RenameFlags::EXCHANGE) {
+            return Ok(Step::Done(()));
+        }
+        if kind == Kind::File && flags.is_empty() && self.rename_pending(state, from, to)? {
+            return Ok(Step::Done(()));
+        }
+        if state.pending.get(from.dir, &from.name).is_some()
+            || state.pending.get(to.dir, &to.name).is_some()
+            || self.must_drain(state)
+        {
+            return Ok(Step::DrainFirst);
+        }
+        self.rename_backing(state, from, to, flags, source, target)?;
+        Ok(Step::Done(()))
+    }
+
+    /// Renames a pending name that the backing directory doesn't have. Gives whether it could.
+    fn rename_pending(&self, state: &mut State, from: &Slot, to: &Slot) -> OpResult<bool> {
+        let dir = self.dir_fd(state, from.dir)?;
+        match state.pending.get(from.dir, &from.name) {
+            Some(p) if p.superseded.is_empty() => {}
+            _ => return Ok(false),
+        }
+        if at::stat_at(&*dir, &from.name)?.is_some() {
+            return Ok(false);
+        }
+        super::close::check_target(self, state, to)?;
+        let version = self.next_version(state, to);
+        let replaced = self.current_if_any(state, to)?;
+        let path = state.nodes.path(to).ok_or(Errno::NOENT)?;
+        let old_path = state.nodes.path(from).ok_or(Errno::NOENT)?;
+        self.reserve_commit()?;
+        let mut pending = state
+            .pending
+            .remove(from.dir, &from.name)
+            .expect("looked up above");
+        let content = self.content_of(state, &pending);
+        let seq = self.journal_commit(
+            state,
+            vec![
+                Edit::Drop { path: old_path },
+                Edit::Put {
+                    path,
+                    id: pending.id,
+                    version,
+                    content,
+                },
+            ],
+        );
+        (pending.seq, pending.version) = (seq, version);
+        if let Some(node) = state.nodes.get_mut(pending.node) {
+            node.at = Some(to.clone());
+            node.version = Some(version);
+        }
+        if let Some(old) = state.pending.put(to, pending) {
+            self.unpin(state, old, true);
+        }
+        self.supersede(state, to, replaced);
+        self.follow(state, from, to);
+        Ok(true)
+    }
+
+    /// What the journal said of a pending version.
+    fn content_of(
+        &self,
+        state: &State,
+        pending: &crate::namespace::Pending,
+    ) -> crate::journal::Content {
+        state
+            .unapplied
+            .iter()
+            .rev()
+            .filter_map(|(_, record)| match record {
+                Record::Commit { edits, .. } => edits.iter().find_map(|edit| match edit {
+                    Edit::Put { id, content, .. } if *id == pending.id => Some(content.clone()),
+                    _ => None,
+                }),
+                _ => None,
+            })
+            .next()
+            .unwrap_or(crate::journal::Content {
+                len: 0,
+                crc: None,
+                inline: None,
+                mtime_ns: 0,
+            })
+    }
+
+    fn rename_backing(
+        &self,
+        state: &mut State,
+        from: &Slot,
+        to: &Slot,
+        flags: RenameFlags,
+        source: NodeId,
+        target: Option<NodeId>,
+    ) -> OpResult<()> {
+        let (from_dir, to_dir) = (self.dir_fd(state, from.dir)?, self.dir_fd(state, to.dir)?);
+        let is_dir = state.nodes.get(source).is_some_and(|n| n.kind == Kind::Dir);
+        if is_dir && target.is_some_and(|t| self.holds_claims(state, t)) {
+            return Err(Errno::NOTEMPTY);
+        }
+        let version = if is_dir {
+            0
+        } else {
+            self.next_version(state, to)
+        };
+        let replaced = at::stat_at(&*to_dir, &to.name)?;
+        let hold = at::open_path(&*to_dir, &to.name).ok();
+        rustix::fs::renameat_with(&*from_dir, &from.name, &*to_dir, &to.name, flags)?;
+        if flags.contains(RenameFlags::EXCHANGE) {
+            if let Some(node) = target.and_then(|t| state.nodes.get_mut(t)) {
+                node.at = Some(from.clone());
+            }
+        } else if let Some(stat) = replaced
+            && (stat.st_nlink == 1 || FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        {
+            state.nodes.unlinked((stat.st_dev, stat.st_ino));
+        }
+        if let Some(node) = state.nodes.get_mut(source) {
+            node.at = Some(to.clone());
+            if !is_dir {
+                node.version = Some(version);
+            }
+        }
+        self.mark_dirty(state, from.dir);
+        self.mark_dirty(state, to.dir);
+        self.bury(hold.map(Arc::new));
+        if is_dir {
+            self.retarget_below(state);
+        } else {
+            state.counters.commits += 1;
+            self.store_version(state, source, version);
+            if flags.is_empty() {
+                self.follow(state, from, to);
+            }
+        }
+        Ok(())
+    }
+
+    fn store_version(&self, state: &State, node: NodeId, version: u64) {
+        if let Some(node) = state.nodes.get(node)
+            && let Ok(stat) = at::stat(&*node.fd)
+        {
+            let text = format!("{version} {}", stat.st_mtime);
+            at::set_xattr(
+                &*node.fd,
+                super::publish::VERSION_XATTR.as_ref(),
+                text.as_bytes(),
+                0,
+            )
+            .ok();
+        }
+    }
+
+    /// In-place editors follow the file to its new name; whole-file writers keep theirs (C11).
+    fn follow(&self, state: &mut State, from: &Slot, to: &Slot) {
+        let ids: Vec<TxnId> = state
+            .transactions_at(from)
+            .filter(|t| t.begun == Begun::Edit)
+            .map(|t| t.id)
+            .collect();
+        for id in ids {
+            state.retarget(id, to.clone());
+            self.journal_target(state, id);
+        }
+    }
+
+    fn journal_target(&self, state: &State, id: TxnId) {
+        if let Some(txn) = state.txns.get(&id) {
+            let path = state.nodes.path(&txn.slot);
+            self.append(&Record::Retarget {
+                id: txn.staging_id(),
+                path,
+            })
+            .ok();
+        }
+    }
+
+    /// A directory has moved, and open transactions below it with it (C6).
+    fn retarget_below(&self, state: &State) {
+        for (id, txn) in &state.txns {
+            if !txn.discarded && txn.handles > 0 {
+                self.journal_target(state, *id);
+            }
+        }
+    }
+
+    /// Whether names that everybody sees lie in a directory only as open transactions.
+    fn holds_claims(&self, state: &State, dir: NodeId) -> bool {
+        state
+            .txns
+            .values()
+            .any(|t| t.claim && t.slot.dir == dir && !t.discarded)
+            || state.pending.in_dir(dir).next().is_some()
+    }
+
+    /// link(2).
+    pub fn link(
+        self: &Arc<Self>,
+        node: NodeId,
+        dir: NodeId,
+        name: &OsStr,
+        done: impl FnOnce(OpResult<Attr>) + Send + 'static,
+    ) {
+        if virtualdir::is_virtual(node) {
+            return done(Err(Errno::PERM));
+        }
+        if let Err(e) = Engine::refuse_state_dir(dir, name) {
+            return done(Err(e));
+        }
+        let to = Slot {
+            dir,
+            name: name.to_owned(),
+        };
+        let engine = self.clone();
+        self.pool.run(move || done(engine.link_now(node, &to)));
+    }
+
+    fn link_now(&self, node: NodeId, to: &Slot) -> OpResult<Attr> {
+        let open = {
+            let mut state = self.lock();
+            if self.exists(&mut state, to)? {
+                return Err(Errno::EXIST);
+            }
+            match state.nodes.get(node).ok_or(Errno::STALE)?.kind {
+                Kind::Private(id) if state.txns.contains_key(&id) => Some(id),
+                Kind::Dir => return Err(Errno::PERM),
+                _ => None,
+            }
+        };
+        if let Some(id) = open {
+            let version = self.publish_open(id, to, Move::Link)?;
+            if let Some(n) = self.lock().nodes.get_mut(version) {
+                n.lookups += 1;
+            }
+            return self.attr(version);
+        }
+        self.check_linked(node, to)?;
+        self.drain_until(|engine| engine.link_step(node, to))?;
+        self.attr(node)
+    }
+
+    /// A new name for existing content commits that name, so its guard has a say.
+    fn check_linked(&self, node: NodeId, to: &Slot) -> OpResult<()> {
+        let (fd, policy, is_file) = {
+            let state = self.lock();
+            let n = state.nodes.get(node).ok_or(Errno::STALE)?;
+            (
+                n.fd.clone(),
+                self.policy(&state, to, Creation::default()),
+                n.kind == Kind::File,
+            )
+        };
+        if !is_file || policy.guard == Guard::None || policy.mode == RuleMode::Direct {
+            return Ok(());
+        }
+        let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
+        let len = file.metadata().map_err(|e| errno_of(&e))?.len();
+        let verdict = examine(policy.guard, &file, len).map_err(|e| errno_of(&e))?;
+        permits(policy.guard, &verdict, None, policy.allow_empty)
+            .map_err(|v| self.refuse(to, Abort::Guard(v.to_string())))
+    }
+
+    fn link_step(&self, node: NodeId, to: &Slot) -> OpResult<Step<()>> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if self.exists(state, to)? {
+            return Err(Errno::EXIST);
+        }
+        if self.must_drain(state) {
+            return Ok(Step::DrainFirst);
+        }
+        let dir = self.dir_fd(state, to.dir)?;
+        let fd = state.nodes.get(node).ok_or(Errno::STALE)?.fd.clone();
+        at::link(&*fd, &*dir, &to.name)?;
+        self.mark_dirty(state, to.dir);
+        if let Some(n) = state.nodes.get_mut(node) {
+            n.lookups += 1;
+        }
+        Ok(Step::Done(()))
+    }
+
+    /// rmdir(2).
+    pub fn rmdir(
+        self: &Arc<Self>,
+        dir: NodeId,
+        name: &OsStr,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        if let Err(e) = Engine::refuse_state_dir(dir, name) {
+            return done(Err(e));
+        }
+        let slot = Slot {
+            dir,
+            name: name.to_owned(),
+        };
+        self.with_drain(move |engine| engine.rmdir_step(&slot), done);
+    }
+
+    fn rmdir_step(&self, slot: &Slot) -> OpResult<Step<()>> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let id = self.current(state, slot)?;
+        if self.holds_claims(state, id) {
+            return Err(Errno::NOTEMPTY);
+        }
+        if self.must_drain(state) {
+            return Ok(Step::DrainFirst);
+        }
+        let dir = self.dir_fd(state, slot.dir)?;
+        rustix::fs::unlinkat(&*dir, &slot.name, AtFlags::REMOVEDIR)?;
+        if let Some(node) = state.nodes.get_mut(id) {
+            node.unlinked = true;
+        }
+        state.dirty_dirs.remove(&id);
+        self.mark_dirty(state, slot.dir);
+        Ok(Step::Done(()))
+    }
+
+    /// mkdir(2); `mode` as asked for, `umask` the caller's.
+    pub fn mkdir(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+    ) -> OpResult<Attr> {
+        self.make(
+            caller,
+            dir,
+            name,
+            mode,
+            |parent, name| rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)),
+            umask,
+        )
+    }
+
+    /// mknod(2): fifos, sockets, devices, and empty files.
+    #[allow(clippy::too_many_arguments)]
+    pub fn mknod(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+    ) -> OpResult<Attr> {
+        let kind = FileType::from_raw_mode(mode);
+        self.make(
+            caller,
+            dir,
+            name,
+            mode,
+            |parent, name| {
+                rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), rdev.into())
+            },
+            umask,
+        )
+    }
+
+    /// symlink(2).
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        target: &Path,
+    ) -> OpResult<Attr> {
+        self.make(
+            caller,
+            dir,
+            name,
+            FileType::Symlink.as_raw_mode() | 0o777,
+            |parent, name| rustix::fs::symlinkat(target, parent, name),
+            0,
+        )
+    }
+
+    fn make(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        mode: u32,
+        create: impl FnOnce(&OwnedFd, &OsStr) -> OpResult<()>,
+        umask: u32,
+    ) -> OpResult<Attr> {
+        Engine::refuse_state_dir(dir, name)?;
+        let slot = Slot {
+            dir,
+            name: name.to_owned(),
+        };
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if self.exists(state, &slot)? {
+            return Err(Errno::EXIST);
+        }
+        let parent = self.dir_fd(state, dir)?;
+        let (mode, uid, gid) = self.fresh(&parent, caller, mode)?;
+        create(&parent, name)?;
+        let fd = at::open_path(&*parent, name)?;
+        let finished = self.finish_made(&parent, &fd, mode, (uid, gid), umask);
+        let stat = finished.inspect_err(|_| {
+            let flag = match at::stat(&fd).map(|s| FileType::from_raw_mode(s.st_mode)) {
+                Ok(FileType::Directory) => AtFlags::REMOVEDIR,
+                _ => AtFlags::empty(),
+            };
+            rustix::fs::unlinkat(&*parent, name, flag).ok();
+        })?;
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Kind::Dir,
+            FileType::RegularFile => Kind::File,
+            _ => Kind::Special,
+        };
+        let node = state
+            .nodes
+            .adopt(kind, fd, (stat.st_dev, stat.st_ino), slot);
+        node.lookups += 1;
+        let id = node.id;
+        self.mark_dirty(state, dir);
+        drop(guard);
+        self.attr(id)
+    }
+
+    fn finish_made(
+        &self,
+        parent: &OwnedFd,
+        fd: &OwnedFd,
+        mode: u32,
+        (uid, gid): (u32, u32),
+        umask: u32,
+    ) -> OpResult<rustix::fs::Stat> {
+        let mut stat = at::stat(fd)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if self.config.privileged && (stat.st_uid, stat.st_gid) != (uid, gid) {
+            at::chown(fd, Some(uid), Some(gid))?;
+        }
+        if kind != FileType::Symlink {
+            // A directory in a setgid directory is setgid itself.
+            let inherited = if kind == FileType::Directory {
+                at::stat(parent)?.st_mode & 0o2000
+            } else {
+                0
+            };
+            at::chmod(fd, (mode & 0o7777) | inherited)?;
+            self.inherit_acl(parent, fd, mode, umask)?;
+        }
+        stat = at::stat(fd)?;
+        Ok(stat)
+    }
+
+    /// fsync of a directory: all earlier commits, renames and unlinks are durable after it (C7).
+    pub fn fsyncdir(
+        self: &Arc<Self>,
+        dir: NodeId,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        if virtualdir::is_virtual(dir) {
+            return done(Ok(()));
+        }
+        let engine = self.clone();
+        self.pool.run(move || {
+            let synced = engine.drain_all().and_then(|()| {
+                use std::os::fd::AsFd;
+                let fd = engine.dir_fd(&engine.lock(), dir)?;
+                at::sync_dir(fd.as_fd())
+            });
+            done(synced);
+        });
+    }
+}
+
+impl Transaction {
+    /// Number of its staging file, which parts from its own after a rename of the open file.
+    pub(super) fn staging_id(&self) -> TxnId {
+        self.staging.try_lock().map_or(self.id, |c| c.id)
+    }
+}

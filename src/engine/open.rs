@@ -1,0 +1,733 @@
+//! Opening: readers get a version, writers a transaction with a node of its own.
+//!
+//! A writer must not share the readers' node: its O_TRUNC and its pages would show through to
+//! them. So an open for writing that arrives at a version's node is refused with ESTALE, the VFS
+//! walks the path once more, and the lookup of that thread answers the private node (see
+//! `docs/design.md`, "The second walk"). Programs never see the ESTALE.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::state::{Handle, Note};
+use super::{Engine, State, VOLATILE, virtualdir};
+use crate::guard::Guard;
+use crate::journal::Record;
+use crate::namespace::Kind;
+use crate::rules::{Creation, Mode as RuleMode, Policy};
+use crate::sys::{at, failpoint, proc};
+use crate::txn::{Begun, Staging, Transaction};
+use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, Slot, TxnId, now_ns};
+
+/// What open(2) asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenRequest {
+    /// Flags of open(2).
+    pub flags: OFlags,
+}
+
+/// What creat(2) and open(2) with O_CREAT ask for.
+#[derive(Clone, Debug)]
+pub struct CreateRequest {
+    /// Directory.
+    pub dir: NodeId,
+    /// Name in it.
+    pub name: OsString,
+    /// Permissions, the caller's umask applied.
+    pub mode: u32,
+    /// The caller's umask, for directories with a default ACL.
+    pub umask: u32,
+    /// Flags of open(2).
+    pub flags: OFlags,
+}
+
+/// An open description and how the kernel shall cache it.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// Its number.
+    pub handle: HandleId,
+    /// Cached pages stay valid: the content is immutable.
+    pub keep_cache: bool,
+    /// Every read and write comes to us.
+    pub direct_io: bool,
+    /// No FLUSH wanted at close.
+    pub no_flush: bool,
+}
+
+/// A created file.
+#[derive(Clone, Copy, Debug)]
+pub struct Created {
+    /// Attributes of its node.
+    pub attr: Attr,
+    /// The description.
+    pub opened: Opened,
+}
+
+/// What a transaction starts with.
+struct Start {
+    slot: Slot,
+    begun: Begun,
+    base: Option<NodeId>,
+    policy: Policy,
+    /// Permissions, owner and group of a new file.
+    fresh: Option<(u32, u32, u32)>,
+}
+
+pub(super) fn writes(flags: OFlags) -> bool {
+    flags.intersects(OFlags::WRONLY | OFlags::RDWR) || flags.contains(OFlags::TRUNC)
+}
+
+impl Engine {
+    /// Opens a node that a lookup has found.
+    pub fn open(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        request: OpenRequest,
+        done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+    ) {
+        if virtualdir::is_virtual(node) {
+            return done(self.virtual_open(node, request.flags));
+        }
+        done(self.open_now(caller, node, request.flags));
+    }
+
+    fn open_now(&self, caller: Caller, id: NodeId, flags: OFlags) -> OpResult<Opened> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        match node.kind {
+            Kind::Dir => return Err(Errno::ISDIR),
+            Kind::Special => return Err(Errno::NXIO),
+            Kind::Private(txn) if state.txns.contains_key(&txn) => {
+                return self.open_private(state, caller, txn, flags);
+            }
+            Kind::Private(_) | Kind::File => {}
+        }
+        let slot = match state.lookups.get(&caller.tid) {
+            Some((slot, node)) if *node == id => Some(slot.clone()),
+            _ => node.at.clone(),
+        };
+        if self.opens_direct(state, id, slot.as_ref(), flags)? {
+            return self.open_direct(state, id, flags);
+        }
+        if !writes(flags) {
+            return self.open_version(state, id);
+        }
+        let slot = slot.ok_or(Errno::STALE)?;
+        self.open_for_writing(state, caller, id, slot, flags)
+    }
+
+    /// A reader of a version.
+    fn open_version(&self, state: &mut State, id: NodeId) -> OpResult<Opened> {
+        let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
+        let file = Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?);
+        node.readers += 1;
+        let handle = state.add_handle(Handle::Reader { node: id, file });
+        Ok(Opened {
+            handle,
+            keep_cache: true,
+            direct_io: false,
+            no_flush: true,
+        })
+    }
+
+    fn open_direct(&self, state: &mut State, id: NodeId, flags: OFlags) -> OpResult<Opened> {
+        let writes = writes(flags);
+        let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
+        let wanted = flags
+            & (OFlags::ACCMODE | OFlags::TRUNC | OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC);
+        // A write-only description still gets reads from the kernel: partial pages.
+        let wanted = if writes {
+            (wanted - OFlags::WRONLY) | OFlags::RDWR
+        } else {
+            wanted
+        };
+        let file = at::reopen(&*node.fd, wanted).or_else(|e| match e {
+            Errno::ACCESS => at::reopen(&*node.fd, flags & !OFlags::EXCL),
+            e => Err(e),
+        })?;
+        node.direct += 1;
+        let handle = state.add_handle(Handle::Direct {
+            node: id,
+            file: Arc::new(file),
+            writes,
+        });
+        Ok(Opened {
+            handle,
+            keep_cache: !flags.contains(OFlags::TRUNC),
+            direct_io: false,
+            no_flush: false,
+        })
+    }
+
+    /// Whether an open of this file is in direct mode: by rule, because others have it open so, or
+    /// because an in-place editor has met a database.
+    fn opens_direct(
+        &self,
+        state: &State,
+        id: NodeId,
+        slot: Option<&Slot>,
+        flags: OFlags,
+    ) -> OpResult<bool> {
+        if self.is_direct(state, id, slot)? {
+            return Ok(true);
+        }
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        let edits = flags.contains(OFlags::RDWR) && !flags.contains(OFlags::TRUNC);
+        if !edits {
+            return Ok(false);
+        }
+        use std::os::unix::fs::FileExt;
+        let mut head = [0u8; 512];
+        let read = at::reopen(&*node.fd, OFlags::RDONLY)?
+            .read_at(&mut head, 0)
+            .unwrap_or(0);
+        Ok(crate::rules::looks_like_database(&head[..read]))
+    }
+
+    /// The same without a look at the content.
+    pub(super) fn is_direct(
+        &self,
+        state: &State,
+        id: NodeId,
+        slot: Option<&Slot>,
+    ) -> OpResult<bool> {
+        if failpoint::mutant("C14") {
+            return Ok(false);
+        }
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        if node.direct > 0 {
+            return Ok(true);
+        }
+        let Some(slot) = slot else {
+            return Ok(true);
+        };
+        // A version not yet applied is immutable until it is, whatever its name.
+        if state.pending.get(slot.dir, &slot.name).is_some() {
+            return Ok(false);
+        }
+        let creation = Creation {
+            exclusive: false,
+            empty: at::stat(&*node.fd)?.st_size == 0,
+        };
+        Ok(self.policy(state, slot, creation).mode == RuleMode::Direct)
+    }
+
+    /// A truncate(2) at a version's node: like an open for writing. On the first visit ESTALE.
+    pub(super) fn begin_truncate(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: NodeId,
+        slot: Slot,
+    ) -> OpResult<TxnId> {
+        if let Some(note) = state.notes.remove(&caller.tid) {
+            if note.old == id {
+                let readers = state.nodes.get(id).map_or(0, |n| n.readers);
+                if readers > 0 {
+                    self.drop_unopened(state, note.txn);
+                    return Err(Errno::TXTBSY);
+                }
+                return Ok(note.txn);
+            }
+            self.drop_unopened(state, note.txn);
+        }
+        let policy = self.policy(state, &slot, Creation::default());
+        let txn = self.begin(
+            state,
+            Start {
+                slot: slot.clone(),
+                begun: Begun::Edit,
+                base: Some(id),
+                policy,
+                fresh: None,
+            },
+        )?;
+        if caller.tid == 0 {
+            return Ok(txn);
+        }
+        state.notes.insert(
+            caller.tid,
+            Note {
+                slot,
+                old: id,
+                txn,
+                looked_up: false,
+                at: Instant::now(),
+            },
+        );
+        Err(Errno::STALE)
+    }
+
+    /// An open that arrives at a transaction's private node.
+    fn open_private(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: TxnId,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        let fresh = state.notes.get(&caller.tid).is_some_and(|n| n.txn == id);
+        if fresh {
+            state.notes.remove(&caller.tid);
+        }
+        let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+        let staging = txn.staging.clone();
+        let slot = txn.slot.clone();
+        let (node, looked_up) = (txn.node, state.lookups.get(&caller.tid));
+        let by_path = looked_up.is_some_and(|(_, n)| *n == node);
+        if !writes(flags) {
+            let handle = state.add_handle(Handle::Staged {
+                txn: id,
+                staging,
+                writes: false,
+                sync: false,
+            });
+            return Ok(Opened {
+                handle,
+                keep_cache: true,
+                direct_io: false,
+                no_flush: true,
+            });
+        }
+        // Emptying a name through its path is a transaction of its own; through /proc/self/fd it
+        // is the same file description's.
+        if !fresh && flags.contains(OFlags::TRUNC) && by_path {
+            return self.open_for_writing(state, caller, node, slot, flags);
+        }
+        if !fresh && flags.contains(OFlags::TRUNC) {
+            staging.try_lock().ok_or(Errno::BUSY)?.truncate(0)?;
+            self.unprepare(state, id);
+            if let Some(txn) = state.txns.get_mut(&id) {
+                txn.changed = true;
+            }
+        }
+        self.join(state, caller, id, flags)
+    }
+
+    /// One more open description on a transaction.
+    pub(super) fn join(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: TxnId,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
+        let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
+        if txn.handles == 0 {
+            txn.opener = pid;
+            txn.opener_tid = caller.tid;
+            txn.command = proc::comm(pid).unwrap_or_default();
+            txn.last_pid = proc::last_pid();
+            let record = Record::Begin {
+                id: txn.staging.try_lock().map_or(id, |c| c.id),
+                path: state.nodes.path(&txn.slot).unwrap_or_default(),
+                claim: txn.claim,
+                pid,
+                started_ns: now_ns(),
+            };
+            self.append(&record)?;
+            failpoint::crash_point("begin-journalled");
+        }
+        txn.handles += 1;
+        txn.flushed = None;
+        txn.mappable |= flags.contains(OFlags::RDWR);
+        txn.processes.entry(pid).or_default().opener = true;
+        let staging = txn.staging.clone();
+        let handle = state.add_handle(Handle::Staged {
+            txn: id,
+            staging,
+            writes: true,
+            sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
+        });
+        Ok(Opened {
+            handle,
+            keep_cache: true,
+            direct_io: false,
+            no_flush: false,
+        })
+    }
+
+    /// A writer at a node that isn't its own: sends it round to a private one.
+    fn open_for_writing(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: NodeId,
+        slot: Slot,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        if state.closing {
+            return Err(Errno::ROFS);
+        }
+        if let Some(note) = state.notes.remove(&caller.tid) {
+            if note.old == id && note.at.elapsed() < super::resolve::NOTE_LIFE {
+                // The walk didn't come by: a magic link, an O_PATH handle, a bind mount.
+                return self.open_shared(state, caller, id, note, flags);
+            }
+            self.drop_unopened(state, note.txn);
+        }
+        let base = state
+            .nodes
+            .get(id)
+            .map(|n| (n.id, n.kind))
+            .ok_or(Errno::STALE)?;
+        let base = match base {
+            (_, Kind::Private(_)) => self.current_if_any(state, &slot)?,
+            (id, _) => Some(id),
+        };
+        let policy = self.policy(state, &slot, Creation::default());
+        let txn = self.begin(
+            state,
+            Start {
+                slot: slot.clone(),
+                begun: match (flags.contains(OFlags::TRUNC), base) {
+                    (_, None) => Begun::Create { exclusive: false },
+                    (true, _) => Begun::Rewrite,
+                    (false, _) => Begun::Edit,
+                },
+                base,
+                policy,
+                fresh: base.is_none().then_some((0o666, caller.uid, caller.gid)),
+            },
+        )?;
+        let note = Note {
+            slot,
+            old: id,
+            txn,
+            looked_up: false,
+            at: Instant::now(),
+        };
+        if caller.tid == 0 {
+            return self.open_shared(state, caller, id, note, flags);
+        }
+        state.notes.insert(caller.tid, note);
+        Err(Errno::STALE)
+    }
+
+    /// Serves a writer on the readers' node, its pages uncached.
+    fn open_shared(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: NodeId,
+        note: Note,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        let readers = state.nodes.get(id).map_or(0, |n| n.readers);
+        // The kernel would cut the pages the readers have mapped.
+        if flags.contains(OFlags::TRUNC) && readers > 0 {
+            self.drop_unopened(state, note.txn);
+            return Err(Errno::TXTBSY);
+        }
+        let opened = self.join(state, caller, note.txn, flags)?;
+        if let Some(txn) = state.txns.get_mut(&note.txn) {
+            txn.shared = true;
+        }
+        Ok(Opened {
+            keep_cache: false,
+            direct_io: true,
+            ..opened
+        })
+    }
+
+    /// Ends a transaction that was prepared for an open that never came.
+    pub(super) fn drop_unopened(&self, state: &mut State, id: TxnId) {
+        let Some(txn) = state.txns.get(&id) else {
+            return;
+        };
+        if txn.handles > 0 || txn.closing {
+            return;
+        }
+        let txn = state.txns.remove(&id).expect("looked up above");
+        state.unlist(&txn.slot, id);
+        if let Some(node) = state.nodes.get_mut(txn.node) {
+            node.kind = Kind::File;
+            node.unlinked = true;
+        }
+        let fd = state.nodes.reap(txn.node);
+        self.bury(fd);
+        if let Some(content) = txn.staging.try_lock() {
+            self.store.remove_staging(content.id).ok();
+        }
+    }
+
+    /// Makes the staging file and the private node of a transaction nobody has opened yet.
+    fn begin(&self, state: &mut State, start: Start) -> OpResult<TxnId> {
+        let base = match start.base {
+            Some(base) => Some(state.nodes.get(base).ok_or(Errno::STALE)?.fd.clone()),
+            None => None,
+        };
+        let id = state.new_id();
+        let file = self.create_staging_making_room(id)?;
+        let made = self.dress(&file, base.as_deref(), start.fresh);
+        let content = match (&base, start.begun) {
+            (Some(fd), Begun::Edit) => at::reopen(&**fd, OFlags::RDONLY).map(|f| Some(Arc::new(f))),
+            _ => Ok(None),
+        };
+        let (stat, content) = match (made, content) {
+            (Ok(stat), Ok(content)) => (stat, content),
+            (Err(e), _) | (_, Err(e)) => {
+                self.store.remove_staging(id).ok();
+                return Err(e);
+            }
+        };
+        let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
+        let key = (stat.st_dev, stat.st_ino);
+        let node = state
+            .nodes
+            .create(Kind::Private(id), Arc::new(path), key, start.slot.clone());
+        let claim =
+            start.begun == (Begun::Create { exclusive: true }) && start.policy.guard == Guard::None;
+        let guard = start.policy.guard;
+        state.txns.insert(
+            id,
+            Transaction {
+                id,
+                slot: start.slot.clone(),
+                node,
+                staging: Arc::new(Staging::new(id, file, content, guard)),
+                policy: start.policy,
+                begun: start.begun,
+                base: start.base,
+                handles: 0,
+                opener_tid: 0,
+                opener: 0,
+                command: String::new(),
+                processes: std::collections::HashMap::new(),
+                mappable: false,
+                claim,
+                discarded: false,
+                started: Instant::now(),
+                last_pid: None,
+                flushed: None,
+                verdict: None,
+                closing: false,
+                content: None,
+                changed: false,
+                fsynced: false,
+                last_fsync: None,
+                shared: false,
+                watched: Vec::new(),
+                unprepared: true,
+                idle_holders: Vec::new(),
+                reported_idle: false,
+            },
+        );
+        state.open_names.entry(start.slot).or_default().push(id);
+        Ok(id)
+    }
+
+    /// A staging file; rejected content makes room if the disk is full (C5).
+    pub(super) fn create_staging_making_room(&self, id: TxnId) -> OpResult<File> {
+        match self.store.create_staging(id) {
+            Err(Errno::NOSPC | Errno::DQUOT) if self.make_room() => self.store.create_staging(id),
+            other => other,
+        }
+    }
+
+    /// Gives a staging file the owner, mode, ACL and xattrs it will be published with.
+    pub(super) fn dress(
+        &self,
+        file: &File,
+        base: Option<&OwnedFd>,
+        fresh: Option<(u32, u32, u32)>,
+    ) -> OpResult<rustix::fs::Stat> {
+        let mut stat = at::stat(file)?;
+        let (mode, uid, gid) = match (base, fresh) {
+            (Some(base), _) => {
+                let base = at::stat(base)?;
+                (base.st_mode & 0o7777, base.st_uid, base.st_gid)
+            }
+            (None, Some(fresh)) => fresh,
+            (None, None) => (0o600, stat.st_uid, stat.st_gid),
+        };
+        if self.config.privileged && (stat.st_uid, stat.st_gid) != (uid, gid) {
+            rustix::fs::fchown(
+                file,
+                Some(rustix::fs::Uid::from_raw(uid)),
+                Some(rustix::fs::Gid::from_raw(gid)),
+            )?;
+        } else if stat.st_gid != gid {
+            // An ordinary user may give a file to the groups it is in.
+            rustix::fs::fchown(file, None, Some(rustix::fs::Gid::from_raw(gid))).ok();
+        }
+        if let Some(base) = base {
+            self.copy_xattrs(base, file)?;
+        }
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+        (stat.st_uid, stat.st_gid) = (uid, gid);
+        Ok(stat)
+    }
+
+    /// Creates a file and opens it.
+    pub fn create(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: CreateRequest,
+        done: impl FnOnce(OpResult<Created>) + Send + 'static,
+    ) {
+        if virtualdir::is_virtual(request.dir) || Engine::is_state_dir(request.dir, &request.name) {
+            return done(Err(Errno::PERM));
+        }
+        done(self.create_now(caller, &request));
+    }
+
+    fn create_now(&self, caller: Caller, request: &CreateRequest) -> OpResult<Created> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.closing {
+            return Err(Errno::ROFS);
+        }
+        let slot = Slot {
+            dir: request.dir,
+            name: request.name.clone(),
+        };
+        let exclusive = request.flags.contains(OFlags::EXCL);
+        let hidden = state.transactions_at(&slot).next().is_some();
+        if exclusive && hidden && !failpoint::mutant("C6") {
+            return Err(Errno::EXIST);
+        }
+        let dir = self.dir_fd(state, slot.dir)?;
+        if state.nodes.get(slot.dir).is_some_and(|n| n.unlinked) {
+            return Err(Errno::NOENT);
+        }
+        // The kernel found no such name, but somebody may have committed it since.
+        let base = self.current_if_any(state, &slot)?;
+        if exclusive && base.is_some() {
+            return Err(Errno::EXIST);
+        }
+        if let Some(base) = base
+            && state.nodes.get(base).is_none_or(|n| n.kind != Kind::File)
+        {
+            return Err(Errno::STALE);
+        }
+        let policy = self.policy(
+            state,
+            &slot,
+            Creation {
+                exclusive,
+                empty: false,
+            },
+        );
+        let fresh = self.fresh(&dir, caller, request.mode & 0o7777)?;
+        if policy.mode == RuleMode::Direct && !failpoint::mutant("C14") {
+            return self.create_direct(state, &slot, request, fresh);
+        }
+        let begun = match base {
+            None => Begun::Create { exclusive },
+            Some(_) if request.flags.contains(OFlags::TRUNC) => Begun::Rewrite,
+            Some(_) => Begun::Edit,
+        };
+        let id = self.begin(
+            state,
+            Start {
+                slot: slot.clone(),
+                begun,
+                base,
+                policy,
+                fresh: base.is_none().then_some(fresh),
+            },
+        )?;
+        if base.is_none() {
+            let file = state
+                .txns
+                .get(&id)
+                .expect("just begun")
+                .staging
+                .lock()
+                .file
+                .clone();
+            self.inherit_acl(&dir, &file, request.mode, request.umask)?;
+        }
+        let opened = self.join(state, caller, id, request.flags)?;
+        let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
+        if let Some(node) = state.nodes.get_mut(node) {
+            node.lookups += 1;
+        }
+        state.lookups.insert(caller.tid, (slot, node));
+        drop(guard);
+        Ok(Created {
+            attr: self.attr(node)?,
+            opened,
+        })
+    }
+
+    /// Mode, owner and group of a new file in `dir`.
+    pub(super) fn fresh(
+        &self,
+        dir: &OwnedFd,
+        caller: Caller,
+        mode: u32,
+    ) -> OpResult<(u32, u32, u32)> {
+        let parent = at::stat(dir)?;
+        let gid = if parent.st_mode & 0o2000 != 0 {
+            parent.st_gid
+        } else {
+            caller.gid
+        };
+        Ok((mode, caller.uid, gid))
+    }
+
+    fn create_direct(
+        &self,
+        state: &mut State,
+        slot: &Slot,
+        request: &CreateRequest,
+        (mode, uid, gid): (u32, u32, u32),
+    ) -> OpResult<Created> {
+        let dir = self.dir_fd(state, slot.dir)?;
+        let keep = request.flags
+            & (OFlags::EXCL | OFlags::TRUNC | OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC);
+        let file = File::from(rustix::fs::openat(
+            &*dir,
+            &slot.name,
+            keep | OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o600),
+        )?);
+        if self.config.privileged {
+            rustix::fs::fchown(
+                &file,
+                Some(rustix::fs::Uid::from_raw(uid)),
+                Some(rustix::fs::Gid::from_raw(gid)),
+            )?;
+        }
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        self.inherit_acl(&dir, &file, request.mode, request.umask)?;
+        self.mark_dirty(state, slot.dir);
+        let stat = at::stat(&file)?;
+        debug_assert_eq!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile);
+        let fd = at::open_path(&*dir, &slot.name)?;
+        let node = state
+            .nodes
+            .adopt(Kind::File, fd, (stat.st_dev, stat.st_ino), slot.clone());
+        node.lookups += 1;
+        node.direct += 1;
+        let id = node.id;
+        let handle = state.add_handle(Handle::Direct {
+            node: id,
+            file: Arc::new(file),
+            writes: true,
+        });
+        Ok(Created {
+            attr: Attr {
+                ino: id,
+                stat,
+                ttl: VOLATILE,
+            },
+            opened: Opened {
+                handle,
+                keep_cache: false,
+                direct_io: false,
+                no_flush: false,
+            },
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! Is this FLUSH the last one? (C3, C7, C18, C21)
+//!
+//! Only RELEASE knows for certain, but close() can be told an error, and a daemon that dies
+//! between the two can roll forward, only where FLUSH was surely the last. So: look at who could
+//! hold another descriptor. Those who took part, and every process created since the open. One
+//! hole stays: a descriptor passed over a socket to an older process; RELEASE then comes later,
+//! and what was journalled as sure is taken back at the next write.
+
+use super::{Engine, State};
+use crate::sys::pidfd;
+use crate::sys::proc::{self, Holding};
+use crate::txn::Transaction;
+use crate::types::NodeId;
+
+/// What to look at, gathered under the lock; looking happens without it.
+pub(super) struct Probe {
+    node: NodeId,
+    closer: u32,
+    processes: Vec<u32>,
+    last_pid: Option<u32>,
+    hopeless: bool,
+}
+
+impl Engine {
+    pub(super) fn probe(&self, _state: &State, txn: &Transaction, closer: u32) -> Probe {
+        Probe {
+            node: txn.node,
+            closer,
+            processes: txn.processes.keys().copied().collect(),
+            last_pid: txn.last_pid,
+            hopeless: closer == 0 || txn.handles > 1 || txn.shared,
+        }
+    }
+
+    /// A writer that left only a mapping and has been ended by a signal since: no FLUSH told.
+    pub(super) fn dead_mapping(&self, txn: &Transaction) -> Option<(u32, i32)> {
+        if !txn.mappable {
+            return None;
+        }
+        txn.watched.iter().find_map(|(pid, process)| {
+            let signal = pidfd::killed_by(*pid, process)?;
+            (signal != libc::SIGPIPE).then_some((*pid, signal))
+        })
+    }
+}
+
+impl Probe {
+    /// Nobody can hold another descriptor of the transaction.
+    pub(super) fn is_surely_last(&self) -> bool {
+        if self.hopeless || crate::sys::failpoint::mutant("sure") {
+            return false;
+        }
+        let free = |pid: u32| match proc::holds(pid, self.node, None) {
+            Holding::Count(n) => n == 0,
+            Holding::Gone => true,
+            Holding::Unknown => false,
+        };
+        if !self
+            .processes
+            .iter()
+            .chain([&self.closer])
+            .all(|pid| free(*pid))
+        {
+            return false;
+        }
+        let (Some(then), Some(now)) = (self.last_pid, proc::last_pid()) else {
+            return false;
+        };
+        if then == now {
+            return true;
+        }
+        let suspects = proc::pids_between(then, now).unwrap_or_else(proc::all_pids);
+        suspects
+            .into_iter()
+            .all(|pid| match proc::holds(pid, self.node, None) {
+                Holding::Count(n) => n == 0,
+                Holding::Gone => true,
+                // Another user's process: it can only have inherited the descriptor.
+                Holding::Unknown => !self
+                    .processes
+                    .iter()
+                    .any(|ancestor| proc::is_self_or_descendant(pid, *ancestor)),
+            })
+    }
+}

@@ -1,0 +1,262 @@
+//! The commit point: one append to the journal, one entry in memory.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::names::Move;
+use super::{Engine, State};
+use crate::journal::{Edit, Record};
+use crate::namespace::{Kind, Pending};
+use crate::sys::{at, failpoint};
+use crate::txn::{Begun, Ready, Transaction};
+use crate::types::{NodeId, OpResult, Slot, TxnId, now_ns};
+
+/// Attribute that carries a version number across remounts.
+pub(super) const VERSION_XATTR: &str = "user.commitfs.version";
+
+impl Engine {
+    /// Space in the journal for a commit, so that the commit itself can't fail.
+    pub(super) fn reserve_commit(&self) -> OpResult<()> {
+        let mut journal = self.journal.lock();
+        match journal.reserve(64 << 10) {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                drop(journal);
+                if self.make_room() && self.journal.lock().reserve(64 << 10).is_ok() {
+                    return Ok(());
+                }
+                log::error!("journal: {e}");
+                Err(Errno::NOSPC)
+            }
+        }
+    }
+
+    /// Makes everything journalled so far durable.
+    pub(super) fn sync_journal(&self) -> OpResult<()> {
+        if failpoint::mutant("C19-journal-fsync") {
+            return Ok(());
+        }
+        let handle = self.journal.lock().sync_handle();
+        rustix::fs::fdatasync(&*handle)
+    }
+
+    /// Number of the next version of a name.
+    pub(super) fn next_version(&self, state: &mut State, slot: &Slot) -> u64 {
+        match self.current_if_any(state, slot) {
+            Ok(Some(id)) => self.version_of(state, id) + 1,
+            _ => 1,
+        }
+    }
+
+    /// Version number of a node.
+    pub(super) fn version_of(&self, state: &mut State, id: NodeId) -> u64 {
+        let Some(node) = state.nodes.get_mut(id) else {
+            return 0;
+        };
+        if let Some(version) = node.version {
+            return version;
+        }
+        let stored = at::get_xattr(&*node.fd, VERSION_XATTR.as_ref())
+            .ok()
+            .flatten();
+        let version = stored
+            .and_then(|text| String::from_utf8(text).ok())
+            .and_then(|text| {
+                let (version, mtime) = text.split_once(' ')?;
+                let version: u64 = version.parse().ok()?;
+                // Changed while nobody had it mounted: a new version (C20).
+                let same = at::stat(&*node.fd).ok()?.st_mtime.to_string() == mtime;
+                Some(if same { version } else { version + 1 })
+            })
+            .unwrap_or(1);
+        node.version = Some(version);
+        version
+    }
+
+    /// Commits a prepared transaction whose last reference is gone.
+    pub(super) fn commit(&self, state: &mut State, txn: Transaction) {
+        let Some(ready) = txn.content else {
+            log::error!(
+                "{}: transaction {} closed unprepared",
+                self.show(state, &txn.slot),
+                txn.id
+            );
+            return;
+        };
+        if let Some(node) = state.nodes.get_mut(txn.node) {
+            node.kind = Kind::File;
+            node.at = Some(txn.slot.clone());
+        }
+        self.publish(state, &txn.slot, ready, txn.node);
+    }
+
+    /// Publishes a version under a name.
+    pub(super) fn publish(&self, state: &mut State, slot: &Slot, ready: Ready, node: NodeId) {
+        let version = self.next_version(state, slot);
+        let Some(path) = state.nodes.path(slot) else {
+            log::error!("{:?}: its directory is gone", slot.name);
+            return;
+        };
+        let edit = Edit::Put {
+            path,
+            id: ready.id,
+            version,
+            content: ready.content,
+        };
+        let seq = self.journal_commit(state, vec![edit]);
+        let replaced = match state.pending.get(slot.dir, &slot.name) {
+            Some(p) => Some(p.node),
+            None => self.current_if_any(state, slot).ok().flatten(),
+        };
+        let superseded = state.pending.put(
+            slot,
+            Pending {
+                id: ready.id,
+                file: ready.file,
+                node,
+                seq,
+                version,
+                superseded: Vec::new(),
+                synced: ready.synced,
+            },
+        );
+        if let Some(n) = state.nodes.get_mut(node) {
+            n.version = Some(version);
+            n.pending = true;
+        }
+        if let Some(old) = superseded {
+            self.unpin(state, old, true);
+        }
+        state.errors.remove(slot);
+        self.supersede(state, slot, replaced);
+    }
+
+    /// Appends a commit to the journal and to the list of those to be applied.
+    pub(super) fn journal_commit(&self, state: &mut State, edits: Vec<Edit>) -> u64 {
+        state.seq += 1;
+        state.counters.commits += 1;
+        let seq = state.seq;
+        let record = Record::Commit { seq, edits };
+        if self.append(&record).is_err() {
+            // Space was reserved, so this is the disk failing. What is committed stays visible;
+            // the drain tries to bring it out at once and latches the failure.
+            state.drain.wanted = state.drain.rounds + 1;
+        }
+        failpoint::crash_point("commit-journalled");
+        state.unapplied.push_back((seq, record));
+        self.wake_drain(state);
+        seq
+    }
+
+    /// A node's name is no longer pending. `gone`: its last link went with it.
+    pub(super) fn unpin(&self, state: &mut State, id: NodeId, gone: bool) {
+        if let Some(node) = state.nodes.get_mut(id) {
+            node.pending = false;
+            node.unlinked |= gone;
+        }
+        let fd = state.nodes.reap(id);
+        self.bury(fd);
+    }
+
+    pub(super) fn supersede(&self, state: &mut State, slot: &Slot, old: Option<NodeId>) {
+        let Some(node) = old.and_then(|id| state.nodes.get(id)) else {
+            return;
+        };
+        if node.lookups > 0
+            && let Some(notify) = self.notify.get()
+        {
+            notify.superseded(slot.dir, &slot.name, node.id);
+        }
+    }
+
+    /// C11: a rename or link of a file that is still being written commits what is written so
+    /// far under the new name; the transaction goes on with a copy.
+    pub(super) fn publish_open(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<NodeId> {
+        let (staging, policy) = {
+            let state = self.lock();
+            let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
+            (
+                txn.staging.clone(),
+                self.policy(&state, to, crate::rules::Creation::default()),
+            )
+        };
+        let mut content = staging.lock();
+        if let Some(failure) = &content.failed {
+            return Err(failure.errno);
+        }
+        content.copy_base()?;
+        self.check_guard(&mut content, to, &policy)
+            .map_err(|abort| self.refuse(to, abort))?;
+        self.grow_mtime(&mut content, to)?;
+        let described = content.describe()?;
+        let fresh_id = self.lock().new_id();
+        let file = self.create_staging_making_room(fresh_id)?;
+        let old = at::reopen(&*content.file, rustix::fs::OFlags::PATH)
+            .map(|f| std::os::fd::OwnedFd::from(f));
+        let prepared = old.and_then(|old| {
+            self.dress(&file, Some(&old), None)?;
+            let fd = at::open_path(
+                &self.store.staging,
+                crate::store::id_name(fresh_id).as_ref(),
+            )?;
+            Ok((old, at::stat(&fd)?, fd))
+        });
+        let (old, stat, fd) = prepared.inspect_err(|_| {
+            self.store.remove_staging(fresh_id).ok();
+        })?;
+        self.reserve_commit()?;
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        super::close::check_target(self, state, to)?;
+        let Some(txn) = state.txns.get(&id) else {
+            return Err(Errno::NOENT);
+        };
+        let (node, from) = (txn.node, txn.slot.clone());
+        let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
+        let published_id = content.id;
+        let published = content.continue_in(fresh_id, file);
+        drop(content);
+        state
+            .nodes
+            .move_to(node, Arc::new(fd), (stat.st_dev, stat.st_ino));
+        let version = state
+            .nodes
+            .create(Kind::File, Arc::new(old), key, to.clone());
+        let ready = Ready {
+            id: published_id,
+            file: published,
+            content: described,
+            synced: false,
+        };
+        self.publish(state, to, ready, version);
+        let path = match how {
+            Move::Rename => {
+                state.retarget(id, to.clone());
+                state.nodes.path(to)
+            }
+            Move::Link => state.nodes.path(&from),
+        };
+        let txn = state.txns.get_mut(&id).expect("held above");
+        txn.fsynced = false;
+        txn.last_fsync = None;
+        txn.unprepared = true;
+        txn.content = None;
+        txn.flushed = None;
+        if how == Move::Rename {
+            txn.begun = Begun::Edit;
+            txn.changed = false;
+            txn.claim = false;
+            txn.base = Some(version);
+        }
+        let record = Record::Begin {
+            id: fresh_id,
+            path: path.unwrap_or_default(),
+            claim: false,
+            pid: txn.opener,
+            started_ns: now_ns(),
+        };
+        self.append(&record)?;
+        Ok(version)
+    }
+}

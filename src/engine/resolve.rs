@@ -1,0 +1,279 @@
+//! Which node a name means, and to whom.
+//!
+//! In this order: the note of a writer on its second walk; a transaction the caller takes part in;
+//! an O_EXCL claim; the version committed last; the backing directory.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::{Engine, State, VOLATILE, virtualdir};
+use crate::namespace::Kind;
+use crate::sys::{at, failpoint, proc};
+use crate::txn::{Begun, Transaction};
+use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId};
+
+/// How long a lookup waits for the RELEASE of a close that has surely begun (a watcher woken by
+/// IN_CLOSE_WRITE comes before it).
+const SURE_WAIT: Duration = Duration::from_millis(50);
+/// The same where the close may not have been the last.
+const UNSURE_WAIT: Duration = Duration::from_millis(5);
+/// A note is for one open() call; an older one is left over from a process that died in it.
+pub(super) const NOTE_LIFE: Duration = Duration::from_secs(2);
+
+pub(super) enum Resolved {
+    Node(NodeId),
+    /// A commit of this name is between FLUSH and RELEASE.
+    Wait(Instant),
+}
+
+impl Engine {
+    /// Finds `name` in `dir`; counts as one lookup of the node.
+    pub fn lookup(
+        self: &Arc<Self>,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        done: impl FnOnce(OpResult<Attr>) + Send + 'static,
+    ) {
+        if virtualdir::is_virtual(dir) || Engine::is_state_dir(dir, name) {
+            return done(self.virtual_lookup(dir, name));
+        }
+        let slot = Slot {
+            dir,
+            name: name.to_owned(),
+        };
+        match self.try_lookup(caller, &slot, true) {
+            Ok(Some(found)) => done(self.attr_after_lookup(found)),
+            Err(e) => done(Err(e)),
+            Ok(None) => {
+                let engine = self.clone();
+                self.pool
+                    .run(move || done(engine.lookup_waiting(caller, &slot)));
+            }
+        }
+    }
+
+    fn lookup_waiting(&self, caller: Caller, slot: &Slot) -> OpResult<Attr> {
+        loop {
+            let mut state = self.lock();
+            match self.resolve(&mut state, caller, slot, true)? {
+                Resolved::Node(id) => {
+                    self.count_lookup(&mut state, caller, slot, id);
+                    drop(state);
+                    return self.attr_after_lookup(id);
+                }
+                Resolved::Wait(deadline) => {
+                    self.happened.wait_until(&mut state, deadline);
+                }
+            }
+        }
+    }
+
+    fn try_lookup(&self, caller: Caller, slot: &Slot, wait: bool) -> OpResult<Option<NodeId>> {
+        let mut state = self.lock();
+        match self.resolve(&mut state, caller, slot, wait)? {
+            Resolved::Node(id) => {
+                self.count_lookup(&mut state, caller, slot, id);
+                Ok(Some(id))
+            }
+            Resolved::Wait(_) => Ok(None),
+        }
+    }
+
+    fn count_lookup(&self, state: &mut State, caller: Caller, slot: &Slot, id: NodeId) {
+        if let Some(node) = state.nodes.get_mut(id) {
+            node.lookups += 1;
+        }
+        if state.lookups.len() > 8192 {
+            state.lookups.clear();
+        }
+        state.lookups.insert(caller.tid, (slot.clone(), id));
+    }
+
+    /// Attributes for a lookup's answer. The node may have been forgotten only after the answer.
+    fn attr_after_lookup(&self, id: NodeId) -> OpResult<Attr> {
+        let result = self.attr(id);
+        if result.is_err() {
+            let fd = self.lock().nodes.forget(id, 1);
+            self.bury(fd);
+        }
+        result
+    }
+
+    /// Attributes of any node.
+    pub(super) fn attr(&self, id: NodeId) -> OpResult<Attr> {
+        let state = self.lock();
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        let Kind::Private(txn) = node.kind else {
+            return self.attr_of(node);
+        };
+        let Some(txn) = state.txns.get(&txn) else {
+            return self.attr_of(node);
+        };
+        let staging = txn.staging.clone();
+        let fd = node.fd.clone();
+        let unlinked = txn.discarded;
+        drop(state);
+        // A copy or a guard may hold the content for long; its own attributes are good enough then.
+        let mut stat = match staging.try_lock() {
+            Some(content) => content.stat()?,
+            None => at::stat(&*fd)?,
+        };
+        if unlinked {
+            stat.st_nlink = 0;
+        }
+        Ok(Attr {
+            ino: id,
+            stat,
+            ttl: VOLATILE,
+        })
+    }
+
+    /// See the module. With `wait`, says when a commit of the name is about to be completed.
+    pub(super) fn resolve(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        slot: &Slot,
+        wait: bool,
+    ) -> OpResult<Resolved> {
+        if let Some(note) = state.notes.get_mut(&caller.tid)
+            && note.slot == *slot
+            && note.at.elapsed() < NOTE_LIFE
+        {
+            note.looked_up = true;
+            let txn = note.txn;
+            if let Some(txn) = state.txns.get(&txn) {
+                return Ok(Resolved::Node(txn.node));
+            }
+        }
+        if let Some(node) = self.own_view(state, caller, slot) {
+            return Ok(Resolved::Node(node));
+        }
+        if let Some(claim) = state.transactions_at(slot).find(|t| t.claim) {
+            return Ok(Resolved::Node(claim.node));
+        }
+        if wait
+            && !failpoint::mutant("C2-settle")
+            && let Some(deadline) = self.about_to_commit(state, slot)
+        {
+            return Ok(Resolved::Wait(deadline));
+        }
+        self.current(state, slot).map(Resolved::Node)
+    }
+
+    /// The current version of a name, or what else stands there.
+    pub(super) fn current(&self, state: &mut State, slot: &Slot) -> OpResult<NodeId> {
+        if let Some(pending) = state.pending.get(slot.dir, &slot.name) {
+            return Ok(pending.node);
+        }
+        let dir = self.dir_fd(state, slot.dir)?;
+        let fd = at::open_path(&*dir, &slot.name)?;
+        let stat = at::stat(&fd)?;
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Kind::Dir,
+            FileType::RegularFile => Kind::File,
+            _ => Kind::Special,
+        };
+        let key = (stat.st_dev, stat.st_ino);
+        let node = state.nodes.adopt(kind, fd, key, slot.clone());
+        Ok(node.id)
+    }
+
+    /// The same, `None` when there is nothing.
+    pub(super) fn current_if_any(
+        &self,
+        state: &mut State,
+        slot: &Slot,
+    ) -> OpResult<Option<NodeId>> {
+        match self.current(state, slot) {
+            Ok(id) => Ok(Some(id)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The staged view of a transaction the caller takes part in.
+    fn own_view(&self, state: &mut State, caller: Caller, slot: &Slot) -> Option<NodeId> {
+        let id = self.own_transaction(state, caller, slot)?;
+        Some(state.txns.get(&id)?.node)
+    }
+
+    /// The newest open transaction of a name that the caller takes part in.
+    pub(super) fn own_transaction(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        slot: &Slot,
+    ) -> Option<TxnId> {
+        let candidates: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
+        if candidates.is_empty() || failpoint::mutant("C1-own-view") {
+            return None;
+        }
+        let tgid = proc::tgid(caller.tid)?;
+        candidates.into_iter().find(|id| {
+            let Some(txn) = state.txns.get(id) else {
+                return false;
+            };
+            if tgid == txn.opener && caller.tid != txn.opener_tid {
+                // Threads of one process that each load, modify and save must not read each
+                // other's half-written file when there is a whole version to read.
+                return txn.begun != Begun::Rewrite;
+            }
+            takes_part(txn, tgid)
+        })
+    }
+
+    /// Until when to wait for a close of this name that is about to be completed.
+    fn about_to_commit(&self, state: &State, slot: &Slot) -> Option<Instant> {
+        let now = Instant::now();
+        state
+            .transactions_at(slot)
+            .filter_map(|t| {
+                if t.closing {
+                    return Some(now + SURE_WAIT);
+                }
+                let flushed = t.flushed?;
+                let life = if flushed.sure { SURE_WAIT } else { UNSURE_WAIT };
+                let deadline = flushed.at + life;
+                (deadline > now && !t.unprepared).then_some(deadline)
+            })
+            .max()
+    }
+
+    /// The kernel gives back lookups.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        if virtualdir::is_virtual(id) {
+            return;
+        }
+        let fd = self.lock().nodes.forget(id, count);
+        self.bury(fd);
+    }
+
+    /// Attributes, of an open description where one is given.
+    pub fn getattr(&self, id: NodeId, _handle: Option<u64>) -> OpResult<Attr> {
+        if virtualdir::is_virtual(id) {
+            return self.virtual_attr(id);
+        }
+        self.attr(id)
+    }
+
+    /// Target of a symlink.
+    pub fn readlink(&self, id: NodeId) -> OpResult<Vec<u8>> {
+        let fd = self.lock().nodes.get(id).ok_or(Errno::STALE)?.fd.clone();
+        Ok(rustix::fs::readlinkat(&*fd, c"", Vec::new())?.into_bytes())
+    }
+}
+
+/// Whether a process has opened, written or inherited the transaction.
+pub(super) fn takes_part(txn: &Transaction, tgid: u32) -> bool {
+    txn.processes.contains_key(&tgid)
+        || txn
+            .processes
+            .iter()
+            .any(|(pid, p)| (p.opener || p.wrote) && proc::is_self_or_descendant(tgid, *pid))
+}

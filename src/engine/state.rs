@@ -1,0 +1,226 @@
+//! All that a living mount knows, in one place.
+//!
+//! A successor that took over the mount would need exactly this: nodes, open descriptions,
+//! transactions, names committed but not applied, and the numbers to go on counting from.
+//!
+//! Order of locks: a transaction's content (`Staging`), then [`State`], then the journal. Nothing
+//! that may wait for the disk's data is done under `State`: only lookups, renames and creations.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use crate::journal::Record;
+use crate::namespace::{Nodes, PendingSet};
+use crate::txn::{Staging, Transaction};
+use crate::types::{HandleId, NodeId, Slot, TxnId};
+
+/// An open description.
+#[derive(Clone, Debug)]
+pub enum Handle {
+    /// Reads one version.
+    Reader {
+        /// The version's node.
+        node: NodeId,
+        /// The version's file.
+        file: Arc<File>,
+    },
+    /// Belongs to a transaction.
+    Staged {
+        /// The transaction.
+        txn: TxnId,
+        /// Its content; reads go on after the commit.
+        staging: Arc<Staging>,
+        /// Whether it may write, so counts as a reference.
+        writes: bool,
+        /// O_SYNC or O_DSYNC: every write is an fsync, too.
+        sync: bool,
+    },
+    /// Reads and writes the backing file in place.
+    Direct {
+        /// The file's node.
+        node: NodeId,
+        /// The backing file.
+        file: Arc<File>,
+        /// Whether it may write.
+        writes: bool,
+    },
+    /// Lists a directory.
+    Dir {
+        /// Its node.
+        node: NodeId,
+        /// What was listed at offset 0.
+        entries: Option<Arc<Vec<DirEntry>>>,
+    },
+    /// A file of the virtual directory: its text as of the open.
+    Text(Arc<Vec<u8>>),
+    /// The control file: the answer to the last command.
+    Control(Arc<Vec<u8>>),
+}
+
+/// One name in a listing.
+#[derive(Clone, Debug)]
+pub struct DirEntry {
+    /// The name.
+    pub name: std::ffi::OsString,
+    /// Its node number.
+    pub ino: NodeId,
+    /// What it is.
+    pub kind: rustix::fs::FileType,
+}
+
+/// A writer was told to walk its path again and will find its private node there.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// The path's last step.
+    pub slot: Slot,
+    /// Node whose open was refused.
+    pub old: NodeId,
+    /// The transaction prepared for it.
+    pub txn: TxnId,
+    /// The walk has come by.
+    pub looked_up: bool,
+    /// Since when.
+    pub at: Instant,
+}
+
+/// An error nobody may have seen: shells ignore what close() says (C22).
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Unseen {
+    /// Path relative to the root.
+    pub path: String,
+    /// What happened.
+    pub reason: String,
+    /// When, in nanoseconds since the epoch.
+    pub time_ns: i64,
+    /// Whose close it was.
+    pub pid: u32,
+    /// Read through the attribute or a status since.
+    #[serde(skip)]
+    pub read: bool,
+}
+
+/// What happened since the mount.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Versions published.
+    pub commits: u64,
+    /// Transactions that ended otherwise, by reason.
+    pub aborts: HashMap<&'static str, u64>,
+    /// Rewrites based on a version that wasn't current any more.
+    pub overwritten: u64,
+    /// Contents moved to rejected.
+    pub rejected: u64,
+}
+
+/// What the drain is asked for.
+#[derive(Debug, Default)]
+pub struct DrainRequest {
+    /// When the next round is due; `None` while nothing waits for one.
+    pub due: Option<Instant>,
+    /// Rounds are asked for at once until this many have ended.
+    pub wanted: u64,
+    /// The drain is in the middle of a round.
+    pub busy: bool,
+    /// The last round failed with this.
+    pub failed: Option<Errno>,
+    /// Rounds ended so far.
+    pub rounds: u64,
+    /// The daemon is ending: the drain thread leaves after its last round.
+    pub stop: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct State {
+    /// Nodes.
+    pub nodes: Nodes,
+    /// Names committed but not applied.
+    pub pending: PendingSet,
+    /// Open transactions.
+    pub txns: HashMap<TxnId, Transaction>,
+    /// Open transactions by the name they will commit under, oldest first.
+    pub open_names: HashMap<Slot, Vec<TxnId>>,
+    /// Open descriptions.
+    pub handles: HashMap<HandleId, Handle>,
+    /// Last number given to a description.
+    pub last_handle: HandleId,
+    /// Writers on their second walk, by thread.
+    pub notes: HashMap<u32, Note>,
+    /// The name each thread looked up last.
+    pub lookups: HashMap<u32, (Slot, NodeId)>,
+    /// Last transaction number given.
+    pub last_id: TxnId,
+    /// Last commit.
+    pub seq: u64,
+    /// Every commit up to here is on the medium.
+    pub durable: u64,
+    /// Commits not yet applied, as journalled: a new journal starts with them.
+    pub unapplied: VecDeque<(u64, Record)>,
+    /// Staging files of dropped versions, to be removed when the commit that dropped them is durable.
+    pub condemned: Vec<(u64, TxnId)>,
+    /// Directories changed in place since they were last made durable.
+    pub dirty_dirs: HashMap<NodeId, Arc<OwnedFd>>,
+    /// The drain's orders.
+    pub drain: DrainRequest,
+    /// Counters for status.
+    pub counters: Counters,
+    /// Errors for status, newest last.
+    pub unseen: VecDeque<Unseen>,
+    /// Errors of single paths, for the attribute `user.commitfs.error`.
+    pub errors: HashMap<Slot, Unseen>,
+    /// No new transactions: an unmount is under way.
+    pub closing: bool,
+}
+
+impl State {
+    /// Number for a new transaction.
+    pub fn new_id(&mut self) -> TxnId {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Number for a new description.
+    pub fn add_handle(&mut self, handle: Handle) -> HandleId {
+        self.last_handle += 1;
+        self.handles.insert(self.last_handle, handle);
+        self.last_handle
+    }
+
+    /// Open transactions of a name whose content may still be committed, newest first.
+    pub fn transactions_at<'a>(
+        &'a self,
+        slot: &Slot,
+    ) -> impl Iterator<Item = &'a Transaction> + use<'a> {
+        self.open_names
+            .get(slot)
+            .into_iter()
+            .flatten()
+            .rev()
+            .filter_map(|id| self.txns.get(id))
+            .filter(|t| !t.discarded && (t.handles > 0 || t.closing))
+    }
+
+    /// Takes a transaction out of the list of its name.
+    pub fn unlist(&mut self, slot: &Slot, id: TxnId) {
+        if let Some(ids) = self.open_names.get_mut(slot) {
+            ids.retain(|i| *i != id);
+            if ids.is_empty() {
+                self.open_names.remove(slot);
+            }
+        }
+    }
+
+    /// Moves an open transaction to another name.
+    pub fn retarget(&mut self, id: TxnId, to: Slot) {
+        if let Some(txn) = self.txns.get_mut(&id) {
+            let from = std::mem::replace(&mut txn.slot, to.clone());
+            self.unlist(&from, id);
+            self.open_names.entry(to).or_default().push(id);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! What a person or a script may want to know of a living mount.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Durability, Engine, State, Unseen};
+use crate::sys::proc;
+use crate::types::TxnId;
+
+/// An optional feature of the kernel.
+#[derive(Clone, Debug, Serialize)]
+pub struct Feature {
+    /// Its name.
+    pub name: &'static str,
+    /// In use.
+    pub on: bool,
+    /// Why not, if not.
+    pub why: String,
+}
+
+/// Whether deaths of writers can be told from exits (C4).
+#[derive(Clone, Debug, Serialize)]
+pub struct Detection {
+    /// They can.
+    pub on: bool,
+    /// Why not, if not.
+    pub why: String,
+}
+
+/// An open transaction.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenTransaction {
+    /// Its number.
+    pub id: TxnId,
+    /// Path relative to the root.
+    pub path: String,
+    /// Process that opened it.
+    pub pid: u32,
+    /// That process's command.
+    pub command: String,
+    /// Milliseconds since the open.
+    pub age_ms: u64,
+    /// Bytes staged.
+    pub bytes: u64,
+    /// `open`, or `prepared` after a FLUSH.
+    pub state: &'static str,
+    /// Processes that hold it though its writer is gone (C3).
+    pub idle_holders: Vec<u32>,
+}
+
+/// Rejected content, summed up.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RejectedSum {
+    /// How many.
+    pub count: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Counters since the mount.
+#[derive(Clone, Debug, Serialize)]
+pub struct CounterValues {
+    /// Versions published.
+    pub commits: u64,
+    /// Transactions that didn't, by reason.
+    pub aborts: BTreeMap<&'static str, u64>,
+    /// Rewrites based on a version that wasn't current any more.
+    pub overwritten_updates: u64,
+    /// Contents moved to rejected.
+    pub rejected: u64,
+}
+
+/// The answer to `commitfs status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: &'static str,
+    /// Its process.
+    pub pid: u32,
+    /// Backing directory.
+    pub backing: String,
+    /// Where it is mounted.
+    pub mountpoint: String,
+    /// `async` or `sync`.
+    pub durability: &'static str,
+    /// C4.
+    pub killed_writer_detection: Detection,
+    /// Optional kernel features.
+    pub features: Vec<Feature>,
+    /// Open transactions, oldest first.
+    pub transactions: Vec<OpenTransaction>,
+    /// Counters.
+    pub counters: CounterValues,
+    /// Committed versions not yet in the backing directory.
+    pub pending: usize,
+    /// Why commits can't be made durable, if they can't.
+    pub failed: Option<String>,
+    /// Rejected content.
+    pub rejected: RejectedSum,
+    /// Errors nobody has read yet.
+    pub errors: Vec<Unseen>,
+}
+
+/// Reasons that are always shown, also at zero.
+const REASONS: [&str; 6] = [
+    "killed",
+    "failed_write",
+    "guard",
+    "discarded",
+    "forced",
+    "vanished_target",
+];
+
+impl Engine {
+    /// The mount as it is now.
+    pub fn status(&self) -> Status {
+        let rejected = self.store.list_rejected().unwrap_or_default();
+        let state = self.lock();
+        let mut aborts: BTreeMap<&'static str, u64> = REASONS.iter().map(|r| (*r, 0)).collect();
+        aborts.extend(state.counters.aborts.iter().map(|(k, v)| (*k, *v)));
+        let no_detection = self.config.no_killed_writer_detection.clone();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            backing: self.store.path.to_string_lossy().into_owned(),
+            mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
+            durability: match self.config.durability {
+                Durability::Async => "async",
+                Durability::Sync => "sync",
+            },
+            killed_writer_detection: Detection {
+                on: no_detection.is_none(),
+                why: no_detection.unwrap_or_default(),
+            },
+            features: self.features.get().cloned().unwrap_or_default(),
+            transactions: self.open_transactions(&state),
+            counters: CounterValues {
+                commits: state.counters.commits,
+                aborts,
+                overwritten_updates: state.counters.overwritten,
+                rejected: state.counters.rejected,
+            },
+            pending: state.pending.len(),
+            failed: state.drain.failed.map(|e| e.to_string()),
+            rejected: RejectedSum {
+                count: rejected.len(),
+                bytes: rejected.iter().map(|r| r.len).sum(),
+            },
+            errors: state.unseen.iter().filter(|u| !u.read).cloned().collect(),
+        }
+    }
+
+    pub(super) fn open_transactions(&self, state: &State) -> Vec<OpenTransaction> {
+        let mut open: Vec<_> = state
+            .txns
+            .values()
+            .filter(|t| t.handles > 0 || t.closing)
+            .map(|t| OpenTransaction {
+                id: t.id,
+                path: self.show(state, &t.slot),
+                pid: t.opener,
+                command: t.command.clone(),
+                age_ms: u64::try_from(t.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                bytes: t.staging.try_lock().and_then(|c| c.len().ok()).unwrap_or(0),
+                state: if t.unprepared { "open" } else { "prepared" },
+                idle_holders: t.idle_holders.clone(),
+            })
+            .collect();
+        open.sort_by_key(|t| std::cmp::Reverse(t.age_ms));
+        open
+    }
+
+    /// A text file's worth of status.
+    pub(super) fn status_text(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(&self.status()).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
+    /// Errors that status has shown count as read.
+    pub(super) fn mark_errors_read(&self) {
+        let mut state = self.lock();
+        for unseen in &mut state.unseen {
+            unseen.read = true;
+        }
+    }
+
+    /// The watch: sweeps notes nobody came back for, reports idle holders (C3).
+    pub(super) fn start_watch(self: &std::sync::Arc<Self>) -> crate::types::OpResult<()> {
+        let engine = std::sync::Arc::downgrade(self);
+        std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || {
+                while let Some(engine) = engine.upgrade() {
+                    engine.sweep();
+                    drop(engine);
+                    std::thread::sleep(std::time::Duration::from_secs(1));
+                }
+            })
+            .map(drop)
+            .map_err(|e| crate::types::errno_of(&e))
+    }
+
+    fn sweep(&self) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let stale: Vec<_> = state
+            .notes
+            .iter()
+            .filter(|(_, n)| n.at.elapsed() > super::resolve::NOTE_LIFE)
+            .map(|(tid, n)| (*tid, n.txn))
+            .collect();
+        for (tid, txn) in stale {
+            state.notes.remove(&tid);
+            self.drop_unopened(state, txn);
+        }
+        let idle: Vec<_> = state
+            .txns
+            .values()
+            .filter(|t| t.handles > 0 && !t.reported_idle && !t.closing)
+            .filter(|t| t.flushed.is_some_and(|f| f.at.elapsed() > IDLE_AFTER))
+            .map(|t| {
+                (
+                    t.id,
+                    t.node,
+                    t.processes.keys().copied().collect::<Vec<_>>(),
+                )
+            })
+            .collect();
+        drop(guard);
+        for (id, node, writers) in idle {
+            self.report_idle(id, node, &writers);
+        }
+    }
+
+    fn report_idle(&self, id: TxnId, node: crate::types::NodeId, writers: &[u32]) {
+        let holds =
+            |pid: &u32| matches!(proc::holds(*pid, node, None), proc::Holding::Count(n) if n > 0);
+        if writers.iter().any(holds) {
+            return;
+        }
+        let holders: Vec<u32> = proc::all_pids().into_iter().filter(|p| holds(p)).collect();
+        let mut state = self.lock();
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return;
+        };
+        txn.reported_idle = true;
+        txn.idle_holders.clone_from(&holders);
+        let slot = txn.slot.clone();
+        let path = self.show(&state, &slot);
+        drop(state);
+        let who: Vec<String> = holders
+            .iter()
+            .map(|p| format!("{p} ({})", proc::command(*p)))
+            .collect();
+        log::warn!(
+            "{path}: its writer is gone, but it is not committed while still held open by {}",
+            if who.is_empty() {
+                "a mapping or a descriptor in transit".to_owned()
+            } else {
+                who.join(", ")
+            }
+        );
+    }
+}
+
+/// How long a description may be held by a process that merely inherited it before it is told.
+const IDLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);

@@ -1,0 +1,108 @@
+//! Extended attributes: the backing file's own, and the virtual ones `user.commitfs.*`.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::publish::VERSION_XATTR;
+use super::{Engine, virtualdir};
+use crate::sys::at;
+use crate::types::{NodeId, OpResult};
+
+/// Names below this are ours: not stored by programs, never listed, never copied along.
+const OURS: &[u8] = b"user.commitfs.";
+
+impl Engine {
+    fn node_fd(&self, node: NodeId) -> OpResult<Arc<OwnedFd>> {
+        Ok(self.lock().nodes.get(node).ok_or(Errno::STALE)?.fd.clone())
+    }
+
+    /// getxattr(2).
+    pub fn getxattr(&self, node: NodeId, name: &OsStr) -> OpResult<Vec<u8>> {
+        if virtualdir::is_virtual(node) {
+            return Err(Errno::NODATA);
+        }
+        if name.as_bytes().starts_with(OURS) {
+            return self.own_xattr(node, name);
+        }
+        at::get_xattr(&*self.node_fd(node)?, name)?.ok_or(Errno::NODATA)
+    }
+
+    fn own_xattr(&self, node: NodeId, name: &OsStr) -> OpResult<Vec<u8>> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        match name.to_str() {
+            Some(VERSION_XATTR) => Ok(self.version_of(state, node).to_string().into_bytes()),
+            Some("user.commitfs.error") => {
+                let slot = state
+                    .nodes
+                    .get(node)
+                    .and_then(|n| n.at.clone())
+                    .ok_or(Errno::NODATA)?;
+                let error = state.errors.get_mut(&slot).ok_or(Errno::NODATA)?;
+                error.read = true;
+                let text = serde_json::to_vec(&*error).map_err(|_| Errno::IO)?;
+                let (time, path) = (error.time_ns, error.path.clone());
+                for unseen in &mut state.unseen {
+                    unseen.read |= unseen.time_ns == time && unseen.path == path;
+                }
+                Ok(text)
+            }
+            _ => Err(Errno::NODATA),
+        }
+    }
+
+    /// setxattr(2).
+    pub fn setxattr(&self, node: NodeId, name: &OsStr, value: &[u8], flags: i32) -> OpResult<()> {
+        if virtualdir::is_virtual(node) || name.as_bytes().starts_with(OURS) {
+            return Err(Errno::OPNOTSUPP);
+        }
+        at::set_xattr(&*self.node_fd(node)?, name, value, flags)
+    }
+
+    /// removexattr(2).
+    pub fn removexattr(&self, node: NodeId, name: &OsStr) -> OpResult<()> {
+        if virtualdir::is_virtual(node) || name.as_bytes().starts_with(OURS) {
+            return Err(Errno::NODATA);
+        }
+        at::remove_xattr(&*self.node_fd(node)?, name)
+    }
+
+    /// listxattr(2): names, each ended by a zero byte.
+    pub fn listxattr(&self, node: NodeId) -> OpResult<Vec<u8>> {
+        if virtualdir::is_virtual(node) {
+            return Ok(Vec::new());
+        }
+        let mut all = Vec::new();
+        for name in at::list_xattrs(&*self.node_fd(node)?)? {
+            if !name.starts_with(OURS) {
+                all.extend(name);
+                all.push(0);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Gives a staging file the attributes of the version it will replace (C8).
+    pub(super) fn copy_xattrs(&self, base: &OwnedFd, file: &File) -> OpResult<()> {
+        for name in at::list_xattrs(base)? {
+            // A write clears file capabilities.
+            if name.starts_with(OURS) || name == b"security.capability" {
+                continue;
+            }
+            let name = OsStr::from_bytes(&name);
+            if let Some(value) = at::get_xattr(base, name)? {
+                match at::set_xattr(file, name, &value, 0) {
+                    // Labels that a security module alone may set come by its own rules.
+                    Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,541 @@
+//! The adapter between the kernel's FUSE client and the engine: translates, decides nothing.
+//!
+//! One dispatcher thread takes the requests in order; no callback here waits. Answers are given
+//! from wherever the engine has them.
+
+mod convert;
+mod notify;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::OFlags;
+
+use crate::engine::{CreateRequest, Engine, OpenRequest, Opened, SetAttr};
+use crate::sys::failpoint;
+use crate::types::{Attr, OpResult};
+use convert::{attr_of, caller, errno, feature, kind, set_time};
+pub use notify::KernelNotify;
+
+/// Names are looked up anew each time: what they mean depends on who asks, and when.
+const ENTRY_TTL: Duration = Duration::ZERO;
+const GENERATION: fuser::Generation = fuser::Generation(0);
+
+/// The file system as fuser wants it.
+#[derive(Debug)]
+pub struct Adapter(pub Arc<Engine>);
+
+fn entry(reply: ReplyEntry, result: OpResult<Attr>) {
+    match result {
+        Ok(attr) => reply.entry_with_ttls(&attr.ttl, &ENTRY_TTL, &attr_of(&attr), GENERATION),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn attributes(reply: ReplyAttr, result: OpResult<Attr>) {
+    match result {
+        Ok(attr) => reply.attr(&attr.ttl, &attr_of(&attr)),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: OpResult<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn xattr(reply: ReplyXattr, size: u32, result: OpResult<Vec<u8>>) {
+    match result {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn fopen_flags(opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(
+        FopenFlags::FOPEN_KEEP_CACHE,
+        opened.keep_cache && !opened.direct_io,
+    );
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
+    flags
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // RELEASE is a background request: held back above the limit, an OPEN would overtake it.
+        config.set_max_background(u16::MAX).ok();
+        config.set_congestion_threshold(u16::MAX).ok();
+        let mut features = Vec::new();
+        for (name, flag, needed_for) in [
+            (
+                "atomic_o_trunc",
+                InitFlags::FUSE_ATOMIC_O_TRUNC,
+                "telling who truncates",
+            ),
+            (
+                "handle_killpriv_v2",
+                InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+                "one request less per write",
+            ),
+            (
+                "parallel_dirops",
+                InitFlags::FUSE_PARALLEL_DIROPS,
+                "concurrent lookups",
+            ),
+            (
+                "posix_acl",
+                InitFlags::FUSE_POSIX_ACL,
+                "access control lists",
+            ),
+            ("dont_mask", InitFlags::FUSE_DONT_MASK, "default ACLs"),
+            (
+                "cache_symlinks",
+                InitFlags::FUSE_CACHE_SYMLINKS,
+                "fewer readlinks",
+            ),
+            (
+                "async_dio",
+                InitFlags::FUSE_ASYNC_DIO,
+                "O_DIRECT in parallel",
+            ),
+        ] {
+            let off = failpoint::feature_off(name);
+            let on = !off && config.add_capabilities(flag).is_ok();
+            let why = match (on, off) {
+                (true, _) => String::new(),
+                (false, true) => "switched off".to_owned(),
+                (false, false) => format!("not offered by this kernel ({needed_for})"),
+            };
+            features.push(feature(name, on, why));
+        }
+        self.0.set_features(features);
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.0
+            .lookup(caller(req), parent.0, name, move |r| entry(reply, r));
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.0.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        attributes(reply, self.0.getattr(ino.0, fh.map(|h| h.0)));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        self.0
+            .setattr(caller(req), ino.0, fh.map(|h| h.0), change, move |r| {
+                attributes(reply, r);
+            });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.0.readlink(ino.0) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        entry(
+            reply,
+            self.0.mknod(caller(req), parent.0, name, mode, umask, rdev),
+        );
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        entry(
+            reply,
+            self.0.mkdir(caller(req), parent.0, name, mode, umask),
+        );
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.0
+            .unlink(caller(req), parent.0, name, move |r| empty(reply, r));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.0.rmdir(parent.0, name, move |r| empty(reply, r));
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        entry(reply, self.0.symlink(caller(req), parent.0, name, target));
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+        self.0.rename(
+            caller(req),
+            parent.0,
+            name,
+            newparent.0,
+            newname,
+            flags,
+            move |r| {
+                empty(reply, r);
+            },
+        );
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.0
+            .link(ino.0, newparent.0, newname, move |r| entry(reply, r));
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let request = OpenRequest {
+            flags: OFlags::from_bits_retain(flags.0 as u32),
+        };
+        self.0.open(caller(req), ino.0, request, move |r| match r {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), fopen_flags(&opened)),
+            Err(e) => reply.error(errno(e)),
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let request = CreateRequest {
+            dir: parent.0,
+            name: name.to_owned(),
+            mode,
+            umask,
+            flags: OFlags::from_bits_retain(flags as u32),
+        };
+        self.0.create(caller(req), request, move |r| match r {
+            Ok(created) => reply.created(
+                &ENTRY_TTL,
+                &attr_of(&created.attr),
+                GENERATION,
+                FileHandle(created.opened.handle),
+                fopen_flags(&created.opened),
+            ),
+            Err(e) => reply.error(errno(e)),
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.0.read(fh.0, offset, size, move |r| match r {
+            Ok(data) => reply.data(&data),
+            Err(e) => reply.error(errno(e)),
+        });
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let mut who = caller(req);
+        if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            // Pages of a mapping, written back by whoever happened to do it.
+            who.tid = 0;
+        }
+        self.0
+            .write(who, fh.0, offset, data, kill, move |r| match r {
+                Ok(written) => reply.written(written),
+                Err(e) => reply.error(errno(e)),
+            });
+    }
+
+    fn flush(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.0.flush(caller(req), fh.0, move |r| empty(reply, r));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.0.release(fh.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.0.fsync(fh.0, move |r| empty(reply, r));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.0.opendir(ino.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.0.readdir(caller(req), fh.0, offset, move |r| match r {
+            Ok(entries) => {
+                let from = usize::try_from(offset)
+                    .unwrap_or(usize::MAX)
+                    .min(entries.len());
+                for (at, e) in entries.iter().enumerate().skip(from) {
+                    if reply.add(INodeNo(e.ino), at as u64 + 1, kind(e.kind), &e.name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(e) => reply.error(errno(e)),
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.0.releasedir(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.0.fsyncdir(ino.0, move |r| empty(reply, r));
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.0.statfs() {
+            Ok(s) => reply.statfs(
+                s.f_blocks,
+                s.f_bfree,
+                s.f_bavail,
+                s.f_files,
+                s.f_ffree,
+                s.f_bsize as u32,
+                s.f_namemax as u32,
+                s.f_frsize as u32,
+            ),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        empty(reply, self.0.setxattr(ino.0, name, value, flags));
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        xattr(reply, size, self.0.getxattr(ino.0, name));
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        xattr(reply, size, self.0.listxattr(ino.0));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.0.removexattr(ino.0, name));
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.0
+            .fallocate(caller(req), fh.0, mode, offset, length, move |r| {
+                empty(reply, r)
+            });
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let hole = whence == libc::SEEK_HOLE;
+        match u64::try_from(offset) {
+            Ok(offset) => match self.0.seek(fh.0, offset, hole) {
+                Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+                Err(e) => reply.error(errno(e)),
+            },
+            Err(_) => reply.error(Errno::ENXIO),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.0.copy_range(
+            caller(req),
+            fh_in.0,
+            offset_in,
+            fh_out.0,
+            offset_out,
+            len,
+            move |r| match r {
+                Ok(copied) => reply.written(copied),
+                Err(e) => reply.error(errno(e)),
+            },
+        );
+    }
+}

@@ -1,0 +1,408 @@
+//! Bytes to and from headers and records. No I/O.
+//!
+//! Every length read from a file is checked against the bytes that are left
+//! before anything is allocated for it, so a hostile file costs memory in
+//! proportion to its own size and never more.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::{Content, Edit, Header, JournalError, Record};
+
+/// The format this program writes and the only one it reads.
+pub const FORMAT_VERSION: u32 = 1;
+/// Where the first record starts, in bytes.
+pub const HEADER_LEN: usize = 512;
+/// The longest [`Header::instance`], in bytes.
+pub const MAX_INSTANCE: usize = 200;
+/// The largest payload of one record, in bytes.
+pub const MAX_PAYLOAD: usize = 16 << 20;
+/// Length and checksum in front of each payload, in bytes.
+pub(super) const FRAME_LEN: usize = 8;
+
+const MAGIC: &[u8; 8] = b"COMMITFJ";
+const VERSION_AT: usize = 8;
+const INSTANCE_LEN_AT: usize = 12;
+const INSTANCE_AT: usize = 56;
+const HEADER_CRC_AT: usize = HEADER_LEN - 4;
+
+/// Tags of records and edits. A number, once released, is never given to
+/// anything else.
+mod tag {
+    pub const BEGIN: u8 = 1;
+    pub const RETARGET: u8 = 2;
+    pub const FSYNCED: u8 = 3;
+    pub const PREPARED: u8 = 4;
+    pub const UNPREPARED: u8 = 5;
+    pub const COMMIT: u8 = 6;
+    pub const ABORT: u8 = 7;
+    pub const DURABLE: u8 = 8;
+
+    pub const PUT: u8 = 1;
+    pub const DROP: u8 = 2;
+}
+
+/// The bytes of a whole journal: the counterpart of [`super::decode`].
+///
+/// # Errors
+/// [`JournalError::TooLarge`] for an instance or a record over its limit.
+pub fn encode(header: &Header, records: &[Record]) -> Result<Vec<u8>, JournalError> {
+    let mut out = encode_header(header)?.to_vec();
+    for record in records {
+        push_frame(&mut out, header.journal_id, 0, record)?;
+    }
+    Ok(out)
+}
+
+fn encode_header(header: &Header) -> Result<[u8; HEADER_LEN], JournalError> {
+    let instance = header.instance.as_bytes();
+    if instance.len() > MAX_INSTANCE {
+        return Err(JournalError::TooLarge {
+            what: "an instance name",
+            len: instance.len() as u64,
+            limit: MAX_INSTANCE as u64,
+        });
+    }
+    let mut fields = Vec::with_capacity(HEADER_LEN);
+    fields.extend(MAGIC);
+    fields.extend(FORMAT_VERSION.to_le_bytes());
+    fields.extend((instance.len() as u32).to_le_bytes());
+    fields.extend(header.journal_id.to_le_bytes());
+    fields.extend(header.created_ns.to_le_bytes());
+    fields.extend(header.next_id.to_le_bytes());
+    fields.extend(header.next_seq.to_le_bytes());
+    fields.extend(header.durable_seq.to_le_bytes());
+    debug_assert_eq!(fields.len(), INSTANCE_AT);
+    fields.extend(instance);
+
+    let mut out = [0; HEADER_LEN];
+    out[..fields.len()].copy_from_slice(&fields);
+    let crc = crc32c::crc32c(&out[..HEADER_CRC_AT]);
+    out[HEADER_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+    Ok(out)
+}
+
+/// Reads the header at the start of `bytes`.
+pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, JournalError> {
+    let damaged = |at: usize, reason| JournalError::Damaged {
+        offset: at as u64,
+        reason,
+    };
+    let shown = bytes.len().min(MAGIC.len());
+    if bytes[..shown] != MAGIC[..shown] {
+        return Err(JournalError::Foreign);
+    }
+    let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
+        return Err(damaged(bytes.len(), "the file ends within the header"));
+    };
+    // The checksum comes before the version: its place is the same in every
+    // format, and a flipped bit must not pass for a newer one.
+    let (body, crc) = header.split_at(HEADER_CRC_AT);
+    if crc32c::crc32c(body).to_le_bytes() != *crc {
+        return Err(damaged(HEADER_CRC_AT, "the header's checksum is wrong"));
+    }
+    let mut input = Input(&body[VERSION_AT..]);
+    let version = input.u32().map_err(|r| damaged(VERSION_AT, r))?;
+    if version > FORMAT_VERSION {
+        return Err(JournalError::NewerFormat { found: version });
+    }
+    if version != FORMAT_VERSION {
+        return Err(damaged(VERSION_AT, "no such format version"));
+    }
+    header_fields(input).map_err(|r| damaged(INSTANCE_LEN_AT, r))
+}
+
+fn header_fields(mut input: Input<'_>) -> Result<Header, Reason> {
+    let instance_len = input.u32()? as usize;
+    if instance_len > MAX_INSTANCE {
+        return Err("the instance is too long");
+    }
+    // Fields of a struct expression are evaluated as written: in file order.
+    Ok(Header {
+        journal_id: input.u64()?,
+        created_ns: i64::from_le_bytes(input.array()?),
+        next_id: input.u64()?,
+        next_seq: input.u64()?,
+        durable_seq: input.u64()?,
+        instance: String::from_utf8(input.take(instance_len)?.to_vec())
+            .map_err(|_| "the instance is not UTF-8")?,
+    })
+}
+
+/// Appends `record` to `out`, framed for the place where `out` as a whole
+/// stands `base` bytes into the file. On an error `out` is as it was.
+pub(super) fn push_frame(
+    out: &mut Vec<u8>,
+    journal_id: u64,
+    base: u64,
+    record: &Record,
+) -> Result<(), JournalError> {
+    let start = out.len();
+    out.extend([0; FRAME_LEN]);
+    push_record(out, record);
+    let len = out.len() - start - FRAME_LEN;
+    if len > MAX_PAYLOAD {
+        out.truncate(start);
+        return Err(JournalError::TooLarge {
+            what: "a record",
+            len: len as u64,
+            limit: MAX_PAYLOAD as u64,
+        });
+    }
+    let crc = frame_crc(journal_id, base + start as u64, &out[start + FRAME_LEN..]);
+    out[start..start + 4].copy_from_slice(&(len as u32).to_le_bytes());
+    out[start + 4..start + FRAME_LEN].copy_from_slice(&crc.to_le_bytes());
+    Ok(())
+}
+
+/// The checksum of a record that starts `offset` bytes into the file.
+pub(super) fn frame_crc(journal_id: u64, offset: u64, payload: &[u8]) -> u32 {
+    let crc = crc32c::crc32c(&journal_id.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc, &offset.to_le_bytes());
+    crc32c::crc32c_append(crc, payload)
+}
+
+impl Record {
+    /// How many bytes this record takes in the file, to be summed for
+    /// [`super::Journal::reserve`].
+    pub fn framed_len(&self) -> u64 {
+        let mut payload = Vec::new();
+        push_record(&mut payload, self);
+        (FRAME_LEN + payload.len()) as u64
+    }
+}
+
+fn push_record(out: &mut Vec<u8>, record: &Record) {
+    match record {
+        Record::Begin {
+            id,
+            path,
+            claim,
+            pid,
+            started_ns,
+        } => {
+            out.push(tag::BEGIN);
+            out.extend(id.to_le_bytes());
+            push_path(out, path);
+            out.push((*claim).into());
+            out.extend(pid.to_le_bytes());
+            out.extend(started_ns.to_le_bytes());
+        }
+        Record::Retarget { id, path } => {
+            out.push(tag::RETARGET);
+            out.extend(id.to_le_bytes());
+            push_option(out, path.as_deref(), push_path);
+        }
+        Record::Fsynced { id, content } => {
+            out.push(tag::FSYNCED);
+            out.extend(id.to_le_bytes());
+            push_content(out, content);
+        }
+        Record::Prepared {
+            id,
+            sure,
+            content,
+            path,
+            version,
+        } => {
+            out.push(tag::PREPARED);
+            out.extend(id.to_le_bytes());
+            out.push((*sure).into());
+            push_content(out, content);
+            push_path(out, path);
+            out.extend(version.to_le_bytes());
+        }
+        Record::Unprepared { id } => push_number(out, tag::UNPREPARED, *id),
+        Record::Commit { seq, edits } => {
+            push_number(out, tag::COMMIT, *seq);
+            // More edits than a u32 counts are far over MAX_PAYLOAD, which is
+            // refused before anything is written.
+            out.extend((edits.len() as u32).to_le_bytes());
+            edits.iter().for_each(|edit| push_edit(out, edit));
+        }
+        Record::Abort { id } => push_number(out, tag::ABORT, *id),
+        Record::Durable { seq } => push_number(out, tag::DURABLE, *seq),
+    }
+}
+
+fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
+    match edit {
+        Edit::Put {
+            path,
+            id,
+            version,
+            content,
+        } => {
+            out.push(tag::PUT);
+            push_path(out, path);
+            out.extend(id.to_le_bytes());
+            out.extend(version.to_le_bytes());
+            push_content(out, content);
+        }
+        Edit::Drop { path } => {
+            out.push(tag::DROP);
+            push_path(out, path);
+        }
+    }
+}
+
+fn push_content(out: &mut Vec<u8>, content: &Content) {
+    out.extend(content.len.to_le_bytes());
+    push_option(out, content.crc, |out, crc| out.extend(crc.to_le_bytes()));
+    push_option(out, content.inline.as_deref(), push_bytes);
+    out.extend(content.mtime_ns.to_le_bytes());
+}
+
+fn push_number(out: &mut Vec<u8>, tag: u8, number: u64) {
+    out.push(tag);
+    out.extend(number.to_le_bytes());
+}
+
+fn push_option<T>(out: &mut Vec<u8>, value: Option<T>, push: impl FnOnce(&mut Vec<u8>, T)) {
+    out.push(value.is_some().into());
+    if let Some(value) = value {
+        push(out, value);
+    }
+}
+
+fn push_path(out: &mut Vec<u8>, path: &Path) {
+    push_bytes(out, path.as_os_str().as_bytes());
+}
+
+fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    // A length cut short here goes with a payload over MAX_PAYLOAD, which is
+    // refused before anything is written.
+    out.extend((bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// What is wrong with a payload.
+pub(super) type Reason = &'static str;
+
+/// Reads the payload of one record, all of it.
+pub(super) fn decode_record(payload: &[u8]) -> Result<Record, Reason> {
+    let mut input = Input(payload);
+    let record = match input.u8()? {
+        tag::BEGIN => Record::Begin {
+            id: input.u64()?,
+            path: input.path()?,
+            claim: input.bool()?,
+            pid: input.u32()?,
+            started_ns: i64::from_le_bytes(input.array()?),
+        },
+        tag::RETARGET => Record::Retarget {
+            id: input.u64()?,
+            path: input.option(Input::path)?,
+        },
+        tag::FSYNCED => Record::Fsynced {
+            id: input.u64()?,
+            content: input.content()?,
+        },
+        tag::PREPARED => Record::Prepared {
+            id: input.u64()?,
+            sure: input.bool()?,
+            content: input.content()?,
+            path: input.path()?,
+            version: input.u64()?,
+        },
+        tag::UNPREPARED => Record::Unprepared { id: input.u64()? },
+        tag::COMMIT => Record::Commit {
+            seq: input.u64()?,
+            edits: input.edits()?,
+        },
+        tag::ABORT => Record::Abort { id: input.u64()? },
+        tag::DURABLE => Record::Durable { seq: input.u64()? },
+        _ => return Err("no such kind of record"),
+    };
+    if !input.0.is_empty() {
+        return Err("it is longer than its fields");
+    }
+    Ok(record)
+}
+
+/// The bytes not yet read.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Reason> {
+        let (head, rest) = self
+            .0
+            .split_at_checked(len)
+            .ok_or("it is shorter than its fields")?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Reason> {
+        let (head, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or("it is shorter than its fields")?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn u8(&mut self) -> Result<u8, Reason> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, Reason> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, Reason> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn bool(&mut self) -> Result<bool, Reason> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err("a flag is neither 0 nor 1"),
+        }
+    }
+
+    fn option<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Reason>,
+    ) -> Result<Option<T>, Reason> {
+        self.bool()?.then(|| read(self)).transpose()
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Reason> {
+        let len = self.u32()? as usize;
+        self.take(len)
+    }
+
+    fn path(&mut self) -> Result<PathBuf, Reason> {
+        Ok(PathBuf::from(OsStr::from_bytes(self.bytes()?)))
+    }
+
+    fn content(&mut self) -> Result<Content, Reason> {
+        Ok(Content {
+            len: self.u64()?,
+            crc: self.option(Self::u32)?,
+            inline: self.option(|input| input.bytes().map(<[u8]>::to_vec))?,
+            mtime_ns: i128::from_le_bytes(self.array()?),
+        })
+    }
+
+    fn edits(&mut self) -> Result<Vec<Edit>, Reason> {
+        // Grown one by one: the count is not to be trusted with memory.
+        (0..self.u32()?).map(|_| self.edit()).collect()
+    }
+
+    fn edit(&mut self) -> Result<Edit, Reason> {
+        match self.u8()? {
+            tag::PUT => Ok(Edit::Put {
+                path: self.path()?,
+                id: self.u64()?,
+                version: self.u64()?,
+                content: self.content()?,
+            }),
+            tag::DROP => Ok(Edit::Drop { path: self.path()? }),
+            _ => Err("no such kind of edit"),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The journal: an append-only file that says which transactions are open and
+//! which commits have happened, so that the next mount can finish or undo what
+//! a killed daemon or a power cut left half done.
+//!
+//! # File layout (format version 1, little endian)
+//!
+//! ```text
+//! 0    magic "COMMITFJ"          8 bytes
+//! 8    format version            u32
+//! 12   length of the instance    u32, at most 200
+//! 16   journal id                u64, random for each file
+//! 24   created                   i64, ns since the Unix epoch
+//! 32   next transaction id       u64
+//! 40   next commit number        u64
+//! 48   durable commit number     u64
+//! 56   instance                  200 bytes, UTF-8, zero padded
+//! 256  zero                      252 bytes
+//! 508  crc32c of bytes 0..508    u32
+//! 512  records, back to back, each:
+//!        length of the payload   u32, 1 ..= 16 MiB
+//!        crc32c                  u32, of journal id ‖ file offset of this
+//!                                record (u64) ‖ payload
+//!        payload                 tag (u8), then the record's fields
+//!      zeros, or the end of the file
+//! ```
+//!
+//! Every later format keeps the magic, the version and the header's checksum
+//! where they are: that is how an older program tells "newer" from "damaged".
+//!
+//! # What it relies on
+//!
+//! * The header and the records carried over are on the medium before the file
+//!   gets its name, so a bad header is damage and never a crash.
+//! * Nothing is promised about appended bytes until an fdatasync returns: any
+//!   part of them may be missing after a power cut. Reading stops at the first
+//!   record that is not whole. What follows it was not yet synced either, or
+//!   the medium lost data it had acknowledged.
+//! * The id and the offset in each checksum keep bytes of an older journal, or
+//!   of a file stored inline, from passing for records of this one.
+
+mod format;
+mod reader;
+mod writer;
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+pub use format::{FORMAT_VERSION, HEADER_LEN, MAX_INSTANCE, MAX_PAYLOAD, encode};
+pub use reader::{Contents, Tail, decode, read};
+pub use writer::{Journal, fresh_id};
+
+/// Name of the journal in the state directory.
+pub const FILE_NAME: &str = "journal";
+
+/// Name under which a new journal is written before it replaces the old one.
+/// A file found under it is left over from a crash and holds nothing of value.
+pub const NEW_FILE_NAME: &str = "journal.new";
+
+/// What the journal says about itself as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Random, different for every journal file; see [`fresh_id`].
+    pub journal_id: u64,
+    /// When the file was made, in nanoseconds since the Unix epoch.
+    pub created_ns: i64,
+    /// Names the boot and the mounted device; opaque here. At most
+    /// [`MAX_INSTANCE`] bytes.
+    pub instance: String,
+    /// The first transaction id not used before this file was made.
+    pub next_id: u64,
+    /// The first commit number not used before this file was made.
+    pub next_seq: u64,
+    /// Every commit up to this one had its data on the medium when this file
+    /// was made.
+    pub durable_seq: u64,
+}
+
+/// What a version of a file holds, as far as recovery needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Length in bytes.
+    pub len: u64,
+    /// crc32c of the whole content, when it is known.
+    pub crc: Option<u32>,
+    /// The whole content itself, when it is small enough to live here.
+    pub inline: Option<Vec<u8>>,
+    /// Modification time, in nanoseconds since the Unix epoch.
+    pub mtime_ns: i128,
+}
+
+/// One change to one name, as part of a [`Record::Commit`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// The name now has the content staged under `id`.
+    Put {
+        /// Relative to the root of the mount. Any bytes: nothing here checks
+        /// that it stays beneath the root.
+        path: PathBuf,
+        /// The staging id that holds the content.
+        id: u64,
+        /// The version number the file has from now on.
+        version: u64,
+        /// What was staged.
+        content: Content,
+    },
+    /// The name is gone.
+    Drop {
+        /// Relative to the root of the mount; any bytes.
+        path: PathBuf,
+    },
+}
+
+/// One entry of the journal. Paths are relative to the root of the mount and
+/// may hold any bytes; whoever applies them keeps them beneath the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A transaction began.
+    Begin {
+        /// Its id, which is also its staging id.
+        id: u64,
+        /// The name it will commit to.
+        path: PathBuf,
+        /// Whether it claims its name.
+        claim: bool,
+        /// The process that began it.
+        pid: u32,
+        /// When, in nanoseconds since the Unix epoch.
+        started_ns: i64,
+    },
+    /// The name of an open transaction was moved, or discarded (`None`).
+    Retarget {
+        /// The transaction.
+        id: u64,
+        /// Its name from now on.
+        path: Option<PathBuf>,
+    },
+    /// The writer called fsync; the data as of then is on the medium.
+    Fsynced {
+        /// The transaction.
+        id: u64,
+        /// The content as of that fsync.
+        content: Content,
+    },
+    /// A transaction is complete and waits for its commit.
+    Prepared {
+        /// The transaction.
+        id: u64,
+        /// Whether it is certain to commit.
+        sure: bool,
+        /// What it will commit.
+        content: Content,
+        /// The name it will commit to.
+        path: PathBuf,
+        /// The version the file will have.
+        version: u64,
+    },
+    /// A prepared transaction went back to being open.
+    Unprepared {
+        /// The transaction.
+        id: u64,
+    },
+    /// A commit happened: all of its edits, or, without this record, none.
+    Commit {
+        /// Its place in the order of commits.
+        seq: u64,
+        /// What it changes.
+        edits: Vec<Edit>,
+    },
+    /// A transaction ended without a commit.
+    Abort {
+        /// The transaction.
+        id: u64,
+    },
+    /// Every commit up to `seq` has its data on the medium and may be applied.
+    Durable {
+        /// The last such commit.
+        seq: u64,
+    },
+}
+
+/// Why the journal could not be read or written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// The system refused. For an append: nothing of it stays in the file.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was being done, as in "cannot ...".
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// An append failed, and what it may have written could not be taken back:
+    /// the next mount may or may not find it. The journal takes no more
+    /// records.
+    #[error(
+        "cannot append to the journal, nor undo what was written of it ({undo}): {source}; the next mount decides whether it happened"
+    )]
+    Indeterminate {
+        /// Why the append failed.
+        source: io::Error,
+        /// Why it could not be taken back.
+        undo: io::Error,
+    },
+    /// An earlier append was [`JournalError::Indeterminate`]; this one wrote
+    /// nothing.
+    #[error("the journal is closed because an earlier write to it failed; a new one is needed")]
+    Closed,
+    /// Something to be written is over the format's limit; nothing was written.
+    #[error("{what} of {len} bytes is over the journal's limit of {limit}")]
+    TooLarge {
+        /// What it is.
+        what: &'static str,
+        /// Its size in bytes.
+        len: u64,
+        /// The largest size allowed, in bytes.
+        limit: u64,
+    },
+    /// The file under the journal's name is something else.
+    #[error("not a commitfs journal; move it away")]
+    Foreign,
+    /// The header is sound, but of a format this program does not know.
+    #[error(
+        "the journal has format version {found}, newer than {known}; use the commitfs that wrote it",
+        known = FORMAT_VERSION
+    )]
+    NewerFormat {
+        /// The version in the file.
+        found: u32,
+    },
+    /// The header is not what was written. It is whole before the file gets
+    /// its name, so no crash explains this.
+    #[error("the journal is damaged at byte {offset}: {reason}")]
+    Damaged {
+        /// Where, in bytes from the start of the file.
+        offset: u64,
+        /// What is wrong there.
+        reason: &'static str,
+    },
+    /// A record has the right checksum and yet makes no sense: a newer program
+    /// wrote it, or the program that wrote it was broken.
+    #[error("the journal's record at byte {offset} with tag {tag} cannot be understood: {reason}")]
+    BadRecord {
+        /// Where the record starts, in bytes from the start of the file.
+        offset: u64,
+        /// The record's tag.
+        tag: u8,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}

@@ -1,0 +1,10 @@
+//! Names and nodes: which file a number means, and which names are committed but not yet in the
+//! backing directory.
+//!
+//! Pure bookkeeping: nothing here decides, and nothing here waits.
+
+mod nodes;
+mod pending;
+
+pub use nodes::{Kind, Node, Nodes};
+pub use pending::{Pending, PendingSet, Superseded};

@@ -1,0 +1,229 @@
+//! Nodes: the numbers the kernel and programs know files by.
+//!
+//! Every committed version, every transaction and every directory has a node. A node holds an
+//! O_PATH descriptor of its backing inode, so it means the same file wherever renames move it.
+//! The map from backing inode to number is kept for names that were only listed, too: `stat`,
+//! `fstat` and `readdir` must agree (C8). A pair leaves the map when its last link goes, before
+//! the backing file system can use the inode number again.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::types::{NodeId, ROOT, Slot, TxnId};
+
+/// First number given to a file. High, so that `/proc/PID/fdinfo` of a descriptor on some other
+/// file system hardly ever shows one of ours (see `engine::probe`).
+const FIRST: NodeId = 1 << 33;
+
+/// Backing device and inode number.
+pub type Key = (u64, u64);
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Dir,
+    /// A regular file: a committed version, or a file in direct mode.
+    File,
+    /// The private node of a transaction.
+    Private(TxnId),
+    /// A symlink, fifo, socket or device.
+    Special,
+}
+
+/// A node the kernel knows.
+#[derive(Debug)]
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Lookups the kernel will give back by FORGET.
+    pub lookups: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// O_PATH descriptor of the backing inode.
+    pub fd: Arc<OwnedFd>,
+    /// The backing inode.
+    pub key: Key,
+    /// Name under which it was last found. For directories always true, `None` for the root.
+    pub at: Option<Slot>,
+    /// Open descriptions that read this version.
+    pub readers: u32,
+    /// Open descriptions in direct mode.
+    pub direct: u32,
+    /// A pending name means it: it stays although the kernel has forgotten it.
+    pub pending: bool,
+    /// Its version number, once known.
+    pub version: Option<u64>,
+    /// The last link is gone.
+    pub unlinked: bool,
+    /// (as the backing file says, as programs were told before the version was applied): moving
+    /// a version to its name must not look like a change.
+    pub ctime_shift: Option<((i64, u64), (i64, u64))>,
+}
+
+/// All nodes.
+#[derive(Debug)]
+pub struct Nodes {
+    live: HashMap<NodeId, Node>,
+    by_key: HashMap<Key, NodeId>,
+    next: NodeId,
+}
+
+impl Nodes {
+    /// With the root directory.
+    pub fn new(root: Arc<OwnedFd>, key: Key) -> Nodes {
+        let mut nodes = Nodes {
+            live: HashMap::new(),
+            by_key: HashMap::new(),
+            next: FIRST,
+        };
+        nodes.insert(ROOT, Kind::Dir, root, key, None);
+        nodes
+    }
+
+    fn insert(&mut self, id: NodeId, kind: Kind, fd: Arc<OwnedFd>, key: Key, at: Option<Slot>) {
+        self.by_key.insert(key, id);
+        self.live.insert(
+            id,
+            Node {
+                id,
+                lookups: 0,
+                kind,
+                fd,
+                key,
+                at,
+                readers: 0,
+                direct: 0,
+                pending: false,
+                version: None,
+                unlinked: false,
+                ctime_shift: None,
+            },
+        );
+    }
+
+    /// The node of a number.
+    pub fn get(&self, id: NodeId) -> Option<&Node> {
+        self.live.get(&id)
+    }
+
+    /// The node of a number.
+    pub fn get_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.live.get_mut(&id)
+    }
+
+    /// Number for a backing inode, drawn if it has none yet.
+    pub fn number(&mut self, key: Key) -> NodeId {
+        let next = &mut self.next;
+        *self.by_key.entry(key).or_insert_with(|| {
+            *next += 1;
+            *next
+        })
+    }
+
+    /// Number of a backing inode that already has one.
+    pub fn known(&self, key: Key) -> Option<NodeId> {
+        self.by_key.get(&key).copied()
+    }
+
+    /// The node of a backing inode, made if it isn't live. `at` is where it was just found.
+    pub fn adopt(&mut self, kind: Kind, fd: OwnedFd, key: Key, at: Slot) -> &mut Node {
+        let id = self.number(key);
+        if !self.live.contains_key(&id) {
+            self.insert(id, kind, Arc::new(fd), key, Some(at));
+        } else if let Some(node) = self.live.get_mut(&id) {
+            node.at = Some(at);
+        }
+        self.live.get_mut(&id).expect("just made")
+    }
+
+    /// A node of its own number for a backing inode nobody has seen yet.
+    pub fn create(&mut self, kind: Kind, fd: Arc<OwnedFd>, key: Key, at: Slot) -> NodeId {
+        self.next += 1;
+        let id = self.next;
+        self.insert(id, kind, fd, key, Some(at));
+        id
+    }
+
+    /// Gives a node another backing inode (its transaction goes on in a copy, C11).
+    pub fn move_to(&mut self, id: NodeId, fd: Arc<OwnedFd>, key: Key) {
+        if let Some(node) = self.live.get_mut(&id) {
+            if self.by_key.get(&node.key) == Some(&id) {
+                self.by_key.remove(&node.key);
+            }
+            node.key = key;
+            node.fd = fd;
+            self.by_key.insert(key, id);
+        }
+    }
+
+    /// The kernel gives back `count` lookups; a node without any is dropped. Gives the
+    /// descriptor of a dropped node whose last link is gone: closing it may free a large file.
+    pub fn forget(&mut self, id: NodeId, count: u64) -> Option<Arc<OwnedFd>> {
+        let node = self.live.get_mut(&id)?;
+        node.lookups = node.lookups.saturating_sub(count);
+        self.reap(id)
+    }
+
+    /// Drops the node if neither the kernel nor an open description needs it.
+    pub fn reap(&mut self, id: NodeId) -> Option<Arc<OwnedFd>> {
+        let node = self.live.get(&id)?;
+        if id == ROOT
+            || node.lookups > 0
+            || node.readers > 0
+            || node.direct > 0
+            || node.pending
+            || matches!(node.kind, Kind::Private(_))
+        {
+            return None;
+        }
+        let node = self.live.remove(&id)?;
+        if node.unlinked {
+            if self.by_key.get(&node.key) == Some(&id) {
+                self.by_key.remove(&node.key);
+            }
+            return Some(node.fd);
+        }
+        None
+    }
+
+    /// The last link of a backing inode is gone: its inode number may come back as another file.
+    pub fn unlinked(&mut self, key: Key) {
+        if let Some(id) = self.by_key.get(&key).copied() {
+            match self.live.get_mut(&id) {
+                // The node's descriptor keeps the inode number taken.
+                Some(node) => node.unlinked = true,
+                None => {
+                    self.by_key.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Path of a slot relative to the root; `None` when a directory on the way is gone.
+    pub fn path(&self, slot: &Slot) -> Option<std::path::PathBuf> {
+        let mut names = vec![slot.name.clone()];
+        let mut dir = slot.dir;
+        while dir != ROOT {
+            let node = self.live.get(&dir)?;
+            if node.unlinked {
+                return None;
+            }
+            let at = node.at.as_ref()?;
+            names.push(at.name.clone());
+            dir = at.dir;
+        }
+        Some(names.iter().rev().collect())
+    }
+
+    /// Number of live nodes.
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Never: the root is always there.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+}

@@ -1,0 +1,132 @@
+//! Names that are committed but not yet in the backing directory.
+//!
+//! A commit is visible as soon as it stands here and in the journal. The file itself moves to its
+//! name when its data is durable (`engine::drain`), so that the backing directory never holds
+//! anything a power cut could tear. The set overlays the backing directory and only ever adds or
+//! replaces names; removals wait until the name is out of here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::sync::Arc;
+
+use crate::types::{NodeId, Slot, TxnId};
+
+/// A committed version whose file still lies in staging.
+#[derive(Debug)]
+pub struct Pending {
+    /// Its staging file's number.
+    pub id: TxnId,
+    /// The staging file.
+    pub file: Arc<File>,
+    /// Its node.
+    pub node: NodeId,
+    /// The commit's place in the order of commits.
+    pub seq: u64,
+    /// Version number of the file.
+    pub version: u64,
+    /// Versions of this name that it replaced before they were applied, oldest first.
+    pub superseded: Vec<Superseded>,
+    /// The data is known to be on the medium.
+    pub synced: bool,
+}
+
+/// A version that was replaced before it was applied. Kept until its successor is durable: a
+/// power cut may still take the successor back.
+#[derive(Clone, Debug)]
+pub struct Superseded {
+    /// Its staging file's number.
+    pub id: TxnId,
+    /// The staging file.
+    pub file: Arc<File>,
+    /// Its commit.
+    pub seq: u64,
+}
+
+/// All of them, by directory and name.
+#[derive(Debug, Default)]
+pub struct PendingSet {
+    dirs: HashMap<NodeId, BTreeMap<OsString, Pending>>,
+    len: usize,
+}
+
+impl PendingSet {
+    /// The pending version of a name.
+    pub fn get(&self, dir: NodeId, name: &OsStr) -> Option<&Pending> {
+        self.dirs.get(&dir)?.get(name)
+    }
+
+    /// The pending version of a name.
+    pub fn get_mut(&mut self, dir: NodeId, name: &OsStr) -> Option<&mut Pending> {
+        self.dirs.get_mut(&dir)?.get_mut(name)
+    }
+
+    /// Publishes a version under a name; a version it replaces becomes superseded.
+    pub fn put(&mut self, slot: &Slot, mut version: Pending) -> Option<NodeId> {
+        let names = self.dirs.entry(slot.dir).or_default();
+        let old = names.remove(&slot.name);
+        let replaced = old.as_ref().map(|o| o.node);
+        if let Some(old) = old {
+            self.len -= 1;
+            let mut superseded = old.superseded;
+            superseded.push(Superseded {
+                id: old.id,
+                file: old.file,
+                seq: old.seq,
+            });
+            superseded.append(&mut version.superseded);
+            version.superseded = superseded;
+        }
+        names.insert(slot.name.clone(), version);
+        self.len += 1;
+        replaced
+    }
+
+    /// Takes a name out.
+    pub fn remove(&mut self, dir: NodeId, name: &OsStr) -> Option<Pending> {
+        let names = self.dirs.get_mut(&dir)?;
+        let pending = names.remove(name)?;
+        if names.is_empty() {
+            self.dirs.remove(&dir);
+        }
+        self.len -= 1;
+        Some(pending)
+    }
+
+    /// Names pending in a directory.
+    pub fn in_dir(&self, dir: NodeId) -> impl Iterator<Item = (&OsString, &Pending)> {
+        self.dirs.get(&dir).into_iter().flatten()
+    }
+
+    /// Every pending name.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Pending)> {
+        self.dirs.iter().flat_map(|(dir, names)| {
+            names.iter().map(|(name, p)| {
+                let slot = Slot {
+                    dir: *dir,
+                    name: name.clone(),
+                };
+                (slot, p)
+            })
+        })
+    }
+
+    /// The smallest commit number not yet applied.
+    pub fn oldest_seq(&self) -> Option<u64> {
+        self.dirs
+            .values()
+            .flat_map(BTreeMap::values)
+            .map(|p| p.superseded.first().map_or(p.seq, |s| s.seq.min(p.seq)))
+            .min()
+    }
+
+    /// How many names are pending.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}

@@ -1,0 +1,225 @@
+//! Rules decide how a path is treated: by which mode, under which guard, with what at a conflict.
+//!
+//! They are an ordered list; the first rule that matches a path *and* sets a key decides that key.
+//! The user's come first, the built-in ones behind them, and what none of them sets has a default.
+//! [`Rules::decide`] stands in the way of every open and create: it runs two prepared glob sets,
+//! and allocates only where a rule matches.
+
+mod builtin;
+mod parse;
+mod policy;
+#[cfg(test)]
+mod tests;
+
+use std::{ffi::OsStr, fmt::Write as _, path::Path, sync::Arc};
+
+use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+
+use policy::{KEYS, Settings};
+
+pub use builtin::{grows_as_text_stream, looks_like_database};
+pub use parse::RulesError;
+pub use policy::{Mode, OnConflict, OnSignal, Policy, Record, Stale};
+
+/// How a file came, or is about to come, into being. Names like `*.lock` are used both for claims,
+/// which have to be seen at once, and for documents (`Cargo.lock`), which have to be whole; this
+/// tells them apart.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Creation {
+    /// Created with O_EXCL.
+    pub exclusive: bool,
+    /// Exists, and is empty.
+    pub empty: bool,
+}
+
+/// Where a rule comes from.
+#[derive(Clone, Debug)]
+enum Origin {
+    /// A rules file: the rule's number and line, from one.
+    File {
+        rule: u32,
+        line: u32,
+    },
+    BuiltIn,
+}
+
+/// A condition beside the glob. Only built-in rules have one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum When {
+    Always,
+    /// The file is created with O_EXCL, or is empty.
+    Claimed,
+}
+
+impl When {
+    fn holds(self, creation: Creation) -> bool {
+        match self {
+            When::Always => true,
+            When::Claimed => creation.exclusive || creation.empty,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    origin: Origin,
+    when: When,
+    /// As it was written.
+    text: String,
+    glob: Glob,
+    /// The glob is for the file's name, wherever it is; otherwise for the path from the mount's
+    /// root.
+    by_name: bool,
+    settings: Settings,
+}
+
+impl Rule {
+    /// A rule with the built-in rules' origin and no settings yet; the error says what is wrong
+    /// with the glob.
+    fn new(text: &str) -> Result<Rule, globset::Error> {
+        let by_name = !text.contains('/');
+        // A leading slash only says that the path starts at the root, which it does anyhow.
+        let pattern = text.strip_prefix('/').unwrap_or(text);
+        // In a name there is no separator to look out for, and `x*` stays a mere comparison of
+        // prefixes.
+        let glob = GlobBuilder::new(pattern)
+            .literal_separator(!by_name)
+            .backslash_escape(true)
+            .build()?;
+        let settings = Settings::default();
+        Ok(Rule {
+            origin: Origin::BuiltIn,
+            when: When::Always,
+            text: text.into(),
+            glob,
+            by_name,
+            settings,
+        })
+    }
+
+    /// The rule as `explain` names it.
+    fn describe(&self, file: &str) -> String {
+        let condition = match self.when {
+            When::Always => "",
+            When::Claimed => ", created O_EXCL or empty",
+        };
+        match self.origin {
+            Origin::File { rule, line } => {
+                format!("{file}:{line}, rule {rule}, {:?}{condition}", self.text)
+            }
+            Origin::BuiltIn => format!("built-in, {:?}{condition}", self.text),
+        }
+    }
+}
+
+/// The globs of some of the rules, matched in one go.
+#[derive(Clone, Debug)]
+struct Globs {
+    set: GlobSet,
+    /// For each glob of the set, the index of its rule.
+    rules: Vec<usize>,
+}
+
+impl Globs {
+    fn new(rules: &[Rule], by_name: bool) -> Result<Globs, globset::Error> {
+        let mut set = GlobSetBuilder::new();
+        let mut indices = Vec::new();
+        for (index, rule) in rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| rule.by_name == by_name)
+        {
+            set.add(rule.glob.clone());
+            indices.push(index);
+        }
+        Ok(Globs {
+            set: set.build()?,
+            rules: indices,
+        })
+    }
+
+    fn find(&self, subject: &OsStr, found: &mut Vec<usize>) {
+        if self.rules.is_empty() {
+            return;
+        }
+        let matches = self.set.matches_candidate(&Candidate::new(subject));
+        found.extend(matches.into_iter().map(|index| self.rules[index]));
+    }
+}
+
+/// The rules of a mount, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// What the user's rules come from, for `explain`.
+    file: String,
+    rules: Vec<Rule>,
+    names: Globs,
+    paths: Globs,
+    /// Shared by all policies without counters.
+    no_counters: Arc<[String]>,
+}
+
+impl Rules {
+    /// The built-in rules alone.
+    pub fn builtin() -> Rules {
+        Rules::compile(Vec::new(), "").expect("the built-in globs are valid")
+    }
+
+    /// The rules in `text`, a TOML document that messages call `source`, and the built-in ones
+    /// behind them.
+    pub fn parse(text: &str, source: &str) -> Result<Rules, RulesError> {
+        let rules = parse::parse(text, source)?;
+        Rules::compile(rules, source).map_err(|error| RulesError::too_complex(source, &error))
+    }
+
+    fn compile(mut rules: Vec<Rule>, file: &str) -> Result<Rules, globset::Error> {
+        rules.extend(builtin::rules());
+        Ok(Rules {
+            file: file.into(),
+            names: Globs::new(&rules, true)?,
+            paths: Globs::new(&rules, false)?,
+            rules,
+            no_counters: Arc::from([]),
+        })
+    }
+
+    /// How the file at `rel_path`, relative to the mount's root, is to be treated. The path need
+    /// not be UTF-8.
+    pub fn decide(&self, rel_path: &Path, creation: Creation) -> Policy {
+        let mut settings = Settings::default();
+        for rule in self.matching(rel_path, creation) {
+            settings.complete_from(&rule.settings);
+        }
+        settings.into_policy(&self.no_counters)
+    }
+
+    /// What [`Rules::decide`] says and why: a line for each key, with its value and the rule that
+    /// decided it.
+    pub fn explain(&self, rel_path: &Path, creation: Creation) -> String {
+        let policy = self.decide(rel_path, creation);
+        let mut text = String::new();
+        for key in KEYS {
+            let decider = self
+                .matching(rel_path, creation)
+                .find(|rule| (key.is_set)(&rule.settings));
+            let reason = decider.map_or("default".into(), |rule| rule.describe(&self.file));
+            let setting = format!("{} = {}", key.name, (key.show)(&policy));
+            writeln!(text, "{setting:<28} # {reason}").expect("a string takes any text");
+        }
+        text
+    }
+
+    /// The rules that hold for a path, in order.
+    fn matching(&self, rel_path: &Path, creation: Creation) -> impl Iterator<Item = &Rule> {
+        let mut found = Vec::new();
+        if let Some(name) = rel_path.file_name() {
+            self.names.find(name, &mut found);
+        }
+        self.paths.find(rel_path.as_os_str(), &mut found);
+        found.sort_unstable();
+        found
+            .into_iter()
+            .map(|index| &self.rules[index])
+            .filter(move |rule| rule.when.holds(creation))
+    }
+}

@@ -1,0 +1,323 @@
+//! The rules file: TOML text to rules, and for everything that isn't one, an error that a person
+//! can act on.
+
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    Origin, Rule,
+    policy::{Choice, KEYS, Settings},
+};
+
+/// Why a rules file can't be used.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub struct RulesError {
+    /// The file, as the caller named it.
+    pub file: String,
+    /// The line, from one.
+    pub line: Option<u32>,
+    /// The rule's number in the file, from one.
+    pub rule: Option<u32>,
+    /// The key of the rule.
+    pub key: Option<String>,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl fmt::Display for RulesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RulesError {
+            file,
+            line,
+            rule,
+            key,
+            problem,
+            remedy,
+        } = self;
+        f.write_str(file)?;
+        if let Some(line) = line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(rule) = rule {
+            write!(f, ", rule {rule}")?;
+        }
+        if let Some(key) = key {
+            write!(f, ", key {key}")?;
+        }
+        write!(f, ": {problem}; {remedy}")
+    }
+}
+
+impl RulesError {
+    /// Every glob is valid, but all together are more than the matcher takes.
+    pub(super) fn too_complex(file: &str, error: &globset::Error) -> RulesError {
+        RulesError {
+            file: file.into(),
+            line: None,
+            rule: None,
+            key: Some("glob".into()),
+            problem: error.to_string(),
+            remedy: "use fewer or simpler globs".into(),
+        }
+    }
+}
+
+/// What is wrong with a value, and the remedy, yet without the place.
+type Fault = (String, String);
+
+type Value<'i> = Spanned<DeValue<'i>>;
+
+/// The rules of a file, in order.
+pub(super) fn parse(text: &str, file: &str) -> Result<Vec<Rule>, RulesError> {
+    let source = Source { text, file };
+    let root = DeTable::parse(text).map_err(|error| {
+        let fault = (
+            error.message().trim_end().replace('\n', ", "),
+            "the file has to be valid TOML".into(),
+        );
+        source.error(error.span(), None, None, fault)
+    })?;
+    let mut rules = Vec::new();
+    for (key, value) in in_order(root.get_ref()) {
+        let at = Some(key.span());
+        if key.get_ref() != "rule" {
+            let fault = (
+                format!("unknown key {:?}", key.get_ref()),
+                "all there can be is [[rule]] tables".into(),
+            );
+            return Err(source.error(at, None, None, fault));
+        }
+        let tables = value.get_ref().as_array().ok_or_else(|| {
+            let fault = (
+                "rule is not a list of tables".into(),
+                "begin each rule with [[rule]]".into(),
+            );
+            source.error(at, None, None, fault)
+        })?;
+        for (number, table) in (1..).zip(tables) {
+            rules.push(source.rule(number, table)?);
+        }
+    }
+    Ok(rules)
+}
+
+/// The entries of a table in the order of the text, so that the first mistake is the one reported.
+fn in_order<'a, 'i>(
+    table: &'a DeTable<'i>,
+) -> Vec<(&'a Spanned<toml::de::DeString<'i>>, &'a Value<'i>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
+/// The text being parsed, for the places in messages.
+struct Source<'a> {
+    text: &'a str,
+    file: &'a str,
+}
+
+impl Source<'_> {
+    fn line(&self, offset: usize) -> u32 {
+        1 + self
+            .text
+            .bytes()
+            .take(offset)
+            .map(|byte| u32::from(byte == b'\n'))
+            .sum::<u32>()
+    }
+
+    fn error(
+        &self,
+        at: Option<Range<usize>>,
+        rule: Option<u32>,
+        key: Option<&str>,
+        fault: Fault,
+    ) -> RulesError {
+        let (problem, remedy) = fault;
+        let line = at.map(|span| self.line(span.start));
+        RulesError {
+            file: self.file.into(),
+            line,
+            rule,
+            key: key.map(Into::into),
+            problem,
+            remedy,
+        }
+    }
+
+    fn rule(&self, number: u32, value: &Value) -> Result<Rule, RulesError> {
+        let at = Some(value.span());
+        let table = value.get_ref().as_table().ok_or_else(|| {
+            let fault = (
+                wrong_type("a table", value),
+                "begin each rule with [[rule]]".into(),
+            );
+            self.error(at.clone(), Some(number), None, fault)
+        })?;
+        let mut glob = None;
+        let mut settings = Settings::default();
+        for (key, value) in in_order(table) {
+            let name: &str = key.get_ref();
+            let located = |fault| self.error(Some(key.span()), Some(number), Some(name), fault);
+            match name {
+                "glob" => glob = Some(rule_for_glob(value).map_err(located)?),
+                _ => settings.set(name, value).map_err(located)?,
+            }
+        }
+        let mut rule = glob.ok_or_else(|| {
+            let fault = (
+                "the glob is missing".into(),
+                "say which files it is for, as in glob = \"*.json\"".into(),
+            );
+            self.error(at, Some(number), Some("glob"), fault)
+        })?;
+        rule.origin = Origin::File {
+            rule: number,
+            line: self.line(value.span().start),
+        };
+        rule.settings = settings;
+        Ok(rule)
+    }
+}
+
+impl Settings {
+    /// Takes one key of a rule, other than its glob.
+    fn set(&mut self, key: &str, value: &Value) -> Result<(), Fault> {
+        match key {
+            "mode" => self.mode = Some(choice(value)?),
+            "guard" => self.guard = Some(choice(value)?),
+            "allow_empty" => self.allow_empty = Some(boolean(value)?),
+            "on_signal" => self.on_signal = Some(choice(value)?),
+            "on_conflict" => self.on_conflict = Some(choice(value)?),
+            "counters" => self.counters = Some(pointers(value)?),
+            "record" => self.record = Some(choice(value)?),
+            "lock_timeout" => self.lock_timeout = Some(duration(value)?),
+            "stale" => self.stale = Some(choice(value)?),
+            _ => {
+                let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+                return Err((
+                    "unknown key".into(),
+                    format!("the keys are glob, {}", known.join(", ")),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn string<'a>(value: &'a Value, remedy: &str) -> Result<&'a str, Fault> {
+    let text = value.get_ref().as_str();
+    text.ok_or_else(|| (wrong_type("a string", value), remedy.to_owned()))
+}
+
+fn wrong_type(expected: &str, found: &Value) -> String {
+    format!("expected {expected}, found {}", found.get_ref().type_str())
+}
+
+/// The rule, so far without settings, for a glob that can match something.
+fn rule_for_glob(value: &Value) -> Result<Rule, Fault> {
+    let valid = "give a glob such as \"*.json\" for a name or \"runs/**/*.pt\" for a path";
+    let text = string(value, valid)?;
+    let never = |why: &str, remedy: &str| {
+        Err((
+            format!("{text:?} matches no file: {why}"),
+            remedy.to_owned(),
+        ))
+    };
+    if text.is_empty() || text == "/" {
+        return never("it names none", valid);
+    }
+    if text.ends_with('/') {
+        return never(
+            "only a directory ends in a slash",
+            &format!("write \"{text}**\" for all files below it"),
+        );
+    }
+    let mut parts = text.strip_prefix('/').unwrap_or(text).split('/');
+    if parts.any(|part| matches!(part, "" | "." | "..")) {
+        return never(
+            "paths have no empty, \".\" or \"..\" parts",
+            "write it from the mount's root, as in \"/a/b.json\"",
+        );
+    }
+    Rule::new(text).map_err(|error| {
+        (
+            format!("{text:?} is not a glob: {}", error.kind()),
+            valid.into(),
+        )
+    })
+}
+
+fn choice<T: Choice>(value: &Value) -> Result<T, Fault> {
+    let names: Vec<_> = T::NAMES
+        .iter()
+        .map(|(name, _)| format!("{name:?}"))
+        .collect();
+    let remedy = format!("use {}", names.join(" or "));
+    let text = string(value, &remedy)?;
+    let found = T::NAMES.iter().find(|(name, _)| *name == text);
+    found
+        .map(|(_, value)| *value)
+        .ok_or_else(|| (format!("unknown value {text:?}"), remedy))
+}
+
+fn boolean(value: &Value) -> Result<bool, Fault> {
+    value
+        .get_ref()
+        .as_bool()
+        .ok_or_else(|| (wrong_type("a boolean", value), "use true or false".into()))
+}
+
+fn duration(value: &Value) -> Result<Duration, Fault> {
+    let remedy = "give a whole number and a unit (ms, s, m, h), as in \"30s\"";
+    let text = string(value, remedy)?;
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let milliseconds = match unit {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60 * 1000),
+        "h" => Some(60 * 60 * 1000),
+        _ => None,
+    };
+    let total = milliseconds.and_then(|unit| number.parse::<u64>().ok()?.checked_mul(unit));
+    total
+        .map(Duration::from_millis)
+        .ok_or_else(|| (format!("{text:?} is not a duration"), remedy.into()))
+}
+
+fn pointers(value: &Value) -> Result<Arc<[String]>, Fault> {
+    let remedy = "give JSON pointers, as in [\"/epoch\", \"/totals/seen\"]";
+    let list = value
+        .get_ref()
+        .as_array()
+        .ok_or_else(|| (wrong_type("an array", value), remedy.into()))?;
+    let pointer = |value: &Value| {
+        let text = string(value, remedy)?;
+        match pointer_fault(text) {
+            None => Ok(text.to_owned()),
+            Some(why) => Err((
+                format!("{text:?} is not a JSON pointer: {why}"),
+                remedy.to_owned(),
+            )),
+        }
+    };
+    list.iter().map(pointer).collect()
+}
+
+/// What keeps `text` from being a JSON pointer by RFC 6901. The empty one is the whole document.
+fn pointer_fault(text: &str) -> Option<&'static str> {
+    if !text.is_empty() && !text.starts_with('/') {
+        return Some("it has to begin with '/'");
+    }
+    let mut escapes = text.split('~').skip(1);
+    escapes
+        .any(|rest| !rest.starts_with(['0', '1']))
+        .then_some("'~' has to be written ~0, and '/' in a name ~1")
+}

@@ -1,0 +1,430 @@
+//! A rule that silently doesn't do what its author meant costs data: a database that is staged
+//! loses its locks, a checkpoint without its guard is replaced by half of one. So every mistake in
+//! a file has to be an error that names its place, and for every path it can be asked which rule
+//! decided.
+
+use std::{os::unix::ffi::OsStrExt, time::Duration};
+
+use super::*;
+use crate::guard::Guard;
+
+const OPENED: Creation = Creation {
+    exclusive: false,
+    empty: false,
+};
+const CLAIMED: Creation = Creation {
+    exclusive: true,
+    empty: false,
+};
+const EMPTY: Creation = Creation {
+    exclusive: false,
+    empty: true,
+};
+
+fn parse(text: &str) -> Rules {
+    Rules::parse(text, "rules.toml").unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[track_caller]
+fn refusal(text: &str) -> String {
+    Rules::parse(text, "rules.toml")
+        .expect_err("an invalid file")
+        .to_string()
+}
+
+fn decide(rules: &Rules, path: &str) -> Policy {
+    rules.decide(Path::new(path), OPENED)
+}
+
+#[test]
+fn what_no_rule_speaks_of_is_atomic_and_unguarded() {
+    let policy = decide(&Rules::builtin(), "runs/7/state.bin");
+    assert_eq!(policy, Policy::default());
+    assert_eq!(
+        (policy.mode, policy.guard, policy.on_signal),
+        (Mode::Atomic, Guard::None, OnSignal::Reject)
+    );
+    assert_eq!(
+        (policy.on_conflict, policy.stale, policy.allow_empty),
+        (OnConflict::Last, Stale::Warn, false)
+    );
+    assert_eq!(
+        (policy.record, policy.lock_timeout, policy.counters.len()),
+        (None, None, 0)
+    );
+}
+
+#[test]
+fn names_that_are_shared_while_open_are_direct() {
+    let rules = Rules::builtin();
+    let names = "LOCK .lock a.lck a.pid a.log a.out a.err .log a.db a.db3 a.sqlite a.sqlite3 \
+        a.db-wal a.db3-shm a.sqlite-journal a.sqlite3-wal a.mdb a.duckdb 000001.wal 000002.sst \
+        000003.ldb MANIFEST-000004 events.out.tfevents.17.host run-x.wandb .a.swp .a.swo a.part \
+        a.partial a.incomplete a.crdownload .nfs0001";
+    for name in names.split_whitespace() {
+        for path in [name.to_owned(), format!("deep/er/{name}")] {
+            assert_eq!(decide(&rules, &path).mode, Mode::Direct, "{path}");
+        }
+    }
+    let names = "LOCKED clock a.logs log a.dbx db-wal part a.json MANIFEST tfevent \
+        a.nfs x.LOG a.db/state a.log/x";
+    for name in names.split_whitespace() {
+        assert_eq!(decide(&rules, name).mode, Mode::Atomic, "{name}");
+    }
+}
+
+#[test]
+fn a_lock_file_is_direct_only_as_a_claim() {
+    let rules = Rules::builtin();
+    for (creation, mode) in [
+        (OPENED, Mode::Atomic),
+        (CLAIMED, Mode::Direct),
+        (EMPTY, Mode::Direct),
+    ] {
+        assert_eq!(rules.decide(Path::new("a/Cargo.lock"), creation).mode, mode);
+        assert_eq!(
+            rules.decide(Path::new("a/.lock"), creation).mode,
+            Mode::Direct
+        );
+        assert_eq!(rules.decide(Path::new("LOCK"), creation).mode, Mode::Direct);
+        assert_eq!(
+            rules.decide(Path::new("state.json"), creation).mode,
+            Mode::Atomic
+        );
+    }
+}
+
+#[test]
+fn names_that_promise_a_document_are_guarded() {
+    let rules = Rules::builtin();
+    for (name, guard) in [
+        ("a.json", Guard::Json),
+        ("x/a.pt", Guard::Zip),
+        ("a.pth", Guard::Zip),
+        ("a.ckpt", Guard::Zip),
+        ("a.npz", Guard::Zip),
+        ("a.zip", Guard::Zip),
+        ("model.safetensors", Guard::Safetensors),
+        ("a.jsonl", Guard::None),
+        ("a.json.tmp", Guard::None),
+        ("json", Guard::None),
+        ("a.ptx", Guard::None),
+    ] {
+        assert_eq!(decide(&rules, name).guard, guard, "{name}");
+    }
+}
+
+#[test]
+fn names_and_paths_need_not_be_utf8() {
+    let rules = parse("[[rule]]\nglob = \"sub/*.dat\"\nmode = \"direct\"");
+    let decide = |bytes: &[u8]| rules.decide(Path::new(OsStr::from_bytes(bytes)), OPENED);
+    assert_eq!(decide(b"\xFF/\xFE.json").guard, Guard::Json);
+    assert_eq!(decide(b"\xFE.log").mode, Mode::Direct);
+    assert_eq!(decide(b"sub/\xFE.dat").mode, Mode::Direct);
+    assert_eq!(decide(b"").mode, Mode::Atomic);
+    assert!(grows_as_text_stream(OsStr::from_bytes(b"\xFF.csv")));
+}
+
+#[test]
+fn the_first_rule_that_sets_a_key_decides_it() {
+    let rules = parse(
+        r#"
+        [[rule]]
+        glob = "runs/*/state.json"
+        on_conflict = "merge"
+        counters = ["/seen", "/a~1b/~0", ""]
+        lock_timeout = "2m"
+
+        [[rule]]
+        glob = "state.json"
+        on_conflict = "fail"
+        guard = "json-strict"
+        allow_empty = true
+
+        [[rule]]
+        glob = "*"
+        on_signal = "commit"
+        record = "close"
+        stale = "remove"
+        lock_timeout = "500ms"
+        "#,
+    );
+    let policy = decide(&rules, "runs/7/state.json");
+    assert_eq!(
+        (policy.on_conflict, policy.guard),
+        (OnConflict::Merge, Guard::JsonStrict)
+    );
+    assert_eq!(
+        (policy.allow_empty, policy.on_signal),
+        (true, OnSignal::Commit)
+    );
+    assert_eq!(
+        (policy.record, policy.stale),
+        (Some(Record::Close), Stale::Remove)
+    );
+    assert_eq!(
+        (policy.lock_timeout, policy.mode),
+        (Some(Duration::from_secs(120)), Mode::Atomic)
+    );
+    assert_eq!(&policy.counters[..], ["/seen", "/a~1b/~0", ""]);
+
+    let policy = decide(&rules, "runs/7/deeper/state.json");
+    assert_eq!(
+        (policy.on_conflict, policy.counters.len()),
+        (OnConflict::Fail, 0)
+    );
+    assert_eq!(policy.lock_timeout, Some(Duration::from_millis(500)));
+    assert_eq!(decide(&rules, "other.json").guard, Guard::Json);
+}
+
+#[test]
+fn the_users_rules_override_the_built_in_ones() {
+    let rules = parse(
+        "[[rule]]\nglob = \"*.log\"\nmode = \"atomic\"\n\
+         [[rule]]\nglob = \"/conf/**\"\nguard = \"none\"\nmode = \"direct\"",
+    );
+    assert_eq!(decide(&rules, "x/a.log").mode, Mode::Atomic);
+    assert_eq!(decide(&rules, "x/a.out").mode, Mode::Direct);
+    assert_eq!(
+        (
+            decide(&rules, "conf/x/a.json").guard,
+            decide(&rules, "x/conf/a.json").guard
+        ),
+        (Guard::None, Guard::Json)
+    );
+    assert_eq!(decide(&rules, "conf/a").mode, Mode::Direct);
+}
+
+#[test]
+fn a_glob_without_a_slash_is_for_names_and_one_with_a_slash_for_paths() {
+    let direct = |glob: &str, path: &str| {
+        let rules = parse(&format!("[[rule]]\nglob = '{glob}'\nmode = \"direct\""));
+        decide(&rules, path).mode == Mode::Direct
+    };
+    assert!(
+        direct("a?.bin", "x/y/ab.bin")
+            && direct("{a,b}.bin", "x/b.bin")
+            && direct("[ab].bin", "b.bin")
+    );
+    assert!(!direct("x*n", "x/y.bin"), "a name's glob sees no directory");
+    assert!(direct("/a.bin", "a.bin") && !direct("/a.bin", "x/a.bin"));
+    assert!(
+        direct("x/*.bin", "x/a.bin")
+            && !direct("x/*.bin", "x/y/a.bin")
+            && !direct("x/*.bin", "y/x/a.bin")
+    );
+    assert!(
+        direct("x/**/*.bin", "x/a.bin")
+            && direct("x/**/*.bin", "x/y/z/a.bin")
+            && direct("**/x/*.bin", "y/x/a.bin")
+    );
+    assert!(direct(r"a\*.bin", "a*.bin") && !direct(r"a\*.bin", "ab.bin"));
+}
+
+#[test]
+fn an_error_names_file_line_rule_key_and_remedy() {
+    let text = "# mine\n[[rule]]\nglob = \"*.a\"\n\n[[rule]]\nglob = \"*.b\"\nmode = \"atomc\"\n";
+    assert_eq!(
+        refusal(text),
+        "rules.toml:7, rule 2, key mode: unknown value \"atomc\"; use \"atomic\" or \"direct\""
+    );
+    let error = Rules::parse(text, "rules.toml").expect_err("an invalid file");
+    assert_eq!(
+        (error.line, error.rule, error.key.as_deref()),
+        (Some(7), Some(2), Some("mode"))
+    );
+    assert_eq!(
+        refusal("[[rule]]\nglob = \"*.a\"\nmood = 1\ncolour = 2"),
+        "rules.toml:3, rule 1, key mood: unknown key; the keys are glob, mode, guard, allow_empty, \
+         on_signal, on_conflict, counters, record, lock_timeout, stale"
+    );
+    assert_eq!(
+        refusal("\n[[rule]]\nmode = \"direct\""),
+        "rules.toml:2, rule 1, key glob: the glob is missing; say which files it is \
+         for, as in glob = \"*.json\""
+    );
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_refused_with_a_remedy() {
+    for (line, problem) in [
+        (
+            "guard = \"jsn\"",
+            "unknown value \"jsn\"; use \"none\" or \"json\" or \"json-strict\" or \"zip\" or",
+        ),
+        (
+            "guard = false",
+            "key guard: expected a string, found boolean; use \"none\"",
+        ),
+        (
+            "allow_empty = \"yes\"",
+            "expected a boolean, found string; use true or false",
+        ),
+        ("on_signal = \"ignore\"", "use \"reject\" or \"commit\""),
+        (
+            "on_conflict = \"first\"",
+            "use \"last\" or \"merge\" or \"fail\"",
+        ),
+        ("record = \"line\"", "use \"lines\" or \"close\""),
+        ("stale = \"delete\"", "use \"warn\" or \"remove\""),
+        (
+            "counters = \"/a\"",
+            "expected an array, found string; give JSON pointers",
+        ),
+        ("counters = [\"/a\", 1]", "expected a string, found integer"),
+        (
+            "counters = [\"a\"]",
+            "\"a\" is not a JSON pointer: it has to begin with '/'",
+        ),
+        ("counters = [\"/a~2\"]", "'~' has to be written ~0"),
+        ("counters = [\"/a~\"]", "'~' has to be written ~0"),
+        (
+            "lock_timeout = 30",
+            "expected a string, found integer; give a whole number and a unit",
+        ),
+        ("lock_timeout = \"30\"", "\"30\" is not a duration"),
+        ("lock_timeout = \"1.5s\"", "is not a duration"),
+        ("lock_timeout = \"s\"", "is not a duration"),
+        ("lock_timeout = \"-1s\"", "is not a duration"),
+        (
+            "lock_timeout = \"99999999999999999999s\"",
+            "is not a duration",
+        ),
+        (
+            "lock_timeout = \"9999999999999999999h\"",
+            "is not a duration",
+        ),
+    ] {
+        let error = refusal(&format!("[[rule]]\nglob = \"*\"\n{line}"));
+        assert!(
+            error.starts_with("rules.toml:3, rule 1, key ") && error.contains(problem),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn globs_that_match_nothing_are_refused() {
+    for (glob, problem) in [
+        ("", "matches no file"),
+        ("/", "matches no file"),
+        ("a[", "is not a glob: unclosed character class"),
+        ("a{b", "is not a glob"),
+        ("logs/", "write \"logs/**\""),
+        ("./a", "paths have no"),
+        ("a/../b", "paths have no"),
+        ("a//b", "paths have no"),
+        ("//a", "paths have no"),
+    ] {
+        let error = refusal(&format!("[[rule]]\nglob = {glob:?}"));
+        assert!(
+            error.starts_with("rules.toml:2, rule 1, key glob: ") && error.contains(problem),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_a_list_of_rules_is_refused() {
+    for (text, problem) in [
+        (
+            "[rule]\nglob = \"*\"",
+            "rules.toml:1: rule is not a list of tables; begin each rule with [[rule]]",
+        ),
+        (
+            "\n[[rules]]\nglob = \"*\"",
+            "rules.toml:2: unknown key \"rules\"; all there can be is [[rule]] tables",
+        ),
+        ("rule = [1]", "rule 1: expected a table, found integer"),
+        ("[[rule]]\nglob = ", "rules.toml:2: "),
+        (
+            "[[rule]]\nglob = \"a\"\nglob = \"b\"",
+            "rules.toml:3: duplicate key",
+        ),
+    ] {
+        let error = refusal(text);
+        assert!(error.contains(problem), "{error}");
+    }
+    assert_eq!(decide(&parse(""), "a.json").guard, Guard::Json);
+}
+
+#[test]
+fn explain_names_the_rule_behind_every_key() {
+    let rules = parse(
+        "[[rule]]\nglob = \"x/**\"\non_conflict = \"merge\"\n\
+         counters = [\"/n\"]\nlock_timeout = \"5s\"",
+    );
+    assert_eq!(
+        rules.explain(Path::new("x/a.json"), OPENED),
+        "\
+mode = \"atomic\"              # default
+guard = \"json\"               # built-in, \"*.json\"
+allow_empty = false          # default
+on_signal = \"reject\"         # default
+on_conflict = \"merge\"        # rules.toml:1, rule 1, \"x/**\"
+counters = [\"/n\"]            # rules.toml:1, rule 1, \"x/**\"
+record = unset               # default
+lock_timeout = \"5s\"          # rules.toml:1, rule 1, \"x/**\"
+stale = \"warn\"               # default
+"
+    );
+    let claimed = rules.explain(Path::new("a.lock"), CLAIMED);
+    assert!(
+        claimed.contains("# built-in, \"*.lock\", created O_EXCL or empty"),
+        "{claimed}"
+    );
+    assert!(
+        !rules
+            .explain(Path::new("a.lock"), OPENED)
+            .contains("built-in")
+    );
+}
+
+#[test]
+fn databases_are_known_by_their_first_bytes() {
+    let page = |magic: [u8; 4]| [&[0; 16][..], &magic, &[1, 0, 0, 0]].concat();
+    for bytes in [
+        &b"SQLite format 3\0\x10"[..],
+        b"\x89HDF\r\n\x1a\n\0",
+        &page([0xDE, 0xC0, 0xEF, 0xBE]),
+        &page([0xBE, 0xEF, 0xC0, 0xDE]),
+    ] {
+        assert!(looks_like_database(bytes));
+        assert!(!looks_like_database(&bytes[1..]));
+    }
+    for bytes in [
+        &b""[..],
+        b"SQLite format 3",
+        b"\x89PNG\r\n\x1a\n",
+        &[0; 512],
+        &page([0xDE, 0xC0, 0xEF, 0xBF])[..19],
+    ] {
+        assert!(!looks_like_database(bytes));
+    }
+}
+
+#[test]
+fn text_streams_are_known_by_their_names() {
+    for name in
+        "a.txt a.csv a.tsv a.jsonl a.ndjson .txt stdout my-stdout.7 stderr.old xstderrx".split(' ')
+    {
+        assert!(grows_as_text_stream(OsStr::new(name)), "{name}");
+    }
+    for name in "a.json txt a.txt.gz std-out a.TXT stdou".split(' ') {
+        assert!(!grows_as_text_stream(OsStr::new(name)), "{name}");
+    }
+}
+
+/// `cargo test --release -- --ignored --nocapture deciding`
+#[test]
+#[ignore = "a measurement, not a claim"]
+fn deciding() {
+    let rules = parse("[[rule]]\nglob = \"runs/**/state.json\"\non_conflict = \"merge\"");
+    for path in ["runs/7/state.json", "a/b/weights.bin", "a/b/c.log"] {
+        let start = std::time::Instant::now();
+        for _ in 0..1_000_000 {
+            std::hint::black_box(rules.decide(Path::new(std::hint::black_box(path)), OPENED));
+        }
+        println!("{path:<20} {:5.0} ns", start.elapsed().as_secs_f64() * 1e3);
+    }
+}

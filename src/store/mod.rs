@@ -1,0 +1,348 @@
+//! The state directory `.commitfs/` inside the backing directory: what lies where.
+//!
+//! ```text
+//! .commitfs/lock            flock'ed by the daemon; holds its pid as text
+//! .commitfs/format          magic and version of this layout
+//! .commitfs/journal         see the module `journal`
+//! .commitfs/staging/ID      contents of open, prepared and committed-but-unapplied transactions
+//! .commitfs/rejected/ID     contents of aborted transactions, ID.meta says what they are
+//! .commitfs/rules.toml      the user's rules, if any
+//! ```
+//! Everything here goes through descriptors opened before the mount covers the directory.
+
+mod rejected;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::sys::at;
+use crate::types::TxnId;
+pub use rejected::{Rejected, RejectedBound, list_rejected};
+
+/// Name of the state directory.
+pub const STATE_DIR: &str = ".commitfs";
+/// What `.commitfs/format` says. The number changes when the layout does.
+pub const FORMAT: &str = "commitfs state directory, format 1\n";
+
+/// Why a backing directory can't be used. Each message names the directory and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory is missing, not a directory, or can't be opened.
+    #[error("{path}: {source}: give a directory that exists and that you may read and write")]
+    Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another daemon holds it.
+    #[error(
+        "{path} is already mounted by process {pid}: unmount it first (commitfs umount), or use that mount"
+    )]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+        /// The holder's pid as its lock file says, 0 if it says nothing.
+        pid: u32,
+    },
+    /// `.commitfs` exists but isn't ours, or is of a newer format, or is damaged.
+    #[error(
+        "{path}/.commitfs: {reason}: nothing was changed; look with `commitfs check {path}`, and move the directory .commitfs away only when you don't need what it holds"
+    )]
+    Foreign {
+        /// The backing directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A system call on the state directory failed.
+    #[error("{path}/.commitfs: {what}: {source}")]
+    Io {
+        /// The backing directory.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// An opened backing directory with its state directory.
+#[derive(Debug)]
+pub struct Store {
+    /// Where it was, for messages only: the mount may cover it.
+    pub path: PathBuf,
+    /// The backing directory.
+    pub root: OwnedFd,
+    /// `.commitfs`
+    pub state: OwnedFd,
+    /// `.commitfs/staging`
+    pub staging: OwnedFd,
+    /// `.commitfs/rejected`
+    pub rejected: OwnedFd,
+    lock: File,
+}
+
+/// Name of a staging or rejected file.
+pub fn id_name(id: TxnId) -> String {
+    format!("{id:016x}")
+}
+
+/// The number in such a name.
+pub fn parse_id(name: &OsStr) -> Option<TxnId> {
+    let name = name.to_str()?;
+    (name.len() == 16).then(|| TxnId::from_str_radix(name, 16).ok())?
+}
+
+impl Store {
+    /// Opens `path`, creates or checks its state directory and takes its lock.
+    ///
+    /// # Errors
+    /// [`StoreError`], with nothing changed on disk unless the state directory had to be created.
+    pub fn open(path: &Path) -> Result<Store, StoreError> {
+        let unusable = |source: Errno| StoreError::Unusable {
+            path: path.to_owned(),
+            source: source.into(),
+        };
+        let root = rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(unusable)?;
+        let io = |what: &'static str| {
+            move |source: Errno| StoreError::Io {
+                path: path.to_owned(),
+                what,
+                source: source.into(),
+            }
+        };
+        match rustix::fs::mkdirat(&root, STATE_DIR, Mode::from_raw_mode(0o700)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(unusable(e)),
+        }
+        let state = at::open_dir(&root, OsStr::new(STATE_DIR)).map_err(io("open"))?;
+        let lock = Self::take_lock(path, &state)?;
+        Self::check_format(path, &state)?;
+        for sub in ["staging", "rejected"] {
+            match rustix::fs::mkdirat(&state, sub, Mode::from_raw_mode(0o700)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(io("create a sub-directory")(e)),
+            }
+        }
+        let staging = at::open_dir(&state, OsStr::new("staging")).map_err(io("open staging"))?;
+        let rejected = at::open_dir(&state, OsStr::new("rejected")).map_err(io("open rejected"))?;
+        for dir in [state.as_fd(), root.as_fd()] {
+            at::sync_dir(dir).map_err(io("fsync"))?;
+        }
+        Ok(Store {
+            path: path.to_owned(),
+            root,
+            state,
+            staging,
+            rejected,
+            lock,
+        })
+    }
+
+    /// Takes the lock before anything else is looked at: two daemons would ruin each other.
+    fn take_lock(path: &Path, state: &OwnedFd) -> Result<File, StoreError> {
+        let io = |what: &'static str| {
+            move |source: Errno| StoreError::Io {
+                path: path.to_owned(),
+                what,
+                source: source.into(),
+            }
+        };
+        let lock = rustix::fs::openat(
+            state,
+            "lock",
+            OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::from_raw_mode(0o644),
+        )
+        .map_err(io("open lock"))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(File::from(lock)),
+            Err(Errno::WOULDBLOCK) => Err(StoreError::Busy {
+                path: path.to_owned(),
+                pid: holder(&File::from(lock)),
+            }),
+            Err(e) => Err(io("lock")(e)),
+        }
+    }
+
+    fn check_format(path: &Path, state: &OwnedFd) -> Result<(), StoreError> {
+        let foreign = |reason: String| StoreError::Foreign {
+            path: path.to_owned(),
+            reason,
+        };
+        match read_small(state.as_fd(), "format") {
+            Ok(text) if text == FORMAT.as_bytes() => Ok(()),
+            Ok(text) if text.starts_with(b"commitfs state directory, format ") => Err(foreign(
+                "written by another version of commitfs; use that one".into(),
+            )),
+            Ok(_) => Err(foreign("the file format is not one of ours".into())),
+            Err(Errno::NOENT) => {
+                let others: Vec<_> = list(state.as_fd())
+                    .map_err(|e| foreign(e.to_string()))?
+                    .into_iter()
+                    .filter(|n| {
+                        n != "lock" && n != "rules.toml" && n != "daemon.log" && n != "format.new"
+                    })
+                    .collect();
+                if let Some(first) = others.first() {
+                    return Err(foreign(format!(
+                        "it holds {first:?} but no file `format`, so it is not a state directory of commitfs"
+                    )));
+                }
+                write_durably(state.as_fd(), "format", FORMAT.as_bytes()).map_err(|e| {
+                    StoreError::Io {
+                        path: path.to_owned(),
+                        what: "write format",
+                        source: e.into(),
+                    }
+                })
+            }
+            Err(e) => Err(foreign(format!("format can't be read: {e}"))),
+        }
+    }
+
+    /// Writes the daemon's pid into the lock file.
+    pub fn record_pid(&self, pid: u32) -> Result<(), Errno> {
+        rustix::fs::ftruncate(&self.lock, 0)?;
+        rustix::io::pwrite(&self.lock, format!("{pid}\n").as_bytes(), 0)?;
+        Ok(())
+    }
+
+    /// Pid in the lock file of the backing directory `root`, whoever holds it.
+    pub fn lock_holder(root: BorrowedFd<'_>) -> Option<u32> {
+        let lock = rustix::fs::openat(
+            root,
+            format!("{STATE_DIR}/lock"),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .ok()?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => Some(holder(&File::from(lock))),
+            _ => None,
+        }
+    }
+
+    /// Creates the staging file of transaction `id`.
+    pub fn create_staging(&self, id: TxnId) -> Result<File, Errno> {
+        crate::sys::failpoint::fail_point("staging-create")?;
+        rustix::fs::openat(
+            &self.staging,
+            id_name(id),
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::from_raw_mode(0o600),
+        )
+        .map(File::from)
+    }
+
+    /// Opens an existing staging file.
+    pub fn open_staging(&self, id: TxnId) -> Result<Option<File>, Errno> {
+        match rustix::fs::openat(
+            &self.staging,
+            id_name(id),
+            OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+        ) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Moves a staging file to its name in the backing directory, over whatever file is there.
+    pub fn apply(&self, id: TxnId, dir: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+        crate::sys::failpoint::fail_point("apply")?;
+        rustix::fs::renameat(&self.staging, id_name(id), dir, name)
+    }
+
+    /// Removes a staging file; one that is already gone is fine.
+    pub fn remove_staging(&self, id: TxnId) -> Result<(), Errno> {
+        match rustix::fs::unlinkat(&self.staging, id_name(id), rustix::fs::AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Ids of all staging files.
+    pub fn staged_ids(&self) -> Result<Vec<TxnId>, Errno> {
+        let mut ids: Vec<_> = list(self.staging.as_fd())?
+            .iter()
+            .filter_map(|n| parse_id(OsStr::new(n)))
+            .collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Makes the directory of staging files durable.
+    pub fn sync_staging_dir(&self) -> Result<(), Errno> {
+        rustix::fs::fsync(&self.staging)
+    }
+}
+
+fn holder(lock: &File) -> u32 {
+    use std::os::unix::fs::FileExt;
+    let mut text = [0u8; 32];
+    let len = lock.read_at(&mut text, 0).unwrap_or(0);
+    std::str::from_utf8(&text[..len])
+        .ok()
+        .and_then(|t| t.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Names in a directory, without `.` and `..`; names that aren't UTF-8 lossily.
+pub(crate) fn list(dir: BorrowedFd<'_>) -> Result<Vec<String>, Errno> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Whole content of a small file of the state directory.
+pub(crate) fn read_small(dir: BorrowedFd<'_>, name: &str) -> Result<Vec<u8>, Errno> {
+    use std::io::Read;
+    let fd = rustix::fs::openat(
+        dir,
+        name,
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )?;
+    let mut content = Vec::new();
+    File::from(fd)
+        .take(16 << 20)
+        .read_to_end(&mut content)
+        .map_err(|e| crate::types::errno_of(&e))?;
+    Ok(content)
+}
+
+/// Writes a small file so that after a crash it is there whole or not at all.
+pub(crate) fn write_durably(dir: BorrowedFd<'_>, name: &str, content: &[u8]) -> Result<(), Errno> {
+    let temporary = format!("{name}.new");
+    let fd = rustix::fs::openat(
+        dir,
+        temporary.as_str(),
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::from_raw_mode(0o644),
+    )?;
+    let mut file = File::from(fd);
+    file.write_all(content)
+        .and_then(|()| file.sync_data())
+        .map_err(|e| crate::types::errno_of(&e))?;
+    rustix::fs::renameat(dir, temporary.as_str(), dir, name)?;
+    at::sync_dir(dir)
+}

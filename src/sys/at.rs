@@ -1,0 +1,209 @@
+//! Calls on the backing directory: always relative to a descriptor, never through a path.
+//!
+//! The mount usually lies over the backing directory; a path would lead back into the mount and
+//! deadlock the daemon with itself.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, XattrFlags};
+use rustix::io::Errno;
+
+/// Opens `name` in `dir` as a location only (O_PATH), not following a symlink.
+pub fn open_path(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(
+        dir,
+        name,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+/// Opens the directory `name` in `dir` for *at calls.
+pub fn open_dir(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(
+        dir,
+        name,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+/// The path under which the kernel reaches an open descriptor again.
+fn magic(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Opens the file behind an O_PATH descriptor for I/O.
+pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<File, Errno> {
+    let flags = (flags | OFlags::CLOEXEC | OFlags::NOCTTY)
+        - OFlags::NOFOLLOW
+        - OFlags::CREATE
+        - OFlags::EXCL;
+    rustix::fs::open(magic(fd), flags, Mode::empty()).map(File::from)
+}
+
+/// fstat, which works on O_PATH descriptors too.
+pub fn stat(fd: impl AsFd) -> Result<Stat, Errno> {
+    rustix::fs::fstat(fd)
+}
+
+/// lstat of `name` in `dir`; `None` when there is no such name.
+pub fn stat_at(dir: impl AsFd, name: &OsStr) -> Result<Option<Stat>, Errno> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// chmod through an O_PATH descriptor.
+pub fn chmod(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
+    rustix::fs::chmod(magic(fd), Mode::from_raw_mode(mode & 0o7777))
+}
+
+/// chown through an O_PATH descriptor (symlinks themselves included).
+pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+    rustix::fs::chownat(
+        fd,
+        c"",
+        uid.map(rustix::fs::Uid::from_raw),
+        gid.map(rustix::fs::Gid::from_raw),
+        AtFlags::EMPTY_PATH,
+    )
+}
+
+/// utimensat through an O_PATH descriptor.
+pub fn utimens(fd: impl AsFd, times: &rustix::fs::Timestamps) -> Result<(), Errno> {
+    rustix::fs::utimensat(fd, c"", times, AtFlags::EMPTY_PATH)
+}
+
+/// Value of an extended attribute; `None` when the file has none of that name or the backing file
+/// system knows no attributes at all.
+pub fn get_xattr(fd: impl AsFd, name: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
+    let path = magic(fd);
+    let mut value = vec![0u8; 256];
+    loop {
+        match rustix::fs::getxattr(&path, name, &mut value[..]) {
+            Ok(len) => {
+                value.truncate(len);
+                return Ok(Some(value));
+            }
+            Err(Errno::RANGE) if value.len() < 65536 => value.resize(65536, 0),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Sets an extended attribute; `flags` are XATTR_CREATE and XATTR_REPLACE.
+pub fn set_xattr(fd: impl AsFd, name: &OsStr, value: &[u8], flags: i32) -> Result<(), Errno> {
+    rustix::fs::setxattr(
+        magic(fd),
+        name,
+        value,
+        XattrFlags::from_bits_retain(flags as u32),
+    )
+}
+
+/// Removes an extended attribute.
+pub fn remove_xattr(fd: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+    rustix::fs::removexattr(magic(fd), name)
+}
+
+/// Names of all extended attributes.
+pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
+    let path = magic(fd);
+    let mut names = vec![0u8; 1024];
+    loop {
+        match rustix::fs::listxattr(&path, &mut names[..]) {
+            Ok(len) => {
+                return Ok(names[..len]
+                    .split(|b| *b == 0)
+                    .filter(|n| !n.is_empty())
+                    .map(<[u8]>::to_vec)
+                    .collect());
+            }
+            Err(Errno::RANGE) if names.len() < 65536 => names.resize(65536, 0),
+            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Makes what the directory holds durable; works on O_PATH descriptors too.
+pub fn sync_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    let dir = rustix::fs::openat(
+        dir,
+        c".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    rustix::fs::fsync(dir)
+}
+
+/// Copies all of `from` into the empty file `to`: by reflink where the file system has it,
+/// otherwise by copy_file_range, otherwise by hand.
+pub fn copy_contents(from: &File, to: &File) -> io::Result<u64> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(to.metadata()?.len());
+    }
+    copy_range(from, to, from.metadata()?.len())
+}
+
+/// Copies the first `len` bytes of `from` to `to`, at the same offsets.
+pub fn copy_range(from: &File, to: &File, len: u64) -> io::Result<u64> {
+    use std::os::unix::fs::FileExt;
+    let mut at = 0u64;
+    let mut by_hand = false;
+    let mut buffer = Vec::new();
+    while at < len {
+        let want = usize::try_from((len - at).min(1 << 30)).unwrap_or(1 << 30);
+        let copied = if by_hand {
+            buffer.resize(want.min(1 << 20), 0u8);
+            let n = from.read_at(&mut buffer, at)?;
+            to.write_all_at(&buffer[..n], at)?;
+            n
+        } else {
+            let (mut a, mut b) = (at, at);
+            match rustix::fs::copy_file_range(from, Some(&mut a), to, Some(&mut b), want) {
+                Ok(n) => n,
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    by_hand = true;
+                    continue;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        };
+        if copied == 0 {
+            break;
+        }
+        at += copied as u64;
+    }
+    Ok(at)
+}
+
+/// Gives the file behind an O_PATH descriptor another name.
+pub fn link(fd: impl AsFd, dir: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+    rustix::fs::linkat(
+        rustix::fs::CWD,
+        magic(fd),
+        dir,
+        name,
+        AtFlags::SYMLINK_FOLLOW,
+    )
+}
+
+/// Closes a descriptor and says what close(2) said, which dropping it doesn't.
+pub fn close(fd: OwnedFd) -> io::Result<()> {
+    use std::os::fd::IntoRawFd;
+    // SAFETY: the descriptor was owned and has been given up just now, so nobody else closes it.
+    let result = unsafe { libc::close(fd.into_raw_fd()) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

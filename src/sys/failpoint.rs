@@ -1,0 +1,114 @@
+//! Hooks of the test suite: places where the daemon can be made to die, to fail, or to drop one
+//! of its guarantees. All of it compiles to nothing without the feature `testing`.
+
+use rustix::io::Errno;
+
+/// Every place a test can end the daemon at, in the order a commit passes them.
+pub const CRASH_POINTS: &[&str] = &[
+    "begin-journalled",
+    "staging-written",
+    "prepared-journalled",
+    "flush-replied",
+    "commit-journalled",
+    "drain-begun",
+    "data-synced",
+    "durable-journalled",
+    "applied-one",
+    "applied-all",
+    "dirs-synced",
+    "journal-rotated",
+    "recovery-applied",
+    "recovery-rejected",
+];
+
+/// Ends the process at once if the environment asks for it here: `COMMITFS_CRASH_AT=point[:count]`.
+#[cfg(feature = "testing")]
+pub fn crash_point(name: &str) {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    static ASKED: LazyLock<Option<(String, AtomicI64)>> = LazyLock::new(|| {
+        let asked = std::env::var("COMMITFS_CRASH_AT").ok()?;
+        let (point, count) = asked.split_once(':').unwrap_or((&asked, "1"));
+        assert!(CRASH_POINTS.contains(&point), "no crash point {point}");
+        Some((
+            point.to_owned(),
+            AtomicI64::new(count.parse().expect("a count")),
+        ))
+    });
+    debug_assert!(CRASH_POINTS.contains(&name));
+    if let Some((point, left)) = &*ASKED
+        && point == name
+        && left.fetch_sub(1, Ordering::Relaxed) == 1
+    {
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+            .ok();
+        std::thread::park();
+    }
+}
+
+/// See the version with the feature `testing`.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+pub fn crash_point(_name: &str) {}
+
+/// An injected failure: `COMMITFS_FAIL_AT=point:errno[:count]`, the errno as a number.
+#[cfg(feature = "testing")]
+pub fn fail_point(name: &str) -> Result<(), Errno> {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    static ASKED: LazyLock<Option<(String, i32, AtomicI64)>> = LazyLock::new(|| {
+        let asked = std::env::var("COMMITFS_FAIL_AT").ok()?;
+        let mut parts = asked.split(':');
+        let point = parts.next()?.to_owned();
+        let errno = parts.next()?.parse().ok()?;
+        let count = parts.next().map_or(Some(i64::MAX), |c| c.parse().ok())?;
+        Some((point, errno, AtomicI64::new(count)))
+    });
+    match &*ASKED {
+        Some((point, errno, left)) if point == name && left.fetch_sub(1, Ordering::Relaxed) > 0 => {
+            Err(Errno::from_raw_os_error(*errno))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// See the version with the feature `testing`.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+pub fn fail_point(_name: &str) -> Result<(), Errno> {
+    Ok(())
+}
+
+/// Whether the environment takes the guarantee `name` out (`COMMITFS_MUTANT=name`), so that
+/// `scripts/mutants` can show which test notices.
+#[cfg(feature = "testing")]
+pub fn mutant(name: &str) -> bool {
+    use std::sync::LazyLock;
+    static ASKED: LazyLock<Option<String>> =
+        LazyLock::new(|| std::env::var("COMMITFS_MUTANT").ok());
+    ASKED.as_deref() == Some(name)
+}
+
+/// See the version with the feature `testing`.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+pub fn mutant(_name: &str) -> bool {
+    false
+}
+
+/// Whether a kernel feature is to be treated as missing (`COMMITFS_WITHOUT=name,name`): the suite
+/// runs with each optional one off.
+#[cfg(feature = "testing")]
+pub fn feature_off(name: &str) -> bool {
+    use std::sync::LazyLock;
+    static OFF: LazyLock<String> =
+        LazyLock::new(|| std::env::var("COMMITFS_WITHOUT").unwrap_or_default());
+    OFF.split(',').any(|off| off == name)
+}
+
+/// See the version with the feature `testing`.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+pub fn feature_off(_name: &str) -> bool {
+    false
+}

@@ -1,0 +1,9 @@
+//! What commitfs asks of the operating system, below every other module. All `unsafe` is here.
+
+pub mod at;
+pub mod background;
+pub mod failpoint;
+pub mod mount;
+pub mod pidfd;
+pub mod proc;
+pub mod signals;

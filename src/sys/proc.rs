@@ -1,0 +1,298 @@
+//! What the daemon may learn about other processes from `/proc`.
+//!
+//! Most of these questions are asked about a process that is waiting for the daemon's own reply, often while the
+//! kernel holds that process's `execve` or `mmap` locks. A file of `/proc` that needs one of those locks would hang the
+//! whole mount, so only what was tried in that situation is used here: the files `statm`, `status`, `comm`, `limits`,
+//! `fdinfo/N` and `children`, lstat of `fd/N`, and pidfds. `stat` and the links in `ns/` are read of dying processes
+//! alone (see [`death_of_flusher`]). `environ`, `maps`, `io`, `wchan`, `exe`, `cwd`, `root` and where `fd/N` points to
+//! are never asked for. [`command`] is the one function that must stay off the thread that serves requests.
+//!
+//! Process ids are those of the `/proc` the daemon sees. Id 0 is what the kernel reports for a process outside the
+//! daemon's pid namespace; every function answers "unknown" or "no" for it.
+
+mod death;
+mod holds;
+mod ids;
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
+use rustix::io::{Errno, Result};
+
+pub use death::{Death, death_of_flusher, self_test_killed_writer_detection};
+pub use holds::{Holding, holds};
+
+/// How far up [`is_self_or_descendant`] walks.
+const MAX_ANCESTRY: usize = 64;
+/// The widest range of ids [`pids_between`] looks at.
+const MAX_PID_RANGE: u32 = 4096;
+/// Ids below this are not handed out again once the counter has wrapped (`RESERVED_PIDS` in the kernel).
+const FIRST_PID_AFTER_WRAP: u32 = 300;
+/// The longest command line [`command`] shows, in characters.
+const MAX_COMMAND_CHARS: usize = 120;
+
+/// The process (thread group) that thread `tid` belongs to.
+pub fn tgid(tid: u32) -> Option<u32> {
+    ids::of(tid).map(|ids| ids.tgid)
+}
+
+/// The parent of `pid`; 0 when it has none in this pid namespace.
+pub fn parent(pid: u32) -> Option<u32> {
+    ids::of(pid).map(|ids| ids.parent)
+}
+
+/// Whether `pid` (a process or one of its threads) is the process `ancestor` or descends from it.
+///
+/// A process whose parent has exited belongs to its reaper from then on, so an orphaned descendant is not found.
+pub fn is_self_or_descendant(pid: u32, ancestor: u32) -> bool {
+    if ancestor == 0 {
+        return false;
+    }
+    let mut at = pid;
+    for _ in 0..MAX_ANCESTRY {
+        if at == 0 || at == ancestor {
+            return at != 0;
+        }
+        match ids::of(at) {
+            Some(ids) if ids.tgid == ancestor => return true,
+            Some(ids) => at = ids.parent,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// The children of all threads of `pid`, or `None` where that cannot be known: the process is gone, may not be read,
+/// or the kernel was built without `CONFIG_PROC_CHILDREN`.
+///
+/// A child that is forked or reaped meanwhile may be missed or listed.
+pub fn children(pid: u32) -> Option<Vec<u32>> {
+    if !kernel_lists_children() {
+        return None;
+    }
+    let tasks = open_dir(pid, "task").ok()?;
+    let mut found = Vec::new();
+    let mut threads = 0u32;
+    for_each_number(&tasks, |tid| {
+        match read_at(&tasks, &format!("{tid}/children")) {
+            Ok(list) => {
+                threads += 1;
+                found.extend(list.split(|b| *b == b' ').filter_map(number::<u32>));
+            }
+            // The thread ended since the directory was read.
+            Err(Errno::NOENT | Errno::SRCH) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    })
+    .ok()?;
+    (threads > 0).then_some(found)
+}
+
+fn kernel_lists_children() -> bool {
+    static LISTED: OnceLock<bool> = OnceLock::new();
+    *LISTED.get_or_init(|| {
+        rustix::fs::access("/proc/thread-self/children", rustix::fs::Access::EXISTS).is_ok()
+    })
+}
+
+/// The id handed out last, to a process or a thread, in this pid namespace.
+pub fn last_pid() -> Option<u32> {
+    let loadavg = slurp(&open(CWD, "/proc/loadavg").ok()?).ok()?;
+    number(loadavg.trim_ascii().rsplit(|b| *b == b' ').next()?)
+}
+
+/// The living processes (not threads) whose ids were handed out after `first_exclusive` and up to `last_inclusive`,
+/// both as answered by [`last_pid`]; or `None` when the range is too wide to look through ([`all_pids`] is cheaper
+/// then).
+///
+/// A counter that went once around between the two answers is followed; one that went around further is not noticed.
+pub fn pids_between(first_exclusive: u32, last_inclusive: u32) -> Option<Vec<u32>> {
+    let ids = range_of_pids(first_exclusive, last_inclusive, pid_max)?;
+    Some(ids.filter(|pid| tgid(*pid) == Some(*pid)).collect())
+}
+
+/// The ids of a range that may wrap at `max` (exclusive; asked only then), or `None` when there are too many of them.
+fn range_of_pids(
+    first_exclusive: u32,
+    last_inclusive: u32,
+    max: fn() -> Option<u32>,
+) -> Option<impl Iterator<Item = u32>> {
+    let start = first_exclusive.checked_add(1)?;
+    let (before, after) = if last_inclusive >= first_exclusive {
+        (start..last_inclusive.checked_add(1)?, 0..0)
+    } else {
+        // An id below the reserved ones cannot have been handed out by a wrapped counter.
+        let max = max()?;
+        (
+            start..max.max(start),
+            FIRST_PID_AFTER_WRAP..(last_inclusive + 1).max(FIRST_PID_AFTER_WRAP),
+        )
+    };
+    let count = before.len().checked_add(after.len())?;
+    (count <= MAX_PID_RANGE as usize).then(|| before.chain(after))
+}
+
+fn pid_max() -> Option<u32> {
+    let max = slurp(&open(CWD, "/proc/sys/kernel/pid_max").ok()?).ok()?;
+    number(max.trim_ascii())
+}
+
+/// All processes that `/proc` shows, in no particular order; empty when it cannot be listed.
+pub fn all_pids() -> Vec<u32> {
+    let mut found = Vec::new();
+    if let Ok(dir) = open(CWD, "/proc") {
+        let listed = for_each_number(&dir, |pid| {
+            found.push(pid);
+            Ok(())
+        });
+        if let Err(error) = listed {
+            log::warn!("/proc: cannot list the processes: {error}");
+        }
+    }
+    found
+}
+
+/// The short name of a process (at most 15 bytes), safe to ask for anywhere.
+pub fn comm(pid: u32) -> Option<String> {
+    let name = read(pid, "comm").ok()?;
+    Some(printable(name.trim_ascii_end(), MAX_COMMAND_CHARS))
+}
+
+/// The command line of a process for people to read: one line, printable, shortened; `[name]` for a process without
+/// one, `(gone)` for none.
+///
+/// Reading it takes the lock of the process's memory map, which a thread of that process may hold while it waits for
+/// the daemon. So never call this on the thread that serves requests; [`comm`] is safe there.
+pub fn command(pid: u32) -> String {
+    let line = match read(pid, "cmdline") {
+        Ok(line) => line,
+        Err(_) => return "(gone)".to_owned(),
+    };
+    let words = line.trim_ascii().strip_suffix(&[0]).unwrap_or(&line);
+    if !words.is_empty() {
+        return printable(words, MAX_COMMAND_CHARS);
+    }
+    comm(pid).map_or_else(|| "(gone)".to_owned(), |name| format!("[{name}]"))
+}
+
+/// `bytes` on one line: arguments separated by blanks, control characters replaced, cut after `limit` characters.
+fn printable(bytes: &[u8], limit: usize) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut shown: String = text
+        .chars()
+        .take(limit)
+        .map(|c| match c {
+            '\0' => ' ',
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
+        .collect();
+    if text.chars().nth(limit).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// The soft limit on the size of files that `tgid` may write, or `None` when it has none or it cannot be read.
+pub fn rlimit_fsize(tgid: u32) -> Option<u64> {
+    parse_rlimit_fsize(&read(tgid, "limits").ok()?)
+}
+
+fn parse_rlimit_fsize(limits: &[u8]) -> Option<u64> {
+    let line = limits
+        .split(|b| *b == b'\n')
+        .find_map(|line| line.strip_prefix(b"Max file size"))?;
+    number(
+        line.split(u8::is_ascii_whitespace)
+            .find(|word| !word.is_empty())?,
+    )
+}
+
+/// Whether thread `tid` has a signal to take: one that is pending and neither blocked nor ignored.
+///
+/// A process that waits for the daemon can't act on it (not even on SIGKILL) until it is answered, so its request is
+/// to be answered EINTR. A stop signal (Ctrl-Z) counts as well.
+pub fn pending_fatal_or_any_signal(tid: u32) -> bool {
+    read(tid, "status").is_ok_and(|status| has_deliverable_signal(&status))
+}
+
+fn has_deliverable_signal(status: &[u8]) -> bool {
+    let mask = |name| {
+        field(status, name)
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+            .unwrap_or(0)
+    };
+    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !mask("SigIgn") != 0
+}
+
+// ---- reading /proc ----
+
+/// Opens `path` below `dir` for reading; a directory, too.
+fn open(dir: impl AsFd, path: &str) -> Result<OwnedFd> {
+    openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn open_dir(pid: u32, name: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, format!("/proc/{pid}/{name}"), flags, Mode::empty())
+}
+
+/// The content of `/proc/PID/NAME`.
+fn read(pid: u32, name: &str) -> Result<Vec<u8>> {
+    read_at(CWD, &format!("/proc/{pid}/{name}"))
+}
+
+fn read_at(dir: impl AsFd, path: &str) -> Result<Vec<u8>> {
+    slurp(&open(dir, path)?)
+}
+
+fn slurp(file: &OwnedFd) -> Result<Vec<u8>> {
+    // Nearly every file fits, and then costs two calls: the content and the end.
+    let mut content = Vec::with_capacity(4096);
+    loop {
+        if content.len() == content.capacity() {
+            content.reserve(content.len());
+        }
+        match rustix::io::read(file, rustix::buffer::spare_capacity(&mut content)) {
+            Ok(0) => return Ok(content),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Calls `f` for each entry of `dir` whose name is a number, until it fails.
+fn for_each_number(dir: &OwnedFd, mut f: impl FnMut(u32) -> Result<()>) -> Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); 8192];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        if let Some(n) = numeric_name(entry?.file_name()) {
+            f(n)?;
+        }
+    }
+    Ok(())
+}
+
+fn numeric_name(name: &CStr) -> Option<u32> {
+    number(name.to_bytes())
+}
+
+/// The value of `NAME:` in a file of such lines (`status`, `fdinfo`), without the blanks around it.
+fn field<'a>(lines: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    lines.split(|b| *b == b'\n').find_map(|line| {
+        let value = line.strip_prefix(name.as_bytes())?.strip_prefix(b":")?;
+        Some(value.trim_ascii())
+    })
+}
+
+fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! To whom a thread belongs, asked in the quickest way there is.
+//!
+//! Since Linux 6.13 a pidfd answers with an ioctl in a quarter of the time it takes to have `/proc/PID/status` written
+//! and read; older kernels, and sandboxes that forbid it, get the file.
+
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{field, number, read};
+
+/// A thread's process and that process's parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ids {
+    pub(super) tgid: u32,
+    /// 0 for none in this pid namespace.
+    pub(super) parent: u32,
+}
+
+/// The relations of the thread or process `tid`; `None` if it is gone.
+pub(super) fn of(tid: u32) -> Option<Ids> {
+    match from_pidfd(tid) {
+        Ok(ids) => Some(ids),
+        Err(Errno::SRCH) => None,
+        Err(_) => from_status(tid),
+    }
+}
+
+fn from_status(tid: u32) -> Option<Ids> {
+    let status = read(tid, "status").ok()?;
+    Some(Ids {
+        tgid: number(field(&status, "Tgid")?)?,
+        parent: number(field(&status, "PPid")?)?,
+    })
+}
+
+/// `PIDFD_THREAD`: the id may be that of any thread.
+const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
+/// `PIDFD_GET_INFO` of linux/pidfd.h.
+const PIDFD_GET_INFO: Opcode = opcode::read_write::<PidfdInfo>(0xFF, 11);
+/// `PIDFD_INFO_PID`: the ids were filled in.
+const PIDFD_INFO_PID: u64 = 1;
+
+/// The first version of `struct pidfd_info`; later ones are longer, and the kernel goes by the length in the opcode.
+#[derive(Default)]
+#[repr(C)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    credentials: [u32; 8],
+    exit_code: i32,
+}
+
+fn from_pidfd(tid: u32) -> rustix::io::Result<Ids> {
+    let pid = i32::try_from(tid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(Errno::SRCH)?;
+    let pidfd = pidfd_open(pid, PIDFD_THREAD)?;
+    let info = get_info(&pidfd)?;
+    if info.mask & PIDFD_INFO_PID == 0 {
+        return Err(Errno::NOSYS);
+    }
+    Ok(Ids {
+        tgid: info.tgid,
+        parent: info.ppid,
+    })
+}
+
+fn get_info(pidfd: &OwnedFd) -> rustix::io::Result<PidfdInfo> {
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_PID,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: the opcode reads and writes a `struct pidfd_info` of the size encoded in it, which is that of
+    // `PidfdInfo`; every bit pattern is a valid value of its fields. The descriptor is a pidfd; on any kernel that
+    // doesn't know the opcode the call fails without touching memory.
+    unsafe { ioctl(pidfd, Updater::<PIDFD_GET_INFO, PidfdInfo>::new(&mut info))? };
+    Ok(info)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_give_the_same_answer() {
+        let thread = rustix::thread::gettid()
+            .as_raw_nonzero()
+            .get()
+            .cast_unsigned();
+        for id in [std::process::id(), thread, 1] {
+            let ids = from_status(id).unwrap();
+            assert_eq!(of(id), Some(ids));
+            match from_pidfd(id) {
+                Ok(quick) => assert_eq!(quick, ids),
+                Err(error) => eprintln!("pidfds can't be asked here: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_has_no_relations() {
+        assert_eq!(of(0), None);
+        assert_eq!(of(u32::MAX), None);
+    }
+}

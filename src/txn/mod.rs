@@ -1,0 +1,16 @@
+//! Transactions: what one open-for-write does, from open to the end of its last reference.
+//!
+//! ```text
+//! open ──▶ Staging ──FLUSH──▶ prepared ──RELEASE──▶ committed (pending) ──drain──▶ applied
+//!             │                   │
+//!             └──── killed, failed, guard, discarded ──▶ rejected or dropped
+//! ```
+//! All that can fail happens up to *prepared*; the commit itself is an append to the journal whose
+//! space was reserved before, and an entry in memory.
+
+pub mod recovery;
+mod staging;
+mod transaction;
+
+pub use staging::{Content, Failure, Fsynced, Staging};
+pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction};

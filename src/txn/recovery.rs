@@ -1,0 +1,704 @@
+//! After a crash: brings the backing directory to a prefix of the order of commits.
+//!
+//! What is acceptable depends on what ended the daemon. If the same boot still has the same file
+//! system mounted, nothing was lost but the daemon, and all that was journalled counts. Otherwise
+//! a commit beyond the last durable one counts only if its content matches its checksum, and the
+//! first that doesn't ends the prefix. Running it twice gives what running it once gives: a fresh
+//! journal that says "all of this is durable" stands before the first file is moved.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::Abort;
+use crate::guard::{Guard, examine, permits};
+use crate::journal::{self, Content, Edit, Header, Journal, JournalError, Record};
+use crate::rules::{Creation, Rules};
+use crate::store::{Rejected, Store, id_name};
+use crate::sys::{at, failpoint};
+use crate::types::{TxnId, errno_of, now_ns};
+
+/// A claim (C6) is visible up to this length.
+const CLAIM_LIMIT: u64 = 4096;
+
+/// Why recovery refuses. Nothing has been changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The journal can't be read or isn't ours.
+    #[error(
+        "{path}/.commitfs/journal: {source}; nothing was changed: look with `commitfs check {path}`"
+    )]
+    Journal {
+        /// The backing directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: JournalError,
+    },
+    /// A file operation failed.
+    #[error("{path}: recovery: {what}: {source}")]
+    Io {
+        /// The backing directory.
+        path: PathBuf,
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What recovery found and did.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The journal to go on with.
+    pub journal: Journal,
+    /// Last transaction number ever given.
+    pub last_id: TxnId,
+    /// Last commit.
+    pub last_seq: u64,
+    /// Versions moved to their names.
+    pub applied: usize,
+    /// Contents moved to rejected.
+    pub rejected: usize,
+}
+
+/// What would be recovered: the result of reading, before anything is changed.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Commits that count, in order.
+    pub accepted: Vec<(u64, Vec<Edit>)>,
+    /// Contents that don't, with what is known of them.
+    pub leftovers: Vec<Leftover>,
+    last_id: TxnId,
+    last_seq: u64,
+}
+
+/// A staging file that belongs to no accepted commit.
+#[derive(Clone, Debug)]
+pub struct Leftover {
+    /// Its number.
+    pub id: TxnId,
+    /// The path it was meant for, if the journal says.
+    pub path: Option<PathBuf>,
+    /// Process that opened it.
+    pub pid: u32,
+    /// Unlinked before: dropped without a trace.
+    pub discarded: bool,
+}
+
+/// One transaction as the journal tells it.
+#[derive(Debug, Default)]
+struct Told {
+    path: Option<PathBuf>,
+    discarded: bool,
+    claim: bool,
+    pid: u32,
+    fsynced: Option<Content>,
+    prepared: Option<(Content, PathBuf, u64)>,
+    aborted: bool,
+}
+
+/// Identity of boot and mounted file system: the same when nothing but the daemon has ended.
+pub fn instance(root: impl AsFd) -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let unique = rustix::fs::StatxFlags::from_bits_retain(0x4000);
+    let mount = rustix::fs::statx(
+        root.as_fd(),
+        c"",
+        rustix::fs::AtFlags::EMPTY_PATH,
+        unique | rustix::fs::StatxFlags::MNT_ID | rustix::fs::StatxFlags::BASIC_STATS,
+    );
+    match mount {
+        Ok(s) => format!(
+            "{} {}:{} {}",
+            boot.trim(),
+            s.stx_dev_major,
+            s.stx_dev_minor,
+            s.stx_mnt_id
+        ),
+        Err(_) => boot.trim().to_owned(),
+    }
+}
+
+/// Recovers a store and starts its new journal.
+///
+/// # Errors
+/// [`RecoveryError`]; a journal that can't be understood is left as it is.
+pub fn recover(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError> {
+    let path = store.path.clone();
+    let told = journal::read(store.state.as_fd()).map_err(|source| RecoveryError::Journal {
+        path: path.clone(),
+        source,
+    })?;
+    let instance = instance(&store.root);
+    let io = |what: &str| {
+        let (path, what) = (path.clone(), what.to_owned());
+        move |source: Errno| RecoveryError::Io {
+            path,
+            what,
+            source: source.into(),
+        }
+    };
+    let plan =
+        plan(store, rules, told.as_ref(), &instance).map_err(io("reading staged content"))?;
+    sync_accepted(store, &plan).map_err(io("making staged content durable"))?;
+    let header = |journal_id| Header {
+        journal_id,
+        created_ns: now_ns(),
+        instance: instance.clone(),
+        next_id: plan.last_id + 1,
+        next_seq: plan.last_seq + 1,
+        durable_seq: plan.last_seq,
+    };
+    let failed = |source| RecoveryError::Journal {
+        path: path.clone(),
+        source,
+    };
+    if !plan.accepted.is_empty() || !plan.leftovers.is_empty() {
+        let carried = carried(&plan);
+        Journal::create(store.state.as_fd(), header(journal::fresh_id()), &carried)
+            .map_err(failed)?;
+    }
+    let (applied, unplaced) =
+        apply(store, &plan).map_err(io("putting committed versions in place"))?;
+    failpoint::crash_point("recovery-applied");
+    let mut rejected = 0;
+    for leftover in plan.leftovers.iter().chain(&unplaced) {
+        rejected += usize::from(reject(store, leftover).map_err(io("moving content to rejected"))?);
+    }
+    failpoint::crash_point("recovery-rejected");
+    rustix::fs::syncfs(&store.root).map_err(io("sync"))?;
+    let journal =
+        Journal::create(store.state.as_fd(), header(journal::fresh_id()), &[]).map_err(failed)?;
+    Ok(Recovered {
+        journal,
+        last_id: plan.last_id,
+        last_seq: plan.last_seq,
+        applied,
+        rejected,
+    })
+}
+
+/// Decides what counts. Changes nothing.
+pub fn plan(
+    store: &Store,
+    rules: &Rules,
+    told: Option<&journal::Contents>,
+    instance: &str,
+) -> Result<Plan, Errno> {
+    let mut plan = Plan::default();
+    let staged: BTreeSet<TxnId> = store.staged_ids()?.into_iter().collect();
+    plan.last_id = staged.last().copied().unwrap_or(0);
+    plan.last_id = plan.last_id.max(
+        store
+            .list_rejected()?
+            .iter()
+            .map(|r| r.id)
+            .max()
+            .unwrap_or(0),
+    );
+    let mut transactions: BTreeMap<TxnId, Told> = BTreeMap::new();
+    let mut used: BTreeSet<TxnId> = BTreeSet::new();
+    if let Some(contents) = told {
+        let trusted = contents.header.instance == instance && !failpoint::mutant("C18-trust");
+        plan.last_id = plan.last_id.max(contents.header.next_id.saturating_sub(1));
+        plan.last_seq = contents.header.next_seq.saturating_sub(1);
+        let (commits, durable) = collect(contents, &mut transactions);
+        plan.last_id = plan
+            .last_id
+            .max(transactions.keys().next_back().copied().unwrap_or(0));
+        let mut whole = true;
+        for (seq, edits) in commits {
+            whole = whole && (seq <= durable || trusted || verified(store, &edits, &transactions)?);
+            plan.last_seq = plan.last_seq.max(seq);
+            if !whole {
+                continue;
+            }
+            for edit in &edits {
+                if let Edit::Put { id, .. } = edit {
+                    used.insert(*id);
+                    plan.last_id = plan.last_id.max(*id);
+                }
+            }
+            plan.accepted.push((seq, edits));
+        }
+        roll_forward(
+            store,
+            rules,
+            &mut plan,
+            &transactions,
+            &mut used,
+            trusted,
+            whole,
+        )?;
+    }
+    for id in staged.difference(&used) {
+        let told = transactions.get(id);
+        plan.leftovers.push(Leftover {
+            id: *id,
+            path: told.and_then(|t| t.path.clone()),
+            pid: told.map_or(0, |t| t.pid),
+            discarded: told.is_some_and(|t| t.discarded),
+        });
+    }
+    Ok(plan)
+}
+
+/// Sorts the records out: commits by number, and what is known of each transaction.
+fn collect(
+    contents: &journal::Contents,
+    transactions: &mut BTreeMap<TxnId, Told>,
+) -> (BTreeMap<u64, Vec<Edit>>, u64) {
+    let mut commits = BTreeMap::new();
+    let mut durable = contents.header.durable_seq;
+    for record in &contents.records {
+        match record {
+            Record::Begin {
+                id,
+                path,
+                claim,
+                pid,
+                ..
+            } => {
+                let told = transactions.entry(*id).or_default();
+                told.path = Some(path.clone());
+                (told.claim, told.pid) = (*claim, *pid);
+            }
+            Record::Retarget { id, path } => {
+                let told = transactions.entry(*id).or_default();
+                told.discarded |= path.is_none();
+                if let (Some(path), Some(prepared)) = (path, &mut told.prepared) {
+                    prepared.1.clone_from(path);
+                }
+                told.path = path.clone().or(told.path.take());
+            }
+            Record::Fsynced { id, content } => {
+                transactions.entry(*id).or_default().fsynced = Some(content.clone());
+            }
+            Record::Prepared {
+                id,
+                sure,
+                content,
+                path,
+                version,
+            } => {
+                let told = transactions.entry(*id).or_default();
+                told.prepared = sure.then(|| (content.clone(), path.clone(), *version));
+                told.path = Some(path.clone());
+            }
+            Record::Unprepared { id } => transactions.entry(*id).or_default().prepared = None,
+            Record::Abort { id } => transactions.entry(*id).or_default().aborted = true,
+            Record::Commit { seq, edits } => {
+                for edit in edits {
+                    if let Edit::Put { id, path, .. } = edit {
+                        transactions.entry(*id).or_default().path = Some(path.clone());
+                    }
+                }
+                commits.insert(*seq, edits.clone());
+            }
+            Record::Durable { seq } => durable = durable.max(*seq),
+        }
+    }
+    (commits, durable)
+}
+
+/// Whether the content of a commit beyond the last durable one is all there.
+fn verified(
+    store: &Store,
+    edits: &[Edit],
+    transactions: &BTreeMap<TxnId, Told>,
+) -> Result<bool, Errno> {
+    for edit in edits {
+        if let Edit::Put { id, content, .. } = edit
+            && !content_is_whole(store, *id, content, transactions.get(id))?
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn content_is_whole(
+    store: &Store,
+    id: TxnId,
+    content: &Content,
+    told: Option<&Told>,
+) -> Result<bool, Errno> {
+    let Some(file) = store.open_staging(id)? else {
+        return Ok(false);
+    };
+    if len(&file)? != content.len {
+        return Ok(false);
+    }
+    // It was on the medium before its record was: nothing to compare.
+    if told
+        .and_then(|t| t.fsynced.as_ref())
+        .is_some_and(|f| f.len == content.len && f.crc == content.crc)
+    {
+        return Ok(true);
+    }
+    match content.crc {
+        Some(crc) => Ok(checksum(&file, content.len)? == crc),
+        None => Ok(content.len == 0),
+    }
+}
+
+fn len(file: &File) -> Result<u64, Errno> {
+    Ok(file.metadata().map_err(|e| errno_of(&e))?.len())
+}
+
+fn checksum(file: &File, len: u64) -> Result<u32, Errno> {
+    use std::os::unix::fs::FileExt;
+    let mut buffer = vec![0u8; 1 << 20];
+    let (mut at, mut crc) = (0u64, 0u32);
+    while at < len {
+        let want = usize::try_from((len - at).min(buffer.len() as u64)).unwrap_or(buffer.len());
+        let read = file
+            .read_at(&mut buffer[..want], at)
+            .map_err(|e| errno_of(&e))?;
+        if read == 0 {
+            break;
+        }
+        crc = crc32c::crc32c_append(crc, &buffer[..read]);
+        at += read as u64;
+    }
+    Ok(crc)
+}
+
+/// Transactions whose close had been acknowledged, or that had called fsync, or that are claims.
+fn roll_forward(
+    store: &Store,
+    rules: &Rules,
+    plan: &mut Plan,
+    transactions: &BTreeMap<TxnId, Told>,
+    used: &mut BTreeSet<TxnId>,
+    trusted: bool,
+    whole: bool,
+) -> Result<(), Errno> {
+    for (id, told) in transactions {
+        if used.contains(id) || told.aborted || told.discarded {
+            continue;
+        }
+        let Some(edit) = forwarded(store, rules, *id, told, trusted, whole)? else {
+            continue;
+        };
+        used.insert(*id);
+        plan.last_seq += 1;
+        plan.accepted.push((plan.last_seq, vec![edit]));
+    }
+    Ok(())
+}
+
+fn forwarded(
+    store: &Store,
+    rules: &Rules,
+    id: TxnId,
+    told: &Told,
+    trusted: bool,
+    whole: bool,
+) -> Result<Option<Edit>, Errno> {
+    let Some(file) = store.open_staging(id)? else {
+        return Ok(None);
+    };
+    if let Some((content, path, version)) = &told.prepared {
+        let durable = told.fsynced.as_ref().is_some_and(|f| f == content);
+        if trusted || ((whole || durable) && content_is_whole(store, id, content, Some(told))?) {
+            return Ok(Some(Edit::Put {
+                path: path.clone(),
+                id,
+                version: *version,
+                content: content.clone(),
+            }));
+        }
+    }
+    let Some(path) = told.path.clone() else {
+        return Ok(None);
+    };
+    let put = |content: Content| Edit::Put {
+        path: path.clone(),
+        id,
+        version: 0,
+        content,
+    };
+    if let Some(fsynced) = &told.fsynced {
+        return Ok(keep_fsynced(store, rules, &file, &path, fsynced, trusted)?.map(put));
+    }
+    let len = len(&file)?;
+    Ok((told.claim && len <= CLAIM_LIMIT).then(|| {
+        put(Content {
+            len,
+            crc: None,
+            inline: None,
+            mtime_ns: 0,
+        })
+    }))
+}
+
+/// C7: content as of the last fsync or newer, guard permitting.
+fn keep_fsynced(
+    store: &Store,
+    rules: &Rules,
+    file: &File,
+    path: &Path,
+    fsynced: &Content,
+    trusted: bool,
+) -> Result<Option<Content>, Errno> {
+    let now = Content {
+        len: len(file)?,
+        crc: None,
+        inline: None,
+        mtime_ns: 0,
+    };
+    let prefix_is_whole = now.len >= fsynced.len
+        && fsynced
+            .crc
+            .is_none_or(|crc| checksum(file, fsynced.len) == Ok(crc));
+    if (trusted || !prefix_is_whole) && guard_permits(store, rules, file, path, now.len)? {
+        return Ok(Some(now));
+    }
+    if !prefix_is_whole || !guard_permits(store, rules, file, path, fsynced.len)? {
+        return Ok(None);
+    }
+    rustix::fs::ftruncate(file, fsynced.len)?;
+    Ok(Some(fsynced.clone()))
+}
+
+fn guard_permits(
+    store: &Store,
+    rules: &Rules,
+    file: &File,
+    path: &Path,
+    len: u64,
+) -> Result<bool, Errno> {
+    struct Cut<'a>(&'a File, u64);
+    impl crate::guard::ReadAt for Cut<'_> {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+            use std::os::unix::fs::FileExt;
+            let left = usize::try_from(self.1.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let want = buffer.len().min(left);
+            FileExt::read_at(self.0, &mut buffer[..want], offset)
+        }
+    }
+    let policy = rules.decide(path, Creation::default());
+    if policy.guard == Guard::None {
+        return Ok(true);
+    }
+    let verdict = examine(policy.guard, &Cut(file, len), len).map_err(|e| errno_of(&e))?;
+    let current = match open_target(store, path)? {
+        Some(file) => {
+            let len = self::len(&file)?;
+            Some(examine(policy.guard, &file, len).map_err(|e| errno_of(&e))?)
+        }
+        None => None,
+    };
+    Ok(permits(policy.guard, &verdict, current.as_ref(), policy.allow_empty).is_ok())
+}
+
+fn open_target(store: &Store, path: &Path) -> Result<Option<File>, Errno> {
+    let Some((dir, name)) = parent_of(store, path)? else {
+        return Ok(None);
+    };
+    match at::stat_at(&dir, &name)? {
+        Some(stat)
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                == rustix::fs::FileType::RegularFile =>
+        {
+            let fd = at::open_path(&dir, &name)?;
+            at::reopen(&fd, rustix::fs::OFlags::RDONLY).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Directory and last name of a path below the root; `None` when a directory on the way is gone.
+/// Symlinks are never followed: the path was made of directories.
+fn parent_of(store: &Store, path: &Path) -> Result<Option<(OwnedFd, std::ffi::OsString)>, Errno> {
+    let mut dir = store.root.try_clone().map_err(|e| errno_of(&e))?;
+    let mut names: Vec<&OsStr> = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => names.push(name),
+            _ => return Ok(None),
+        }
+    }
+    let Some((last, dirs)) = names.split_last() else {
+        return Ok(None);
+    };
+    if names[0] == crate::store::STATE_DIR {
+        return Ok(None);
+    }
+    for name in dirs {
+        dir = match at::open_dir(&dir, name) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+    }
+    Ok(Some((dir, last.to_os_string())))
+}
+
+/// The data of what will be applied must be on the medium before any name changes.
+fn sync_accepted(store: &Store, plan: &Plan) -> Result<(), Errno> {
+    if plan.accepted.is_empty() {
+        return Ok(());
+    }
+    rustix::fs::syncfs(&store.root)
+}
+
+/// Records a second recovery needs if this one is interrupted.
+fn carried(plan: &Plan) -> Vec<Record> {
+    let mut records: Vec<Record> = plan
+        .leftovers
+        .iter()
+        .filter_map(|l| {
+            Some(Record::Begin {
+                id: l.id,
+                path: l.path.clone()?,
+                claim: false,
+                pid: l.pid,
+                started_ns: now_ns(),
+            })
+        })
+        .collect();
+    records.extend(plan.accepted.iter().map(|(seq, edits)| Record::Commit {
+        seq: *seq,
+        edits: edits.clone(),
+    }));
+    records
+}
+
+/// Moves the final state of the accepted commits into place. A staging file that isn't there has
+/// been moved before. Gives how many were moved, and those whose directory is gone.
+fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
+    let mut last: HashMap<&Path, Option<(TxnId, u64, &Content)>> = HashMap::new();
+    let mut every: BTreeSet<TxnId> = BTreeSet::new();
+    for (_, edits) in &plan.accepted {
+        for edit in edits {
+            match edit {
+                Edit::Put {
+                    path,
+                    id,
+                    version,
+                    content,
+                } => {
+                    every.insert(*id);
+                    last.insert(path, Some((*id, *version, content)));
+                }
+                Edit::Drop { path } => {
+                    last.insert(path, None);
+                }
+            }
+        }
+    }
+    let (mut applied, mut unplaced) = (0, Vec::new());
+    for (path, put) in last {
+        let Some((id, version, content)) = put else {
+            continue;
+        };
+        every.remove(&id);
+        let Some(file) = store.open_staging(id)? else {
+            continue;
+        };
+        let placed = place(store, path, id, version, content, &file)?;
+        if placed {
+            applied += 1;
+        } else {
+            unplaced.push(Leftover {
+                id,
+                path: Some(path.to_owned()),
+                pid: 0,
+                discarded: false,
+            });
+        }
+    }
+    // Superseded by a later commit, or dropped.
+    for id in every {
+        store.remove_staging(id)?;
+    }
+    Ok((applied, unplaced))
+}
+
+fn place(
+    store: &Store,
+    path: &Path,
+    id: TxnId,
+    version: u64,
+    content: &Content,
+    file: &File,
+) -> Result<bool, Errno> {
+    let Some((dir, name)) = parent_of(store, path)? else {
+        return Ok(false);
+    };
+    if let Some(stat) = at::stat_at(&dir, &name)?
+        && rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
+    {
+        return Ok(false);
+    }
+    let stat = at::stat(file)?;
+    if content.mtime_ns != 0 && crate::types::mtime_ns(&stat) != content.mtime_ns {
+        let stamp = rustix::fs::Timespec {
+            tv_sec: i64::try_from(content.mtime_ns.div_euclid(1_000_000_000)).unwrap_or(0),
+            tv_nsec: content.mtime_ns.rem_euclid(1_000_000_000) as _,
+        };
+        let omit = rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT as _,
+        };
+        rustix::fs::futimens(
+            file,
+            &rustix::fs::Timestamps {
+                last_access: omit,
+                last_modification: stamp,
+            },
+        )?;
+    }
+    if version > 0 {
+        let mtime = at::stat(file)?.st_mtime;
+        at::set_xattr(
+            file,
+            OsStr::new("user.commitfs.version"),
+            format!("{version} {mtime}").as_bytes(),
+            0,
+        )
+        .ok();
+    }
+    store.apply(id, &dir, &name)?;
+    at::sync_dir(dir.as_fd())?;
+    Ok(true)
+}
+
+/// Gives whether there was anything worth keeping.
+fn reject(store: &Store, leftover: &Leftover) -> Result<bool, Errno> {
+    let Some(file) = store.open_staging(leftover.id)? else {
+        return Ok(false);
+    };
+    let len = len(&file)?;
+    if leftover.discarded || len == 0 {
+        store.remove_staging(leftover.id)?;
+        return Ok(false);
+    }
+    store.reject(&Rejected {
+        id: leftover.id,
+        path: leftover
+            .path
+            .as_deref()
+            .unwrap_or(Path::new("?"))
+            .to_string_lossy()
+            .into_owned(),
+        reason: Abort::Crashed.to_string(),
+        time_ns: now_ns(),
+        pid: leftover.pid,
+        command: String::new(),
+        len,
+    })?;
+    log::info!(
+        "{}: not committed: {}; content kept as rejected/{}",
+        leftover.path.as_deref().unwrap_or(Path::new("?")).display(),
+        Abort::Crashed,
+        id_name(leftover.id)
+    );
+    Ok(true)
+}

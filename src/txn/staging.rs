@@ -1,0 +1,371 @@
+//! The private content of one transaction: written by its handles, prepared at close.
+//!
+//! A `Staging` outlives changes of what lies behind it: a rename of the still open file (C11)
+//! publishes the file written so far and lets the transaction go on with a copy of it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use rustix::io::Errno;
+
+use crate::guard::{Guard, JsonStream, Verdict, examine};
+use crate::journal;
+use crate::sys::at;
+use crate::types::{OpResult, TxnId, errno_of, mtime_ns};
+
+/// Content up to this length is read again for its checksum when it wasn't written in sequence.
+const REREAD_LIMIT: u64 = 1 << 20;
+
+/// A transaction's staged content, shared by its handles.
+#[derive(Debug)]
+pub struct Staging(Mutex<Content>);
+
+/// What the handles of one transaction write into.
+#[derive(Debug)]
+pub struct Content {
+    /// Staging file's number.
+    pub id: TxnId,
+    /// The staging file, open for reading and writing.
+    pub file: Arc<File>,
+    /// What the content starts from, as long as it hasn't been copied.
+    base: Option<Arc<File>>,
+    /// Something was written or truncated, ever.
+    pub changed: bool,
+    /// Something was written or truncated since the last [`Content::examine`].
+    pub dirty: bool,
+    /// The first failed write, truncate or fsync.
+    pub failed: Option<Failure>,
+    /// Content that has been made durable by an fsync, and how much of it later writes left alone.
+    pub fsynced: Option<Fsynced>,
+    /// The program set the modification time itself, after its last write.
+    pub times_set: bool,
+    sequence: Sequence,
+    verdict: Option<Verdict>,
+    guard: Guard,
+}
+
+/// A write, truncate or fsync that failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What the program was told.
+    pub errno: Errno,
+    /// Which call.
+    pub what: &'static str,
+}
+
+/// The last fsync of a transaction.
+#[derive(Clone, Debug)]
+pub struct Fsynced {
+    /// Length and checksum as of the fsync.
+    pub content: journal::Content,
+    /// Whether bytes below that length were written or cut since.
+    pub overwritten: bool,
+}
+
+/// Checksum and JSON state of content written strictly from front to back.
+#[derive(Debug)]
+struct Sequence {
+    next: u64,
+    crc: u32,
+    json: Option<JsonStream>,
+    intact: bool,
+}
+
+impl Sequence {
+    fn new(guard: Guard) -> Sequence {
+        Sequence {
+            next: 0,
+            crc: 0,
+            json: match guard {
+                Guard::Json => Some(JsonStream::new(false)),
+                Guard::JsonStrict => Some(JsonStream::new(true)),
+                _ => None,
+            },
+            intact: true,
+        }
+    }
+
+    fn feed(&mut self, data: &[u8], offset: u64) {
+        if !self.intact {
+            return;
+        }
+        if offset != self.next {
+            self.intact = false;
+            return;
+        }
+        self.crc = crc32c::crc32c_append(self.crc, data);
+        self.next += data.len() as u64;
+        if let Some(json) = &mut self.json {
+            json.feed(data);
+        }
+    }
+}
+
+impl Staging {
+    /// Staged content in `file`, starting from `base` (copied at the first write) or empty.
+    pub fn new(id: TxnId, file: File, base: Option<Arc<File>>, guard: Guard) -> Staging {
+        let mut sequence = Sequence::new(guard);
+        sequence.intact = base.is_none();
+        Staging(Mutex::new(Content {
+            id,
+            file: Arc::new(file),
+            base,
+            changed: false,
+            dirty: true,
+            failed: None,
+            fsynced: None,
+            times_set: false,
+            sequence,
+            verdict: None,
+            guard,
+        }))
+    }
+
+    /// The content, waiting for others that use it.
+    pub fn lock(&self) -> MutexGuard<'_, Content> {
+        self.0.lock()
+    }
+
+    /// The content if nobody uses it.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, Content>> {
+        self.0.try_lock()
+    }
+}
+
+impl Content {
+    /// Whether the next write has to copy the base first, which may take long.
+    pub fn must_copy(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// The file that reads should look into.
+    pub fn readable(&self) -> Arc<File> {
+        self.base.clone().unwrap_or_else(|| self.file.clone())
+    }
+
+    /// Attributes of the staged file, with the base's size as long as it isn't copied.
+    pub fn stat(&self) -> OpResult<rustix::fs::Stat> {
+        let mut stat = at::stat(&*self.file)?;
+        if let Some(base) = &self.base {
+            let base = at::stat(&**base)?;
+            stat.st_size = base.st_size;
+            stat.st_blocks = base.st_blocks;
+            stat.st_mtime = base.st_mtime;
+            stat.st_mtime_nsec = base.st_mtime_nsec;
+        }
+        Ok(stat)
+    }
+
+    /// Writes `data` at `offset`; a failure makes the transaction one that won't commit (C5).
+    pub fn write(&mut self, data: &[u8], offset: u64) -> OpResult<usize> {
+        self.mutate("write", |c| {
+            crate::sys::failpoint::fail_point("write")?;
+            let written = c.file.write_at(data, offset).map_err(|e| errno_of(&e))?;
+            c.sequence.feed(&data[..written], offset);
+            if let Some(fsynced) = &mut c.fsynced
+                && offset < fsynced.content.len
+            {
+                fsynced.overwritten = true;
+            }
+            if written < data.len() {
+                // A short write is how a full disk or a limit begins: what comes next decides,
+                // but a program that ignores it must not get half its data committed.
+                let rest = &data[written..];
+                let at = offset + written as u64;
+                let more = c.file.write_at(rest, at).map_err(|e| errno_of(&e))?;
+                c.sequence.feed(&rest[..more], at);
+                if more < rest.len() {
+                    return Err(Errno::NOSPC);
+                }
+            }
+            Ok(data.len())
+        })
+    }
+
+    /// Sets the length.
+    pub fn truncate(&mut self, len: u64) -> OpResult<()> {
+        if len == 0 {
+            self.base = None;
+        }
+        self.mutate("truncate", |c| {
+            crate::sys::failpoint::fail_point("truncate")?;
+            rustix::fs::ftruncate(&*c.file, len)?;
+            if len == 0 {
+                c.sequence = Sequence::new(c.guard);
+            } else if len != c.sequence.next {
+                c.sequence.intact = false;
+            }
+            if let Some(fsynced) = &mut c.fsynced
+                && len < fsynced.content.len
+            {
+                fsynced.overwritten = true;
+            }
+            Ok(())
+        })
+    }
+
+    /// fallocate on the staged content.
+    pub fn allocate(
+        &mut self,
+        mode: rustix::fs::FallocateFlags,
+        offset: u64,
+        len: u64,
+    ) -> OpResult<()> {
+        // Not a write whose failure spoils the content: programs probe for it.
+        self.copy_base()?;
+        rustix::fs::fallocate(&*self.file, mode, offset, len)?;
+        self.touched();
+        self.sequence.intact = false;
+        if let Some(fsynced) = &mut self.fsynced {
+            fsynced.overwritten = true;
+        }
+        Ok(())
+    }
+
+    /// Makes the content durable. Gives what to journal.
+    pub fn fsync(&mut self) -> OpResult<journal::Content> {
+        let synced = self.sync_data();
+        if let Err(errno) = synced {
+            self.fail(errno, "fsync");
+            return Err(errno);
+        }
+        let content = self.describe()?;
+        self.fsynced = Some(Fsynced {
+            content: content.clone(),
+            overwritten: false,
+        });
+        Ok(content)
+    }
+
+    fn sync_data(&mut self) -> OpResult<()> {
+        if self.changed {
+            self.copy_base()?;
+        }
+        crate::sys::failpoint::fail_point("fsync")?;
+        rustix::fs::fdatasync(&*self.file)
+    }
+
+    /// Reads through the program's own view.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) -> OpResult<usize> {
+        self.readable()
+            .read_at(buffer, offset)
+            .map_err(|e| errno_of(&e))
+    }
+
+    /// Copies the base, so that the staging file holds the content itself.
+    pub fn copy_base(&mut self) -> OpResult<()> {
+        let Some(base) = self.base.clone() else {
+            return Ok(());
+        };
+        at::copy_contents(&base, &self.file).map_err(|e| {
+            rustix::fs::ftruncate(&*self.file, 0).ok();
+            errno_of(&e)
+        })?;
+        self.base = None;
+        Ok(())
+    }
+
+    /// Marks the content as spoilt by a failed call.
+    pub fn fail(&mut self, errno: Errno, what: &'static str) {
+        if crate::sys::failpoint::mutant("C5") {
+            return;
+        }
+        self.failed.get_or_insert(Failure { errno, what });
+    }
+
+    fn touched(&mut self) {
+        self.changed = true;
+        self.dirty = true;
+        self.times_set = false;
+        self.verdict = None;
+    }
+
+    fn mutate<T>(
+        &mut self,
+        what: &'static str,
+        call: impl FnOnce(&mut Content) -> OpResult<T>,
+    ) -> OpResult<T> {
+        let result = self.copy_base().and_then(|()| call(self));
+        self.touched();
+        result.inspect_err(|errno| self.fail(*errno, what))
+    }
+
+    /// The guard's verdict on the content, remembered until the next write.
+    pub fn examine(&mut self) -> OpResult<Verdict> {
+        if let Some(verdict) = &self.verdict {
+            return Ok(verdict.clone());
+        }
+        let len = self.len()?;
+        let verdict = match &self.sequence {
+            Sequence {
+                json: Some(json),
+                intact: true,
+                next,
+                ..
+            } if *next == len => json.verdict(),
+            _ => examine(self.guard, &*self.readable(), len).map_err(|e| errno_of(&e))?,
+        };
+        self.verdict = Some(verdict.clone());
+        Ok(verdict)
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> OpResult<u64> {
+        Ok(u64::try_from(self.stat()?.st_size).unwrap_or(0))
+    }
+
+    /// Length, checksum and time for the journal.
+    pub fn describe(&mut self) -> OpResult<journal::Content> {
+        let stat = self.stat()?;
+        let len = u64::try_from(stat.st_size).unwrap_or(0);
+        let crc = if self.sequence.intact && self.sequence.next == len {
+            Some(self.sequence.crc)
+        } else if len <= REREAD_LIMIT {
+            let mut content = vec![0u8; len as usize];
+            self.readable()
+                .read_exact_at(&mut content, 0)
+                .map_err(|e| errno_of(&e))?;
+            Some(crc32c::crc32c(&content))
+        } else {
+            None
+        };
+        Ok(journal::Content {
+            len,
+            crc,
+            inline: None,
+            mtime_ns: mtime_ns(&stat),
+        })
+    }
+
+    /// Cuts the content back to what the last fsync had made durable, if nothing below was
+    /// touched since. Gives whether it could.
+    pub fn cut_back_to_fsynced(&mut self) -> bool {
+        match &self.fsynced {
+            Some(f) if !f.overwritten => {
+                let len = f.content.len;
+                let cut = self.truncate(len).is_ok();
+                if cut {
+                    self.failed = None;
+                }
+                cut
+            }
+            _ => false,
+        }
+    }
+
+    /// Goes on with an empty `file` that starts from what was staged so far. Gives the file that
+    /// holds it, which nobody will write any more.
+    pub fn continue_in(&mut self, id: TxnId, file: File) -> Arc<File> {
+        let published = std::mem::replace(&mut self.file, Arc::new(file));
+        self.id = id;
+        self.base = Some(published.clone());
+        self.changed = false;
+        self.dirty = true;
+        self.fsynced = None;
+        self.sequence.intact = false;
+        self.verdict = None;
+        published
+    }
+}

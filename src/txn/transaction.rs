@@ -1,0 +1,214 @@
+//! A transaction's record: who takes part, what it will replace, and why it may not commit.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::Staging;
+use crate::rules::Policy;
+use crate::types::{NodeId, Slot, TxnId};
+
+/// How a transaction came to be; decides what its content starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// A new name.
+    Create {
+        /// With O_EXCL: the name exists for everybody at once (C6).
+        exclusive: bool,
+    },
+    /// An existing file, emptied (O_TRUNC).
+    Rewrite,
+    /// An existing file, kept (r+, append, truncate): commits only if something is written.
+    Edit,
+}
+
+/// A process that takes part in a transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// It opened the transaction's first description, or joined it by an open.
+    pub opener: bool,
+    /// It wrote.
+    pub wrote: bool,
+    /// It closed explicitly, being alive, after the last write.
+    pub closed_cleanly: bool,
+    /// Signal that ended it while it held a descriptor.
+    pub killed_by: Option<i32>,
+}
+
+/// Why a transaction doesn't commit.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Abort {
+    /// C4
+    #[error("its writer {pid} was ended by signal {signal}")]
+    Killed {
+        /// Process that was ended.
+        pid: u32,
+        /// By this signal.
+        signal: i32,
+    },
+    /// C5
+    #[error("a {what} failed: {errno}")]
+    FailedWrite {
+        /// Which call.
+        what: &'static str,
+        /// What it was told.
+        errno: Errno,
+    },
+    /// C21
+    #[error("{0}")]
+    Guard(String),
+    /// C6: the name is a directory by now, or its parent is gone.
+    #[error("its target vanished: {errno}")]
+    VanishedTarget {
+        /// EISDIR or ENOENT.
+        errno: Errno,
+    },
+    /// C11: the name was unlinked; dropped, not rejected.
+    #[error("its name was unlinked")]
+    Discarded,
+    /// C20: unmounted by force.
+    #[error("the file system was unmounted by force")]
+    Forced,
+    /// The daemon died before the close.
+    #[error("the daemon or the machine ended before the close")]
+    Crashed,
+}
+
+impl Abort {
+    /// What close() says.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Abort::Killed { .. } | Abort::Discarded => Errno::INTR,
+            Abort::FailedWrite { errno, .. } | Abort::VanishedTarget { errno } => *errno,
+            Abort::Guard(_) => Errno::BADMSG,
+            Abort::Forced | Abort::Crashed => Errno::IO,
+        }
+    }
+
+    /// Name of its counter in status.
+    pub fn counter(&self) -> &'static str {
+        match self {
+            Abort::Killed { .. } => "killed",
+            Abort::FailedWrite { .. } => "failed_write",
+            Abort::Guard(_) => "guard",
+            Abort::VanishedTarget { .. } => "vanished_target",
+            Abort::Discarded => "discarded",
+            Abort::Forced => "forced",
+            Abort::Crashed => "crashed",
+        }
+    }
+}
+
+/// One transaction.
+#[derive(Debug)]
+pub struct Transaction {
+    /// Its number; its staging file's number is the staging's own (they part after C11).
+    pub id: TxnId,
+    /// The name it will commit under.
+    pub slot: Slot,
+    /// Its private node.
+    pub node: NodeId,
+    /// Its content.
+    pub staging: Arc<Staging>,
+    /// The rules for its path.
+    pub policy: Policy,
+    /// How it began.
+    pub begun: Begun,
+    /// Node of the version that was current at its open.
+    pub base: Option<NodeId>,
+    /// Open descriptions.
+    pub handles: u32,
+    /// Thread that opened it first.
+    pub opener_tid: u32,
+    /// Its process.
+    pub opener: u32,
+    /// That process's command, for people.
+    pub command: String,
+    /// All that take part, by process id.
+    pub processes: HashMap<u32, Process>,
+    /// Whether a mapping may be what keeps it: some description can read and write.
+    pub mappable: bool,
+    /// Everybody sees it: an O_EXCL creation of at most 4 KiB (C6).
+    pub claim: bool,
+    /// Its name was unlinked.
+    pub discarded: bool,
+    /// When it began, for people and for the order of things.
+    pub started: Instant,
+    /// Last process id in use when it began: if it hasn't moved, nobody has forked since.
+    pub last_pid: Option<u32>,
+    /// Tells whether FLUSH found this to be surely the last reference, and when.
+    pub flushed: Option<Flushed>,
+    /// What the last FLUSH found wrong, told by RELEASE if it was the last.
+    pub verdict: Option<Abort>,
+    /// RELEASE has come, the rest is under way.
+    pub closing: bool,
+    /// What the last prepare found, to be committed as is.
+    pub content: Option<Ready>,
+    /// Something was written or truncated.
+    pub changed: bool,
+    /// It has called fsync: exempt from what a kill does (C7).
+    pub fsynced: bool,
+    /// What its last fsync told the journal.
+    pub last_fsync: Option<crate::journal::Content>,
+    /// Some description was opened on another node than its own.
+    pub shared: bool,
+    /// Processes that closed explicitly but may have left a mapping, with their pidfds.
+    pub watched: Vec<(u32, OwnedFd)>,
+    /// Written since the last prepare.
+    pub unprepared: bool,
+    /// Processes that merely inherited it and keep it from being committed (C3).
+    pub idle_holders: Vec<u32>,
+    /// They have been told.
+    pub reported_idle: bool,
+}
+
+/// Content that nothing can keep from being committed.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Staging file's number.
+    pub id: TxnId,
+    /// The staging file.
+    pub file: Arc<File>,
+    /// What the journal shall say of it.
+    pub content: crate::journal::Content,
+    /// It is on the medium already.
+    pub synced: bool,
+}
+
+/// The last FLUSH of a transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Flushed {
+    /// Surely the last reference.
+    pub sure: bool,
+    /// When.
+    pub at: Instant,
+    /// By this process.
+    pub by: u32,
+}
+
+impl Transaction {
+    /// Whether closing it changes the file.
+    pub fn would_commit(&self) -> bool {
+        self.changed || self.begun != Begun::Edit
+    }
+
+    /// The death that keeps it from committing (C4): of the opener or a writer, or of the last
+    /// holder unless that one merely inherited what the opener had written and closed.
+    pub fn death(&self) -> Option<Abort> {
+        let counts = |p: &Process| {
+            let opener_left_cleanly = self
+                .processes
+                .values()
+                .any(|o| o.opener && o.closed_cleanly && o.killed_by.is_none());
+            p.opener || p.wrote || !opener_left_cleanly
+        };
+        self.processes.iter().find_map(|(pid, p)| {
+            let signal = p.killed_by?;
+            counts(p).then_some(Abort::Killed { pid: *pid, signal })
+        })
+    }
+}

@@ -1,0 +1,75 @@
+//! The words every other module uses: node numbers, callers, attributes, errors.
+
+use std::ffi::OsString;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// An errno, as programs will see it.
+pub use rustix::io::Errno;
+
+/// Result of an operation a program asked for.
+pub type OpResult<T> = Result<T, Errno>;
+
+/// Number of a node: what the kernel calls nodeid and programs see as `st_ino`.
+///
+/// Drawn from a counter and never reused while the mount lives, so it can't be mistaken for
+/// another file's the way a backing inode number can.
+pub type NodeId = u64;
+
+/// The root directory's node.
+pub const ROOT: NodeId = 1;
+
+/// Number of a transaction and of its staging file; never reused in a backing directory.
+pub type TxnId = u64;
+
+/// Number of an open description (FUSE file handle).
+pub type HandleId = u64;
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot {
+    /// Node of the directory.
+    pub dir: NodeId,
+    /// The name in it.
+    pub name: OsString,
+}
+
+/// Who asks: thread id (0 when outside the daemon's pid namespace), user and group.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Thread id, as FUSE gives it.
+    pub tid: u32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+}
+
+/// Attributes of a node with the number programs see.
+#[derive(Clone, Copy, Debug)]
+pub struct Attr {
+    /// Node number.
+    pub ino: NodeId,
+    /// The backing file's attributes; `st_ino` and `st_dev` in it are the backing ones.
+    pub stat: rustix::fs::Stat,
+    /// How long the kernel may keep them.
+    pub ttl: Duration,
+}
+
+/// Nanoseconds since the epoch.
+pub fn now_ns() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Modification time of `stat` in nanoseconds since the epoch.
+pub fn mtime_ns(stat: &rustix::fs::Stat) -> i128 {
+    i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec)
+}
+
+/// Turns an I/O error into the errno it carries, EIO when it carries none.
+pub fn errno_of(error: &std::io::Error) -> Errno {
+    error
+        .raw_os_error()
+        .map_or(Errno::IO, Errno::from_raw_os_error)
+}

@@ -1,0 +1,425 @@
+//! C7, C18. The daemon itself is killed: by the OOM killer, by an upgrade, by a bug. Whatever it
+//! was doing, the next mount finds every file whole and every save whose close() had returned; what
+//! was only staged is in rejected, and what was fsync'd is in the file.
+//!
+//! Run on the plain directory (where nobody is killed) most of these pass; they fail when the
+//! journal, its order of writes, or recovery is taken out.
+
+mod common;
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{Actor, Mount, Random, assert_content, eventually, stamped, times, version_of};
+
+/// Every place in the code where a test build can end itself: `COMMITFS_CRASH_AT=point:count`.
+/// A name that the daemon does not know, or never comes by, fails the test.
+const CRASH_POINTS: &[&str] = &[
+    "staged",
+    "prepare.before-journal",
+    "prepare.after-journal",
+    "commit.before-journal",
+    "commit.after-journal",
+    "publish.before-exchange",
+    "publish.after-exchange",
+    "publish.before-unlink",
+    "reject.before-move",
+    "reject.after-move",
+    "journal.before-checkpoint",
+    "journal.after-checkpoint",
+    "fsync.before-journal",
+    "fsync.after-journal",
+];
+
+/// Writers that save until their daemon dies, and what each was told had been saved.
+struct Load {
+    writers: Vec<(Actor, &'static str, String)>,
+    /// The newest version known to be in each file before the load.
+    base: Vec<u64>,
+}
+
+const WAYS: [&str; 4] = ["rewrite", "replace", "fsync", "new"];
+
+impl Load {
+    fn start(m: &Mount, base: &[u64], random: &mut Random) -> Load {
+        let start = |(number, base): (usize, &u64)| {
+            let mut writer = Actor::new();
+            let name = format!("file-{number}");
+            let path = m.path(&name);
+            let (from, seed) = ((base + 1).to_string(), random.below(1 << 40).to_string());
+            let path = path.as_os_str().as_encoded_bytes();
+            let args: [&[u8]; 5] = [
+                WAYS[number].as_bytes(),
+                path,
+                from.as_bytes(),
+                b"20000",
+                seed.as_bytes(),
+            ];
+            writer.start("churn", &args);
+            (writer, WAYS[number], name)
+        };
+        let writers = base.iter().enumerate().map(start).collect();
+        Load {
+            writers,
+            base: base.to_vec(),
+        }
+    }
+
+    /// The last acknowledged version of each writer; each must end by an error, for its daemon is
+    /// dead, and its mount not yet taken away.
+    fn acknowledged(&mut self) -> Vec<u64> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let last = |((writer, _, _), base): (&mut (Actor, &str, String), &u64)| {
+            let mut last = *base;
+            while let Ok(words) = writer.finish() {
+                last = String::from_utf8_lossy(&words[0]).parse().unwrap();
+                assert!(
+                    Instant::now() < deadline,
+                    "a writer goes on though its daemon is dead"
+                );
+            }
+            last
+        };
+        self.writers.iter_mut().zip(&self.base).map(last).collect()
+    }
+
+    /// Checks every file, and returns what is in it now.
+    fn check(&self, m: &Mount, acknowledged: &[u64], when: &str) -> Vec<u64> {
+        let check = |(((_, how, name), known), base): ((&(Actor, &str, String), &u64), &u64)| {
+            if *how == "new" {
+                return newest_of(m, name, *base..=*known, when);
+            }
+            if *known == 0 && !m.exists(name) {
+                return 0;
+            }
+            let content = m
+                .read(name)
+                .unwrap_or_else(|| panic!("{when}: {name} is gone"));
+            let found = version_of(&content)
+                .unwrap_or_else(|why| panic!("{when}: {name} ({how}) is torn: {why}"));
+            assert!(
+                found == *known || found == known + 1,
+                "{when}: {name} ({how}) has version {found}, but {known} was acknowledged"
+            );
+            found
+        };
+        self.writers
+            .iter()
+            .zip(acknowledged)
+            .zip(&self.base)
+            .map(check)
+            .collect()
+    }
+}
+
+/// One name for each version: each acknowledged one is there, whole, and none beyond the next.
+/// (Those before this load have been looked at after earlier ones.)
+fn newest_of(m: &Mount, name: &str, known: RangeInclusive<u64>, when: &str) -> u64 {
+    let prefix = format!("{name}.");
+    let mut newest = *known.start();
+    for found in m.names(".") {
+        let Some(number) = found.strip_prefix(&prefix) else {
+            continue;
+        };
+        let number: u64 = number.parse().expect("a version number");
+        if number >= *known.start() {
+            let content = m.read(&found).expect("a listed file");
+            assert_eq!(version_of(&content), Ok(number), "{when}: {found}");
+            newest = newest.max(number);
+        }
+    }
+    let last = *known.end();
+    for number in known.skip(1) {
+        assert!(
+            m.exists(format!("{prefix}{number}")),
+            "{when}: {prefix}{number} is lost"
+        );
+    }
+    assert!(
+        newest <= last + 1,
+        "{when}: {newest} appeared though {last} was the last"
+    );
+    newest
+}
+
+#[test]
+fn a_daemon_killed_under_load_loses_nothing_acknowledged_and_tears_nothing() {
+    need_daemon!();
+    let mut random = Random::new();
+    let mut m = mount!(Mount::options().limit(Duration::from_secs(3000)));
+    let mut versions = vec![0; WAYS.len()];
+    for round in 0..times(20, 300) {
+        let when = format!("kill {round}");
+        let mut load = Load::start(&m, &versions, &mut random);
+        std::thread::sleep(Duration::from_micros(5_000 + random.below(100_000)));
+        m.strike_daemon();
+        let acknowledged = load.acknowledged();
+        m.kill_daemon();
+        if round % 5 == 4 {
+            // Killed again while it recovers.
+            if m.try_remount().is_ok() {
+                m.kill_daemon();
+            }
+        }
+        m.remount();
+        versions = load.check(&m, &acknowledged, &when);
+    }
+    m.unmount();
+    common::commitfs([Path::new("check"), m.backing()]).ok();
+}
+
+#[test]
+fn a_daemon_killed_at_every_crash_point_loses_nothing_acknowledged_and_tears_nothing() {
+    need_daemon!();
+    let mut random = Random::new();
+    let mut never_reached = Vec::new();
+    for point in CRASH_POINTS {
+        for count in [1, 7] {
+            let when = format!("{point}:{count}");
+            let mut m = mount!(Mount::options());
+            let base = vec![0; WAYS.len()];
+            m.save("kept", stamped(1, 5_000));
+            m.unmount();
+            m.set_env("COMMITFS_CRASH_AT", &when);
+            // A crash point of recovery ends the daemon before the mount stands.
+            if m.try_remount().is_ok() {
+                let mut load = Load::start(&m, &base, &mut random);
+                // A kill, so that points on the way to rejected are passed, too.
+                for _ in 0..count {
+                    let mut victim = Actor::new();
+                    let _ = victim.open("f", "w", &m.path("kept"));
+                    let _ = victim.write("f", "half");
+                    victim.kill(libc::SIGKILL);
+                }
+                let died = || !m.daemon_lives();
+                let deadline = Instant::now() + Duration::from_secs(3);
+                while !died() && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                if !died() {
+                    never_reached.push(when.clone());
+                }
+                m.strike_daemon();
+                let acknowledged = load.acknowledged();
+                m.kill_daemon();
+                m.clear_env();
+                m.remount();
+                load.check(&m, &acknowledged, &when);
+            } else {
+                m.clear_env();
+                m.remount();
+            }
+            assert_content(m.read("kept"), &stamped(1, 5_000), &when);
+        }
+    }
+    assert!(never_reached.is_empty(), "never reached: {never_reached:?}");
+}
+
+#[test]
+fn what_close_acknowledged_survives_a_kill_at_once() {
+    need_daemon!();
+    let mut m = mount!();
+    for round in 0..times(8, 100) as u64 {
+        m.save("rewritten", stamped(round, 3_000));
+        m.save(format!("new-{round}"), stamped(round, 300));
+        let mut actor = Actor::new();
+        actor
+            .ask(
+                "replace",
+                &[m.path("replaced").as_os_str().as_encoded_bytes(), b"r"],
+            )
+            .unwrap();
+        actor.unlink(&m.path("replaced")).unwrap();
+        m.kill_daemon();
+        m.remount();
+        assert_content(m.read("rewritten"), &stamped(round, 3_000), "rewritten");
+        assert_content(m.read(format!("new-{round}")), &stamped(round, 300), "new");
+        assert!(!m.exists("replaced"), "an unlink came undone");
+        assert!(!m.exists("replaced.tmp"));
+    }
+}
+
+#[test]
+fn staged_leftovers_of_a_dead_daemon_go_to_rejected() {
+    need_daemon!();
+    let mut m = mount!();
+    m.save("f", "old");
+    let mut writers: Vec<Actor> = (0..3).map(|_| Actor::new()).collect();
+    for (number, writer) in writers.iter_mut().enumerate() {
+        let name = ["f", "fresh", "sub"][number];
+        writer.open("f", "w", &m.path(name)).unwrap();
+        writer.write("f", format!("half of {name}")).unwrap();
+    }
+    m.kill_daemon();
+    for writer in &mut writers {
+        writer.write("f", "more").expect_err("the mount is dead");
+    }
+    drop(writers);
+    m.remount();
+    assert_content(m.read("f"), b"old", "the old version");
+    assert_eq!(m.names("."), ["f"]);
+    // An ordinary user's mount has a write-back cache, and what only the kernel knew is gone.
+    for name in ["f", "fresh", "sub"]
+        .into_iter()
+        .filter(|_| common::is_root())
+    {
+        m.await_rejected(name, format!("half of {name}").as_bytes());
+    }
+}
+
+#[test]
+fn an_early_close_of_a_duplicate_is_no_commit_for_recovery_either() {
+    need_daemon!();
+    // C3 and C18 together: at the kill, one of two descriptors had been closed, and the file looks
+    // just as it does after a last close.
+    let mut m = mount!();
+    m.save("f", "old");
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.write("f", "one of two lines\n").unwrap();
+    writer.dup("f", "copy").unwrap();
+    writer.close("f").unwrap();
+    let mut shell = m.shell("bash");
+    shell.run("exec 3> g; /bin/echo one of two lines >&3");
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("f"), b"old", "after dup and close");
+    assert!(!m.exists("g"), "after the close by a child's exit");
+}
+
+#[test]
+fn what_was_synced_survives_the_kill_of_its_writer() {
+    // Plain: passes with the bytes that happened to be written.
+    let m = mount!();
+    m.save("f", "old");
+    for (name, flags) in [
+        ("f", "w"),
+        ("fresh", "w"),
+        ("with-o-sync", "w|sync"),
+        ("d", "w|dsync"),
+    ] {
+        let mut writer = Actor::new();
+        writer.open("f", flags, &m.path(name)).unwrap();
+        writer.write("f", "synced").unwrap();
+        if flags == "w" {
+            writer.fsync("f").unwrap();
+        }
+        writer.kill(libc::SIGKILL);
+        assert_content(m.read(name), b"synced", name);
+    }
+    // Later writes may or may not be in it, but never in another order.
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.write("f", "synced again").unwrap();
+    writer.ask("fdatasync", &[b"f"]).unwrap();
+    writer.write("f", " and more").unwrap();
+    writer.kill(libc::SIGKILL);
+    let found = m.text("f").unwrap();
+    assert!(found.starts_with("synced again"), "{found:?}");
+    assert!("synced again and more".starts_with(&found), "{found:?}");
+    // Before the kill nobody saw it.
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.write("f", "synced, open").unwrap();
+    writer.fsync("f").unwrap();
+    assert_content(
+        m.read("f"),
+        found.as_bytes(),
+        "an fsync commits nothing by itself",
+    );
+}
+
+#[test]
+fn what_was_synced_survives_the_kill_of_the_daemon() {
+    need_daemon!();
+    let mut m = mount!();
+    m.save("f", "old");
+    m.save("g.json", "{\"old\": 1}");
+    let mut writers: Vec<Actor> = (0..3).map(|_| Actor::new()).collect();
+    for (writer, name) in writers.iter_mut().zip(["f", "fresh", "g.json"]) {
+        writer.open("f", "w", &m.path(name)).unwrap();
+        writer.write("f", "[\"synced\"").unwrap();
+        writer.fsync("f").unwrap();
+    }
+    m.kill_daemon();
+    drop(writers);
+    m.remount();
+    for name in ["f", "fresh"] {
+        let found = m.text(name).unwrap_or_else(|| panic!("{name} is lost"));
+        assert!(found.starts_with("[\"synced\""), "{name}: {found:?}");
+    }
+    assert_content(m.read("g.json"), b"{\"old\": 1}", "the guard still holds");
+    m.await_rejected("g.json", b"[\"synced\"");
+}
+
+#[test]
+fn version_numbers_and_rejected_content_survive_a_kill() {
+    need_daemon!();
+    let mut m = mount!();
+    for round in 0..5 {
+        m.save("f", format!("{round}"));
+    }
+    let version = m.version("f").unwrap();
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.write("f", "half").unwrap();
+    writer.kill(libc::SIGKILL);
+    m.await_rejected("f", b"half");
+    m.kill_daemon();
+    m.remount();
+    assert_eq!(m.version("f").unwrap(), version);
+    m.await_rejected("f", b"half");
+    m.save("f", "next");
+    assert_eq!(m.version("f").unwrap(), version + 1);
+}
+
+#[test]
+fn changes_made_while_unmounted_are_accepted() {
+    need_daemon!();
+    let mut m = mount!();
+    for name in ["changed", "removed", "moved", "kept"] {
+        m.save(name, stamped(1, 1_000));
+    }
+    m.unmount();
+    let real = |name: &str| m.backing().join(name);
+    std::fs::write(real("changed"), "by hand").unwrap();
+    std::fs::remove_file(real("removed")).unwrap();
+    std::fs::rename(real("moved"), real("moved-here")).unwrap();
+    std::fs::create_dir(real("d")).unwrap();
+    std::fs::write(real("d/added"), "added").unwrap();
+    m.remount();
+    assert_content(m.read("changed"), b"by hand", "changed");
+    assert!(!m.exists("removed") && !m.exists("moved"));
+    assert_content(m.read("moved-here"), &stamped(1, 1_000), "moved");
+    assert_content(m.read("d/added"), b"added", "added");
+    assert_content(m.read("kept"), &stamped(1, 1_000), "kept");
+    m.save("changed", "by a program");
+    assert_content(m.read("changed"), b"by a program", "saved again");
+}
+
+#[test]
+fn a_dead_mount_ends_programs_with_errors_and_hangs_nobody() {
+    need_daemon!();
+    let mut m = mount!();
+    m.save("f", "old");
+    let mut actor = Actor::new();
+    actor.patience(Duration::from_secs(5));
+    actor.open("f", "r", &m.path("f")).unwrap();
+    let pid = m.daemon_pid();
+    // SAFETY: the daemon, a child that nobody has waited for.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    eventually(Duration::from_secs(5), "the daemon is gone", || {
+        !m.daemon_lives()
+    });
+    for _ in 0..3 {
+        let failure = actor.cat(&m.path("f")).expect_err("a dead mount");
+        assert!(
+            ["ENOTCONN", "ECONNABORTED"].contains(&failure.errno.as_str()),
+            "{failure:?}"
+        );
+    }
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("f"), b"old", "after the next mount");
+}

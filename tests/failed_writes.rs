@@ -1,0 +1,168 @@
+//! C5. The disk is full, the program does not look at what write() returns (a shell, C's stdio at
+//! exit), and the file is now as long as the space was. Here a failed write never commits: the
+//! close reports it, the old version stays, the bytes are kept aside.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Actor, Disk, Mount, assert_content, stamped};
+
+#[test]
+fn a_write_beyond_the_file_size_limit_spoils_the_transaction() {
+    let m = mount!();
+    let old = stamped(1, 10_000);
+    m.save("f", &old);
+    for block in [4_096, 1 << 20] {
+        let mut writer = Actor::new();
+        writer
+            .ask("ignore", &[libc::SIGXFSZ.to_string().as_bytes()])
+            .unwrap();
+        writer.ask("limit-fsize", &[b"65536"]).unwrap();
+        writer.open("f", "w", &m.path("f")).unwrap();
+        // The program goes on as if nothing had happened.
+        assert_eq!(writer.fill("f", 200_000, block, b'x'), Ok(65_536));
+        writer
+            .close("f")
+            .expect_err("close reports the failed write");
+        assert_content(m.read("f"), &old, "after the failed write");
+    }
+    m.await_rejected("f", &[b'x'; 65_536]);
+    assert_eq!(m.aborts("failed_write"), 2);
+}
+
+#[test]
+fn a_shell_that_ignores_its_ulimit_leaves_the_old_version() {
+    let m = mount!();
+    let old = stamped(1, 10_000);
+    m.save("f", &old);
+    let scripts = [
+        "trap '' XFSZ; ulimit -f 64; { head -c 200000 /dev/zero; true; } > f",
+        "ulimit -f 64; head -c 200000 /dev/zero > f; true",
+        "ulimit -f 64; python3 -c 'import sys; sys.stdout.write(\"x\" * 200000)' > f; true",
+    ];
+    for script in scripts {
+        m.bash(script);
+        assert_content(m.read("f"), &old, script);
+    }
+}
+
+#[test]
+fn a_file_of_exactly_the_limit_is_not_a_reason_to_lose_the_old_one() {
+    // Just below the limit nothing has failed. (Exactly at the limit it cannot be told.)
+    let m = mount!();
+    let mut writer = Actor::new();
+    writer.ask("limit-fsize", &[b"65536"]).unwrap();
+    writer.open("f", "w", &m.path("f")).unwrap();
+    assert_eq!(writer.fill("f", 65_535, 4_096, b'x'), Ok(65_535));
+    writer.close("f").unwrap();
+    assert_content(m.read("f"), &[b'x'; 65_535], "just below the limit");
+}
+
+fn on_a_small_disk() -> Option<Mount> {
+    let options = Mount::options()
+        .on(Disk::ext4(24))
+        .limit(Duration::from_secs(150));
+    let m = options.mount()?;
+    m.save("f", stamped(1, 100_000));
+    Some(m)
+}
+
+macro_rules! on_a_small_disk {
+    () => {
+        match on_a_small_disk() {
+            Some(mount) => mount,
+            None => return,
+        }
+    };
+}
+
+#[test]
+fn a_full_disk_fails_the_close_and_leaves_the_old_version() {
+    need_root!();
+    let m = on_a_small_disk!();
+    let mut writer = Actor::new();
+    for block in [4_096, 1 << 20] {
+        writer.open("f", "w", &m.path("f")).unwrap();
+        let taken = writer.fill("f", 64 << 20, block, b'x').unwrap_or(0);
+        assert!(taken < 64 << 20, "the disk was not full");
+        writer
+            .close("f")
+            .expect_err("close reports the failed write");
+        assert_content(m.read("f"), &stamped(1, 100_000), "after the disk was full");
+    }
+    writer.open("f", "w", &m.path("fresh")).unwrap();
+    let _ = writer.fill("f", 64 << 20, 1 << 20, b'x');
+    writer
+        .close("f")
+        .expect_err("close reports the failed write");
+    assert!(!m.exists("fresh"), "a new file appeared in part");
+    assert_eq!(m.aborts("failed_write"), 3);
+
+    // What was rejected makes room (on this disk it is beyond its bound): the next saves work.
+    for version in 2..30 {
+        m.save("f", stamped(version, 200_000));
+        m.save("other", stamped(version, 1_000_000));
+    }
+    assert_content(
+        m.read("f"),
+        &stamped(29, 200_000),
+        "a save after the disk was full",
+    );
+}
+
+#[test]
+fn programs_that_ignore_a_full_disk_leave_the_old_version() {
+    need_root!();
+    let m = on_a_small_disk!();
+    let scripts = [
+        "head -c 64M /dev/zero > f",
+        "dd if=/dev/zero of=f bs=64k count=1000 2>/dev/null",
+        "cp /dev/stdin f < /dev/zero",
+        "{ echo head; head -c 64M /dev/zero; echo tail; } > f",
+        "head -c 64M /dev/zero | tee f > /dev/null",
+        "python3 -c 'import os\nfd = os.open(\"f\", os.O_WRONLY | os.O_TRUNC)\n\
+         for _ in range(700):\n  try: os.write(fd, bytes(100000))\n  except OSError: pass'",
+    ];
+    for script in scripts {
+        // cp, tee and head give up at the first error; none of them removes what it wrote.
+        m.bash(&format!("{script}; true"));
+        assert_content(m.read("f"), &stamped(1, 100_000), script);
+    }
+    m.save("f", stamped(2, 100_000));
+    assert_content(m.read("f"), &stamped(2, 100_000), "a save afterwards");
+}
+
+#[test]
+fn a_full_disk_never_tears_files_that_many_writers_save() {
+    need_root!();
+    let mut m = on_a_small_disk!();
+    // Four writers, each with files that together do not fit; errors are ignored.
+    let script = "for w in 1 2 3 4; do (\n\
+                  i=0; while [ $i -lt 40 ]; do\n\
+                  { echo begin $i; head -c 7M /dev/zero; echo end $i; } > w$w 2>/dev/null\n\
+                  i=$((i+1)); done ) & done; wait; true";
+    common::bash(m.mountpoint(), script, Duration::from_secs(100));
+    for remounted in [false, true] {
+        for writer in 1..=4 {
+            let Some(content) = m.read(format!("w{writer}")) else {
+                continue;
+            };
+            let text = |part: &[u8]| String::from_utf8_lossy(part).into_owned();
+            let head = text(&content[..content.len().min(16)]);
+            let round = head
+                .strip_prefix("begin ")
+                .and_then(|rest| rest.split('\n').next());
+            let round = round.unwrap_or_else(|| panic!("w{writer} has no head: {head:?}"));
+            let end = format!("end {round}\n");
+            assert!(
+                content.ends_with(end.as_bytes()),
+                "w{writer} is torn, {remounted}"
+            );
+            let len = (7 << 20) + "begin \n".len() + round.len() + end.len();
+            assert_eq!(content.len(), len, "w{writer} is torn, {remounted}");
+        }
+        m.unmount();
+        m.remount();
+    }
+}

@@ -1,0 +1,441 @@
+//! The operations a test can ask for.
+
+#[path = "stamp.rs"]
+#[allow(dead_code)]
+mod stamp;
+
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use crate::Channel;
+use crate::sys::{self, Failure, Map, Outcome};
+
+#[derive(Default)]
+pub struct State {
+    files: HashMap<String, RawFd>,
+    maps: HashMap<String, Map>,
+}
+
+type Answer = Vec<Vec<u8>>;
+
+/// Arguments of one operation, taken in order.
+struct Words<'a>(std::slice::Iter<'a, Vec<u8>>);
+
+impl<'a> Words<'a> {
+    fn bytes(&mut self) -> Outcome<&'a [u8]> {
+        self.0.next().map(Vec::as_slice).ok_or(Failure {
+            errno: libc::EINVAL,
+            stage: "usage",
+        })
+    }
+
+    fn text(&mut self) -> Outcome<String> {
+        Ok(String::from_utf8_lossy(self.bytes()?).into_owned())
+    }
+
+    fn number(&mut self) -> Outcome<i64> {
+        self.text()?.parse().map_err(|_| Failure {
+            errno: libc::EINVAL,
+            stage: "usage",
+        })
+    }
+
+    fn rest(&mut self) -> Vec<Vec<u8>> {
+        self.0.by_ref().cloned().collect()
+    }
+}
+
+impl State {
+    fn file(&self, name: &str) -> Outcome<RawFd> {
+        self.files.get(name).copied().ok_or(Failure {
+            errno: libc::EBADF,
+            stage: "slot",
+        })
+    }
+
+    fn take(&mut self, name: &str) -> Outcome<RawFd> {
+        self.files.remove(name).ok_or(Failure {
+            errno: libc::EBADF,
+            stage: "slot",
+        })
+    }
+
+    fn map(&self, name: &str) -> Outcome<Map> {
+        self.maps.get(name).copied().ok_or(Failure {
+            errno: libc::EBADF,
+            stage: "map",
+        })
+    }
+}
+
+pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> Outcome<Answer> {
+    let mut args = Words(words.iter());
+    let name = args.text()?;
+    let number = |n: i64| Ok(vec![n.to_string().into_bytes()]);
+    match name.as_str() {
+        "pid" => return number(std::process::id().into()),
+        "open" => {
+            let (slot, flags) = (args.text()?, args.text()?);
+            let fd = sys::open(args.bytes()?, open_flags(&flags)?, 0o666)?;
+            state.files.insert(slot, fd);
+            return number(fd.into());
+        }
+        "close" => sys::close(state.take(&args.text()?)?)?,
+        "dup" => {
+            let (from, to) = (args.text()?, args.text()?);
+            let fd = sys::dup(state.file(&from)?)?;
+            state.files.insert(to, fd);
+        }
+        "fdpath" => {
+            let fd = state.file(&args.text()?)?;
+            return Ok(vec![format!("/proc/self/fd/{fd}").into_bytes()]);
+        }
+        "write" => {
+            let fd = state.file(&args.text()?)?;
+            sys::write_all(fd, args.bytes()?)?;
+        }
+        "pwrite" => {
+            let (fd, offset) = (state.file(&args.text()?)?, args.number()?);
+            return number(sys::pwrite(fd, args.bytes()?, offset)? as i64);
+        }
+        "fill" => return fill(state.file(&args.text()?)?, &mut args).and_then(number),
+        "read" => {
+            let fd = state.file(&args.text()?)?;
+            return Ok(vec![sys::read(fd, args.number()? as usize)?]);
+        }
+        "readall" => return Ok(vec![sys::read_all(state.file(&args.text()?)?)?]),
+        "pread" => {
+            let (fd, offset) = (state.file(&args.text()?)?, args.number()?);
+            return Ok(vec![sys::pread(fd, args.number()? as usize, offset)?]);
+        }
+        "seek" => {
+            let fd = state.file(&args.text()?)?;
+            return number(sys::seek(fd, args.number()?)?);
+        }
+        "sendfile" => return Ok(vec![sys::sendfile(state.file(&args.text()?)?)?]),
+        "fsync" => sys::fsync(state.file(&args.text()?)?, false)?,
+        "fdatasync" => sys::fsync(state.file(&args.text()?)?, true)?,
+        "ftruncate" => {
+            let fd = state.file(&args.text()?)?;
+            sys::ftruncate(fd, args.number()?)?;
+        }
+        "fstat" => return Ok(describe(&sys::fstat(state.file(&args.text()?)?)?)),
+        "flock" => sys::flock(state.file(&args.text()?)?, libc::LOCK_EX)?,
+        "funlock" => sys::flock(state.file(&args.text()?)?, libc::LOCK_UN)?,
+        "lockrange" => {
+            let fd = state.file(&args.text()?)?;
+            sys::lock_range(fd, args.number()?, args.number()?, true)?;
+        }
+        "mmap" => {
+            let (slot, map) = (args.text()?, args.text()?);
+            let (len, mode) = (args.number()? as usize, args.text()?);
+            let mapping = sys::mmap(state.file(&slot)?, len, mode == "rw")?;
+            state.maps.insert(map, mapping);
+        }
+        "mwrite" => {
+            let (map, offset) = (state.map(&args.text()?)?, args.number()? as usize);
+            map.write(offset, args.bytes()?);
+        }
+        "mread" => {
+            let (map, offset) = (state.map(&args.text()?)?, args.number()? as usize);
+            return Ok(vec![map.read(offset, args.number()? as usize)]);
+        }
+        "msync" => state.map(&args.text()?)?.sync()?,
+        "munmap" => {
+            let name = args.text()?;
+            let map = state.map(&name)?;
+            state.maps.remove(&name);
+            map.unmap()?;
+        }
+        "pair" => {
+            let (one, two) = (args.text()?, args.text()?);
+            let ends = sys::socketpair()?;
+            state.files.insert(one, ends.0);
+            state.files.insert(two, ends.1);
+        }
+        "sendfd" => {
+            let socket = state.file(&args.text()?)?;
+            sys::send_fd(socket, state.file(&args.text()?)?)?;
+        }
+        "recvfd" => {
+            let (socket, slot) = (state.file(&args.text()?)?, args.text()?);
+            let fd = sys::receive_fd(socket)?;
+            state.files.insert(slot, fd);
+        }
+        "fork" => return fork(channel, &args.text()?),
+        "wait" => return number(sys::wait(args.number()? as i32)?.into()),
+        "exec" => return exec(state, &mut args),
+        "exit" => {
+            channel.answer(&[]);
+            std::process::exit(args.number()? as i32);
+        }
+        "_exit" => {
+            channel.answer(&[]);
+            sys::exit_now(args.number()? as i32);
+        }
+        "raise" => {
+            sys::raise(args.number()? as i32);
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        "ignore" => sys::set_signal(args.number()? as i32, libc::SIG_IGN),
+        "limit-fsize" => sys::set_limit_fsize(args.number()? as u64)?,
+        "sleep" => std::thread::sleep(Duration::from_millis(args.number()? as u64)),
+        "inotify" => {
+            let (slot, mask) = (args.text()?, args.number()? as u32);
+            let fd = sys::inotify(args.bytes()?, mask)?;
+            state.files.insert(slot, fd);
+        }
+        "await-event" => {
+            let fd = state.file(&args.text()?)?;
+            await_event(fd, args.bytes()?)?;
+        }
+        // Reads the file in the very moment in which the watcher wakes up.
+        "await-and-cat" => {
+            let (fd, directory) = (state.file(&args.text()?)?, args.text()?);
+            let name = args.bytes()?;
+            await_event(fd, name)?;
+            let path = [directory.as_bytes(), b"/", name].concat();
+            return Ok(vec![cat(&path)?]);
+        }
+        "churn" => churn(channel, &mut args)?,
+        "timed-saves" => return timed_saves(&mut args),
+        _ => return on_path(&name, &mut args),
+    }
+    Ok(vec![])
+}
+
+/// Operations on a path, which leave nothing behind in this process.
+fn on_path(name: &str, args: &mut Words) -> Outcome<Answer> {
+    let path = args.bytes()?;
+    match name {
+        "cat" => return Ok(vec![cat(path)?]),
+        "save" => save(path, args.bytes()?, usize::MAX, Duration::ZERO)?,
+        "save-slowly" => {
+            let (chunk, pause) = (args.number()? as usize, args.number()? as u64);
+            save(path, args.bytes()?, chunk, Duration::from_micros(pause))?;
+        }
+        "replace" => {
+            let temporary = [path, b".tmp"].concat();
+            save(&temporary, args.bytes()?, usize::MAX, Duration::ZERO)?;
+            sys::rename(&temporary, path, 0)?;
+        }
+        "stat" => return Ok(describe(&sys::stat(path)?)),
+        "truncate" => sys::truncate(path, args.number()?)?,
+        "rename" => sys::rename(path, args.bytes()?, 0)?,
+        "rename-noreplace" => sys::rename(path, args.bytes()?, libc::RENAME_NOREPLACE)?,
+        "exchange" => sys::rename(path, args.bytes()?, libc::RENAME_EXCHANGE)?,
+        "link" => sys::link(path, args.bytes()?)?,
+        "unlink" => sys::unlink(path)?,
+        "mkdir" => sys::mkdir(path)?,
+        "rmdir" => sys::rmdir(path)?,
+        "getxattr" => return Ok(vec![sys::getxattr(path, args.bytes()?)?]),
+        "ls" => return list(path),
+        _ => {
+            return Err(Failure {
+                errno: libc::ENOSYS,
+                stage: "usage",
+            });
+        }
+    }
+    Ok(vec![])
+}
+
+fn open_flags(word: &str) -> Outcome<i32> {
+    let create = libc::O_CREAT;
+    let mut flags = 0;
+    for part in word.split('|') {
+        flags |= match part {
+            "r" => libc::O_RDONLY,
+            "w" => libc::O_WRONLY | create | libc::O_TRUNC,
+            "w+" => libc::O_RDWR | create | libc::O_TRUNC,
+            "a" => libc::O_WRONLY | create | libc::O_APPEND,
+            "a+" => libc::O_RDWR | create | libc::O_APPEND,
+            "r+" => libc::O_RDWR,
+            "rw-create" => libc::O_RDWR | create,
+            "x" => libc::O_WRONLY | create | libc::O_EXCL,
+            "wronly" => libc::O_WRONLY,
+            "cloexec" => libc::O_CLOEXEC,
+            "sync" => libc::O_SYNC,
+            "dsync" => libc::O_DSYNC,
+            "directory" => libc::O_DIRECTORY,
+            "nonblock" => libc::O_NONBLOCK,
+            _ => {
+                return Err(Failure {
+                    errno: libc::EINVAL,
+                    stage: "flags",
+                });
+            }
+        };
+    }
+    Ok(flags)
+}
+
+fn describe(stat: &libc::stat) -> Answer {
+    let mtime = stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec;
+    [
+        stat.st_size,
+        stat.st_ino as i64,
+        mtime,
+        stat.st_mode.into(),
+        stat.st_nlink as i64,
+    ]
+    .iter()
+    .map(|n| n.to_string().into_bytes())
+    .collect()
+}
+
+fn cat(path: &[u8]) -> Outcome<Vec<u8>> {
+    let fd = sys::open(path, libc::O_RDONLY, 0)?;
+    let data = sys::read_all(fd);
+    sys::close(fd)?;
+    data
+}
+
+/// What `open(path, "w").write(data)` does, in chunks with pauses between them.
+fn save(path: &[u8], data: &[u8], chunk: usize, pause: Duration) -> Outcome<()> {
+    let fd = sys::open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC, 0o666)?;
+    for part in data.chunks(chunk) {
+        if let Err(error) = sys::write_all(fd, part) {
+            let _ = sys::close(fd);
+            return Err(error);
+        }
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+    }
+    sys::close(fd)
+}
+
+fn list(path: &[u8]) -> Outcome<Answer> {
+    let failed = |error: std::io::Error| Failure {
+        errno: error.raw_os_error().unwrap_or(0),
+        stage: "readdir",
+    };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(std::ffi::OsStr::from_bytes(path)).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name().as_bytes().to_vec());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// `fill SLOT LEN BLOCK BYTE`: answers how many bytes were taken before the first error; stops
+/// there, as a program does that ignores errors.
+fn fill(fd: RawFd, args: &mut Words) -> Outcome<i64> {
+    let (mut left, block, byte) = (args.number()?, args.number()?, args.number()? as u8);
+    let buffer = vec![byte; block as usize];
+    let mut written = 0;
+    while left > 0 {
+        let part = &buffer[..left.min(block) as usize];
+        match sys::write(fd, part) {
+            Ok(0) => break,
+            Ok(done) => {
+                written += done as i64;
+                left -= done as i64;
+            }
+            Err(error) if written == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(written)
+}
+
+/// The child takes its orders from a socket of its own.
+fn fork(channel: &mut Channel, socket: &str) -> Outcome<Answer> {
+    let pid = sys::fork()?;
+    if pid == 0 {
+        channel.close();
+        *channel = Channel::connect(socket);
+        return Ok(vec![std::process::id().to_string().into_bytes()]);
+    }
+    Ok(vec![pid.to_string().into_bytes()])
+}
+
+/// `exec SLOT PROGRAM ARG…`: becomes the program, with the slot as its standard output (`-`: none).
+fn exec(state: &State, args: &mut Words) -> Outcome<Answer> {
+    let slot = args.text()?;
+    if slot != "-" {
+        sys::dup2(state.file(&slot)?, 1)?;
+    }
+    let line = args.rest();
+    let program = line.first().ok_or(Failure {
+        errno: libc::EINVAL,
+        stage: "usage",
+    })?;
+    Err(sys::exec(program, &line))
+}
+
+/// Reads inotify events until one names `name`.
+fn await_event(fd: RawFd, name: &[u8]) -> Outcome<()> {
+    loop {
+        let events = sys::read(fd, 64 * 1024)?;
+        let mut at = 0;
+        while at + 16 <= events.len() {
+            let word = |i: usize| u32::from_ne_bytes(events[i..i + 4].try_into().expect("four"));
+            let len = word(at + 12) as usize;
+            let event = &events[at + 16..at + 16 + len];
+            let end = event.iter().position(|b| *b == 0).unwrap_or(len);
+            if &event[..end] == name {
+                return Ok(());
+            }
+            at += 16 + len;
+        }
+    }
+}
+
+/// `churn HOW PATH FROM LEN SEED`: saves version after version until it is killed or fails; each
+/// save whose close() returned is acknowledged by a line with its number. HOW is `rewrite`,
+/// `replace` (temporary file and rename), `fsync` (rewrite with fsync) or `new` (a new name for
+/// each version: PATH.N).
+fn churn(channel: &Channel, args: &mut Words) -> Outcome<()> {
+    let (how, path) = (args.text()?, args.bytes()?);
+    let (mut version, len) = (args.number()? as u64, args.number()? as usize);
+    let mut random = args.number()? as u64 | 1;
+    loop {
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        let size = stamp::SMALLEST + (random >> 33) as usize % len;
+        let pause = Duration::from_micros((random >> 20) % 400);
+        let content = stamp::stamped(version, size);
+        let chunk = content.len() / 3 + 1;
+        match how.as_str() {
+            "replace" => {
+                let temporary = [path, b".tmp"].concat();
+                save(&temporary, &content, chunk, Duration::ZERO)?;
+                sys::rename(&temporary, path, 0)?;
+            }
+            "fsync" => {
+                let fd = sys::open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC, 0o666)?;
+                sys::write_all(fd, &content)?;
+                sys::fsync(fd, false)?;
+                sys::close(fd)?;
+            }
+            "new" => {
+                let name = [path, format!(".{version}").as_bytes()].concat();
+                save(&name, &content, chunk, pause)?;
+            }
+            _ => save(path, &content, chunk, pause)?,
+        }
+        channel.answer(&[version.to_string().into_bytes()]);
+        version += 1;
+    }
+}
+
+/// `timed-saves PATH COUNT LEN PAUSE_US`: every save's time in microseconds.
+fn timed_saves(args: &mut Words) -> Outcome<Answer> {
+    let path = args.bytes()?;
+    let (count, len) = (args.number()?, args.number()? as usize);
+    let pause = Duration::from_micros(args.number()? as u64);
+    let mut times = Vec::new();
+    for version in 0..count {
+        let content = stamp::stamped(version as u64, len);
+        let start = Instant::now();
+        save(path, &content, usize::MAX, Duration::ZERO)?;
+        times.push(start.elapsed().as_micros().to_string().into_bytes());
+        std::thread::sleep(pause);
+    }
+    Ok(times)
+}

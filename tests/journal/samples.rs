@@ -1,0 +1,161 @@
+//! Headers and records to write: fixed ones of every kind, and random ones.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use commitfs::journal::{Content, Edit, Header, Record};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+pub fn header() -> Header {
+    Header {
+        journal_id: 0x0123_4567_89ab_cdef,
+        created_ns: 1_700_000_000_123_456_789,
+        instance: "boot 7 dev 8:1 – α".into(),
+        next_id: 41,
+        next_seq: 17,
+        durable_seq: 16,
+    }
+}
+
+pub fn content(len: u64, inline: Option<&[u8]>) -> Content {
+    Content {
+        len,
+        crc: inline.map(|bytes| bytes.len() as u32 ^ 0xfeed_beef),
+        inline: inline.map(<[u8]>::to_vec),
+        mtime_ns: -1_234_567_890_123_456_789_012,
+    }
+}
+
+pub fn raw_path(bytes: &[u8]) -> PathBuf {
+    OsString::from_vec(bytes.to_vec()).into()
+}
+
+/// Every kind of record, with every optional field present and absent.
+pub fn one_of_each() -> Vec<Record> {
+    let put = |path: &[u8], id, inline| Edit::Put {
+        path: raw_path(path),
+        id,
+        version: id + 100,
+        content: content(5, inline),
+    };
+    let moved = raw_path(b"dir/not utf-8 \xff");
+    vec![
+        Record::Begin {
+            id: 41,
+            path: "dir/settings.json".into(),
+            claim: true,
+            pid: 4242,
+            started_ns: -5,
+        },
+        Record::Retarget {
+            id: 41,
+            path: Some(moved.clone()),
+        },
+        Record::Retarget { id: 40, path: None },
+        Record::Fsynced {
+            id: 41,
+            content: content(u64::MAX, None),
+        },
+        Record::Prepared {
+            id: 41,
+            sure: false,
+            content: content(5, Some(b"whole")),
+            path: moved,
+            version: 9,
+        },
+        Record::Unprepared { id: 41 },
+        Record::Commit {
+            seq: 17,
+            edits: vec![
+                put(b"a", 41, Some(b"12345")),
+                Edit::Drop { path: "b/c".into() },
+                put(b"d", 42, None),
+            ],
+        },
+        Record::Commit {
+            seq: 18,
+            edits: vec![],
+        },
+        Record::Abort { id: 43 },
+        Record::Durable { seq: 18 },
+    ]
+}
+
+pub fn any_path() -> impl Strategy<Value = PathBuf> {
+    vec(any::<u8>(), 0..40).prop_map(|bytes| raw_path(&bytes))
+}
+
+pub fn any_content() -> impl Strategy<Value = Content> {
+    let inline = prop::option::of(vec(any::<u8>(), 0..200));
+    (any::<u64>(), any::<Option<u32>>(), inline, any::<i128>()).prop_map(
+        |(len, crc, inline, mtime_ns)| Content {
+            len,
+            crc,
+            inline,
+            mtime_ns,
+        },
+    )
+}
+
+pub fn any_edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        (any_path(), any::<u64>(), any::<u64>(), any_content()).prop_map(
+            |(path, id, version, content)| Edit::Put {
+                path,
+                id,
+                version,
+                content
+            }
+        ),
+        any_path().prop_map(|path| Edit::Drop { path }),
+    ]
+}
+
+pub fn any_record() -> impl Strategy<Value = Record> {
+    let begin = (any::<u64>(), any_path(), any::<(bool, u32, i64)>());
+    let prepared = (
+        any::<(u64, bool)>(),
+        any_content(),
+        any_path(),
+        any::<u64>(),
+    );
+    prop_oneof![
+        begin.prop_map(|(id, path, (claim, pid, started_ns))| Record::Begin {
+            id,
+            path,
+            claim,
+            pid,
+            started_ns
+        }),
+        (any::<u64>(), prop::option::of(any_path()))
+            .prop_map(|(id, path)| Record::Retarget { id, path }),
+        (any::<u64>(), any_content()).prop_map(|(id, content)| Record::Fsynced { id, content }),
+        prepared.prop_map(|((id, sure), content, path, version)| Record::Prepared {
+            id,
+            sure,
+            content,
+            path,
+            version
+        }),
+        any::<u64>().prop_map(|id| Record::Unprepared { id }),
+        (any::<u64>(), vec(any_edit(), 0..5))
+            .prop_map(|(seq, edits)| Record::Commit { seq, edits }),
+        any::<u64>().prop_map(|id| Record::Abort { id }),
+        any::<u64>().prop_map(|seq| Record::Durable { seq }),
+    ]
+}
+
+pub fn any_header() -> impl Strategy<Value = Header> {
+    (any::<(u64, i64, u64, u64, u64)>(), ".{0,50}").prop_map(
+        |((journal_id, created_ns, next_id, next_seq, durable_seq), instance)| Header {
+            journal_id,
+            created_ns,
+            instance,
+            next_id,
+            next_seq,
+            durable_seq,
+        },
+    )
+}

@@ -1,0 +1,321 @@
+//! C19. The power goes. A file system in ordered or delayed mode may now hold the rename but not
+//! the data (a file of zeros, or none), or the second of two files but not the first. Here every
+//! file is whole, and all together show a prefix of the order in which the commits happened; with
+//! durability=sync, every acknowledged commit.
+//!
+//! How the power is cut: the backing directory lies on an XFS in an image file, which lies on
+//! another XFS. `cp --reflink=always` of that image is atomic: what it holds is what the disk held
+//! at one instant, without anything that was still in a cache above the disk. The copy is mounted,
+//! its log replayed, commitfs mounted on it, and the files are read. Needs root.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{
+    Actor, Disk, Failure, Mount, Options, Random, run, stamped, temporary_directory, times,
+    version_of,
+};
+
+const FILES: u64 = 5;
+/// How much async durability may lose, and the time a busy machine may add.
+const BOUND: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_millis(1500);
+
+/// How each file is saved: all the ways in which a commit can come about.
+type Ways = [&'static str; FILES as usize];
+const UNSYNCED: Ways = ["rewrite", "rewrite", "replace", "rewrite", "new"];
+const SOME_SYNCED: Ways = ["rewrite", "rewrite", "replace", "fsync", "new"];
+
+fn way(ways: &Ways, number: u64) -> &'static str {
+    ways[(number % FILES) as usize]
+}
+
+/// The `number`th commit goes to this file; a new name each time for the last one.
+fn name_of(ways: &Ways, number: u64) -> String {
+    if way(ways, number) == "new" {
+        format!("new-{number}")
+    } else {
+        format!("file-{}", number % FILES)
+    }
+}
+
+fn content_of(number: u64) -> Vec<u8> {
+    stamped(number, 300 + (number as usize * 7919) % 30_000)
+}
+
+fn commit(actor: &mut Actor, m: &Mount, ways: &Ways, number: u64) -> Result<(), Failure> {
+    let (path, content) = (m.path(name_of(ways, number)), content_of(number));
+    match way(ways, number) {
+        "replace" => {
+            let path = path.as_os_str().as_encoded_bytes();
+            actor.ask("replace", &[path, &content]).map(drop)
+        }
+        "fsync" => {
+            actor.open("f", "w", &path)?;
+            actor.write("f", &content)?;
+            actor.fsync("f")?;
+            actor.close("f")
+        }
+        _ => actor.save(&path, &content),
+    }
+}
+
+/// Two processes take turns, so that the order of commits is known though no one process made it.
+/// Every acknowledgement is noted with its time.
+struct History {
+    ways: Ways,
+    stop: AtomicBool,
+    acknowledged: AtomicU64,
+    times: Mutex<Vec<Instant>>,
+}
+
+impl History {
+    fn write(&self, m: &Mount) {
+        let mut actors = [Actor::new(), Actor::new()];
+        let mut number = 1;
+        while !self.stop.load(Ordering::Relaxed) {
+            commit(&mut actors[number as usize % 2], m, &self.ways, number).expect("a save");
+            self.times.lock().unwrap().push(Instant::now());
+            self.acknowledged.store(number, Ordering::SeqCst);
+            number += 1;
+        }
+    }
+
+    /// The newest commit acknowledged before a moment.
+    fn before(&self, moment: Instant) -> u64 {
+        self.times
+            .lock()
+            .unwrap()
+            .partition_point(|time| *time <= moment) as u64
+    }
+}
+
+/// The number in each file after a cut: that they are whole is checked, too.
+fn versions(m: &Mount, ways: &Ways, cut: &str) -> Vec<u64> {
+    let read = |name: &str| {
+        let content = m.read(name)?;
+        let version = version_of(&content);
+        Some(version.unwrap_or_else(|why| panic!("{cut}: {name} is torn: {why}")))
+    };
+    let newest_name = || {
+        let numbers = m.names(".").into_iter().filter_map(|name| {
+            let number: u64 = name.strip_prefix("new-")?.parse().ok()?;
+            assert_eq!(read(&name), Some(number), "{cut}: {name}");
+            Some(number)
+        });
+        numbers.max()
+    };
+    let file = |file: u64| match way(ways, file) {
+        "new" => newest_name().unwrap_or(0),
+        _ => read(&format!("file-{file}")).unwrap_or(0),
+    };
+    (0..FILES).map(file).collect()
+}
+
+/// A prefix of the order up to P leaves in each file the last number up to P that went there.
+/// Returns P.
+fn prefix_of(found: &[u64], ways: &Ways, cut: &str) -> u64 {
+    let last = *found.iter().max().expect("some files");
+    for (file, number) in found.iter().enumerate() {
+        let expected = (0..=last)
+            .rev()
+            .find(|n| n % FILES == file as u64)
+            .unwrap_or(0);
+        assert_eq!(
+            *number, expected,
+            "{cut}: no prefix: commit {last} is there, but file {file} ({}) has {number}: {found:?}",
+            ways[file]
+        );
+    }
+    last
+}
+
+fn cuts(options: Options, ways: Ways, sync: bool) {
+    let cuts = times(3, 50);
+    let below = temporary_directory();
+    let outer = Disk::xfs(&below.join("outer"), 2048);
+    let image: PathBuf = outer.path().join("disk");
+    let inner = Disk::xfs(&image, 400);
+    let mut random = Random::new();
+    let Some(m) = options.on(inner).limit(Duration::from_secs(3000)).mount() else {
+        return;
+    };
+    let history = History {
+        ways,
+        stop: AtomicBool::new(false),
+        acknowledged: AtomicU64::new(0),
+        times: Mutex::default(),
+    };
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    std::thread::scope(|scope| {
+        let _stop = Stop(&history.stop);
+        let writing = scope.spawn(|| history.write(&m));
+        for cut in 0..cuts {
+            // The first cut comes after the bound, so that something must be there.
+            let pause = if cut == 0 {
+                3_000
+            } else {
+                300 + random.below(1_200)
+            };
+            std::thread::sleep(Duration::from_millis(pause));
+            let copy = outer.path().join(format!("cut-{cut}"));
+            let start = Instant::now();
+            let acknowledged = history.acknowledged.load(Ordering::SeqCst);
+            let mut cp = Command::new("cp");
+            run(
+                cp.arg("--reflink=always").arg(&image).arg(&copy),
+                Duration::from_secs(60),
+            )
+            .ok();
+            let bounded = start
+                .checked_sub(BOUND + SLACK)
+                .map_or(0, |time| history.before(time));
+            // C7: what was fsync'd and closed is durable in either mode, and so is all before it.
+            let mut latest = (1..=acknowledged).rev().take(FILES as usize);
+            let synced = latest.find(|n| way(&ways, *n) == "fsync").unwrap_or(0);
+            let at_least = if sync {
+                acknowledged
+            } else {
+                bounded.max(synced)
+            };
+            after(&copy, &ways, cut, at_least);
+            std::fs::remove_file(&copy).expect("the copy can go");
+            assert!(!writing.is_finished(), "the writers stopped");
+        }
+    });
+    println!("{} commits, {cuts} cuts", history.acknowledged.into_inner());
+    drop(m);
+    drop(outer);
+    let _ = std::fs::remove_dir_all(&below);
+}
+
+/// Mounts the disk as the cut left it, and looks.
+fn after(copy: &Path, ways: &Ways, cut: usize, at_least: u64) {
+    let cut = format!("cut {cut}");
+    let disk = Disk::existing(copy, "loop,nouuid");
+    let mut m = Mount::options()
+        .on(disk)
+        .limit(Duration::from_secs(60))
+        .mount()
+        .expect("a mount");
+    let found = versions(&m, ways, &cut);
+    let last = prefix_of(&found, ways, &cut);
+    println!("{cut}: {last} commits are there, at least {at_least} must be");
+    assert!(
+        last >= at_least,
+        "{cut}: commit {at_least} is lost, the last is {last}"
+    );
+    // It goes on from there.
+    m.save("file-0", stamped(last + FILES, 100));
+    assert_eq!(version_of(&m.read("file-0").unwrap()), Ok(last + FILES));
+    m.unmount();
+    m.remount();
+    assert_eq!(
+        version_of(&m.read("file-0").unwrap()),
+        Ok(last + FILES),
+        "{cut}: remounted"
+    );
+}
+
+#[test]
+fn after_a_power_cut_all_files_show_a_prefix_of_the_order_of_commits() {
+    need_root!();
+    cuts(Mount::options(), UNSYNCED, false);
+}
+
+#[test]
+fn after_a_power_cut_what_was_synced_and_all_before_it_is_there() {
+    need_root!();
+    cuts(Mount::options(), SOME_SYNCED, false);
+}
+
+#[test]
+fn after_a_power_cut_with_sync_durability_every_acknowledged_commit_is_there() {
+    need_root!();
+    cuts(Mount::options().sync(), SOME_SYNCED, true);
+}
+
+#[test]
+fn what_fsync_acknowledged_survives_a_power_cut_in_either_mode() {
+    // C7: fsync and close of the only descriptor is durable when close() returns.
+    need_root!();
+    let below = temporary_directory();
+    let outer = Disk::xfs(&below.join("outer"), 2048);
+    let image = outer.path().join("disk");
+    let Some(m) = Mount::options().on(Disk::xfs(&image, 400)).mount() else {
+        return;
+    };
+    let mut writer = Actor::new();
+    let cut = |name: &str| {
+        let copy = outer.path().join(name);
+        let mut cp = Command::new("cp");
+        run(
+            cp.arg("--reflink=always").arg(&image).arg(&copy),
+            Duration::from_secs(60),
+        )
+        .ok();
+        copy
+    };
+    let look = |copy: &Path| {
+        let disk = Disk::existing(copy, "loop,nouuid");
+        Mount::options().on(disk).mount().expect("a mount")
+    };
+    let mut save_synced = |name: &str, close: bool| {
+        writer.open("f", "w", &m.path(name)).unwrap();
+        writer.write("f", stamped(7, 20_000)).unwrap();
+        writer.fsync("f").unwrap();
+        if close {
+            writer.close("f").unwrap();
+        }
+    };
+    save_synced("closed", true);
+    let copy = cut("one");
+    assert_eq!(
+        look(&copy).read("closed").map(|c| version_of(&c)),
+        Some(Ok(7)),
+        "closed"
+    );
+
+    // Not closed yet: recovery makes it the file's version.
+    save_synced("open", false);
+    let copy = cut("two");
+    assert_eq!(
+        look(&copy).read("open").map(|c| version_of(&c)),
+        Some(Ok(7)),
+        "still open"
+    );
+
+    // fsync of the directory makes all earlier commits and renames in it durable.
+    let mut other = Actor::new();
+    other.save(&m.path("a"), stamped(1, 5_000)).unwrap();
+    other.save(&m.path("b"), stamped(2, 5_000)).unwrap();
+    other.rename(&m.path("b"), &m.path("c")).unwrap();
+    other.unlink(&m.path("closed")).unwrap();
+    other.open("d", "r|directory", m.mountpoint()).unwrap();
+    other.fsync("d").unwrap();
+    let copy = cut("three");
+    let seen = look(&copy);
+    assert_eq!(
+        seen.read("a").map(|c| version_of(&c)),
+        Some(Ok(1)),
+        "a commit"
+    );
+    assert_eq!(
+        seen.read("c").map(|c| version_of(&c)),
+        Some(Ok(2)),
+        "a rename"
+    );
+    assert!(!seen.exists("b") && !seen.exists("closed"), "an unlink");
+    drop((seen, m, outer));
+    let _ = std::fs::remove_dir_all(&below);
+}

@@ -1,0 +1,413 @@
+"""What Python programs write: documents, arrays, archives, logs; alone, from pools, and under lock files."""
+import concurrent.futures
+import json
+import logging
+import logging.handlers
+import os
+import pickle
+import shelve
+import struct
+import tempfile
+import threading
+import time
+import zipfile
+
+from harness import finish, program, read, result, start, write
+
+
+# ---------------------------------------------------------------- documents
+
+@program()
+def json_dump_rewrites_a_document():
+    state = {"step": 0, "loss": [], "name": "ä", "nested": {"a": [1, 2.5, None, True]}}
+    for step in range(100):
+        state["step"], state["loss"] = step, state["loss"] + [1 / (step + 1)]
+        with open("state.json", "w") as f:
+            json.dump(state, f, indent=2)
+        with open("state.json") as f:
+            assert json.load(f) == state
+    with open("state.json", "r+") as f:  # load, change and save through one description
+        state = json.load(f)
+        state["edited"] = True
+        f.seek(0)
+        json.dump(state, f)
+        f.truncate()
+    with open("lines.jsonl", "a") as f:
+        for step in range(50):
+            f.write(json.dumps({"step": step}) + "\n")
+    assert [json.loads(line)["step"] for line in open("lines.jsonl")] == list(range(50))
+
+
+@program()
+def pickle_dump_and_load_agree():
+    value = {"weights": [float(i) for i in range(20_000)], "text": "ä" * 1000, "nested": [(i, str(i)) for i in range(500)]}
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with open(f"p{protocol}.pkl", "wb") as f:
+            pickle.dump(value, f, protocol)
+        with open(f"p{protocol}.pkl", "rb") as f:
+            assert pickle.load(f) == value
+    with open("many.pkl", "wb") as f:
+        for i in range(10):
+            pickle.dump(i, f)
+    with open("many.pkl", "ab") as f:
+        pickle.dump("last", f)
+    with open("many.pkl", "rb") as f:
+        assert [pickle.load(f) for _ in range(11)][-1] == "last"
+
+
+# Which database module stands behind it, and so the file names, depends on the Python build.
+@program(unlisted=["shelf*"])
+def shelve_keeps_entries_over_reopenings():
+    for round_number in range(10):
+        with shelve.open("shelf", writeback=round_number % 2 == 0) as shelf:
+            for i in range(round_number * 10, round_number * 10 + 10):
+                shelf[f"key-{i}"] = {"i": i, "data": "x" * i}
+            if round_number:
+                del shelf[f"key-{round_number * 10 - 1}"]
+    with shelve.open("shelf", flag="r") as shelf:
+        result({key: shelf[key] for key in sorted(shelf)})
+        assert len(shelf) == 91
+
+
+@program()
+def text_and_byte_files_in_every_mode():
+    write("w", "one\ntwo\n")
+    with open("w", "a") as f:
+        f.write("three\n")
+    with open("w", "r+") as f:
+        f.seek(4)
+        f.write("TWO")
+    with open("w+", "w+") as f:
+        f.write("abc")
+        f.seek(0)
+        assert f.read() == "abc"
+    with open("a+", "a+") as f:
+        f.write("abc")
+        f.seek(0)
+        assert f.read() == "abc"
+    with open("x", "x") as f:
+        f.write("exclusive")
+    try:
+        open("x", "x")
+        raise AssertionError("a second exclusive creation succeeded")
+    except FileExistsError:
+        pass
+    with open("unbuffered", "wb", buffering=0) as f:
+        for i in range(100):
+            f.write(b"%d," % i)
+    fd = os.open("sparse", os.O_RDWR | os.O_CREAT, 0o600)
+    os.pwrite(fd, b"end", 100_000)
+    os.ftruncate(fd, 100_010)
+    os.close(fd)
+    with open("w", "rb") as f:
+        copy = os.dup(f.fileno())
+    os.lseek(copy, 0, os.SEEK_SET)
+    assert os.read(copy, 3) == b"one"
+    os.close(copy)
+    for i in range(200):
+        write("again", f"{i}")
+        assert read("again") == f"{i}"
+
+
+# ---------------------------------------------------------------- temporary names
+
+@program()
+def named_temporary_file_replaced_while_open():
+    """The usual recipe, with its usual mistake: the rename comes before the close."""
+    for i in range(30):
+        with tempfile.NamedTemporaryFile("w", dir=".", delete=False) as f:
+            json.dump({"i": i, "pad": "x" * 5000}, f)
+            f.flush()
+            os.replace(f.name, "inside.json")
+            assert json.load(open("inside.json"))["i"] == i
+        with tempfile.NamedTemporaryFile("w", dir=".", delete=False, prefix="tmp-", suffix=".json") as f:
+            json.dump({"i": i}, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(f.name, "after.json")
+        assert json.load(open("after.json"))["i"] == i
+    os.chmod("inside.json", 0o644)
+    fd, name = tempfile.mkstemp(dir=".")
+    with os.fdopen(fd, "wb") as f:
+        f.write(b"from mkstemp")
+    os.link(name, "linked")
+    os.unlink(name)
+    with tempfile.TemporaryFile(dir=".") as f:
+        f.write(b"never named")
+        f.seek(0)
+        assert f.read() == b"never named"
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        write(os.path.join(folder, "f"), "gone")
+    with tempfile.NamedTemporaryFile(dir=".") as f:  # deleted while open
+        f.write(b"gone")
+    assert sorted(os.listdir()) == ["after.json", "inside.json", "linked"], os.listdir()
+
+
+# ---------------------------------------------------------------- arrays and weights
+
+@program(modules=["numpy"])
+def numpy_saves_and_maps_arrays():
+    import numpy as np
+    array = np.arange(50_000, dtype=np.float64).reshape(100, 500)
+    np.save("a.npy", array)
+    np.savez("b.npz", x=array, y=array[:5])
+    np.savez_compressed("c.npz", x=array)
+    np.savetxt("d.txt", array[:3, :4])
+    array.tofile("e.raw")
+    assert (np.load("a.npy") == array).all() and (np.load("b.npz")["y"] == array[:5]).all() and (np.load("c.npz")["x"] == array).all()
+    mapped = np.load("a.npy", mmap_mode="r")
+    np.save("a.npy", array + 1)  # in place of the file that is mapped
+    assert (np.load("a.npy") == array + 1).all()
+    del mapped
+    with open("two.npy", "wb") as f:
+        np.save(f, array[0])
+        np.save(f, array[1])
+    with open("two.npy", "rb") as f:
+        assert (np.load(f) == array[0]).all() and (np.load(f) == array[1]).all()
+    made = np.lib.format.open_memmap("m.npy", mode="w+", dtype=np.int32, shape=(1000,))
+    made[:] = np.arange(1000)
+    made.flush()
+    del made
+    edited = np.memmap("e.raw", dtype=np.float64, mode="r+")
+    edited[:10] = -1
+    edited.flush()
+    del edited
+    assert (np.fromfile("e.raw")[:10] == -1).all() and np.load("m.npy")[999] == 999
+
+
+@program(modules=["h5py", "numpy"])
+def h5py_creates_and_edits_files():
+    import h5py
+    import numpy as np
+    with h5py.File("data.h5", "w") as f:
+        f.create_dataset("x", data=np.arange(10_000))
+        f.create_dataset("log", shape=(0,), maxshape=(None,), chunks=(100,), dtype="f8")
+        f.attrs["made"] = "here"
+    for i in range(10):
+        with h5py.File("data.h5", "a") as f:
+            f["log"].resize((i + 1,))
+            f["log"][i] = i
+            f["x"][i] = -i
+    with h5py.File("data.h5", "r+") as f:
+        f.create_group("g/h").create_dataset("z", data=np.ones((10, 10)), compression="gzip")
+        f.flush()
+        del f["g/h/z"]
+    with h5py.File("data.h5", "r") as f:
+        assert list(f["log"]) == list(range(10)) and f["x"][9] == -9
+        result({"log": list(f["log"][:]), "x": int(f["x"][:].sum()), "names": sorted(f)})
+
+
+@program(modules=["safetensors", "numpy"])
+def safetensors_rewrites_its_file():
+    import numpy as np
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save, save_file
+    for i in range(10):
+        tensors = {"w": np.full((100, 100), i, np.float32), "b": np.arange(i + 1, dtype=np.int64)}
+        save_file(tensors, "model.safetensors", metadata={"step": str(i)})
+        assert (load_file("model.safetensors")["w"] == i).all()
+    write("bytes.safetensors", save(tensors))
+    with safe_open("model.safetensors", "np") as f:
+        assert f.metadata() == {"step": "9"} and f.get_tensor("b")[9] == 9
+
+
+@program()
+def zip_written_as_torch_save_writes_it():
+    """Stored members, the data aligned by padding in the extra field, the name of the file as the top folder."""
+    def save(target, top, step):
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+            members = {"data.pkl": pickle.dumps({"step": step}), "byteorder": b"little", ".format_version": b"1",
+                       "version": b"3\n", **{f"data/{i}": bytes([i + step]) * 4096 * (i + 1) for i in range(8)}}
+            for name, data in members.items():
+                info = zipfile.ZipInfo(f"{top}/{name}", (1980, 1, 1, 0, 0, 0))
+                pad = -(archive.fp.tell() + 30 + len(info.filename) + 4) % 64
+                info.extra = struct.pack("<2sH", b"FB", pad) + b"Z" * pad
+                archive.writestr(info, data)
+    for step in range(10):
+        save("model.pt", "model", step)
+        with open("latest.ckpt", "wb") as f:
+            save(f, "latest", step)
+        for name in ("model", "latest"):
+            with zipfile.ZipFile({"model": "model.pt", "latest": "latest.ckpt"}[name]) as archive:
+                assert archive.testzip() is None and pickle.loads(archive.read(f"{name}/data.pkl"))["step"] == step
+    with zipfile.ZipFile("model.pt", "a") as archive:
+        archive.writestr(zipfile.ZipInfo("model/added"), b"x" * 1000)
+    assert len(zipfile.ZipFile("model.pt").namelist()) == 13
+
+
+# ---------------------------------------------------------------- pools and logs
+
+def pool_task(i):
+    with open(f"out-{i}.json", "w") as f:
+        json.dump({"i": i, "square": i * i}, f)
+    fd = os.open("done.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.write(fd, b"%d\n" % i)
+    os.close(fd)
+    return i
+
+
+@program(opaque=["done.log"])
+def process_pool_workers_write_what_their_parent_reads():
+    with open("held.txt", "w") as held:  # the workers inherit it and are gone before it is closed
+        held.write("begin\n")
+        held.flush()
+        with concurrent.futures.ProcessPoolExecutor(4) as pool:
+            for future in concurrent.futures.as_completed([pool.submit(pool_task, i) for i in range(60)]):
+                i = future.result()
+                assert json.loads(read(f"out-{i}.json"))["square"] == i * i
+        held.write("end\n")
+    assert sorted(int(line) for line in read("done.log").split()) == list(range(60))
+    assert read("held.txt") == "begin\nend\n"
+
+
+def append_lines(path, who, count):
+    with open(path, "a") as f:
+        for i in range(count):
+            f.write(json.dumps({"who": who, "i": i, "pad": "x" * (i % 50)}) + "\n")
+            f.flush()
+
+
+def log_lines(path, who, count):
+    logger = logging.getLogger(str(who))
+    logger.addHandler(logging.FileHandler(path))
+    for i in range(count):
+        logger.warning("%d %d", who, i)
+
+
+@program(opaque=["shared.*"])
+def several_processes_append_to_one_log():
+    finish([start(log_lines, "shared.log", who, 300) for who in range(5)])
+    lines = sorted(tuple(map(int, line.split())) for line in read("shared.log").splitlines())
+    assert lines == [(who, i) for who in range(5) for i in range(300)]
+
+
+@program(opaque=["shared.*"])
+def several_processes_append_records_to_one_file():
+    finish([start(append_lines, "shared.jsonl", who, 200) for who in range(5)])
+    lines = sorted((r["who"], r["i"]) for r in map(json.loads, read("shared.jsonl").splitlines()))
+    assert lines == [(who, i) for who in range(5) for i in range(200)]
+
+
+def rotating(who):
+    """Several threads, one rotating handler; every record once, in one of the files."""
+    logger = logging.getLogger(f"rotating-{who}")
+    logger.setLevel(logging.INFO)
+    handler = logging.handlers.RotatingFileHandler(f"app-{who}.log", maxBytes=2000, backupCount=200)
+    logger.addHandler(handler)
+    threads = [threading.Thread(target=lambda t=t: [logger.info("thread %d record %d", t, i) for i in range(100)]) for t in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    handler.close()
+
+
+@program(opaque=["app-*.log*"], unlisted=["app-*.log*"])
+def rotating_logs_keep_every_record():
+    finish([start(rotating, who) for who in range(3)])
+    for who in range(3):
+        parts = [name for name in os.listdir() if name.startswith(f"app-{who}.log")]
+        records = sorted(line for name in parts for line in read(name).splitlines())
+        assert records == sorted(f"thread {t} record {i}" for t in range(4) for i in range(100)), len(records)
+        assert len(parts) > 3 and all(os.path.getsize(name) <= 2000 for name in parts)
+
+
+# ---------------------------------------------------------------- event files
+
+def events(path):
+    """The records of an event file that are complete: length, masked CRC, data, masked CRC."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+    found, data = [], read(path, "rb")
+    while len(data) >= 12:
+        size, crc = struct.unpack("<QI", data[:12])
+        assert crc == masked_crc32c(data[:8]), "the checksum of a record's length"
+        if len(data) < 16 + size:
+            break
+        assert struct.unpack("<I", data[12 + size:16 + size])[0] == masked_crc32c(data[12:12 + size]), "a record's checksum"
+        found.append(Event.FromString(data[12:12 + size]))
+        data = data[16 + size:]
+    return found
+
+
+def scalars(path):
+    return [(v.tag, e.step, v.simple_value) for e in events(path) for v in e.summary.value]
+
+
+@program(modules=["tensorboardX"], unlisted=["runs/*/events*"])
+def tensorboard_events_are_seen_while_the_writer_is_open():
+    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventFileWriter
+    writer = SummaryWriter("runs/a", flush_secs=1)
+    for step in range(100):
+        writer.add_scalar("loss", 1 / (step + 1), step)
+    writer.flush()
+    (name,) = os.listdir("runs/a")
+    end = time.monotonic() + 30  # the writer's thread flushes every second
+    while len(scalars(f"runs/a/{name}")) < 100:
+        assert time.monotonic() < end, "flushed events are not seen by a reader"
+        time.sleep(0.05)
+    for step in range(100, 150):
+        writer.add_scalar("loss", 0.5, step)
+    writer.close()
+    found = scalars(f"runs/a/{name}")
+    assert [step for _, step, _ in found] == list(range(150))
+    plain = EventFileWriter("runs/b")
+    plain.close()
+    (other,) = os.listdir("runs/b")
+    assert events(f"runs/b/{other}")[0].file_version.startswith("brain.Event")
+    result([[tag, step, round(value, 6)] for tag, step, value in found])
+
+
+# ---------------------------------------------------------------- lock files
+
+def add_under_lock(kind, count):
+    lock = locks(kind)
+    for _ in range(count):
+        with lock:
+            n = int(read(f"{kind}.count"))
+            write(f"{kind}.count", str(n + 1))
+
+
+def locks(kind):
+    if kind == "FileLock" or kind == "SoftFileLock":
+        import filelock
+        return getattr(filelock, kind)(f"{kind}.lock", timeout=60, poll_interval=0.005)
+    if kind == "portalocker":
+        import portalocker
+        return portalocker.Lock("portalocker.lock", timeout=60, check_interval=0.005)
+    import fasteners
+    return fasteners.InterProcessLock("fasteners.lock")
+
+
+def counted(kind):
+    write(f"{kind}.count", "0")
+    finish([start(add_under_lock, kind, 20) for _ in range(5)])
+    assert read(f"{kind}.count") == "100"
+
+
+@program(modules=["filelock"])
+def filelock_serialises_processes():
+    counted("FileLock")
+    import filelock
+    with filelock.FileLock("held.lock"):
+        try:
+            filelock.FileLock("held.lock", is_singleton=False).acquire(timeout=0.1)
+            raise AssertionError("locked twice")
+        except filelock.Timeout:
+            pass
+
+
+@program(modules=["filelock"])
+def soft_filelock_serialises_processes():
+    counted("SoftFileLock")
+
+
+@program(modules=["portalocker"])
+def portalocker_serialises_processes():
+    counted("portalocker")
+
+
+@program(modules=["fasteners"])
+def fasteners_serialises_processes():
+    counted("fasteners")
