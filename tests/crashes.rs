@@ -11,26 +11,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use commitfs::sys::failpoint::CRASH_POINTS;
 use common::{Actor, Mount, Random, assert_content, eventually, stamped, times, version_of};
-
-/// Every place in the code where a test build can end itself: `COMMITFS_CRASH_AT=point:count`.
-/// A name that the daemon does not know, or never comes by, fails the test.
-const CRASH_POINTS: &[&str] = &[
-    "staged",
-    "prepare.before-journal",
-    "prepare.after-journal",
-    "commit.before-journal",
-    "commit.after-journal",
-    "publish.before-exchange",
-    "publish.after-exchange",
-    "publish.before-unlink",
-    "reject.before-move",
-    "reject.after-move",
-    "journal.before-checkpoint",
-    "journal.after-checkpoint",
-    "fsync.before-journal",
-    "fsync.after-journal",
-];
 
 /// Writers that save until their daemon dies, and what each was told had been saved.
 struct Load {
@@ -174,7 +156,7 @@ fn a_daemon_killed_at_every_crash_point_loses_nothing_acknowledged_and_tears_not
     need_daemon!();
     let mut random = Random::new();
     let mut never_reached = Vec::new();
-    for point in CRASH_POINTS {
+    for point in CRASH_POINTS.iter().filter(|p| !p.starts_with("recovery")) {
         for count in [1, 7] {
             let when = format!("{point}:{count}");
             let mut m = mount!(Mount::options());
@@ -182,6 +164,7 @@ fn a_daemon_killed_at_every_crash_point_loses_nothing_acknowledged_and_tears_not
             m.save("kept", stamped(1, 5_000));
             m.unmount();
             m.set_env("COMMITFS_CRASH_AT", &when);
+            m.set_env("COMMITFS_JOURNAL_LIMIT", 1);
             // A crash point of recovery ends the daemon before the mount stands.
             if m.try_remount().is_ok() {
                 let mut load = Load::start(&m, &base, &mut random);
@@ -214,6 +197,28 @@ fn a_daemon_killed_at_every_crash_point_loses_nothing_acknowledged_and_tears_not
         }
     }
     assert!(never_reached.is_empty(), "never reached: {never_reached:?}");
+}
+
+#[test]
+fn a_daemon_killed_at_every_crash_point_of_recovery_recovers_the_next_time() {
+    need_daemon!();
+    let mut random = Random::new();
+    for point in CRASH_POINTS.iter().filter(|p| p.starts_with("recovery")) {
+        let mut m = mount!(Mount::options());
+        let base = vec![0; WAYS.len()];
+        m.save("kept", stamped(1, 5_000));
+        let mut load = Load::start(&m, &base, &mut random);
+        std::thread::sleep(Duration::from_millis(50));
+        m.strike_daemon();
+        let acknowledged = load.acknowledged();
+        m.kill_daemon();
+        m.set_env("COMMITFS_CRASH_AT", point);
+        assert!(m.try_remount().is_err(), "{point} was not reached");
+        m.clear_env();
+        m.remount();
+        load.check(&m, &acknowledged, point);
+        assert_content(m.read("kept"), &stamped(1, 5_000), point);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use super::options::Options;
 use super::{Failure, exit};
 use crate::engine::{Config, Durability, Engine};
-use crate::fuse::{Adapter, KernelNotify};
+use crate::fuse::Adapter;
 use crate::rules::Rules;
 use crate::store::{STATE_DIR, Store, StoreError};
 use crate::sys::background::{self, Outcome, ReadyWriter};
@@ -79,11 +79,12 @@ pub fn run(arguments: Arguments) -> Result<u8, Failure> {
     match served {
         Ok(()) => Ok(exit::OK),
         Err((writer, failure)) => {
-            log::error!("{}", failure.message);
             if let Some(writer) = writer {
+                log::error!("{}", failure.message);
                 writer.fail(failure.code.into(), &failure.message);
+                return Ok(failure.code);
             }
-            Ok(failure.code)
+            Err(failure)
         }
     }
 }
@@ -94,8 +95,20 @@ type Served<T> = Result<T, (Option<ReadyWriter>, Failure)>;
 fn in_background(arguments: &Arguments) -> Result<u8, Failure> {
     // What can be said at once is said without a daemon.
     let plan = plan(arguments).map_err(|(_, failure)| failure)?;
-    let log = daemon_log(&plan)
-        .map_err(|e| Failure::new(exit::BAD_INPUT, format!("{}: {e}", plan.backing.display())))?;
+    let log = daemon_log(&plan).map_err(|e| {
+        let code = match e.kind() {
+            std::io::ErrorKind::NotADirectory => exit::DAMAGED,
+            _ => exit::BAD_INPUT,
+        };
+        let dir = plan.backing.join(STATE_DIR);
+        Failure::new(
+            code,
+            format!(
+                "{}: {e}: it has to be a directory that commitfs can write to",
+                dir.display()
+            ),
+        )
+    })?;
     let mut line: Vec<std::ffi::OsString> = vec!["mount".into(), "--foreground".into()];
     line.extend(["--log-level".into(), arguments.log_level.to_string().into()]);
     line.extend(["--bound".into(), arguments.bound.to_string().into()]);
@@ -136,7 +149,7 @@ fn in_background(arguments: &Arguments) -> Result<u8, Failure> {
 /// The daemon's log lies in the state directory; a large one makes way first.
 fn daemon_log(plan: &Plan) -> std::io::Result<File> {
     let dir = plan.backing.join(STATE_DIR);
-    if !dir.exists() {
+    if dir.symlink_metadata().is_err() {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
     }
@@ -175,6 +188,7 @@ fn plan_inner(arguments: &Arguments) -> Result<Plan, Failure> {
     };
     let network_ok = arguments.network_ok || options.network_ok;
     check_backing(&backing, &mountpoint, network_ok)?;
+    Store::preflight(&backing).map_err(store_failure)?;
     let rules_file = arguments.rules.clone().or(options.rules.clone());
     let rules_file = match rules_file {
         Some(file) => {
@@ -217,9 +231,9 @@ fn check_backing(backing: &Path, mountpoint: &Path, network_ok: bool) -> Result<
     for mounted in sysmount::commitfs_mounts().unwrap_or_default() {
         let source = PathBuf::from(&mounted.source);
         let place = &mounted.mount_point;
-        let pid = mount_pid(place).or_else(|| backing_pid(&source));
         let near = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
         if near(backing, &source) || near(backing, place) || near(mountpoint, place) {
+            let pid = mount_pid(place).or_else(|| backing_pid(&source));
             return Err(Failure::new(
                 exit::BUSY,
                 format!(
@@ -258,12 +272,13 @@ fn check_backing(backing: &Path, mountpoint: &Path, network_ok: bool) -> Result<
     }
 }
 
+/// What a living mount says of its daemon. A mount may be stuck: it is asked from a thread.
 fn mount_pid(mountpoint: &Path) -> Option<u32> {
-    std::fs::read_to_string(mountpoint.join(STATE_DIR).join("lock"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    let lock = mountpoint.join(STATE_DIR).join("lock");
+    let (answer, answered) = std::sync::mpsc::channel();
+    std::thread::spawn(move || answer.send(std::fs::read_to_string(lock).ok()).ok());
+    let text = answered.recv_timeout(Duration::from_secs(2)).ok()??;
+    text.trim().parse().ok()
 }
 
 fn backing_pid(backing: &Path) -> Option<u32> {
@@ -317,12 +332,18 @@ fn serve(plan: &Plan, writer: Option<ReadyWriter>) -> Served<()> {
             background::sd_notify("STOPPING=1");
             engine.shut_down();
             log::info!("{}: unmounted", plan.mountpoint.display());
-            ended.map_err(|e| {
-                (
-                    None,
-                    Failure::new(exit::TROUBLE, format!("the connection broke: {e}")),
-                )
-            })
+            ended
+                .or_else(|e| match e.raw_os_error() {
+                    // How a connection ends that was unmounted.
+                    Some(libc::ENODEV | libc::ECONNABORTED) => Ok(()),
+                    _ => Err(e),
+                })
+                .map_err(|e| {
+                    (
+                        None,
+                        Failure::new(exit::TROUBLE, format!("the connection broke: {e}")),
+                    )
+                })
         }
         Err(failure) => Err((writer, failure)),
     }
@@ -344,9 +365,6 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
             ),
         ));
     }
-    store
-        .record_pid(std::process::id())
-        .map_err(|e| refused(e.into()))?;
     let rules = load_rules(plan.rules_file.as_deref(), &plan.backing)?;
     let recovered = recover(&store, &rules).map_err(|e| {
         let code = match &e {
@@ -355,6 +373,9 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
         };
         Failure::new(code, e)
     })?;
+    store
+        .record_pid(std::process::id())
+        .map_err(|e| refused(e.into()))?;
     if recovered.applied + recovered.rejected > 0 {
         log::warn!(
             "{}: recovered: {} versions put in place, {} unfinished contents kept in rejected",
@@ -400,8 +421,6 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
         sysmount::unmount(&plan.mountpoint, true).ok();
         refused(e)
     })?;
-    let notify = KernelNotify::start(session.notifier()).map_err(refused)?;
-    engine.set_notify(Box::new(notify));
     engine.set_stop(stopper(&engine, plan.mountpoint.clone()));
     let asked = Arc::downgrade(&engine);
     signals::listen(move |signal| {

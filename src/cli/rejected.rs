@@ -39,8 +39,8 @@ enum Action {
         dir: PathBuf,
         /// Its id, as listed
         id: String,
-        /// Where to; it must not exist unless --force is given
-        to: PathBuf,
+        /// Where to, instead of the path it was meant for; must not exist unless --force is given
+        to: Option<PathBuf>,
         /// Replace an existing file
         #[arg(long)]
         force: bool,
@@ -56,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
                 .map_err(|e| Failure::new(exit::TROUBLE, e))?;
             Ok(exit::OK)
         }
-        Action::Restore { dir, id, to, force } => restore(dir, id, to, *force),
+        Action::Restore { dir, id, to, force } => restore(dir, id, to.as_deref(), *force),
     }
 }
 
@@ -127,22 +127,50 @@ fn open(dir: &Path, id: &str) -> Result<File, Failure> {
     }
 }
 
-fn restore(dir: &Path, id: &str, to: &Path, force: bool) -> Result<u8, Failure> {
+fn restore(dir: &Path, id: &str, to: Option<&Path>, force: bool) -> Result<u8, Failure> {
     let mut from = open(dir, id)?;
-    if to.exists() && !force {
-        return Err(Failure::new(
-            exit::BAD_INPUT,
-            format!("{}: exists; --force replaces it", to.display()),
-        ));
-    }
+    let to = match to {
+        Some(to) if to.symlink_metadata().is_ok() && !force => {
+            return Err(Failure::new(
+                exit::BAD_INPUT,
+                format!("{}: exists; --force replaces it", to.display()),
+            ));
+        }
+        Some(to) => to.to_owned(),
+        // Back to where it belongs: asked for by name, so what stands there makes way.
+        None => meant_for(dir, id)?,
+    };
     let bad = |e: std::io::Error| Failure::new(exit::TROUBLE, format!("{}: {e}", to.display()));
     let mut content = Vec::new();
     from.read_to_end(&mut content).map_err(bad)?;
-    let mut file = File::create(to).map_err(bad)?;
+    let mut file = File::create(&to).map_err(bad)?;
     file.write_all(&content).map_err(bad)?;
     file.sync_all().map_err(bad)?;
     close_checked(file).map_err(bad)?;
     Ok(exit::OK)
+}
+
+/// The path that rejected content was written for.
+fn meant_for(dir: &Path, id: &str) -> Result<PathBuf, Failure> {
+    let root = match control::mount_of(dir) {
+        Ok(mount) => mount.mount_point,
+        Err(_) => dir.to_owned(),
+    };
+    let path = all(dir)?
+        .into_iter()
+        .find(|r| id_name(r.id) == id)
+        .map(|r| PathBuf::from(r.path))
+        .filter(|p| {
+            p.components()
+                .all(|c| matches!(c, std::path::Component::Normal(_)))
+                && !p.starts_with("?")
+        });
+    path.map(|p| root.join(p)).ok_or_else(|| {
+        Failure::new(
+            exit::BAD_INPUT,
+            format!("{id}: it isn't known which path it was written for; say where to"),
+        )
+    })
 }
 
 /// Closes and says what close() said: a guard may refuse the content.

@@ -241,7 +241,7 @@ impl Engine {
             what: "guard",
             errno,
         };
-        let verdict = content.examine().map_err(failed)?;
+        let verdict = content.examine(policy.guard).map_err(failed)?;
         if verdict == Verdict::Complete {
             return Ok(());
         }
@@ -339,13 +339,12 @@ impl Engine {
                     return;
                 }
                 t.closing = true;
-                let dead_mapping = self.dead_mapping(t);
+                if let Some((pid, signal)) = self.dead_mapping(t) {
+                    t.processes.entry(pid).or_default().killed_by = Some(signal);
+                }
                 let ready = !t.unprepared || t.verdict.is_some() || t.discarded;
                 let unchanged = !t.would_commit();
                 if ready || unchanged {
-                    if let Some((pid, signal)) = dead_mapping {
-                        t.processes.entry(pid).or_default().killed_by = Some(signal);
-                    }
                     let fallen = self.finish(state, txn, unchanged);
                     drop(guard);
                     self.happened.notify_all();
@@ -436,11 +435,10 @@ impl Engine {
         if txn.discarded || unchanged {
             return Some(self.fall(state, txn, None));
         }
-        let death = if txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4") {
-            None
-        } else {
-            txn.death()
-        };
+        // A claim is what everybody sees already (C6).
+        let exempt =
+            txn.claim || txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4");
+        let death = if exempt { None } else { txn.death() };
         let fsynced = txn.fsynced;
         let abort = match (death, &txn.verdict) {
             // What was fsync'd is exempt (C7); whether its guard permits it takes a worker.

@@ -23,8 +23,6 @@ use crate::journal::{Edit, Record};
 use crate::sys::{at, failpoint};
 use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns};
 
-/// Above this many files one syncfs is cheaper than an fdatasync each.
-const MANY: usize = 64;
 /// The journal is started anew above this size.
 const ROTATE: u64 = 4 << 20;
 
@@ -170,22 +168,17 @@ impl Engine {
             return Ok(());
         }
         failpoint::fail_point("drain-sync")?;
-        let unsynced: Vec<_> = items.iter().filter(|i| !i.synced).collect();
-        if unsynced.len() > MANY {
-            rustix::fs::syncfs(&self.store.root)?;
-        } else {
-            for item in unsynced {
-                rustix::fs::fdatasync(&*item.file)?;
-            }
-        }
+        let files: Vec<_> = items
+            .iter()
+            .filter(|i| !i.synced)
+            .map(|i| &*i.file)
+            .collect();
+        at::sync_files(&files)?;
         self.store.sync_staging_dir()
     }
 
-    fn sync_dirs<'a>(&self, dirs: impl ExactSizeIterator<Item = &'a Arc<OwnedFd>>) -> OpResult<()> {
+    fn sync_dirs<'a>(&self, dirs: impl Iterator<Item = &'a Arc<OwnedFd>>) -> OpResult<()> {
         use std::os::fd::AsFd;
-        if dirs.len() > MANY {
-            return rustix::fs::syncfs(&self.store.root);
-        }
         for dir in dirs {
             at::sync_dir(dir.as_fd())?;
         }
@@ -276,7 +269,7 @@ impl Engine {
         if !state.pending.is_empty() {
             self.wake_drain(state);
         }
-        if self.journal.lock().len() > ROTATE {
+        if self.journal.lock().len() > failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE) {
             self.rotate(state);
         }
     }

@@ -210,7 +210,7 @@ impl Engine {
     pub(crate) fn show(&self, state: &State, slot: &Slot) -> String {
         state
             .nodes
-            .path(slot)
+            .last_path(slot)
             .unwrap_or_else(|| PathBuf::from("?").join(&slot.name))
             .to_string_lossy()
             .into_owned()

@@ -370,6 +370,7 @@ impl Engine {
             ],
         );
         (pending.seq, pending.version) = (seq, version);
+        let moved = pending.node;
         if let Some(node) = state.nodes.get_mut(pending.node) {
             node.at = Some(to.clone());
             node.version = Some(version);
@@ -378,7 +379,7 @@ impl Engine {
             self.unpin(state, old, true);
         }
         self.supersede(state, to, replaced);
-        self.follow(state, from, to);
+        self.follow(state, from, to, moved);
         Ok(true)
     }
 
@@ -454,7 +455,7 @@ impl Engine {
             state.counters.commits += 1;
             self.store_version(state, source, version);
             if flags.is_empty() {
-                self.follow(state, from, to);
+                self.follow(state, from, to, source);
             }
         }
         Ok(())
@@ -475,11 +476,12 @@ impl Engine {
         }
     }
 
-    /// In-place editors follow the file to its new name; whole-file writers keep theirs (C11).
-    fn follow(&self, state: &mut State, from: &Slot, to: &Slot) {
+    /// Writers of the moved file follow it to its new name; those that are creating a file of
+    /// their own under the old name keep it (C11).
+    fn follow(&self, state: &mut State, from: &Slot, to: &Slot, moved: NodeId) {
         let ids: Vec<TxnId> = state
             .transactions_at(from)
-            .filter(|t| t.begun == Begun::Edit)
+            .filter(|t| t.begun == Begun::Edit || t.base == Some(moved))
             .map(|t| t.id)
             .collect();
         for id in ids {

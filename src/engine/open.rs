@@ -100,19 +100,21 @@ impl Engine {
     fn open_now(&self, caller: Caller, id: NodeId, flags: OFlags) -> OpResult<Opened> {
         let mut guard = self.lock();
         let state = &mut *guard;
+        // An open through a path is looked up right before; one through a magic link is not.
+        let looked_up = state
+            .lookups
+            .remove(&caller.tid)
+            .filter(|(_, node)| *node == id);
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         match node.kind {
             Kind::Dir => return Err(Errno::ISDIR),
             Kind::Special => return Err(Errno::NXIO),
             Kind::Private(txn) if state.txns.contains_key(&txn) => {
-                return self.open_private(state, caller, txn, flags);
+                return self.open_private(state, caller, txn, flags, looked_up.is_some());
             }
             Kind::Private(_) | Kind::File => {}
         }
-        let slot = match state.lookups.get(&caller.tid) {
-            Some((slot, node)) if *node == id => Some(slot.clone()),
-            _ => node.at.clone(),
-        };
+        let slot = looked_up.map(|(slot, _)| slot).or_else(|| node.at.clone());
         if self.opens_direct(state, id, slot.as_ref(), flags)? {
             return self.open_direct(state, id, flags);
         }
@@ -272,6 +274,7 @@ impl Engine {
         caller: Caller,
         id: TxnId,
         flags: OFlags,
+        by_path: bool,
     ) -> OpResult<Opened> {
         let fresh = state.notes.get(&caller.tid).is_some_and(|n| n.txn == id);
         if fresh {
@@ -280,8 +283,7 @@ impl Engine {
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
         let staging = txn.staging.clone();
         let slot = txn.slot.clone();
-        let (node, looked_up) = (txn.node, state.lookups.get(&caller.tid));
-        let by_path = looked_up.is_some_and(|(_, n)| *n == node);
+        let node = txn.node;
         if !writes(flags) {
             let handle = state.add_handle(Handle::Staged {
                 txn: id,
@@ -302,13 +304,17 @@ impl Engine {
             return self.open_for_writing(state, caller, node, slot, flags);
         }
         if !fresh && flags.contains(OFlags::TRUNC) {
-            staging.try_lock().ok_or(Errno::BUSY)?.truncate(0)?;
-            self.unprepare(state, id);
-            if let Some(txn) = state.txns.get_mut(&id) {
-                txn.changed = true;
-            }
+            self.empty_staged(state, id)?;
         }
         self.join(state, caller, id, flags)
+    }
+
+    /// Empties what a transaction has staged: O_TRUNC through one of its own descriptors.
+    fn empty_staged(&self, state: &mut State, id: TxnId) -> OpResult<()> {
+        self.unprepare(state, id);
+        let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
+        txn.changed = true;
+        txn.staging.try_lock().ok_or(Errno::BUSY)?.truncate(0)
     }
 
     /// One more open description on a transaction.
@@ -370,6 +376,15 @@ impl Engine {
         if let Some(note) = state.notes.remove(&caller.tid) {
             if note.old == id && note.at.elapsed() < super::resolve::NOTE_LIFE {
                 // The walk didn't come by: a magic link, an O_PATH handle, a bind mount.
+                if let Some(Kind::Private(own)) = state.nodes.get(id).map(|n| n.kind)
+                    && state.txns.contains_key(&own)
+                {
+                    self.drop_unopened(state, note.txn);
+                    if flags.contains(OFlags::TRUNC) {
+                        self.empty_staged(state, own)?;
+                    }
+                    return self.join(state, caller, own, flags);
+                }
                 return self.open_shared(state, caller, id, note, flags);
             }
             self.drop_unopened(state, note.txn);
@@ -652,7 +667,6 @@ impl Engine {
         if let Some(node) = state.nodes.get_mut(node) {
             node.lookups += 1;
         }
-        state.lookups.insert(caller.tid, (slot, node));
         drop(guard);
         Ok(Created {
             attr: self.attr(node)?,

@@ -38,7 +38,11 @@ impl Engine {
             return None;
         }
         txn.watched.iter().find_map(|(pid, process)| {
-            let signal = pidfd::killed_by(*pid, process)?;
+            // Its memory goes before it is a zombie, and the mapping with the memory.
+            let signal = match proc::death_of_flusher(*pid, *pid) {
+                proc::Death::Signalled(signal) if !pidfd::has_ended(process) => signal,
+                _ => pidfd::killed_by(*pid, process)?,
+            };
             (signal != libc::SIGPIPE).then_some((*pid, signal))
         })
     }

@@ -84,6 +84,16 @@ impl Engine {
             );
             return;
         };
+        let current = self.current_if_any(state, &txn.slot).ok().flatten();
+        if current.is_some() && current != txn.base {
+            state.counters.overwritten += 1;
+            log::info!(
+                "{}: {} ({}) replaced a version it hadn't seen: committed since it had opened the file",
+                self.show(state, &txn.slot),
+                txn.opener,
+                txn.command
+            );
+        }
         if let Some(node) = state.nodes.get_mut(txn.node) {
             node.kind = Kind::File;
             node.at = Some(txn.slot.clone());

@@ -215,6 +215,9 @@ impl Engine {
             state.notes.remove(&tid);
             self.drop_unopened(state, txn);
         }
+        if state.pending.is_empty() && state.txns.is_empty() && !state.drain.busy {
+            state.nodes.reap_directories();
+        }
         let idle: Vec<_> = state
             .txns
             .values()

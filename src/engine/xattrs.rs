@@ -43,14 +43,8 @@ impl Engine {
                     .get(node)
                     .and_then(|n| n.at.clone())
                     .ok_or(Errno::NODATA)?;
-                let error = state.errors.get_mut(&slot).ok_or(Errno::NODATA)?;
-                error.read = true;
-                let text = serde_json::to_vec(&*error).map_err(|_| Errno::IO)?;
-                let (time, path) = (error.time_ns, error.path.clone());
-                for unseen in &mut state.unseen {
-                    unseen.read |= unseen.time_ns == time && unseen.path == path;
-                }
-                Ok(text)
+                let error = state.errors.get(&slot).ok_or(Errno::NODATA)?;
+                serde_json::to_vec(error).map_err(|_| Errno::IO)
             }
             _ => Err(Errno::NODATA),
         }

@@ -169,7 +169,9 @@ impl Nodes {
     /// Drops the node if neither the kernel nor an open description needs it.
     pub fn reap(&mut self, id: NodeId) -> Option<Arc<OwnedFd>> {
         let node = self.live.get(&id)?;
-        if id == ROOT
+        // Names that are pending or hidden are known by their directory's node, and paths lead
+        // over it, whether the kernel remembers it or not: see `reap_directories`.
+        if (node.kind == Kind::Dir && !node.unlinked)
             || node.lookups > 0
             || node.readers > 0
             || node.direct > 0
@@ -188,6 +190,13 @@ impl Nodes {
         None
     }
 
+    /// Drops the directories that the kernel has forgotten. Only when no name is pending and no
+    /// transaction open: their paths lead over them.
+    pub fn reap_directories(&mut self) {
+        self.live
+            .retain(|id, node| *id == ROOT || node.kind != Kind::Dir || node.lookups > 0);
+    }
+
     /// The last link of a backing inode is gone: its inode number may come back as another file.
     pub fn unlinked(&mut self, key: Key) {
         if let Some(id) = self.by_key.get(&key).copied() {
@@ -203,13 +212,24 @@ impl Nodes {
 
     /// Path of a slot relative to the root; `None` when a directory on the way is gone.
     pub fn path(&self, slot: &Slot) -> Option<std::path::PathBuf> {
-        let mut names = vec![slot.name.clone()];
+        let path = self.last_path(slot)?;
         let mut dir = slot.dir;
         while dir != ROOT {
             let node = self.live.get(&dir)?;
             if node.unlinked {
                 return None;
             }
+            dir = node.at.as_ref()?.dir;
+        }
+        Some(path)
+    }
+
+    /// The same, also where a directory has been removed meanwhile.
+    pub fn last_path(&self, slot: &Slot) -> Option<std::path::PathBuf> {
+        let mut names = vec![slot.name.clone()];
+        let mut dir = slot.dir;
+        while dir != ROOT {
+            let node = self.live.get(&dir)?;
             let at = node.at.as_ref()?;
             names.push(at.name.clone());
             dir = at.dir;

@@ -77,8 +77,18 @@ type Value<'i> = Spanned<DeValue<'i>>;
 pub(super) fn parse(text: &str, file: &str) -> Result<Vec<Rule>, RulesError> {
     let source = Source { text, file };
     let root = DeTable::parse(text).map_err(|error| {
+        let message = error.message().trim_end().replace('\n', ", ");
+        let at = error
+            .span()
+            .and_then(|span| text.get(span))
+            .unwrap_or_default();
+        let named = !at.is_empty() && at.len() < 80 && !at.contains('\n');
         let fault = (
-            error.message().trim_end().replace('\n', ", "),
+            if named {
+                format!("{message} `{at}`")
+            } else {
+                message
+            },
             "the file has to be valid TOML".into(),
         );
         source.error(error.span(), None, None, fault)

@@ -127,7 +127,15 @@ impl Store {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(unusable(e)),
         }
-        let state = at::open_dir(&root, OsStr::new(STATE_DIR)).map_err(io("open"))?;
+        let state = match at::open_dir(&root, OsStr::new(STATE_DIR)) {
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                return Err(StoreError::Foreign {
+                    path: path.to_owned(),
+                    reason: "it is not a directory".into(),
+                });
+            }
+            other => other.map_err(io("open"))?,
+        };
         let lock = Self::take_lock(path, &state)?;
         Self::check_format(path, &state)?;
         for sub in ["staging", "rejected"] {
@@ -149,6 +157,43 @@ impl Store {
             rejected,
             lock,
         })
+    }
+
+    /// Says what would keep [`Store::open`] from working, without changing anything.
+    ///
+    /// # Errors
+    /// As of [`Store::open`].
+    pub fn preflight(path: &Path) -> Result<(), StoreError> {
+        let root = rustix::fs::open(
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|source| StoreError::Unusable {
+            path: path.to_owned(),
+            source: source.into(),
+        })?;
+        let foreign = |reason: String| StoreError::Foreign {
+            path: path.to_owned(),
+            reason,
+        };
+        if let Some(pid) = Store::lock_holder(root.as_fd()) {
+            return Err(StoreError::Busy {
+                path: path.to_owned(),
+                pid,
+            });
+        }
+        match at::open_dir(&root, OsStr::new(STATE_DIR)) {
+            Ok(state) => {
+                Self::read_format(path, &state)?;
+                crate::journal::read(state.as_fd())
+                    .map(drop)
+                    .map_err(|e| foreign(format!("journal: {e}")))
+            }
+            Err(Errno::NOENT) => Ok(()),
+            Err(Errno::NOTDIR | Errno::LOOP) => Err(foreign("it is not a directory".into())),
+            Err(e) => Err(foreign(e.to_string())),
+        }
     }
 
     /// Takes the lock before anything else is looked at: two daemons would ruin each other.
@@ -177,40 +222,47 @@ impl Store {
         }
     }
 
-    fn check_format(path: &Path, state: &OwnedFd) -> Result<(), StoreError> {
+    /// Whether there is a file `format` of ours; an error if what is there isn't ours.
+    fn read_format(path: &Path, state: &OwnedFd) -> Result<bool, StoreError> {
         let foreign = |reason: String| StoreError::Foreign {
             path: path.to_owned(),
             reason,
         };
         match read_small(state.as_fd(), "format") {
-            Ok(text) if text == FORMAT.as_bytes() => Ok(()),
+            Ok(text) if text == FORMAT.as_bytes() => Ok(true),
             Ok(text) if text.starts_with(b"commitfs state directory, format ") => Err(foreign(
-                "written by another version of commitfs; use that one".into(),
+                "format: written by another version of commitfs; use that one".into(),
             )),
-            Ok(_) => Err(foreign("the file format is not one of ours".into())),
+            Ok(_) => Err(foreign("format: it is not one of ours".into())),
             Err(Errno::NOENT) => {
-                let others: Vec<_> = list(state.as_fd())
-                    .map_err(|e| foreign(e.to_string()))?
-                    .into_iter()
-                    .filter(|n| {
-                        n != "lock" && n != "rules.toml" && n != "daemon.log" && n != "format.new"
-                    })
-                    .collect();
-                if let Some(first) = others.first() {
-                    return Err(foreign(format!(
-                        "it holds {first:?} but no file `format`, so it is not a state directory of commitfs"
-                    )));
+                let ours = [
+                    "lock",
+                    "rules.toml",
+                    "daemon.log",
+                    "daemon.log.old",
+                    "format.new",
+                ];
+                let names = list(state.as_fd()).map_err(|e| foreign(e.to_string()))?;
+                match names.iter().find(|n| !ours.contains(&n.as_str())) {
+                    Some(other) => Err(foreign(format!(
+                        "it holds {other:?} but no file `format`, so it is not a state directory of commitfs"
+                    ))),
+                    None => Ok(false),
                 }
-                write_durably(state.as_fd(), "format", FORMAT.as_bytes()).map_err(|e| {
-                    StoreError::Io {
-                        path: path.to_owned(),
-                        what: "write format",
-                        source: e.into(),
-                    }
-                })
             }
-            Err(e) => Err(foreign(format!("format can't be read: {e}"))),
+            Err(e) => Err(foreign(format!("format: can't be read: {e}"))),
         }
+    }
+
+    fn check_format(path: &Path, state: &OwnedFd) -> Result<(), StoreError> {
+        if Self::read_format(path, state)? {
+            return Ok(());
+        }
+        write_durably(state.as_fd(), "format", FORMAT.as_bytes()).map_err(|e| StoreError::Io {
+            path: path.to_owned(),
+            what: "write format",
+            source: e.into(),
+        })
     }
 
     /// Writes the daemon's pid into the lock file.

@@ -96,6 +96,22 @@ pub fn mutant(_name: &str) -> bool {
     false
 }
 
+/// A limit that tests may lower through the environment.
+#[cfg(feature = "testing")]
+pub fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable)
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(default)
+}
+
+/// See the version with the feature `testing`.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+pub fn number(_variable: &str, default: u64) -> u64 {
+    default
+}
+
 /// Whether a kernel feature is to be treated as missing (`COMMITFS_WITHOUT=name,name`): the suite
 /// runs with each optional one off.
 #[cfg(feature = "testing")]

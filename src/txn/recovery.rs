@@ -170,7 +170,6 @@ pub fn recover(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError>
         rejected += usize::from(reject(store, leftover).map_err(io("moving content to rejected"))?);
     }
     failpoint::crash_point("recovery-rejected");
-    rustix::fs::syncfs(&store.root).map_err(io("sync"))?;
     let journal =
         Journal::create(store.state.as_fd(), header(journal::fresh_id()), &[]).map_err(failed)?;
     Ok(Recovered {
@@ -542,10 +541,14 @@ fn parent_of(store: &Store, path: &Path) -> Result<Option<(OwnedFd, std::ffi::Os
 
 /// The data of what will be applied must be on the medium before any name changes.
 fn sync_accepted(store: &Store, plan: &Plan) -> Result<(), Errno> {
-    if plan.accepted.is_empty() {
-        return Ok(());
+    let mut files = Vec::new();
+    for edit in plan.accepted.iter().flat_map(|(_, edits)| edits) {
+        if let Edit::Put { id, .. } = edit {
+            files.extend(store.open_staging(*id)?);
+        }
     }
-    rustix::fs::syncfs(&store.root)
+    at::sync_files(&files.iter().collect::<Vec<_>>())?;
+    store.sync_staging_dir()
 }
 
 /// Records a second recovery needs if this one is interrupted.

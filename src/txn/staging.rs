@@ -293,11 +293,15 @@ impl Content {
     }
 
     /// The guard's verdict on the content, remembered until the next write.
-    pub fn examine(&mut self) -> OpResult<Verdict> {
+    pub fn examine(&mut self, guard: Guard) -> OpResult<Verdict> {
+        let len = self.len()?;
+        if guard != self.guard {
+            // On its way to a name with another guard (C11).
+            return examine(guard, &*self.readable(), len).map_err(|e| errno_of(&e));
+        }
         if let Some(verdict) = &self.verdict {
             return Ok(verdict.clone());
         }
-        let len = self.len()?;
         let verdict = match &self.sequence {
             Sequence {
                 json: Some(json),
