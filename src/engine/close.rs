@@ -205,7 +205,7 @@ impl Engine {
 
     /// A size equal to the writer's limit is what a write that the limit cut off leaves (C5).
     fn check_limit(&self, id: TxnId, content: &mut crate::txn::Content) -> Result<(), Abort> {
-        let len = content.len().unwrap_or(0);
+        let len = content.size().unwrap_or(0);
         let writers: Vec<u32> = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
@@ -509,7 +509,7 @@ impl Engine {
         }
         let content = fallen.txn.staging.lock();
         let id = content.id;
-        let len = content.len().unwrap_or(0);
+        let len = content.size().unwrap_or(0);
         drop(content);
         let kept = match &fallen.abort {
             Some(abort) if len > 0 => {

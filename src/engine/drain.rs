@@ -74,9 +74,7 @@ impl Engine {
             }
             if state.drain.failed.is_some() && !state.drain.stop {
                 self.drain_wanted.wait(&mut state);
-            } else if wanted
-                || (work && (due || state.drain.stop || state.drain.due.is_none() && work))
-            {
+            } else if wanted || (work && (due || state.drain.stop || state.drain.due.is_none())) {
                 state = self.round(state);
                 if state.drain.stop && state.drain.failed.is_some() {
                     return;

@@ -202,8 +202,8 @@ impl Engine {
         let described = content.describe()?;
         let fresh_id = self.lock().new_id();
         let file = self.create_staging_making_room(fresh_id)?;
-        let old = at::reopen(&*content.file, rustix::fs::OFlags::PATH)
-            .map(|f| std::os::fd::OwnedFd::from(f));
+        let old =
+            at::reopen(&*content.file, rustix::fs::OFlags::PATH).map(std::os::fd::OwnedFd::from);
         let prepared = old.and_then(|old| {
             self.dress(&file, Some(&old), None)?;
             let fd = at::open_path(

@@ -162,7 +162,11 @@ impl Engine {
                 pid: t.opener,
                 command: t.command.clone(),
                 age_ms: u64::try_from(t.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                bytes: t.staging.try_lock().and_then(|c| c.len().ok()).unwrap_or(0),
+                bytes: t
+                    .staging
+                    .try_lock()
+                    .and_then(|c| c.size().ok())
+                    .unwrap_or(0),
                 state: if t.unprepared { "open" } else { "prepared" },
                 idle_holders: t.idle_holders.clone(),
             })

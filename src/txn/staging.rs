@@ -294,7 +294,7 @@ impl Content {
 
     /// The guard's verdict on the content, remembered until the next write.
     pub fn examine(&mut self, guard: Guard) -> OpResult<Verdict> {
-        let len = self.len()?;
+        let len = self.size()?;
         if guard != self.guard {
             // On its way to a name with another guard (C11).
             return examine(guard, &*self.readable(), len).map_err(|e| errno_of(&e));
@@ -316,7 +316,7 @@ impl Content {
     }
 
     /// Length in bytes.
-    pub fn len(&self) -> OpResult<u64> {
+    pub fn size(&self) -> OpResult<u64> {
         Ok(u64::try_from(self.stat()?.st_size).unwrap_or(0))
     }
 
