@@ -50,6 +50,9 @@ pub struct Arguments {
     /// With async: the longest time a commit may be lost by a power cut
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
     bound: u64,
+    /// How long an in-place editor waits for another one of the same file, before it goes on
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    lock_timeout: u64,
     /// Allow a backing directory on a network file system
     #[arg(long)]
     network_ok: bool,
@@ -66,6 +69,7 @@ struct Plan {
     rules_file: Option<PathBuf>,
     durability: Durability,
     bound: Duration,
+    lock_timeout: Duration,
     network_ok: bool,
 }
 
@@ -112,6 +116,10 @@ fn in_background(arguments: &Arguments) -> Result<u8, Failure> {
     let mut line: Vec<std::ffi::OsString> = vec!["mount".into(), "--foreground".into()];
     line.extend(["--log-level".into(), arguments.log_level.to_string().into()]);
     line.extend(["--bound".into(), arguments.bound.to_string().into()]);
+    line.extend([
+        "--lock-timeout".into(),
+        arguments.lock_timeout.to_string().into(),
+    ]);
     let durability = match plan.durability {
         Durability::Async => "async",
         Durability::Sync => "sync",
@@ -204,6 +212,7 @@ fn plan_inner(arguments: &Arguments) -> Result<Plan, Failure> {
         rules_file,
         durability,
         bound: Duration::from_millis(arguments.bound.clamp(10, 60_000)),
+        lock_timeout: Duration::from_secs(arguments.lock_timeout),
         network_ok,
     })
 }
@@ -405,6 +414,7 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
             durability: plan.durability,
             bound: plan.bound,
             privileged: rustix::process::geteuid().is_root(),
+            lock_timeout: plan.lock_timeout,
             mountpoint: plan.mountpoint.clone(),
             no_killed_writer_detection: detection(),
         },

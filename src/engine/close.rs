@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::MutexGuard;
 use rustix::fs::Timespec;
 use rustix::io::Errno;
 
@@ -15,11 +16,12 @@ use super::state::{Handle, Unseen};
 use super::{Durability, Engine, State};
 use crate::guard::{Guard, Verdict, examine, permits};
 use crate::journal::Record;
+use crate::locks::FileId;
 use crate::namespace::Kind;
 use crate::rules::OnSignal;
 use crate::store::Rejected;
 use crate::sys::{at, failpoint, pidfd, proc};
-use crate::txn::{Abort, Flushed, Ready, Staging, Transaction};
+use crate::txn::{Abort, Begun, Flushed, Ready, Staging, Transaction};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns};
 
 impl Engine {
@@ -27,39 +29,59 @@ impl Engine {
     pub fn flush(
         self: &Arc<Self>,
         caller: Caller,
+        node: NodeId,
         handle: HandleId,
+        owner: u64,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(Handle::Staged {
-            txn: id,
-            staging,
-            writes: true,
-            ..
-        }) = state.handles.get(&handle)
-        else {
-            drop(guard);
-            return done(Ok(()));
+        state.locks.learn_posix(owner);
+        let file = state.file_of(node);
+        let locked = state.locks.holds(file, owner);
+        let txn = match state.handles.get(&handle) {
+            Some(Handle::Staged {
+                txn, writes: true, ..
+            }) => state.txns.get_mut(txn),
+            _ => None,
         };
-        let (id, staging) = (*id, staging.clone());
-        let Some(txn) = state.txns.get_mut(&id) else {
-            drop(guard);
-            return done(Ok(()));
-        };
-        // Read at once: the closing task waits for this answer, so it can't be gone yet.
-        let pid = note_flusher(txn, caller);
-        let idle = !txn.would_commit();
+        let staged = txn.map(|txn| {
+            // Read at once: the closing task waits for this answer, so it can't be gone yet.
+            let pid = note_flusher(txn, caller);
+            (txn.id, txn.staging.clone(), pid, txn.would_commit())
+        });
         drop(guard);
-        if idle {
+        let Some((id, staging, pid, true)) = staged else {
+            if locked {
+                self.release_posix(file, owner);
+            }
             return done(Ok(()));
-        }
+        };
         let engine = self.clone();
         self.pool.run(move || {
             let result = engine.prepare(id, &staging, pid);
+            if locked {
+                engine.unlock_at_close(id, file, owner);
+            }
             done(result);
             failpoint::crash_point("flush-replied");
         });
+    }
+
+    /// A close gives the closing process's fcntl locks back, but only once what was written under
+    /// them is committed: by RELEASE if that follows, else now.
+    fn unlock_at_close(&self, id: TxnId, file: FileId, owner: u64) {
+        {
+            let mut state = self.lock();
+            if let Some(txn) = state.txns.get_mut(&id)
+                && txn.flushed.is_some_and(|f| f.sure)
+            {
+                txn.releases.push(owner);
+                return;
+            }
+        }
+        self.commit_point(id);
+        self.release_posix(file, owner);
     }
 
     /// Does all that can fail. An error is for close() to report.
@@ -277,7 +299,7 @@ impl Engine {
 
     /// Owner, mode and the like of the version as it is now, and a modification time later than
     /// its (C8).
-    fn settle_attributes(
+    pub(super) fn settle_attributes(
         &self,
         id: TxnId,
         content: &mut crate::txn::Content,
@@ -320,10 +342,15 @@ impl Engine {
         grow_mtime(content, &fd)
     }
 
-    /// The last reference of a description is gone.
-    pub fn release(self: &Arc<Self>, handle: HandleId) {
+    /// The last reference of a description is gone. `owner` is that of its flock locks.
+    pub fn release(self: &Arc<Self>, node: NodeId, handle: HandleId, owner: Option<u64>) {
         let mut guard = self.lock();
         let state = &mut *guard;
+        let unlock = Unlock {
+            file: state.file_of(node),
+            handle,
+            owner,
+        };
         match state.handles.remove(&handle) {
             Some(Handle::Staged {
                 txn,
@@ -331,31 +358,7 @@ impl Engine {
                 writes: true,
                 ..
             }) => {
-                let Some(t) = state.txns.get_mut(&txn) else {
-                    return;
-                };
-                t.handles -= 1;
-                if t.handles > 0 {
-                    return;
-                }
-                t.closing = true;
-                if let Some((pid, signal)) = self.dead_mapping(t) {
-                    t.processes.entry(pid).or_default().killed_by = Some(signal);
-                }
-                let ready = !t.unprepared || t.verdict.is_some() || t.discarded;
-                let unchanged = !t.would_commit();
-                if ready || unchanged {
-                    let fallen = self.finish(state, txn, unchanged);
-                    drop(guard);
-                    self.happened.notify_all();
-                    if let Some(fallen) = fallen {
-                        let engine = self.clone();
-                        self.pool.run(move || engine.bury_aborted(fallen));
-                    }
-                    return;
-                }
-                drop(guard);
-                self.finish_later(txn, staging);
+                return self.release_writer(guard, txn, staging, unlock);
             }
             Some(Handle::Reader { node, .. }) => {
                 if let Some(n) = state.nodes.get_mut(node) {
@@ -373,11 +376,62 @@ impl Engine {
             }
             _ => {}
         }
+        self.give_back(state, &unlock);
+    }
+
+    /// Locks that end with a description.
+    fn give_back(&self, state: &mut State, unlock: &Unlock) {
+        state.locks.forget_handle(unlock.handle);
+        let mut released = state.locks.release_handle(unlock.file, unlock.handle);
+        if let Some(owner) = unlock.owner {
+            released |= state
+                .locks
+                .release(unlock.file, owner, 0, crate::locks::END);
+            state.locks.forget_flock(owner);
+        }
+        if released {
+            self.happened.notify_all();
+        }
+    }
+
+    fn release_writer(
+        self: &Arc<Self>,
+        mut guard: MutexGuard<'_, State>,
+        id: TxnId,
+        staging: Arc<Staging>,
+        unlock: Unlock,
+    ) {
+        let state = &mut *guard;
+        let Some(t) = state.txns.get_mut(&id) else {
+            return self.give_back(state, &unlock);
+        };
+        t.handles -= 1;
+        if t.handles > 0 {
+            return self.give_back(state, &unlock);
+        }
+        t.closing = true;
+        if let Some((pid, signal)) = self.dead_mapping(t) {
+            t.processes.entry(pid).or_default().killed_by = Some(signal);
+        }
+        let ready = !t.unprepared || t.verdict.is_some() || t.discarded;
+        if ready || !t.would_commit() {
+            let fallen = self.finish(state, id);
+            self.give_back(state, &unlock);
+            drop(guard);
+            self.happened.notify_all();
+            if let Some(fallen) = fallen {
+                let engine = self.clone();
+                self.pool.run(move || engine.bury_aborted(fallen));
+            }
+            return;
+        }
+        drop(guard);
+        self.finish_later(id, staging, unlock);
     }
 
     /// Content that changed after its last FLUSH (a mapping) is prepared now, on a worker;
     /// lookups of the name wait meanwhile.
-    fn finish_later(self: &Arc<Self>, id: TxnId, staging: Arc<Staging>) {
+    fn finish_later(self: &Arc<Self>, id: TxnId, staging: Arc<Staging>, unlock: Unlock) {
         let engine = self.clone();
         self.pool.run(move || {
             let pid = engine.lock().txns.get(&id).map_or(0, |t| t.opener);
@@ -394,7 +448,8 @@ impl Engine {
                     errno: Errno::IO,
                 });
             }
-            let fallen = engine.finish(&mut state, id, false);
+            let fallen = engine.finish(&mut state, id);
+            engine.give_back(&mut state, &unlock);
             drop(state);
             engine.happened.notify_all();
             if let Some(fallen) = fallen {
@@ -419,7 +474,7 @@ impl Engine {
                 errno,
             });
         }
-        let fallen = self.finish(&mut state, id, false);
+        let fallen = self.finish(&mut state, id);
         drop(state);
         self.happened.notify_all();
         if let Some(fallen) = fallen {
@@ -429,10 +484,20 @@ impl Engine {
     }
 
     /// Decides: commits, or gives what is left of a transaction that doesn't.
-    fn finish(&self, state: &mut State, id: TxnId, unchanged: bool) -> Option<Fallen> {
+    fn finish(&self, state: &mut State, id: TxnId) -> Option<Fallen> {
         let txn = state.txns.remove(&id)?;
         state.unlist(&txn.slot, id);
-        if txn.discarded || unchanged {
+        let file = state.file_of(txn.node);
+        let releases = txn.releases.clone();
+        let fallen = self.decide(state, txn);
+        for owner in releases {
+            state.locks.release(file, owner, 0, crate::locks::END);
+        }
+        fallen
+    }
+
+    fn decide(&self, state: &mut State, txn: Transaction) -> Option<Fallen> {
+        if txn.discarded || !txn.would_commit() || self.adds_nothing(state, &txn) {
             return Some(self.fall(state, txn, None));
         }
         // A claim is what everybody sees already (C6).
@@ -457,6 +522,15 @@ impl Engine {
                 None
             }
         }
+    }
+
+    /// An O_CREAT that found the name missing, but wrote nothing, and meanwhile somebody committed
+    /// it: on the plain directory it would have opened that file and left it alone.
+    fn adds_nothing(&self, state: &mut State, txn: &Transaction) -> bool {
+        matches!(txn.begun, Begun::Create { .. })
+            && !txn.changed
+            && !txn.empties
+            && matches!(self.current_if_any(state, &txn.slot), Ok(Some(_)))
     }
 
     fn fall_fsynced(&self, state: &mut State, txn: Transaction) -> Fallen {
@@ -613,6 +687,13 @@ impl Engine {
     }
 }
 
+/// What a description held locks by.
+pub(super) struct Unlock {
+    file: FileId,
+    handle: HandleId,
+    owner: Option<u64>,
+}
+
 /// A transaction that won't commit, on its way out.
 pub(super) struct Fallen {
     txn: Transaction,
@@ -704,7 +785,7 @@ impl Engine {
                 txn.fsynced = false;
                 txn.verdict = Some(Abort::Forced);
                 txn.processes.clear();
-                all.extend(self.finish(&mut state, id, false));
+                all.extend(self.finish(&mut state, id));
             }
         }
         drop(state);

@@ -9,6 +9,7 @@ mod close;
 mod dirs;
 mod drain;
 mod io;
+mod locking;
 mod names;
 mod open;
 mod pool;
@@ -41,6 +42,7 @@ use crate::types::{Attr, NodeId, OpResult, ROOT, Slot};
 
 pub use attrs::{SetAttr, SetTime};
 pub use dirs::Listing;
+pub use locking::LockRequest;
 pub use open::{CreateRequest, Created, OpenRequest, Opened};
 pub use state::{Counters, DirEntry, Handle, State, Unseen};
 pub use status::{Feature, Status};
@@ -69,6 +71,8 @@ pub struct Config {
     pub bound: Duration,
     /// The daemon may give files away: it keeps the caller's owner and group.
     pub privileged: bool,
+    /// How long an editor waits for the writer slot of a file (C9).
+    pub lock_timeout: Duration,
     /// Where it is mounted, for messages.
     pub mountpoint: PathBuf,
     /// Why the manner of a writer's death can't be told, if it can't (C4).
@@ -79,6 +83,8 @@ pub struct Config {
 pub trait Notify: Send + Sync {
     /// The name means another node now; watchers of `old` learn that it is gone.
     fn superseded(&self, dir: NodeId, name: &OsStr, old: NodeId);
+    /// The kernel shall ask for the node's attributes again.
+    fn attributes_changed(&self, node: NodeId);
 }
 
 /// The engine of one mount.
@@ -97,6 +103,8 @@ pub struct Engine {
     pub(crate) notify: OnceLock<Box<dyn Notify>>,
     pub(crate) features: OnceLock<Vec<status::Feature>>,
     pub(crate) rejected_bound: RejectedBound,
+    /// Small files are read uncached: the kernel allows that together with mmap.
+    uncached: std::sync::atomic::AtomicBool,
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
 }
 
@@ -140,6 +148,12 @@ impl Engine {
             counters: Counters::default(),
             unseen: VecDeque::new(),
             errors: HashMap::new(),
+            locks: crate::locks::LockTable::default(),
+            files: HashMap::new(),
+            ever_locked: std::collections::HashSet::new(),
+            waiting: HashMap::new(),
+            slot_queue: HashMap::new(),
+            last_ticket: 0,
             closing: false,
         };
         let (reaper, corpses) = std::sync::mpsc::channel::<Arc<OwnedFd>>();
@@ -162,6 +176,7 @@ impl Engine {
             notify: OnceLock::new(),
             features: OnceLock::new(),
             rejected_bound,
+            uncached: std::sync::atomic::AtomicBool::new(false),
             stop: OnceLock::new(),
         });
         engine.start_drain()?;
@@ -177,6 +192,16 @@ impl Engine {
     /// What the kernel offers and what of it is in use; set once, at the handshake.
     pub fn set_features(&self, features: Vec<status::Feature>) {
         self.features.set(features).ok();
+    }
+
+    /// The kernel allows uncached descriptions to be mapped; set once, at the handshake.
+    pub fn set_uncached(&self, allowed: bool) {
+        self.uncached
+            .store(allowed, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(crate) fn uncached(&self) -> bool {
+        self.uncached.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// What to call when an unmount was asked for and nothing stands against it; the argument
@@ -234,11 +259,24 @@ impl Engine {
 
     /// Attributes of a node that isn't a transaction's.
     pub(crate) fn attr_of(&self, node: &Node) -> OpResult<Attr> {
+        if let Some(current) = &node.forwarded {
+            // Readers that were granted a lock have moved on to this version (C12).
+            return Ok(Attr {
+                ino: node.id,
+                stat: at::stat(&**current)?,
+                ttl: VOLATILE,
+            });
+        }
         let mut stat = at::stat(&*node.fd)?;
         if let Some((applied, told)) = node.ctime_shift
             && (stat.st_ctime, stat.st_ctime_nsec) == applied
         {
             (stat.st_ctime, stat.st_ctime_nsec) = told;
+        }
+        if node.superseded && stat.st_nlink == 0 {
+            // As by a rewrite in place. link(2) by path could meet it in between, and a link
+            // count of 0 is ENOENT there.
+            stat.st_nlink = 1;
         }
         Ok(Attr {
             ino: node.id,

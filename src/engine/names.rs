@@ -29,6 +29,8 @@ pub(super) enum Move {
     Rename,
     /// Its transaction stays.
     Link,
+    /// The name stays, too: a lock is given back (C12).
+    Stay,
 }
 
 /// Whether an operation on names is done or has to wait for the drain first.
@@ -561,8 +563,8 @@ impl Engine {
             return self.attr(version);
         }
         self.check_linked(node, to)?;
-        self.drain_until(|engine| engine.link_step(node, to))?;
-        self.attr(node)
+        let linked = self.drain_until(|engine| engine.link_step(node, to))?;
+        self.attr(linked)
     }
 
     /// A new name for existing content commits that name, so its guard has a say.
@@ -586,7 +588,8 @@ impl Engine {
             .map_err(|v| self.refuse(to, Abort::Guard(v.to_string())))
     }
 
-    fn link_step(&self, node: NodeId, to: &Slot) -> OpResult<Step<()>> {
+    /// Gives the node that has got the name.
+    fn link_step(&self, node: NodeId, to: &Slot) -> OpResult<Step<NodeId>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         if self.exists(state, to)? {
@@ -595,14 +598,25 @@ impl Engine {
         if self.must_drain(state) {
             return Ok(Step::DrainFirst);
         }
+        let node = self.newest(state, node)?;
         let dir = self.dir_fd(state, to.dir)?;
-        let fd = state.nodes.get(node).ok_or(Errno::STALE)?.fd.clone();
-        at::link(&*fd, &*dir, &to.name)?;
+        let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
+        at::link(&*n.fd, &*dir, &to.name)?;
+        n.lookups += 1;
         self.mark_dirty(state, to.dir);
-        if let Some(n) = state.nodes.get_mut(node) {
-            n.lookups += 1;
+        Ok(Step::Done(node))
+    }
+
+    /// The version that has taken a node's place since it was looked up.
+    fn newest(&self, state: &mut State, node: NodeId) -> OpResult<NodeId> {
+        let n = state.nodes.get(node).ok_or(Errno::STALE)?;
+        match (&n.at, n.superseded) {
+            (Some(slot), true) => {
+                let slot = slot.clone();
+                self.current(state, &slot)
+            }
+            _ => Ok(node),
         }
-        Ok(Step::Done(()))
     }
 
     /// rmdir(2).

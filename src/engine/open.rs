@@ -68,6 +68,15 @@ pub struct Created {
     pub opened: Opened,
 }
 
+/// An open is done, or has to wait for the writer slot of a name (C9).
+pub(super) enum OpenStep {
+    Done(Opened),
+    Wait(Slot),
+}
+
+/// Files up to this size are read uncached, where the kernel allows that together with mmap.
+const UNCACHED: u64 = 64 << 10;
+
 /// What a transaction starts with.
 struct Start {
     slot: Slot,
@@ -94,10 +103,19 @@ impl Engine {
         if virtualdir::is_virtual(node) {
             return done(self.virtual_open(node, request.flags));
         }
-        done(self.open_now(caller, node, request.flags));
+        match self.open_now(caller, node, request.flags) {
+            Ok(OpenStep::Done(opened)) => done(Ok(opened)),
+            Ok(OpenStep::Wait(slot)) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    done(engine.open_waiting(caller, node, &slot, request.flags));
+                });
+            }
+            Err(e) => done(Err(e)),
+        }
     }
 
-    fn open_now(&self, caller: Caller, id: NodeId, flags: OFlags) -> OpResult<Opened> {
+    fn open_now(&self, caller: Caller, id: NodeId, flags: OFlags) -> OpResult<OpenStep> {
         let mut guard = self.lock();
         let state = &mut *guard;
         // An open through a path is looked up right before; one through a magic link is not.
@@ -116,13 +134,13 @@ impl Engine {
         }
         let slot = looked_up.map(|(slot, _)| slot).or_else(|| node.at.clone());
         if self.opens_direct(state, id, slot.as_ref(), flags)? {
-            return self.open_direct(state, id, flags);
+            return self.open_direct(state, id, flags).map(OpenStep::Done);
         }
         if !writes(flags) {
-            return self.open_version(state, id);
+            return self.open_version(state, id).map(OpenStep::Done);
         }
         let slot = slot.ok_or(Errno::STALE)?;
-        self.open_for_writing(state, caller, id, slot, flags)
+        self.open_for_writing(state, caller, id, slot, flags, false)
     }
 
     /// A reader of a version.
@@ -130,12 +148,16 @@ impl Engine {
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         let file = Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?);
         node.readers += 1;
+        let small = file.metadata().is_ok_and(|m| m.len() <= UNCACHED);
+        let locked = state.ever_locked.contains(&state.file_of(id));
         let handle = state.add_handle(Handle::Reader { node: id, file });
         Ok(Opened {
             handle,
             keep_cache: true,
-            direct_io: false,
-            no_flush: true,
+            // A lock may move this very description forward to a newer version: what the node's
+            // pages hold would be in the way (C12).
+            direct_io: (small && self.uncached()) || locked,
+            no_flush: !locked,
         })
     }
 
@@ -275,7 +297,7 @@ impl Engine {
         id: TxnId,
         flags: OFlags,
         by_path: bool,
-    ) -> OpResult<Opened> {
+    ) -> OpResult<OpenStep> {
         let fresh = state.notes.get(&caller.tid).is_some_and(|n| n.txn == id);
         if fresh {
             state.notes.remove(&caller.tid);
@@ -291,22 +313,22 @@ impl Engine {
                 writes: false,
                 sync: false,
             });
-            return Ok(Opened {
+            return Ok(OpenStep::Done(Opened {
                 handle,
                 keep_cache: true,
                 direct_io: false,
                 no_flush: true,
-            });
+            }));
         }
         // Emptying a name through its path is a transaction of its own; through /proc/self/fd it
         // is the same file description's.
         if !fresh && flags.contains(OFlags::TRUNC) && by_path {
-            return self.open_for_writing(state, caller, node, slot, flags);
+            return self.open_for_writing(state, caller, node, slot, flags, false);
         }
         if !fresh && flags.contains(OFlags::TRUNC) {
             self.empty_staged(state, id)?;
         }
-        self.join(state, caller, id, flags)
+        self.join(state, caller, id, flags).map(OpenStep::Done)
     }
 
     /// Empties what a transaction has staged: O_TRUNC through one of its own descriptors.
@@ -347,57 +369,55 @@ impl Engine {
         txn.mappable |= flags.contains(OFlags::RDWR);
         txn.processes.entry(pid).or_default().opener = true;
         let staging = txn.staging.clone();
+        let empties = txn.empties;
         let handle = state.add_handle(Handle::Staged {
             txn: id,
             staging,
             writes: true,
             sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
         });
+        let edits = !empties && flags.contains(OFlags::RDWR);
         Ok(Opened {
             handle,
             keep_cache: true,
-            direct_io: false,
+            // As for small readers: a lock may give an editor another base.
+            direct_io: edits && self.uncached(),
             no_flush: false,
         })
     }
 
-    /// A writer at a node that isn't its own: sends it round to a private one.
-    fn open_for_writing(
+    /// A writer at a node that isn't its own: sends it round to a private one. `waited`: it has
+    /// waited for the writer slot, or given up doing so.
+    pub(super) fn open_for_writing(
         &self,
         state: &mut State,
         caller: Caller,
         id: NodeId,
         slot: Slot,
         flags: OFlags,
-    ) -> OpResult<Opened> {
+        waited: bool,
+    ) -> OpResult<OpenStep> {
         if state.closing {
             return Err(Errno::ROFS);
         }
         if let Some(note) = state.notes.remove(&caller.tid) {
             if note.old == id && note.at.elapsed() < super::resolve::NOTE_LIFE {
-                // The walk didn't come by: a magic link, an O_PATH handle, a bind mount.
-                if let Some(Kind::Private(own)) = state.nodes.get(id).map(|n| n.kind)
-                    && state.txns.contains_key(&own)
-                {
-                    self.drop_unopened(state, note.txn);
-                    if flags.contains(OFlags::TRUNC) {
-                        self.empty_staged(state, own)?;
-                    }
-                    return self.join(state, caller, own, flags);
-                }
-                return self.open_shared(state, caller, id, note, flags);
+                return self
+                    .open_unwalked(state, caller, id, note, flags)
+                    .map(OpenStep::Done);
             }
             self.drop_unopened(state, note.txn);
         }
-        let base = state
-            .nodes
-            .get(id)
-            .map(|n| (n.id, n.kind))
-            .ok_or(Errno::STALE)?;
-        let base = match base {
-            (_, Kind::Private(_)) => self.current_if_any(state, &slot)?,
-            (id, _) => Some(id),
-        };
+        // Not the node the caller came by: another version may have been committed since.
+        let base = self.current_if_any(state, &slot)?;
+        let edits = base.is_some() && !flags.intersects(OFlags::TRUNC | OFlags::APPEND);
+        let takes_slot = edits && !self.is_empty_file(state, base);
+        if takes_slot && !waited && self.must_wait(state, caller, &slot) {
+            if flags.contains(OFlags::NONBLOCK) {
+                return Err(Errno::AGAIN);
+            }
+            return Ok(OpenStep::Wait(slot));
+        }
         let policy = self.policy(state, &slot, Creation::default());
         let txn = self.begin(
             state,
@@ -413,6 +433,11 @@ impl Engine {
                 fresh: base.is_none().then_some((0o666, caller.uid, caller.gid)),
             },
         )?;
+        if let Some(t) = state.txns.get_mut(&txn) {
+            t.empties = flags.contains(OFlags::TRUNC);
+            t.holds_slot = takes_slot;
+            t.opener = proc::tgid(caller.tid).unwrap_or(0);
+        }
         let note = Note {
             slot,
             old: id,
@@ -421,10 +446,44 @@ impl Engine {
             at: Instant::now(),
         };
         if caller.tid == 0 {
-            return self.open_shared(state, caller, id, note, flags);
+            return self
+                .open_shared(state, caller, id, note, flags)
+                .map(OpenStep::Done);
         }
         state.notes.insert(caller.tid, note);
         Err(Errno::STALE)
+    }
+
+    fn must_wait(&self, state: &State, caller: Caller, slot: &Slot) -> bool {
+        let queued = state.slot_queue.get(slot).is_some_and(|q| !q.is_empty());
+        queued || self.slot_holder(state, caller, slot).is_some()
+    }
+
+    fn is_empty_file(&self, state: &State, node: Option<NodeId>) -> bool {
+        node.and_then(|n| state.nodes.get(n))
+            .and_then(|n| at::stat(&*n.fd).ok())
+            .is_none_or(|s| s.st_size == 0)
+    }
+
+    /// The second walk didn't come by: a magic link, an O_PATH handle, a bind mount.
+    fn open_unwalked(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: NodeId,
+        note: Note,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        if let Some(Kind::Private(own)) = state.nodes.get(id).map(|n| n.kind)
+            && state.txns.contains_key(&own)
+        {
+            self.drop_unopened(state, note.txn);
+            if flags.contains(OFlags::TRUNC) {
+                self.empty_staged(state, own)?;
+            }
+            return self.join(state, caller, own, flags);
+        }
+        self.open_shared(state, caller, id, note, flags)
     }
 
     /// Serves a writer on the readers' node, its pages uncached.
@@ -527,6 +586,9 @@ impl Engine {
                 closing: false,
                 content: None,
                 changed: false,
+                empties: false,
+                holds_slot: false,
+                releases: Vec::new(),
                 fsynced: false,
                 last_fsync: None,
                 shared: false,
@@ -536,6 +598,13 @@ impl Engine {
                 reported_idle: false,
             },
         );
+        // Versions of one file, and processes that are creating it together, share its locks.
+        let kin = start
+            .base
+            .or_else(|| state.transactions_at(&start.slot).next().map(|t| t.node));
+        if let Some(kin) = kin {
+            state.same_file(node, kin);
+        }
         state.open_names.entry(start.slot).or_default().push(id);
         Ok(id)
     }
@@ -661,6 +730,9 @@ impl Engine {
                 .file
                 .clone();
             self.inherit_acl(&dir, &file, request.mode, request.umask)?;
+        }
+        if let Some(txn) = state.txns.get_mut(&id) {
+            txn.empties = request.flags.contains(OFlags::TRUNC);
         }
         let opened = self.join(state, caller, id, request.flags)?;
         let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;

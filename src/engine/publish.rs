@@ -138,6 +138,12 @@ impl Engine {
         if let Some(old) = superseded {
             self.unpin(state, old, true);
         }
+        if let Some(old) = replaced {
+            state.same_file(node, old);
+            if let Some(old) = state.nodes.get_mut(old) {
+                old.superseded = true;
+            }
+        }
         state.errors.remove(slot);
         self.supersede(state, slot, replaced);
     }
@@ -198,7 +204,14 @@ impl Engine {
         content.copy_base()?;
         self.check_guard(&mut content, to, &policy)
             .map_err(|abort| self.refuse(to, abort))?;
-        self.grow_mtime(&mut content, to)?;
+        if how == Move::Stay {
+            if !content.changed {
+                return Err(Errno::NODATA);
+            }
+            self.settle_attributes(id, &mut content, to)?;
+        } else {
+            self.grow_mtime(&mut content, to)?;
+        }
         let described = content.describe()?;
         let fresh_id = self.lock().new_id();
         let file = self.create_staging_making_room(fresh_id)?;
@@ -245,7 +258,7 @@ impl Engine {
                 state.retarget(id, to.clone());
                 state.nodes.path(to)
             }
-            Move::Link => state.nodes.path(&from),
+            Move::Link | Move::Stay => state.nodes.path(&from),
         };
         let txn = state.txns.get_mut(&id).expect("held above");
         txn.fsynced = false;
@@ -253,7 +266,8 @@ impl Engine {
         txn.unprepared = true;
         txn.content = None;
         txn.flushed = None;
-        if how == Move::Rename {
+        if how != Move::Link {
+            txn.empties = false;
             txn.begun = Begun::Edit;
             txn.changed = false;
             txn.claim = false;

@@ -6,7 +6,7 @@
 //! Order of locks: a transaction's content (`Staging`), then [`State`], then the journal. Nothing
 //! that may wait for the disk's data is done under `State`: only lookups, renames and creations.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::locking::Waiting;
 use crate::journal::Record;
+use crate::locks::{FileId, LockTable};
 use crate::namespace::{Nodes, PendingSet};
 use crate::txn::{Staging, Transaction};
 use crate::types::{HandleId, NodeId, Slot, TxnId};
@@ -115,6 +117,8 @@ pub struct Counters {
     pub overwritten: u64,
     /// Contents moved to rejected.
     pub rejected: u64,
+    /// Waits for a writer slot that were given up after the lock timeout.
+    pub lock_timeouts: u64,
 }
 
 /// What the drain is asked for.
@@ -173,6 +177,18 @@ pub struct State {
     pub unseen: VecDeque<Unseen>,
     /// Errors of single paths, for the attribute `user.commitfs.error`.
     pub errors: HashMap<Slot, Unseen>,
+    /// Advisory locks.
+    pub locks: LockTable,
+    /// Versions of a file that locks know by an earlier one.
+    pub files: HashMap<NodeId, FileId>,
+    /// Files that somebody has locked since the mount.
+    pub ever_locked: HashSet<FileId>,
+    /// Who waits for a lock or a writer slot.
+    pub waiting: HashMap<u64, Waiting>,
+    /// Order of those who wait for a writer slot.
+    pub slot_queue: HashMap<Slot, VecDeque<u64>>,
+    /// Last ticket given to one who waits.
+    pub last_ticket: u64,
     /// No new transactions: an unmount is under way.
     pub closing: bool,
 }
@@ -182,6 +198,21 @@ impl State {
     pub fn new_id(&mut self) -> TxnId {
         self.last_id += 1;
         self.last_id
+    }
+
+    /// Number for one who begins to wait.
+    pub fn next_ticket(&mut self) -> u64 {
+        self.last_ticket += 1;
+        self.last_ticket
+    }
+
+    /// Who waits for whom.
+    pub fn waits(&self) -> HashMap<u32, Vec<u32>> {
+        let mut waits: HashMap<u32, Vec<u32>> = HashMap::new();
+        for w in self.waiting.values() {
+            waits.entry(w.pid).or_default().extend(&w.blockers);
+        }
+        waits
     }
 
     /// Number for a new description.

@@ -13,13 +13,14 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
-use crate::engine::{CreateRequest, Engine, OpenRequest, Opened, SetAttr};
+use crate::engine::{CreateRequest, Engine, LockRequest, OpenRequest, Opened, SetAttr};
+use crate::locks::Mode;
 use crate::sys::failpoint;
 use crate::types::{Attr, OpResult};
 use convert::{attr_of, caller, errno, feature, kind, set_time};
@@ -63,6 +64,31 @@ fn xattr(reply: ReplyXattr, size: u32, result: OpResult<Vec<u8>>) {
     }
 }
 
+fn lock_request(
+    ino: INodeNo,
+    fh: FileHandle,
+    owner: LockOwner,
+    (start, end): (u64, u64),
+    typ: i32,
+    pid: u32,
+    wait: bool,
+) -> LockRequest {
+    LockRequest {
+        node: ino.0,
+        handle: fh.0,
+        owner: owner.0,
+        start,
+        end,
+        mode: match typ {
+            libc::F_RDLCK => Some(Mode::Shared),
+            libc::F_WRLCK => Some(Mode::Exclusive),
+            _ => None,
+        },
+        pid,
+        wait,
+    }
+}
+
 fn fopen_flags(opened: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(
@@ -101,6 +127,21 @@ impl Filesystem for Adapter {
                 InitFlags::FUSE_POSIX_ACL,
                 "access control lists",
             ),
+            (
+                "posix_locks",
+                InitFlags::FUSE_POSIX_LOCKS,
+                "fcntl locks across versions",
+            ),
+            (
+                "flock_locks",
+                InitFlags::FUSE_FLOCK_LOCKS,
+                "flock across versions",
+            ),
+            (
+                "direct_io_allow_mmap",
+                InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+                "locks that move an open description to a newer version",
+            ),
             ("dont_mask", InitFlags::FUSE_DONT_MASK, "default ACLs"),
             (
                 "cache_symlinks",
@@ -122,6 +163,10 @@ impl Filesystem for Adapter {
             };
             features.push(feature(name, on, why));
         }
+        let uncached = features
+            .iter()
+            .any(|f| f.name == "direct_io_allow_mmap" && f.on);
+        self.0.set_uncached(uncached);
         self.0.set_features(features);
         Ok(())
     }
@@ -312,9 +357,12 @@ impl Filesystem for Adapter {
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if let Some(owner) = lock_owner {
+            self.0.learn_owner(owner.0);
+        }
         self.0.read(fh.0, offset, size, move |r| match r {
             Ok(data) => reply.data(&data),
             Err(e) => reply.error(errno(e)),
@@ -349,25 +397,26 @@ impl Filesystem for Adapter {
     fn flush(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
-        _owner: LockOwner,
+        owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.0.flush(caller(req), fh.0, move |r| empty(reply, r));
+        self.0
+            .flush(caller(req), ino.0, fh.0, owner.0, move |r| empty(reply, r));
     }
 
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.release(fh.0);
+        self.0.release(ino.0, fh.0, lock_owner.map(|o| o.0));
         reply.ok();
     }
 
@@ -425,6 +474,49 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
+    fn getlk(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let request = lock_request(ino, fh, lock_owner, (start, end), typ, pid, false);
+        match self.0.getlk(&request) {
+            Some(lock) => {
+                let typ = if lock.mode == Mode::Shared {
+                    libc::F_RDLCK
+                } else {
+                    libc::F_WRLCK
+                };
+                reply.locked(lock.start, lock.end, typ, lock.pid);
+            }
+            None => reply.locked(start, end, libc::F_UNLCK, 0),
+        }
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let request = lock_request(ino, fh, lock_owner, (start, end), typ, pid, sleep);
+        self.0.setlk(caller(req), request, move |r| empty(reply, r));
+    }
+
     fn fsyncdir(
         &self,
         _req: &Request,
@@ -475,6 +567,21 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         empty(reply, self.0.removexattr(ino.0, name));
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        // Programs ask whether a file is a terminal.
+        reply.error(Errno::ENOTTY);
     }
 
     fn fallocate(

@@ -11,7 +11,13 @@ use crate::types::NodeId;
 
 /// Sends notifications.
 #[derive(Debug)]
-pub struct KernelNotify(Sender<(NodeId, OsString, NodeId)>);
+pub struct KernelNotify(Sender<News>);
+
+#[derive(Debug)]
+enum News {
+    Superseded(NodeId, OsString, NodeId),
+    Attributes(NodeId),
+}
 
 impl KernelNotify {
     /// With its thread.
@@ -24,15 +30,29 @@ impl KernelNotify {
     }
 }
 
-fn send(notifier: &Notifier, queue: &Receiver<(NodeId, OsString, NodeId)>) {
-    for (dir, name, old) in queue {
-        // ENOENT: the name means the new version to the kernel already.
-        notifier.delete(INodeNo(dir), INodeNo(old), &name).ok();
+fn send(notifier: &Notifier, queue: &Receiver<News>) {
+    for news in queue {
+        // ENOENT: the name means the new version to the kernel already, or the node is forgotten.
+        match news {
+            News::Superseded(dir, name, old) => {
+                notifier.delete(INodeNo(dir), INodeNo(old), &name).ok();
+            }
+            // A negative offset: the attributes alone, which waits for nobody.
+            News::Attributes(node) => {
+                notifier.inval_inode(INodeNo(node), -1, 0).ok();
+            }
+        }
     }
 }
 
 impl Notify for KernelNotify {
     fn superseded(&self, dir: NodeId, name: &OsStr, old: NodeId) {
-        self.0.send((dir, name.to_owned(), old)).ok();
+        self.0
+            .send(News::Superseded(dir, name.to_owned(), old))
+            .ok();
+    }
+
+    fn attributes_changed(&self, node: NodeId) {
+        self.0.send(News::Attributes(node)).ok();
     }
 }

@@ -55,6 +55,10 @@ pub struct Node {
     pub pending: bool,
     /// Its version number, once known.
     pub version: Option<u64>,
+    /// A commit has put another version in its place: gone as by a rewrite, not by an unlink.
+    pub superseded: bool,
+    /// Its readers hold a lock and read this newer version (C12).
+    pub forwarded: Option<Arc<OwnedFd>>,
     /// The last link is gone.
     pub unlinked: bool,
     /// (as the backing file says, as programs were told before the version was applied): moving
@@ -97,6 +101,8 @@ impl Nodes {
                 direct: 0,
                 pending: false,
                 version: None,
+                superseded: false,
+                forwarded: None,
                 unlinked: false,
                 ctime_shift: None,
             },

@@ -359,6 +359,16 @@ impl Content {
         }
     }
 
+    /// Starts from another content. Only as long as nothing is written.
+    pub fn start_from(&mut self, base: Arc<File>) {
+        debug_assert!(!self.changed);
+        if self.base.is_none() {
+            self.sequence.intact = false;
+        }
+        self.base = Some(base);
+        self.verdict = None;
+    }
+
     /// Goes on with an empty `file` that starts from what was staged so far. Gives the file that
     /// holds it, which nobody will write any more.
     pub fn continue_in(&mut self, id: TxnId, file: File) -> Arc<File> {

@@ -150,6 +150,12 @@ pub struct Transaction {
     pub content: Option<Ready>,
     /// Something was written or truncated.
     pub changed: bool,
+    /// It began by emptying the file (O_TRUNC).
+    pub empties: bool,
+    /// It has the file's writer slot (C9).
+    pub holds_slot: bool,
+    /// Owners of fcntl locks that go when it has committed.
+    pub releases: Vec<u64>,
     /// It has called fsync: exempt from what a kill does (C7).
     pub fsynced: bool,
     /// What its last fsync told the journal.

@@ -1,0 +1,494 @@
+//! Advisory locks (C12) and the writer slot of in-place editors (C9): waiting, granting, and what
+//! a grant or an unlock means for what is read and committed.
+//!
+//! A lock belongs to the file, not to a version. When one is granted through a description, that
+//! description moves forward to the version current then; when one is given back by a writer, what
+//! it wrote so far is committed first. Waiting is done on workers, with an eye on the signals of
+//! the waiting thread: the kernel won't let it go before it has an answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::MutexGuard;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::names::Move;
+use super::open::{OpenStep, Opened};
+use super::state::Handle;
+use super::{Engine, State};
+use crate::locks::{FileId, Lock, Mode, closes_cycle};
+use crate::namespace::Kind;
+use crate::sys::{at, failpoint, proc};
+use crate::txn::{Begun, Transaction};
+use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId};
+
+/// How often a waiting thread's signals are looked at.
+const GLANCE: Duration = Duration::from_millis(40);
+
+/// A lock request.
+#[derive(Clone, Copy, Debug)]
+pub struct LockRequest {
+    /// Node it is asked on.
+    pub node: NodeId,
+    /// Description it is asked through.
+    pub handle: HandleId,
+    /// Owner, as the kernel numbers them.
+    pub owner: u64,
+    /// First byte.
+    pub start: u64,
+    /// Last byte.
+    pub end: u64,
+    /// `None` unlocks.
+    pub mode: Option<Mode>,
+    /// Process.
+    pub pid: u32,
+    /// Wait for it.
+    pub wait: bool,
+}
+
+/// Somebody who waits, for `commitfs locks`.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// Process.
+    pub pid: u32,
+    /// Path it waits for.
+    pub path: String,
+    /// `lock` or `writer slot`.
+    pub what: &'static str,
+    /// Since when.
+    pub since: Instant,
+    /// Those it waits for.
+    pub blockers: Vec<u32>,
+}
+
+impl LockRequest {
+    fn lock(&self, mode: Mode) -> Lock {
+        Lock {
+            owner: self.owner,
+            start: self.start,
+            end: self.end,
+            mode,
+            pid: self.pid,
+            handle: self.handle,
+            since: Instant::now(),
+        }
+    }
+}
+
+impl State {
+    /// The file that a node is a version of, for the lock table.
+    pub(super) fn file_of(&self, node: NodeId) -> FileId {
+        self.files.get(&node).copied().unwrap_or(node)
+    }
+
+    /// `node` is the next version of the file that `old` is one of.
+    pub(super) fn same_file(&mut self, node: NodeId, old: NodeId) {
+        let file = self.file_of(old);
+        if file != node {
+            self.files.insert(node, file);
+        }
+    }
+}
+
+impl Engine {
+    /// An uncached read names the owner of its process's fcntl locks.
+    pub fn learn_owner(&self, owner: u64) {
+        self.lock().locks.learn_posix(owner);
+    }
+
+    /// fcntl(F_GETLK): a lock that stands against the request.
+    pub fn getlk(&self, request: &LockRequest) -> Option<Lock> {
+        let state = self.lock();
+        let file = state.file_of(request.node);
+        let wanted = request.lock(request.mode?);
+        state.locks.against(file, &wanted).next().cloned()
+    }
+
+    /// flock(2), fcntl(F_SETLK), fcntl(F_SETLKW).
+    pub fn setlk(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: LockRequest,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        let Some(mode) = request.mode else {
+            // The kernel names no process in an unlock.
+            let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
+            return self.unlock(LockRequest { pid, ..request }, done);
+        };
+        match self.try_lock(&request, mode) {
+            Ok(()) => self.after_grant(request, done),
+            Err(_) if !request.wait => done(Err(Errno::AGAIN)),
+            Err(_) => {
+                let engine = self.clone();
+                self.pool
+                    .run(move || match engine.wait_for_lock(caller, &request, mode) {
+                        Ok(()) => engine.after_grant(request, done),
+                        Err(e) => done(Err(e)),
+                    });
+            }
+        }
+    }
+
+    /// Grants the lock, or gives the processes that stand against it.
+    fn try_lock(&self, request: &LockRequest, mode: Mode) -> Result<(), Vec<u32>> {
+        self.try_lock_in(&mut self.lock(), request, mode)
+    }
+
+    fn try_lock_in(
+        &self,
+        state: &mut State,
+        request: &LockRequest,
+        mode: Mode,
+    ) -> Result<(), Vec<u32>> {
+        let file = state.file_of(request.node);
+        let wanted = request.lock(mode);
+        state.locks.learn_from(&wanted);
+        let blockers: Vec<u32> = state.locks.against(file, &wanted).map(|l| l.pid).collect();
+        if blockers.is_empty() || failpoint::mutant("C12-exclusion") {
+            state.locks.grant(file, wanted);
+            state.ever_locked.insert(file);
+            // Editors that wait for the slot need not any longer: the lock serialises.
+            self.happened.notify_all();
+            return Ok(());
+        }
+        Err(blockers)
+    }
+
+    fn wait_for_lock(&self, caller: Caller, request: &LockRequest, mode: Mode) -> OpResult<()> {
+        let mut state = self.lock();
+        let ticket = state.next_ticket();
+        let since = Instant::now();
+        let result = loop {
+            let blockers = match self.try_lock_in(&mut state, request, mode) {
+                Ok(()) => break Ok(()),
+                Err(blockers) => blockers,
+            };
+            // flock waits for ever in a deadlock, as it does anywhere; fcntl says so.
+            if state.locks.is_posix(&request.lock(mode))
+                && closes_cycle(request.pid, &blockers, &state.waits())
+            {
+                break Err(Errno::DEADLK);
+            }
+            let path = self.show_node(&state, request.node);
+            state.waiting.insert(
+                ticket,
+                Waiting {
+                    pid: request.pid,
+                    path,
+                    what: "lock",
+                    since,
+                    blockers,
+                },
+            );
+            if let Err(e) = self.glance(&mut state, caller) {
+                break Err(e);
+            }
+        };
+        state.waiting.remove(&ticket);
+        result
+    }
+
+    /// Waits for something to happen, but not long; EINTR when the thread has a signal to take.
+    fn glance(&self, state: &mut MutexGuard<'_, State>, caller: Caller) -> OpResult<()> {
+        self.happened.wait_for(state, GLANCE);
+        let signalled =
+            MutexGuard::unlocked(state, || proc::pending_fatal_or_any_signal(caller.tid));
+        if signalled { Err(Errno::INTR) } else { Ok(()) }
+    }
+
+    fn show_node(&self, state: &State, node: NodeId) -> String {
+        match state.nodes.get(node).and_then(|n| n.at.clone()) {
+            Some(slot) => self.show(state, &slot),
+            None => "?".into(),
+        }
+    }
+
+    /// The barrier: what is read through the description from now on is the current version.
+    fn after_grant(
+        self: &Arc<Self>,
+        request: LockRequest,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        if failpoint::mutant("C12-barrier") {
+            return done(Ok(()));
+        }
+        let engine = self.clone();
+        let handle = self.lock().handles.get(&request.handle).cloned();
+        match handle {
+            Some(Handle::Reader { node, .. }) => {
+                self.move_reader(request.handle, node)
+                    .inspect_err(|e| log::warn!("a locked reader stays at its version: {e}"))
+                    .ok();
+                done(Ok(()));
+            }
+            Some(Handle::Staged { txn, .. }) => {
+                self.pool.run(move || {
+                    engine
+                        .rebase(txn)
+                        .inspect_err(|e| log::warn!("a locked editor stays at its base: {e}"))
+                        .ok();
+                    done(Ok(()));
+                });
+            }
+            _ => done(Ok(())),
+        }
+    }
+
+    fn move_reader(&self, handle: HandleId, node: NodeId) -> OpResult<()> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(slot) = state.nodes.get(node).and_then(|n| n.at.clone()) else {
+            return Ok(());
+        };
+        let Some(current) = self.current_if_any(state, &slot)? else {
+            return Ok(());
+        };
+        if current == node || state.file_of(current) != state.file_of(node) {
+            return Ok(());
+        }
+        let fd = state.nodes.get(current).ok_or(Errno::STALE)?.fd.clone();
+        let file = Arc::new(at::reopen(&*fd, OFlags::RDONLY)?);
+        if let Some(n) = state.nodes.get_mut(node) {
+            n.forwarded = Some(fd);
+        }
+        if let Some(Handle::Reader { file: read, .. }) = state.handles.get_mut(&handle) {
+            *read = file;
+        }
+        drop(guard);
+        if let Some(notify) = self.notify.get() {
+            notify.attributes_changed(node);
+        }
+        Ok(())
+    }
+
+    /// An editor that has written nothing yet starts from the current version.
+    fn rebase(&self, id: TxnId) -> OpResult<()> {
+        let staging = match self.lock().txns.get(&id) {
+            Some(txn) => txn.staging.clone(),
+            None => return Ok(()),
+        };
+        let mut content = staging.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(txn) = state.txns.get(&id) else {
+            return Ok(());
+        };
+        let (slot, base, empties) = (txn.slot.clone(), txn.base, txn.empties);
+        if content.changed || empties {
+            return Ok(());
+        }
+        let Some(current) = self.current_if_any(state, &slot)? else {
+            return Ok(());
+        };
+        if base == Some(current) {
+            return Ok(());
+        }
+        let node = state.nodes.get(current).ok_or(Errno::STALE)?;
+        if node.kind != Kind::File {
+            return Ok(());
+        }
+        let fd = node.fd.clone();
+        content.start_from(Arc::new(at::reopen(&*fd, OFlags::RDONLY)?));
+        self.dress(&content.file, Some(&fd), None)?;
+        if let Some(txn) = state.txns.get_mut(&id) {
+            txn.base = Some(current);
+            txn.begun = Begun::Edit;
+            txn.claim = false;
+        }
+        Ok(())
+    }
+
+    fn unlock(
+        self: &Arc<Self>,
+        request: LockRequest,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        let engine = self.clone();
+        let writers = self.written_under(&request);
+        if writers.is_empty() {
+            self.release_range(&request);
+            return done(Ok(()));
+        }
+        self.pool.run(move || {
+            for txn in writers {
+                engine.commit_point(txn);
+            }
+            engine.release_range(&request);
+            done(Ok(()));
+        });
+    }
+
+    /// Open transactions of the file that the process which unlocks takes part in and has written:
+    /// through the locked description or another one (lock by a reader, write by a writer).
+    fn written_under(&self, request: &LockRequest) -> Vec<TxnId> {
+        let state = self.lock();
+        let file = state.file_of(request.node);
+        if !state.locks.holds(file, request.owner) {
+            return Vec::new();
+        }
+        let through = match state.handles.get(&request.handle) {
+            Some(Handle::Staged {
+                txn, writes: true, ..
+            }) => Some(*txn),
+            _ => None,
+        };
+        let takes_part =
+            |t: &Transaction| t.processes.contains_key(&request.pid) || Some(t.id) == through;
+        let mut written: Vec<_> = state
+            .txns
+            .values()
+            .filter(|t| t.changed && takes_part(t) && state.file_of(t.node) == file)
+            .map(|t| t.id)
+            .collect();
+        written.sort_unstable();
+        written
+    }
+
+    fn release_range(&self, request: &LockRequest) {
+        let mut state = self.lock();
+        let file = state.file_of(request.node);
+        state
+            .locks
+            .release(file, request.owner, request.start, request.end);
+        drop(state);
+        self.happened.notify_all();
+    }
+
+    /// Unlocking after writing commits what is written so far; the transaction goes on.
+    pub(super) fn commit_point(&self, id: TxnId) {
+        if failpoint::mutant("C12-commit-point") {
+            return;
+        }
+        let slot = match self.lock().txns.get(&id) {
+            Some(txn) if !txn.discarded && txn.verdict.is_none() => txn.slot.clone(),
+            _ => return,
+        };
+        if let Err(e) = self.publish_open(id, &slot, Move::Stay) {
+            let state = self.lock();
+            log::info!(
+                "{}: unlocked, but not committed: {e}",
+                self.show(&state, &slot)
+            );
+        }
+    }
+
+    /// A close by a process: its fcntl locks of the file go, once what it wrote is committed.
+    pub(super) fn release_posix(&self, file: FileId, owner: u64) {
+        let mut state = self.lock();
+        if state.locks.release(file, owner, 0, crate::locks::END) {
+            drop(state);
+            self.happened.notify_all();
+        }
+    }
+
+    /// Who has the writer slot of a name, if the caller must wait for it (C9).
+    pub(super) fn slot_holder(&self, state: &State, caller: Caller, slot: &Slot) -> Option<u32> {
+        if failpoint::mutant("C9") {
+            return None;
+        }
+        let tgid = proc::tgid(caller.tid)?;
+        state
+            .open_names
+            .get(slot)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| state.txns.get(id))
+            .filter(|t| t.holds_slot && !t.discarded && !t.closing)
+            // Prepared for an open() that is still on its way.
+            .filter(|t| t.handles > 0 || t.started.elapsed() < super::resolve::NOTE_LIFE)
+            .find(|t| {
+                let locked = {
+                    let file = state.file_of(t.node);
+                    state
+                        .locks
+                        .iter()
+                        .any(|(f, l, _)| f == file && t.processes.contains_key(&l.pid))
+                };
+                let family = t.opener != 0
+                    && (proc::is_self_or_descendant(tgid, t.opener)
+                        || proc::is_self_or_descendant(t.opener, tgid));
+                !locked && !family
+            })
+            .map(|t| t.opener)
+    }
+
+    /// Waits for the writer slot, then opens.
+    pub(super) fn open_waiting(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        slot: &Slot,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
+        let mut state = self.lock();
+        let ticket = state.next_ticket();
+        let since = Instant::now();
+        let patience = {
+            let policy = self.policy(&state, slot, crate::rules::Creation::default());
+            policy.lock_timeout.unwrap_or(self.config.lock_timeout)
+        };
+        state
+            .slot_queue
+            .entry(slot.clone())
+            .or_default()
+            .push_back(ticket);
+        let mut waited = Ok(());
+        loop {
+            let first = state.slot_queue.get(slot).and_then(|q| q.front()) == Some(&ticket);
+            let Some(holder) = self.slot_holder(&state, caller, slot) else {
+                if first {
+                    break;
+                }
+                if let Err(e) = self.glance(&mut state, caller) {
+                    waited = Err(e);
+                    break;
+                }
+                continue;
+            };
+            if closes_cycle(pid, &[holder], &state.waits()) || since.elapsed() > patience {
+                state.counters.lock_timeouts += u64::from(since.elapsed() > patience);
+                log::warn!(
+                    "{}: {pid} goes on without the writer slot, which {holder} ({}) has held all the time",
+                    self.show(&state, slot),
+                    proc::comm(holder).unwrap_or_default()
+                );
+                break;
+            }
+            let path = self.show(&state, slot);
+            state.waiting.insert(
+                ticket,
+                Waiting {
+                    pid,
+                    path,
+                    what: "writer slot",
+                    since,
+                    blockers: vec![holder],
+                },
+            );
+            if let Err(e) = self.glance(&mut state, caller) {
+                waited = Err(e);
+                break;
+            }
+        }
+        state.waiting.remove(&ticket);
+        if let Some(queue) = state.slot_queue.get_mut(slot) {
+            queue.retain(|t| *t != ticket);
+            if queue.is_empty() {
+                state.slot_queue.remove(slot);
+            }
+        }
+        let result = match waited {
+            Ok(()) => self.open_for_writing(&mut state, caller, node, slot.clone(), flags, true),
+            Err(e) => Err(e),
+        };
+        drop(state);
+        self.happened.notify_all();
+        match result? {
+            OpenStep::Done(opened) => Ok(opened),
+            OpenStep::Wait(_) => Err(Errno::AGAIN),
+        }
+    }
+}
