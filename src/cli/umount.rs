@@ -37,7 +37,11 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         force: arguments.force,
         check: false,
     };
-    let mut answer = control::send(&mount.mount_point, &command)?;
+    let mut answer = match control::send(&mount.mount_point, &command) {
+        // The daemon was faster than its answer.
+        Err(_) if arguments.force => return wait_until_gone(&mount),
+        answer => answer?,
+    };
     while !answer.ok && arguments.wait {
         std::thread::sleep(Duration::from_millis(100));
         answer = control::send(&mount.mount_point, &command)?;

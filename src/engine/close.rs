@@ -39,6 +39,17 @@ impl Engine {
         state.locks.learn_posix(owner);
         let file = state.file_of(node);
         let locked = state.locks.holds(file, owner);
+        if let Some(Handle::Append(appender)) = state.handles.get(&handle) {
+            let appender = appender.clone();
+            drop(guard);
+            let killed = Engine::flusher_was_killed(caller);
+            let engine = self.clone();
+            return self.pool.run(move || {
+                let settled = engine.settle_appender(&appender, killed);
+                engine.release_posix(file, owner);
+                done(settled);
+            });
+        }
         let txn = match state.handles.get(&handle) {
             Some(Handle::Staged {
                 txn, writes: true, ..
@@ -115,7 +126,7 @@ impl Engine {
                 txn.verdict = Some(abort.clone());
                 drop(guard);
                 // Only the last close may say so: an earlier one of a shell group must not.
-                let told = sure || matches!(abort, Abort::FailedWrite { .. });
+                let told = sure || !matches!(abort, Abort::Guard(_));
                 if told && !matches!(abort, Abort::Discarded | Abort::Killed { .. }) {
                     Err(abort.errno())
                 } else {
@@ -167,17 +178,30 @@ impl Engine {
 
     /// The order of commits holds on the medium, too: all earlier ones first, then this.
     fn make_durable(&self, staging: &Staging, record: &Record) -> OpResult<()> {
-        self.sync_pending()?;
-        let mut content = staging.lock();
-        let described = content.fsync()?;
-        let id = content.id;
-        drop(content);
+        let (id, described) = {
+            let mut content = staging.lock();
+            let described = content.fsync()?;
+            (content.id, described)
+        };
         self.store.sync_staging_dir()?;
-        self.append(&Record::Fsynced {
-            id,
-            content: described,
-        })?;
-        self.append(record)?;
+        let records = [
+            Record::Fsynced {
+                id,
+                content: described,
+            },
+            record.clone(),
+        ];
+        loop {
+            self.sync_pending()?;
+            let state = self.lock();
+            // Others may have committed while the disk was waited for.
+            if self.all_synced(&state) {
+                for record in &records {
+                    self.append(record)?;
+                }
+                break;
+            }
+        }
         self.sync_journal()
     }
 
@@ -360,6 +384,14 @@ impl Engine {
             }) => {
                 return self.release_writer(guard, txn, staging, unlock);
             }
+            Some(Handle::Append(appender)) => {
+                // A mapping can't have kept it: whatever was left was told by FLUSH.
+                if let Some(n) = state.nodes.get_mut(appender.node) {
+                    n.readers -= 1;
+                }
+                let fd = state.nodes.reap(appender.node);
+                self.bury(fd);
+            }
             Some(Handle::Reader { node, .. }) => {
                 if let Some(n) = state.nodes.get_mut(node) {
                     n.readers -= 1;
@@ -413,8 +445,11 @@ impl Engine {
         if let Some((pid, signal)) = self.dead_mapping(t) {
             t.processes.entry(pid).or_default().killed_by = Some(signal);
         }
+        let rescue = t.fsynced
+            && !t.discarded
+            && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));
         let ready = !t.unprepared || t.verdict.is_some() || t.discarded;
-        if ready || !t.would_commit() {
+        if (ready || !t.would_commit()) && !rescue {
             let fallen = self.finish(state, id);
             self.give_back(state, &unlock);
             drop(guard);
@@ -434,8 +469,15 @@ impl Engine {
     fn finish_later(self: &Arc<Self>, id: TxnId, staging: Arc<Staging>, unlock: Unlock) {
         let engine = self.clone();
         self.pool.run(move || {
-            let pid = engine.lock().txns.get(&id).map_or(0, |t| t.opener);
+            let (pid, rescue) = {
+                let state = engine.lock();
+                let txn = state.txns.get(&id);
+                (txn.map_or(0, |t| t.opener), txn.is_some_and(|t| t.fsynced))
+            };
             engine.prepare(id, &staging, pid).ok();
+            if rescue {
+                engine.rescue(id, &staging);
+            }
             let mut state = engine.lock();
             if state
                 .txns
@@ -504,11 +546,7 @@ impl Engine {
         let exempt =
             txn.claim || txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4");
         let death = if exempt { None } else { txn.death() };
-        let fsynced = txn.fsynced;
         let abort = match (death, &txn.verdict) {
-            // What was fsync'd is exempt (C7); whether its guard permits it takes a worker.
-            (Some(_), _) if fsynced => return Some(self.fall_fsynced(state, txn)),
-            (_, Some(Abort::Guard(_))) if fsynced => return Some(self.fall_fsynced(state, txn)),
             (Some(death), _) => Some(death),
             (None, Some(verdict)) => Some(verdict.clone()),
             (None, None) => check_target(self, state, &txn.slot)
@@ -531,12 +569,6 @@ impl Engine {
             && !txn.changed
             && !txn.empties
             && matches!(self.current_if_any(state, &txn.slot), Ok(Some(_)))
-    }
-
-    fn fall_fsynced(&self, state: &mut State, txn: Transaction) -> Fallen {
-        let mut fallen = self.fall(state, txn, None);
-        fallen.rescue = true;
-        fallen
     }
 
     /// Takes a transaction's node out of the way; what becomes of the content is done on a worker.
@@ -564,23 +596,11 @@ impl Engine {
                 .or_default() += 1;
         }
         let path = self.show(state, &txn.slot);
-        Fallen {
-            txn,
-            path,
-            abort,
-            rescue: false,
-        }
+        Fallen { txn, path, abort }
     }
 
     /// Moves aborted content to rejected, or removes what held nothing.
     fn bury_aborted(&self, fallen: Fallen) {
-        let mut fallen = fallen;
-        if fallen.rescue {
-            let Some(abort) = self.rescue(&fallen.txn) else {
-                return;
-            };
-            fallen.abort = Some(abort);
-        }
         let content = fallen.txn.staging.lock();
         let id = content.id;
         let len = content.size().unwrap_or(0);
@@ -614,52 +634,34 @@ impl Engine {
         }
     }
 
-    /// A killed writer had called fsync: what it made durable, or more, becomes the version (C7).
-    fn rescue(&self, txn: &Transaction) -> Option<Abort> {
-        let verdict =
-            match self.prepare_content(txn.id, &txn.staging, &txn.slot, &txn.policy, false) {
-                Err(Abort::Guard(_) | Abort::FailedWrite { .. }) => {
-                    if !txn.staging.lock().cut_back_to_fsynced() {
-                        return Some(
-                            txn.verdict
-                                .clone()
-                                .or(txn.death())
-                                .unwrap_or(Abort::Crashed),
-                        );
-                    }
-                    self.prepare_content(txn.id, &txn.staging, &txn.slot, &txn.policy, false)
-                }
-                other => other,
+    /// A killed writer, or one that left half a document, had called fsync: what it made durable,
+    /// or more if the guard permits, becomes the version (C7).
+    fn rescue(&self, id: TxnId, staging: &Staging) {
+        let (slot, policy) = {
+            let state = self.lock();
+            let Some(txn) = state.txns.get(&id) else {
+                return;
             };
-        match verdict {
-            Err(abort) => Some(abort),
-            Ok(content) => {
-                let mut state = self.lock();
-                let node = self.node_for(&mut state, txn, &content)?;
-                self.publish(&mut state, &txn.slot, content, node);
-                log::info!(
-                    "{}: its writer was ended, but what it had fsync'd is kept",
-                    self.show(&state, &txn.slot)
-                );
-                None
+            if txn.death().is_none() && txn.verdict.is_none() {
+                return;
             }
+            (txn.slot.clone(), txn.policy.clone())
+        };
+        let mut ready = self.prepare_content(id, staging, &slot, &policy, false);
+        if ready.is_err() && staging.lock().cut_back_to_fsynced() {
+            ready = self.prepare_content(id, staging, &slot, &policy, false);
         }
-    }
-
-    /// A node for a rescued content: its own was given up when the writer fell.
-    fn node_for(&self, state: &mut State, txn: &Transaction, ready: &Ready) -> Option<NodeId> {
-        let stat = at::stat(&*ready.file).ok()?;
-        let fd = at::open_path(
-            &self.store.staging,
-            crate::store::id_name(ready.id).as_ref(),
-        )
-        .ok()?;
-        let key = (stat.st_dev, stat.st_ino);
-        Some(
-            state
-                .nodes
-                .create(Kind::File, Arc::new(fd), key, txn.slot.clone()),
-        )
+        let mut state = self.lock();
+        if let (Ok(ready), Some(txn)) = (ready, state.txns.get_mut(&id)) {
+            txn.content = Some(ready);
+            txn.verdict = None;
+            txn.unprepared = false;
+            for process in txn.processes.values_mut() {
+                process.killed_by = None;
+            }
+            let path = self.show(&state, &slot);
+            log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
+        }
     }
 
     /// A guard's refusal of a rename or link: told, counted and remembered.
@@ -699,7 +701,6 @@ pub(super) struct Fallen {
     txn: Transaction,
     path: String,
     abort: Option<Abort>,
-    rescue: bool,
 }
 
 /// A file can be put under the name: its directory is there, and it isn't a directory.

@@ -38,6 +38,7 @@ struct Round {
     upto: u64,
     items: Vec<Item>,
     dirs: HashMap<NodeId, Arc<OwnedFd>>,
+    appended: Vec<(NodeId, u64, Arc<File>)>,
 }
 
 impl Engine {
@@ -63,7 +64,8 @@ impl Engine {
         loop {
             let work = !state.pending.is_empty()
                 || !state.dirty_dirs.is_empty()
-                || !state.condemned.is_empty();
+                || !state.condemned.is_empty()
+                || !state.appended.is_empty();
             let wanted = state.drain.wanted > state.drain.rounds;
             let due = state.drain.due.is_some_and(|due| due <= Instant::now());
             if state.drain.stop && !work {
@@ -106,6 +108,11 @@ impl Engine {
                 })
                 .collect(),
             dirs: std::mem::take(&mut state.dirty_dirs),
+            appended: state
+                .appended
+                .iter()
+                .map(|(n, (s, f))| (*n, *s, f.clone()))
+                .collect(),
         };
         drop(state);
         let result = self.run_round(&round);
@@ -113,7 +120,7 @@ impl Engine {
         state.drain.busy = false;
         state.drain.rounds += 1;
         match result {
-            Ok(()) => self.after_round(&mut state, round.upto),
+            Ok(()) => self.after_round(&mut state, &round),
             Err(errno) => {
                 // What fdatasync failed to write is marked clean in the page cache: asking again
                 // would be told a lie. So the first failure stands until a remount.
@@ -133,7 +140,9 @@ impl Engine {
         if !failpoint::mutant("C19-dir-fsync") {
             self.sync_dirs(round.dirs.values())?;
         }
-        if !round.items.is_empty() {
+        if !round.items.is_empty() || !round.appended.is_empty() {
+            let appended: Vec<_> = round.appended.iter().map(|(_, _, f)| &**f).collect();
+            at::sync_files(&appended)?;
             self.sync_items(&round.items)?;
             failpoint::crash_point("data-synced");
             self.append(&Record::Durable { seq: round.upto })?;
@@ -246,8 +255,18 @@ impl Engine {
         }
     }
 
-    fn after_round(&self, state: &mut State, upto: u64) {
+    fn after_round(&self, state: &mut State, round: &Round) {
+        let upto = round.upto;
         state.durable = upto;
+        for (node, seq, _) in &round.appended {
+            if state
+                .appended
+                .get(node)
+                .is_some_and(|(last, _)| last == seq)
+            {
+                state.appended.remove(node);
+            }
+        }
         let condemned = std::mem::take(&mut state.condemned);
         for (seq, id) in condemned {
             if seq <= upto {
@@ -264,7 +283,7 @@ impl Engine {
         state.unapplied.retain(|(seq, record)| {
             *seq > upto || matches!(record, Record::Commit { edits, .. } if edits.iter().any(|e| matches!(e, Edit::Put { id, .. } if staged.contains(id))))
         });
-        if !state.pending.is_empty() {
+        if !state.pending.is_empty() || !state.appended.is_empty() {
             self.wake_drain(state);
         }
         if self.journal.lock().len() > failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE) {
@@ -311,15 +330,18 @@ impl Engine {
         state.drain.failed.map_or(Ok(()), Err)
     }
 
+    /// Whether the data of every commit so far is on the medium.
+    pub(super) fn all_synced(&self, state: &State) -> bool {
+        state.dirty_dirs.is_empty()
+            && state.appended.is_empty()
+            && !state.drain.busy
+            && state.pending.iter().all(|(_, p)| p.synced)
+    }
+
     /// Every earlier commit's data is on the medium when this returns; their records may still
     /// have to be synced with the journal.
     pub(super) fn sync_pending(&self) -> OpResult<()> {
-        let clean = {
-            let state = self.lock();
-            state.dirty_dirs.is_empty()
-                && !state.drain.busy
-                && state.pending.iter().all(|(_, p)| p.synced)
-        };
+        let clean = self.all_synced(&self.lock());
         if clean || failpoint::mutant("C19-prefix") {
             return Ok(());
         }
@@ -350,6 +372,8 @@ impl Engine {
         }
         if let (Some(ready), Some(flushed), false) = (&txn.content, &txn.flushed, txn.unprepared)
             && flushed.sure
+            && txn.verdict.is_none()
+            && txn.death().is_none()
         {
             records.push(Record::Prepared {
                 id: ready.id,

@@ -54,6 +54,11 @@ impl Engine {
                 let to = from.saturating_add(size as usize).min(text.len());
                 return done(Ok(text[from..to].to_vec()));
             }
+            Ok(Handle::Append(appender)) => {
+                return self
+                    .pool
+                    .run(move || done(Engine::read_appender(&appender, offset, size)));
+            }
             Ok(Handle::Dir { .. }) => return done(Err(Errno::ISDIR)),
             Err(e) => return done(Err(e)),
         };
@@ -79,6 +84,12 @@ impl Engine {
                 txn, staging, sync, ..
             }) => {
                 self.note_write(txn, caller, offset + u64::from(size));
+                if self.stream_goes_on(txn, &staging, offset) && data.contains(&b'\n') {
+                    let (engine, data) = (self.clone(), data.to_vec());
+                    return self
+                        .pool
+                        .run(move || done(engine.birth(txn, handle, &data).map(|()| size)));
+                }
                 let small = !sync && data.len() <= INLINE_WRITE;
                 let result = if small {
                     write_at_once(&staging, data, offset, kill)
@@ -115,10 +126,29 @@ impl Engine {
                 self.pool
                     .run(move || done(write_direct(&file, &data, offset, kill).map(|()| size)));
             }
+            Ok(Handle::Append(appender)) => {
+                self.append_lines(caller, handle, appender, offset, data, move |r| {
+                    done(r.map(|()| size));
+                });
+            }
             Ok(Handle::Control(_)) => self.control(handle, data, done),
             Ok(_) => done(Err(Errno::BADF)),
             Err(e) => done(Err(e)),
         }
+    }
+
+    /// Whether a new file is still being written from front to back by its one description.
+    fn stream_goes_on(&self, id: TxnId, staging: &Staging, offset: u64) -> bool {
+        let mut state = self.lock();
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return false;
+        };
+        if !txn.stream {
+            return false;
+        }
+        let at_end = txn.appends || staging.try_lock().is_some_and(|c| c.size() == Ok(offset));
+        txn.stream = at_end && txn.handles == 1 && !txn.discarded && !txn.claim;
+        txn.stream
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -230,6 +260,16 @@ impl Engine {
             Ok(Handle::Direct { file, .. }) => self
                 .pool
                 .run(move || done(file.sync_all().map_err(|e| errno_of(&e)))),
+            Ok(Handle::Append(appender)) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    done(
+                        engine
+                            .settle_appender(&appender, false)
+                            .and_then(|()| engine.drain_all()),
+                    );
+                });
+            }
             // A version that was read and fsync'd through the reader's descriptor: make what is
             // committed so far durable.
             Ok(Handle::Reader { .. }) => {
@@ -245,6 +285,8 @@ impl Engine {
         if failpoint::mutant("C7") {
             return Ok(());
         }
+        // What is rolled forward after a power cut stands behind all that was committed before.
+        self.sync_pending()?;
         let mut content = staging.lock();
         let described = content.fsync()?;
         let record = Record::Fsynced {
@@ -279,6 +321,25 @@ impl Engine {
             }) => {
                 self.note_write(txn, caller, size);
                 self.pool.run(move || done(staging.lock().truncate(size)));
+            }
+            Ok(Handle::Append(appender)) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    let result = engine
+                        .leave_stream(caller, handle, &appender)
+                        .and_then(|txn| {
+                            engine.note_write(txn, caller, size);
+                            let staging = engine
+                                .lock()
+                                .txns
+                                .get(&txn)
+                                .ok_or(Errno::STALE)?
+                                .staging
+                                .clone();
+                            staging.lock().truncate(size)
+                        });
+                    done(result);
+                });
             }
             Ok(Handle::Direct {
                 file, writes: true, ..
@@ -457,7 +518,7 @@ pub(super) fn clear_set_id(file: &File) -> OpResult<()> {
     Ok(())
 }
 
-fn read_at(file: &File, offset: u64, size: u32) -> OpResult<Vec<u8>> {
+pub(super) fn read_at(file: &File, offset: u64, size: u32) -> OpResult<Vec<u8>> {
     let mut data = vec![0u8; size as usize];
     let mut filled = 0;
     while filled < data.len() {

@@ -232,6 +232,17 @@ impl Engine {
                     done(Ok(()));
                 });
             }
+            Some(Handle::Append(appender)) => {
+                self.pool.run(move || {
+                    engine
+                        .move_appender(&appender)
+                        .inspect_err(|e| {
+                            log::warn!("a locked appender reads on in its version: {e}")
+                        })
+                        .ok();
+                    done(Ok(()));
+                });
+            }
             _ => done(Ok(())),
         }
     }

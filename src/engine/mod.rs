@@ -4,6 +4,7 @@
 //! Every method returns at once. What may block (copies, fsync, guards that read, waits for another
 //! transaction) runs on a worker, and the answer is given from there.
 
+mod append;
 mod attrs;
 mod close;
 mod dirs;
@@ -98,6 +99,8 @@ pub struct Engine {
     /// The drain has orders.
     drain_wanted: Condvar,
     pub(crate) journal: Mutex<Journal>,
+    /// One append after the other; taken before `State`.
+    append_lock: Mutex<()>,
     pub(crate) pool: pool::Pool,
     reaper: std::sync::mpsc::Sender<Arc<OwnedFd>>,
     pub(crate) notify: OnceLock<Box<dyn Notify>>,
@@ -143,6 +146,7 @@ impl Engine {
             durable: recovered.last_seq,
             unapplied: VecDeque::new(),
             condemned: Vec::new(),
+            appended: HashMap::new(),
             dirty_dirs: HashMap::new(),
             drain: state::DrainRequest::default(),
             counters: Counters::default(),
@@ -171,6 +175,7 @@ impl Engine {
             happened: Condvar::new(),
             drain_wanted: Condvar::new(),
             journal: Mutex::new(recovered.journal),
+            append_lock: Mutex::new(()),
             pool: pool::Pool::default(),
             reaper,
             notify: OnceLock::new(),

@@ -73,7 +73,8 @@ impl Engine {
     }
 
     fn must_drain(&self, state: &State) -> bool {
-        !failpoint::mutant("C19-barrier") && (!state.pending.is_empty() || state.drain.busy)
+        !failpoint::mutant("C19-barrier")
+            && (!state.pending.is_empty() || !state.appended.is_empty() || state.drain.busy)
     }
 
     /// unlink(2).

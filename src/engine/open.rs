@@ -140,6 +140,14 @@ impl Engine {
             return self.open_version(state, id).map(OpenStep::Done);
         }
         let slot = slot.ok_or(Errno::STALE)?;
+        if flags.contains(OFlags::APPEND) && !flags.contains(OFlags::TRUNC) {
+            let policy = self.policy(state, &slot, Creation::default());
+            if super::append::by_lines(&policy) && !state.closing {
+                return self
+                    .open_appender(state, id, slot, flags)
+                    .map(OpenStep::Done);
+            }
+        }
         self.open_for_writing(state, caller, id, slot, flags, false)
     }
 
@@ -454,6 +462,26 @@ impl Engine {
         Err(Errno::STALE)
     }
 
+    /// A transaction on a copy for a description that is open already.
+    pub(super) fn begin_edit(
+        &self,
+        state: &mut State,
+        slot: Slot,
+        base: NodeId,
+    ) -> OpResult<TxnId> {
+        let policy = self.policy(state, &slot, Creation::default());
+        self.begin(
+            state,
+            Start {
+                slot,
+                begun: Begun::Edit,
+                base: Some(base),
+                policy,
+                fresh: None,
+            },
+        )
+    }
+
     fn must_wait(&self, state: &State, caller: Caller, slot: &Slot) -> bool {
         let queued = state.slot_queue.get(slot).is_some_and(|q| !q.is_empty());
         queued || self.slot_holder(state, caller, slot).is_some()
@@ -586,6 +614,8 @@ impl Engine {
                 closing: false,
                 content: None,
                 changed: false,
+                appends: false,
+                stream: false,
                 empties: false,
                 holds_slot: false,
                 releases: Vec::new(),
@@ -733,8 +763,19 @@ impl Engine {
         }
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.empties = request.flags.contains(OFlags::TRUNC);
+            txn.appends = request.flags.contains(OFlags::APPEND);
+            let text = txn.empties
+                && !request.flags.contains(OFlags::RDWR)
+                && crate::rules::grows_as_text_stream(&slot.name);
+            txn.stream = base.is_none()
+                && !exclusive
+                && (txn.appends || text)
+                && super::append::by_lines(&txn.policy);
         }
-        let opened = self.join(state, caller, id, request.flags)?;
+        let stream = state.txns.get(&id).is_some_and(|t| t.stream);
+        let mut opened = self.join(state, caller, id, request.flags)?;
+        // Pages would show others the unfinished line.
+        opened.direct_io |= stream;
         let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
         if let Some(node) = state.nodes.get_mut(node) {
             node.lookups += 1;

@@ -3,7 +3,8 @@
 //! A successor that took over the mount would need exactly this: nodes, open descriptions,
 //! transactions, names committed but not applied, and the numbers to go on counting from.
 //!
-//! Order of locks: a transaction's content (`Staging`), then [`State`], then the journal. Nothing
+//! Order of locks: a transaction's content (`Staging`) or an appender's tail, then the append lock,
+//! then [`State`], then the journal. Nothing
 //! that may wait for the disk's data is done under `State`: only lookups, renames and creations.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::append::Appender;
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::{FileId, LockTable};
@@ -51,6 +53,8 @@ pub enum Handle {
         /// Whether it may write.
         writes: bool,
     },
+    /// Appends whole records.
+    Append(Arc<Appender>),
     /// Lists a directory.
     Dir {
         /// Its node.
@@ -111,6 +115,8 @@ pub struct Unseen {
 pub struct Counters {
     /// Versions published.
     pub commits: u64,
+    /// Appends of whole records.
+    pub appends: u64,
     /// Transactions that ended otherwise, by reason.
     pub aborts: HashMap<&'static str, u64>,
     /// Rewrites based on a version that wasn't current any more.
@@ -167,6 +173,8 @@ pub struct State {
     pub unapplied: VecDeque<(u64, Record)>,
     /// Staging files of dropped versions, to be removed when the commit that dropped them is durable.
     pub condemned: Vec<(u64, TxnId)>,
+    /// Versions that grew in place since they were last made durable, with their last append.
+    pub appended: HashMap<NodeId, (u64, Arc<File>)>,
     /// Directories changed in place since they were last made durable.
     pub dirty_dirs: HashMap<NodeId, Arc<OwnedFd>>,
     /// The drain's orders.

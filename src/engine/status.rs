@@ -198,8 +198,9 @@ impl Engine {
             .spawn(move || {
                 while let Some(engine) = engine.upgrade() {
                     engine.sweep();
+                    engine.flush_old_tails();
                     drop(engine);
-                    std::thread::sleep(std::time::Duration::from_secs(1));
+                    std::thread::sleep(std::time::Duration::from_millis(250));
                 }
             })
             .map(drop)

@@ -38,9 +38,11 @@ mod tag {
     pub const COMMIT: u8 = 6;
     pub const ABORT: u8 = 7;
     pub const DURABLE: u8 = 8;
+    pub const WITHDRAWN: u8 = 9;
 
     pub const PUT: u8 = 1;
     pub const DROP: u8 = 2;
+    pub const APPEND: u8 = 3;
 }
 
 /// The bytes of a whole journal: the counterpart of [`super::decode`].
@@ -223,6 +225,7 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
         }
         Record::Abort { id } => push_number(out, tag::ABORT, *id),
         Record::Durable { seq } => push_number(out, tag::DURABLE, *seq),
+        Record::Withdrawn { seq } => push_number(out, tag::WITHDRAWN, *seq),
     }
 }
 
@@ -243,6 +246,18 @@ fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
         Edit::Drop { path } => {
             out.push(tag::DROP);
             push_path(out, path);
+        }
+        Edit::Append {
+            path,
+            from,
+            len,
+            crc,
+        } => {
+            out.push(tag::APPEND);
+            push_path(out, path);
+            out.extend(from.to_le_bytes());
+            out.extend(len.to_le_bytes());
+            out.extend(crc.to_le_bytes());
         }
     }
 }
@@ -313,6 +328,7 @@ pub(super) fn decode_record(payload: &[u8]) -> Result<Record, Reason> {
         },
         tag::ABORT => Record::Abort { id: input.u64()? },
         tag::DURABLE => Record::Durable { seq: input.u64()? },
+        tag::WITHDRAWN => Record::Withdrawn { seq: input.u64()? },
         _ => return Err("no such kind of record"),
     };
     if !input.0.is_empty() {
@@ -402,6 +418,12 @@ impl<'a> Input<'a> {
                 content: self.content()?,
             }),
             tag::DROP => Ok(Edit::Drop { path: self.path()? }),
+            tag::APPEND => Ok(Edit::Append {
+                path: self.path()?,
+                from: self.u64()?,
+                len: self.u64()?,
+                crc: self.u32()?,
+            }),
             _ => Err("no such kind of edit"),
         }
     }

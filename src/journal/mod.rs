@@ -110,6 +110,18 @@ pub enum Edit {
         /// Relative to the root of the mount; any bytes.
         path: PathBuf,
     },
+    /// The file grew by whole records, in place. Journalled before the bytes
+    /// are written, so that recovery can take back what didn't get that far.
+    Append {
+        /// Relative to the root of the mount; any bytes.
+        path: PathBuf,
+        /// The file's length before, in bytes.
+        from: u64,
+        /// How many bytes were added.
+        len: u64,
+        /// Their crc32c.
+        crc: u32,
+    },
 }
 
 /// One entry of the journal. Paths are relative to the root of the mount and
@@ -172,6 +184,11 @@ pub enum Record {
     Abort {
         /// The transaction.
         id: u64,
+    },
+    /// Commit `seq` did not happen after all: its bytes could not be written.
+    Withdrawn {
+        /// The commit.
+        seq: u64,
     },
     /// Every commit up to `seq` has its data on the medium and may be applied.
     Durable {

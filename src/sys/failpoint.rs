@@ -10,6 +10,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "prepared-journalled",
     "flush-replied",
     "commit-journalled",
+    "append-journalled",
     "drain-begun",
     "data-synced",
     "durable-journalled",

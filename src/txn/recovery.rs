@@ -72,8 +72,21 @@ pub struct Plan {
     pub accepted: Vec<(u64, Vec<Edit>)>,
     /// Contents that don't, with what is known of them.
     pub leftovers: Vec<Leftover>,
+    /// Files that grew in place by appends that don't count, and their length without them.
+    pub cuts: BTreeMap<PathBuf, u64>,
     last_id: TxnId,
     last_seq: u64,
+}
+
+impl Plan {
+    fn take_back(&mut self, edits: Vec<Edit>) {
+        for edit in edits {
+            if let Edit::Append { path, from, .. } = edit {
+                // Appends of one file are in order: the first that doesn't count says it.
+                self.cuts.entry(path).or_insert(from);
+            }
+        }
+    }
 }
 
 /// A staging file that belongs to no accepted commit.
@@ -157,6 +170,7 @@ pub fn recover(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError>
         path: path.clone(),
         source,
     };
+    cut(store, &plan).map_err(io("taking back unfinished appends"))?;
     if !plan.accepted.is_empty() || !plan.leftovers.is_empty() {
         let carried = carried(&plan);
         Journal::create(store.state.as_fd(), header(journal::fresh_id()), &carried)
@@ -211,9 +225,21 @@ pub fn plan(
             .max(transactions.keys().next_back().copied().unwrap_or(0));
         let mut whole = true;
         for (seq, edits) in commits {
-            whole = whole && (seq <= durable || trusted || verified(store, &edits, &transactions)?);
             plan.last_seq = plan.last_seq.max(seq);
+            // In place, so a kill may have come between its record and its last byte: nobody was
+            // told that it had happened, and what came after it doesn't build on it.
+            let is_append = matches!(edits.as_slice(), [Edit::Append { .. }]);
+            if seq > durable
+                && is_append
+                && (trusted || !whole)
+                && !(whole && verified(store, &edits, &transactions)?)
+            {
+                plan.take_back(edits);
+                continue;
+            }
+            whole = whole && (seq <= durable || trusted || verified(store, &edits, &transactions)?);
             if !whole {
+                plan.take_back(edits);
                 continue;
             }
             for edit in &edits {
@@ -299,6 +325,9 @@ fn collect(
                 commits.insert(*seq, edits.clone());
             }
             Record::Durable { seq } => durable = durable.max(*seq),
+            Record::Withdrawn { seq } => {
+                commits.remove(seq);
+            }
         }
     }
     (commits, durable)
@@ -311,13 +340,39 @@ fn verified(
     transactions: &BTreeMap<TxnId, Told>,
 ) -> Result<bool, Errno> {
     for edit in edits {
-        if let Edit::Put { id, content, .. } = edit
-            && !content_is_whole(store, *id, content, transactions.get(id))?
-        {
+        let whole = match edit {
+            Edit::Put { id, content, .. } => {
+                content_is_whole(store, *id, content, transactions.get(id))?
+            }
+            Edit::Append {
+                path,
+                from,
+                len,
+                crc,
+            } => append_is_whole(store, path, *from, *len, *crc)?,
+            Edit::Drop { .. } => true,
+        };
+        if !whole {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+fn append_is_whole(
+    store: &Store,
+    path: &Path,
+    from: u64,
+    len: u64,
+    crc: u32,
+) -> Result<bool, Errno> {
+    let Some(file) = open_target(store, path)? else {
+        return Ok(false);
+    };
+    if self::len(&file)? < from + len {
+        return Ok(false);
+    }
+    Ok(checksum_of(&file, from, len)? == crc)
 }
 
 fn content_is_whole(
@@ -350,11 +405,16 @@ fn len(file: &File) -> Result<u64, Errno> {
 }
 
 fn checksum(file: &File, len: u64) -> Result<u32, Errno> {
+    checksum_of(file, 0, len)
+}
+
+fn checksum_of(file: &File, from: u64, len: u64) -> Result<u32, Errno> {
     use std::os::unix::fs::FileExt;
-    let mut buffer = vec![0u8; 1 << 20];
-    let (mut at, mut crc) = (0u64, 0u32);
-    while at < len {
-        let want = usize::try_from((len - at).min(buffer.len() as u64)).unwrap_or(buffer.len());
+    let mut buffer = vec![0u8; usize::try_from(len.min(1 << 20)).unwrap_or(1 << 20)];
+    let (mut at, mut crc) = (from, 0u32);
+    while at < from + len {
+        let want =
+            usize::try_from((from + len - at).min(buffer.len() as u64)).unwrap_or(buffer.len());
         let read = file
             .read_at(&mut buffer[..want], at)
             .map_err(|e| errno_of(&e))?;
@@ -546,9 +606,36 @@ fn sync_accepted(store: &Store, plan: &Plan) -> Result<(), Errno> {
         if let Edit::Put { id, .. } = edit {
             files.extend(store.open_staging(*id)?);
         }
+        if let Edit::Append { path, .. } = edit {
+            files.extend(open_target(store, path)?);
+        }
     }
     at::sync_files(&files.iter().collect::<Vec<_>>())?;
     store.sync_staging_dir()
+}
+
+/// Shortens files by the appends that don't count.
+fn cut(store: &Store, plan: &Plan) -> Result<(), Errno> {
+    for (path, from) in &plan.cuts {
+        let Some((dir, name)) = parent_of(store, path)? else {
+            continue;
+        };
+        let fd = match at::open_path(&dir, &name) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => continue,
+            Err(e) => return Err(e),
+        };
+        let file = at::reopen(&fd, rustix::fs::OFlags::WRONLY)?;
+        if len(&file)? > *from {
+            log::warn!(
+                "{}: cut back to {from} bytes: its last append was not complete",
+                path.display()
+            );
+            rustix::fs::ftruncate(&file, *from)?;
+        }
+        rustix::fs::fdatasync(&file)?;
+    }
+    Ok(())
 }
 
 /// Records a second recovery needs if this one is interrupted.
@@ -593,6 +680,8 @@ fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
                 Edit::Drop { path } => {
                     last.insert(path, None);
                 }
+                // In place already.
+                Edit::Append { .. } => {}
             }
         }
     }

@@ -150,6 +150,10 @@ pub struct Transaction {
     pub content: Option<Ready>,
     /// Something was written or truncated.
     pub changed: bool,
+    /// Opened with O_APPEND.
+    pub appends: bool,
+    /// A new file that becomes visible by its first complete line (C10).
+    pub stream: bool,
     /// It began by emptying the file (O_TRUNC).
     pub empties: bool,
     /// It has the file's writer slot (C9).

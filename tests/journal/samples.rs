@@ -71,6 +71,12 @@ pub fn one_of_each() -> Vec<Record> {
             edits: vec![
                 put(b"a", 41, Some(b"12345")),
                 Edit::Drop { path: "b/c".into() },
+                Edit::Append {
+                    path: "log".into(),
+                    from: 7,
+                    len: 3,
+                    crc: 0xdead_beef,
+                },
                 put(b"d", 42, None),
             ],
         },
@@ -80,6 +86,7 @@ pub fn one_of_each() -> Vec<Record> {
         },
         Record::Abort { id: 43 },
         Record::Durable { seq: 18 },
+        Record::Withdrawn { seq: 19 },
     ]
 }
 
@@ -110,6 +117,14 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
             }
         ),
         any_path().prop_map(|path| Edit::Drop { path }),
+        (any_path(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
+            |(path, from, len, crc)| Edit::Append {
+                path,
+                from,
+                len,
+                crc
+            }
+        ),
     ]
 }
 
@@ -144,6 +159,7 @@ pub fn any_record() -> impl Strategy<Value = Record> {
             .prop_map(|(seq, edits)| Record::Commit { seq, edits }),
         any::<u64>().prop_map(|id| Record::Abort { id }),
         any::<u64>().prop_map(|seq| Record::Durable { seq }),
+        any::<u64>().prop_map(|seq| Record::Withdrawn { seq }),
     ]
 }
 

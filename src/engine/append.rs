@@ -1,0 +1,432 @@
+//! Appends by whole records (C10).
+//!
+//! A file opened with O_APPEND, or a new text stream, is not copied: complete lines go to the end
+//! of the current version, in place, each write's lines in one piece. A version that grows by
+//! whole records stays the same version, so open readers see the growth. The unfinished rest of a
+//! line waits in memory for its newline, an fsync, a close, or one second.
+//!
+//! Crash argument: the journal says what will be appended, where, and its checksum, before the
+//! bytes are written. Recovery takes back what is not all there.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::open::Opened;
+use super::state::Handle;
+use super::{Engine, State};
+use crate::guard::Guard;
+use crate::journal::{Edit, Record};
+use crate::namespace::Kind;
+use crate::rules::{Policy, Record as RecordRule};
+use crate::sys::{at, failpoint, proc};
+use crate::txn::{Begun, Ready};
+use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
+
+/// An unfinished line becomes visible after this time.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// An unfinished line longer than this doesn't wait.
+const LONGEST: usize = 1 << 20;
+
+/// An open description that appends.
+#[derive(Debug)]
+pub struct Appender {
+    /// Node it was opened on; the kernel's inode of the description.
+    pub node: NodeId,
+    /// Description opened with O_APPEND: writes go to the end, whatever their offset says.
+    pub always: bool,
+    /// O_SYNC or O_DSYNC.
+    pub sync: bool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Name of the file; follows renames of the node.
+    slot: Slot,
+    /// What reads through the description see, apart from the tail.
+    read: Arc<File>,
+    /// The unfinished line.
+    tail: Vec<u8>,
+    since: Option<Instant>,
+}
+
+/// Whether a file's appends are by lines: not where a guard looks at whole documents.
+pub(super) fn by_lines(policy: &Policy) -> bool {
+    policy.guard == Guard::None
+        && policy.record != Some(RecordRule::Close)
+        && !failpoint::mutant("C10")
+}
+
+impl Engine {
+    /// An appender of a committed version.
+    pub(super) fn open_appender(
+        &self,
+        state: &mut State,
+        id: NodeId,
+        slot: Slot,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
+        let read = Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?);
+        node.readers += 1;
+        let appender = Appender {
+            node: id,
+            always: true,
+            sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
+            inner: Mutex::new(Inner {
+                slot,
+                read,
+                tail: Vec::new(),
+                since: None,
+            }),
+        };
+        let handle = state.add_handle(Handle::Append(Arc::new(appender)));
+        Ok(Opened {
+            handle,
+            keep_cache: true,
+            direct_io: true,
+            no_flush: false,
+        })
+    }
+
+    /// A write through an appending description.
+    pub(super) fn append_lines(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: HandleId,
+        appender: Arc<Appender>,
+        offset: u64,
+        data: &[u8],
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        let (engine, data) = (self.clone(), data.to_vec());
+        self.pool.run(move || {
+            done(engine.append_now(caller, handle, &appender, offset, &data));
+        });
+    }
+
+    fn append_now(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: HandleId,
+        appender: &Appender,
+        offset: u64,
+        data: &[u8],
+    ) -> OpResult<()> {
+        let mut inner = appender.inner.lock();
+        if !appender.always {
+            let end =
+                inner.read.metadata().map_err(|e| errno_of(&e))?.len() + inner.tail.len() as u64;
+            if offset != end {
+                // A stream that goes back is one no longer.
+                drop(inner);
+                let txn = self.leave_stream(caller, handle, appender)?;
+                return self.write_through(txn, offset, data);
+            }
+        }
+        let newline = data.iter().rposition(|b| *b == b'\n');
+        let Some(newline) = newline else {
+            inner.tail.extend_from_slice(data);
+            inner.since.get_or_insert_with(Instant::now);
+            return if inner.tail.len() > LONGEST || appender.sync {
+                self.flush_tail(appender, &mut inner)
+            } else {
+                Ok(())
+            };
+        };
+        let (lines, rest) = data.split_at(newline + 1);
+        let whole: Vec<u8>;
+        let records = if inner.tail.is_empty() {
+            lines
+        } else {
+            whole = [inner.tail.as_slice(), lines].concat();
+            &whole
+        };
+        self.append_records(appender, &mut inner, records)?;
+        inner.tail = rest.to_vec();
+        inner.since = (!rest.is_empty()).then(Instant::now);
+        if appender.sync {
+            self.flush_tail(appender, &mut inner)?;
+            drop(inner);
+            self.drain_all()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the unfinished line visible.
+    fn flush_tail(&self, appender: &Appender, inner: &mut Inner) -> OpResult<()> {
+        if inner.tail.is_empty() {
+            return Ok(());
+        }
+        let tail = std::mem::take(&mut inner.tail);
+        inner.since = None;
+        self.append_records(appender, inner, &tail)?;
+        if let Some(notify) = self.notify.get() {
+            notify.attributes_changed(appender.node);
+        }
+        Ok(())
+    }
+
+    /// Adds `bytes` to the current version, in one piece.
+    fn append_records(&self, appender: &Appender, inner: &mut Inner, bytes: &[u8]) -> OpResult<()> {
+        loop {
+            let lock = self.append_lock.lock();
+            let mut guard = self.lock();
+            let state = &mut *guard;
+            if let Some(slot) = state.nodes.get(appender.node).and_then(|n| n.at.clone()) {
+                inner.slot = slot;
+            }
+            let gone = state
+                .nodes
+                .get(appender.node)
+                .is_none_or(|n| n.unlinked && !n.superseded);
+            if gone {
+                // As on the plain directory: into a file without a name.
+                drop(guard);
+                let file = self.writable(appender.node)?;
+                let end = file.metadata().map_err(|e| errno_of(&e))?.len();
+                return file.write_all_at(bytes, end).map_err(|e| errno_of(&e));
+            }
+            if state
+                .pending
+                .get(inner.slot.dir, &inner.slot.name)
+                .is_some()
+            {
+                drop(guard);
+                drop(lock);
+                self.drain_all()?;
+                continue;
+            }
+            let current = self.current(state, &inner.slot)?;
+            let fd = state.nodes.get(current).ok_or(Errno::STALE)?.fd.clone();
+            let file = at::reopen(&*fd, OFlags::RDWR)?;
+            let from = file.metadata().map_err(|e| errno_of(&e))?.len();
+            let path = state.nodes.path(&inner.slot).ok_or(Errno::NOENT)?;
+            state.seq += 1;
+            let seq = state.seq;
+            let record = Record::Commit {
+                seq,
+                edits: vec![Edit::Append {
+                    path,
+                    from,
+                    len: bytes.len() as u64,
+                    crc: crc32c::crc32c(bytes),
+                }],
+            };
+            let file = Arc::new(file);
+            let journalled = self.append(&record);
+            if journalled.is_ok() {
+                state.unapplied.push_back((seq, record));
+                state.appended.insert(current, (seq, file.clone()));
+                state.counters.appends += 1;
+                self.wake_drain(state);
+            }
+            drop(guard);
+            journalled?;
+            failpoint::crash_point("append-journalled");
+            let written = failpoint::fail_point("append")
+                .and_then(|()| file.write_all_at(bytes, from).map_err(|e| errno_of(&e)));
+            if let Err(e) = written {
+                file.set_len(from).ok();
+                self.withdraw(seq)?;
+                return Err(e);
+            }
+            if current != appender.node {
+                inner.read = file;
+            }
+            return Ok(());
+        }
+    }
+
+    /// A commit that was journalled and couldn't be written.
+    fn withdraw(&self, seq: u64) -> OpResult<()> {
+        let mut state = self.lock();
+        state.unapplied.retain(|(s, _)| *s != seq);
+        self.append(&Record::Withdrawn { seq })
+    }
+
+    fn writable(&self, node: NodeId) -> OpResult<File> {
+        let fd = self.lock().nodes.get(node).ok_or(Errno::STALE)?.fd.clone();
+        at::reopen(&*fd, OFlags::RDWR)
+    }
+
+    /// A read through an appending description: its own unfinished line included.
+    pub(super) fn read_appender(appender: &Appender, offset: u64, size: u32) -> OpResult<Vec<u8>> {
+        let inner = appender.inner.lock();
+        let mut data = super::io::read_at(&inner.read, offset, size)?;
+        let end = inner.read.metadata().map_err(|e| errno_of(&e))?.len();
+        if data.len() < size as usize && offset + data.len() as u64 >= end {
+            let skip = usize::try_from(offset.saturating_sub(end)).unwrap_or(usize::MAX);
+            let room = size as usize - data.len();
+            data.extend(inner.tail.iter().skip(skip).take(room));
+        }
+        Ok(data)
+    }
+
+    /// A close, an fsync: the unfinished line waits no longer. After a kill it is dropped.
+    pub(super) fn settle_appender(&self, appender: &Appender, killed: bool) -> OpResult<()> {
+        let mut inner = appender.inner.lock();
+        if killed {
+            if !inner.tail.is_empty() {
+                log::info!(
+                    "an unfinished line of {} bytes is dropped: its writer was ended by a signal",
+                    inner.tail.len()
+                );
+            }
+            inner.tail.clear();
+            inner.since = None;
+            return Ok(());
+        }
+        self.flush_tail(appender, &mut inner)
+    }
+
+    /// Unfinished lines that have waited long enough.
+    pub(super) fn flush_old_tails(&self) {
+        let appenders: Vec<Arc<Appender>> = self
+            .lock()
+            .handles
+            .values()
+            .filter_map(|h| match h {
+                Handle::Append(a) => Some(a.clone()),
+                _ => None,
+            })
+            .collect();
+        for appender in appenders {
+            if let Some(mut inner) = appender.inner.try_lock()
+                && inner.since.is_some_and(|s| s.elapsed() >= PATIENCE)
+                && let Err(e) = self.flush_tail(&appender, &mut inner)
+            {
+                log::warn!("an unfinished line can't be appended: {e}");
+            }
+        }
+    }
+
+    /// A lock was granted: reads go to the current version from now on (C12).
+    pub(super) fn move_appender(&self, appender: &Appender) -> OpResult<()> {
+        let mut inner = appender.inner.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let slot = inner.slot.clone();
+        let Some(current) = self.current_if_any(state, &slot)? else {
+            return Ok(());
+        };
+        let node = state.nodes.get(current).ok_or(Errno::STALE)?;
+        if node.kind == Kind::File {
+            inner.read = Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?);
+        }
+        Ok(())
+    }
+
+    /// A new file's stream has its first complete line: that is its first version, and the
+    /// description goes on as an appender.
+    pub(super) fn birth(&self, id: TxnId, handle: HandleId, data: &[u8]) -> OpResult<()> {
+        let staging = self
+            .lock()
+            .txns
+            .get(&id)
+            .ok_or(Errno::STALE)?
+            .staging
+            .clone();
+        let mut content = staging.lock();
+        let newline = data.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+        let (lines, rest) = data.split_at(newline);
+        let end = content.size()?;
+        content.write(lines, end)?;
+        self.reserve_commit()?;
+        let ready = Ready {
+            id: content.id,
+            file: content.file.clone(),
+            content: content.describe()?,
+            synced: false,
+        };
+        let read = content.file.clone();
+        drop(content);
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+        super::close::check_target(self, state, &txn.slot)?;
+        let (slot, node) = (txn.slot.clone(), txn.node);
+        let always = txn.appends;
+        state.txns.remove(&id);
+        state.unlist(&slot, id);
+        if let Some(n) = state.nodes.get_mut(node) {
+            n.kind = Kind::File;
+            n.at = Some(slot.clone());
+            n.readers += 1;
+        }
+        self.publish(state, &slot, ready, node);
+        let appender = Appender {
+            node,
+            always,
+            sync: false,
+            inner: Mutex::new(Inner {
+                slot,
+                read,
+                tail: rest.to_vec(),
+                since: (!rest.is_empty()).then(Instant::now),
+            }),
+        };
+        state
+            .handles
+            .insert(handle, Handle::Append(Arc::new(appender)));
+        Ok(())
+    }
+
+    /// A description that stops appending (it truncates, or writes elsewhere) goes on as a
+    /// transaction on a copy.
+    pub(super) fn leave_stream(
+        &self,
+        caller: Caller,
+        handle: HandleId,
+        appender: &Appender,
+    ) -> OpResult<TxnId> {
+        let mut inner = appender.inner.lock();
+        self.flush_tail(appender, &mut inner)?;
+        let slot = inner.slot.clone();
+        drop(inner);
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let base = self.current(state, &slot)?;
+        let id = self.begin_edit(state, slot, base)?;
+        let opened = self.join(state, caller, id, OFlags::RDWR)?;
+        let Some(staged) = state.handles.remove(&opened.handle) else {
+            return Err(Errno::BADF);
+        };
+        state.handles.insert(handle, staged);
+        if let Some(txn) = state.txns.get_mut(&id) {
+            // The kernel knows the description by another node.
+            txn.shared = true;
+            txn.begun = Begun::Edit;
+        }
+        if let Some(n) = state.nodes.get_mut(appender.node) {
+            n.readers -= 1;
+        }
+        Ok(id)
+    }
+
+    fn write_through(&self, id: TxnId, offset: u64, data: &[u8]) -> OpResult<()> {
+        let mut state = self.lock();
+        let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
+        txn.changed = true;
+        txn.unprepared = true;
+        let staging = txn.staging.clone();
+        let opener = txn.opener;
+        txn.processes.entry(opener).or_default().wrote = true;
+        drop(state);
+        staging.lock().write(data, offset).map(drop)
+    }
+
+    /// How the process that closes an appending description is doing.
+    pub(super) fn flusher_was_killed(caller: Caller) -> bool {
+        let Some(pid) = proc::tgid(caller.tid) else {
+            return false;
+        };
+        matches!(proc::death_of_flusher(caller.tid, pid), proc::Death::Signalled(s) if s != libc::SIGPIPE)
+    }
+}
