@@ -84,6 +84,8 @@ pub struct Note {
     pub old: NodeId,
     /// The transaction prepared for it.
     pub txn: TxnId,
+    /// The caller's own open transaction that this open empties through its path.
+    pub empties: Option<TxnId>,
     /// The walk has come by.
     pub looked_up: bool,
     /// Since when.
