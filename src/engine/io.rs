@@ -348,7 +348,19 @@ impl Engine {
     }
 
     /// lseek(2) with SEEK_DATA or SEEK_HOLE.
-    pub fn seek(&self, handle: HandleId, offset: u64, hole: bool) -> OpResult<u64> {
+    pub fn seek(
+        self: &Arc<Self>,
+        handle: HandleId,
+        offset: u64,
+        hole: bool,
+        done: impl FnOnce(OpResult<u64>) + Send + 'static,
+    ) {
+        let engine = self.clone();
+        self.pool
+            .run(move || done(engine.seek_now(handle, offset, hole)));
+    }
+
+    fn seek_now(&self, handle: HandleId, offset: u64, hole: bool) -> OpResult<u64> {
         let file = match self.handle(handle)? {
             Handle::Reader { file, .. } | Handle::Direct { file, .. } => file,
             Handle::Staged { staging, .. } => staging.lock().readable(),

@@ -822,8 +822,12 @@ impl Engine {
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.empties = request.flags.contains(OFlags::TRUNC);
         }
-        let begun = self.finish_creation(state, caller, id, request, base.is_none());
-        let opened = begun.inspect_err(|_| self.drop_unopened(state, id))?;
+        let joined = self.finish_creation(state, caller, id, request, base.is_none());
+        let opened = joined.inspect_err(|_| self.drop_unopened(state, id))?;
+        if begun == (Begun::Create { exclusive: true }) {
+            // Everybody sees the name from now on.
+            self.touch_dir(state, slot.dir);
+        }
         let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
         if let Some(node) = state.nodes.get_mut(node) {
             node.lookups += 1;
