@@ -6,9 +6,11 @@ use std::sync::Arc;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::{Engine, State, virtualdir};
+use super::io::drop_set_id;
+use super::{Engine, virtualdir};
 use crate::namespace::Kind;
 use crate::sys::{at, proc};
+use crate::txn::{Own, Staging};
 use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, TxnId};
 
 /// A time to set.
@@ -60,6 +62,16 @@ impl SetAttr {
     }
 }
 
+/// How a truncate(2) is to be done.
+enum Truncation {
+    /// In direct mode, it is done already.
+    Done,
+    /// In the content that the caller's own transaction has staged.
+    Open(Arc<Staging>),
+    /// As a transaction of its own.
+    Alone(TxnId),
+}
+
 impl Engine {
     /// chmod, chown, utimensat, truncate and their kin.
     pub fn setattr(
@@ -82,10 +94,20 @@ impl Engine {
             );
         };
         match (change.size, handle) {
+            // Times belong to the content, which a copy or a guard may hold for long.
+            (None, _) if change.mtime.is_some() && self.is_private(node) => {
+                self.pool.run(move || finish(Ok(())));
+            }
             (None, _) => finish(Ok(())),
             (Some(size), Some(handle)) => self.truncate_handle(caller, handle, size, finish),
             (Some(size), None) => self.truncate_path(caller, node, size, finish),
         }
+    }
+
+    fn is_private(&self, node: NodeId) -> bool {
+        let state = self.lock();
+        let kind = state.nodes.get(node).map(|n| n.kind);
+        matches!(kind, Some(Kind::Private(_)))
     }
 
     fn change(&self, node: NodeId, change: &SetAttr) -> OpResult<()> {
@@ -100,9 +122,15 @@ impl Engine {
         };
         if change.uid.is_some() || change.gid.is_some() {
             at::chown(&*fd, change.uid, change.gid)?;
+            if let Some(staging) = &txn {
+                staging.set_own(Own::Owner);
+            }
         }
         if let Some(mode) = change.mode {
             at::chmod(&*fd, mode)?;
+            if let Some(staging) = &txn {
+                staging.set_own(Own::Mode);
+            }
         }
         if let Some(times) = change.times() {
             at::utimens(&*fd, &times)?;
@@ -124,18 +152,22 @@ impl Engine {
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         match self.truncate_begin(caller, node, size) {
-            Ok(Some(txn)) => {
+            Ok(Truncation::Alone(txn)) => {
                 let engine = self.clone();
                 self.pool
                     .run(move || done(engine.truncate_commit(caller, txn, size)));
             }
-            Ok(None) => done(Ok(())),
+            Ok(Truncation::Open(staging)) => self.pool.run(move || {
+                let mut content = staging.lock();
+                let cut = content.truncate(size);
+                done(cut.and_then(|()| drop_set_id(&*content.file, caller, Some(&staging))));
+            }),
+            Ok(Truncation::Done) => done(Ok(())),
             Err(e) => done(Err(e)),
         }
     }
 
-    /// `None`: done in place.
-    fn truncate_begin(&self, caller: Caller, id: NodeId, size: u64) -> OpResult<Option<TxnId>> {
+    fn truncate_begin(&self, caller: Caller, id: NodeId, size: u64) -> OpResult<Truncation> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
@@ -144,11 +176,14 @@ impl Engine {
             Kind::Special => return Err(Errno::INVAL),
             Kind::Private(txn) if state.notes.get(&caller.tid).is_some_and(|n| n.txn == txn) => {
                 state.notes.remove(&caller.tid);
-                return Ok(Some(txn));
+                return Ok(Truncation::Alone(txn));
             }
             Kind::Private(txn) if state.txns.contains_key(&txn) => {
                 // By a process that takes part: it means the content it writes.
-                return self.truncate_open(state, txn, size).map(|()| None);
+                self.unprepare(state, txn);
+                let txn = state.txns.get_mut(&txn).ok_or(Errno::STALE)?;
+                txn.changed = true;
+                return Ok(Truncation::Open(txn.staging.clone()));
             }
             Kind::Private(_) | Kind::File => {}
         }
@@ -162,17 +197,12 @@ impl Engine {
                 rustix::fs::OFlags::WRONLY,
             )?;
             rustix::fs::ftruncate(&file, size)?;
-            return Ok(None);
+            drop_set_id(&file, caller, None)?;
+            return Ok(Truncation::Done);
         }
         let slot = slot.ok_or(Errno::STALE)?;
-        self.begin_truncate(state, caller, id, slot).map(Some)
-    }
-
-    fn truncate_open(&self, state: &mut State, txn: TxnId, size: u64) -> OpResult<()> {
-        self.unprepare(state, txn);
-        let txn = state.txns.get_mut(&txn).ok_or(Errno::STALE)?;
-        txn.changed = true;
-        txn.staging.try_lock().ok_or(Errno::AGAIN)?.truncate(size)
+        self.begin_truncate(state, caller, id, slot)
+            .map(Truncation::Alone)
     }
 
     fn truncate_commit(self: &Arc<Self>, caller: Caller, id: TxnId, size: u64) -> OpResult<()> {
@@ -185,7 +215,11 @@ impl Engine {
             txn.closing = true;
             txn.staging.clone()
         };
-        let result = staging.lock().truncate(size);
+        let result = {
+            let mut content = staging.lock();
+            let cut = content.truncate(size);
+            cut.and_then(|()| drop_set_id(&*content.file, caller, Some(&staging)))
+        };
         self.commit_alone(id, &staging, result)
     }
 

@@ -21,7 +21,7 @@ use crate::namespace::Kind;
 use crate::rules::OnSignal;
 use crate::store::Rejected;
 use crate::sys::{at, failpoint, pidfd, proc};
-use crate::txn::{Abort, Begun, Flushed, Ready, Staging, Transaction};
+use crate::txn::{Abort, Flushed, Ready, Staging, Transaction};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns};
 
 impl Engine {
@@ -59,7 +59,18 @@ impl Engine {
         let staged = txn.map(|txn| {
             // Read at once: the closing task waits for this answer, so it can't be gone yet.
             let pid = note_flusher(txn, caller);
-            (txn.id, txn.staging.clone(), pid, txn.would_commit())
+            let nothing = txn.holds_nothing().then(|| (txn.slot.clone(), txn.base));
+            (
+                txn.id,
+                txn.staging.clone(),
+                pid,
+                txn.would_commit(),
+                nothing,
+            )
+        });
+        let staged = staged.map(|(id, staging, pid, commits, nothing)| {
+            let moot = nothing.is_some_and(|(slot, base)| self.is_another_file(state, &slot, base));
+            (id, staging, pid, commits && !moot)
         });
         drop(guard);
         let Some((id, staging, pid, true)) = staged else {
@@ -329,22 +340,23 @@ impl Engine {
         content: &mut crate::txn::Content,
         slot: &Slot,
     ) -> OpResult<()> {
-        let (current, base) = {
-            let mut state = self.lock();
-            let current = self.current_if_any(&mut state, slot)?;
-            let base = state.txns.get(&id).and_then(|t| t.base);
-            (
-                current
-                    .and_then(|n| state.nodes.get(n))
-                    .map(|n| (n.id, n.fd.clone())),
-                base,
-            )
-        };
-        let Some((current, fd)) = current else {
+        let mut state = self.lock();
+        let current = self.current_if_any(&mut state, slot)?;
+        let Some(current) = current.and_then(|n| state.nodes.get(n)) else {
             return Ok(());
         };
-        if base != Some(current) {
-            self.dress(&content.file, Some(&fd), None)?;
+        let (current, fd) = (current.id, current.fd.clone());
+        let base = state
+            .txns
+            .get(&id)
+            .map(|t| (t.base, t.base_ctime, t.staging.clone()));
+        drop(state);
+        // By somebody else while the transaction was open: a chmod must not be lost, nor must it
+        // undo the transaction's own.
+        if let Some((base, base_ctime, staging)) = base
+            && (base != Some(current) || base_ctime != super::open::ctime(&at::stat(&*fd)?))
+        {
+            self.redress(&content.file, &staging, &fd)?;
         }
         grow_mtime(content, &fd)
     }
@@ -562,13 +574,15 @@ impl Engine {
         }
     }
 
-    /// An O_CREAT that found the name missing, but wrote nothing, and meanwhile somebody committed
-    /// it: on the plain directory it would have opened that file and left it alone.
+    /// It would replace what somebody else has committed meanwhile by nothing of its own.
     fn adds_nothing(&self, state: &mut State, txn: &Transaction) -> bool {
-        matches!(txn.begun, Begun::Create { .. })
-            && !txn.changed
-            && !txn.empties
-            && matches!(self.current_if_any(state, &txn.slot), Ok(Some(_)))
+        txn.holds_nothing() && self.is_another_file(state, &txn.slot, txn.base)
+    }
+
+    fn is_another_file(&self, state: &mut State, slot: &Slot, base: Option<NodeId>) -> bool {
+        matches!(self.current_if_any(state, slot), Ok(Some(current))
+            if Some(current) != base
+                && state.nodes.get(current).is_some_and(|n| n.kind == Kind::File))
     }
 
     /// Takes a transaction's node out of the way; what becomes of the content is done on a worker.

@@ -229,7 +229,18 @@ impl Engine {
         {
             state.nodes.unlinked((old.st_dev, old.st_ino));
         }
-        match self.store.apply(item.id, &*dir, &item.slot.name) {
+        let dir_told = state
+            .nodes
+            .get(item.slot.dir)
+            .and_then(|n| self.attr_of(state, n).ok());
+        let applied = self.store.apply(item.id, &*dir, &item.slot.name);
+        if applied.is_ok() {
+            self.uncover(state, old.as_ref());
+            if let Some(told) = dir_told {
+                self.keep_dir_times(state, item.slot.dir, &told.stat);
+            }
+        }
+        match applied {
             Ok(()) if newest => {
                 state.pending.remove(item.slot.dir, &item.slot.name);
                 if let (Some(node), Some(told), Ok(now)) =
@@ -252,6 +263,39 @@ impl Engine {
         self.bury(old.map(Arc::new));
         for id in outdated.into_iter().filter(|id| *id != item.id) {
             self.store.remove_staging(id).ok();
+        }
+    }
+
+    /// What stood under the name has one link less in the backing directory, too.
+    fn uncover(&self, state: &mut State, old: Option<&OwnedFd>) {
+        let key = old
+            .and_then(|fd| at::stat(fd).ok())
+            .map(|s| (s.st_dev, s.st_ino));
+        let Some(id) = key.and_then(|key| state.nodes.known(key)) else {
+            return;
+        };
+        if let Some(node) = state.nodes.get_mut(id) {
+            node.covered = node.covered.saturating_sub(1);
+            let fd = state.nodes.reap(id);
+            self.bury(fd);
+        }
+    }
+
+    /// Programs saw the name appear when it was committed; its directory doesn't change now.
+    fn keep_dir_times(&self, state: &mut State, dir: NodeId, told: &rustix::fs::Stat) {
+        if failpoint::mutant("C8-dir-times") {
+            return;
+        }
+        let Some(node) = state.nodes.get_mut(dir) else {
+            return;
+        };
+        // Best effort: only the owner may.
+        at::set_mtime(&*node.fd, told).ok();
+        if let Ok(now) = at::stat(&*node.fd) {
+            node.ctime_shift = Some((
+                (now.st_ctime, now.st_ctime_nsec),
+                (told.st_ctime, told.st_ctime_nsec),
+            ));
         }
     }
 

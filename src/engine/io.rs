@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::Record;
-use crate::sys::{failpoint, proc};
-use crate::txn::Staging;
+use crate::sys::{at, failpoint, proc};
+use crate::txn::{Own, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 
 /// Up to this size a write to the page cache is done by the dispatcher itself: handing it to a
@@ -97,7 +97,13 @@ impl Engine {
                     None
                 };
                 if let Some(result) = result {
+                    if kill {
+                        staging.set_own(Own::NoSetId);
+                    }
                     return self.written(result, &staging, size, data, offset, kill, done);
+                }
+                if kill {
+                    staging.set_own(Own::NoSetId);
                 }
                 let (engine, data) = (self.clone(), data.to_vec());
                 self.pool.run(move || {
@@ -231,6 +237,7 @@ impl Engine {
                 self.append(&Record::Unprepared { id: ready.id }).ok();
             }
             txn.unprepared = true;
+            txn.outdated = false;
             txn.verdict = None;
         }
     }
@@ -320,7 +327,14 @@ impl Engine {
                 ..
             }) => {
                 self.note_write(txn, caller, size);
-                self.pool.run(move || done(staging.lock().truncate(size)));
+                self.pool.run(move || {
+                    let mut content = staging.lock();
+                    let done_so_far = content.truncate(size);
+                    done(
+                        done_so_far
+                            .and_then(|()| drop_set_id(&*content.file, caller, Some(&staging))),
+                    );
+                });
             }
             Ok(Handle::Append(appender)) => {
                 let engine = self.clone();
@@ -344,7 +358,11 @@ impl Engine {
             Ok(Handle::Direct {
                 file, writes: true, ..
             }) => {
-                done(rustix::fs::ftruncate(&*file, size));
+                done(
+                    rustix::fs::ftruncate(&*file, size)
+                        .map_err(Errno::from)
+                        .and_then(|()| drop_set_id(&*file, caller, None)),
+                );
             }
             Ok(_) => done(Err(Errno::INVAL)),
             Err(e) => done(Err(e)),
@@ -370,24 +388,45 @@ impl Engine {
                 ..
             }) => {
                 self.note_write(txn, caller, offset.saturating_add(len));
-                self.pool
-                    .run(move || done(staging.lock().allocate(mode, offset, len)));
+                self.pool.run(move || {
+                    let mut content = staging.lock();
+                    let allocated = content.allocate(mode, offset, len);
+                    done(
+                        allocated
+                            .and_then(|()| drop_set_id(&*content.file, caller, Some(&staging))),
+                    );
+                });
             }
             Ok(Handle::Direct {
                 file, writes: true, ..
-            }) => self
-                .pool
-                .run(move || done(rustix::fs::fallocate(&*file, mode, offset, len))),
+            }) => self.pool.run(move || {
+                done(
+                    rustix::fs::fallocate(&*file, mode, offset, len)
+                        .and_then(|()| drop_set_id(&*file, caller, None)),
+                );
+            }),
             Ok(_) => done(Err(Errno::BADF)),
             Err(e) => done(Err(e)),
         }
     }
 
     /// lseek(2) with SEEK_DATA or SEEK_HOLE.
-    pub fn seek(&self, handle: HandleId, offset: u64, hole: bool) -> OpResult<u64> {
+    pub fn seek(
+        self: &Arc<Self>,
+        handle: HandleId,
+        offset: u64,
+        hole: bool,
+        done: impl FnOnce(OpResult<u64>) + Send + 'static,
+    ) {
+        let engine = self.clone();
+        self.pool
+            .run(move || done(engine.seek_now(handle, offset, hole)));
+    }
+
+    fn seek_now(&self, handle: HandleId, offset: u64, hole: bool) -> OpResult<u64> {
         let file = match self.handle(handle)? {
             Handle::Reader { file, .. } | Handle::Direct { file, .. } => file,
-            Handle::Staged { staging, .. } => staging.try_lock().ok_or(Errno::AGAIN)?.readable(),
+            Handle::Staged { staging, .. } => staging.lock().readable(),
             _ => return Err(Errno::INVAL),
         };
         // A position of its own: the description may be shared with reads.
@@ -446,13 +485,16 @@ impl Engine {
                 ..
             } => {
                 self.note_write(txn, caller, to_offset + read as u64);
-                staging.lock().write(data, to_offset)?;
+                let mut content = staging.lock();
+                content.write(data, to_offset)?;
+                drop_set_id(&*content.file, caller, Some(&staging))?;
             }
             Handle::Direct {
                 file, writes: true, ..
             } => {
                 file.write_all_at(data, to_offset)
                     .map_err(|e| errno_of(&e))?;
+                drop_set_id(&*file, caller, None)?;
             }
             _ => return Err(Errno::BADF),
         }
@@ -506,16 +548,34 @@ fn write_direct(file: &File, data: &[u8], offset: u64, kill: bool) -> OpResult<(
 
 /// What the backing file system does at a write by a process that isn't root; the daemon is.
 pub(super) fn clear_set_id(file: &File) -> OpResult<()> {
-    let stat = crate::sys::at::stat(file)?;
-    let mut mode = stat.st_mode & 0o7777;
-    mode &= !0o4000;
-    if mode & 0o010 != 0 {
-        mode &= !0o2000;
-    }
-    if mode != stat.st_mode & 0o7777 {
-        rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(mode))?;
+    let mode = at::stat(file)?.st_mode & 0o7777;
+    if without_set_id(mode) != mode {
+        rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(without_set_id(mode)))?;
     }
     Ok(())
+}
+
+/// A set-group-id bit without group execution means something else and stays.
+pub(super) fn without_set_id(mode: u32) -> u32 {
+    let gone = if mode & 0o010 != 0 { 0o6000 } else { 0o4000 };
+    mode & !gone
+}
+
+/// The same for what the kernel doesn't say it of: truncation, allocation, copies. For a staged
+/// file the commit is told as well.
+pub(super) fn drop_set_id(
+    file: impl std::os::fd::AsFd,
+    caller: Caller,
+    staging: Option<&Staging>,
+) -> OpResult<()> {
+    let mode = at::stat(&file)?.st_mode & 0o7777;
+    if without_set_id(mode) == mode || proc::may_keep_set_id(caller.tid, caller.uid) {
+        return Ok(());
+    }
+    if let Some(staging) = staging {
+        staging.set_own(Own::NoSetId);
+    }
+    at::chmod(file, without_set_id(mode))
 }
 
 pub(super) fn read_at(file: &File, offset: u64, size: u32) -> OpResult<Vec<u8>> {

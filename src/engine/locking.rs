@@ -302,7 +302,7 @@ impl Engine {
         }
         let fd = node.fd.clone();
         content.start_from(Arc::new(at::reopen(&*fd, OFlags::RDONLY)?));
-        self.dress(&content.file, Some(&fd), None)?;
+        self.redress(&content.file, &staging, &fd)?;
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.base = Some(current);
             txn.begun = Begun::Edit;

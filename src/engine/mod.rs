@@ -37,7 +37,7 @@ use crate::journal::{Journal, Record};
 use crate::namespace::{Kind, Node, Nodes, PendingSet};
 use crate::rules::{Creation, Policy, Rules};
 use crate::store::{RejectedBound, Store};
-use crate::sys::at;
+use crate::sys::{at, failpoint};
 use crate::txn::recovery::Recovered;
 use crate::types::{Attr, NodeId, OpResult, ROOT, Slot};
 
@@ -136,7 +136,7 @@ impl Engine {
             nodes: Nodes::new(Arc::new(root), (stat.st_dev, stat.st_ino)),
             pending: PendingSet::default(),
             txns: HashMap::new(),
-            open_names: HashMap::new(),
+            open_names: std::collections::BTreeMap::new(),
             handles: HashMap::new(),
             last_handle: 0,
             notes: HashMap::new(),
@@ -263,7 +263,7 @@ impl Engine {
     }
 
     /// Attributes of a node that isn't a transaction's.
-    pub(crate) fn attr_of(&self, node: &Node) -> OpResult<Attr> {
+    pub(crate) fn attr_of(&self, state: &State, node: &Node) -> OpResult<Attr> {
         if let Some(current) = &node.forwarded {
             // Readers that were granted a lock have moved on to this version (C12).
             return Ok(Attr {
@@ -278,16 +278,34 @@ impl Engine {
         {
             (stat.st_ctime, stat.st_ctime_nsec) = told;
         }
+        stat.st_nlink = stat.st_nlink.saturating_sub(node.covered.into());
         if node.superseded && stat.st_nlink == 0 {
             // As by a rewrite in place. link(2) by path could meet it in between, and a link
             // count of 0 is ENOENT there.
             stat.st_nlink = 1;
         }
+        // The kernel doesn't know that a close has changed the directory.
+        let ttl = if node.kind == Kind::Dir && state.creates_in(node.id) {
+            VOLATILE
+        } else {
+            STABLE
+        };
         Ok(Attr {
             ino: node.id,
             stat,
-            ttl: STABLE,
+            ttl,
         })
+    }
+
+    /// A name has appeared in a directory, or gone, that the backing directory doesn't have (yet).
+    pub(crate) fn touch_dir(&self, state: &State, dir: NodeId) {
+        if failpoint::mutant("C8-dir-times") {
+            return;
+        }
+        if let Some(node) = state.nodes.get(dir) {
+            // Best effort: only the owner may.
+            at::touch(&*node.fd).ok();
+        }
     }
 
     /// Marks a directory as changed in place: the next drain makes it durable first, so that the

@@ -182,6 +182,7 @@ impl Engine {
         state.counters.commits -= 1;
         state.condemned.push((seq, pending.id));
         self.unpin(state, pending.node, true);
+        self.touch_dir(state, slot.dir);
     }
 
     /// rename(2), renameat2(2).
@@ -351,7 +352,6 @@ impl Engine {
         }
         super::close::check_target(self, state, to)?;
         let version = self.next_version(state, to);
-        let replaced = self.current_if_any(state, to)?;
         let path = state.nodes.path(to).ok_or(Errno::NOENT)?;
         let old_path = state.nodes.path(from).ok_or(Errno::NOENT)?;
         self.reserve_commit()?;
@@ -378,6 +378,14 @@ impl Engine {
             node.at = Some(to.clone());
             node.version = Some(version);
         }
+        let replaced = match state.pending.get(to.dir, &to.name) {
+            Some(p) => Some(p.node),
+            None => self.cover(state, to),
+        };
+        // A rename changes the file's ctime.
+        at::change(&*pending.file).ok();
+        self.touch_dir(state, from.dir);
+        self.touch_dir(state, to.dir);
         if let Some(old) = state.pending.put(to, pending) {
             self.unpin(state, old, true);
         }

@@ -5,9 +5,10 @@
 //! walks the path once more, and the lookup of that thread answers the private node (see
 //! `docs/design.md`, "The second walk"). Programs never see the ESTALE.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ use crate::journal::Record;
 use crate::namespace::Kind;
 use crate::rules::{Creation, Mode as RuleMode, Policy};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Staging, Transaction};
+use crate::txn::{Begun, Own, Staging, Transaction};
 use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, Slot, TxnId, now_ns};
 
 /// What open(2) asks for.
@@ -85,6 +86,12 @@ struct Start {
     policy: Policy,
     /// Permissions, owner and group of a new file.
     fresh: Option<(u32, u32, u32)>,
+    /// With neither base nor `fresh`: the open transaction whose attributes it takes.
+    like: Option<NodeId>,
+}
+
+pub(super) fn ctime(stat: &rustix::fs::Stat) -> (i64, u64) {
+    (stat.st_ctime, stat.st_ctime_nsec)
 }
 
 pub(super) fn writes(flags: OFlags) -> bool {
@@ -134,7 +141,9 @@ impl Engine {
         }
         let slot = looked_up.map(|(slot, _)| slot).or_else(|| node.at.clone());
         if self.opens_direct(state, id, slot.as_ref(), flags)? {
-            return self.open_direct(state, id, flags).map(OpenStep::Done);
+            return self
+                .open_direct(state, caller, id, flags)
+                .map(OpenStep::Done);
         }
         if !writes(flags) {
             return self.open_version(state, id).map(OpenStep::Done);
@@ -169,7 +178,13 @@ impl Engine {
         })
     }
 
-    fn open_direct(&self, state: &mut State, id: NodeId, flags: OFlags) -> OpResult<Opened> {
+    fn open_direct(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: NodeId,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
         let writes = writes(flags);
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         let wanted = flags
@@ -184,6 +199,9 @@ impl Engine {
             Errno::ACCESS => at::reopen(&*node.fd, flags & !OFlags::EXCL),
             e => Err(e),
         })?;
+        if flags.contains(OFlags::TRUNC) {
+            super::io::drop_set_id(&*node.fd, caller, None)?;
+        }
         node.direct += 1;
         let handle = state.add_handle(Handle::Direct {
             node: id,
@@ -279,6 +297,7 @@ impl Engine {
                 base: Some(id),
                 policy,
                 fresh: None,
+                like: None,
             },
         )?;
         if caller.tid == 0 {
@@ -290,6 +309,7 @@ impl Engine {
                 slot,
                 old: id,
                 txn,
+                empties: None,
                 looked_up: false,
                 at: Instant::now(),
             },
@@ -307,8 +327,11 @@ impl Engine {
         by_path: bool,
     ) -> OpResult<OpenStep> {
         let fresh = state.notes.get(&caller.tid).is_some_and(|n| n.txn == id);
-        if fresh {
-            state.notes.remove(&caller.tid);
+        if fresh
+            && let Some(note) = state.notes.remove(&caller.tid)
+            && let Some(emptied) = note.empties.and_then(|own| state.txns.get_mut(&own))
+        {
+            emptied.outdated = true;
         }
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
         let staging = txn.staging.clone();
@@ -426,6 +449,10 @@ impl Engine {
             }
             return Ok(OpenStep::Wait(slot));
         }
+        let own = match state.nodes.get(id).map(|n| n.kind) {
+            Some(Kind::Private(own)) => Some(own),
+            _ => None,
+        };
         let policy = self.policy(state, &slot, Creation::default());
         let txn = self.begin(
             state,
@@ -438,7 +465,9 @@ impl Engine {
                 },
                 base,
                 policy,
-                fresh: base.is_none().then_some((0o666, caller.uid, caller.gid)),
+                fresh: None,
+                // Nothing is committed yet: it is the file that the caller has just created.
+                like: base.is_none().then_some(id),
             },
         )?;
         if let Some(t) = state.txns.get_mut(&txn) {
@@ -446,10 +475,14 @@ impl Engine {
             t.holds_slot = takes_slot;
             t.opener = proc::tgid(caller.tid).unwrap_or(0);
         }
+        if flags.contains(OFlags::TRUNC) {
+            self.drop_set_id(state, caller, txn)?;
+        }
         let note = Note {
             slot,
             old: id,
             txn,
+            empties: own,
             looked_up: false,
             at: Instant::now(),
         };
@@ -478,6 +511,7 @@ impl Engine {
                 base: Some(base),
                 policy,
                 fresh: None,
+                like: None,
             },
         )
     }
@@ -512,6 +546,14 @@ impl Engine {
             return self.join(state, caller, own, flags);
         }
         self.open_shared(state, caller, id, note, flags)
+    }
+
+    /// A change of the content by a process without CAP_FSETID clears the set-id bits; the daemon,
+    /// who makes the change on its behalf, has the capability.
+    pub(super) fn drop_set_id(&self, state: &State, caller: Caller, id: TxnId) -> OpResult<()> {
+        let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+        let node = state.nodes.get(txn.node).ok_or(Errno::STALE)?;
+        super::io::drop_set_id(&*node.fd, caller, Some(&txn.staging))
     }
 
     /// Serves a writer on the readers' node, its pages uncached.
@@ -563,13 +605,23 @@ impl Engine {
 
     /// Makes the staging file and the private node of a transaction nobody has opened yet.
     fn begin(&self, state: &mut State, start: Start) -> OpResult<TxnId> {
-        let base = match start.base {
-            Some(base) => Some(state.nodes.get(base).ok_or(Errno::STALE)?.fd.clone()),
-            None => None,
+        let fd_of = |id: Option<NodeId>| match id {
+            Some(id) => state
+                .nodes
+                .get(id)
+                .map(|n| Some(n.fd.clone()))
+                .ok_or(Errno::STALE),
+            None => Ok(None),
+        };
+        let (base, like) = (fd_of(start.base)?, fd_of(start.like)?);
+        // Taken before the attributes are: a change in between is seen at the commit.
+        let base_ctime = match &base {
+            Some(base) => ctime(&at::stat(&**base)?),
+            None => (0, 0),
         };
         let id = state.new_id();
         let file = self.create_staging_making_room(id)?;
-        let made = self.dress(&file, base.as_deref(), start.fresh);
+        let made = self.dress(&file, base.as_deref().or(like.as_deref()), start.fresh);
         let content = match (&base, start.begun) {
             (Some(fd), Begun::Edit) => at::reopen(&**fd, OFlags::RDONLY).map(|f| Some(Arc::new(f))),
             _ => Ok(None),
@@ -599,6 +651,7 @@ impl Engine {
                 policy: start.policy,
                 begun: start.begun,
                 base: start.base,
+                base_ctime,
                 handles: 0,
                 opener_tid: 0,
                 opener: 0,
@@ -619,6 +672,7 @@ impl Engine {
                 empties: false,
                 holds_slot: false,
                 releases: Vec::new(),
+                outdated: false,
                 fsynced: false,
                 last_fsync: None,
                 shared: false,
@@ -679,6 +733,50 @@ impl Engine {
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
         (stat.st_uid, stat.st_gid) = (uid, gid);
         Ok(stat)
+    }
+
+    /// Brings the attributes of a staging file up to those of the version it will replace, but for
+    /// what the transaction has changed itself.
+    pub(super) fn redress(
+        &self,
+        file: &File,
+        staging: &Staging,
+        current: &OwnedFd,
+    ) -> OpResult<()> {
+        let (staged, wanted) = (at::stat(file)?, at::stat(current)?);
+        if !staging.is_own(Own::Owner)
+            && (staged.st_uid, staged.st_gid) != (wanted.st_uid, wanted.st_gid)
+        {
+            let gid = Some(rustix::fs::Gid::from_raw(wanted.st_gid));
+            let uid = Some(rustix::fs::Uid::from_raw(wanted.st_uid));
+            if self.config.privileged {
+                rustix::fs::fchown(file, uid, gid)?;
+            } else {
+                rustix::fs::fchown(file, None, gid).ok();
+            }
+        }
+        if !staging.is_own(Own::Xattrs) {
+            for name in at::list_xattrs(file)? {
+                if at::get_xattr(current, OsStr::from_bytes(&name))?.is_none() {
+                    at::remove_xattr(file, OsStr::from_bytes(&name)).ok();
+                }
+            }
+            self.copy_xattrs(current, file)?;
+        }
+        // Last: a change of the owner clears set-id bits, an ACL has a part in the mode.
+        let source = if staging.is_own(Own::Mode) {
+            &staged
+        } else {
+            &wanted
+        };
+        let mut mode = source.st_mode & 0o7777;
+        if staging.is_own(Own::NoSetId) {
+            mode = super::io::without_set_id(mode);
+        }
+        if mode != at::stat(file)?.st_mode & 0o7777 {
+            rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+        }
+        Ok(())
     }
 
     /// Creates a file and opens it.
@@ -748,19 +846,9 @@ impl Engine {
                 base,
                 policy,
                 fresh: base.is_none().then_some(fresh),
+                like: None,
             },
         )?;
-        if base.is_none() {
-            let file = state
-                .txns
-                .get(&id)
-                .expect("just begun")
-                .staging
-                .lock()
-                .file
-                .clone();
-            self.inherit_acl(&dir, &file, request.mode, request.umask)?;
-        }
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.empties = request.flags.contains(OFlags::TRUNC);
             txn.appends = request.flags.contains(OFlags::APPEND);
@@ -773,7 +861,12 @@ impl Engine {
                 && super::append::by_lines(&txn.policy);
         }
         let stream = state.txns.get(&id).is_some_and(|t| t.stream);
-        let mut opened = self.join(state, caller, id, request.flags)?;
+        let joined = self.finish_creation(state, caller, id, request, base.is_none());
+        let mut opened = joined.inspect_err(|_| self.drop_unopened(state, id))?;
+        if begun == (Begun::Create { exclusive: true }) {
+            // Everybody sees the name from now on.
+            self.touch_dir(state, slot.dir);
+        }
         // Pages would show others the unfinished line.
         opened.direct_io |= stream;
         let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
@@ -785,6 +878,25 @@ impl Engine {
             attr: self.attr(node)?,
             opened,
         })
+    }
+
+    fn finish_creation(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: TxnId,
+        request: &CreateRequest,
+        new: bool,
+    ) -> OpResult<Opened> {
+        if new {
+            let dir = self.dir_fd(state, request.dir)?;
+            let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
+            let fd = state.nodes.get(node).ok_or(Errno::STALE)?.fd.clone();
+            self.inherit_acl(&*dir, &*fd, request.mode, request.umask)?;
+        } else if request.flags.contains(OFlags::TRUNC) {
+            self.drop_set_id(state, caller, id)?;
+        }
+        self.join(state, caller, id, request.flags)
     }
 
     /// Mode, owner and group of a new file in `dir`.

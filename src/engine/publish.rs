@@ -117,8 +117,11 @@ impl Engine {
         let seq = self.journal_commit(state, vec![edit]);
         let replaced = match state.pending.get(slot.dir, &slot.name) {
             Some(p) => Some(p.node),
-            None => self.current_if_any(state, slot).ok().flatten(),
+            None => self.cover(state, slot),
         };
+        if replaced.is_none() {
+            self.touch_dir(state, slot.dir);
+        }
         let superseded = state.pending.put(
             slot,
             Pending {
@@ -146,6 +149,18 @@ impl Engine {
         }
         state.errors.remove(slot);
         self.supersede(state, slot, replaced);
+    }
+
+    /// A version is about to stand before what the backing directory has under a name: to programs
+    /// that is one link less. Gives its node.
+    pub(super) fn cover(&self, state: &mut State, slot: &Slot) -> Option<NodeId> {
+        let id = self.current_if_any(state, slot).ok().flatten()?;
+        if let Some(node) = state.nodes.get_mut(id)
+            && !failpoint::mutant("C8-links")
+        {
+            node.covered += 1;
+        }
+        Some(id)
     }
 
     /// Appends a commit to the journal and to the list of those to be applied.

@@ -109,10 +109,10 @@ impl Engine {
         let state = self.lock();
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         let Kind::Private(txn) = node.kind else {
-            return self.attr_of(node);
+            return self.attr_of(&state, node);
         };
         let Some(txn) = state.txns.get(&txn) else {
-            return self.attr_of(node);
+            return self.attr_of(&state, node);
         };
         let staging = txn.staging.clone();
         let fd = node.fd.clone();

@@ -7,7 +7,7 @@
 //! then [`State`], then the journal. Nothing
 //! that may wait for the disk's data is done under `State`: only lookups, renames and creations.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::{FileId, LockTable};
 use crate::namespace::{Nodes, PendingSet};
-use crate::txn::{Staging, Transaction};
+use crate::txn::{Begun, Staging, Transaction};
 use crate::types::{HandleId, NodeId, Slot, TxnId};
 
 /// An open description.
@@ -88,6 +88,8 @@ pub struct Note {
     pub old: NodeId,
     /// The transaction prepared for it.
     pub txn: TxnId,
+    /// The caller's own open transaction that this open empties through its path.
+    pub empties: Option<TxnId>,
     /// The walk has come by.
     pub looked_up: bool,
     /// Since when.
@@ -154,7 +156,7 @@ pub struct State {
     /// Open transactions.
     pub txns: HashMap<TxnId, Transaction>,
     /// Open transactions by the name they will commit under, oldest first.
-    pub open_names: HashMap<Slot, Vec<TxnId>>,
+    pub open_names: BTreeMap<Slot, Vec<TxnId>>,
     /// Open descriptions.
     pub handles: HashMap<HandleId, Handle>,
     /// Last number given to a description.
@@ -242,6 +244,20 @@ impl State {
             .rev()
             .filter_map(|id| self.txns.get(id))
             .filter(|t| !t.discarded && (t.handles > 0 || t.closing))
+    }
+
+    /// Whether a close may make a name appear in a directory.
+    pub fn creates_in(&self, dir: NodeId) -> bool {
+        let first = Slot {
+            dir,
+            name: std::ffi::OsString::new(),
+        };
+        self.open_names
+            .range(first..)
+            .take_while(|(slot, _)| slot.dir == dir)
+            .flat_map(|(_, ids)| ids)
+            .filter_map(|id| self.txns.get(id))
+            .any(|t| matches!(t.begun, Begun::Create { .. }))
     }
 
     /// Takes a transaction out of the list of its name.

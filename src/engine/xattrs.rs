@@ -10,7 +10,9 @@ use rustix::io::Errno;
 
 use super::publish::VERSION_XATTR;
 use super::{Engine, virtualdir};
+use crate::namespace::Kind;
 use crate::sys::at;
+use crate::txn::Own;
 use crate::types::{NodeId, OpResult};
 
 /// Names below this are ours: not stored by programs, never listed, never copied along.
@@ -55,7 +57,22 @@ impl Engine {
         if virtualdir::is_virtual(node) || name.as_bytes().starts_with(OURS) {
             return Err(Errno::OPNOTSUPP);
         }
-        at::set_xattr(&*self.node_fd(node)?, name, value, flags)
+        at::set_xattr(&*self.node_fd(node)?, name, value, flags)?;
+        self.note_own_xattr(node, name);
+        Ok(())
+    }
+
+    /// An open transaction keeps what was set through its own descriptor.
+    fn note_own_xattr(&self, node: NodeId, name: &OsStr) {
+        let state = self.lock();
+        if let Some(Kind::Private(txn)) = state.nodes.get(node).map(|n| n.kind)
+            && let Some(txn) = state.txns.get(&txn)
+        {
+            txn.staging.set_own(Own::Xattrs);
+            if name == "system.posix_acl_access" {
+                txn.staging.set_own(Own::Mode);
+            }
+        }
     }
 
     /// removexattr(2).
@@ -63,7 +80,9 @@ impl Engine {
         if virtualdir::is_virtual(node) || name.as_bytes().starts_with(OURS) {
             return Err(Errno::NODATA);
         }
-        at::remove_xattr(&*self.node_fd(node)?, name)
+        at::remove_xattr(&*self.node_fd(node)?, name)?;
+        self.note_own_xattr(node, name);
+        Ok(())
     }
 
     /// listxattr(2): names, each ended by a zero byte.

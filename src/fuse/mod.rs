@@ -611,10 +611,10 @@ impl Filesystem for Adapter {
     ) {
         let hole = whence == libc::SEEK_HOLE;
         match u64::try_from(offset) {
-            Ok(offset) => match self.0.seek(fh.0, offset, hole) {
+            Ok(offset) => self.0.seek(fh.0, offset, hole, move |r| match r {
                 Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
                 Err(e) => reply.error(errno(e)),
-            },
+            }),
             Err(_) => reply.error(Errno::ENXIO),
         }
     }

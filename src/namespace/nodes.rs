@@ -61,6 +61,8 @@ pub struct Node {
     pub forwarded: Option<Arc<OwnedFd>>,
     /// The last link is gone.
     pub unlinked: bool,
+    /// Names of it in the backing directory that mean a newer, pending version to programs.
+    pub covered: u32,
     /// (as the backing file says, as programs were told before the version was applied): moving
     /// a version to its name must not look like a change.
     pub ctime_shift: Option<((i64, u64), (i64, u64))>,
@@ -104,6 +106,7 @@ impl Nodes {
                 superseded: false,
                 forwarded: None,
                 unlinked: false,
+                covered: 0,
                 ctime_shift: None,
             },
         );
@@ -182,6 +185,7 @@ impl Nodes {
             || node.readers > 0
             || node.direct > 0
             || node.pending
+            || node.covered > 0
             || matches!(node.kind, Kind::Private(_))
         {
             return None;

@@ -8,7 +8,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, XattrFlags};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags,
+};
 use rustix::io::Errno;
 
 /// Opens `name` in `dir` as a location only (O_PATH), not following a symlink.
@@ -64,6 +66,12 @@ pub fn chmod(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
     rustix::fs::chmod(magic(fd), Mode::from_raw_mode(mode & 0o7777))
 }
 
+/// Brings the time of the last change up to date, changing nothing.
+pub fn change(file: impl AsFd) -> Result<(), Errno> {
+    let mode = stat(&file)?.st_mode & 0o7777;
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
+}
+
 /// chown through an O_PATH descriptor (symlinks themselves included).
 pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
     rustix::fs::chownat(
@@ -78,6 +86,40 @@ pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<(), Er
 /// utimensat through an O_PATH descriptor.
 pub fn utimens(fd: impl AsFd, times: &rustix::fs::Timestamps) -> Result<(), Errno> {
     rustix::fs::utimensat(fd, c"", times, AtFlags::EMPTY_PATH)
+}
+
+/// Sets the modification time to now.
+pub fn touch(fd: impl AsFd) -> Result<(), Errno> {
+    let stamp = |nsec| Timespec {
+        tv_sec: 0,
+        tv_nsec: nsec as _,
+    };
+    utimens(
+        fd,
+        &Timestamps {
+            last_access: stamp(UTIME_OMIT),
+            last_modification: stamp(UTIME_NOW),
+        },
+    )
+}
+
+/// Sets the modification time to that of `stat`.
+pub fn set_mtime(fd: impl AsFd, stat: &Stat) -> Result<(), Errno> {
+    let omit = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT as _,
+    };
+    let last_modification = Timespec {
+        tv_sec: stat.st_mtime,
+        tv_nsec: stat.st_mtime_nsec as _,
+    };
+    utimens(
+        fd,
+        &Timestamps {
+            last_access: omit,
+            last_modification,
+        },
+    )
 }
 
 /// Value of an extended attribute; `None` when the file has none of that name or the backing file

@@ -220,6 +220,20 @@ pub fn pending_fatal_or_any_signal(tid: u32) -> bool {
     read(tid, "status").is_ok_and(|status| has_deliverable_signal(&status))
 }
 
+/// Whether thread `tid` of user `uid` has CAP_FSETID: its writes leave set-id bits alone. Only root is asked; others that
+/// were given the capability lose the bits, which is the safe side.
+pub fn may_keep_set_id(tid: u32, uid: u32) -> bool {
+    const CAP_FSETID: u64 = 1 << 4;
+    uid == 0
+        && match read(tid, "status") {
+            Ok(status) => field(&status, "CapEff")
+                .and_then(|hex| std::str::from_utf8(hex).ok())
+                .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+                .is_none_or(|capabilities| capabilities & CAP_FSETID != 0),
+            Err(_) => true,
+        }
+}
+
 fn has_deliverable_signal(status: &[u8]) -> bool {
     let mask = |name| {
         field(status, name)

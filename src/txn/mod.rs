@@ -12,5 +12,5 @@ pub mod recovery;
 mod staging;
 mod transaction;
 
-pub use staging::{Content, Failure, Fsynced, Staging};
+pub use staging::{Content, Failure, Fsynced, Own, Staging};
 pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction};

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
@@ -20,7 +21,25 @@ const REREAD_LIMIT: u64 = 1 << 20;
 
 /// A transaction's staged content, shared by its handles.
 #[derive(Debug)]
-pub struct Staging(Mutex<Content>);
+pub struct Staging {
+    content: Mutex<Content>,
+    own: AtomicU8,
+}
+
+/// Attributes that the transaction's own descriptors have changed: at the commit they stay, and
+/// the others are those of the version it replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Own {
+    /// fchmod, or an access ACL.
+    Mode = 1,
+    /// fchown.
+    Owner = 2,
+    /// Extended attributes, ACLs among them.
+    Xattrs = 4,
+    /// A write by an ordinary user has cleared the set-id bits.
+    NoSetId = 8,
+}
 
 /// What the handles of one transaction write into.
 #[derive(Debug)]
@@ -108,7 +127,7 @@ impl Staging {
     pub fn new(id: TxnId, file: File, base: Option<Arc<File>>, guard: Guard) -> Staging {
         let mut sequence = Sequence::new(guard);
         sequence.intact = base.is_none();
-        Staging(Mutex::new(Content {
+        let content = Content {
             id,
             file: Arc::new(file),
             base,
@@ -120,17 +139,31 @@ impl Staging {
             sequence,
             verdict: None,
             guard,
-        }))
+        };
+        Staging {
+            content: Mutex::new(content),
+            own: AtomicU8::new(0),
+        }
+    }
+
+    /// The transaction itself changed this; doesn't wait for the content.
+    pub fn set_own(&self, what: Own) {
+        self.own.fetch_or(what as u8, Ordering::Relaxed);
+    }
+
+    /// Whether it did.
+    pub fn is_own(&self, what: Own) -> bool {
+        self.own.load(Ordering::Relaxed) & what as u8 != 0
     }
 
     /// The content, waiting for others that use it.
     pub fn lock(&self) -> MutexGuard<'_, Content> {
-        self.0.lock()
+        self.content.lock()
     }
 
     /// The content if nobody uses it.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, Content>> {
-        self.0.try_lock()
+        self.content.try_lock()
     }
 }
 

@@ -120,6 +120,8 @@ pub struct Transaction {
     pub begun: Begun,
     /// Node of the version that was current at its open.
     pub base: Option<NodeId>,
+    /// When the base was last changed, as of the open: if that has moved, so have attributes.
+    pub base_ctime: (i64, u64),
     /// Open descriptions.
     pub handles: u32,
     /// Thread that opened it first.
@@ -160,6 +162,9 @@ pub struct Transaction {
     pub holds_slot: bool,
     /// Owners of fcntl locks that go when it has committed.
     pub releases: Vec<u64>,
+    /// One of its processes has emptied the name through its path since the last write: on a plain
+    /// directory nothing of what was written here would be left.
+    pub outdated: bool,
     /// It has called fsync: exempt from what a kill does (C7).
     pub fsynced: bool,
     /// What its last fsync told the journal.
@@ -204,6 +209,14 @@ impl Transaction {
     /// Whether closing it changes the file.
     pub fn would_commit(&self) -> bool {
         self.changed || self.begun != Begun::Edit
+    }
+
+    /// What it holds would not be there on a plain directory once somebody else has put content
+    /// under the name: it was created and never written (`mkstemp`, then `open(path, "w")` by
+    /// name), or its own program emptied the name through its path after the last write.
+    pub fn holds_nothing(&self) -> bool {
+        let created = matches!(self.begun, Begun::Create { .. });
+        self.outdated || (created && !self.changed && !self.empties)
     }
 
     /// The death that keeps it from committing (C4): of the opener or a writer, or of the last

@@ -36,6 +36,10 @@ pub struct Stat {
     pub mtime_ns: i64,
     pub mode: u32,
     pub nlink: u64,
+    pub uid: u32,
+    pub gid: u32,
+    pub ctime_ns: i64,
+    pub blocks: u64,
 }
 
 struct Door {
@@ -358,6 +362,54 @@ impl Actor {
             .map(drop)
     }
 
+    /// An operation on a path with numbers for arguments.
+    #[track_caller]
+    pub fn with_numbers(&mut self, operation: &str, path: &Path, numbers: &[i64]) -> Answer {
+        let words: Vec<String> = numbers.iter().map(i64::to_string).collect();
+        let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+        self.on_path(operation, path, &words)
+    }
+
+    /// An operation on an open file with numbers for arguments; gives the number it answers.
+    #[track_caller]
+    pub fn on_slot(
+        &mut self,
+        operation: &str,
+        slot: &str,
+        numbers: &[i64],
+    ) -> Result<i64, Failure> {
+        let words: Vec<String> = numbers.iter().map(i64::to_string).collect();
+        let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+        let answer = self.on_file(operation, slot, &words)?;
+        Ok(answer.first().map_or(0, |word| number(word) as i64))
+    }
+
+    #[track_caller]
+    pub fn chmod(&mut self, path: &Path, mode: u32) {
+        self.with_numbers("chmod", path, &[mode.into()])
+            .expect("chmod");
+    }
+
+    #[track_caller]
+    pub fn chown(&mut self, path: &Path, uid: u32, gid: u32) {
+        self.with_numbers("chown", path, &[uid.into(), gid.into()])
+            .expect("chown");
+    }
+
+    #[track_caller]
+    pub fn setxattr(&mut self, path: &Path, name: &str, value: &[u8]) -> Result<(), Failure> {
+        self.on_path("setxattr", path, &[name.as_bytes(), value])
+            .map(drop)
+    }
+
+    /// From now on the process of an ordinary user.
+    #[track_caller]
+    pub fn become_user(&mut self, uid: u32, gid: u32) {
+        let ids = [uid.to_string(), gid.to_string()];
+        self.ask("become", &[ids[0].as_bytes(), ids[1].as_bytes()])
+            .expect("another user");
+    }
+
     #[track_caller]
     pub fn getxattr(&mut self, path: &Path, name: &str) -> Result<Vec<u8>, Failure> {
         self.on_path("getxattr", path, &[name.as_bytes()]).map(only)
@@ -415,12 +467,20 @@ fn number(word: &[u8]) -> u64 {
 }
 
 fn stat(words: &[Vec<u8>]) -> Stat {
-    let n: Vec<u64> = words.iter().map(|word| number(word)).collect();
+    let signed = |word: &Vec<u8>| String::from_utf8_lossy(word).parse::<i64>();
+    let n: Vec<i64> = words
+        .iter()
+        .map(|word| signed(word).expect("a number"))
+        .collect();
     Stat {
-        size: n[0],
-        ino: n[1],
-        mtime_ns: n[2] as i64,
+        size: n[0] as u64,
+        ino: n[1] as u64,
+        mtime_ns: n[2],
         mode: n[3] as u32,
-        nlink: n[4],
+        nlink: n[4] as u64,
+        uid: n[5] as u32,
+        gid: n[6] as u32,
+        ctime_ns: n[7],
+        blocks: n[8] as u64,
     }
 }

@@ -122,6 +122,65 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
             sys::ftruncate(fd, args.number()?)?;
         }
         "fstat" => return Ok(describe(&sys::fstat(state.file(&args.text()?)?)?)),
+        "fchmod" => {
+            let fd = state.file(&args.text()?)?;
+            sys::fchmod(fd, args.number()? as u32)?;
+        }
+        "futimens" => {
+            let fd = state.file(&args.text()?)?;
+            sys::futimens(fd, args.number()?)?;
+        }
+        // fallocate SLOT MODE OFFSET LEN
+        "fallocate" => {
+            let fd = state.file(&args.text()?)?;
+            let mode = args.number()? as i32;
+            sys::fallocate(fd, mode, args.number()?, args.number()?)?;
+        }
+        // The first hole or data at or after an offset.
+        "seek-hole" | "seek-data" => {
+            let fd = state.file(&args.text()?)?;
+            return number(sys::seek_sparse(fd, args.number()?, name == "seek-hole")?);
+        }
+        // copy-range FROM OFFSET TO OFFSET LEN
+        "copy-range" => {
+            let (from, at) = (state.file(&args.text()?)?, args.number()?);
+            let (to, there) = (state.file(&args.text()?)?, args.number()?);
+            return number(sys::copy_range(
+                from,
+                at,
+                to,
+                there,
+                args.number()? as usize,
+            )?);
+        }
+        // O_DIRECT wants memory, offset and length in whole blocks.
+        "write-blocks" => {
+            let (fd, offset) = (state.file(&args.text()?)?, args.number()?);
+            return number(sys::write_blocks(
+                fd,
+                offset,
+                args.number()? as usize,
+                b'd',
+            )?);
+        }
+        "read-blocks" => {
+            let (fd, offset) = (state.file(&args.text()?)?, args.number()?);
+            return Ok(vec![sys::read_blocks(fd, offset, args.number()? as usize)?]);
+        }
+        // open-beneath SLOT DIRSLOT PATH: for writing, with openat2(RESOLVE_BENEATH).
+        "open-beneath" => {
+            let (slot, dir) = (args.text()?, args.text()?);
+            let fd = sys::open_beneath(state.file(&dir)?, args.bytes()?)?;
+            state.files.insert(slot, fd);
+        }
+        // From now on the process of an ordinary user.
+        "become" => sys::become_user(args.number()? as u32, args.number()? as u32)?,
+        "umask" => sys::umask(args.number()? as u32),
+        // events SLOT QUIET_MS: `MASK NAME` of every event until none has come for so long.
+        "events" => {
+            let fd = state.file(&args.text()?)?;
+            return events(fd, args.number()? as i32);
+        }
         "flock" => sys::flock(state.file(&args.text()?)?, libc::LOCK_EX)?,
         "funlock" => sys::flock(state.file(&args.text()?)?, libc::LOCK_UN)?,
         "lockrange" => {
@@ -230,6 +289,16 @@ fn on_path(name: &str, args: &mut Words) -> Outcome<Answer> {
         "unlink" => sys::unlink(path)?,
         "mkdir" => sys::mkdir(path)?,
         "rmdir" => sys::rmdir(path)?,
+        "chmod" => sys::chmod(path, args.number()? as u32)?,
+        "chown" => sys::chown(path, args.number()? as u32, args.number()? as u32)?,
+        "utimens" => sys::utimens(path, args.number()?)?,
+        "symlink" => sys::symlink(args.bytes()?, path)?,
+        "readlink" => return Ok(vec![sys::readlink(path)?]),
+        "mkfifo" => sys::mkfifo(path)?,
+        "setxattr" => sys::setxattr(path, args.bytes()?, args.bytes()?)?,
+        "listxattr" => return sys::listxattr(path),
+        // The number that readdir(3) gives for a name.
+        "inode-in-listing" => return inode_in_listing(path, args.bytes()?),
         "getxattr" => return Ok(vec![sys::getxattr(path, args.bytes()?)?]),
         "ls" => return list(path),
         _ => {
@@ -259,6 +328,9 @@ fn open_flags(word: &str) -> Outcome<i32> {
             "cloexec" => libc::O_CLOEXEC,
             "sync" => libc::O_SYNC,
             "dsync" => libc::O_DSYNC,
+            "trunc" => libc::O_TRUNC,
+            "direct" => libc::O_DIRECT,
+            "path" => libc::O_PATH,
             "directory" => libc::O_DIRECTORY,
             "nonblock" => libc::O_NONBLOCK,
             _ => {
@@ -280,6 +352,10 @@ fn describe(stat: &libc::stat) -> Answer {
         mtime,
         stat.st_mode.into(),
         stat.st_nlink as i64,
+        stat.st_uid.into(),
+        stat.st_gid.into(),
+        stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec,
+        stat.st_blocks,
     ]
     .iter()
     .map(|n| n.to_string().into_bytes())
@@ -365,6 +441,42 @@ fn exec(state: &State, args: &mut Words) -> Outcome<Answer> {
         stage: "usage",
     })?;
     Err(sys::exec(program, &line))
+}
+
+/// What inotify says until it has been quiet for a while.
+fn events(fd: RawFd, quiet_ms: i32) -> Outcome<Answer> {
+    let mut all = Vec::new();
+    while sys::readable(fd, quiet_ms)? {
+        let read = sys::read(fd, 64 * 1024)?;
+        let mut at = 0;
+        while at + 16 <= read.len() {
+            let word = |i: usize| u32::from_ne_bytes(read[i..i + 4].try_into().expect("four"));
+            let len = word(at + 12) as usize;
+            let name = &read[at + 16..at + 16 + len];
+            let end = name.iter().position(|b| *b == 0).unwrap_or(len);
+            all.push([format!("{} ", word(at + 4)).as_bytes(), &name[..end]].concat());
+            at += 16 + len;
+        }
+    }
+    Ok(all)
+}
+
+fn inode_in_listing(path: &[u8], name: &[u8]) -> Outcome<Answer> {
+    use std::os::unix::fs::DirEntryExt;
+    let failed = |error: std::io::Error| Failure {
+        errno: error.raw_os_error().unwrap_or(0),
+        stage: "readdir",
+    };
+    for entry in std::fs::read_dir(std::ffi::OsStr::from_bytes(path)).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().as_bytes() == name {
+            return Ok(vec![entry.ino().to_string().into_bytes()]);
+        }
+    }
+    Err(Failure {
+        errno: libc::ENOENT,
+        stage: "readdir",
+    })
 }
 
 /// Reads inotify events until one names `name`.

@@ -247,6 +247,208 @@ pub fn getxattr(path: &[u8], name: &[u8]) -> Outcome<Vec<u8>> {
     Ok(value)
 }
 
+pub fn setxattr(path: &[u8], name: &[u8], value: &[u8]) -> Outcome<()> {
+    let (path, name) = (cstring(path), cstring(name));
+    // SAFETY: NUL-terminated strings, and a value with its length.
+    let result = unsafe {
+        libc::setxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            0,
+        )
+    };
+    check(result.into(), "setxattr").map(drop)
+}
+
+pub fn listxattr(path: &[u8]) -> Outcome<Vec<Vec<u8>>> {
+    let path = cstring(path);
+    let mut names = vec![0u8; 64 * 1024];
+    // SAFETY: the buffer has the length given.
+    let size = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    names.truncate(check(size as i64, "listxattr")? as usize);
+    let mut names: Vec<Vec<u8>> = names
+        .split(|b| *b == 0)
+        .filter(|name| !name.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+pub fn chmod(path: &[u8], mode: u32) -> Outcome<()> {
+    let path = cstring(path);
+    // SAFETY: a NUL-terminated path.
+    check(unsafe { libc::chmod(path.as_ptr(), mode) }.into(), "chmod").map(drop)
+}
+
+pub fn fchmod(fd: RawFd, mode: u32) -> Outcome<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::fchmod(fd, mode) }.into(), "fchmod").map(drop)
+}
+
+pub fn chown(path: &[u8], uid: u32, gid: u32) -> Outcome<()> {
+    let path = cstring(path);
+    // SAFETY: a NUL-terminated path.
+    check(
+        unsafe { libc::lchown(path.as_ptr(), uid, gid) }.into(),
+        "chown",
+    )
+    .map(drop)
+}
+
+/// Access time left alone, modification time in nanoseconds since the epoch.
+fn mtime(ns: i64) -> [libc::timespec; 2] {
+    [
+        libc::timespec {
+            tv_sec: 0,
+            tv_nsec: libc::UTIME_OMIT,
+        },
+        libc::timespec {
+            tv_sec: ns.div_euclid(1_000_000_000),
+            tv_nsec: ns.rem_euclid(1_000_000_000),
+        },
+    ]
+}
+
+pub fn utimens(path: &[u8], ns: i64) -> Outcome<()> {
+    let path = cstring(path);
+    // SAFETY: a NUL-terminated path and two times.
+    let result = unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), mtime(ns).as_ptr(), 0) };
+    check(result.into(), "utimensat").map(drop)
+}
+
+pub fn futimens(fd: RawFd, ns: i64) -> Outcome<()> {
+    // SAFETY: two times.
+    check(
+        unsafe { libc::futimens(fd, mtime(ns).as_ptr()) }.into(),
+        "futimens",
+    )
+    .map(drop)
+}
+
+pub fn symlink(target: &[u8], path: &[u8]) -> Outcome<()> {
+    let (target, path) = (cstring(target), cstring(path));
+    // SAFETY: NUL-terminated paths.
+    check(
+        unsafe { libc::symlink(target.as_ptr(), path.as_ptr()) }.into(),
+        "symlink",
+    )
+    .map(drop)
+}
+
+pub fn readlink(path: &[u8]) -> Outcome<Vec<u8>> {
+    let path = cstring(path);
+    let mut target = vec![0u8; 4096];
+    // SAFETY: the buffer has the length given.
+    let len = unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
+    target.truncate(check(len as i64, "readlink")? as usize);
+    Ok(target)
+}
+
+pub fn mkfifo(path: &[u8]) -> Outcome<()> {
+    let path = cstring(path);
+    // SAFETY: a NUL-terminated path.
+    check(
+        unsafe { libc::mkfifo(path.as_ptr(), 0o640) }.into(),
+        "mkfifo",
+    )
+    .map(drop)
+}
+
+pub fn fallocate(fd: RawFd, mode: i32, offset: i64, len: i64) -> Outcome<()> {
+    // SAFETY: no memory is involved.
+    check(
+        unsafe { libc::fallocate(fd, mode, offset, len) }.into(),
+        "fallocate",
+    )
+    .map(drop)
+}
+
+pub fn seek_sparse(fd: RawFd, offset: i64, hole: bool) -> Outcome<i64> {
+    let whence = if hole {
+        libc::SEEK_HOLE
+    } else {
+        libc::SEEK_DATA
+    };
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::lseek(fd, offset, whence) }, "lseek")
+}
+
+pub fn copy_range(from: RawFd, mut at: i64, to: RawFd, mut there: i64, len: usize) -> Outcome<i64> {
+    // SAFETY: the offsets live on the stack.
+    let copied = unsafe { libc::copy_file_range(from, &mut at, to, &mut there, len, 0) };
+    check(copied as i64, "copy_file_range")
+}
+
+/// Memory that O_DIRECT takes.
+#[repr(align(4096))]
+struct Blocks([u8; 65536]);
+
+pub fn write_blocks(fd: RawFd, offset: i64, len: usize, byte: u8) -> Outcome<i64> {
+    let blocks = Box::new(Blocks([byte; 65536]));
+    assert!(len <= blocks.0.len(), "too many blocks");
+    // SAFETY: the buffer is longer than `len`.
+    let done = unsafe { libc::pwrite(fd, blocks.0.as_ptr().cast(), len, offset) };
+    check(done as i64, "pwrite")
+}
+
+pub fn read_blocks(fd: RawFd, offset: i64, len: usize) -> Outcome<Vec<u8>> {
+    let mut blocks = Box::new(Blocks([0; 65536]));
+    assert!(len <= blocks.0.len(), "too many blocks");
+    // SAFETY: the buffer is longer than `len`.
+    let got = unsafe { libc::pread(fd, blocks.0.as_mut_ptr().cast(), len, offset) };
+    Ok(blocks.0[..check(got as i64, "pread")? as usize].to_vec())
+}
+
+pub fn open_beneath(dir: RawFd, path: &[u8]) -> Outcome<RawFd> {
+    let path = cstring(path);
+    // SAFETY: the structure is plain data, initialised, and given with its size.
+    unsafe {
+        let mut how: libc::open_how = std::mem::zeroed();
+        how.flags = libc::O_RDWR as u64;
+        how.resolve = libc::RESOLVE_BENEATH;
+        let fd = libc::syscall(
+            libc::SYS_openat2,
+            dir,
+            path.as_ptr(),
+            &raw const how,
+            size_of::<libc::open_how>(),
+        );
+        check(fd, "openat2").map(|fd| fd as RawFd)
+    }
+}
+
+pub fn become_user(uid: u32, gid: u32) -> Outcome<()> {
+    // SAFETY: no memory is involved; this process has one thread.
+    unsafe {
+        check(libc::setgroups(0, std::ptr::null()).into(), "setgroups")?;
+        check(libc::setgid(gid).into(), "setgid")?;
+        check(libc::setuid(uid).into(), "setuid").map(drop)
+    }
+}
+
+pub fn umask(mask: u32) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::umask(mask) };
+}
+
+/// Whether there is something to read, waiting so long for it.
+pub fn readable(fd: RawFd, patience_ms: i32) -> Outcome<bool> {
+    let mut one = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one structure on the stack.
+    check(
+        unsafe { libc::poll(&mut one, 1, patience_ms) }.into(),
+        "poll",
+    )
+    .map(|n| n > 0)
+}
+
 pub fn set_limit_fsize(limit: u64) -> Outcome<()> {
     let limit = libc::rlimit {
         rlim_cur: limit,
