@@ -276,4 +276,7 @@ pub(super) fn takes_part(txn: &Transaction, tgid: u32) -> bool {
             .processes
             .iter()
             .any(|(pid, p)| (p.opener || p.wrote) && proc::is_self_or_descendant(tgid, *pid))
+        // Whoever outlives the process it inherited from descends from nobody any more.
+        || (txn.processes.keys().any(|pid| !proc::lives(*pid))
+            && matches!(proc::holds(tgid, txn.node, None), proc::Holding::Count(n) if n > 0))
 }
