@@ -180,15 +180,7 @@ impl Engine {
         };
         txn.changed = true;
         if txn.claim && end > CLAIM_LIMIT {
-            txn.claim = false;
-            let record = Record::Begin {
-                id,
-                path: state.nodes.path(&txn.slot).unwrap_or_default(),
-                claim: false,
-                pid: txn.opener,
-                started_ns: crate::types::now_ns(),
-            };
-            self.append(&record).ok();
+            self.end_claim(state, id);
         }
     }
 

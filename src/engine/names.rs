@@ -381,6 +381,7 @@ impl Engine {
             self.unpin(state, old, true);
         }
         self.supersede(state, to, replaced);
+        self.end_claims(state, to);
         self.follow(state, from, to, moved);
         Ok(true)
     }
@@ -456,6 +457,7 @@ impl Engine {
         } else {
             state.counters.commits += 1;
             self.store_version(state, source, version);
+            self.end_claims(state, to);
             if flags.is_empty() {
                 self.follow(state, from, to, source);
             }

@@ -146,6 +146,36 @@ impl Engine {
         }
         state.errors.remove(slot);
         self.supersede(state, slot, replaced);
+        self.end_claims(state, slot);
+    }
+
+    /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
+    /// so that everybody sees what was committed last.
+    pub(super) fn end_claims(&self, state: &mut State, slot: &Slot) {
+        let claims: Vec<TxnId> = state
+            .transactions_at(slot)
+            .filter(|t| t.claim)
+            .map(|t| t.id)
+            .collect();
+        for id in claims {
+            self.end_claim(state, id);
+        }
+    }
+
+    /// What an O_EXCL creation holds is hidden from now on.
+    pub(super) fn end_claim(&self, state: &mut State, id: TxnId) {
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return;
+        };
+        txn.claim = false;
+        let record = Record::Begin {
+            id: txn.staging_id(),
+            path: state.nodes.path(&txn.slot).unwrap_or_default(),
+            claim: false,
+            pid: txn.opener,
+            started_ns: now_ns(),
+        };
+        self.append(&record).ok();
     }
 
     /// Appends a commit to the journal and to the list of those to be applied.
