@@ -359,6 +359,27 @@ fn what_was_synced_survives_the_kill_of_the_daemon() {
 }
 
 #[test]
+fn an_fsync_before_the_first_write_is_no_promise_of_an_empty_file() {
+    let mut m = mount!();
+    m.save("f", "old");
+    let mut editor = Actor::new();
+    editor.open("f", "r+", &m.path("f")).unwrap();
+    editor.fsync("f").unwrap();
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("f"), b"old", "after the daemon's death");
+    // The same for a file that was renamed before its close.
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("temporary")).unwrap();
+    writer.write("f", "new").unwrap();
+    writer.rename(&m.path("temporary"), &m.path("f")).unwrap();
+    writer.fsync("f").unwrap();
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("f"), b"new", "after the second death");
+}
+
+#[test]
 fn version_numbers_and_rejected_content_survive_a_kill() {
     need_daemon!();
     let mut m = mount!();

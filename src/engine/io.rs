@@ -238,6 +238,11 @@ impl Engine {
             return Ok(());
         }
         let mut content = staging.lock();
+        if content.must_copy() && !content.changed {
+            // It is the committed version still, and nothing of it lies in staging.
+            drop(content);
+            return self.drain_all();
+        }
         let described = content.fsync()?;
         let record = Record::Fsynced {
             id: content.id,
