@@ -275,7 +275,11 @@ impl Engine {
                 ..
             }) => {
                 self.note_write(txn, caller, size);
-                self.pool.run(move || done(staging.lock().truncate(size)));
+                self.pool.run(move || {
+                    // What is done next may lock the content again.
+                    let result = staging.lock().truncate(size);
+                    done(result);
+                });
             }
             Ok(Handle::Direct {
                 file, writes: true, ..
