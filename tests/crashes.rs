@@ -246,6 +246,21 @@ fn what_close_acknowledged_survives_a_kill_at_once() {
 }
 
 #[test]
+fn a_large_file_written_out_of_order_survives_a_kill_at_once() {
+    // Nothing but the daemon has died, so its word is enough where there is no checksum.
+    let mut m = mount!();
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.pwrite("f", 1 << 20, &[b'2'; 1 << 20]).unwrap();
+    writer.pwrite("f", 0, &[b'1'; 1 << 20]).unwrap();
+    writer.close("f").unwrap();
+    m.kill_daemon();
+    m.remount();
+    let expected = [[b'1'; 1 << 20], [b'2'; 1 << 20]].concat();
+    assert_content(m.read("f"), &expected, "after the daemon's death");
+}
+
+#[test]
 fn staged_leftovers_of_a_dead_daemon_go_to_rejected() {
     need_daemon!();
     let mut m = mount!();

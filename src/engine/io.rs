@@ -249,7 +249,7 @@ impl Engine {
             content: described.clone(),
         };
         drop(content);
-        self.store.sync_staging_dir()?;
+        failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())?;
         self.append(&record)?;
         self.sync_journal()?;
         if let Some(txn) = self.lock().txns.get_mut(&id) {

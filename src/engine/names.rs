@@ -308,7 +308,7 @@ impl Engine {
         if direct || !pending {
             // Whatever lies in the backing directory unsynced was written in direct mode or while
             // nobody had it mounted.
-            rustix::fs::fdatasync(&file)?;
+            failpoint::sync("C14-sync-rename", || rustix::fs::fdatasync(&file))?;
         }
         Ok(())
     }
@@ -806,7 +806,7 @@ impl Engine {
             let synced = engine.drain_all().and_then(|()| {
                 use std::os::fd::AsFd;
                 let fd = engine.dir_fd(&engine.lock(), dir)?;
-                at::sync_dir(fd.as_fd())
+                failpoint::sync("C7-sync-dir", || at::sync_dir(fd.as_fd()))
             });
             done(synced);
         });

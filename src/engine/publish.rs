@@ -34,11 +34,8 @@ impl Engine {
 
     /// Makes everything journalled so far durable.
     pub(super) fn sync_journal(&self) -> OpResult<()> {
-        if failpoint::mutant("C19-journal-fsync") {
-            return Ok(());
-        }
         let handle = self.journal.lock().sync_handle();
-        rustix::fs::fdatasync(&*handle)
+        failpoint::sync("C19-sync-journal", || rustix::fs::fdatasync(&*handle))
     }
 
     /// Number of the next version of a name.
@@ -184,7 +181,7 @@ impl Engine {
         state.counters.commits += 1;
         let seq = state.seq;
         let record = Record::Commit { seq, edits };
-        if self.append(&record).is_err() {
+        if !failpoint::mutant("C18-commit") && self.append(&record).is_err() {
             // Space was reserved, so this is the disk failing. What is committed stays visible;
             // the drain tries to bring it out at once and latches the failure.
             state.drain.wanted = state.drain.rounds + 1;

@@ -214,6 +214,9 @@ impl Engine {
         if candidates.is_empty() || failpoint::mutant("C1-own-view") {
             return None;
         }
+        if failpoint::mutant("C1") {
+            return candidates.first().copied();
+        }
         let tgid = proc::tgid(caller.tid)?;
         candidates.into_iter().find(|id| {
             let Some(txn) = state.txns.get(id) else {
