@@ -246,6 +246,21 @@ fn what_close_acknowledged_survives_a_kill_at_once() {
 }
 
 #[test]
+fn a_large_file_written_out_of_order_survives_a_kill_at_once() {
+    // Nothing but the daemon has died, so its word is enough where there is no checksum.
+    let mut m = mount!();
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.pwrite("f", 1 << 20, &[b'2'; 1 << 20]).unwrap();
+    writer.pwrite("f", 0, &[b'1'; 1 << 20]).unwrap();
+    writer.close("f").unwrap();
+    m.kill_daemon();
+    m.remount();
+    let expected = [[b'1'; 1 << 20], [b'2'; 1 << 20]].concat();
+    assert_content(m.read("f"), &expected, "after the daemon's death");
+}
+
+#[test]
 fn staged_leftovers_of_a_dead_daemon_go_to_rejected() {
     need_daemon!();
     let mut m = mount!();
@@ -356,6 +371,27 @@ fn what_was_synced_survives_the_kill_of_the_daemon() {
     }
     assert_content(m.read("g.json"), b"{\"old\": 1}", "the guard still holds");
     m.await_rejected("g.json", b"[\"synced\"");
+}
+
+#[test]
+fn an_fsync_before_the_first_write_is_no_promise_of_an_empty_file() {
+    let mut m = mount!();
+    m.save("f", "old");
+    let mut editor = Actor::new();
+    editor.open("f", "r+", &m.path("f")).unwrap();
+    editor.fsync("f").unwrap();
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("f"), b"old", "after the daemon's death");
+    // The same for a file that was renamed before its close.
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("temporary")).unwrap();
+    writer.write("f", "new").unwrap();
+    writer.rename(&m.path("temporary"), &m.path("f")).unwrap();
+    writer.fsync("f").unwrap();
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("f"), b"new", "after the second death");
 }
 
 #[test]

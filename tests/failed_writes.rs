@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Actor, Disk, Mount, assert_content, stamped};
+use common::{Actor, Disk, Mount, assert_content, assert_errno, stamped};
 
 #[test]
 fn a_write_beyond_the_file_size_limit_spoils_the_transaction() {
@@ -164,5 +164,65 @@ fn a_full_disk_never_tears_files_that_many_writers_save() {
         }
         m.unmount();
         m.remount();
+    }
+}
+
+/// A disk that cannot make something durable any more must be heard of: whoever asked for
+/// durability is told, and nothing is reported as saved that may be gone after a power cut.
+#[test]
+fn no_failed_sync_is_passed_over() {
+    need_daemon!();
+    let failing = |name: &str| {
+        let at = format!("{name}:{}", libc::EIO);
+        Mount::options()
+            .env("COMMITFS_FAIL_AT", at)
+            .seed("download.part", "direct")
+    };
+    // Whoever syncs a directory asks for everything in it.
+    for name in [
+        "C7-sync-dir",
+        "C19-sync-dirs-before",
+        "C19-sync-data",
+        "C19-sync-staging",
+        "C19-sync-journal",
+        "C19-sync-dirs-after",
+    ] {
+        let m = mount!(failing(name));
+        let mut actor = Actor::new();
+        actor.mkdir(&m.path("d")).unwrap();
+        actor.save(&m.path("f"), "content").unwrap();
+        actor.open("d", "r|directory", m.mountpoint()).unwrap();
+        let synced = actor.fsync("d");
+        assert!(synced.is_err(), "{name}: the directory's fsync worked");
+    }
+    for name in ["C7-sync-data", "C7-sync-staging", "C19-sync-journal"] {
+        let m = mount!(failing(name));
+        let mut actor = Actor::new();
+        actor.open("f", "w", &m.path("f")).unwrap();
+        actor.write("f", "content").unwrap();
+        assert!(actor.fsync("f").is_err(), "{name}: fsync worked");
+    }
+    let m = mount!(failing("C14-sync-rename"));
+    let renamed = Actor::new().rename(&m.path("download.part"), &m.path("download"));
+    assert_errno(renamed, "EIO");
+    assert_content(m.read("download.part"), b"direct", "it keeps its name");
+
+    // A mount that cannot make durable what it recovers does not stand.
+    let mut m = mount!();
+    for name in [
+        "C19-sync-recovered",
+        "C19-sync-recovered-staging",
+        "C19-sync-recovered-dir",
+        "C19-sync-new-journal",
+        "C19-sync-journal-name",
+        "C19-sync-state-dir",
+    ] {
+        m.save("f", name);
+        m.kill_daemon();
+        m.set_env("COMMITFS_FAIL_AT", format!("{name}:{}", libc::EIO));
+        assert!(m.try_remount().is_err(), "{name}: mounted");
+        m.clear_env();
+        m.remount();
+        assert_content(m.read("f"), name.as_bytes(), "after a second try");
     }
 }

@@ -327,6 +327,27 @@ fn a_watcher_woken_by_close_write_sees_the_new_version() {
 }
 
 #[test]
+fn what_a_mapping_leaves_is_seen_by_whoever_looks_right_after_it_is_gone() {
+    // The plain directory passes.
+    let m = mount!();
+    let (mut writer, mut other) = (Actor::new(), Actor::new());
+    let path = m.path("f");
+    for n in 0..times(50, 1_000) {
+        let content = format!("{n:08}");
+        writer.open("f", "w+", &path).unwrap();
+        writer.ftruncate("f", 1 << 20).unwrap();
+        writer.mmap("f", "map", 1 << 20, "rw").unwrap();
+        writer.close("f").unwrap();
+        writer.map_write("map", 0, content.as_bytes()).unwrap();
+        writer.munmap("map").unwrap();
+        other.open("r", "r", &path).unwrap();
+        let seen = other.pread("r", 0, 8).unwrap();
+        assert_eq!(String::from_utf8_lossy(&seen), content);
+        other.close("r").unwrap();
+    }
+}
+
+#[test]
 fn sixty_four_writers_closing_at_once_beside_a_long_stream_leave_nothing_stale() {
     const WRITERS: usize = 64;
     let m = mount!(Mount::options().limit(Duration::from_secs(240)));

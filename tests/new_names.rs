@@ -63,6 +63,26 @@ fn a_claim_by_exclusive_creation_is_seen_by_all_at_once_and_survives_a_kill() {
 }
 
 #[test]
+fn a_version_committed_over_a_claim_is_seen_by_all() {
+    // The plain directory passes.
+    let m = mount!();
+    let (mut owner, mut other) = (Actor::new(), Actor::new());
+    for way in ["save", "rename"] {
+        owner.open("f", "x", &m.path(way)).unwrap();
+        if way == "save" {
+            other.save(&m.path(way), "by another").unwrap();
+        } else {
+            other.save(&m.path("temporary"), "by another").unwrap();
+            other.rename(&m.path("temporary"), &m.path(way)).unwrap();
+        }
+        assert_content(m.read(way), b"by another", way);
+        owner.kill(libc::SIGKILL);
+        assert_content(m.read(way), b"by another", "after the claimant's death");
+        owner = Actor::new();
+    }
+}
+
+#[test]
 fn an_exclusively_created_file_that_grows_is_hidden_but_still_claimed() {
     let m = mount!();
     let path = m.path("big");

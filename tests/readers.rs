@@ -156,6 +156,34 @@ fn a_writer_and_its_descendants_read_their_own_staged_bytes_through_the_path() {
 }
 
 #[test]
+fn a_child_that_outlives_the_opener_still_reads_what_it_writes_through_the_path() {
+    // The plain directory passes.
+    let m = mount!();
+    m.save("f", "old");
+    let mut opener = Actor::new();
+    opener.open("f", "w", &m.path("f")).unwrap();
+    let mut child = opener.fork();
+    opener.exit(0);
+    child.write("f", "new").unwrap();
+    let mut grandchild = child.fork();
+    grandchild.close("f").unwrap();
+    for process in [&mut child, &mut grandchild] {
+        assert_eq!(process.cat(&m.path("f")), Ok(b"new".to_vec()));
+    }
+    child.close("f").unwrap();
+    assert_content(m.read("f"), b"new", "after the close");
+
+    // Before it has written anything, too, and if the opener had closed its own descriptor.
+    opener = Actor::new();
+    opener.open("f", "w", &m.path("g")).unwrap();
+    let mut child = opener.fork();
+    opener.close("f").unwrap();
+    opener.exit(0);
+    assert_eq!(child.cat(&m.path("g")), Ok(Vec::new()));
+    child.close("f").unwrap();
+}
+
+#[test]
 fn an_open_that_truncates_does_not_empty_the_file_for_others() {
     let m = mount!();
     let old = stamped(1, 70_000);

@@ -94,10 +94,8 @@ impl Engine {
             );
         };
         match (change.size, handle) {
-            // Times belong to the content, which a copy or a guard may hold for long.
-            (None, _) if change.mtime.is_some() && self.is_private(node) => {
-                self.pool.run(move || finish(Ok(())));
-            }
+            // The base may have to be copied first.
+            (None, _) if self.is_private(node) => self.pool.run(move || finish(Ok(()))),
             (None, _) => finish(Ok(())),
             (Some(size), Some(handle)) => self.truncate_handle(caller, handle, size, finish),
             (Some(size), None) => self.truncate_path(caller, node, size, finish),
@@ -111,33 +109,52 @@ impl Engine {
     }
 
     fn change(&self, node: NodeId, change: &SetAttr) -> OpResult<()> {
-        let (fd, txn) = {
-            let state = self.lock();
+        let times = change.times();
+        if (change.uid, change.gid, change.mode) == (None, None, None) && times.is_none() {
+            return Ok(());
+        }
+        let (fd, staging) = {
+            let mut guard = self.lock();
+            let state = &mut *guard;
             let n = state.nodes.get(node).ok_or(Errno::STALE)?;
-            let txn = match n.kind {
-                Kind::Private(id) => state.txns.get(&id).map(|t| t.staging.clone()),
+            let (fd, kind) = (n.fd.clone(), n.kind);
+            let staging = match kind {
+                Kind::Private(id) => {
+                    self.unprepare(state, id);
+                    state.txns.get_mut(&id).map(|t| {
+                        // Set through an open file that is only being edited, they are a change
+                        // of it like any other (touch(1)).
+                        t.changed |= change.size.is_none();
+                        t.staging.clone()
+                    })
+                }
                 _ => None,
             };
-            (n.fd.clone(), txn)
+            (fd, staging)
         };
+        let mut content = staging.as_ref().map(|staging| staging.lock());
+        if let Some(content) = &mut content {
+            // Copying later would set the time anew.
+            content.copy_base()?;
+        }
         if change.uid.is_some() || change.gid.is_some() {
             at::chown(&*fd, change.uid, change.gid)?;
-            if let Some(staging) = &txn {
+            if let Some(staging) = &staging {
                 staging.set_own(Own::Owner);
             }
         }
         if let Some(mode) = change.mode {
             at::chmod(&*fd, mode)?;
-            if let Some(staging) = &txn {
+            if let Some(staging) = &staging {
                 staging.set_own(Own::Mode);
             }
         }
-        if let Some(times) = change.times() {
+        if let Some(times) = times {
             at::utimens(&*fd, &times)?;
-            if let Some(staging) = txn
+            if let Some(content) = &mut content
                 && change.mtime.is_some()
             {
-                staging.lock().times_set = true;
+                content.times_set = true;
             }
         }
         Ok(())

@@ -121,6 +121,9 @@ impl Engine {
         };
         let sure = probe.is_surely_last();
         let result = self.prepare_content(id, staging, &slot, &policy, sure);
+        if failpoint::mutant("C3") && !sure {
+            self.publish_open(id, &slot, super::names::Move::Link).ok();
+        }
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(txn) = state.txns.get_mut(&id) else {
@@ -178,7 +181,7 @@ impl Engine {
                     {
                         ready.synced = true;
                     }
-                } else {
+                } else if !failpoint::mutant("C18-prepared") {
                     self.append(&record)?;
                 }
                 failpoint::crash_point("prepared-journalled");
@@ -194,7 +197,7 @@ impl Engine {
             let described = content.fsync()?;
             (content.id, described)
         };
-        self.store.sync_staging_dir()?;
+        failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())?;
         let records = [
             Record::Fsynced {
                 id,
@@ -453,6 +456,10 @@ impl Engine {
         if t.handles > 0 {
             return self.give_back(state, &unlock);
         }
+        if failpoint::mutant("C2") {
+            drop(guard);
+            return self.finish_late(id, staging, unlock);
+        }
         t.closing = true;
         if let Some((pid, signal)) = self.dead_mapping(t) {
             t.processes.entry(pid).or_default().killed_by = Some(signal);
@@ -509,6 +516,15 @@ impl Engine {
             if let Some(fallen) = fallen {
                 engine.bury_aborted(fallen);
             }
+        });
+    }
+
+    /// What becomes of close-to-open consistency when a commit just comes some time after close().
+    fn finish_late(self: &Arc<Self>, id: TxnId, staging: Arc<Staging>, unlock: Unlock) {
+        let engine = self.clone();
+        self.pool.run(move || {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            engine.finish_later(id, staging, unlock);
         });
     }
 
@@ -688,6 +704,9 @@ impl Engine {
     }
 
     fn remember_error(&self, state: &mut State, slot: &Slot, abort: &Abort, pid: u32) {
+        if failpoint::mutant("C22") {
+            return;
+        }
         let unseen = Unseen {
             path: self.show(state, slot),
             reason: abort.to_string(),

@@ -137,12 +137,12 @@ impl Engine {
 
     fn run_round(&self, round: &Round) -> OpResult<()> {
         failpoint::crash_point("drain-begun");
-        if !failpoint::mutant("C19-dir-fsync") {
-            self.sync_dirs(round.dirs.values())?;
-        }
+        failpoint::sync("C19-sync-dirs-before", || {
+            self.sync_dirs(round.dirs.values())
+        })?;
         if !round.items.is_empty() || !round.appended.is_empty() {
             let appended: Vec<_> = round.appended.iter().map(|(_, _, f)| &**f).collect();
-            at::sync_files(&appended)?;
+            failpoint::sync("C19-sync-appends", || at::sync_files(&appended))?;
             self.sync_items(&round.items)?;
             failpoint::crash_point("data-synced");
             self.append(&Record::Durable { seq: round.upto })?;
@@ -163,25 +163,19 @@ impl Engine {
                 }
             }
         }
-        if !failpoint::mutant("C19-apply-fsync") {
-            self.sync_dirs(dirs.values())?;
-        }
+        failpoint::sync("C19-sync-dirs-after", || self.sync_dirs(dirs.values()))?;
         failpoint::crash_point("dirs-synced");
         Ok(())
     }
 
     fn sync_items(&self, items: &[Item]) -> OpResult<()> {
-        if failpoint::mutant("C19-data-fsync") {
-            return Ok(());
-        }
-        failpoint::fail_point("drain-sync")?;
         let files: Vec<_> = items
             .iter()
             .filter(|i| !i.synced)
             .map(|i| &*i.file)
             .collect();
-        at::sync_files(&files)?;
-        self.store.sync_staging_dir()
+        failpoint::sync("C19-sync-data", || at::sync_files(&files))?;
+        failpoint::sync("C19-sync-staging", || self.store.sync_staging_dir())
     }
 
     fn sync_dirs<'a>(&self, dirs: impl Iterator<Item = &'a Arc<OwnedFd>>) -> OpResult<()> {

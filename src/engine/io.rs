@@ -216,15 +216,7 @@ impl Engine {
         };
         txn.changed = true;
         if txn.claim && end > CLAIM_LIMIT {
-            txn.claim = false;
-            let record = Record::Begin {
-                id,
-                path: state.nodes.path(&txn.slot).unwrap_or_default(),
-                claim: false,
-                pid: txn.opener,
-                started_ns: crate::types::now_ns(),
-            };
-            self.append(&record).ok();
+            self.end_claim(state, id);
         }
     }
 
@@ -295,13 +287,18 @@ impl Engine {
         // What is rolled forward after a power cut stands behind all that was committed before.
         self.sync_pending()?;
         let mut content = staging.lock();
+        if content.must_copy() && !content.changed {
+            // It is the committed version still, and nothing of it lies in staging.
+            drop(content);
+            return self.drain_all();
+        }
         let described = content.fsync()?;
         let record = Record::Fsynced {
             id: content.id,
             content: described.clone(),
         };
         drop(content);
-        self.store.sync_staging_dir()?;
+        failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())?;
         self.append(&record)?;
         self.sync_journal()?;
         if let Some(txn) = self.lock().txns.get_mut(&id) {
@@ -328,12 +325,13 @@ impl Engine {
             }) => {
                 self.note_write(txn, caller, size);
                 self.pool.run(move || {
-                    let mut content = staging.lock();
-                    let done_so_far = content.truncate(size);
-                    done(
-                        done_so_far
-                            .and_then(|()| drop_set_id(&*content.file, caller, Some(&staging))),
-                    );
+                    // What is done next may lock the content again.
+                    let result = {
+                        let mut content = staging.lock();
+                        let cut = content.truncate(size);
+                        cut.and_then(|()| drop_set_id(&*content.file, caller, Some(&staging)))
+                    };
+                    done(result);
                 });
             }
             Ok(Handle::Append(appender)) => {

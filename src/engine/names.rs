@@ -310,7 +310,7 @@ impl Engine {
         if direct || !pending {
             // Whatever lies in the backing directory unsynced was written in direct mode or while
             // nobody had it mounted.
-            rustix::fs::fdatasync(&file)?;
+            failpoint::sync("C14-sync-rename", || rustix::fs::fdatasync(&file))?;
         }
         Ok(())
     }
@@ -390,6 +390,7 @@ impl Engine {
             self.unpin(state, old, true);
         }
         self.supersede(state, to, replaced);
+        self.end_claims(state, to);
         self.follow(state, from, to, moved);
         Ok(true)
     }
@@ -465,6 +466,7 @@ impl Engine {
         } else {
             state.counters.commits += 1;
             self.store_version(state, source, version);
+            self.end_claims(state, to);
             if flags.is_empty() {
                 self.follow(state, from, to, source);
             }
@@ -813,7 +815,7 @@ impl Engine {
             let synced = engine.drain_all().and_then(|()| {
                 use std::os::fd::AsFd;
                 let fd = engine.dir_fd(&engine.lock(), dir)?;
-                at::sync_dir(fd.as_fd())
+                failpoint::sync("C7-sync-dir", || at::sync_dir(fd.as_fd()))
             });
             done(synced);
         });

@@ -638,8 +638,13 @@ impl Engine {
         let node = state
             .nodes
             .create(Kind::Private(id), Arc::new(path), key, start.slot.clone());
-        let claim =
-            start.begun == (Begun::Create { exclusive: true }) && start.policy.guard == Guard::None;
+        let everybody_sees = match start.begun {
+            Begun::Create { exclusive } => {
+                (exclusive || failpoint::mutant("C6")) && !failpoint::mutant("C6-claim")
+            }
+            _ => false,
+        };
+        let claim = everybody_sees && start.policy.guard == Guard::None;
         let guard = start.policy.guard;
         state.txns.insert(
             id,
@@ -709,6 +714,7 @@ impl Engine {
         fresh: Option<(u32, u32, u32)>,
     ) -> OpResult<rustix::fs::Stat> {
         let mut stat = at::stat(file)?;
+        let base = base.filter(|_| !failpoint::mutant("C8"));
         let (mode, uid, gid) = match (base, fresh) {
             (Some(base), _) => {
                 let base = at::stat(base)?;
@@ -804,7 +810,7 @@ impl Engine {
         };
         let exclusive = request.flags.contains(OFlags::EXCL);
         let hidden = state.transactions_at(&slot).next().is_some();
-        if exclusive && hidden && !failpoint::mutant("C6") {
+        if exclusive && hidden && !failpoint::mutant("C6-exclusive") {
             return Err(Errno::EXIST);
         }
         let dir = self.dir_fd(state, slot.dir)?;

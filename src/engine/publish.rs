@@ -34,11 +34,8 @@ impl Engine {
 
     /// Makes everything journalled so far durable.
     pub(super) fn sync_journal(&self) -> OpResult<()> {
-        if failpoint::mutant("C19-journal-fsync") {
-            return Ok(());
-        }
         let handle = self.journal.lock().sync_handle();
-        rustix::fs::fdatasync(&*handle)
+        failpoint::sync("C19-sync-journal", || rustix::fs::fdatasync(&*handle))
     }
 
     /// Number of the next version of a name.
@@ -149,6 +146,36 @@ impl Engine {
         }
         state.errors.remove(slot);
         self.supersede(state, slot, replaced);
+        self.end_claims(state, slot);
+    }
+
+    /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
+    /// so that everybody sees what was committed last.
+    pub(super) fn end_claims(&self, state: &mut State, slot: &Slot) {
+        let claims: Vec<TxnId> = state
+            .transactions_at(slot)
+            .filter(|t| t.claim)
+            .map(|t| t.id)
+            .collect();
+        for id in claims {
+            self.end_claim(state, id);
+        }
+    }
+
+    /// What an O_EXCL creation holds is hidden from now on.
+    pub(super) fn end_claim(&self, state: &mut State, id: TxnId) {
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return;
+        };
+        txn.claim = false;
+        let record = Record::Begin {
+            id: txn.staging_id(),
+            path: state.nodes.path(&txn.slot).unwrap_or_default(),
+            claim: false,
+            pid: txn.opener,
+            started_ns: now_ns(),
+        };
+        self.append(&record).ok();
     }
 
     /// A version is about to stand before what the backing directory has under a name: to programs
@@ -169,7 +196,7 @@ impl Engine {
         state.counters.commits += 1;
         let seq = state.seq;
         let record = Record::Commit { seq, edits };
-        if self.append(&record).is_err() {
+        if !failpoint::mutant("C18-commit") && self.append(&record).is_err() {
             // Space was reserved, so this is the disk failing. What is committed stays visible;
             // the drain tries to bring it out at once and latches the failure.
             state.drain.wanted = state.drain.rounds + 1;

@@ -214,6 +214,9 @@ impl Engine {
         if candidates.is_empty() || failpoint::mutant("C1-own-view") {
             return None;
         }
+        if failpoint::mutant("C1") {
+            return candidates.first().copied();
+        }
         let tgid = proc::tgid(caller.tid)?;
         candidates.into_iter().find(|id| {
             let Some(txn) = state.txns.get(id) else {
@@ -276,4 +279,7 @@ pub(super) fn takes_part(txn: &Transaction, tgid: u32) -> bool {
             .processes
             .iter()
             .any(|(pid, p)| (p.opener || p.wrote) && proc::is_self_or_descendant(tgid, *pid))
+        // Whoever outlives the process it inherited from descends from nobody any more.
+        || (txn.processes.keys().any(|pid| !proc::lives(*pid))
+            && matches!(proc::holds(tgid, txn.node, None), proc::Holding::Count(n) if n > 0))
 }

@@ -17,6 +17,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::format::{self, HEADER_LEN};
 use super::{FILE_NAME, Header, JournalError, NEW_FILE_NAME, Record};
+use crate::sys::failpoint;
 
 /// Space is allocated at least this many bytes ahead of the records, so that
 /// few appends change the file's size, which would make their fdatasync dearer.
@@ -65,7 +66,7 @@ impl Journal {
             .map_err(io::Error::from)
             .inspect_err(|_| drop(remove_new(dir)))
             .map_err(failed("put the new journal in its place"))?;
-        rustix::fs::fsync(dir)
+        failpoint::sync("C19-sync-journal-name", || rustix::fs::fsync(dir))
             .map_err(io::Error::from)
             .map_err(failed("sync the journal's directory"))?;
         Ok(Self { header, appender })
@@ -142,7 +143,9 @@ fn write_new(dir: BorrowedFd<'_>, id: u64, bytes: &[u8]) -> io::Result<Appender<
     if let Err(error) = appender.reserve(AHEAD) {
         log::warn!("the journal starts without space set aside: {error}");
     }
-    rustix::fs::fdatasync(&appender.medium)?;
+    failpoint::sync("C19-sync-new-journal", || {
+        rustix::fs::fdatasync(&appender.medium)
+    })?;
     Ok(appender)
 }
 

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::sys::at;
+use crate::sys::{at, failpoint};
 use crate::types::TxnId;
 pub use rejected::{Rejected, RejectedBound, list_rejected};
 
@@ -147,7 +147,7 @@ impl Store {
         let staging = at::open_dir(&state, OsStr::new("staging")).map_err(io("open staging"))?;
         let rejected = at::open_dir(&state, OsStr::new("rejected")).map_err(io("open rejected"))?;
         for dir in [state.as_fd(), root.as_fd()] {
-            at::sync_dir(dir).map_err(io("fsync"))?;
+            failpoint::sync("C19-sync-state-dir", || at::sync_dir(dir)).map_err(io("fsync"))?;
         }
         Ok(Store {
             path: path.to_owned(),
@@ -214,6 +214,7 @@ impl Store {
         .map_err(io("open lock"))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(File::from(lock)),
+            Err(Errno::WOULDBLOCK) if failpoint::mutant("C20") => Ok(File::from(lock)),
             Err(Errno::WOULDBLOCK) => Err(StoreError::Busy {
                 path: path.to_owned(),
                 pid: holder(&File::from(lock)),
@@ -274,6 +275,9 @@ impl Store {
 
     /// Pid in the lock file of the backing directory `root`, whoever holds it.
     pub fn lock_holder(root: BorrowedFd<'_>) -> Option<u32> {
+        if failpoint::mutant("C20") {
+            return None;
+        }
         let lock = rustix::fs::openat(
             root,
             format!("{STATE_DIR}/lock"),

@@ -90,6 +90,38 @@ pub fn mutant(name: &str) -> bool {
     ASKED.as_deref() == Some(name)
 }
 
+/// Every place where something is made durable; each is a fail point and, skipped, a mutant.
+pub const SYNCS: &[&str] = &[
+    "C7-sync-data",
+    "C7-sync-staging",
+    "C7-sync-dir",
+    "C14-sync-rename",
+    "C19-sync-dirs-before",
+    "C19-sync-data",
+    "C19-sync-staging",
+    "C19-sync-journal",
+    "C19-sync-dirs-after",
+    "C19-sync-new-journal",
+    "C19-sync-journal-name",
+    "C19-sync-recovered",
+    "C19-sync-recovered-staging",
+    "C19-sync-recovered-dir",
+    "C19-sync-state-dir",
+];
+
+/// Does what makes something durable, unless a test wants it to fail or to be left out.
+pub fn sync<T: Default, E: From<Errno>>(
+    name: &str,
+    sync: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    debug_assert!(SYNCS.contains(&name));
+    if mutant(name) {
+        return Ok(T::default());
+    }
+    fail_point(name)?;
+    sync()
+}
+
 /// See the version with the feature `testing`.
 #[cfg(not(feature = "testing"))]
 #[inline(always)]

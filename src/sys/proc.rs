@@ -65,6 +65,11 @@ pub fn is_self_or_descendant(pid: u32, ancestor: u32) -> bool {
     false
 }
 
+/// Whether there is such a process, and it is not on its way out.
+pub fn lives(pid: u32) -> bool {
+    death::memory_is_gone(pid) == Some(false)
+}
+
 /// The children of all threads of `pid`, or `None` where that cannot be known: the process is gone, may not be read,
 /// or the kernel was built without `CONFIG_PROC_CHILDREN`.
 ///

@@ -610,8 +610,9 @@ fn sync_accepted(store: &Store, plan: &Plan) -> Result<(), Errno> {
             files.extend(open_target(store, path)?);
         }
     }
-    at::sync_files(&files.iter().collect::<Vec<_>>())?;
-    store.sync_staging_dir()
+    let files: Vec<_> = files.iter().collect();
+    failpoint::sync("C19-sync-recovered", || at::sync_files(&files))?;
+    failpoint::sync("C19-sync-recovered-staging", || store.sync_staging_dir())
 }
 
 /// Shortens files by the appends that don't count.
@@ -758,7 +759,7 @@ fn place(
         .ok();
     }
     store.apply(id, &dir, &name)?;
-    at::sync_dir(dir.as_fd())?;
+    failpoint::sync("C19-sync-recovered-dir", || at::sync_dir(dir.as_fd()))?;
     Ok(true)
 }
 
@@ -768,7 +769,7 @@ fn reject(store: &Store, leftover: &Leftover) -> Result<bool, Errno> {
         return Ok(false);
     };
     let len = len(&file)?;
-    if leftover.discarded || len == 0 {
+    if leftover.discarded || len == 0 || failpoint::mutant("C18-rejected") {
         store.remove_staging(leftover.id)?;
         return Ok(false);
     }

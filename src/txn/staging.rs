@@ -276,8 +276,7 @@ impl Content {
         if self.changed {
             self.copy_base()?;
         }
-        crate::sys::failpoint::fail_point("fsync")?;
-        rustix::fs::fdatasync(&*self.file)
+        crate::sys::failpoint::sync("C7-sync-data", || rustix::fs::fdatasync(&*self.file))
     }
 
     /// Reads through the program's own view.

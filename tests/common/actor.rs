@@ -127,6 +127,28 @@ impl Actor {
         child
     }
 
+    /// Executes the helper anew. Of its descriptors those marked close-on-exec go, and of the
+    /// others those in `slots` keep their names.
+    #[track_caller]
+    pub fn exec_again(&mut self, slots: &[&str]) {
+        let door = Door::open();
+        let (path, program) = (door.path(), helper());
+        let mut args = vec![path.as_os_str().as_bytes(), program.as_os_str().as_bytes()];
+        args.extend(slots.iter().map(|slot| slot.as_bytes()));
+        self.start("become", &args);
+        self.conversation = door.admit();
+    }
+
+    /// All that the process sees of some paths (names of those that end in a slash, content of
+    /// the others) and through some descriptors.
+    #[track_caller]
+    pub fn survey(&mut self, paths: &[Vec<u8>], slots: &[&str]) -> Vec<Vec<u8>> {
+        let mut args: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
+        args.push(b"--");
+        args.extend(slots.iter().map(|slot| slot.as_bytes()));
+        self.ask("survey", &args).expect("a survey")
+    }
+
     pub fn pid(&self) -> i32 {
         self.pid
     }
@@ -406,7 +428,7 @@ impl Actor {
     #[track_caller]
     pub fn become_user(&mut self, uid: u32, gid: u32) {
         let ids = [uid.to_string(), gid.to_string()];
-        self.ask("become", &[ids[0].as_bytes(), ids[1].as_bytes()])
+        self.ask("become-user", &[ids[0].as_bytes(), ids[1].as_bytes()])
             .expect("another user");
     }
 

@@ -2,7 +2,7 @@
 //! system calls, and answers with one line, `ok WORD…` or `err ERRNO STAGE`.
 //!
 //! `commitfs-test-helper SOCKET` connects to a Unix socket; without an argument it talks on stdin
-//! and stdout. It has one thread and no buffers of its own, so that a forked child is an exact
+//! and stdout; further arguments `SLOT=N` name descriptors it has inherited. It has one thread and no buffers of its own, so that a forked child is an exact
 //! copy, and a kill takes effect between two system calls and nowhere else. Words are
 //! percent-encoded (see `wire.rs`). Descriptors live in named slots and are inherited across exec.
 
@@ -84,7 +84,7 @@ fn main() {
         Some(path) => Channel::connect(&path),
         None => Channel::stdio(),
     };
-    let mut state = ops::State::default();
+    let mut state = ops::State::inherited(std::env::args().skip(2));
     while let Some(line) = channel.line() {
         let words: Vec<Vec<u8>> = line.split_ascii_whitespace().map(wire::decode).collect();
         if words.is_empty() {

@@ -48,6 +48,18 @@ impl<'a> Words<'a> {
 }
 
 impl State {
+    /// Descriptors that came through an exec, told as `SLOT=N`.
+    pub fn inherited(arguments: impl Iterator<Item = String>) -> State {
+        let file = |word: String| {
+            let (slot, fd) = word.split_once('=')?;
+            Some((slot.to_owned(), fd.parse().ok()?))
+        };
+        State {
+            files: arguments.filter_map(file).collect(),
+            maps: HashMap::new(),
+        }
+    }
+
     fn file(&self, name: &str) -> Outcome<RawFd> {
         self.files.get(name).copied().ok_or(Failure {
             errno: libc::EBADF,
@@ -174,7 +186,7 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
             state.files.insert(slot, fd);
         }
         // From now on the process of an ordinary user.
-        "become" => sys::become_user(args.number()? as u32, args.number()? as u32)?,
+        "become-user" => sys::become_user(args.number()? as u32, args.number()? as u32)?,
         "umask" => sys::umask(args.number()? as u32),
         // events SLOT QUIET_MS: `MASK NAME` of every event until none has come for so long.
         "events" => {
@@ -226,6 +238,8 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
         "fork" => return fork(channel, &args.text()?),
         "wait" => return number(sys::wait(args.number()? as i32)?.into()),
         "exec" => return exec(state, &mut args),
+        "become" => return become_again(state, channel, &mut args),
+        "survey" => return survey(state, &mut args),
         "exit" => {
             channel.answer(&[]);
             std::process::exit(args.number()? as i32);
@@ -477,6 +491,46 @@ fn inode_in_listing(path: &[u8], name: &[u8]) -> Outcome<Answer> {
         errno: libc::ENOENT,
         stage: "readdir",
     })
+}
+
+/// `become SOCKET PROGRAM SLOT…`: the helper executes itself; of the slots, those named remain.
+fn become_again(state: &State, channel: &Channel, args: &mut Words) -> Outcome<Answer> {
+    let (socket, program) = (args.bytes()?, args.bytes()?);
+    let mut line = vec![program.to_vec(), socket.to_vec()];
+    for slot in args.rest() {
+        let slot = String::from_utf8_lossy(&slot).into_owned();
+        line.push(format!("{slot}={}", state.file(&slot)?).into_bytes());
+    }
+    channel.close();
+    Err(sys::exec(program, &line))
+}
+
+/// `survey PATH… -- SLOT…`: all that this process sees. For a path that ends in a slash its names,
+/// separated by slashes; for another its content; for a slot its content, or its length if it can't
+/// be read. An error is its name after an exclamation mark.
+fn survey(state: &State, args: &mut Words) -> Outcome<Answer> {
+    let words = args.rest();
+    let split = words.iter().position(|word| word == b"--");
+    let (paths, slots) = words.split_at(split.unwrap_or(words.len()));
+    let told = |found: Outcome<Vec<u8>>| {
+        found.unwrap_or_else(|e| format!("!{}", sys::errno_name(e.errno)).into_bytes())
+    };
+    let mut seen = Vec::new();
+    for path in paths {
+        seen.push(told(match path.strip_suffix(b"/") {
+            Some(directory) => list(directory).map(|names| names.join(&b'/')),
+            None => cat(path),
+        }));
+    }
+    for slot in slots.iter().skip(1) {
+        let fd = state.file(&String::from_utf8_lossy(slot))?;
+        let length = sys::fstat(fd)?.st_size as usize;
+        seen.push(told(match sys::pread(fd, length + 1, 0) {
+            Err(e) if e.errno == libc::EBADF => Ok(length.to_string().into_bytes()),
+            other => other,
+        }));
+    }
+    Ok(seen)
 }
 
 /// Reads inotify events until one names `name`.

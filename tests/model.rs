@@ -1,0 +1,720 @@
+//! Random programs against the contract (C1 to C7, C11, C18). What goes wrong in practice is not
+//! any single call but a combination nobody thought of: a file renamed while its child still
+//! writes, a claim whose directory moves, an exec between a mapping and the daemon's death.
+//!
+//! Several processes do one system call after another on a real mount. After each one, every
+//! process and a stranger look at every name and through every descriptor, and must find what
+//! `model/world.rs` says. proptest shrinks what fails; a shrunk failure is kept below as a test of
+//! its own.
+//!
+//! `COMMITFS_MODEL_SECONDS` says how long to search, `COMMITFS_SEED` repeats a search, and
+//! `PROPTEST_MAX_SHRINK_ITERS=0` reports the first failure as it is.
+
+mod common;
+#[path = "model/world.rs"]
+mod world;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use common::{Actor, Failure, Mount, eventually, times};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use world::{Found, Mode, STRANGER, Slot, Told, World};
+
+/// Where files may be, and directories.
+const FILES: [&str; 5] = ["a", "b", "c", "d/x", "e/x"];
+const DIRS: [&str; 3] = ["c", "d", "e"];
+/// Processes to begin with, and at most.
+const FIRST: usize = 3;
+const MOST: usize = 5;
+
+/// One step. The numbers choose among the processes, descriptors and names there are, so that a
+/// program stays one when steps are left out.
+#[derive(Clone, Debug)]
+enum Op {
+    Open(u8, u8, Mode, bool),
+    Write(u8, u16),
+    Pwrite(u8, u16, u16),
+    Truncate(u8, u16),
+    FailingWrite(u8),
+    Fsync(u8),
+    Dup(u8),
+    Close(u8),
+    Save(u8, u8, u16),
+    Append(u8, u8),
+    TruncatePath(u8, u8, u16),
+    Map(u8),
+    MapWrite(u8, u16),
+    Unmap(u8),
+    Fork(u8),
+    Exec(u8),
+    Exit(u8),
+    Kill(u8, bool),
+    Rename(u8, u8, u8),
+    RenameDir(u8, u8, u8),
+    Link(u8, u8, u8),
+    Unlink(u8, u8),
+    Mkdir(u8, u8),
+    Rmdir(u8, u8),
+    /// Everything is closed, and the file system mounted anew.
+    Remount,
+    /// The daemon is killed, maybe at once after a close.
+    Strike(Option<u8>),
+}
+
+use Op::*;
+
+fn an_op() -> impl Strategy<Value = Op> {
+    let who = 0..MOST as u8;
+    let file = 0..FILES.len() as u8;
+    let dir = 0..DIRS.len() as u8;
+    let one = 0..12u8;
+    let len = prop_oneof![8 => 0..60u16, 1 => Just(4200u16)];
+    let mode = prop_oneof![
+        4 => Just(Mode::Rewrite),
+        3 => Just(Mode::RewriteAndRead),
+        2 => Just(Mode::Exclusive),
+        2 => Just(Mode::Edit),
+        3 => Just(Mode::Read),
+    ];
+    let cloexec = prop_oneof![3 => Just(false), 1 => Just(true)];
+    prop_oneof![
+        16 => (who.clone(), file.clone(), mode, cloexec).prop_map(|(w, f, m, c)| Open(w, f, m, c)),
+        12 => (one.clone(), len.clone()).prop_map(|(h, n)| Write(h, n)),
+        3 => (one.clone(), 0..80u16, 0..40u16).prop_map(|(h, at, n)| Pwrite(h, at, n)),
+        2 => (one.clone(), 0..80u16).prop_map(|(h, n)| Truncate(h, n)),
+        1 => one.clone().prop_map(FailingWrite),
+        3 => one.clone().prop_map(Fsync),
+        4 => one.clone().prop_map(Dup),
+        10 => one.clone().prop_map(Close),
+        3 => (who.clone(), file.clone(), len.clone()).prop_map(|(w, f, n)| Save(w, f, n)),
+        1 => (who.clone(), file.clone()).prop_map(|(w, f)| Append(w, f)),
+        2 => (who.clone(), file.clone(), 0..80u16).prop_map(|(w, f, n)| TruncatePath(w, f, n)),
+        2 => one.clone().prop_map(Map),
+        3 => (one.clone(), 0..80u16).prop_map(|(m, at)| MapWrite(m, at)),
+        2 => one.clone().prop_map(Unmap),
+        4 => who.clone().prop_map(Fork),
+        2 => who.clone().prop_map(Exec),
+        2 => who.clone().prop_map(Exit),
+        5 => (who.clone(), any::<bool>()).prop_map(|(w, hard)| Kill(w, hard)),
+        6 => (who.clone(), file.clone(), file.clone()).prop_map(|(w, a, b)| Rename(w, a, b)),
+        2 => (who.clone(), dir.clone(), dir.clone()).prop_map(|(w, a, b)| RenameDir(w, a, b)),
+        3 => (who.clone(), file.clone(), file.clone()).prop_map(|(w, a, b)| Link(w, a, b)),
+        4 => (who.clone(), file).prop_map(|(w, f)| Unlink(w, f)),
+        2 => (who.clone(), dir.clone()).prop_map(|(w, d)| Mkdir(w, d)),
+        2 => (who, dir).prop_map(|(w, d)| Rmdir(w, d)),
+        1 => Just(Remount),
+        2 => proptest::option::of(one).prop_map(Strike),
+    ]
+}
+
+/// A mount that serves many programs, each in a directory of its own.
+struct Stage {
+    m: Mount,
+    stranger: Actor,
+    programs: u32,
+}
+
+impl Stage {
+    fn new(limit: Duration) -> Option<Stage> {
+        let m = Mount::options().limit(limit).mount()?;
+        Some(Stage {
+            m,
+            stranger: Actor::new(),
+            programs: 0,
+        })
+    }
+
+    /// Runs a program; after a failure the mount is a new one.
+    fn run(&mut self, program: &[Op]) -> Result<(), String> {
+        self.programs += 1;
+        let name = format!("program-{}", self.programs);
+        let mut case = Case {
+            stage: self,
+            name,
+            world: World::new(),
+            actors: BTreeMap::new(),
+            step: 0,
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| case.run(program)));
+        let Ok(Ok(())) = outcome else {
+            case.stage.m.kill_daemon();
+            case.end_all();
+            self.m.remount();
+            self.stranger = Actor::new();
+            return match outcome {
+                Ok(result) => result,
+                Err(panic) => Err(match panic.downcast_ref::<String>() {
+                    Some(text) => text.clone(),
+                    None => "a step panicked".into(),
+                }),
+            };
+        };
+        case.end_all();
+        Ok(())
+    }
+}
+
+struct Case<'a> {
+    stage: &'a mut Stage,
+    name: String,
+    world: World,
+    actors: BTreeMap<u32, Actor>,
+    step: usize,
+}
+
+impl Case<'_> {
+    fn run(&mut self, program: &[Op]) -> Result<(), String> {
+        while self.actors.len() < FIRST {
+            self.spawn();
+        }
+        let first = *self.actors.keys().next().expect("a process");
+        let root = self.stage.m.path(&self.name);
+        let made = self.actor(first).mkdir(&root);
+        made.map_err(|e| format!("mkdir: {e:?}"))?;
+        self.mkdir(first, "d")?;
+        self.save(first, "a", b"as it was")?;
+        for (n, op) in program.iter().enumerate() {
+            self.step = n + 1;
+            self.perform(op)
+                .and_then(|()| self.settle())
+                .and_then(|()| self.compare())
+                .map_err(|why| format!("step {n}, {op:?}: {why}"))?;
+        }
+        self.check_rejected()
+    }
+
+    fn spawn(&mut self) {
+        let id = self.world.spawn(None);
+        self.actors.insert(id, Actor::new());
+    }
+
+    fn end_all(&mut self) {
+        for actor in self.actors.values_mut() {
+            actor.kill(libc::SIGKILL);
+        }
+    }
+
+    fn actor(&mut self, who: u32) -> &mut Actor {
+        self.actors.get_mut(&who).expect("it lives")
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.stage.m.path(&self.name).join(name)
+    }
+
+    fn process(&self, n: u8) -> u32 {
+        let all: Vec<u32> = self.actors.keys().copied().collect();
+        all[n as usize % all.len()]
+    }
+
+    fn handle(&self, n: u8, writing: bool) -> Option<(u32, String)> {
+        let all = self.world.handles(writing);
+        (!all.is_empty()).then(|| all[n as usize % all.len()].clone())
+    }
+
+    /// Content that tells where it comes from.
+    fn data(&self, len: u16) -> Vec<u8> {
+        let mark = format!("{}.", self.step);
+        mark.bytes().cycle().take(len as usize).collect()
+    }
+
+    fn perform(&mut self, op: &Op) -> Result<(), String> {
+        let file = |n: &u8| FILES[*n as usize];
+        let dir = |n: &u8| DIRS[*n as usize];
+        match op {
+            Open(who, name, mode, cloexec) => {
+                let slot = format!("f{}", self.world.number());
+                self.open(self.process(*who), file(name), *mode, &slot, *cloexec)?;
+            }
+            Save(who, name, len) => {
+                let data = self.data(*len);
+                self.save(self.process(*who), file(name), &data)?;
+            }
+            Append(who, name) => self.append(self.process(*who), file(name))?,
+            TruncatePath(who, name, len) => {
+                let (who, path) = (self.process(*who), self.path(file(name)));
+                let expected = self.world.truncate_path(who, file(name), *len as usize);
+                let found = self.actor(who).truncate(&path, (*len).into());
+                agree(Some(expected), found)?;
+            }
+            Fork(who) if self.actors.len() < MOST => {
+                let who = self.process(*who);
+                let child = self.actor(who).fork();
+                let id = self.world.spawn(Some(who));
+                self.actors.insert(id, child);
+            }
+            Fork(_) => {}
+            Exec(who) => {
+                let who = self.process(*who);
+                self.world.exec(who);
+                let kept: Vec<String> = self.world.processes[&who].slots.keys().cloned().collect();
+                let kept: Vec<&str> = kept.iter().map(String::as_str).collect();
+                self.actor(who).exec_again(&kept);
+            }
+            Exit(who) => {
+                let who = self.process(*who);
+                self.world.end(who, false);
+                self.actor(who).exit(3);
+                self.bury(who);
+            }
+            Kill(who, hard) => {
+                let who = self.process(*who);
+                self.world.end(who, true);
+                let signal = if *hard { libc::SIGKILL } else { libc::SIGTERM };
+                self.actor(who).kill(signal);
+                self.bury(who);
+            }
+            Rename(who, from, to) => self.rename(self.process(*who), file(from), file(to))?,
+            RenameDir(who, from, to) => self.rename(self.process(*who), dir(from), dir(to))?,
+            Link(who, from, to) => {
+                let (who, from, to) = (self.process(*who), file(from), file(to));
+                let Some(expected) = self.world.link(who, from, to) else {
+                    return Ok(());
+                };
+                let (from, to) = (self.path(from), self.path(to));
+                agree(Some(expected), self.actor(who).link(&from, &to))?;
+            }
+            Unlink(who, name) => {
+                let (who, path) = (self.process(*who), self.path(file(name)));
+                let expected = self.world.unlink(who, file(name));
+                agree(Some(expected), self.actor(who).unlink(&path))?;
+            }
+            Mkdir(who, name) => self.mkdir(self.process(*who), dir(name))?,
+            Rmdir(who, name) => {
+                let (who, path) = (self.process(*who), self.path(dir(name)));
+                let expected = self.world.rmdir(who, dir(name));
+                agree(Some(expected), self.actor(who).rmdir(&path))?;
+            }
+            Remount => self.remount()?,
+            Strike(close) => self.strike(*close)?,
+            Map(_) | MapWrite(..) | Unmap(_) => self.on_mapping(op)?,
+            Write(n, _)
+            | Pwrite(n, ..)
+            | Truncate(n, _)
+            | FailingWrite(n)
+            | Fsync(n)
+            | Dup(n)
+            | Close(n) => {
+                let writing = !matches!(op, Dup(_) | Close(_));
+                if let Some((who, slot)) = self.handle(*n, writing) {
+                    self.on_descriptor(op, who, &slot)?;
+                }
+            }
+        }
+        self.world.conclude();
+        Ok(())
+    }
+
+    fn on_descriptor(&mut self, op: &Op, who: u32, slot: &str) -> Result<(), String> {
+        let found = match op {
+            Write(_, len) => {
+                let data = self.data(*len);
+                if !data.is_empty() {
+                    self.world.write(who, slot, None, &data);
+                }
+                self.actor(who).write(slot, &data)
+            }
+            Pwrite(_, at, len) => {
+                let data = self.data(*len + 1);
+                self.world.write(who, slot, Some(*at as usize), &data);
+                self.actor(who).pwrite(slot, (*at).into(), &data)
+            }
+            Truncate(_, len) => {
+                self.world.truncate(who, slot, *len as usize);
+                self.actor(who).ftruncate(slot, (*len).into())
+            }
+            FailingWrite(_) => {
+                // Beyond what ext4 can address.
+                let found = self.actor(who).pwrite(slot, 1 << 60, b"x");
+                self.world.fail(who, slot);
+                return agree(Some(Err("EFBIG")), found);
+            }
+            Fsync(_) => {
+                self.world.fsync(who, slot);
+                self.actor(who).fsync(slot)
+            }
+            Dup(_) => {
+                let to = format!("f{}", self.world.number());
+                self.world.dup(who, slot, &to);
+                self.actor(who).dup(slot, &to)
+            }
+            _ => {
+                let expected = self.world.close(who, slot);
+                return agree(expected, self.actor(who).close(slot));
+            }
+        };
+        agree(Some(Ok(())), found)
+    }
+
+    fn on_mapping(&mut self, op: &Op) -> Result<(), String> {
+        let all = self.world.maps();
+        let pick = |n: u8| (!all.is_empty()).then(|| all[n as usize % all.len()].clone());
+        match *op {
+            Map(n) => {
+                let Some((who, slot)) = self.handle(n, true) else {
+                    return Ok(());
+                };
+                let Some(len) = self.world.mappable(who, &slot) else {
+                    return Ok(());
+                };
+                let map = format!("m{}", self.world.number());
+                self.world.map(who, &slot, &map);
+                agree(
+                    Some(Ok(())),
+                    self.actor(who)
+                        .mmap(&slot, &map, len.next_multiple_of(4096), "rw"),
+                )
+            }
+            MapWrite(n, at) => match pick(n) {
+                Some((who, map, len)) if (1..4096).contains(&len) => {
+                    let at = at as usize % len;
+                    self.world.map_write(who, &map, at, b"M");
+                    agree(Some(Ok(())), self.actor(who).map_write(&map, at, b"M"))
+                }
+                _ => Ok(()),
+            },
+            Unmap(n) => match pick(n) {
+                Some((who, map, _)) => {
+                    self.world.unmap(who, &map);
+                    agree(Some(Ok(())), self.actor(who).munmap(&map))
+                }
+                None => Ok(()),
+            },
+            _ => unreachable!("no mapping"),
+        }
+    }
+
+    /// Whether it opened.
+    fn open(
+        &mut self,
+        who: u32,
+        name: &str,
+        mode: Mode,
+        slot: &str,
+        cloexec: bool,
+    ) -> Result<bool, String> {
+        let Some(expected) = self.world.open(who, name, mode, slot, cloexec) else {
+            return Ok(false);
+        };
+        let flags = match mode {
+            Mode::Read => "r",
+            Mode::Rewrite => "w",
+            Mode::RewriteAndRead => "w+",
+            Mode::Exclusive => "x",
+            Mode::Edit => "r+",
+        };
+        let flags = if cloexec {
+            format!("{flags}|cloexec")
+        } else {
+            flags.to_owned()
+        };
+        let path = self.path(name);
+        agree(Some(expected), self.actor(who).open(slot, &flags, &path))?;
+        Ok(expected.is_ok())
+    }
+
+    fn save(&mut self, who: u32, name: &str, data: &[u8]) -> Result<(), String> {
+        if !self.open(who, name, Mode::Rewrite, "save", false)? {
+            return Ok(());
+        }
+        if !data.is_empty() {
+            self.world.write(who, "save", None, data);
+        }
+        let written = self.actor(who).write("save", data);
+        agree(Some(Ok(())), written)?;
+        let expected = self.world.close(who, "save");
+        agree(expected, self.actor(who).close("save"))?;
+        self.world.conclude();
+        Ok(())
+    }
+
+    /// By a single opener, and as one step: complete lines may show before the close (C10).
+    fn append(&mut self, who: u32, name: &str) -> Result<(), String> {
+        let opened = self.world.open(who, name, Mode::Edit, "append", false);
+        let (Some(Ok(())), Ok(slot)) = (opened, self.world.slot(who, name)) else {
+            return Ok(());
+        };
+        let Found::File(before) = self.world.look(who, &slot) else {
+            return Ok(());
+        };
+        let path = self.path(name);
+        agree(Some(Ok(())), self.actor(who).open("append", "a", &path))?;
+        let line = format!("line {}\n", self.step);
+        self.world
+            .write(who, "append", Some(before.len()), line.as_bytes());
+        agree(Some(Ok(())), self.actor(who).write("append", &line))?;
+        let expected = self.world.close(who, "append");
+        agree(expected, self.actor(who).close("append"))
+    }
+
+    fn rename(&mut self, who: u32, from: &str, to: &str) -> Result<(), String> {
+        let Some(expected) = self.world.rename(who, from, to) else {
+            return Ok(());
+        };
+        let (from, to) = (self.path(from), self.path(to));
+        agree(Some(expected), self.actor(who).rename(&from, &to))
+    }
+
+    fn mkdir(&mut self, who: u32, name: &str) -> Result<(), String> {
+        let path = self.path(name);
+        let expected = self.world.mkdir(who, name);
+        agree(Some(expected), self.actor(who).mkdir(&path))
+    }
+
+    /// A process is gone; there are always some.
+    fn bury(&mut self, who: u32) {
+        self.actors.remove(&who);
+        while self.actors.len() < FIRST {
+            self.spawn();
+        }
+    }
+
+    fn remount(&mut self) -> Result<(), String> {
+        for (who, map, _) in self.world.maps() {
+            self.world.unmap(who, &map);
+            agree(Some(Ok(())), self.actor(who).munmap(&map))?;
+            self.world.conclude();
+            self.settle()?;
+        }
+        for (who, slot) in self.world.handles(false) {
+            let expected = self.world.close(who, &slot);
+            agree(expected, self.actor(who).close(&slot))?;
+            self.world.conclude();
+            self.settle()?;
+        }
+        // Whoever looks around on the machine may be in the way for a moment.
+        let m = &mut self.stage.m;
+        let limit = Duration::from_secs(10);
+        eventually(limit, "unmounted", || {
+            m.command(&["umount"]).code == Some(0)
+        });
+        m.reap_daemon(limit);
+        m.remount();
+        Ok(())
+    }
+
+    fn strike(&mut self, close: Option<u8>) -> Result<(), String> {
+        if let Some((who, slot)) = close.and_then(|n| self.handle(n, true)) {
+            let expected = self.world.close(who, &slot);
+            agree(expected, self.actor(who).close(&slot))?;
+            self.world.conclude();
+        }
+        self.stage.m.kill_daemon();
+        for (who, map, _) in self.world.maps() {
+            self.actor(who).munmap(&map).ok();
+        }
+        for (who, slot) in self.world.handles(false) {
+            self.actor(who).close(&slot).ok();
+        }
+        self.world.strike();
+        self.stage.m.remount();
+        Ok(())
+    }
+
+    /// Waits for what was left open to come out one way or another.
+    fn settle(&mut self) -> Result<(), String> {
+        let open: Vec<Slot> = self.world.open_ends.keys().cloned().collect();
+        for slot in open {
+            // What need not happen may still be under way.
+            if self.world.open_ends[&slot].contains(&None) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let Some(path) = FILES
+                .iter()
+                .find(|path| self.world.slot(STRANGER, path) == Ok(slot.clone()))
+            else {
+                // Its directory has moved out of sight, so its end doesn't matter.
+                self.world.open_ends.remove(&slot);
+                continue;
+            };
+            let path = self.path(path);
+            let deadline = Instant::now() + Duration::from_secs(3);
+            loop {
+                let found = match self.stage.stranger.cat(&path) {
+                    Ok(content) => Found::File(content),
+                    Err(e) if e.errno == "EISDIR" => break,
+                    Err(_) => Found::Nothing,
+                };
+                if self.world.settle(&slot, &found) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    let ends = &self.world.open_ends[&slot];
+                    return Err(format!("{slot:?} is {found:?}, not one of {ends:?}"));
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everybody looks at everything.
+    fn compare(&mut self) -> Result<(), String> {
+        let everyone: Vec<u32> = std::iter::once(STRANGER)
+            .chain(self.actors.keys().copied())
+            .collect();
+        let mut names: Vec<String> = FILES.iter().map(|f| (*f).to_owned()).collect();
+        names.push("/".into());
+        names.extend(DIRS.iter().map(|d| format!("{d}/")));
+        let root = self.stage.m.path(&self.name).to_string_lossy().into_owned();
+        let paths: Vec<Vec<u8>> = names
+            .iter()
+            .map(|name| format!("{root}/{}", name.trim_start_matches('/')).into_bytes())
+            .collect();
+        for who in everyone {
+            let process = self.world.processes.get(&who);
+            let slots: Vec<String> = process
+                .map(|p| p.slots.keys().cloned().collect())
+                .unwrap_or_default();
+            let asked: Vec<&str> = slots.iter().map(String::as_str).collect();
+            let seen = match self.actors.get_mut(&who) {
+                Some(actor) => actor.survey(&paths, &asked),
+                None => self.stage.stranger.survey(&paths, &asked),
+            };
+            let by_name = names.iter().map(|name| self.world.sees(who, name));
+            let by_slot = slots.iter().map(|slot| self.world.reads(who, slot));
+            let expected = by_name.chain(by_slot);
+            for (n, (expected, seen)) in expected.zip(&seen).enumerate() {
+                if expected != *seen {
+                    let what = names.iter().chain(&slots).nth(n).expect("asked for");
+                    let who = if who == STRANGER {
+                        "a stranger".to_owned()
+                    } else {
+                        format!("process {who}")
+                    };
+                    return Err(format!(
+                        "{who} finds {} at {what}, not {}",
+                        show(seen),
+                        show(&expected)
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Aborted content is kept (C4, C5, C18).
+    fn check_rejected(&mut self) -> Result<(), String> {
+        let mut missing = std::mem::take(&mut self.world.rejected);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let directory = self.path("../.commitfs/rejected");
+        let directory = directory.components().collect::<std::path::PathBuf>();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            for entry in std::fs::read_dir(&directory).map_err(|e| e.to_string())? {
+                let path = entry.map_err(|e| e.to_string())?.path();
+                if let Ok(content) = std::fs::read(&path)
+                    && let Some(at) = missing.iter().position(|m| *m == content)
+                {
+                    missing.swap_remove(at);
+                }
+            }
+            match missing.first() {
+                None => return Ok(()),
+                Some(one) if Instant::now() > deadline => {
+                    return Err(format!("{} is not in rejected", show(one)));
+                }
+                Some(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+fn show(bytes: &[u8]) -> String {
+    let short = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
+    format!("{short:?} ({} bytes)", bytes.len())
+}
+
+fn agree(expected: Option<Told>, found: Result<(), Failure>) -> Result<(), String> {
+    let Some(expected) = expected else {
+        return Ok(());
+    };
+    let found = found.map_err(|failure| failure.errno);
+    if found.as_ref().map_err(String::as_str) == expected.as_ref().map_err(|e| *e) {
+        return Ok(());
+    }
+    Err(format!("it says {found:?}, not {expected:?}"))
+}
+
+/// Runs one program on a mount of its own.
+#[track_caller]
+fn holds(program: &[Op]) {
+    let Some(mut stage) = Stage::new(Duration::from_secs(60)) else {
+        return;
+    };
+    if let Err(why) = stage.run(program) {
+        panic!("{why}");
+    }
+}
+
+#[test]
+fn random_programs_find_what_the_contract_says() {
+    need_daemon!();
+    let asked = std::env::var("COMMITFS_MODEL_SECONDS").ok();
+    let seconds = asked.and_then(|s| s.parse().ok());
+    let limit = Duration::from_secs(seconds.unwrap_or(times(60, 1800) as u64));
+    let Some(stage) = Stage::new(limit + Duration::from_secs(3600)) else {
+        return;
+    };
+    let stage = RefCell::new(stage);
+    let mut random = common::Random::new();
+    let began = Instant::now();
+    while began.elapsed() < limit {
+        let mut seed = [0; 32];
+        seed.iter_mut()
+            .for_each(|byte| *byte = random.below(256) as u8);
+        let config = Config {
+            cases: 10,
+            failure_persistence: None,
+            max_shrink_time: 45_000,
+            ..Config::default()
+        };
+        let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+        let mut runner = TestRunner::new_with_rng(config, random);
+        let programs = proptest::collection::vec(an_op(), 1..40);
+        let outcome = runner.run(&programs, |program| {
+            let result = stage.borrow_mut().run(&program);
+            result.map_err(TestCaseError::fail)
+        });
+        match outcome {
+            Ok(()) => {}
+            Err(TestError::Fail(why, program)) => {
+                panic!("{why}\nby this program: {program:?}")
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    println!("{} programs", stage.borrow().programs);
+}
+
+#[test]
+fn a_killed_claimant_leaves_its_claim() {
+    holds(&[Open(1, 1, Mode::Exclusive, false), Kill(1, false)]);
+}
+
+#[test]
+fn a_version_saved_over_a_claim_is_what_everybody_sees() {
+    holds(&[
+        Open(0, 2, Mode::Exclusive, false),
+        Save(1, 2, 1),
+        Kill(0, true),
+    ]);
+}
+
+#[test]
+fn an_orphan_still_sees_what_it_has_open() {
+    let fork = [Open(0, 0, Mode::Rewrite, false), Fork(0)];
+    holds(&[fork.as_slice(), &[Kill(0, true)]].concat());
+    holds(&[fork.as_slice(), &[Close(0), Kill(0, true)]].concat());
+}
+
+#[test]
+fn an_fsync_before_the_first_write_leaves_the_file_as_it_was() {
+    holds(&[Open(0, 0, Mode::Edit, false), Fsync(0), Strike(None)]);
+}

@@ -1,0 +1,921 @@
+//! The contract (C1 to C7, C11, C18) in the simplest data structures that can hold it: names with
+//! whole contents, and transactions with private ones. Knows nothing of daemons, journals or nodes.
+//!
+//! Where the contract leaves the outcome of an end open (a killed writer had called fsync, say),
+//! [`World::open_ends`] lists what may be found, and [`World::settle`] takes what was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub type Content = Vec<u8>;
+/// A directory's number and a name in it.
+pub type Slot = (u32, String);
+/// What a system call answers: nothing, or the name of an errno.
+pub type Told = Result<(), &'static str>;
+
+/// The directory that everything lies in.
+const ROOT: u32 = 0;
+/// The process that takes part in nothing.
+pub const STRANGER: u32 = 0;
+/// An O_EXCL creation shows as written up to here (C6).
+const CLAIM: usize = 4096;
+
+#[derive(Clone, Debug)]
+struct File {
+    /// The same for hard links.
+    number: u32,
+    content: Content,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    Dir(u32),
+    File(Content),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Read,
+    Rewrite,
+    RewriteAndRead,
+    Exclusive,
+    Edit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Killed {
+    No,
+    /// The contract does not say whether this death counts.
+    Maybe,
+    Yes,
+}
+
+#[derive(Debug)]
+struct Txn {
+    slot: Slot,
+    /// The newest of a process's transactions on one name is the one it sees.
+    order: u32,
+    content: Content,
+    /// Commits only when changed.
+    edit: bool,
+    /// Number of the file it was opened on.
+    base: Option<u32>,
+    changed: bool,
+    claim: bool,
+    discarded: bool,
+    done: bool,
+    failed: bool,
+    /// Contents since and including the last fsync, and the number of what was committed then.
+    synced: Option<Vec<Content>>,
+    opener: u32,
+    wrote: BTreeSet<u32>,
+    closed: BTreeSet<u32>,
+    killed: Killed,
+    mappable: bool,
+    /// Written through a mapping, and not yet known to the file system.
+    unwritten: bool,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Version(Content),
+    Staged { txn: u32, reads: bool, writes: bool },
+}
+
+#[derive(Clone, Debug)]
+struct Description {
+    position: usize,
+    what: What,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// Unless it has ended.
+    parent: Option<u32>,
+    /// Descriptors: description, and whether an exec closes it.
+    pub slots: BTreeMap<String, (u32, bool)>,
+    pub maps: BTreeMap<String, u32>,
+}
+
+#[derive(Debug)]
+pub struct World {
+    last: u32,
+    dirs: BTreeMap<String, u32>,
+    files: BTreeMap<Slot, File>,
+    txns: BTreeMap<u32, Txn>,
+    descriptions: BTreeMap<u32, Description>,
+    pub processes: BTreeMap<u32, Process>,
+    ended: Vec<(Slot, Vec<Option<Content>>)>,
+    /// What may be found under a name now; `None`: what was there before.
+    pub open_ends: BTreeMap<Slot, Vec<Option<Content>>>,
+    /// Contents that must be in rejected.
+    pub rejected: Vec<Content>,
+}
+
+fn splice(content: &mut Content, at: usize, data: &[u8]) {
+    if content.len() < at + data.len() {
+        content.resize(at + data.len(), 0);
+    }
+    content[at..at + data.len()].copy_from_slice(data);
+}
+
+impl World {
+    pub fn new() -> World {
+        World {
+            last: 0,
+            dirs: BTreeMap::new(),
+            files: BTreeMap::new(),
+            txns: BTreeMap::new(),
+            descriptions: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            ended: Vec::new(),
+            open_ends: BTreeMap::new(),
+            rejected: Vec::new(),
+        }
+    }
+
+    pub fn number(&mut self) -> u32 {
+        self.last += 1;
+        self.last
+    }
+
+    pub fn spawn(&mut self, parent: Option<u32>) -> u32 {
+        let id = self.number();
+        let inherited = parent.and_then(|p| self.processes.get(&p)).cloned();
+        let process = Process {
+            parent,
+            ..inherited.unwrap_or_default()
+        };
+        self.processes.insert(id, process);
+        id
+    }
+
+    // What is seen.
+
+    /// The process and its ancestors, as far as they live.
+    fn line(&self, who: u32) -> impl Iterator<Item = u32> {
+        std::iter::successors(Some(who), |p| self.processes.get(p)?.parent)
+    }
+
+    fn holds(&self, who: u32, id: u32) -> bool {
+        let Some(process) = self.processes.get(&who) else {
+            return false;
+        };
+        let held = process.slots.values().map(|(d, _)| d);
+        let mut held = held.chain(process.maps.values());
+        held.any(|d| matches!(self.descriptions[d].what, What::Staged { txn, writes: true, .. } if txn == id))
+    }
+
+    fn takes_part(&self, id: u32, who: u32) -> bool {
+        let txn = &self.txns[&id];
+        txn.closed.contains(&who)
+            || self.holds(who, id)
+            || self
+                .line(who)
+                .any(|p| p == txn.opener || txn.wrote.contains(&p))
+    }
+
+    /// Open transactions of a name, newest last.
+    fn at<'a>(&'a self, slot: &'a Slot) -> impl Iterator<Item = u32> + 'a {
+        let open = |t: &Txn| t.slot == *slot && !t.discarded && !t.done;
+        let mut ids: Vec<u32> = self
+            .txns
+            .iter()
+            .filter(|(_, t)| open(t))
+            .map(|(id, _)| *id)
+            .collect();
+        ids.sort_by_key(|id| self.txns[id].order);
+        ids.into_iter()
+    }
+
+    fn own(&self, who: u32, slot: &Slot) -> Option<u32> {
+        self.at(slot).filter(|id| self.takes_part(*id, who)).last()
+    }
+
+    fn claim(&self, slot: &Slot) -> Option<u32> {
+        self.at(slot).find(|id| self.txns[id].claim)
+    }
+
+    pub fn look(&self, who: u32, slot: &Slot) -> Found {
+        if let Some(id) = self.own(who, slot).or_else(|| self.claim(slot)) {
+            return Found::File(self.txns[&id].content.clone());
+        }
+        self.current(slot)
+    }
+
+    fn current(&self, slot: &Slot) -> Found {
+        match (self.dirs.get(&slot.1), self.files.get(slot)) {
+            (Some(dir), _) if slot.0 == ROOT => Found::Dir(*dir),
+            (_, Some(file)) => Found::File(file.content.clone()),
+            _ => Found::Nothing,
+        }
+    }
+
+    pub fn slot(&self, who: u32, path: &str) -> Result<Slot, &'static str> {
+        let Some((dir, name)) = path.split_once('/') else {
+            return Ok((ROOT, path.to_owned()));
+        };
+        match self.look(who, &(ROOT, dir.to_owned())) {
+            Found::Dir(id) => Ok((id, name.to_owned())),
+            Found::File(_) => Err("ENOTDIR"),
+            Found::Nothing => Err("ENOENT"),
+        }
+    }
+
+    fn names(&self, who: u32, dir: u32) -> BTreeSet<String> {
+        let files = self
+            .files
+            .keys()
+            .filter(|s| s.0 == dir)
+            .map(|s| s.1.clone());
+        let seen = |(id, t): &(&u32, &Txn)| {
+            t.slot.0 == dir && !t.discarded && !t.done && (t.claim || self.takes_part(**id, who))
+        };
+        let staged = self.txns.iter().filter(seen).map(|(_, t)| t.slot.1.clone());
+        let dirs = self.dirs.keys().filter(|_| dir == ROOT).cloned();
+        files.chain(staged).chain(dirs).collect()
+    }
+
+    /// What a process finds under a path; names, if that ends in a slash.
+    pub fn sees(&self, who: u32, path: &str) -> Vec<u8> {
+        let bare = path.trim_end_matches('/');
+        let found = match self.slot(who, bare) {
+            _ if bare.is_empty() => Ok(Found::Dir(ROOT)),
+            Ok(slot) => Ok(self.look(who, &slot)),
+            Err(e) => Err(e),
+        };
+        let errno = match (found, path.ends_with('/')) {
+            (Ok(Found::Dir(dir)), true) => {
+                let names: Vec<String> = self.names(who, dir).into_iter().collect();
+                return names.join("/").into_bytes();
+            }
+            (Ok(Found::File(content)), false) => return content,
+            (Ok(Found::Dir(_)), false) => "EISDIR",
+            (Ok(Found::File(_)), true) => "ENOTDIR",
+            (Ok(Found::Nothing), _) => "ENOENT",
+            (Err(errno), _) => errno,
+        };
+        format!("!{errno}").into_bytes()
+    }
+
+    /// What a process reads through a descriptor; the length where it can't read.
+    pub fn reads(&self, who: u32, slot: &str) -> Vec<u8> {
+        let (description, _) = self.processes[&who].slots[slot];
+        match &self.descriptions[&description].what {
+            What::Version(content) => content.clone(),
+            What::Staged {
+                txn, reads: true, ..
+            } => self.txns[txn].content.clone(),
+            What::Staged { txn, .. } => self.txns[txn].content.len().to_string().into_bytes(),
+        }
+    }
+
+    /// Descriptors that write, or all.
+    pub fn handles(&self, writing: bool) -> Vec<(u32, String)> {
+        let mut all = Vec::new();
+        for (who, process) in &self.processes {
+            for (slot, (description, _)) in &process.slots {
+                let writes = matches!(
+                    self.descriptions[description].what,
+                    What::Staged { writes: true, .. }
+                );
+                if writes || !writing {
+                    all.push((*who, slot.clone()));
+                }
+            }
+        }
+        all
+    }
+
+    fn staged(&self, who: u32, slot: &str) -> Option<u32> {
+        let (description, _) = self.processes[&who].slots.get(slot)?;
+        self.staged_by(*description)
+    }
+
+    fn staged_by(&self, description: u32) -> Option<u32> {
+        match self.descriptions[&description].what {
+            What::Staged {
+                txn, writes: true, ..
+            } => Some(txn),
+            _ => None,
+        }
+    }
+
+    // Opening and writing.
+
+    /// Opens as `name`; `None`: not to be tried.
+    pub fn open(
+        &mut self,
+        who: u32,
+        path: &str,
+        mode: Mode,
+        name: &str,
+        cloexec: bool,
+    ) -> Option<Told> {
+        let slot = match self.slot(who, path) {
+            Ok(slot) => slot,
+            Err(errno) => return Some(Err(errno)),
+        };
+        let seen = self.look(who, &slot);
+        let hidden = self.at(&slot).next().is_some();
+        let content = match (mode, seen) {
+            (Mode::Exclusive, Found::Nothing) if !hidden => Content::new(),
+            (Mode::Exclusive, _) => return Some(Err("EEXIST")),
+            (Mode::Rewrite | Mode::RewriteAndRead, Found::Dir(_)) => return Some(Err("EISDIR")),
+            (Mode::Rewrite | Mode::RewriteAndRead, _) => Content::new(),
+            // Several editors of one file wait for each other (C9), which is another test's.
+            (Mode::Edit, Found::File(_)) if hidden => return None,
+            (Mode::Read, Found::Dir(_)) => return None,
+            (Mode::Edit, Found::Dir(_)) => return Some(Err("EISDIR")),
+            (Mode::Edit | Mode::Read, Found::Nothing) => return Some(Err("ENOENT")),
+            (Mode::Edit | Mode::Read, Found::File(content)) => content,
+        };
+        let what = if mode == Mode::Read {
+            match self.own(who, &slot).or_else(|| self.claim(&slot)) {
+                Some(txn) => What::Staged {
+                    txn,
+                    reads: true,
+                    writes: false,
+                },
+                None => What::Version(content),
+            }
+        } else {
+            let id = self.number();
+            let base = self.files.get(&slot).map(|f| f.number);
+            let txn = Txn {
+                slot,
+                base,
+                order: id,
+                content,
+                edit: mode == Mode::Edit,
+                changed: false,
+                claim: mode == Mode::Exclusive,
+                discarded: false,
+                done: false,
+                failed: false,
+                synced: None,
+                opener: who,
+                wrote: BTreeSet::new(),
+                closed: BTreeSet::new(),
+                killed: Killed::No,
+                mappable: matches!(mode, Mode::Edit | Mode::RewriteAndRead),
+                unwritten: false,
+            };
+            let reads = txn.mappable;
+            self.txns.insert(id, txn);
+            What::Staged {
+                txn: id,
+                reads,
+                writes: true,
+            }
+        };
+        let description = self.number();
+        self.descriptions
+            .insert(description, Description { position: 0, what });
+        let process = self.processes.get_mut(&who).expect("it lives");
+        process
+            .slots
+            .insert(name.to_owned(), (description, cloexec));
+        Some(Ok(()))
+    }
+
+    fn change(&mut self, id: u32, who: u32, end: usize, change: impl FnOnce(&mut Content)) {
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        change(&mut txn.content);
+        txn.changed = true;
+        txn.wrote.insert(who);
+        txn.claim &= end <= CLAIM;
+        let now = txn.content.clone();
+        if let Some(states) = &mut txn.synced {
+            states.push(now);
+        }
+    }
+
+    /// Writes at an offset, or at the description's position.
+    pub fn write(&mut self, who: u32, slot: &str, at: Option<usize>, data: &[u8]) {
+        let (description, _) = self.processes[&who].slots[slot];
+        let id = self.staged_by(description).expect("a writer");
+        let position = self.descriptions[&description].position;
+        if at.is_none() {
+            let description = self.descriptions.get_mut(&description);
+            description.expect("it is there").position += data.len();
+        }
+        let from = at.unwrap_or(position);
+        self.change(id, who, from + data.len(), |content| {
+            splice(content, from, data)
+        });
+    }
+
+    /// A write that the file system refuses (C5).
+    pub fn fail(&mut self, who: u32, slot: &str) {
+        let id = self.staged(who, slot).expect("a writer");
+        self.change(id, who, usize::MAX, |_| ());
+        self.txns.get_mut(&id).expect("it is there").failed = true;
+    }
+
+    pub fn truncate(&mut self, who: u32, slot: &str, len: usize) {
+        let id = self.staged(who, slot).expect("a writer");
+        self.change(id, who, len, |content| content.resize(len, 0));
+    }
+
+    /// truncate(2): a transaction of its own, unless the process has one open.
+    pub fn truncate_path(&mut self, who: u32, path: &str, len: usize) -> Told {
+        let slot = self.slot(who, path)?;
+        let seen = self.look(who, &slot);
+        if let Some(id) = self.own(who, &slot).or_else(|| self.claim(&slot)) {
+            let txn = self.txns.get_mut(&id).expect("it is there");
+            txn.content.resize(len, 0);
+            txn.changed = true;
+            let now = txn.content.clone();
+            if let Some(states) = &mut txn.synced {
+                states.push(now);
+            }
+            return Ok(());
+        }
+        match seen {
+            Found::Nothing => Err("ENOENT"),
+            Found::Dir(_) => Err("EISDIR"),
+            Found::File(mut content) => {
+                content.resize(len, 0);
+                self.commit(&slot, content);
+                Ok(())
+            }
+        }
+    }
+
+    pub fn fsync(&mut self, who: u32, slot: &str) {
+        let id = self.staged(who, slot).expect("a writer");
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        txn.unwritten = false;
+        txn.synced = Some(vec![txn.content.clone()]);
+    }
+
+    /// The length of what can be mapped through a descriptor.
+    pub fn mappable(&self, who: u32, slot: &str) -> Option<usize> {
+        let txn = &self.txns[&self.staged(who, slot)?];
+        (txn.mappable && txn.opener == who && !txn.content.is_empty()).then_some(txn.content.len())
+    }
+
+    pub fn map(&mut self, who: u32, slot: &str, map: &str) {
+        let process = self.processes.get_mut(&who).expect("it lives");
+        let (description, _) = process.slots[slot];
+        process.maps.insert(map.to_owned(), description);
+    }
+
+    /// Mappings through which their opener may write up to a length.
+    pub fn maps(&self) -> Vec<(u32, String, usize)> {
+        let mut all = Vec::new();
+        for (who, process) in &self.processes {
+            for (map, description) in &process.maps {
+                let txn = &self.txns[&self.staged_by(*description).expect("a writer")];
+                let len = if txn.opener == *who {
+                    txn.content.len()
+                } else {
+                    0
+                };
+                all.push((*who, map.clone(), len));
+            }
+        }
+        all
+    }
+
+    pub fn map_write(&mut self, who: u32, map: &str, at: usize, data: &[u8]) {
+        let description = self.processes[&who].maps[map];
+        let id = self.staged_by(description).expect("a writer");
+        self.change(id, who, 0, |content| splice(content, at, data));
+        self.txns.get_mut(&id).expect("it is there").unwritten = true;
+    }
+
+    // Ends.
+
+    pub fn dup(&mut self, who: u32, slot: &str, to: &str) {
+        let process = self.processes.get_mut(&who).expect("it lives");
+        let (description, _) = process.slots[slot];
+        process.slots.insert(to.to_owned(), (description, false));
+    }
+
+    /// What close() says; `None` where the contract leaves it open (a mapping is left, or
+    /// the spoilt file has no name any more).
+    pub fn close(&mut self, who: u32, slot: &str) -> Option<Told> {
+        let process = self.processes.get_mut(&who).expect("it lives");
+        let (description, _) = process.slots.remove(slot).expect("an open descriptor");
+        let id = self.staged_by(description);
+        if let Some(id) = id {
+            let txn = self.txns.get_mut(&id).expect("it is there");
+            txn.closed.insert(who);
+            txn.unwritten = false;
+        }
+        let mapped = self
+            .processes
+            .values()
+            .any(|p| p.maps.values().any(|d| *d == description));
+        let spoilt = id.is_some_and(|id| self.txns[&id].failed);
+        let unlinked = id.is_some_and(|id| self.txns[&id].discarded);
+        let told = self.let_go(description);
+        let told = if spoilt { Err("EFBIG") } else { told };
+        (!mapped && !(spoilt && unlinked)).then_some(told)
+    }
+
+    pub fn unmap(&mut self, who: u32, map: &str) {
+        let process = self.processes.get_mut(&who).expect("it lives");
+        let description = process.maps.remove(map).expect("a mapping");
+        let _ = self.let_go(description);
+    }
+
+    /// One reference is gone; what follows if it was the last.
+    fn let_go(&mut self, description: u32) -> Told {
+        let held = |p: &Process| {
+            p.slots.values().any(|(d, _)| *d == description)
+                || p.maps.values().any(|d| *d == description)
+        };
+        if self.processes.values().any(held) {
+            return Ok(());
+        }
+        let id = self.staged_by(description);
+        self.descriptions.remove(&description);
+        id.map_or(Ok(()), |id| self.finish(id))
+    }
+
+    fn vanished(&self, slot: &Slot) -> Told {
+        let dir_lives = slot.0 == ROOT || self.dirs.values().any(|d| *d == slot.0);
+        match self.current(slot) {
+            _ if !dir_lives => Err("ENOENT"),
+            Found::Dir(_) => Err("EISDIR"),
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(&mut self, id: u32) -> Told {
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        txn.done = true;
+        if txn.discarded || (txn.edit && !txn.changed) {
+            return Ok(());
+        }
+        let txn = &self.txns[&id];
+        let content = txn.content.clone();
+        let mut ends: Vec<Option<Content>> = Vec::new();
+        if txn.killed != Killed::Yes && !txn.failed {
+            ends.push(Some(content.clone()));
+        }
+        if txn.killed == Killed::Maybe {
+            ends.push(None);
+        }
+        if txn.killed == Killed::Yes || txn.failed {
+            match &txn.synced {
+                Some(states) => ends.extend(states.iter().cloned().map(Some)),
+                None if txn.claim => ends.push(Some(content.clone())),
+                None => ends.push(None),
+            }
+            // C5 and C7 pull apart; what was fsync'd may have been overwritten since, too.
+            if txn.failed {
+                ends.push(None);
+            }
+        }
+        let vanished = self.vanished(&txn.slot);
+        if vanished.is_err() {
+            ends = vec![None];
+        }
+        let told = if txn.failed { Err("EFBIG") } else { vanished };
+        if ends == [None] && !content.is_empty() {
+            self.rejected.push(content);
+        }
+        self.ended.push((self.txns[&id].slot.clone(), ends));
+        told
+    }
+
+    /// The end of a step: what ended in it, together. Two transactions of one process end in no
+    /// certain order.
+    pub fn conclude(&mut self) {
+        let mut by_slot: BTreeMap<Slot, Vec<Vec<Option<Content>>>> = BTreeMap::new();
+        for (slot, ends) in std::mem::take(&mut self.ended) {
+            by_slot.entry(slot).or_default().push(ends);
+        }
+        for (slot, all) in by_slot {
+            let unchanged = all.iter().all(|ends| ends.contains(&None));
+            let mut ends: Vec<_> = all.concat();
+            ends.retain(|end| end.is_some() || unchanged);
+            ends.dedup();
+            match ends.as_slice() {
+                [None] => {}
+                [Some(content)] => self.commit(&slot, content.clone()),
+                _ => {
+                    self.open_ends.insert(slot, ends);
+                }
+            }
+        }
+    }
+
+    /// Whether an open end may have come out like this; if so, that is how it was.
+    pub fn settle(&mut self, slot: &Slot, seen: &Found) -> bool {
+        let ends = self.open_ends[slot].clone();
+        let before = self.current(slot);
+        let fits = |end: &Option<Content>| match (end, seen) {
+            (None, seen) => *seen == before,
+            (Some(content), Found::File(seen)) => content == seen,
+            _ => false,
+        };
+        if !ends.iter().any(fits) {
+            return false;
+        }
+        self.open_ends.remove(slot);
+        if let (Found::File(content), true) = (seen, *seen != before) {
+            self.commit(slot, content.clone());
+        }
+        true
+    }
+
+    fn commit(&mut self, slot: &Slot, content: Content) {
+        let number = self.number();
+        self.replace(slot, File { number, content });
+    }
+
+    /// A version takes a name; nobody's claim on it stands any longer.
+    fn replace(&mut self, slot: &Slot, file: File) {
+        self.files.insert(slot.clone(), file);
+        for txn in self.txns.values_mut().filter(|t| t.slot == *slot) {
+            txn.claim = false;
+        }
+    }
+
+    /// A process ends, killed or not.
+    pub fn end(&mut self, who: u32, killed: bool) {
+        let process = self.processes.remove(&who).expect("it lives");
+        for other in self.processes.values_mut() {
+            if other.parent == Some(who) {
+                other.parent = None;
+            }
+        }
+        let mut descriptions: Vec<u32> = process.slots.values().map(|(d, _)| *d).collect();
+        let by_slot = descriptions.len();
+        descriptions.extend(process.maps.values());
+        let mut held = BTreeSet::new();
+        for (n, description) in descriptions.iter().enumerate() {
+            let Some(id) = self.staged_by(*description) else {
+                continue;
+            };
+            held.insert(id);
+            if killed {
+                let last = !self.processes.keys().any(|p| self.holds(*p, id));
+                self.note_death(id, who, last && n < by_slot);
+            }
+        }
+        // It had let go, but only of descriptors one could map: it may have left a mapping.
+        let doubtful = |id: &u32, t: &Txn| {
+            !held.contains(id) && t.mappable && (t.opener == who || t.wrote.contains(&who))
+        };
+        for (id, txn) in &mut self.txns {
+            if killed && !txn.done && doubtful(id, txn) {
+                txn.killed = txn.killed.max(Killed::Maybe);
+            }
+        }
+        descriptions.sort_unstable();
+        descriptions.dedup();
+        for description in descriptions {
+            let _ = self.let_go(description);
+        }
+    }
+
+    fn note_death(&mut self, id: u32, who: u32, last: bool) {
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        let death = if txn.opener == who || txn.wrote.contains(&who) {
+            Killed::Yes
+        } else if last && !txn.closed.contains(&txn.opener) {
+            // The last holder, who merely inherited what its opener left without a close.
+            Killed::Maybe
+        } else {
+            Killed::No
+        };
+        txn.killed = txn.killed.max(death);
+    }
+
+    /// An exec: mappings go, and descriptors marked close-on-exec.
+    pub fn exec(&mut self, who: u32) {
+        let process = self.processes.get_mut(&who).expect("it lives");
+        let maps: Vec<String> = process.maps.keys().cloned().collect();
+        let slots: Vec<String> = process
+            .slots
+            .iter()
+            .filter(|(_, (_, cloexec))| *cloexec)
+            .map(|(slot, _)| slot.clone())
+            .collect();
+        for map in maps {
+            self.unmap(who, &map);
+        }
+        for slot in slots {
+            let _ = self.close(who, &slot);
+        }
+    }
+
+    /// The daemon dies, and all descriptors with it (C18).
+    pub fn strike(&mut self) {
+        let open: Vec<u32> = self
+            .txns
+            .iter()
+            .filter(|(_, t)| !t.done && !t.discarded)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in open {
+            let mapped_only = !self
+                .handles(true)
+                .iter()
+                .any(|(who, slot)| self.staged(*who, slot) == Some(id));
+            let txn = &self.txns[&id];
+            if txn.edit && !txn.changed {
+                continue;
+            }
+            let (content, claim) = (txn.content.clone(), txn.claim);
+            let mut ends: Vec<Option<Content>> = match &txn.synced {
+                Some(states) => states.iter().cloned().map(Some).collect(),
+                None if claim => vec![Some(content.clone())],
+                None => vec![None],
+            };
+            // Committed by others since the fsync, or failed, or closed but for a mapping.
+            if txn.synced.is_some() {
+                ends.push(None);
+            }
+            if mapped_only {
+                ends.extend([None, Some(content)]);
+            }
+            if self.vanished(&txn.slot).is_err() {
+                ends = vec![None];
+            }
+            let slot = txn.slot.clone();
+            self.ended.push((slot, ends));
+        }
+        self.txns.clear();
+        self.descriptions.clear();
+        for process in self.processes.values_mut() {
+            process.slots.clear();
+            process.maps.clear();
+        }
+    }
+
+    // Names.
+
+    fn retarget(&mut self, id: u32, to: &Slot) {
+        let order = self.number();
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        txn.slot = to.clone();
+        txn.order = order;
+    }
+
+    /// The file of a transaction gets another name: what was written so far is committed (C11).
+    fn publish(&mut self, id: u32, to: &Slot) -> Told {
+        let txn = &self.txns[&id];
+        if txn.failed {
+            return Err("EFBIG");
+        }
+        if let Found::Dir(_) = self.current(to) {
+            return Err("EISDIR");
+        }
+        let content = txn.content.clone();
+        self.txns.get_mut(&id).expect("it is there").synced = None;
+        self.commit(to, content);
+        Ok(())
+    }
+
+    pub fn rename(&mut self, who: u32, from: &str, to: &str) -> Option<Told> {
+        let told = |result: Result<Slot, &'static str>| result.map_err(|e| Some(Err(e)));
+        let tried = (|| {
+            let source = told(self.slot(who, from))?;
+            let target = told(self.slot(who, to))?;
+            Ok::<_, Option<Told>>((source, target))
+        })();
+        let (source, target) = match tried {
+            Ok(both) => both,
+            Err(told) => return told,
+        };
+        let (seen, there) = (self.look(who, &source), self.look(who, &target));
+        if seen == Found::Nothing {
+            return Some(Err("ENOENT"));
+        }
+        if to.starts_with(&format!("{from}/")) {
+            return Some(Err("EINVAL"));
+        }
+        if from.starts_with(&format!("{to}/")) {
+            return Some(Err("ENOTEMPTY"));
+        }
+        match (seen, there) {
+            (Found::Dir(_), _) if target.0 != ROOT => None,
+            (Found::Dir(_), Found::File(_)) => Some(Err("ENOTDIR")),
+            (Found::Dir(from), Found::Dir(to)) if from == to => Some(Ok(())),
+            (Found::Dir(_), Found::Dir(dir)) if self.is_full(dir) => Some(Err("ENOTEMPTY")),
+            (Found::Dir(dir), _) => {
+                self.dirs.remove(&source.1);
+                self.dirs.insert(target.1, dir);
+                Some(Ok(()))
+            }
+            (_, Found::Dir(_)) => Some(Err("EISDIR")),
+            _ => self.rename_file(who, &source, &target),
+        }
+    }
+
+    fn rename_file(&mut self, who: u32, source: &Slot, target: &Slot) -> Option<Told> {
+        if let Some(id) = self.own(who, source).or_else(|| self.claim(source)) {
+            // What was written through a mapping is not known to have been written yet.
+            if self.txns[&id].unwritten || matches!(self.current(source), Found::Dir(_)) {
+                return None;
+            }
+            if source == target {
+                return Some(Ok(()));
+            }
+            if let Err(errno) = self.publish(id, target) {
+                return Some(Err(errno));
+            }
+            self.files.remove(source);
+            self.retarget(id, target);
+            let txn = self.txns.get_mut(&id).expect("it is there");
+            (txn.edit, txn.changed, txn.claim) = (true, false, false);
+            return Some(Ok(()));
+        }
+        if let Found::Dir(_) = self.current(target) {
+            return Some(Err("EISDIR"));
+        }
+        let file = self.files[source].clone();
+        if self
+            .files
+            .get(target)
+            .is_some_and(|f| f.number == file.number)
+        {
+            return Some(Ok(()));
+        }
+        self.files.remove(source);
+        let moved = Some(file.number);
+        self.replace(target, file);
+        let followers: Vec<u32> = self
+            .at(source)
+            .filter(|id| self.txns[id].edit || self.txns[id].base == moved)
+            .collect();
+        for id in followers {
+            self.retarget(id, target);
+        }
+        Some(Ok(()))
+    }
+
+    pub fn link(&mut self, who: u32, from: &str, to: &str) -> Option<Told> {
+        let (source, target) = match (self.slot(who, from), self.slot(who, to)) {
+            (Err(errno), _) => return Some(Err(errno)),
+            (Ok(source), target) => match (self.look(who, &source), target) {
+                (Found::Nothing, _) => return Some(Err("ENOENT")),
+                (_, Err(errno)) => return Some(Err(errno)),
+                (_, Ok(target)) => (source, target),
+            },
+        };
+        if self.look(who, &target) != Found::Nothing {
+            return Some(Err("EEXIST"));
+        }
+        if let Found::Dir(_) = self.look(who, &source) {
+            return Some(Err("EPERM"));
+        }
+        if let Some(id) = self.own(who, &source).or_else(|| self.claim(&source)) {
+            if self.txns[&id].unwritten {
+                return None;
+            }
+            return Some(self.publish(id, &target));
+        }
+        let file = self.files[&source].clone();
+        self.replace(&target, file);
+        Some(Ok(()))
+    }
+
+    pub fn unlink(&mut self, who: u32, path: &str) -> Told {
+        let slot = self.slot(who, path)?;
+        match (self.look(who, &slot), self.current(&slot)) {
+            (Found::Nothing, _) => return Err("ENOENT"),
+            (Found::Dir(_), _) | (_, Found::Dir(_)) => return Err("EISDIR"),
+            _ => {}
+        }
+        let open: Vec<u32> = self.at(&slot).collect();
+        for id in open {
+            self.txns.get_mut(&id).expect("it is there").discarded = true;
+        }
+        self.files.remove(&slot);
+        Ok(())
+    }
+
+    pub fn mkdir(&mut self, who: u32, name: &str) -> Told {
+        if self.look(who, &(ROOT, name.to_owned())) != Found::Nothing {
+            return Err("EEXIST");
+        }
+        let id = self.number();
+        self.dirs.insert(name.to_owned(), id);
+        Ok(())
+    }
+
+    /// Files, or names that everybody sees.
+    fn is_full(&self, dir: u32) -> bool {
+        !self.names(STRANGER, dir).is_empty()
+    }
+
+    pub fn rmdir(&mut self, who: u32, name: &str) -> Told {
+        match self.look(who, &(ROOT, name.to_owned())) {
+            Found::Nothing => Err("ENOENT"),
+            Found::File(_) => Err("ENOTDIR"),
+            Found::Dir(dir) if self.is_full(dir) => Err("ENOTEMPTY"),
+            Found::Dir(_) => {
+                self.dirs.remove(name);
+                Ok(())
+            }
+        }
+    }
+}
