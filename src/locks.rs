@@ -223,6 +223,11 @@ impl LockTable {
         self.held.contains_key(&file)
     }
 
+    /// Whether nothing is locked.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
     /// Every lock.
     pub fn iter(&self) -> impl Iterator<Item = (FileId, &Lock, Kind)> {
         self.held

@@ -343,6 +343,7 @@ impl Engine {
             id: content.id,
             file: content.file.clone(),
             content: content.describe()?,
+            version: 0,
             synced: false,
         };
         let read = content.file.clone();

@@ -93,16 +93,21 @@ impl Engine {
     /// A close gives the closing process's fcntl locks back, but only once what was written under
     /// them is committed: by RELEASE if that follows, else now.
     fn unlock_at_close(&self, id: TxnId, file: FileId, owner: u64) {
-        {
+        let dead = {
             let mut state = self.lock();
-            if let Some(txn) = state.txns.get_mut(&id)
-                && txn.flushed.is_some_and(|f| f.sure)
-            {
-                txn.releases.push(owner);
-                return;
+            match state.txns.get_mut(&id) {
+                Some(txn) if txn.flushed.is_some_and(|f| f.sure) => {
+                    txn.releases.push(owner);
+                    return;
+                }
+                Some(txn) => txn.death().is_some(),
+                None => false,
             }
+        };
+        // What a killed writer leaves is no commit, though another process may hold it open.
+        if !dead {
+            self.commit_point(id);
         }
-        self.commit_point(id);
         self.release_posix(file, owner);
     }
 
@@ -120,12 +125,11 @@ impl Engine {
             )
         };
         let sure = probe.is_surely_last();
-        let result = self.prepare_content(id, staging, &slot, &policy, sure);
-        if failpoint::mutant("C3") && !sure {
-            self.publish_open(id, &slot, super::names::Move::Link).ok();
-        }
-        let mut guard = self.lock();
-        let state = &mut *guard;
+        let result = self
+            .prepare_content(id, staging, &slot, &policy, sure)
+            .and_then(|ready| self.promise(id, staging, &slot, ready, sure));
+        let content = staging.lock();
+        let mut state = self.lock();
         let Some(txn) = state.txns.get_mut(&id) else {
             return Ok(());
         };
@@ -135,86 +139,105 @@ impl Engine {
             by: pid,
         });
         match result {
+            Ok(ready) => {
+                // A mapping's pages may have been written meanwhile: RELEASE prepares again then.
+                txn.unprepared = content.dirty;
+                txn.verdict = None;
+                txn.content = Some(ready);
+                Ok(())
+            }
             Err(abort) => {
-                txn.content = None;
-                txn.verdict = Some(abort.clone());
-                drop(guard);
+                if let Some(ready) = txn.content.take() {
+                    self.append(&Record::Unprepared { id: ready.id }).ok();
+                }
                 // Only the last close may say so: an earlier one of a shell group must not.
                 let told = sure || !matches!(abort, Abort::Guard(_));
-                if told && !matches!(abort, Abort::Discarded | Abort::Killed { .. }) {
-                    Err(abort.errno())
-                } else {
-                    Ok(())
-                }
-            }
-            Ok(ready) => {
-                txn.verdict = None;
-                txn.content = Some(ready.clone());
-                txn.unprepared = false;
-                if txn.discarded {
-                    return Ok(());
-                }
-                let fsynced = txn.fsynced;
-                let version = self.next_version(state, &slot);
-                let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
-                let dead = state.txns.get(&id).and_then(Transaction::death).is_some();
-                drop(guard);
-                if !sure || dead {
-                    return Ok(());
-                }
-                let record = Record::Prepared {
-                    id: ready.id,
-                    sure,
-                    content: ready.content,
-                    path,
-                    version,
-                };
-                self.reserve_commit()?;
-                let durable = self.config.durability == Durability::Sync || fsynced;
-                if durable && !failpoint::mutant("C7-close") {
-                    self.make_durable(staging, &record)?;
-                    if let Some(ready) = self
-                        .lock()
-                        .txns
-                        .get_mut(&id)
-                        .and_then(|t| t.content.as_mut())
-                    {
-                        ready.synced = true;
-                    }
-                } else if !failpoint::mutant("C18-prepared") {
-                    self.append(&record)?;
-                }
-                failpoint::crash_point("prepared-journalled");
-                Ok(())
+                let errno = abort.errno();
+                let silent = matches!(abort, Abort::Discarded | Abort::Killed { .. });
+                txn.verdict = Some(abort);
+                if told && !silent { Err(errno) } else { Ok(()) }
             }
         }
     }
 
+    /// After this a close may be told that it went well: the journal knows, should the daemon end
+    /// before RELEASE comes.
+    fn promise(
+        &self,
+        id: TxnId,
+        staging: &Staging,
+        slot: &Slot,
+        mut ready: Ready,
+        sure: bool,
+    ) -> Result<Ready, Abort> {
+        let failed = |errno| Abort::FailedWrite {
+            what: "journalling",
+            errno,
+        };
+        let (path, fsynced, dead) = {
+            let mut state = self.lock();
+            if let Some(errno) = state.drain.failed {
+                return Err(failed(errno));
+            }
+            ready.version = self.next_version(&mut state, slot);
+            let path = state.nodes.path(slot);
+            let Some(txn) = state.txns.get_mut(&id) else {
+                return Ok(ready);
+            };
+            txn.content = Some(ready.clone());
+            if txn.discarded {
+                return Ok(ready);
+            }
+            (path, txn.fsynced, txn.death().is_some())
+        };
+        self.reserve_commit().map_err(failed)?;
+        if !sure || dead {
+            return Ok(ready);
+        }
+        let record = Record::Prepared {
+            id: ready.id,
+            sure,
+            content: ready.content.clone(),
+            path: path.ok_or(Abort::VanishedTarget {
+                errno: Errno::NOENT,
+            })?,
+            version: ready.version,
+        };
+        let durable = self.config.durability == Durability::Sync || fsynced;
+        if durable && !failpoint::mutant("C7-close") {
+            self.make_durable(id, staging, &record).map_err(failed)?;
+            ready.synced = true;
+        } else {
+            self.append(&record).map_err(failed)?;
+        }
+        failpoint::crash_point("prepared-journalled");
+        Ok(ready)
+    }
+
     /// The order of commits holds on the medium, too: all earlier ones first, then this.
-    fn make_durable(&self, staging: &Staging, record: &Record) -> OpResult<()> {
-        let (id, described) = {
+    fn make_durable(&self, id: TxnId, staging: &Staging, record: &Record) -> OpResult<()> {
+        let (staging_id, described) = {
             let mut content = staging.lock();
             let described = content.fsync()?;
             (content.id, described)
         };
         failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())?;
-        let records = [
-            Record::Fsynced {
-                id,
-                content: described,
-            },
-            record.clone(),
-        ];
         loop {
             self.sync_pending()?;
-            let state = self.lock();
+            let mut state = self.lock();
             // Others may have committed while the disk was waited for.
-            if self.all_synced(&state) {
-                for record in &records {
-                    self.append(record)?;
-                }
-                break;
+            if !self.all_synced(&state) && !failpoint::mutant("C19-prefix") {
+                continue;
             }
+            if let Some(txn) = state.txns.get_mut(&id) {
+                txn.last_fsync = Some(described.clone());
+            }
+            self.append(&Record::Fsynced {
+                id: staging_id,
+                content: described,
+            })?;
+            self.append(record)?;
+            break;
         }
         self.sync_journal()
     }
@@ -253,6 +276,7 @@ impl Engine {
             id: content.id,
             file: content.file.clone(),
             content: described,
+            version: 0,
             synced: false,
         })
     }
@@ -550,7 +574,11 @@ impl Engine {
         if let Some(fallen) = fallen {
             self.bury_aborted(fallen);
         }
-        result
+        result?;
+        if self.config.durability == Durability::Sync {
+            self.drain_all()?;
+        }
+        Ok(())
     }
 
     /// Decides: commits, or gives what is left of a transaction that doesn't.
@@ -667,7 +695,7 @@ impl Engine {
     /// A killed writer, or one that left half a document, had called fsync: what it made durable,
     /// or more if the guard permits, becomes the version (C7).
     fn rescue(&self, id: TxnId, staging: &Staging) {
-        let (slot, policy) = {
+        let (slot, policy, base) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
                 return;
@@ -675,8 +703,13 @@ impl Engine {
             if txn.death().is_none() && txn.verdict.is_none() {
                 return;
             }
-            (txn.slot.clone(), txn.policy.clone())
+            (txn.slot.clone(), txn.policy.clone(), txn.base)
         };
+        // Somebody has committed the name since it was opened: that may be newer than the fsync.
+        let current = self.current_if_any(&mut self.lock(), &slot);
+        if current != Ok(base) {
+            return;
+        }
         let mut ready = self.prepare_content(id, staging, &slot, &policy, false);
         if ready.is_err() && staging.lock().cut_back_to_fsynced() {
             ready = self.prepare_content(id, staging, &slot, &policy, false);
@@ -829,6 +862,27 @@ impl Engine {
         }
     }
 
+    /// The kernel throws queued RELEASEs away with a connection. No reference is left by then:
+    /// what was prepared is committed as if they had come, in the order of the closes.
+    fn finish_flushed(&self) {
+        let mut state = self.lock();
+        let mut flushed: Vec<_> = state
+            .txns
+            .values()
+            .filter(|t| t.content.is_some() && !t.unprepared)
+            .filter_map(|t| Some((t.flushed?.at, t.id)))
+            .collect();
+        flushed.sort_unstable();
+        let mut all = Vec::new();
+        for (_, id) in flushed {
+            all.extend(self.finish(&mut state, id));
+        }
+        drop(state);
+        for fallen in all {
+            self.bury_aborted(fallen);
+        }
+    }
+
     /// An unmount didn't come about: transactions are welcome again.
     pub fn stay(&self) {
         self.lock().closing = false;
@@ -836,6 +890,7 @@ impl Engine {
 
     /// After the last request: brings everything into the backing directory.
     pub fn shut_down(&self) {
+        self.finish_flushed();
         let mut state = self.lock();
         state.drain.stop = true;
         let rounds = state.drain.rounds;

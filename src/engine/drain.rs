@@ -17,6 +17,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::publish::VERSION_XATTR;
 use super::{Engine, State};
 use crate::journal::{Edit, Record};
@@ -25,6 +27,11 @@ use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns};
 
 /// The journal is started anew above this size.
 const ROTATE: u64 = 4 << 20;
+
+/// See [`ROTATE`]; tests lower it.
+pub(super) fn rotate_at() -> u64 {
+    failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE)
+}
 
 /// A version to be applied.
 struct Item {
@@ -120,7 +127,16 @@ impl Engine {
         state.drain.busy = false;
         state.drain.rounds += 1;
         match result {
-            Ok(()) => self.after_round(&mut state, &round),
+            Ok(stuck) => {
+                state.drain.stuck = stuck;
+                self.after_round(&mut state, &round);
+            }
+            Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => {
+                log::error!("commits wait for space on the disk: {errno}");
+                state.drain.stuck = Some(errno);
+                state.drain.due = Some(Instant::now() + Duration::from_secs(1));
+                state.dirty_dirs.extend(round.dirs);
+            }
             Err(errno) => {
                 // What fdatasync failed to write is marked clean in the page cache: asking again
                 // would be told a lie. So the first failure stands until a remount.
@@ -135,7 +151,8 @@ impl Engine {
         state
     }
 
-    fn run_round(&self, round: &Round) -> OpResult<()> {
+    fn run_round(&self, round: &Round) -> OpResult<Option<Errno>> {
+        let mut stuck = None;
         failpoint::crash_point("drain-begun");
         failpoint::sync("C19-sync-dirs-before", || {
             self.sync_dirs(round.dirs.values())
@@ -149,7 +166,7 @@ impl Engine {
             self.sync_journal()?;
             failpoint::crash_point("durable-journalled");
             for item in &round.items {
-                self.apply(item);
+                stuck = self.apply(item).err().or(stuck);
                 failpoint::crash_point("applied-one");
             }
         }
@@ -165,7 +182,7 @@ impl Engine {
         }
         failpoint::sync("C19-sync-dirs-after", || self.sync_dirs(dirs.values()))?;
         failpoint::crash_point("dirs-synced");
-        Ok(())
+        Ok(stuck)
     }
 
     fn sync_items(&self, items: &[Item]) -> OpResult<()> {
@@ -187,23 +204,18 @@ impl Engine {
     }
 
     /// Moves one version to its name, unless it was moved or dropped since.
-    fn apply(&self, item: &Item) {
+    fn apply(&self, item: &Item) -> OpResult<()> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(pending) = state.pending.get_mut(item.slot.dir, &item.slot.name) else {
-            return;
+        let Some(pending) = state.pending.get(item.slot.dir, &item.slot.name) else {
+            return Ok(());
         };
         let newest = pending.id == item.id;
-        let superseded = pending.superseded.iter().position(|s| s.id == item.id);
-        let outdated: Vec<TxnId> = match (newest, superseded) {
-            (true, _) => pending.superseded.drain(..).map(|s| s.id).collect(),
-            (false, Some(at)) => pending.superseded.drain(..=at).map(|s| s.id).collect(),
-            (false, None) => return,
-        };
+        if !newest && pending.superseded.iter().all(|s| s.id != item.id) {
+            return Ok(());
+        }
         let (node, version) = (pending.node, pending.version);
-        let Ok(dir) = self.dir_fd(state, item.slot.dir) else {
-            return;
-        };
+        let dir = self.dir_fd(state, item.slot.dir)?;
         let told = at::stat(&*item.file).ok();
         if newest {
             let mtime = told.map_or(0, |t| mtime_ns(&t) / 1_000_000_000);
@@ -218,23 +230,26 @@ impl Engine {
         }
         // Freeing the old file's blocks takes long when it is large: not under the lock.
         let old = at::open_path(&*dir, &item.slot.name).ok();
-        if let Some(old) = old.as_ref().and_then(|fd| at::stat(fd).ok())
-            && old.st_nlink == 1
-        {
-            state.nodes.unlinked((old.st_dev, old.st_ino));
-        }
+        let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
         let dir_told = state
             .nodes
             .get(item.slot.dir)
             .and_then(|n| self.attr_of(state, n).ok());
         let applied = self.store.apply(item.id, &*dir, &item.slot.name);
+        let mut outdated: Vec<TxnId> = Vec::new();
         if applied.is_ok() {
+            if let Some(old) = old_stat.filter(|s| s.st_nlink == 1) {
+                state.nodes.unlinked((old.st_dev, old.st_ino));
+            }
+            if let Some(pending) = state.pending.get_mut(item.slot.dir, &item.slot.name) {
+                outdated = pending.outdated_by(item.id);
+            }
             self.uncover(state, old.as_ref());
             if let Some(told) = dir_told {
                 self.keep_dir_times(state, item.slot.dir, &told.stat);
             }
         }
-        match applied {
+        match &applied {
             Ok(()) if newest => {
                 state.pending.remove(item.slot.dir, &item.slot.name);
                 if let (Some(node), Some(told), Ok(now)) =
@@ -255,9 +270,10 @@ impl Engine {
         }
         drop(guard);
         self.bury(old.map(Arc::new));
-        for id in outdated.into_iter().filter(|id| *id != item.id) {
+        for id in outdated {
             self.store.remove_staging(id).ok();
         }
+        applied
     }
 
     /// What stood under the name has one link less in the backing directory, too.
@@ -324,7 +340,7 @@ impl Engine {
         if !state.pending.is_empty() || !state.appended.is_empty() {
             self.wake_drain(state);
         }
-        if self.journal.lock().len() > failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE) {
+        if self.journal.lock().len() > rotate_at() {
             self.rotate(state);
         }
     }
@@ -365,7 +381,7 @@ impl Engine {
             }
             self.happened.wait_for(&mut state, Duration::from_secs(1));
         }
-        state.drain.failed.map_or(Ok(()), Err)
+        state.drain.failed.or(state.drain.stuck).map_or(Ok(()), Err)
     }
 
     /// Whether the data of every commit so far is on the medium.
@@ -390,7 +406,7 @@ impl Engine {
 impl Engine {
     /// What a new journal must say of an open transaction.
     fn records_of(&self, state: &State, txn: &crate::txn::Transaction) -> Vec<Record> {
-        let id = txn.staging_id();
+        let id = txn.staging_id;
         if txn.discarded {
             return vec![Record::Retarget { id, path: None }];
         }
@@ -418,7 +434,7 @@ impl Engine {
                 sure: true,
                 content: ready.content.clone(),
                 path,
-                version: 0,
+                version: ready.version,
             });
         }
         records

@@ -293,19 +293,23 @@ impl Engine {
             return self.drain_all();
         }
         let described = content.fsync()?;
-        let record = Record::Fsynced {
-            id: content.id,
-            content: described.clone(),
-        };
+        let staging_id = content.id;
         drop(content);
-        failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())?;
-        self.append(&record)?;
-        self.sync_journal()?;
-        if let Some(txn) = self.lock().txns.get_mut(&id) {
-            txn.fsynced = true;
-            txn.last_fsync = Some(described);
-        }
-        Ok(())
+        let promised = failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())
+            .and_then(|()| {
+                let mut state = self.lock();
+                // Under the same lock as the record: a new journal must carry it.
+                if let Some(txn) = state.txns.get_mut(&id) {
+                    txn.fsynced = true;
+                    txn.last_fsync = Some(described.clone());
+                }
+                self.append(&Record::Fsynced {
+                    id: staging_id,
+                    content: described,
+                })
+            })
+            .and_then(|()| self.sync_journal());
+        promised.inspect_err(|errno| staging.lock().fail(*errno, "fsync"))
     }
 
     /// Sets the length of an open description's file.

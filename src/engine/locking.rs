@@ -82,6 +82,21 @@ impl State {
         self.files.get(&node).copied().unwrap_or(node)
     }
 
+    /// Drops what is known of versions that nobody can lock any more. Only while nothing is locked.
+    pub(super) fn forget_files(&mut self) {
+        let nodes = &self.nodes;
+        let open: std::collections::HashSet<FileId> = self
+            .files
+            .iter()
+            .filter(|(node, _)| nodes.get(**node).is_some())
+            .map(|(_, file)| *file)
+            .collect();
+        self.files
+            .retain(|_, file| open.contains(file) || nodes.get(*file).is_some());
+        self.ever_locked
+            .retain(|file| open.contains(file) || nodes.get(*file).is_some());
+    }
+
     /// `node` is the next version of the file that `old` is one of.
     pub(super) fn same_file(&mut self, node: NodeId, old: NodeId) {
         let file = self.file_of(old);

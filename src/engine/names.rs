@@ -19,7 +19,7 @@ use crate::journal::{Edit, Record};
 use crate::namespace::Kind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
-use crate::txn::{Abort, Begun, Transaction};
+use crate::txn::{Abort, Begun};
 use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId, errno_of};
 
 /// How an open file gets another name.
@@ -31,6 +31,14 @@ pub(super) enum Move {
     Link,
     /// The name stays, too: a lock is given back (C12).
     Stay,
+}
+
+/// What an operation on names waits for: the commits up to the one that was the last when it began.
+#[derive(Debug, Default)]
+struct Barrier {
+    target: Option<u64>,
+    /// Given up: the disk is full, and the operation may be what makes room.
+    waived: bool,
 }
 
 /// Whether an operation on names is done or has to wait for the drain first.
@@ -50,31 +58,55 @@ impl Engine {
     /// Runs `step` until it needs no drain; the first try is made at once, the others on a worker.
     fn with_drain<T: 'static>(
         self: &Arc<Self>,
-        mut step: impl FnMut(&Engine) -> OpResult<Step<T>> + Send + 'static,
+        mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>> + Send + 'static,
         done: impl FnOnce(OpResult<T>) + Send + 'static,
     ) {
-        match step(self) {
+        let mut barrier = Barrier::default();
+        match step(self, &mut barrier) {
             Ok(Step::Done(value)) => done(Ok(value)),
             Err(e) => done(Err(e)),
             Ok(Step::DrainFirst) => {
                 let engine = self.clone();
-                self.pool.run(move || done(engine.drain_until(step)));
+                self.pool.run(move || {
+                    done(engine.drain_until(|engine, _| step(engine, &mut barrier)));
+                });
             }
         }
     }
 
-    fn drain_until<T>(&self, mut step: impl FnMut(&Engine) -> OpResult<Step<T>>) -> OpResult<T> {
+    fn drain_until<T>(
+        &self,
+        mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>>,
+    ) -> OpResult<T> {
+        let mut barrier = Barrier::default();
         loop {
-            match step(self)? {
+            match step(self, &mut barrier)? {
                 Step::Done(value) => return Ok(value),
-                Step::DrainFirst => self.drain_all()?,
+                Step::DrainFirst => {}
+            }
+            match self.drain_all() {
+                Ok(()) => {}
+                // What makes room must not wait for room.
+                Err(Errno::NOSPC | Errno::DQUOT) if !barrier.waived => barrier.waived = true,
+                Err(e) => return Err(e),
             }
         }
     }
 
-    fn must_drain(&self, state: &State) -> bool {
-        !failpoint::mutant("C19-barrier")
-            && (!state.pending.is_empty() || !state.appended.is_empty() || state.drain.busy)
+    /// Whether commits made before the operation began still have to reach the backing directory.
+    fn must_drain(&self, state: &State, barrier: &mut Barrier) -> bool {
+        if failpoint::mutant("C19-barrier") || barrier.waived {
+            return false;
+        }
+        let waiting = !state.pending.is_empty() || !state.appended.is_empty() || state.drain.busy;
+        match barrier.target {
+            None if waiting => {
+                barrier.target = Some(state.seq);
+                true
+            }
+            None => false,
+            Some(target) => waiting && state.durable < target,
+        }
     }
 
     /// unlink(2).
@@ -94,12 +126,18 @@ impl Engine {
         };
         let mut discarded = false;
         self.with_drain(
-            move |engine| engine.unlink_step(caller, &slot, &mut discarded),
+            move |engine, barrier| engine.unlink_step(caller, &slot, &mut discarded, barrier),
             done,
         );
     }
 
-    fn unlink_step(&self, caller: Caller, slot: &Slot, discarded: &mut bool) -> OpResult<Step<()>> {
+    fn unlink_step(
+        &self,
+        caller: Caller,
+        slot: &Slot,
+        discarded: &mut bool,
+        barrier: &mut Barrier,
+    ) -> OpResult<Step<()>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let dir = self.dir_fd(state, slot.dir)?;
@@ -133,7 +171,7 @@ impl Engine {
             };
         };
         let direct = self.policy(state, slot, Creation::default()).mode == RuleMode::Direct;
-        if !direct && self.must_drain(state) {
+        if !direct && self.must_drain(state, barrier) {
             return Ok(Step::DrainFirst);
         }
         self.remove_backing(state, slot, &dir, &stat)?;
@@ -148,6 +186,7 @@ impl Engine {
         stat: &rustix::fs::Stat,
     ) -> OpResult<()> {
         let hold = at::open_path(dir, &slot.name).ok();
+        self.append(&Record::Barrier)?;
         rustix::fs::unlinkat(dir, &slot.name, AtFlags::empty())?;
         if stat.st_nlink == 1 {
             state.nodes.unlinked((stat.st_dev, stat.st_ino));
@@ -165,7 +204,7 @@ impl Engine {
             if let Some(txn) = state.txns.get_mut(id) {
                 txn.discarded = !failpoint::mutant("C11-unlink");
                 txn.claim = false;
-                let id = txn.staging_id();
+                let id = txn.staging_id;
                 self.append(&Record::Retarget { id, path: None }).ok();
             }
         }
@@ -246,7 +285,7 @@ impl Engine {
         if flags.contains(RenameFlags::EXCHANGE) {
             self.check_moved(to, from)?;
         }
-        self.drain_until(|engine| engine.rename_step(from, to, flags))?;
+        self.drain_until(|engine, barrier| engine.rename_step(from, to, flags, barrier))?;
         if self.config.durability == Durability::Sync {
             self.drain_all()?;
         }
@@ -269,8 +308,10 @@ impl Engine {
         let mut discarded = true;
         let left = self.current_if_any(&mut self.lock(), from)?.is_some();
         if left {
-            self.drain_until(|engine| engine.unlink_step(caller, from, &mut discarded))
-                .or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })?;
+            self.drain_until(|engine, barrier| {
+                engine.unlink_step(caller, from, &mut discarded, barrier)
+            })
+            .or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })?;
         }
         if self.config.durability == Durability::Sync {
             self.drain_all()?;
@@ -315,7 +356,13 @@ impl Engine {
         Ok(())
     }
 
-    fn rename_step(&self, from: &Slot, to: &Slot, flags: RenameFlags) -> OpResult<Step<()>> {
+    fn rename_step(
+        &self,
+        from: &Slot,
+        to: &Slot,
+        flags: RenameFlags,
+        barrier: &mut Barrier,
+    ) -> OpResult<Step<()>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let source = self.current(state, from)?;
@@ -332,7 +379,7 @@ impl Engine {
         }
         if state.pending.get(from.dir, &from.name).is_some()
             || state.pending.get(to.dir, &to.name).is_some()
-            || self.must_drain(state)
+            || self.must_drain(state, barrier)
         {
             return Ok(Step::DrainFirst);
         }
@@ -442,6 +489,7 @@ impl Engine {
         };
         let replaced = at::stat_at(&*to_dir, &to.name)?;
         let hold = at::open_path(&*to_dir, &to.name).ok();
+        self.append(&Record::Barrier)?;
         rustix::fs::renameat_with(&*from_dir, &from.name, &*to_dir, &to.name, flags)?;
         if flags.contains(RenameFlags::EXCHANGE) {
             if let Some(node) = target.and_then(|t| state.nodes.get_mut(t)) {
@@ -507,7 +555,7 @@ impl Engine {
         if let Some(txn) = state.txns.get(&id) {
             let path = state.nodes.path(&txn.slot);
             self.append(&Record::Retarget {
-                id: txn.staging_id(),
+                id: txn.staging_id,
                 path,
             })
             .ok();
@@ -574,7 +622,7 @@ impl Engine {
             return self.attr(version);
         }
         self.check_linked(node, to)?;
-        let linked = self.drain_until(|engine| engine.link_step(node, to))?;
+        let linked = self.drain_until(|engine, barrier| engine.link_step(node, to, barrier))?;
         self.attr(linked)
     }
 
@@ -600,13 +648,13 @@ impl Engine {
     }
 
     /// Gives the node that has got the name.
-    fn link_step(&self, node: NodeId, to: &Slot) -> OpResult<Step<NodeId>> {
+    fn link_step(&self, node: NodeId, to: &Slot, barrier: &mut Barrier) -> OpResult<Step<NodeId>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         if self.exists(state, to)? {
             return Err(Errno::EXIST);
         }
-        if self.must_drain(state) {
+        if self.must_drain(state, barrier) {
             return Ok(Step::DrainFirst);
         }
         let node = self.newest(state, node)?;
@@ -644,20 +692,24 @@ impl Engine {
             dir,
             name: name.to_owned(),
         };
-        self.with_drain(move |engine| engine.rmdir_step(&slot), done);
+        self.with_drain(
+            move |engine, barrier| engine.rmdir_step(&slot, barrier),
+            done,
+        );
     }
 
-    fn rmdir_step(&self, slot: &Slot) -> OpResult<Step<()>> {
+    fn rmdir_step(&self, slot: &Slot, barrier: &mut Barrier) -> OpResult<Step<()>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let id = self.current(state, slot)?;
         if self.holds_claims(state, id) {
             return Err(Errno::NOTEMPTY);
         }
-        if self.must_drain(state) {
+        if self.must_drain(state, barrier) {
             return Ok(Step::DrainFirst);
         }
         let dir = self.dir_fd(state, slot.dir)?;
+        self.append(&Record::Barrier)?;
         rustix::fs::unlinkat(&*dir, &slot.name, AtFlags::REMOVEDIR)?;
         if let Some(node) = state.nodes.get_mut(id) {
             node.unlinked = true;
@@ -819,12 +871,5 @@ impl Engine {
             });
             done(synced);
         });
-    }
-}
-
-impl Transaction {
-    /// Number of its staging file, which parts from its own after a rename of the open file.
-    pub(super) fn staging_id(&self) -> TxnId {
-        self.staging.try_lock().map_or(self.id, |c| c.id)
     }
 }

@@ -386,7 +386,7 @@ impl Engine {
             txn.command = proc::comm(pid).unwrap_or_default();
             txn.last_pid = proc::last_pid();
             let record = Record::Begin {
-                id: txn.staging.try_lock().map_or(id, |c| c.id),
+                id: txn.staging_id,
                 path: state.nodes.path(&txn.slot).unwrap_or_default(),
                 claim: txn.claim,
                 pid,
@@ -651,6 +651,7 @@ impl Engine {
             Transaction {
                 id,
                 slot: start.slot.clone(),
+                staging_id: id,
                 node,
                 staging: Arc::new(Staging::new(id, file, content, guard)),
                 policy: start.policy,

@@ -35,7 +35,12 @@ impl Engine {
     /// Makes everything journalled so far durable.
     pub(super) fn sync_journal(&self) -> OpResult<()> {
         let handle = self.journal.lock().sync_handle();
-        failpoint::sync("C19-sync-journal", || rustix::fs::fdatasync(&*handle))
+        let synced = failpoint::sync("C19-sync-journal", || rustix::fs::fdatasync(&*handle));
+        synced.inspect_err(|errno| {
+            // A second try would be told that all is well, which proves nothing.
+            log::error!("the journal can't be made durable: {errno}; new commits are refused");
+            self.lock().drain.failed = Some(*errno);
+        })
     }
 
     /// Number of the next version of a name.
@@ -169,7 +174,7 @@ impl Engine {
         };
         txn.claim = false;
         let record = Record::Begin {
-            id: txn.staging_id(),
+            id: txn.staging_id,
             path: state.nodes.path(&txn.slot).unwrap_or_default(),
             claim: false,
             pid: txn.opener,
@@ -292,6 +297,7 @@ impl Engine {
             id: published_id,
             file: published,
             content: described,
+            version: 0,
             synced: false,
         };
         self.publish(state, to, ready, version);
@@ -303,6 +309,7 @@ impl Engine {
             Move::Link | Move::Stay => state.nodes.path(&from),
         };
         let txn = state.txns.get_mut(&id).expect("held above");
+        txn.staging_id = fresh_id;
         txn.fsynced = false;
         txn.last_fsync = None;
         txn.unprepared = true;

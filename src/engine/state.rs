@@ -138,8 +138,10 @@ pub struct DrainRequest {
     pub wanted: u64,
     /// The drain is in the middle of a round.
     pub busy: bool,
-    /// The last round failed with this.
+    /// What can't be written any more, whatever is tried: new commits are refused.
     pub failed: Option<Errno>,
+    /// Why the last round didn't bring everything out; the next one tries again.
+    pub stuck: Option<Errno>,
     /// Rounds ended so far.
     pub rounds: u64,
     /// The daemon is ending: the drain thread leaves after its last round.

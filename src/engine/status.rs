@@ -220,6 +220,12 @@ impl Engine {
             state.notes.remove(&tid);
             self.drop_unopened(state, txn);
         }
+        if self.journal.lock().len() > super::drain::rotate_at() && !state.drain.busy {
+            self.rotate(state);
+        }
+        if state.files.len() > 4096 && state.locks.is_empty() && state.waiting.is_empty() {
+            state.forget_files();
+        }
         if state.pending.is_empty() && state.txns.is_empty() && !state.drain.busy {
             state.nodes.reap_directories();
         }

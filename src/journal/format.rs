@@ -39,6 +39,7 @@ mod tag {
     pub const ABORT: u8 = 7;
     pub const DURABLE: u8 = 8;
     pub const WITHDRAWN: u8 = 9;
+    pub const BARRIER: u8 = 10;
 
     pub const PUT: u8 = 1;
     pub const DROP: u8 = 2;
@@ -226,6 +227,7 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
         Record::Abort { id } => push_number(out, tag::ABORT, *id),
         Record::Durable { seq } => push_number(out, tag::DURABLE, *seq),
         Record::Withdrawn { seq } => push_number(out, tag::WITHDRAWN, *seq),
+        Record::Barrier => out.push(tag::BARRIER),
     }
 }
 
@@ -329,6 +331,7 @@ pub(super) fn decode_record(payload: &[u8]) -> Result<Record, Reason> {
         tag::ABORT => Record::Abort { id: input.u64()? },
         tag::DURABLE => Record::Durable { seq: input.u64()? },
         tag::WITHDRAWN => Record::Withdrawn { seq: input.u64()? },
+        tag::BARRIER => Record::Barrier,
         _ => return Err("no such kind of record"),
     };
     if !input.0.is_empty() {

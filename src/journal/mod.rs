@@ -124,6 +124,16 @@ pub enum Edit {
     },
 }
 
+impl Edit {
+    /// The name that gets a new content.
+    pub fn put_path(&self) -> Option<&std::path::Path> {
+        match self {
+            Edit::Put { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// One entry of the journal. Paths are relative to the root of the mount and
 /// may hold any bytes; whoever applies them keeps them beneath the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +200,9 @@ pub enum Record {
         /// The commit.
         seq: u64,
     },
+    /// A name was removed or moved in the backing directory itself, which no
+    /// record describes: commits behind it count only once they are durable.
+    Barrier,
     /// Every commit up to `seq` has its data on the medium and may be applied.
     Durable {
         /// The last such commit.

@@ -43,6 +43,22 @@ pub struct Superseded {
     pub seq: u64,
 }
 
+impl Pending {
+    /// Takes out the versions that version `id` of this name makes superfluous once it is in
+    /// place: those it had replaced, and its own entry if it was itself replaced since.
+    pub fn outdated_by(&mut self, id: TxnId) -> Vec<TxnId> {
+        let upto = match self.superseded.iter().position(|s| s.id == id) {
+            Some(at) => at + 1,
+            None => self.superseded.len(),
+        };
+        self.superseded
+            .drain(..upto)
+            .map(|s| s.id)
+            .filter(|s| *s != id)
+            .collect()
+    }
+}
+
 /// All of them, by directory and name.
 #[derive(Debug, Default)]
 pub struct PendingSet {

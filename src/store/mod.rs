@@ -212,7 +212,16 @@ impl Store {
             Mode::from_raw_mode(0o644),
         )
         .map_err(io("open lock"))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        // A probe (`lock_holder`) has it for a moment.
+        let mut taken = Err(Errno::WOULDBLOCK);
+        for _ in 0..20 {
+            taken = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
+            if taken != Err(Errno::WOULDBLOCK) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        match taken {
             Ok(()) => Ok(File::from(lock)),
             Err(Errno::WOULDBLOCK) if failpoint::mutant("C20") => Ok(File::from(lock)),
             Err(Errno::WOULDBLOCK) => Err(StoreError::Busy {

@@ -112,6 +112,8 @@ struct Told {
     fsynced: Option<Content>,
     prepared: Option<(Content, PathBuf, u64)>,
     aborted: bool,
+    /// Place in the journal of the last record that lets it be rolled forward.
+    told_at: usize,
 }
 
 /// Identity of boot and mounted file system: the same when nothing but the daemon has ended.
@@ -219,7 +221,12 @@ pub fn plan(
         let trusted = contents.header.instance == instance && !failpoint::mutant("C18-trust");
         plan.last_id = plan.last_id.max(contents.header.next_id.saturating_sub(1));
         plan.last_seq = contents.header.next_seq.saturating_sub(1);
-        let (commits, durable) = collect(contents, &mut transactions);
+        let Collected {
+            commits,
+            durable,
+            barrier,
+            last_commit,
+        } = collect(contents, &mut transactions);
         plan.last_id = plan
             .last_id
             .max(transactions.keys().next_back().copied().unwrap_or(0));
@@ -237,7 +244,11 @@ pub fn plan(
                 plan.take_back(edits);
                 continue;
             }
-            whole = whole && (seq <= durable || trusted || verified(store, &edits, &transactions)?);
+            let beyond = !trusted && barrier.is_some_and(|last| seq > last);
+            whole = whole
+                && (seq <= durable
+                    || trusted
+                    || (!beyond && verified(store, &edits, &transactions)?));
             if !whole {
                 plan.take_back(edits);
                 continue;
@@ -250,15 +261,16 @@ pub fn plan(
             }
             plan.accepted.push((seq, edits));
         }
-        roll_forward(
-            store,
-            rules,
-            &mut plan,
-            &transactions,
-            &mut used,
-            trusted,
-            whole,
-        )?;
+        let overtaken = |told: &Told| {
+            let path = told.path.as_ref();
+            // Somebody has committed the name since: that is newer.
+            path.and_then(|p| last_commit.get(p))
+                .is_some_and(|at| *at > told.told_at)
+        };
+        let mut waiting: Vec<_> = transactions.iter().filter(|(_, t)| !overtaken(t)).collect();
+        waiting.sort_by_key(|(_, t)| t.told_at);
+        let whole = whole && (trusted || barrier.is_none());
+        roll_forward(store, rules, &mut plan, &waiting, &mut used, trusted, whole)?;
     }
     for id in staged.difference(&used) {
         let told = transactions.get(id);
@@ -273,13 +285,12 @@ pub fn plan(
 }
 
 /// Sorts the records out: commits by number, and what is known of each transaction.
-fn collect(
-    contents: &journal::Contents,
-    transactions: &mut BTreeMap<TxnId, Told>,
-) -> (BTreeMap<u64, Vec<Edit>>, u64) {
-    let mut commits = BTreeMap::new();
+fn collect(contents: &journal::Contents, transactions: &mut BTreeMap<TxnId, Told>) -> Collected {
+    let mut last_commit = HashMap::new();
+    let mut barrier = None;
+    let mut commits: BTreeMap<u64, Vec<Edit>> = BTreeMap::new();
     let mut durable = contents.header.durable_seq;
-    for record in &contents.records {
+    for (at, record) in contents.records.iter().enumerate() {
         match record {
             Record::Begin {
                 id,
@@ -301,7 +312,9 @@ fn collect(
                 told.path = path.clone().or(told.path.take());
             }
             Record::Fsynced { id, content } => {
-                transactions.entry(*id).or_default().fsynced = Some(content.clone());
+                let told = transactions.entry(*id).or_default();
+                told.fsynced = Some(content.clone());
+                told.told_at = at;
             }
             Record::Prepared {
                 id,
@@ -313,24 +326,55 @@ fn collect(
                 let told = transactions.entry(*id).or_default();
                 told.prepared = sure.then(|| (content.clone(), path.clone(), *version));
                 told.path = Some(path.clone());
+                told.told_at = at;
+                // Whole or not at all, from here on.
+                told.claim = false;
             }
             Record::Unprepared { id } => transactions.entry(*id).or_default().prepared = None,
             Record::Abort { id } => transactions.entry(*id).or_default().aborted = true,
             Record::Commit { seq, edits } => {
+                for path in edits.iter().filter_map(Edit::put_path) {
+                    last_commit.insert(path.to_owned(), at);
+                }
                 for edit in edits {
                     if let Edit::Put { id, path, .. } = edit {
-                        transactions.entry(*id).or_default().path = Some(path.clone());
+                        let told = transactions.entry(*id).or_default();
+                        told.claim = false;
+                        told.path.get_or_insert_with(|| path.clone());
                     }
                 }
                 commits.insert(*seq, edits.clone());
             }
-            Record::Durable { seq } => durable = durable.max(*seq),
+            Record::Durable { seq } => {
+                durable = durable.max(*seq);
+                barrier = None;
+            }
+            Record::Barrier => {
+                let last: u64 = commits.keys().next_back().copied().unwrap_or(0);
+                barrier.get_or_insert(last.max(durable));
+            }
             Record::Withdrawn { seq } => {
                 commits.remove(seq);
             }
         }
     }
-    (commits, durable)
+    Collected {
+        commits,
+        durable,
+        barrier,
+        last_commit,
+    }
+}
+
+/// The journal, sorted out.
+struct Collected {
+    commits: BTreeMap<u64, Vec<Edit>>,
+    durable: u64,
+    /// The last commit before a rename or unlink in the backing directory that was never declared
+    /// durable: after a power cut nothing behind it may count.
+    barrier: Option<u64>,
+    /// Where in the journal each path was committed last.
+    last_commit: HashMap<PathBuf, usize>,
 }
 
 /// Whether the content of a commit beyond the last durable one is all there.
@@ -432,12 +476,12 @@ fn roll_forward(
     store: &Store,
     rules: &Rules,
     plan: &mut Plan,
-    transactions: &BTreeMap<TxnId, Told>,
+    transactions: &[(&TxnId, &Told)],
     used: &mut BTreeSet<TxnId>,
     trusted: bool,
     whole: bool,
 ) -> Result<(), Errno> {
-    for (id, told) in transactions {
+    for (id, told) in transactions.iter().copied() {
         if used.contains(id) || told.aborted || told.discarded {
             continue;
         }
@@ -521,7 +565,7 @@ fn keep_fsynced(
     if !prefix_is_whole || !guard_permits(store, rules, file, path, fsynced.len)? {
         return Ok(None);
     }
-    rustix::fs::ftruncate(file, fsynced.len)?;
+    // Cut to that length when it is put in place.
     Ok(Some(fsynced.clone()))
 }
 
@@ -729,6 +773,11 @@ fn place(
         && rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
     {
         return Ok(false);
+    }
+    if len(file)? > content.len {
+        // Written after the fsync that is rolled forward.
+        rustix::fs::ftruncate(file, content.len)?;
+        rustix::fs::fdatasync(file)?;
     }
     let stat = at::stat(file)?;
     if content.mtime_ns != 0 && crate::types::mtime_ns(&stat) != content.mtime_ns {

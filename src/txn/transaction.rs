@@ -110,6 +110,9 @@ pub struct Transaction {
     pub id: TxnId,
     /// The name it will commit under.
     pub slot: Slot,
+    /// Number of its staging file: parts from its own when a rename of the open file publishes
+    /// what was written so far (C11).
+    pub staging_id: TxnId,
     /// Its private node.
     pub node: NodeId,
     /// Its content.
@@ -190,6 +193,8 @@ pub struct Ready {
     pub file: Arc<File>,
     /// What the journal shall say of it.
     pub content: crate::journal::Content,
+    /// Number of the version it was prepared to be.
+    pub version: u64,
     /// It is on the medium already.
     pub synced: bool,
 }

@@ -87,6 +87,7 @@ pub fn one_of_each() -> Vec<Record> {
         Record::Abort { id: 43 },
         Record::Durable { seq: 18 },
         Record::Withdrawn { seq: 19 },
+        Record::Barrier,
     ]
 }
 
@@ -160,6 +161,7 @@ pub fn any_record() -> impl Strategy<Value = Record> {
         any::<u64>().prop_map(|id| Record::Abort { id }),
         any::<u64>().prop_map(|seq| Record::Durable { seq }),
         any::<u64>().prop_map(|seq| Record::Withdrawn { seq }),
+        Just(Record::Barrier),
     ]
 }
 
