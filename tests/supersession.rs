@@ -62,15 +62,23 @@ const ALL: u32 = libc::IN_ALL_EVENTS;
 /// The daemon's herald.
 #[track_caller]
 fn herald(m: &Mount) -> i32 {
+    let mut found = Vec::new();
+    eventually(Duration::from_secs(5), "the daemon has a herald", || {
+        found = children(m);
+        !found.is_empty()
+    });
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0]
+}
+
+fn children(m: &Mount) -> Vec<i32> {
     let daemon = m.daemon_pid();
     let tasks = std::fs::read_dir(format!("/proc/{daemon}/task")).expect("a daemon");
     let children = tasks.flatten().filter_map(|task| {
         let text = std::fs::read_to_string(task.path().join("children")).ok()?;
         text.split_whitespace().next()?.parse().ok()
     });
-    let found: Vec<i32> = children.collect();
-    assert_eq!(found.len(), 1, "{found:?}");
-    found[0]
+    children.collect()
 }
 
 fn feature(m: &Mount) -> (bool, String) {
@@ -100,6 +108,23 @@ fn a_watcher_of_a_file_hears_of_every_commit() {
         for (_, watch) in &mut watches {
             watch.events();
         }
+    }
+}
+
+#[test]
+fn a_watcher_of_an_older_version_hears_of_appended_records() {
+    let m = mount!();
+    m.save("f.jsonl", "0\n");
+    let mut watch = Watch::on(&m.path("f.jsonl"), ALL);
+    m.save("f.jsonl", "1\n");
+    watch.hears("the commit");
+    let mut appender = Actor::new();
+    appender.open("f", "a", &m.path("f.jsonl")).unwrap();
+    for round in 2..=4 {
+        std::thread::sleep(Duration::from_millis(50));
+        watch.events();
+        appender.write("f", format!("{round}\n")).unwrap();
+        watch.hears("a record");
     }
 }
 

@@ -26,10 +26,13 @@ const SETTLE: Duration = Duration::from_millis(10);
 /// Superseded versions of one name that are told of: more are hardly watched.
 const MOST: usize = 32;
 
+/// A name whose content has changed, and the version it meant before if that was another.
+type News = (Slot, Option<NodeId>);
+
 /// The engine's side of the herald.
 #[derive(Debug)]
 pub(crate) struct Watchers {
-    superseded: Sender<(Slot, NodeId)>,
+    news: Sender<News>,
     /// The herald's process; 0 when it is gone.
     herald: AtomicU32,
     /// The herald's last lookup: its names are good for one.
@@ -55,9 +58,9 @@ impl Engine {
         let directory = self.config.mountpoint.join(STATE_DIR);
         let failed = |e: std::io::Error| format!("the herald can't be started: {e}");
         let herald = Herald::start(&directory).map_err(failed)?;
-        let (superseded, news) = channel();
+        let (sender, news) = channel();
         let watchers = Watchers {
-            superseded,
+            news: sender,
             herald: AtomicU32::new(herald.pid()),
             turn: AtomicU64::new(0),
             lingering: AtomicUsize::new(0),
@@ -74,14 +77,23 @@ impl Engine {
 
     /// A name means another version than `old` now.
     pub(super) fn supersede(&self, state: &State, slot: &Slot, old: Option<NodeId>) {
-        let (Some(old), Some(watchers)) = (old, self.watchers.get()) else {
+        let known = old.filter(|id| state.nodes.get(*id).is_some_and(|n| n.lookups > 0));
+        self.tell(slot, known);
+    }
+
+    /// The version a name means has grown in place, of which its own watchers hear by themselves.
+    pub(super) fn grown(&self, slot: &Slot) {
+        self.tell(slot, None);
+    }
+
+    fn tell(&self, slot: &Slot, old: Option<NodeId>) {
+        let Some(watchers) = self.watchers.get() else {
             return;
         };
-        let known = state.nodes.get(old).is_some_and(|n| n.lookups > 0);
-        if (known || watchers.lingering.load(Ordering::Relaxed) > 0)
+        if (old.is_some() || watchers.lingering.load(Ordering::Relaxed) > 0)
             && watchers.herald.load(Ordering::Relaxed) != 0
         {
-            watchers.superseded.send((slot.clone(), old)).ok();
+            watchers.news.send((slot.clone(), old)).ok();
         }
     }
 
@@ -151,7 +163,7 @@ fn still_linked(mut attr: Attr) -> Attr {
     attr
 }
 
-fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<(Slot, NodeId)>) {
+fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<News>) {
     let mut lingering: HashMap<Slot, Vec<NodeId>> = HashMap::new();
     while let Ok(first) = news.recv() {
         std::thread::sleep(SETTLE);
@@ -160,9 +172,11 @@ fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<(Slot
         };
         let mut touched = HashSet::new();
         for (slot, old) in std::iter::once(first).chain(news.try_iter()) {
-            let versions = lingering.entry(slot.clone()).or_default();
-            if !versions.contains(&old) {
-                versions.push(old);
+            if let Some(old) = old {
+                let versions = lingering.entry(slot.clone()).or_default();
+                if !versions.contains(&old) {
+                    versions.push(old);
+                }
             }
             touched.insert(slot);
         }
