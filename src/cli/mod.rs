@@ -77,6 +77,9 @@ enum Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    if let Some(code) = crate::sys::herald::run_if_asked() {
+        return code;
+    }
     let arguments = Arguments::parse_from(as_subcommand(std::env::args_os().collect()));
     let result = match arguments.command {
         Command::Mount(a) => mount::run(a),

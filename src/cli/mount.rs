@@ -432,6 +432,9 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
         sysmount::unmount(&plan.mountpoint, true).ok();
         refused(e)
     })?;
+    if let Err(why) = engine.start_herald() {
+        log::warn!("programs that watch single files miss commits: {why}");
+    }
     engine.set_stop(stopper(&engine, plan.mountpoint.clone()));
     let asked = Arc::downgrade(&engine);
     signals::listen(move |signal| {

@@ -89,7 +89,7 @@ fn for_people(s: &Value) -> String {
         .map(|f| format!("{} ({})", text(&f["name"]), text(&f["why"])))
         .collect();
     if !off.is_empty() {
-        out += &format!("kernel features not in use: {}\n", off.join(", "));
+        out += &format!("features not in use: {}\n", off.join(", "));
     }
     for t in s["transactions"].as_array().into_iter().flatten() {
         out += &format!(

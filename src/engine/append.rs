@@ -240,6 +240,7 @@ impl Engine {
             if current != appender.node {
                 inner.read = file;
             }
+            self.grown(&inner.slot);
             return Ok(());
         }
     }

@@ -86,6 +86,9 @@ impl Engine {
             // `echo command > control` empties it first.
             return done(self.virtual_attr(node));
         }
+        if self.is_herald(caller) {
+            return done(self.herald_attr(node));
+        }
         let engine = self.clone();
         let finish = move |size: OpResult<()>| {
             done(

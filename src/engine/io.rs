@@ -60,6 +60,7 @@ impl Engine {
                     .run(move || done(Engine::read_appender(&appender, offset, size)));
             }
             Ok(Handle::Dir { .. }) => return done(Err(Errno::ISDIR)),
+            Ok(Handle::Herald) => return done(Err(Errno::BADF)),
             Err(e) => return done(Err(e)),
         };
         match read_cached(&file, offset, size) {
@@ -407,6 +408,7 @@ impl Engine {
                         .and_then(|()| drop_set_id(&*file, caller, None)),
                 );
             }),
+            Ok(Handle::Herald) => done(Ok(())),
             Ok(_) => done(Err(Errno::BADF)),
             Err(e) => done(Err(e)),
         }

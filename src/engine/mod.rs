@@ -20,6 +20,7 @@ mod resolve;
 mod state;
 mod status;
 mod virtualdir;
+mod watchers;
 mod xattrs;
 
 use std::collections::{HashMap, VecDeque};
@@ -82,8 +83,6 @@ pub struct Config {
 
 /// What the engine tells the kernel of its own accord.
 pub trait Notify: Send + Sync {
-    /// The name means another node now; watchers of `old` learn that it is gone.
-    fn superseded(&self, dir: NodeId, name: &OsStr, old: NodeId);
     /// The kernel shall ask for the node's attributes again.
     fn attributes_changed(&self, node: NodeId);
 }
@@ -104,6 +103,9 @@ pub struct Engine {
     pub(crate) pool: pool::Pool,
     reaper: std::sync::mpsc::Sender<Arc<OwnedFd>>,
     pub(crate) notify: OnceLock<Box<dyn Notify>>,
+    pub(crate) watchers: OnceLock<watchers::Watchers>,
+    /// Why watchers of files aren't told of commits, if they aren't.
+    pub(crate) untold: Mutex<Option<String>>,
     pub(crate) features: OnceLock<Vec<status::Feature>>,
     pub(crate) rejected_bound: RejectedBound,
     /// Small files are read uncached: the kernel allows that together with mmap.
@@ -179,6 +181,8 @@ impl Engine {
             pool: pool::Pool::default(),
             reaper,
             notify: OnceLock::new(),
+            watchers: OnceLock::new(),
+            untold: Mutex::new(Some("not mounted yet".to_owned())),
             features: OnceLock::new(),
             rejected_bound,
             uncached: std::sync::atomic::AtomicBool::new(false),
@@ -189,7 +193,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Where supersessions are told; set once, when the mount stands.
+    /// Where changes are told; set once, when the mount stands.
     pub fn set_notify(&self, notify: Box<dyn Notify>) {
         self.notify.set(notify).ok();
     }

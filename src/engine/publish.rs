@@ -222,17 +222,6 @@ impl Engine {
         self.bury(fd);
     }
 
-    pub(super) fn supersede(&self, state: &mut State, slot: &Slot, old: Option<NodeId>) {
-        let Some(node) = old.and_then(|id| state.nodes.get(id)) else {
-            return;
-        };
-        if node.lookups > 0
-            && let Some(notify) = self.notify.get()
-        {
-            notify.superseded(slot.dir, &slot.name, node.id);
-        }
-    }
-
     /// C11: a rename or link of a file that is still being written commits what is written so
     /// far under the new name; the transaction goes on with a copy.
     pub(super) fn publish_open(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<NodeId> {

@@ -40,7 +40,7 @@ impl Engine {
         done: impl FnOnce(OpResult<Attr>) + Send + 'static,
     ) {
         if virtualdir::is_virtual(dir) || Engine::is_state_dir(dir, name) {
-            return done(self.virtual_lookup(dir, name));
+            return done(self.virtual_lookup(caller, dir, name));
         }
         let slot = Slot {
             dir,
@@ -95,7 +95,7 @@ impl Engine {
     }
 
     /// Attributes for a lookup's answer. The node may have been forgotten only after the answer.
-    fn attr_after_lookup(&self, id: NodeId) -> OpResult<Attr> {
+    pub(super) fn attr_after_lookup(&self, id: NodeId) -> OpResult<Attr> {
         let result = self.attr(id);
         if result.is_err() {
             let fd = self.lock().nodes.forget(id, 1);

@@ -62,6 +62,8 @@ pub enum Handle {
         /// What was listed at offset 0.
         entries: Option<Arc<Vec<DirEntry>>>,
     },
+    /// The herald's, on a superseded version: nothing is read or written.
+    Herald,
     /// A file of the virtual directory: its text as of the open.
     Text(Arc<Vec<u8>>),
     /// The control file: the answer to the last command.

@@ -8,7 +8,7 @@ use super::{Durability, Engine, State, Unseen};
 use crate::sys::proc;
 use crate::types::TxnId;
 
-/// An optional feature of the kernel.
+/// An optional feature, most of them of the kernel.
 #[derive(Clone, Debug, Serialize)]
 pub struct Feature {
     /// Its name.
@@ -86,7 +86,7 @@ pub struct Status {
     pub durability: &'static str,
     /// C4.
     pub killed_writer_detection: Detection,
-    /// Optional kernel features.
+    /// Optional features.
     pub features: Vec<Feature>,
     /// Open transactions, oldest first.
     pub transactions: Vec<OpenTransaction>,
@@ -133,7 +133,7 @@ impl Engine {
                 on: no_detection.is_none(),
                 why: no_detection.unwrap_or_default(),
             },
-            features: self.features.get().cloned().unwrap_or_default(),
+            features: self.features_now(),
             transactions: self.open_transactions(&state),
             counters: CounterValues {
                 commits: state.counters.commits,
@@ -149,6 +149,17 @@ impl Engine {
             },
             errors: state.unseen.iter().filter(|u| !u.read).cloned().collect(),
         }
+    }
+
+    fn features_now(&self) -> Vec<Feature> {
+        let mut features = self.features.get().cloned().unwrap_or_default();
+        let untold = self.untold.lock().clone();
+        features.push(Feature {
+            name: "supersession_events",
+            on: untold.is_none(),
+            why: untold.unwrap_or_default(),
+        });
+        features
     }
 
     pub(super) fn open_transactions(&self, state: &State) -> Vec<OpenTransaction> {

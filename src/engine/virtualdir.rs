@@ -5,6 +5,7 @@
 //! control         write a command (JSON), read its answer (JSON)
 //! lock            the daemon's pid
 //! rejected/ID     rejected content; ID.meta says what it is
+//! version-N       a superseded version by its node; for the herald alone (see `watchers`)
 //! ```
 //! Only the mount's owner and root may look inside: rejected content may be anybody's.
 
@@ -20,7 +21,7 @@ use super::status::OpenTransaction;
 use super::{Engine, Opened, VOLATILE};
 use crate::store::{id_name, parse_id};
 use crate::sys::{at, failpoint};
-use crate::types::{Attr, HandleId, NodeId, OpResult, ROOT, TxnId};
+use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, ROOT, TxnId};
 
 const DIR: NodeId = 2;
 const STATUS: NodeId = 3;
@@ -100,9 +101,15 @@ impl From<OpenTransaction> for Blocker {
 }
 
 impl Engine {
-    pub(super) fn virtual_lookup(&self, dir: NodeId, name: &OsStr) -> OpResult<Attr> {
+    pub(super) fn virtual_lookup(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+    ) -> OpResult<Attr> {
         let node = match dir {
             ROOT => DIR,
+            DIR if self.is_herald(caller) => return self.herald_lookup(name),
             DIR => {
                 FILES
                     .iter()

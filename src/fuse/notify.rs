@@ -1,7 +1,8 @@
 //! What the daemon tells the kernel of its own accord, from a thread of its own: a notification
-//! may wait for locks that are held by requests which wait for us.
+//! may wait. Only one that waits for no lock of a directory or a file may be sent: a thread that
+//! waits in the kernel for a program which waits for us can't be killed, and would keep the
+//! connection, and all who use it, hanging after the daemon's end.
 
-use std::ffi::{OsStr, OsString};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use fuser::{INodeNo, Notifier};
@@ -11,13 +12,7 @@ use crate::types::NodeId;
 
 /// Sends notifications.
 #[derive(Debug)]
-pub struct KernelNotify(Sender<News>);
-
-#[derive(Debug)]
-enum News {
-    Superseded(NodeId, OsString, NodeId),
-    Attributes(NodeId),
-}
+pub struct KernelNotify(Sender<NodeId>);
 
 impl KernelNotify {
     /// With its thread.
@@ -30,29 +25,16 @@ impl KernelNotify {
     }
 }
 
-fn send(notifier: &Notifier, queue: &Receiver<News>) {
-    for news in queue {
-        // ENOENT: the name means the new version to the kernel already, or the node is forgotten.
-        match news {
-            News::Superseded(dir, name, old) => {
-                notifier.delete(INodeNo(dir), INodeNo(old), &name).ok();
-            }
-            // A negative offset: the attributes alone, which waits for nobody.
-            News::Attributes(node) => {
-                notifier.inval_inode(INodeNo(node), -1, 0).ok();
-            }
-        }
+fn send(notifier: &Notifier, queue: &Receiver<NodeId>) {
+    for node in queue {
+        // A negative offset: the attributes alone, which waits for nobody. ENOENT: the node is
+        // forgotten.
+        notifier.inval_inode(INodeNo(node), -1, 0).ok();
     }
 }
 
 impl Notify for KernelNotify {
-    fn superseded(&self, dir: NodeId, name: &OsStr, old: NodeId) {
-        self.0
-            .send(News::Superseded(dir, name.to_owned(), old))
-            .ok();
-    }
-
     fn attributes_changed(&self, node: NodeId) {
-        self.0.send(News::Attributes(node)).ok();
+        self.0.send(node).ok();
     }
 }

@@ -68,7 +68,7 @@ where
 
 /// Marks all descriptors but the standard ones close-on-exec. A daemon that held a pipe of the shell or the service
 /// that called it would keep the other end waiting for as long as it lives.
-fn keep_descriptors_to_ourselves() {
+pub(super) fn keep_descriptors_to_ourselves() {
     // SAFETY: with this flag the call closes nothing; it only sets a flag on descriptors that exist.
     let result = unsafe {
         libc::close_range(

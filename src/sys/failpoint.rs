@@ -97,6 +97,7 @@ pub const SYNCS: &[&str] = &[
     "C7-sync-dir",
     "C14-sync-rename",
     "C19-sync-dirs-before",
+    "C19-sync-appends",
     "C19-sync-data",
     "C19-sync-staging",
     "C19-sync-journal",

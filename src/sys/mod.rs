@@ -3,6 +3,7 @@
 pub mod at;
 pub mod background;
 pub mod failpoint;
+pub mod herald;
 pub mod mount;
 pub mod pidfd;
 pub mod proc;

@@ -1,0 +1,199 @@
+//! Programs that watch a file itself (C8). Their watch stays with the version it was placed on,
+//! which nobody touches any more once it is superseded: the herald does so for them.
+//!
+//! The kernel never forgets a node that is watched. So whoever is told of is a superseded version
+//! that the kernel still knows a moment later, at this commit of the name and at all later ones;
+//! without watchers and readers nothing is told at all.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::state::Handle;
+use super::{Engine, Opened, State};
+use crate::store::STATE_DIR;
+use crate::sys::herald::{self, Herald, How};
+use crate::sys::{at, failpoint};
+use crate::types::{Attr, Caller, NodeId, OpResult, Slot};
+
+/// How long the kernel has to forget a superseded version; commits meanwhile are told as one.
+const SETTLE: Duration = Duration::from_millis(10);
+/// Superseded versions of one name that are told of: more are hardly watched.
+const MOST: usize = 32;
+
+/// A name whose content has changed, and the version it meant before if that was another.
+type News = (Slot, Option<NodeId>);
+
+/// The engine's side of the herald.
+#[derive(Debug)]
+pub(crate) struct Watchers {
+    news: Sender<News>,
+    /// The herald's process; 0 when it is gone.
+    herald: AtomicU32,
+    /// The herald's last lookup: its names are good for one.
+    turn: AtomicU64,
+    /// Names of which superseded versions are still known to the kernel.
+    lingering: AtomicUsize,
+}
+
+impl Engine {
+    /// Starts telling watchers; once, when the mount stands. An error says why they aren't told.
+    pub fn start_herald(self: &Arc<Self>) -> Result<(), String> {
+        let started = self.try_start_herald();
+        if let Err(why) = &started {
+            *self.untold.lock() = Some(why.clone());
+        }
+        started
+    }
+
+    fn try_start_herald(self: &Arc<Self>) -> Result<(), String> {
+        if failpoint::feature_off("supersession_events") || failpoint::mutant("C8-watchers") {
+            return Err("switched off".to_owned());
+        }
+        let directory = self.config.mountpoint.join(STATE_DIR);
+        let failed = |e: std::io::Error| format!("the herald can't be started: {e}");
+        let herald = Herald::start(&directory).map_err(failed)?;
+        let (sender, news) = channel();
+        let watchers = Watchers {
+            news: sender,
+            herald: AtomicU32::new(herald.pid()),
+            turn: AtomicU64::new(0),
+            lingering: AtomicUsize::new(0),
+        };
+        self.watchers.set(watchers).ok();
+        *self.untold.lock() = None;
+        let engine = Arc::downgrade(self);
+        std::thread::Builder::new()
+            .name("watchers".into())
+            .spawn(move || keep_telling(&engine, herald, &news))
+            .map_err(failed)?;
+        Ok(())
+    }
+
+    /// A name means another version than `old` now.
+    pub(super) fn supersede(&self, state: &State, slot: &Slot, old: Option<NodeId>) {
+        let known = old.filter(|id| state.nodes.get(*id).is_some_and(|n| n.lookups > 0));
+        self.tell(slot, known);
+    }
+
+    /// The version a name means has grown in place, of which its own watchers hear by themselves.
+    pub(super) fn grown(&self, slot: &Slot) {
+        self.tell(slot, None);
+    }
+
+    fn tell(&self, slot: &Slot, old: Option<NodeId>) {
+        let Some(watchers) = self.watchers.get() else {
+            return;
+        };
+        if (old.is_some() || watchers.lingering.load(Ordering::Relaxed) > 0)
+            && watchers.herald.load(Ordering::Relaxed) != 0
+        {
+            watchers.news.send((slot.clone(), old)).ok();
+        }
+    }
+
+    fn kernel_knows(&self, id: NodeId) -> bool {
+        self.lock().nodes.get(id).is_some_and(|n| n.lookups > 0)
+    }
+
+    fn how_to_tell(&self, id: NodeId) -> Option<How> {
+        let fd = self.lock().nodes.get(id)?.fd.clone();
+        match at::stat(&*fd).ok()?.st_mode & 0o111 {
+            0 => Some(How::Rewritten),
+            _ => Some(How::Attributes),
+        }
+    }
+
+    fn herald_gone(&self) {
+        log::warn!("the herald is gone: programs that watch single files miss commits from now on");
+        *self.untold.lock() = Some("the herald is gone".to_owned());
+        if let Some(watchers) = self.watchers.get() {
+            watchers.herald.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the herald asks: what it does to a version is to be seen by its watchers only.
+    pub(super) fn is_herald(&self, caller: Caller) -> bool {
+        self.watchers
+            .get()
+            .is_some_and(|w| caller.tid != 0 && w.herald.load(Ordering::Relaxed) == caller.tid)
+    }
+
+    /// The version behind one of the herald's names; counts as a lookup.
+    pub(super) fn herald_lookup(&self, name: &OsStr) -> OpResult<Attr> {
+        let (id, turn) = herald::parse(name).ok_or(Errno::NOENT)?;
+        let last = self
+            .watchers
+            .get()
+            .map(|w| w.turn.fetch_max(turn, Ordering::Relaxed));
+        if last.is_none_or(|last| last >= turn) {
+            // Not ENOENT: that would be remembered, too.
+            return Err(Errno::CANCELED);
+        }
+        match self.lock().nodes.get_mut(id) {
+            Some(node) if node.lookups > 0 => node.lookups += 1,
+            _ => return Err(Errno::NOENT),
+        }
+        self.attr_after_lookup(id).map(still_linked)
+    }
+
+    /// What the herald sees of a version, and does not change.
+    pub(super) fn herald_attr(&self, id: NodeId) -> OpResult<Attr> {
+        self.attr(id).map(still_linked)
+    }
+
+    pub(super) fn herald_open(&self) -> Opened {
+        Opened {
+            handle: self.lock().add_handle(Handle::Herald),
+            keep_cache: true,
+            direct_io: false,
+            no_flush: true,
+        }
+    }
+}
+
+/// The kernel fails a link(2) that is on its way when it hears that the version has no link left.
+fn still_linked(mut attr: Attr) -> Attr {
+    attr.stat.st_nlink = attr.stat.st_nlink.max(1);
+    attr
+}
+
+fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<News>) {
+    let mut lingering: HashMap<Slot, Vec<NodeId>> = HashMap::new();
+    while let Ok(first) = news.recv() {
+        std::thread::sleep(SETTLE);
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        let mut touched = HashSet::new();
+        for (slot, old) in std::iter::once(first).chain(news.try_iter()) {
+            if let Some(old) = old {
+                let versions = lingering.entry(slot.clone()).or_default();
+                if !versions.contains(&old) {
+                    versions.push(old);
+                }
+            }
+            touched.insert(slot);
+        }
+        lingering.retain(|_, versions| {
+            versions.retain(|id| engine.kernel_knows(*id));
+            versions.drain(..versions.len().saturating_sub(MOST));
+            !versions.is_empty()
+        });
+        if let Some(watchers) = engine.watchers.get() {
+            watchers.lingering.store(lingering.len(), Ordering::Relaxed);
+        }
+        for id in touched.iter().filter_map(|s| lingering.get(s)).flatten() {
+            if let Some(how) = engine.how_to_tell(*id)
+                && herald.tell(*id, how).is_err()
+            {
+                return engine.herald_gone();
+            }
+        }
+    }
+}
