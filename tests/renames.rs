@@ -106,7 +106,7 @@ fn writers_that_share_one_temporary_name_never_mix() {
                 version_of(&content).unwrap_or_else(|why| panic!("torn: {why}"));
             }
         });
-        let writers: Vec<_> = (0..3)
+        let writers: Vec<_> = (0..3u64)
             .map(|number| {
                 let m = &m;
                 scope.spawn(move || {
@@ -241,4 +241,40 @@ fn editors_and_tools_that_rename_work() {
     )
     .ok();
     assert_eq!(m.names("."), ["f", "h"]);
+}
+
+#[test]
+fn a_link_to_a_file_that_is_rewritten_all_the_time_always_succeeds() {
+    // The plain directory passes, but for the contents. Between the lookup of link(2) and the link
+    // itself, the version that was found may have been replaced.
+    let m = mount!();
+    m.sh("mkdir cache mirror").ok();
+    m.save("cache/f", stamped(0, 3_000));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3u64)
+            .map(|number| {
+                let (m, stop) = (&m, &stop);
+                scope.spawn(move || {
+                    let mut writer = Actor::new();
+                    for version in 1u64.. {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let content = stamped(number * 1_000_000 + version, 3_000);
+                        writer.save(&m.path("cache/f"), content).unwrap();
+                    }
+                })
+            })
+            .collect();
+        let mut linker = Actor::new();
+        for round in 0..times(100, 2_000) {
+            let path = m.path(format!("mirror/{round}"));
+            linker.link(&m.path("cache/f"), &path).unwrap();
+            let found = m.read(format!("mirror/{round}")).unwrap();
+            version_of(&found).expect("a whole version");
+        }
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().for_each(|w| w.join().unwrap());
+    });
 }
