@@ -52,6 +52,8 @@ pub struct Lock {
     pub pid: u32,
     /// The description it was asked through.
     pub handle: HandleId,
+    /// The node it was asked on.
+    pub node: NodeId,
     /// Since when.
     pub since: Instant,
 }
@@ -263,6 +265,7 @@ mod tests {
             mode,
             pid: owner as u32,
             handle: owner,
+            node: 1,
             since: Instant::now(),
         }
     }

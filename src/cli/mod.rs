@@ -2,6 +2,7 @@
 
 mod check;
 mod control;
+mod locks;
 mod mount;
 mod options;
 mod rejected;
@@ -69,6 +70,8 @@ enum Command {
     Umount(umount::Arguments),
     /// Show open transactions, counters, features and unread errors
     Status(status::Arguments),
+    /// Show who holds and who waits for locks and writer slots
+    Locks(locks::Arguments),
     /// List, show or restore content that was not committed
     Rejected(rejected::Arguments),
     /// Look for inconsistencies in a backing directory that nobody has mounted
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Mount(a) => mount::run(a),
         Command::Umount(a) => umount::run(&a),
         Command::Status(a) => status::run(&a),
+        Command::Locks(a) => locks::run(&a),
         Command::Rejected(a) => rejected::run(&a),
         Command::Check(a) => check::run(&a),
     };

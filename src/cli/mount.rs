@@ -53,6 +53,9 @@ pub struct Arguments {
     /// How long an in-place editor waits for another one of the same file, before it goes on
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     lock_timeout: u64,
+    /// Warn of a lock or writer slot that is held for longer; 0 never
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    lock_warn: u64,
     /// Allow a backing directory on a network file system
     #[arg(long)]
     network_ok: bool,
@@ -70,6 +73,7 @@ struct Plan {
     durability: Durability,
     bound: Duration,
     lock_timeout: Duration,
+    lock_warn: Option<Duration>,
     network_ok: bool,
 }
 
@@ -119,6 +123,8 @@ fn in_background(arguments: &Arguments) -> Result<u8, Failure> {
     line.extend([
         "--lock-timeout".into(),
         arguments.lock_timeout.to_string().into(),
+        "--lock-warn".into(),
+        arguments.lock_warn.to_string().into(),
     ]);
     let durability = match plan.durability {
         Durability::Async => "async",
@@ -213,6 +219,7 @@ fn plan_inner(arguments: &Arguments) -> Result<Plan, Failure> {
         durability,
         bound: Duration::from_millis(arguments.bound.clamp(10, 60_000)),
         lock_timeout: Duration::from_secs(arguments.lock_timeout),
+        lock_warn: (arguments.lock_warn > 0).then(|| Duration::from_secs(arguments.lock_warn)),
         network_ok,
     })
 }
@@ -416,6 +423,7 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
             bound: plan.bound,
             privileged: rustix::process::geteuid().is_root(),
             lock_timeout: plan.lock_timeout,
+            lock_warn: plan.lock_warn,
             mountpoint: plan.mountpoint.clone(),
             no_killed_writer_detection: detection(),
         },

@@ -71,6 +71,7 @@ impl LockRequest {
             mode,
             pid: self.pid,
             handle: self.handle,
+            node: self.node,
             since: Instant::now(),
         }
     }

@@ -11,6 +11,7 @@ mod dirs;
 mod drain;
 mod io;
 mod locking;
+mod locklist;
 mod names;
 mod open;
 mod pool;
@@ -73,6 +74,8 @@ pub struct Config {
     pub bound: Duration,
     /// The daemon may give files away: it keeps the caller's owner and group.
     pub privileged: bool,
+    /// A lock held for longer is told in the log.
+    pub lock_warn: Option<Duration>,
     /// How long an editor waits for the writer slot of a file (C9).
     pub lock_timeout: Duration,
     /// Where it is mounted, for messages.
@@ -100,6 +103,8 @@ pub struct Engine {
     pub(crate) journal: Mutex<Journal>,
     /// One append after the other; taken before `State`.
     append_lock: Mutex<()>,
+    /// Locks already told of: path, process, kind.
+    warned: Mutex<std::collections::HashSet<(String, u32, String)>>,
     pub(crate) pool: pool::Pool,
     reaper: std::sync::mpsc::Sender<Arc<OwnedFd>>,
     pub(crate) notify: OnceLock<Box<dyn Notify>>,
@@ -178,6 +183,7 @@ impl Engine {
             drain_wanted: Condvar::new(),
             journal: Mutex::new(recovered.journal),
             append_lock: Mutex::new(()),
+            warned: Mutex::default(),
             pool: pool::Pool::default(),
             reaper,
             notify: OnceLock::new(),

@@ -210,6 +210,7 @@ impl Engine {
                 while let Some(engine) = engine.upgrade() {
                     engine.sweep();
                     engine.flush_old_tails();
+                    engine.warn_of_old_locks();
                     drop(engine);
                     std::thread::sleep(std::time::Duration::from_millis(250));
                 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! status.json     the status, as of the open
+//! locks.json      who holds and who waits for what, as of the open
 //! control         write a command (JSON), read its answer (JSON)
 //! lock            the daemon's pid
 //! rejected/ID     rejected content; ID.meta says what it is
@@ -28,10 +29,12 @@ const STATUS: NodeId = 3;
 const CONTROL: NodeId = 4;
 const LOCK: NodeId = 5;
 const REJECTED: NodeId = 6;
+const LOCKS: NodeId = 7;
 /// Rejected content N has node `CONTENTS + 2 N`, its meta file the next.
 const CONTENTS: NodeId = 1 << 62;
 
-const FILES: [(&str, NodeId); 4] = [
+const FILES: [(&str, NodeId); 5] = [
+    ("locks.json", LOCKS),
     ("status.json", STATUS),
     ("control", CONTROL),
     ("lock", LOCK),
@@ -40,7 +43,7 @@ const FILES: [(&str, NodeId); 4] = [
 
 /// Whether a node belongs to the virtual directory.
 pub fn is_virtual(node: NodeId) -> bool {
-    (DIR..=REJECTED).contains(&node) || node >= CONTENTS
+    (DIR..=LOCKS).contains(&node) || node >= CONTENTS
 }
 
 fn content_of(node: NodeId) -> Option<(TxnId, bool)> {
@@ -136,7 +139,7 @@ impl Engine {
             DIR | REJECTED => (FileType::Directory, 0o500, 0),
             // Larger than it will be: programs that read to the size get all of it, and the end
             // is told by a short read.
-            STATUS => (FileType::RegularFile, 0o400, 1 << 20),
+            STATUS | LOCKS => (FileType::RegularFile, 0o400, 1 << 20),
             CONTROL => (FileType::RegularFile, 0o600, 0),
             LOCK => (FileType::RegularFile, 0o400, 32),
             _ => {
@@ -166,6 +169,7 @@ impl Engine {
             CONTROL => Handle::Control(Arc::default()),
             _ if !reads_only => return Err(Errno::ROFS),
             STATUS => Handle::Text(Arc::new(self.status_text())),
+            LOCKS => Handle::Text(Arc::new(self.locks_text())),
             LOCK => Handle::Text(Arc::new(format!("{}\n", std::process::id()).into_bytes())),
             _ => {
                 let (id, meta) = content_of(node).ok_or(Errno::ISDIR)?;

@@ -1,0 +1,134 @@
+//! Locks, writer slots and claims for people: `commitfs locks`, and the warning about old ones.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::{Engine, State};
+use crate::locks::{Kind, Mode};
+use crate::sys::proc;
+
+/// One line of `commitfs locks`.
+#[derive(Clone, Debug, Serialize)]
+pub struct LockEntry {
+    /// `held` or `waiting`.
+    pub state: &'static str,
+    /// `flock`, `fcntl`, `flock or fcntl`, `writer slot`, or `claim` (created with O_EXCL).
+    pub kind: String,
+    /// Path relative to the root.
+    pub path: String,
+    /// Process.
+    pub pid: u32,
+    /// Its command.
+    pub command: String,
+    /// Milliseconds since it was granted or asked for.
+    pub age_ms: u64,
+    /// The process lives.
+    pub alive: bool,
+    /// Processes that stand against one that waits.
+    pub waits_for: Vec<u32>,
+}
+
+fn entry(state: &'static str, kind: String, path: String, pid: u32, since: Instant) -> LockEntry {
+    let command = proc::comm(pid);
+    LockEntry {
+        state,
+        kind,
+        path,
+        pid,
+        alive: command.is_some(),
+        command: command.unwrap_or_default(),
+        age_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        waits_for: Vec::new(),
+    }
+}
+
+impl Engine {
+    /// Who holds and who waits for what, oldest first.
+    pub fn lock_entries(&self) -> Vec<LockEntry> {
+        let state = self.lock();
+        let mut all = self.held_locks(&state);
+        for t in state.txns.values().filter(|t| t.handles > 0) {
+            let kind = match (t.holds_slot, t.claim) {
+                (true, _) => "writer slot",
+                (_, true) => "claim",
+                _ => continue,
+            };
+            all.push(entry(
+                "held",
+                kind.into(),
+                self.show(&state, &t.slot),
+                t.opener,
+                t.started,
+            ));
+        }
+        for w in state.waiting.values() {
+            let mut waiting = entry("waiting", w.what.into(), w.path.clone(), w.pid, w.since);
+            waiting.waits_for.clone_from(&w.blockers);
+            all.push(waiting);
+        }
+        all.sort_by_key(|e| std::cmp::Reverse(e.age_ms));
+        all
+    }
+
+    fn held_locks(&self, state: &State) -> Vec<LockEntry> {
+        state
+            .locks
+            .iter()
+            .map(|(file, lock, kind)| {
+                let node = state.nodes.get(lock.node).or_else(|| state.nodes.get(file));
+                let path = match node.and_then(|n| n.at.clone()) {
+                    Some(slot) => self.show(state, &slot),
+                    None => "?".into(),
+                };
+                let call = match kind {
+                    Kind::Posix => "fcntl",
+                    Kind::Flock => "flock",
+                    Kind::Unknown => "flock or fcntl",
+                };
+                let mode = match lock.mode {
+                    Mode::Shared => "shared",
+                    Mode::Exclusive => "exclusive",
+                };
+                entry(
+                    "held",
+                    format!("{call}, {mode}"),
+                    path,
+                    lock.pid,
+                    lock.since,
+                )
+            })
+            .collect()
+    }
+
+    pub(super) fn locks_text(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(&self.lock_entries()).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
+    /// One line in the log for each lock that is held for very long.
+    pub(super) fn warn_of_old_locks(&self) {
+        let Some(limit) = self.config.lock_warn else {
+            return;
+        };
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let old = self
+            .lock_entries()
+            .into_iter()
+            .filter(|e| e.state == "held" && e.age_ms >= limit);
+        for e in old {
+            let key = (e.path.clone(), e.pid, e.kind.clone());
+            if self.warned.lock().insert(key) {
+                log::warn!(
+                    "{}: {} held by {} ({}) for {} s",
+                    e.path,
+                    e.kind,
+                    e.pid,
+                    e.command,
+                    e.age_ms / 1000
+                );
+            }
+        }
+    }
+}
