@@ -491,8 +491,9 @@ impl Engine {
         let rescue = t.fsynced
             && !t.discarded
             && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));
-        let ready = !t.unprepared || t.verdict.is_some() || t.discarded;
-        if (ready || !t.would_commit()) && !rescue {
+        let ready = !t.unprepared || t.verdict.is_some() || t.discarded || !t.would_commit();
+        // FLUSH has prepared nothing, and there is nothing to wait for.
+        if (ready || self.is_moot(state, id)) && !rescue {
             let fallen = self.finish(state, id);
             self.give_back(state, &unlock);
             drop(guard);
@@ -621,6 +622,16 @@ impl Engine {
     /// It would replace what somebody else has committed meanwhile by nothing of its own.
     fn adds_nothing(&self, state: &mut State, txn: &Transaction) -> bool {
         txn.holds_nothing() && self.is_another_file(state, &txn.slot, txn.base)
+    }
+
+    /// The same of a transaction that is still listed.
+    pub(super) fn is_moot(&self, state: &mut State, id: TxnId) -> bool {
+        let nothing = state
+            .txns
+            .get(&id)
+            .filter(|t| t.holds_nothing())
+            .map(|t| (t.slot.clone(), t.base));
+        nothing.is_some_and(|(slot, base)| self.is_another_file(state, &slot, base))
     }
 
     fn is_another_file(&self, state: &mut State, slot: &Slot, base: Option<NodeId>) -> bool {

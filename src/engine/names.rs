@@ -542,7 +542,7 @@ impl Engine {
     fn follow(&self, state: &mut State, from: &Slot, to: &Slot, moved: NodeId) {
         let ids: Vec<TxnId> = state
             .transactions_at(from)
-            .filter(|t| t.begun == Begun::Edit || t.base == Some(moved))
+            .filter(|t| t.begun == Begun::Edit || t.base == Some(moved) || t.holds_nothing())
             .map(|t| t.id)
             .collect();
         for id in ids {

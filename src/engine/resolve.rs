@@ -219,15 +219,12 @@ impl Engine {
         }
         let tgid = proc::tgid(caller.tid)?;
         candidates.into_iter().find(|id| {
-            let Some(txn) = state.txns.get(id) else {
-                return false;
-            };
-            if tgid == txn.opener && caller.tid != txn.opener_tid {
-                // Threads of one process that each load, modify and save must not read each
-                // other's half-written file when there is a whole version to read.
-                return txn.begun != Begun::Rewrite;
-            }
-            takes_part(txn, tgid)
+            // What the program sees is what is there, not what it has left behind empty.
+            state
+                .txns
+                .get(id)
+                .is_some_and(|txn| sees(txn, tgid, caller.tid))
+                && !self.is_moot(state, *id)
         })
     }
 
@@ -270,6 +267,16 @@ impl Engine {
         let fd = self.lock().nodes.get(id).ok_or(Errno::STALE)?.fd.clone();
         Ok(rustix::fs::readlinkat(&*fd, c"", Vec::new())?.into_bytes())
     }
+}
+
+/// Whether what a thread finds under the name is the staged content.
+fn sees(txn: &Transaction, tgid: u32, tid: u32) -> bool {
+    if tgid == txn.opener && tid != txn.opener_tid {
+        // Threads of one process that each load, modify and save must not read each other's
+        // half-written file when there is a whole version to read.
+        return txn.begun != Begun::Rewrite;
+    }
+    takes_part(txn, tgid)
 }
 
 /// Whether a process has opened, written or inherited the transaction.
