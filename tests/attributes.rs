@@ -421,7 +421,6 @@ fn a_directory_watcher_gets_close_write_and_no_delete() {
 }
 
 #[test]
-#[ignore = "no event reaches the superseded version's node yet: see docs/semantics.md"]
 fn a_file_watcher_learns_of_a_commit() {
     let m = mount!();
     m.save("state", "first");
