@@ -175,6 +175,12 @@ fn a_daemon_killed_at_every_crash_point_loses_nothing_acknowledged_and_tears_not
                     let _ = victim.write("f", "half");
                     victim.kill(libc::SIGKILL);
                 }
+                // And lines, which go another way.
+                let mut appender = Actor::new();
+                let _ = appender.open("log", "a", &m.path("lines.csv"));
+                for _ in 0..count {
+                    let _ = appender.write("log", "a line\n");
+                }
                 let died = || !m.daemon_lives();
                 let deadline = Instant::now() + Duration::from_secs(3);
                 while !died() && Instant::now() < deadline {

@@ -428,22 +428,19 @@ impl Engine {
                 if let Some(n) = state.nodes.get_mut(appender.node) {
                     n.readers -= 1;
                 }
-                let fd = state.nodes.reap(appender.node);
-                self.bury(fd);
+                self.let_go(state, appender.node);
             }
             Some(Handle::Reader { node, .. }) => {
                 if let Some(n) = state.nodes.get_mut(node) {
                     n.readers -= 1;
                 }
-                let fd = state.nodes.reap(node);
-                self.bury(fd);
+                self.let_go(state, node);
             }
             Some(Handle::Direct { node, .. }) => {
                 if let Some(n) = state.nodes.get_mut(node) {
                     n.direct -= 1;
                 }
-                let fd = state.nodes.reap(node);
-                self.bury(fd);
+                self.let_go(state, node);
             }
             _ => {}
         }
@@ -646,8 +643,7 @@ impl Engine {
             node.kind = Kind::File;
             node.unlinked = true;
         }
-        let fd = state.nodes.reap(txn.node);
-        self.bury(fd);
+        self.let_go(state, txn.node);
         if let Some(abort) = &abort {
             *state.counters.aborts.entry(abort.counter()).or_default() += 1;
             let path = self.show(state, &txn.slot);

@@ -239,7 +239,12 @@ impl Engine {
         let mut outdated: Vec<TxnId> = Vec::new();
         if applied.is_ok() {
             if let Some(old) = old_stat.filter(|s| s.st_nlink == 1) {
-                state.nodes.unlinked((old.st_dev, old.st_ino));
+                let key = (old.st_dev, old.st_ino);
+                let id = state.nodes.known(key);
+                state.nodes.unlinked(key);
+                if let Some(id) = id {
+                    self.let_go(state, id);
+                }
             }
             if let Some(pending) = state.pending.get_mut(item.slot.dir, &item.slot.name) {
                 outdated = pending.outdated_by(item.id);

@@ -186,14 +186,21 @@ impl Engine {
         }
     }
 
+    /// Writes again as often as rejected content can make room.
     fn retry_write(&self, staging: &Staging, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
-        let mut content = staging.lock();
-        let before = content.failed.take();
-        let result = write_staged(&mut content, data, offset, kill);
-        if result.is_err() {
-            content.failed = content.failed.take().or(before);
+        loop {
+            let mut content = staging.lock();
+            let before = content.failed.take();
+            let result = write_staged(&mut content, data, offset, kill);
+            if result.is_err() {
+                content.failed = content.failed.take().or(before);
+            }
+            drop(content);
+            match result {
+                Err(Errno::NOSPC | Errno::DQUOT) if self.make_room() => {}
+                other => return other,
+            }
         }
-        result
     }
 
     /// Remembers who wrote, and that the content isn't as prepared any more.

@@ -101,6 +101,8 @@ pub struct Engine {
     /// The drain has orders.
     drain_wanted: Condvar,
     pub(crate) journal: Mutex<Journal>,
+    /// Stands for the descriptor of a file that is gone.
+    dead: Arc<OwnedFd>,
     /// One append after the other; taken before `State`.
     append_lock: Mutex<()>,
     /// Locks already told of: path, process, kind.
@@ -173,6 +175,12 @@ impl Engine {
             // Closing the last descriptor of an unlinked file frees its blocks, which takes long.
             .spawn(move || corpses.into_iter().for_each(drop))
             .map_err(|e| crate::types::errno_of(&e))?;
+        let dead = rustix::fs::open(
+            "/dev/null",
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
+        let dead = Arc::new(dead);
         let rejected_bound = RejectedBound::of(&store.root);
         let engine = Arc::new(Engine {
             store,
@@ -182,6 +190,7 @@ impl Engine {
             happened: Condvar::new(),
             drain_wanted: Condvar::new(),
             journal: Mutex::new(recovered.journal),
+            dead,
             append_lock: Mutex::new(()),
             warned: Mutex::default(),
             pool: pool::Pool::default(),
@@ -265,6 +274,14 @@ impl Engine {
         }
     }
 
+    /// Drops a node nobody needs, or at least what keeps a file alive that is gone.
+    pub(crate) fn let_go(&self, state: &mut State, id: NodeId) {
+        let fd = state.nodes.reap(id);
+        self.bury(fd);
+        let fd = state.nodes.retire(id, &self.dead);
+        self.bury(fd);
+    }
+
     /// Closes a descriptor where it doesn't hold anybody up.
     pub(crate) fn bury(&self, fd: Option<Arc<OwnedFd>>) {
         if let Some(fd) = fd {
@@ -274,6 +291,9 @@ impl Engine {
 
     /// Attributes of a node that isn't a transaction's.
     pub(crate) fn attr_of(&self, state: &State, node: &Node) -> OpResult<Attr> {
+        if node.dead {
+            return Err(Errno::STALE);
+        }
         if let Some(current) = &node.forwarded {
             // Readers that were granted a lock have moved on to this version (C12).
             return Ok(Attr {

@@ -133,7 +133,11 @@ impl Engine {
             .lookups
             .remove(&caller.tid)
             .filter(|(_, node)| *node == id);
-        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        let node = state
+            .nodes
+            .get(id)
+            .filter(|n| !n.dead)
+            .ok_or(Errno::STALE)?;
         match node.kind {
             Kind::Dir => return Err(Errno::ISDIR),
             Kind::Special => return Err(Errno::NXIO),

@@ -218,8 +218,7 @@ impl Engine {
             node.pending = false;
             node.unlinked |= gone;
         }
-        let fd = state.nodes.reap(id);
-        self.bury(fd);
+        self.let_go(state, id);
     }
 
     /// C11: a rename or link of a file that is still being written commits what is written so

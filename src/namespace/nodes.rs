@@ -61,6 +61,8 @@ pub struct Node {
     pub forwarded: Option<Arc<OwnedFd>>,
     /// The last link is gone.
     pub unlinked: bool,
+    /// Gone, and its descriptor given up: see [`Nodes::retire`].
+    pub dead: bool,
     /// Names of it in the backing directory that mean a newer, pending version to programs.
     pub covered: u32,
     /// (as the backing file says, as programs were told before the version was applied): moving
@@ -106,6 +108,7 @@ impl Nodes {
                 superseded: false,
                 forwarded: None,
                 unlinked: false,
+                dead: false,
                 covered: 0,
                 ctime_shift: None,
             },
@@ -205,6 +208,22 @@ impl Nodes {
     pub fn reap_directories(&mut self) {
         self.live
             .retain(|id, node| *id == ROOT || node.kind != Kind::Dir || node.lookups > 0);
+    }
+
+    /// Gives up a file that is gone and that nobody has open, though the kernel still remembers
+    /// it: the descriptor would keep its blocks from being freed. `dead` takes its place; the
+    /// node answers ESTALE from then on. Gives the descriptor to be closed.
+    pub fn retire(&mut self, id: NodeId, dead: &Arc<OwnedFd>) -> Option<Arc<OwnedFd>> {
+        let node = self.live.get_mut(&id)?;
+        let in_use = node.readers > 0 || node.direct > 0 || node.pending;
+        if node.kind != Kind::File || !node.unlinked || in_use || node.dead {
+            return None;
+        }
+        node.dead = true;
+        if self.by_key.get(&node.key) == Some(&id) {
+            self.by_key.remove(&node.key);
+        }
+        Some(std::mem::replace(&mut node.fd, dead.clone()))
     }
 
     /// The last link of a backing inode is gone: its inode number may come back as another file.
