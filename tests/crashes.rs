@@ -178,7 +178,8 @@ fn a_daemon_killed_at_every_crash_point_loses_nothing_acknowledged_and_tears_not
                 // And lines, which go another way.
                 let mut appender = Actor::new();
                 let _ = appender.open("log", "a", &m.path("lines.csv"));
-                for _ in 0..count {
+                // The first creates the file.
+                for _ in 0..=count {
                     let _ = appender.write("log", "a line\n");
                 }
                 let died = || !m.daemon_lives();

@@ -428,19 +428,22 @@ impl Engine {
                 if let Some(n) = state.nodes.get_mut(appender.node) {
                     n.readers -= 1;
                 }
-                self.let_go(state, appender.node);
+                let fd = state.nodes.reap(appender.node);
+                self.bury(fd);
             }
             Some(Handle::Reader { node, .. }) => {
                 if let Some(n) = state.nodes.get_mut(node) {
                     n.readers -= 1;
                 }
-                self.let_go(state, node);
+                let fd = state.nodes.reap(node);
+                self.bury(fd);
             }
             Some(Handle::Direct { node, .. }) => {
                 if let Some(n) = state.nodes.get_mut(node) {
                     n.direct -= 1;
                 }
-                self.let_go(state, node);
+                let fd = state.nodes.reap(node);
+                self.bury(fd);
             }
             _ => {}
         }

@@ -61,7 +61,7 @@ impl Engine {
     /// There is something to drain.
     pub(super) fn wake_drain(&self, state: &mut State) {
         if state.drain.due.is_none() {
-            state.drain.due = Some(Instant::now() + self.config.bound.mul_f32(0.4));
+            state.drain.due = Some(Instant::now() + self.config.bound.mul_f32(0.2));
             self.drain_wanted.notify_one();
         }
     }
@@ -239,12 +239,7 @@ impl Engine {
         let mut outdated: Vec<TxnId> = Vec::new();
         if applied.is_ok() {
             if let Some(old) = old_stat.filter(|s| s.st_nlink == 1) {
-                let key = (old.st_dev, old.st_ino);
-                let id = state.nodes.known(key);
-                state.nodes.unlinked(key);
-                if let Some(id) = id {
-                    self.let_go(state, id);
-                }
+                state.nodes.unlinked((old.st_dev, old.st_ino));
             }
             if let Some(pending) = state.pending.get_mut(item.slot.dir, &item.slot.name) {
                 outdated = pending.outdated_by(item.id);

@@ -274,7 +274,7 @@ impl Engine {
         }
     }
 
-    /// Drops a node nobody needs, or at least what keeps a file alive that is gone.
+    /// Drops an aborted transaction's node, or at least what keeps its file alive.
     pub(crate) fn let_go(&self, state: &mut State, id: NodeId) {
         let fd = state.nodes.reap(id);
         self.bury(fd);

@@ -218,7 +218,8 @@ impl Engine {
             node.pending = false;
             node.unlinked |= gone;
         }
-        self.let_go(state, id);
+        let fd = state.nodes.reap(id);
+        self.bury(fd);
     }
 
     /// C11: a rename or link of a file that is still being written commits what is written so

@@ -210,8 +210,8 @@ impl Nodes {
             .retain(|id, node| *id == ROOT || node.kind != Kind::Dir || node.lookups > 0);
     }
 
-    /// Gives up a file that is gone and that nobody has open, though the kernel still remembers
-    /// it: the descriptor would keep its blocks from being freed. `dead` takes its place; the
+    /// Gives up an aborted transaction's file, which nobody has open, though the kernel still
+    /// remembers it (a superseded version may still be opened by who has just looked it up): the descriptor would keep its blocks from being freed. `dead` takes its place; the
     /// node answers ESTALE from then on. Gives the descriptor to be closed.
     pub fn retire(&mut self, id: NodeId, dead: &Arc<OwnedFd>) -> Option<Arc<OwnedFd>> {
         let node = self.live.get_mut(&id)?;
