@@ -459,3 +459,44 @@ fn hard_links_are_split_by_a_commit() {
         || m.names("") == ["one", "two"],
     );
 }
+
+#[test]
+fn an_editor_finds_the_file_it_has_looked_at_before_opening_it() {
+    // The plain directory passes. vim refuses to write when the numbers differ.
+    let m = mount!();
+    m.save("f", "content");
+    m.python(
+        "import os\n\
+         before = os.stat('f').st_ino\n\
+         fd = os.open('f', os.O_WRONLY | os.O_CREAT, 0o644)\n\
+         assert os.fstat(fd).st_ino == before\n\
+         assert os.stat('f').st_ino == before\n\
+         assert [e.inode() for e in os.scandir('.')] == [before]\n\
+         os.ftruncate(fd, 0); os.write(fd, b'edited')\n\
+         assert os.fstat(fd).st_ino == os.stat('f').st_ino\n\
+         os.close(fd)\n\
+         assert os.stat('f').st_ino != before\n\
+         assert [e.inode() for e in os.scandir('.')] == [os.stat('f').st_ino]\n",
+    )
+    .ok();
+    assert_content(m.read("f"), b"edited", "after close");
+}
+
+#[test]
+fn an_open_file_keeps_its_number_while_it_commits_at_every_unlock() {
+    // The plain directory passes. sqlite3 takes a database whose number has changed for another.
+    let m = mount!();
+    m.save("f", "content");
+    m.python(
+        "import fcntl, os\n\
+         fd = os.open('f', os.O_RDWR)\n\
+         before = os.fstat(fd).st_ino\n\
+         for n in range(3):\n\
+         \x20   fcntl.flock(fd, fcntl.LOCK_EX)\n\
+         \x20   os.pwrite(fd, b'%d' % n, 0)\n\
+         \x20   fcntl.flock(fd, fcntl.LOCK_UN)\n\
+         \x20   assert os.fstat(fd).st_ino == os.stat('f').st_ino == before\n",
+    )
+    .ok();
+    assert_content(m.read("f"), b"2ontent", "after close");
+}

@@ -93,7 +93,7 @@ impl Engine {
         let finish = move |size: OpResult<()>| {
             done(
                 size.and_then(|()| engine.change(node, &change))
-                    .and_then(|()| engine.attr(node)),
+                    .and_then(|()| engine.getattr(node, None)),
             );
         };
         match (change.size, handle) {

@@ -97,7 +97,8 @@ impl Engine {
         for txn in state.txns.values() {
             let own = tgid.is_some_and(|t| super::resolve::takes_part(txn, t));
             if txn.slot.dir == node && !txn.discarded && txn.handles > 0 && (txn.claim || own) {
-                names.insert(txn.slot.name.clone(), (txn.node, FileType::RegularFile));
+                let ino = txn.shown_base.unwrap_or(txn.node);
+                names.insert(txn.slot.name.clone(), (ino, FileType::RegularFile));
             }
         }
         let mut entries = vec![

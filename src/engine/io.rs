@@ -370,7 +370,6 @@ impl Engine {
             }) => {
                 done(
                     rustix::fs::ftruncate(&*file, size)
-                        .map_err(Errno::from)
                         .and_then(|()| drop_set_id(&*file, caller, None)),
                 );
             }

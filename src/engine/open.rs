@@ -664,6 +664,7 @@ impl Engine {
                 policy: start.policy,
                 begun: start.begun,
                 base: start.base,
+                shown_base: start.base.filter(|_| start.begun == Begun::Edit),
                 base_ctime,
                 handles: 0,
                 opener_tid: 0,

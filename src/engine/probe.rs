@@ -14,8 +14,7 @@ use crate::types::NodeId;
 
 /// What to look at, gathered under the lock; looking happens without it.
 pub(super) struct Probe {
-    node: NodeId,
-    closer: u32,
+    numbers: Vec<NodeId>,
     processes: Vec<u32>,
     last_pid: Option<u32>,
     hopeless: bool,
@@ -23,10 +22,13 @@ pub(super) struct Probe {
 
 impl Engine {
     pub(super) fn probe(&self, _state: &State, txn: &Transaction, closer: u32) -> Probe {
+        let mut processes: Vec<u32> = txn.processes.keys().copied().collect();
+        if !processes.contains(&closer) {
+            processes.push(closer);
+        }
         Probe {
-            node: txn.node,
-            closer,
-            processes: txn.processes.keys().copied().collect(),
+            numbers: txn.numbers().collect(),
+            processes,
             last_pid: txn.last_pid,
             hopeless: closer == 0 || txn.handles > 1 || txn.shared,
         }
@@ -54,17 +56,12 @@ impl Probe {
         if self.hopeless || crate::sys::failpoint::mutant("sure") {
             return false;
         }
-        let free = |pid: u32| match proc::holds(pid, self.node, None) {
+        let free = |pid: u32| match proc::holds(pid, &self.numbers, None) {
             Holding::Count(n) => n == 0,
             Holding::Gone => true,
             Holding::Unknown => false,
         };
-        if !self
-            .processes
-            .iter()
-            .chain([&self.closer])
-            .all(|pid| free(*pid))
-        {
+        if !self.processes.iter().all(|pid| free(*pid)) {
             return false;
         }
         let (Some(then), Some(now)) = (self.last_pid, proc::last_pid()) else {
@@ -76,7 +73,7 @@ impl Probe {
         let suspects = proc::pids_between(then, now).unwrap_or_else(proc::all_pids);
         suspects
             .into_iter()
-            .all(|pid| match proc::holds(pid, self.node, None) {
+            .all(|pid| match proc::holds(pid, &self.numbers, None) {
                 Holding::Count(n) => n == 0,
                 Holding::Gone => true,
                 // Another user's process: it can only have inherited the descriptor.

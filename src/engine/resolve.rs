@@ -259,7 +259,9 @@ impl Engine {
         if virtualdir::is_virtual(id) {
             return self.virtual_attr(id);
         }
-        self.attr(id)
+        let mut attr = self.attr(id)?;
+        attr.ino = self.lock().shown_number(id);
+        Ok(attr)
     }
 
     /// Target of a symlink.
@@ -288,5 +290,5 @@ pub(super) fn takes_part(txn: &Transaction, tgid: u32) -> bool {
             .any(|(pid, p)| (p.opener || p.wrote) && proc::is_self_or_descendant(tgid, *pid))
         // Whoever outlives the process it inherited from descends from nobody any more.
         || (txn.processes.keys().any(|pid| !proc::lives(*pid))
-            && matches!(proc::holds(tgid, txn.node, None), proc::Holding::Count(n) if n > 0))
+            && matches!(proc::holds(tgid, &txn.numbers().collect::<Vec<_>>(), None), proc::Holding::Count(n) if n > 0))
 }

@@ -19,7 +19,7 @@ use super::append::Appender;
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::{FileId, LockTable};
-use crate::namespace::{Nodes, PendingSet};
+use crate::namespace::{Kind, Nodes, PendingSet};
 use crate::txn::{Begun, Staging, Transaction};
 use crate::types::{HandleId, NodeId, Slot, TxnId};
 
@@ -262,6 +262,17 @@ impl State {
             .flat_map(|(_, ids)| ids)
             .filter_map(|id| self.txns.get(id))
             .any(|t| matches!(t.begun, Begun::Create { .. }))
+    }
+
+    /// The inode number that a node shows. An in-place editor finds the number it has looked at
+    /// before the open, as on the plain directory (vim refuses to write otherwise); a new version
+    /// shows its own from its commit on.
+    pub fn shown_number(&self, id: NodeId) -> NodeId {
+        let txn = match self.nodes.get(id).map(|n| n.kind) {
+            Some(Kind::Private(txn)) => self.txns.get(&txn),
+            _ => None,
+        };
+        txn.and_then(|txn| txn.shown_base).unwrap_or(id)
     }
 
     /// Takes a transaction out of the list of its name.

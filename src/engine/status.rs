@@ -249,20 +249,19 @@ impl Engine {
             .map(|t| {
                 (
                     t.id,
-                    t.node,
+                    t.numbers().collect::<Vec<_>>(),
                     t.processes.keys().copied().collect::<Vec<_>>(),
                 )
             })
             .collect();
         drop(guard);
-        for (id, node, writers) in idle {
-            self.report_idle(id, node, &writers);
+        for (id, numbers, writers) in idle {
+            self.report_idle(id, &numbers, &writers);
         }
     }
 
-    fn report_idle(&self, id: TxnId, node: crate::types::NodeId, writers: &[u32]) {
-        let holds =
-            |pid: &u32| matches!(proc::holds(*pid, node, None), proc::Holding::Count(n) if n > 0);
+    fn report_idle(&self, id: TxnId, numbers: &[crate::types::NodeId], writers: &[u32]) {
+        let holds = |pid: &u32| matches!(proc::holds(*pid, numbers, None), proc::Holding::Count(n) if n > 0);
         if writers.iter().any(holds) {
             return;
         }

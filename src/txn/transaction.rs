@@ -123,6 +123,9 @@ pub struct Transaction {
     pub begun: Begun,
     /// Node of the version that was current at its open.
     pub base: Option<NodeId>,
+    /// The version whose inode number its node shows, if not its own: an in-place editor's, the
+    /// same from its open to its last close whatever it commits meanwhile.
+    pub shown_base: Option<NodeId>,
     /// When the base was last changed, as of the open: if that has moved, so have attributes.
     pub base_ctime: (i64, u64),
     /// Open descriptions.
@@ -222,6 +225,12 @@ impl Transaction {
     pub fn holds_nothing(&self) -> bool {
         let created = matches!(self.begun, Begun::Create { .. });
         self.outdated || (created && !self.changed && !self.empties)
+    }
+
+    /// The inode numbers under which its descriptors may stand in /proc: the kernel keeps the one
+    /// it was told last.
+    pub fn numbers(&self) -> impl Iterator<Item = NodeId> {
+        [self.node].into_iter().chain(self.shown_base)
     }
 
     /// The death that keeps it from committing (C4): of the opener or a writer, or of the last

@@ -23,20 +23,20 @@ pub enum Holding {
     Unknown,
 }
 
-/// How many descriptors of the process `tgid` are open for writing on inode `ino` of mount `mnt_id` (of any mount if
-/// `None`).
+/// How many descriptors of the process `tgid` are open for writing on one of the inodes `inos` of mount `mnt_id` (of any
+/// mount if `None`).
 ///
 /// A descriptor that is just being closed is no longer counted when its FLUSH arrives. The number of a mount is that
 /// of `/proc/self/mountinfo`; the same file system has another one in another mount namespace, and in a bind mount.
 /// Descriptors opened with O_PATH hold no file open and aren't counted.
-pub fn holds(tgid: u32, ino: u64, mnt_id: Option<u64>) -> Holding {
-    let counted = match count(tgid, ino, mnt_id) {
+pub fn holds(tgid: u32, inos: &[u64], mnt_id: Option<u64>) -> Holding {
+    let counted = match count(tgid, inos, mnt_id) {
         // A thread that has ended shows no descriptors, or (to all but root) none that may be seen.
         Ok(Descriptors { seen: 0, .. }) | Err(Errno::ACCESS)
             if memory_is_gone(tgid) == Some(true) =>
         {
             match living_thread(tgid) {
-                Ok(Some(tid)) => count(tid, ino, mnt_id),
+                Ok(Some(tid)) => count(tid, inos, mnt_id),
                 Ok(None) => return Holding::Count(0),
                 Err(error) => Err(error),
             }
@@ -68,7 +68,7 @@ struct Descriptors {
     matching: u32,
 }
 
-fn count(tid: u32, ino: u64, mnt_id: Option<u64>) -> Result<Descriptors> {
+fn count(tid: u32, inos: &[u64], mnt_id: Option<u64>) -> Result<Descriptors> {
     let process = open_dir(tid, "")?;
     let descriptors = open_dir(tid, "fd")?;
     let mut found = Descriptors::default();
@@ -77,7 +77,7 @@ fn count(tid: u32, ino: u64, mnt_id: Option<u64>) -> Result<Descriptors> {
         if found.seen > MAX_DESCRIPTORS {
             return Err(Errno::TOOBIG);
         }
-        match is_on_file(&process, &descriptors, fd, ino, mnt_id) {
+        match is_on_file(&process, &descriptors, fd, inos, mnt_id) {
             Ok(true) => found.matching += 1,
             // NOENT: closed since the directory was read.
             Ok(false) | Err(Errno::NOENT) => {}
@@ -94,7 +94,7 @@ fn is_on_file(
     process: impl AsFd,
     descriptors: impl AsFd,
     fd: u32,
-    ino: u64,
+    inos: &[u64],
     mnt_id: Option<u64>,
 ) -> Result<bool> {
     let mut buffer = [0; 18];
@@ -116,16 +116,16 @@ fn is_on_file(
     // The lines that matter come first, before those of any file type or lock.
     let mut lines = [0; 256];
     let length = rustix::io::read(&info, &mut lines)?;
-    on_file(&lines[..length], ino, mnt_id).ok_or(Errno::NOTSUP)
+    on_file(&lines[..length], inos, mnt_id).ok_or(Errno::NOTSUP)
 }
 
 const FDINFO: &[u8] = b"fdinfo/";
 
-/// Whether the lines of a descriptor name this file; `None` if they don't say.
-fn on_file(info: &[u8], ino: u64, mnt_id: Option<u64>) -> Option<bool> {
+/// Whether the lines of a descriptor name one of these files; `None` if they don't say.
+fn on_file(info: &[u8], inos: &[u64], mnt_id: Option<u64>) -> Option<bool> {
     let found_mount = number::<u64>(field(info, "mnt_id")?)?;
     let found_ino = number::<u64>(field(info, "ino")?)?;
-    Some(found_ino == ino && mnt_id.is_none_or(|id| id == found_mount))
+    Some(inos.contains(&found_ino) && mnt_id.is_none_or(|id| id == found_mount))
 }
 
 /// Writes `n` in decimal before the last byte of `buffer`, and says where it begins.
@@ -154,14 +154,14 @@ mod tests {
         let first = File::create(&path).unwrap();
         let ino = first.metadata().unwrap().ino();
         let own = std::process::id();
-        assert_eq!(holds(own, ino, None), Holding::Count(1));
+        assert_eq!(holds(own, &[ino], None), Holding::Count(1));
         let second = first.try_clone().unwrap();
-        assert_eq!(holds(own, ino, None), Holding::Count(2));
+        assert_eq!(holds(own, &[ino], None), Holding::Count(2));
         drop(first);
-        assert_eq!(holds(own, ino, None), Holding::Count(1));
-        assert_eq!(holds(own, ino, Some(u64::MAX)), Holding::Count(0));
+        assert_eq!(holds(own, &[ino], None), Holding::Count(1));
+        assert_eq!(holds(own, &[ino], Some(u64::MAX)), Holding::Count(0));
         drop(second);
-        assert_eq!(holds(own, ino, None), Holding::Count(0));
+        assert_eq!(holds(own, &[ino], None), Holding::Count(0));
         std::fs::remove_file(&path).unwrap();
     }
 
@@ -173,30 +173,37 @@ mod tests {
         }
         // The files go right after the memory.
         std::thread::sleep(std::time::Duration::from_millis(20));
-        assert_eq!(holds(child.id(), 1, None), Holding::Count(0));
+        assert_eq!(holds(child.id(), &[1], None), Holding::Count(0));
         child.wait().unwrap();
-        assert_eq!(holds(child.id(), 1, None), Holding::Gone);
+        assert_eq!(holds(child.id(), &[1], None), Holding::Gone);
     }
 
     #[test]
     fn a_missing_process_is_gone() {
-        assert_eq!(holds(0, 1, None), Holding::Gone);
-        assert_eq!(holds(u32::MAX, 1, None), Holding::Gone);
+        assert_eq!(holds(0, &[1], None), Holding::Gone);
+        assert_eq!(holds(u32::MAX, &[1], None), Holding::Gone);
     }
 
     #[test]
     fn lines_without_an_inode_are_not_taken_for_another_file() {
-        assert_eq!(on_file(b"pos:\t0\nflags:\t02\nmnt_id:\t9\n", 5, None), None);
         assert_eq!(
-            on_file(b"pos:\t0\nflags:\t02\nmnt_id:\t9\nino:\t5\n", 5, Some(9)),
+            on_file(b"pos:\t0\nflags:\t02\nmnt_id:\t9\n", &[5], None),
+            None
+        );
+        assert_eq!(
+            on_file(b"pos:\t0\nflags:\t02\nmnt_id:\t9\nino:\t5\n", &[5], Some(9)),
             Some(true)
         );
         assert_eq!(
-            on_file(b"pos:\t0\nflags:\t02\nmnt_id:\t9\nino:\t55\n", 5, Some(9)),
+            on_file(
+                b"pos:\t0\nflags:\t02\nmnt_id:\t9\nino:\t55\n",
+                &[5],
+                Some(9)
+            ),
             Some(false)
         );
         assert_eq!(
-            on_file(b"pos:\t0\nflags:\t02\nmnt_id:\t8\nino:\t5\n", 5, Some(9)),
+            on_file(b"pos:\t0\nflags:\t02\nmnt_id:\t8\nino:\t5\n", &[5], Some(9)),
             Some(false)
         );
     }
@@ -219,8 +226,8 @@ mod tests {
         let both = File::options().read(true).write(true).open(&path).unwrap();
         let ino = writer.metadata().unwrap().ino();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(holds(std::process::id(), ino, None), Holding::Count(2));
+        assert_eq!(holds(std::process::id(), &[ino], None), Holding::Count(2));
         drop((writer, both));
-        assert_eq!(holds(std::process::id(), ino, None), Holding::Count(0));
+        assert_eq!(holds(std::process::id(), &[ino], None), Holding::Count(0));
     }
 }
