@@ -401,6 +401,8 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
             recovered.rejected
         );
     }
+    // Before the mount stands: it starts a process and kills it.
+    let no_detection = detection();
     let source = plan.backing.to_string_lossy();
     let mounted = sysmount::mount(&MountRequest {
         mountpoint: &plan.mountpoint,
@@ -425,7 +427,7 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
             lock_timeout: plan.lock_timeout,
             lock_warn: plan.lock_warn,
             mountpoint: plan.mountpoint.clone(),
-            no_killed_writer_detection: detection(),
+            no_killed_writer_detection: no_detection.clone(),
         },
         recovered,
     )
@@ -451,7 +453,7 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
         }
     })
     .map_err(refused)?;
-    if let Some(why) = detection() {
+    if let Some(why) = no_detection {
         log::warn!("killed-writer detection: off ({why})");
     }
     log::info!(
