@@ -404,6 +404,7 @@ impl Engine {
         if let Some(txn) = state.txns.get_mut(&id) {
             // The kernel knows the description by another node.
             txn.shared = true;
+            txn.appends = appender.always;
             txn.begun = Begun::Edit;
         }
         if let Some(n) = state.nodes.get_mut(appender.node) {

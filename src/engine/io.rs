@@ -91,6 +91,7 @@ impl Engine {
                         .pool
                         .run(move || done(engine.birth(txn, handle, &data).map(|()| size)));
                 }
+                let offset = self.end_if_appending(txn, &staging).unwrap_or(offset);
                 let small = !sync && data.len() <= INLINE_WRITE;
                 let result = if small {
                     write_at_once(&staging, data, offset, kill)
@@ -110,7 +111,7 @@ impl Engine {
                 self.pool.run(move || {
                     let result = write_staged(&mut staging.lock(), &data, offset, kill);
                     let result = match result {
-                        Err(Errno::NOSPC | Errno::DQUOT) if engine.make_room() => {
+                        Err(Errno::NOSPC | Errno::DQUOT) => {
                             engine.retry_write(&staging, &data, offset, kill)
                         }
                         other => other,
@@ -144,6 +145,17 @@ impl Engine {
         }
     }
 
+    /// Where an O_APPEND description writes, whatever the kernel takes for the end: the node it
+    /// knows may be another one.
+    fn end_if_appending(&self, id: TxnId, staging: &Staging) -> Option<u64> {
+        let appends = self.lock().txns.get(&id).is_some_and(|t| t.appends);
+        if appends {
+            staging.lock().size().ok()
+        } else {
+            None
+        }
+    }
+
     /// Whether a new file is still being written from front to back by its one description.
     fn stream_goes_on(&self, id: TxnId, staging: &Staging, offset: u64) -> bool {
         let mut state = self.lock();
@@ -174,11 +186,7 @@ impl Engine {
                 // Rejected content makes room before a write fails for want of space (C5).
                 let (engine, staging, data) = (self.clone(), staging.clone(), data.to_vec());
                 self.pool.run(move || {
-                    let result = if engine.make_room() {
-                        engine.retry_write(&staging, &data, offset, kill)
-                    } else {
-                        Err(Errno::NOSPC)
-                    };
+                    let result = engine.retry_write(&staging, &data, offset, kill);
                     done(result.map(|()| size));
                 });
             }
@@ -197,10 +205,21 @@ impl Engine {
             }
             drop(content);
             match result {
-                Err(Errno::NOSPC | Errno::DQUOT) if self.make_room() => {}
+                Err(Errno::NOSPC | Errno::DQUOT) if self.make_room() || self.drop_superseded() => {}
                 other => return other,
             }
         }
+    }
+
+    /// Versions that were replaced before they were put in place take space until the drain has
+    /// come by. Gives whether there were any; waits for the drain then.
+    fn drop_superseded(&self) -> bool {
+        let any = {
+            let state = self.lock();
+            !state.condemned.is_empty()
+                || state.pending.iter().any(|(_, p)| !p.superseded.is_empty())
+        };
+        any && self.drain_all().is_ok()
     }
 
     /// Remembers who wrote, and that the content isn't as prepared any more.

@@ -15,6 +15,9 @@ use crate::types::{NodeId, OpResult, Slot, TxnId, now_ns};
 /// Attribute that carries a version number across remounts.
 pub(super) const VERSION_XATTR: &str = "user.commitfs.version";
 
+/// More versions of one name than this don't wait for the drain to be due.
+const MANY_SUPERSEDED: usize = 16;
+
 impl Engine {
     /// Space in the journal for a commit, so that the commit itself can't fail.
     pub(super) fn reserve_commit(&self) -> OpResult<()> {
@@ -142,6 +145,15 @@ impl Engine {
         }
         if let Some(old) = superseded {
             self.unpin(state, old, true);
+            let waiting = state
+                .pending
+                .get(slot.dir, &slot.name)
+                .map_or(0, |p| p.superseded.len());
+            if waiting >= MANY_SUPERSEDED {
+                // They take space: the drain needn't wait until it is due.
+                state.drain.due = Some(std::time::Instant::now());
+                self.drain_wanted.notify_one();
+            }
         }
         if let Some(old) = replaced {
             state.same_file(node, old);

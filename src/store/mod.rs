@@ -30,6 +30,11 @@ pub const STATE_DIR: &str = ".commitfs";
 /// What `.commitfs/format` says. The number changes when the layout does.
 pub const FORMAT: &str = "commitfs state directory, format 1\n";
 
+/// How long a killed daemon may take to let go of its lock.
+const DYING: std::time::Duration = std::time::Duration::from_secs(20);
+/// How long a look at the lock may keep it.
+const PROBE: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// Why a backing directory can't be used. Each message names the directory and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -177,11 +182,16 @@ impl Store {
             path: path.to_owned(),
             reason,
         };
-        if let Some(pid) = Store::lock_holder(root.as_fd()) {
-            return Err(StoreError::Busy {
-                path: path.to_owned(),
-                pid,
-            });
+        let asked = std::time::Instant::now();
+        while let Some(pid) = Store::lock_holder(root.as_fd()) {
+            // A killed daemon keeps its lock until its last write to the disk has ended.
+            if !crate::sys::proc::is_ending(pid) || asked.elapsed() > DYING {
+                return Err(StoreError::Busy {
+                    path: path.to_owned(),
+                    pid,
+                });
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
         match at::open_dir(&root, OsStr::new(STATE_DIR)) {
             Ok(state) => {
@@ -213,20 +223,22 @@ impl Store {
         )
         .map_err(io("open lock"))?;
         // A probe (`lock_holder`) has it for a moment.
-        let mut taken = Err(Errno::WOULDBLOCK);
-        for _ in 0..20 {
-            taken = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
-            if taken != Err(Errno::WOULDBLOCK) {
-                break;
+        let asked = std::time::Instant::now();
+        let taken = loop {
+            let taken = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
+            let ending = crate::sys::proc::is_ending(holder(lock.as_fd()));
+            let patience = if ending { DYING } else { PROBE };
+            if taken != Err(Errno::WOULDBLOCK) || asked.elapsed() > patience {
+                break taken;
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        };
         match taken {
             Ok(()) => Ok(File::from(lock)),
             Err(Errno::WOULDBLOCK) if failpoint::mutant("C20") => Ok(File::from(lock)),
             Err(Errno::WOULDBLOCK) => Err(StoreError::Busy {
                 path: path.to_owned(),
-                pid: holder(&File::from(lock)),
+                pid: holder(lock.as_fd()),
             }),
             Err(e) => Err(io("lock")(e)),
         }
@@ -295,7 +307,7 @@ impl Store {
         )
         .ok()?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
-            Err(Errno::WOULDBLOCK) => Some(holder(&File::from(lock))),
+            Err(Errno::WOULDBLOCK) => Some(holder(lock.as_fd())),
             _ => None,
         }
     }
@@ -356,10 +368,9 @@ impl Store {
     }
 }
 
-fn holder(lock: &File) -> u32 {
-    use std::os::unix::fs::FileExt;
+fn holder(lock: BorrowedFd<'_>) -> u32 {
     let mut text = [0u8; 32];
-    let len = lock.read_at(&mut text, 0).unwrap_or(0);
+    let len = rustix::io::pread(lock, &mut text, 0).unwrap_or(0);
     std::str::from_utf8(&text[..len])
         .ok()
         .and_then(|t| t.trim().parse().ok())

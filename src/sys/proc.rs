@@ -167,6 +167,17 @@ pub fn comm(pid: u32) -> Option<String> {
     Some(printable(name.trim_ascii_end(), MAX_COMMAND_CHARS))
 }
 
+/// Whether a process has ended but for what it still has to clean up, or is gone.
+pub fn is_ending(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/status")) {
+        Ok(status) => status
+            .lines()
+            .filter_map(|line| line.strip_prefix("State:"))
+            .any(|state| state.trim_start().starts_with(['Z', 'X'])),
+        Err(_) => true,
+    }
+}
+
 /// The command line of a process for people to read: one line, printable, shortened; `[name]` for a process without
 /// one, `(gone)` for none.
 ///
