@@ -109,7 +109,7 @@ impl Engine {
                 }
                 let (engine, data) = (self.clone(), data.to_vec());
                 self.pool.run(move || {
-                    let result = write_staged(&mut staging.lock(), &data, offset, kill);
+                    let result = first_try(&mut staging.lock(), &data, offset, kill);
                     let result = match result {
                         Err(Errno::NOSPC | Errno::DQUOT) => {
                             engine.retry_write(&staging, &data, offset, kill)
@@ -194,19 +194,20 @@ impl Engine {
         }
     }
 
-    /// Writes again as often as rejected content can make room.
+    /// Writes again as often as room can be made. A transaction that has failed before stays
+    /// failed: what this write adds would stand behind a hole.
     fn retry_write(&self, staging: &Staging, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
         loop {
             let mut content = staging.lock();
-            let before = content.failed.take();
-            let result = write_staged(&mut content, data, offset, kill);
-            if result.is_err() {
-                content.failed = content.failed.take().or(before);
-            }
+            let result = first_try(&mut content, data, offset, kill);
+            let retry = is_full(&result) && content.failed.is_none();
             drop(content);
-            match result {
-                Err(Errno::NOSPC | Errno::DQUOT) if self.make_room() || self.drop_superseded() => {}
-                other => return other,
+            if !retry {
+                return result;
+            }
+            if !self.make_room() && !self.drop_superseded() {
+                staging.lock().fail(Errno::NOSPC, "write");
+                return result;
             }
         }
     }
@@ -548,6 +549,26 @@ impl Engine {
     }
 }
 
+fn is_full(result: &OpResult<()>) -> bool {
+    matches!(result, Err(Errno::NOSPC | Errno::DQUOT))
+}
+
+/// Writes. If only the want of space keeps it from happening, the transaction hasn't failed yet:
+/// `retry_write` decides.
+fn first_try(
+    content: &mut crate::txn::Content,
+    data: &[u8],
+    offset: u64,
+    kill: bool,
+) -> OpResult<()> {
+    let failed_before = content.failed.is_some();
+    let result = write_staged(content, data, offset, kill);
+    if is_full(&result) && !failed_before {
+        content.failed = None;
+    }
+    result
+}
+
 fn write_staged(
     content: &mut crate::txn::Content,
     data: &[u8],
@@ -564,7 +585,7 @@ fn write_staged(
 /// Writes if nobody else uses the content and nothing must be copied first.
 fn write_at_once(staging: &Staging, data: &[u8], offset: u64, kill: bool) -> Option<OpResult<()>> {
     let mut content = staging.try_lock()?;
-    (!content.must_copy()).then(|| write_staged(&mut content, data, offset, kill))
+    (!content.must_copy()).then(|| first_try(&mut content, data, offset, kill))
 }
 
 fn write_direct(file: &File, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
