@@ -61,12 +61,18 @@ struct Txn {
     /// Number of the file it was opened on.
     base: Option<u32>,
     changed: bool,
+    /// The name was emptied through its path by a process that saw this content there, and
+    /// nothing has been written here since.
+    outdated: bool,
+    exclusive: bool,
     claim: bool,
     discarded: bool,
     done: bool,
     failed: bool,
-    /// Contents since and including the last fsync, and the number of what was committed then.
+    /// Contents since and including the last fsync.
     synced: Option<Vec<Content>>,
+    /// Commits that come after the fsync have higher numbers.
+    synced_at: u32,
     opener: u32,
     wrote: BTreeSet<u32>,
     closed: BTreeSet<u32>,
@@ -78,8 +84,13 @@ struct Txn {
 
 #[derive(Clone, Debug)]
 enum What {
-    Version(Content),
-    Staged { txn: u32, reads: bool, writes: bool },
+    /// The file's number, and its content as of the open.
+    Version(u32, Content),
+    Staged {
+        txn: u32,
+        reads: bool,
+        writes: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -106,6 +117,8 @@ pub struct World {
     descriptions: BTreeMap<u32, Description>,
     pub processes: BTreeMap<u32, Process>,
     ended: Vec<(Slot, Vec<Option<Content>>)>,
+    /// What a killed writer had synced takes its name some time after the death.
+    late: bool,
     /// What may be found under a name now; `None`: what was there before.
     pub open_ends: BTreeMap<Slot, Vec<Option<Content>>>,
     /// Contents that must be in rejected.
@@ -129,6 +142,7 @@ impl World {
             descriptions: BTreeMap::new(),
             processes: BTreeMap::new(),
             ended: Vec::new(),
+            late: false,
             open_ends: BTreeMap::new(),
             rejected: Vec::new(),
         }
@@ -189,7 +203,22 @@ impl World {
     }
 
     fn own(&self, who: u32, slot: &Slot) -> Option<u32> {
-        self.at(slot).filter(|id| self.takes_part(*id, who)).last()
+        let sees = |id: &u32| self.takes_part(*id, who) && !self.is_moot(*id);
+        self.at(slot).filter(sees).last()
+    }
+
+    /// It holds nothing that would be there on the plain directory, once somebody has put content
+    /// under its name.
+    fn holds_nothing(&self, id: u32) -> bool {
+        let txn = &self.txns[&id];
+        txn.outdated || (txn.exclusive && !txn.edit && !txn.changed)
+    }
+
+    /// And somebody has.
+    fn is_moot(&self, id: u32) -> bool {
+        let txn = &self.txns[&id];
+        let current = self.files.get(&txn.slot).map(|f| f.number);
+        self.holds_nothing(id) && current.is_some() && current != txn.base
     }
 
     fn claim(&self, slot: &Slot) -> Option<u32> {
@@ -262,7 +291,7 @@ impl World {
     pub fn reads(&self, who: u32, slot: &str) -> Vec<u8> {
         let (description, _) = self.processes[&who].slots[slot];
         match &self.descriptions[&description].what {
-            What::Version(content) => content.clone(),
+            What::Version(_, content) => content.clone(),
             What::Staged {
                 txn, reads: true, ..
             } => self.txns[txn].content.clone(),
@@ -337,9 +366,15 @@ impl World {
                     reads: true,
                     writes: false,
                 },
-                None => What::Version(content),
+                None => What::Version(self.files[&slot].number, content),
             }
         } else {
+            if let Some(own) = self.own(who, &slot).or_else(|| self.claim(&slot))
+                && content.is_empty()
+                && mode != Mode::Edit
+            {
+                self.txns.get_mut(&own).expect("it is there").outdated = true;
+            }
             let id = self.number();
             let base = self.files.get(&slot).map(|f| f.number);
             let txn = Txn {
@@ -349,11 +384,14 @@ impl World {
                 content,
                 edit: mode == Mode::Edit,
                 changed: false,
+                outdated: false,
+                exclusive: mode == Mode::Exclusive,
                 claim: mode == Mode::Exclusive,
                 discarded: false,
                 done: false,
                 failed: false,
                 synced: None,
+                synced_at: 0,
                 opener: who,
                 wrote: BTreeSet::new(),
                 closed: BTreeSet::new(),
@@ -383,6 +421,7 @@ impl World {
         let txn = self.txns.get_mut(&id).expect("it is there");
         change(&mut txn.content);
         txn.changed = true;
+        txn.outdated = false;
         txn.wrote.insert(who);
         txn.claim &= end <= CLAIM;
         let now = txn.content.clone();
@@ -445,8 +484,10 @@ impl World {
 
     pub fn fsync(&mut self, who: u32, slot: &str) {
         let id = self.staged(who, slot).expect("a writer");
+        let now = self.number();
         let txn = self.txns.get_mut(&id).expect("it is there");
         txn.unwritten = false;
+        txn.synced_at = now;
         txn.synced = Some(vec![txn.content.clone()]);
     }
 
@@ -486,6 +527,37 @@ impl World {
         self.txns.get_mut(&id).expect("it is there").unwritten = true;
     }
 
+    /// A whole line at the end of a file that nobody else has open for writing: the same version
+    /// grown, for open readers and under all its names (C1, C10). `false`: not to be tried.
+    pub fn append(&mut self, who: u32, path: &str, line: &[u8]) -> bool {
+        let Ok(slot) = self.slot(who, path) else {
+            return false;
+        };
+        let Some(number) = self.files.get(&slot).map(|f| f.number) else {
+            return false;
+        };
+        let names: Vec<Slot> = self
+            .files
+            .iter()
+            .filter(|(_, f)| f.number == number)
+            .map(|(slot, _)| slot.clone())
+            .collect();
+        if names.iter().any(|name| self.at(name).next().is_some()) {
+            return false;
+        }
+        for name in names {
+            let file = self.files.get_mut(&name).expect("it is there");
+            file.content.extend(line);
+        }
+        for description in self.descriptions.values_mut() {
+            match &mut description.what {
+                What::Version(n, content) if *n == number => content.extend(line),
+                _ => {}
+            }
+        }
+        true
+    }
+
     // Ends.
 
     pub fn dup(&mut self, who: u32, slot: &str, to: &str) {
@@ -511,9 +583,15 @@ impl World {
             .any(|p| p.maps.values().any(|d| *d == description));
         let spoilt = id.is_some_and(|id| self.txns[&id].failed);
         let unlinked = id.is_some_and(|id| self.txns[&id].discarded);
+        // An earlier close may say already that the name can't be had any more.
+        let early = id.is_some_and(|id| {
+            let txn = &self.txns[&id];
+            self.vanished(&txn.slot).is_err()
+        });
         let told = self.let_go(description);
         let told = if spoilt { Err("EFBIG") } else { told };
-        (!mapped && !(spoilt && unlinked)).then_some(told)
+        let early = early && (told.is_ok() || unlinked);
+        (!mapped && !early && !(spoilt && unlinked)).then_some(told)
     }
 
     pub fn unmap(&mut self, who: u32, map: &str) {
@@ -551,6 +629,9 @@ impl World {
         if txn.discarded || (txn.edit && !txn.changed) {
             return Ok(());
         }
+        if self.is_moot(id) {
+            return Ok(());
+        }
         let txn = &self.txns[&id];
         let content = txn.content.clone();
         let mut ends: Vec<Option<Content>> = Vec::new();
@@ -562,12 +643,18 @@ impl World {
         }
         if txn.killed == Killed::Yes || txn.failed {
             match &txn.synced {
-                Some(states) => ends.extend(states.iter().cloned().map(Some)),
+                Some(states) => {
+                    ends.extend(states.iter().cloned().map(Some));
+                    self.late = true;
+                }
                 None if txn.claim => ends.push(Some(content.clone())),
                 None => ends.push(None),
             }
-            // C5 and C7 pull apart; what was fsync'd may have been overwritten since, too.
-            if txn.failed {
+            let current = self.files.get(&txn.slot);
+            let outrun = txn.synced.is_some() && current.is_some_and(|f| f.number > txn.synced_at);
+            // C5 and C7 pull apart; what was fsync'd may have been overwritten since, too. And
+            // somebody else's later commit may stay.
+            if txn.failed || outrun {
                 ends.push(None);
             }
         }
@@ -586,6 +673,7 @@ impl World {
     /// The end of a step: what ended in it, together. Two transactions of one process end in no
     /// certain order.
     pub fn conclude(&mut self) {
+        let late = std::mem::take(&mut self.late);
         let mut by_slot: BTreeMap<Slot, Vec<Vec<Option<Content>>>> = BTreeMap::new();
         for (slot, ends) in std::mem::take(&mut self.ended) {
             by_slot.entry(slot).or_default().push(ends);
@@ -597,7 +685,7 @@ impl World {
             ends.dedup();
             match ends.as_slice() {
                 [None] => {}
-                [Some(content)] => self.commit(&slot, content.clone()),
+                [Some(content)] if !late => self.commit(&slot, content.clone()),
                 _ => {
                     self.open_ends.insert(slot, ends);
                 }
@@ -822,10 +910,12 @@ impl World {
             if let Err(errno) = self.publish(id, target) {
                 return Some(Err(errno));
             }
+            let published = self.files.get(target).map(|f| f.number);
             self.files.remove(source);
             self.retarget(id, target);
             let txn = self.txns.get_mut(&id).expect("it is there");
             (txn.edit, txn.changed, txn.claim) = (true, false, false);
+            txn.base = published;
             return Some(Ok(()));
         }
         if let Found::Dir(_) = self.current(target) {
@@ -844,7 +934,10 @@ impl World {
         self.replace(target, file);
         let followers: Vec<u32> = self
             .at(source)
-            .filter(|id| self.txns[id].edit || self.txns[id].base == moved)
+            .filter(|id| {
+                let txn = &self.txns[id];
+                txn.edit || txn.base == moved || self.holds_nothing(*id)
+            })
             .collect();
         for id in followers {
             self.retarget(id, target);
