@@ -711,3 +711,13 @@ fn an_orphan_still_sees_what_it_has_open() {
 fn an_fsync_before_the_first_write_leaves_the_file_as_it_was() {
     holds(&[Open(0, 0, Mode::Edit, false), Fsync(0), Strike(None)]);
 }
+
+#[test]
+fn a_claim_that_was_linked_survives_the_daemon_too() {
+    holds(&[
+        Mkdir(0, 2),
+        Open(0, 4, Mode::Exclusive, false),
+        Link(1, 4, 2),
+        Strike(None),
+    ]);
+}

@@ -319,3 +319,26 @@ fn what_fsync_acknowledged_survives_a_power_cut_in_either_mode() {
     drop((seen, m, outer));
     let _ = std::fs::remove_dir_all(&below);
 }
+
+#[test]
+fn a_name_goes_only_after_what_was_committed_before_is_in_its_place() {
+    // An old checkpoint is removed once the new one is written: never may the first be durable
+    // and the second not. No power is cut here; the order is looked at.
+    need_daemon!();
+    let options = Mount::options().separate().args(["--bound", "60000"]);
+    let m = mount!(options.seed("old", "1").seed("moved", "1"));
+    let mut actor = Actor::new();
+    for (n, way) in ["unlink", "rename"].iter().enumerate() {
+        let new = format!("new-{n}");
+        actor.save(&m.path(&new), "2").unwrap();
+        if *way == "unlink" {
+            actor.unlink(&m.path("old")).unwrap();
+        } else {
+            actor
+                .rename(&m.path("moved"), &m.path("elsewhere"))
+                .unwrap();
+        }
+        let placed = std::fs::read(m.backing().join(&new)).ok();
+        assert_eq!(placed.as_deref(), Some(b"2".as_slice()), "{way}");
+    }
+}

@@ -128,6 +128,9 @@ impl Engine {
         let result = self
             .prepare_content(id, staging, &slot, &policy, sure)
             .and_then(|ready| self.promise(id, staging, &slot, ready, sure));
+        if failpoint::mutant("C3") && !sure {
+            self.publish_open(id, &slot, super::names::Move::Link).ok();
+        }
         let content = staging.lock();
         let mut state = self.lock();
         let Some(txn) = state.txns.get_mut(&id) else {
@@ -207,7 +210,7 @@ impl Engine {
         if durable && !failpoint::mutant("C7-close") {
             self.make_durable(id, staging, &record).map_err(failed)?;
             ready.synced = true;
-        } else {
+        } else if !failpoint::mutant("C18-prepared") {
             self.append(&record).map_err(failed)?;
         }
         failpoint::crash_point("prepared-journalled");
@@ -705,7 +708,7 @@ impl Engine {
     /// A killed writer, or one that left half a document, had called fsync: what it made durable,
     /// or more if the guard permits, becomes the version (C7).
     fn rescue(&self, id: TxnId, staging: &Staging) {
-        let (slot, policy, base) = {
+        let (slot, policy, then) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
                 return;
@@ -713,11 +716,11 @@ impl Engine {
             if txn.death().is_none() && txn.verdict.is_none() {
                 return;
             }
-            (txn.slot.clone(), txn.policy.clone(), txn.base)
+            (txn.slot.clone(), txn.policy.clone(), txn.current_at_fsync)
         };
-        // Somebody has committed the name since it was opened: that may be newer than the fsync.
+        // Somebody has committed the name since the fsync: that is newer.
         let current = self.current_if_any(&mut self.lock(), &slot);
-        if current != Ok(base) {
+        if current != Ok(then) {
             return;
         }
         let mut ready = self.prepare_content(id, staging, &slot, &policy, false);

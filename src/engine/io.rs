@@ -327,7 +327,10 @@ impl Engine {
             .and_then(|()| {
                 let mut state = self.lock();
                 // Under the same lock as the record: a new journal must carry it.
+                let slot = state.txns.get(&id).map(|t| t.slot.clone());
+                let current = slot.and_then(|s| self.current_if_any(&mut state, &s).ok());
                 if let Some(txn) = state.txns.get_mut(&id) {
+                    txn.current_at_fsync = current.flatten();
                     txn.fsynced = true;
                     txn.last_fsync = Some(described.clone());
                 }

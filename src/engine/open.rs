@@ -689,6 +689,7 @@ impl Engine {
                 outdated: false,
                 fsynced: false,
                 last_fsync: None,
+                current_at_fsync: None,
                 shared: false,
                 watched: Vec::new(),
                 unprepared: true,

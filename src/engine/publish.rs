@@ -326,7 +326,7 @@ impl Engine {
         let record = Record::Begin {
             id: fresh_id,
             path: path.unwrap_or_default(),
-            claim: false,
+            claim: txn.claim,
             pid: txn.opener,
             started_ns: now_ns(),
         };

@@ -173,6 +173,8 @@ pub struct Transaction {
     pub outdated: bool,
     /// It has called fsync: exempt from what a kill does (C7).
     pub fsynced: bool,
+    /// Node of the version that was current at its last fsync.
+    pub current_at_fsync: Option<NodeId>,
     /// What its last fsync told the journal.
     pub last_fsync: Option<crate::journal::Content>,
     /// Some description was opened on another node than its own.

@@ -23,6 +23,8 @@ const CLAIM: usize = 4096;
 struct File {
     /// The same for hard links.
     number: u32,
+    /// When it took its name.
+    since: u32,
     content: Content,
 }
 
@@ -651,7 +653,7 @@ impl World {
                 None => ends.push(None),
             }
             let current = self.files.get(&txn.slot);
-            let outrun = txn.synced.is_some() && current.is_some_and(|f| f.number > txn.synced_at);
+            let outrun = txn.synced.is_some() && current.is_some_and(|f| f.since > txn.synced_at);
             // C5 and C7 pull apart; what was fsync'd may have been overwritten since, too. And
             // somebody else's later commit may stay.
             if txn.failed || outrun {
@@ -714,11 +716,20 @@ impl World {
 
     fn commit(&mut self, slot: &Slot, content: Content) {
         let number = self.number();
-        self.replace(slot, File { number, content });
+        let since = number;
+        self.replace(
+            slot,
+            File {
+                number,
+                since,
+                content,
+            },
+        );
     }
 
     /// A version takes a name; nobody's claim on it stands any longer.
-    fn replace(&mut self, slot: &Slot, file: File) {
+    fn replace(&mut self, slot: &Slot, mut file: File) {
+        file.since = self.number();
         self.files.insert(slot.clone(), file);
         for txn in self.txns.values_mut().filter(|t| t.slot == *slot) {
             txn.claim = false;
