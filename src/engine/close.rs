@@ -667,6 +667,8 @@ impl Engine {
                 .or_default() += 1;
         }
         let path = self.show(state, &txn.slot);
+        self.burying
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Fallen { txn, path, abort }
     }
 
@@ -703,6 +705,8 @@ impl Engine {
         if kept {
             self.lock().counters.rejected += 1;
         }
+        self.burying
+            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// A killed writer, or one that left half a document, had called fsync: what it made durable,

@@ -205,11 +205,25 @@ impl Engine {
             if !retry {
                 return result;
             }
-            if !self.make_room() && !self.drop_superseded() {
+            if !self.make_room() && !self.drop_superseded() && !self.wait_for_burials() {
                 staging.lock().fail(Errno::NOSPC, "write");
                 return result;
             }
         }
+    }
+
+    /// Aborted contents take space until they are rejected, from where they can be dropped. Gives
+    /// whether there were any; waits for them then, but not for ever.
+    fn wait_for_burials(&self) -> bool {
+        let any = || self.burying.load(std::sync::atomic::Ordering::Relaxed) > 0;
+        let begun = any();
+        for _ in 0..100 {
+            if !any() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        begun && !any()
     }
 
     /// Versions that were replaced before they were put in place take space until the drain has

@@ -105,6 +105,8 @@ pub struct Engine {
     dead: Arc<OwnedFd>,
     /// One append after the other; taken before `State`.
     append_lock: Mutex<()>,
+    /// Aborted contents on their way to rejected.
+    burying: std::sync::atomic::AtomicUsize,
     /// Locks already told of: path, process, kind.
     warned: Mutex<std::collections::HashSet<(String, u32, String)>>,
     pub(crate) pool: pool::Pool,
@@ -192,6 +194,7 @@ impl Engine {
             journal: Mutex::new(recovered.journal),
             dead,
             append_lock: Mutex::new(()),
+            burying: std::sync::atomic::AtomicUsize::new(0),
             warned: Mutex::default(),
             pool: pool::Pool::default(),
             reaper,
