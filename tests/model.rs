@@ -516,15 +516,12 @@ impl Case<'_> {
             if self.world.open_ends[&slot].contains(&None) {
                 std::thread::sleep(Duration::from_millis(50));
             }
-            let Some(path) = FILES
-                .iter()
-                .find(|path| self.world.slot(STRANGER, path) == Ok(slot.clone()))
-            else {
-                // Its directory has moved out of sight, so its end doesn't matter.
+            let Some(path) = self.world.path(&slot) else {
+                // Its directory is gone, so its end doesn't matter.
                 self.world.open_ends.remove(&slot);
                 continue;
             };
-            let path = self.path(path);
+            let path = self.path(&path);
             let deadline = Instant::now() + Duration::from_secs(3);
             loop {
                 let found = match self.stage.stranger.cat(&path) {

@@ -253,6 +253,15 @@ impl World {
         }
     }
 
+    /// Where everybody finds a slot, unless its directory is gone.
+    pub fn path(&self, (dir, name): &Slot) -> Option<String> {
+        if *dir == ROOT {
+            return Some(name.clone());
+        }
+        let (parent, _) = self.dirs.iter().find(|(_, id)| *id == dir)?;
+        Some(format!("{parent}/{name}"))
+    }
+
     fn names(&self, who: u32, dir: u32) -> BTreeSet<String> {
         let files = self
             .files
