@@ -718,3 +718,14 @@ fn a_claim_that_was_linked_survives_the_daemon_too() {
         Strike(None),
     ]);
 }
+
+#[test]
+fn a_reader_of_staged_content_that_is_aborted_can_go_on_reading() {
+    holds(&[
+        Open(0, 0, Mode::Rewrite, false),
+        Write(0, 9),
+        Open(0, 0, Mode::Read, false),
+        FailingWrite(0),
+        Close(1),
+    ]);
+}

@@ -649,7 +649,14 @@ impl Engine {
             node.kind = Kind::File;
             node.unlinked = true;
         }
-        self.let_go(state, txn.node);
+        let read = state
+            .handles
+            .values()
+            .any(|handle| matches!(handle, Handle::Staged { txn: of, .. } if *of == txn.id));
+        // Who reads the staged content goes on reading it.
+        if !read {
+            self.let_go(state, txn.node);
+        }
         if let Some(abort) = &abort {
             *state.counters.aborts.entry(abort.counter()).or_default() += 1;
             let path = self.show(state, &txn.slot);
