@@ -520,7 +520,8 @@ impl World {
         for (who, process) in &self.processes {
             for (map, description) in &process.maps {
                 let txn = &self.txns[&self.staged_by(*description).expect("a writer")];
-                let len = if txn.opener == *who {
+                // A page that is written late must not decide what an emptied name ends up as.
+                let len = if txn.opener == *who && !txn.outdated {
                     txn.content.len()
                 } else {
                     0
@@ -602,7 +603,8 @@ impl World {
         let told = self.let_go(description);
         let told = if spoilt { Err("EFBIG") } else { told };
         let early = early && (told.is_ok() || unlinked);
-        (!mapped && !early && !(spoilt && unlinked)).then_some(told)
+        let open = mapped || early || (spoilt && unlinked);
+        (!open).then_some(told)
     }
 
     pub fn unmap(&mut self, who: u32, map: &str) {
