@@ -355,8 +355,48 @@ impl Engine {
         super::close::check_target(self, state, &txn.slot)?;
         let (slot, node) = (txn.slot.clone(), txn.node);
         let always = txn.appends;
+        let current = self.current_if_any(state, &slot)?;
         state.txns.remove(&id);
         state.unlist(&slot, id);
+        if always && let Some(current) = current {
+            // Another process that was creating the file, too, came first: its version grows.
+            let fd = state.nodes.get(current).ok_or(Errno::STALE)?.fd.clone();
+            let read = Arc::new(at::reopen(&*fd, OFlags::RDONLY)?);
+            if let Some(n) = state.nodes.get_mut(node) {
+                n.kind = Kind::File;
+                n.at = Some(slot.clone());
+                (n.superseded, n.unlinked) = (true, true);
+                n.readers += 1;
+            }
+            let appender = Arc::new(Appender {
+                node,
+                always,
+                sync: false,
+                inner: Mutex::new(Inner {
+                    slot,
+                    read,
+                    tail: Vec::new(),
+                    since: None,
+                }),
+            });
+            state
+                .handles
+                .insert(handle, Handle::Append(appender.clone()));
+            drop(guard);
+            let mut whole = vec![0; usize::try_from(end).map_err(|_| Errno::FBIG)?];
+            ready
+                .file
+                .read_exact_at(&mut whole, 0)
+                .map_err(|e| errno_of(&e))?;
+            whole.extend_from_slice(lines);
+            self.store.remove_staging(ready.id).ok();
+            self.append(&Record::Abort { id: ready.id }).ok();
+            let mut inner = appender.inner.lock();
+            self.append_records(&appender, &mut inner, &whole)?;
+            inner.tail = rest.to_vec();
+            inner.since = (!rest.is_empty()).then(Instant::now);
+            return Ok(());
+        }
         if let Some(n) = state.nodes.get_mut(node) {
             n.kind = Kind::File;
             n.at = Some(slot.clone());
