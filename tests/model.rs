@@ -729,3 +729,34 @@ fn a_reader_of_staged_content_that_is_aborted_can_go_on_reading() {
         Close(1),
     ]);
 }
+
+#[test]
+fn a_claim_on_a_name_that_was_saved_and_removed_survives_the_daemon() {
+    holds(&[
+        Unlink(0, 0),
+        Open(0, 0, Mode::Exclusive, false),
+        Strike(None),
+    ]);
+}
+
+#[test]
+fn of_two_transactions_that_follow_a_rename_the_newer_is_still_the_one_seen() {
+    holds(&[
+        Mkdir(2, 2),
+        Save(0, 3, 0),
+        Open(0, 3, Mode::Rewrite, false),
+        Write(0, 43),
+        Open(0, 3, Mode::RewriteAndRead, false),
+        Rename(2, 3, 4),
+    ]);
+}
+
+#[test]
+fn a_reader_of_staged_content_reads_on_when_lines_are_appended_to_what_was_committed() {
+    holds(&[
+        Open(0, 2, Mode::RewriteAndRead, false),
+        Open(0, 2, Mode::Read, false),
+        Close(0),
+        Append(1, 2),
+    ]);
+}

@@ -25,7 +25,7 @@ use crate::journal::{Edit, Record};
 use crate::namespace::Kind;
 use crate::rules::{Policy, Record as RecordRule};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Ready};
+use crate::txn::{Begun, Ready, Staging};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
 
 /// An unfinished line becomes visible after this time.
@@ -56,6 +56,30 @@ struct Inner {
     since: Option<Instant>,
 }
 
+impl Appender {
+    fn new(node: NodeId, always: bool, sync: bool, slot: Slot, read: Arc<File>) -> Arc<Appender> {
+        Arc::new(Appender {
+            node,
+            always,
+            sync,
+            inner: Mutex::new(Inner {
+                slot,
+                read,
+                tail: Vec::new(),
+                since: None,
+            }),
+        })
+    }
+}
+
+impl Inner {
+    /// Keeps the unfinished rest of what was written.
+    fn hold(&mut self, rest: &[u8]) {
+        self.tail = rest.to_vec();
+        self.since = (!rest.is_empty()).then(Instant::now);
+    }
+}
+
 /// Whether a file's appends are by lines: not where a guard looks at whole documents.
 pub(super) fn by_lines(policy: &Policy) -> bool {
     policy.guard == Guard::None
@@ -75,18 +99,9 @@ impl Engine {
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         let read = Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?);
         node.readers += 1;
-        let appender = Appender {
-            node: id,
-            always: true,
-            sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
-            inner: Mutex::new(Inner {
-                slot,
-                read,
-                tail: Vec::new(),
-                since: None,
-            }),
-        };
-        let handle = state.add_handle(Handle::Append(Arc::new(appender)));
+        let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
+        let appender = Appender::new(id, true, sync, slot, read);
+        let handle = state.add_handle(Handle::Append(appender));
         Ok(Opened {
             handle,
             keep_cache: true,
@@ -126,8 +141,9 @@ impl Engine {
             if offset != end {
                 // A stream that goes back is one no longer.
                 drop(inner);
-                let txn = self.leave_stream(caller, handle, appender)?;
-                return self.write_through(txn, offset, data);
+                let (txn, staging) = self.leave_stream(caller, handle, appender)?;
+                self.note_write(txn, caller, offset + data.len() as u64);
+                return staging.lock().write(data, offset).map(drop);
             }
         }
         let newline = data.iter().rposition(|b| *b == b'\n');
@@ -149,8 +165,7 @@ impl Engine {
             &whole
         };
         self.append_records(appender, &mut inner, records)?;
-        inner.tail = rest.to_vec();
-        inner.since = (!rest.is_empty()).then(Instant::now);
+        inner.hold(rest);
         if appender.sync {
             self.flush_tail(appender, &mut inner)?;
             drop(inner);
@@ -347,76 +362,53 @@ impl Engine {
             version: 0,
             synced: false,
         };
-        let read = content.file.clone();
         drop(content);
         let mut guard = self.lock();
         let state = &mut *guard;
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
         super::close::check_target(self, state, &txn.slot)?;
-        let (slot, node) = (txn.slot.clone(), txn.node);
-        let always = txn.appends;
-        let current = self.current_if_any(state, &slot)?;
+        let (slot, node, always) = (txn.slot.clone(), txn.node, txn.appends);
+        // Another process that was creating the file, too, may have come first: its version grows.
+        let first = match self.current_if_any(state, &slot)? {
+            Some(current) if always => {
+                let fd = state.nodes.get(current).ok_or(Errno::STALE)?.fd.clone();
+                Some(Arc::new(at::reopen(&*fd, OFlags::RDONLY)?))
+            }
+            _ => None,
+        };
         state.txns.remove(&id);
         state.unlist(&slot, id);
-        if always && let Some(current) = current {
-            // Another process that was creating the file, too, came first: its version grows.
-            let fd = state.nodes.get(current).ok_or(Errno::STALE)?.fd.clone();
-            let read = Arc::new(at::reopen(&*fd, OFlags::RDONLY)?);
-            if let Some(n) = state.nodes.get_mut(node) {
-                n.kind = Kind::File;
-                n.at = Some(slot.clone());
-                (n.superseded, n.unlinked) = (true, true);
-                n.readers += 1;
-            }
-            let appender = Arc::new(Appender {
-                node,
-                always,
-                sync: false,
-                inner: Mutex::new(Inner {
-                    slot,
-                    read,
-                    tail: Vec::new(),
-                    since: None,
-                }),
-            });
-            state
-                .handles
-                .insert(handle, Handle::Append(appender.clone()));
-            drop(guard);
-            let mut whole = vec![0; usize::try_from(end).map_err(|_| Errno::FBIG)?];
-            ready
-                .file
-                .read_exact_at(&mut whole, 0)
-                .map_err(|e| errno_of(&e))?;
-            whole.extend_from_slice(lines);
-            self.store.remove_staging(ready.id).ok();
-            self.append(&Record::Abort { id: ready.id }).ok();
-            let mut inner = appender.inner.lock();
-            self.append_records(&appender, &mut inner, &whole)?;
-            inner.tail = rest.to_vec();
-            inner.since = (!rest.is_empty()).then(Instant::now);
-            return Ok(());
-        }
         if let Some(n) = state.nodes.get_mut(node) {
             n.kind = Kind::File;
             n.at = Some(slot.clone());
             n.readers += 1;
+            if first.is_some() {
+                (n.superseded, n.unlinked) = (true, true);
+            }
         }
-        self.publish(state, &slot, ready, node);
-        let appender = Appender {
-            node,
-            always,
-            sync: false,
-            inner: Mutex::new(Inner {
-                slot,
-                read,
-                tail: rest.to_vec(),
-                since: (!rest.is_empty()).then(Instant::now),
-            }),
-        };
+        let read = first.clone().unwrap_or_else(|| ready.file.clone());
+        let appender = Appender::new(node, always, false, slot.clone(), read);
         state
             .handles
-            .insert(handle, Handle::Append(Arc::new(appender)));
+            .insert(handle, Handle::Append(appender.clone()));
+        if first.is_none() {
+            self.publish(state, &slot, ready, node);
+            drop(guard);
+            appender.inner.lock().hold(rest);
+            return Ok(());
+        }
+        drop(guard);
+        let mut whole = vec![0; usize::try_from(end).map_err(|_| Errno::FBIG)?];
+        ready
+            .file
+            .read_exact_at(&mut whole, 0)
+            .map_err(|e| errno_of(&e))?;
+        whole.extend_from_slice(lines);
+        self.store.remove_staging(ready.id).ok();
+        self.append(&Record::Abort { id: ready.id }).ok();
+        let mut inner = appender.inner.lock();
+        self.append_records(&appender, &mut inner, &whole)?;
+        inner.hold(rest);
         Ok(())
     }
 
@@ -427,7 +419,7 @@ impl Engine {
         caller: Caller,
         handle: HandleId,
         appender: &Appender,
-    ) -> OpResult<TxnId> {
+    ) -> OpResult<(TxnId, Arc<Staging>)> {
         let mut inner = appender.inner.lock();
         self.flush_tail(appender, &mut inner)?;
         let slot = inner.slot.clone();
@@ -437,8 +429,20 @@ impl Engine {
         let base = self.current(state, &slot)?;
         let id = self.begin_edit(state, slot, base)?;
         let opened = self.join(state, caller, id, OFlags::RDWR)?;
-        let Some(staged) = state.handles.remove(&opened.handle) else {
+        let Some(Handle::Staged {
+            txn,
+            staging,
+            writes,
+            sync,
+        }) = state.handles.remove(&opened.handle)
+        else {
             return Err(Errno::BADF);
+        };
+        let staged = Handle::Staged {
+            txn,
+            staging: staging.clone(),
+            writes,
+            sync,
         };
         state.handles.insert(handle, staged);
         if let Some(txn) = state.txns.get_mut(&id) {
@@ -450,19 +454,7 @@ impl Engine {
         if let Some(n) = state.nodes.get_mut(appender.node) {
             n.readers -= 1;
         }
-        Ok(id)
-    }
-
-    fn write_through(&self, id: TxnId, offset: u64, data: &[u8]) -> OpResult<()> {
-        let mut state = self.lock();
-        let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
-        txn.changed = true;
-        txn.unprepared = true;
-        let staging = txn.staging.clone();
-        let opener = txn.opener;
-        txn.processes.entry(opener).or_default().wrote = true;
-        drop(state);
-        staging.lock().write(data, offset).map(drop)
+        Ok((id, staging))
     }
 
     /// How the process that closes an appending description is doing.
@@ -470,6 +462,8 @@ impl Engine {
         let Some(pid) = proc::tgid(caller.tid) else {
             return false;
         };
-        matches!(proc::death_of_flusher(caller.tid, pid), proc::Death::Signalled(s) if s != libc::SIGPIPE)
+        proc::death_of_flusher(caller.tid, pid)
+            .fatal_signal()
+            .is_some()
     }
 }

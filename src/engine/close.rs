@@ -211,6 +211,10 @@ impl Engine {
             self.make_durable(id, staging, &record).map_err(failed)?;
             ready.synced = true;
         } else if !failpoint::mutant("C18-prepared") {
+            let mut state = self.lock();
+            if let Some(txn) = state.txns.get_mut(&id) {
+                txn.overtaken = false;
+            }
             self.append(&record).map_err(failed)?;
         }
         failpoint::crash_point("prepared-journalled");
@@ -234,6 +238,7 @@ impl Engine {
             }
             if let Some(txn) = state.txns.get_mut(&id) {
                 txn.last_fsync = Some(described.clone());
+                txn.overtaken = false;
             }
             self.append(&Record::Fsynced {
                 id: staging_id,
@@ -824,8 +829,8 @@ fn note_flusher(txn: &mut Transaction, caller: Caller) -> u32 {
     let death = proc::death_of_flusher(caller.tid, pid);
     let process = txn.processes.entry(pid).or_default();
     match death {
-        proc::Death::Signalled(signal) if signal != libc::SIGPIPE => {
-            process.killed_by = Some(signal)
+        proc::Death::Signalled(_) if death.fatal_signal().is_some() => {
+            process.killed_by = death.fatal_signal();
         }
         proc::Death::Alive => {
             process.closed_cleanly = true;

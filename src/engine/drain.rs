@@ -347,11 +347,11 @@ impl Engine {
 
     /// Starts a new journal with what is still open.
     pub(super) fn rotate(&self, state: &mut State) {
-        let mut carried: Vec<Record> = Vec::new();
+        // Commits first: what is carried of a transaction is newer than its name's last version.
+        let mut carried: Vec<Record> = state.unapplied.iter().map(|(_, r)| r.clone()).collect();
         for txn in state.txns.values().filter(|t| t.handles > 0 || t.closing) {
             carried.extend(self.records_of(state, txn));
         }
-        carried.extend(state.unapplied.iter().map(|(_, r)| r.clone()));
         let mut journal = self.journal.lock();
         let mut header = journal.header().clone();
         header.journal_id = crate::journal::fresh_id();
@@ -418,6 +418,9 @@ impl Engine {
             pid: txn.opener,
             started_ns: crate::types::now_ns(),
         }];
+        if txn.overtaken {
+            return records;
+        }
         if let Some(content) = &txn.last_fsync {
             records.push(Record::Fsynced {
                 id,

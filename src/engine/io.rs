@@ -20,6 +20,15 @@ const INLINE_WRITE: usize = 64 << 10;
 /// An O_EXCL creation larger than this is hidden like any new file (C6).
 const CLAIM_LIMIT: u64 = 4096;
 
+/// What a write has to know of its transaction.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Noted {
+    /// It goes to the end.
+    appends: bool,
+    /// It may complete the first line of a new file.
+    stream: bool,
+}
+
 impl Engine {
     fn handle(&self, handle: HandleId) -> OpResult<Handle> {
         self.lock().handles.get(&handle).cloned().ok_or(Errno::BADF)
@@ -84,32 +93,35 @@ impl Engine {
             Ok(Handle::Staged {
                 txn, staging, sync, ..
             }) => {
-                self.note_write(txn, caller, offset + u64::from(size));
-                if self.stream_goes_on(txn, &staging, offset) && data.contains(&b'\n') {
+                let noted = self.note_write(txn, caller, offset + u64::from(size));
+                if noted.stream
+                    && self.stream_goes_on(txn, &staging, offset)
+                    && data.contains(&b'\n')
+                {
                     let (engine, data) = (self.clone(), data.to_vec());
                     return self
                         .pool
                         .run(move || done(engine.birth(txn, handle, &data).map(|()| size)));
                 }
-                let offset = self.end_if_appending(txn, &staging).unwrap_or(offset);
-                let small = !sync && data.len() <= INLINE_WRITE;
-                let result = if small {
-                    write_at_once(&staging, data, offset, kill)
-                } else {
-                    None
-                };
-                if let Some(result) = result {
-                    if kill {
-                        staging.set_own(Own::NoSetId);
-                    }
-                    return self.written(result, &staging, size, data, offset, kill, done);
-                }
                 if kill {
                     staging.set_own(Own::NoSetId);
                 }
+                let at_once = !sync && !noted.appends && data.len() <= INLINE_WRITE;
+                if at_once && let Some(result) = write_at_once(&staging, data, offset, kill) {
+                    return self.written(result, &staging, size, data, offset, kill, done);
+                }
                 let (engine, data) = (self.clone(), data.to_vec());
                 self.pool.run(move || {
-                    let result = first_try(&mut staging.lock(), &data, offset, kill);
+                    let (offset, result) = {
+                        let mut content = staging.lock();
+                        let offset = match noted.appends {
+                            // Whatever the kernel takes for the end: the node it knows may be
+                            // another one.
+                            true => content.size().unwrap_or(offset),
+                            false => offset,
+                        };
+                        (offset, first_try(&mut content, &data, offset, kill))
+                    };
                     let result = match result {
                         Err(Errno::NOSPC | Errno::DQUOT) => {
                             engine.retry_write(&staging, &data, offset, kill)
@@ -145,26 +157,12 @@ impl Engine {
         }
     }
 
-    /// Where an O_APPEND description writes, whatever the kernel takes for the end: the node it
-    /// knows may be another one.
-    fn end_if_appending(&self, id: TxnId, staging: &Staging) -> Option<u64> {
-        let appends = self.lock().txns.get(&id).is_some_and(|t| t.appends);
-        if appends {
-            staging.lock().size().ok()
-        } else {
-            None
-        }
-    }
-
     /// Whether a new file is still being written from front to back by its one description.
     fn stream_goes_on(&self, id: TxnId, staging: &Staging, offset: u64) -> bool {
         let mut state = self.lock();
         let Some(txn) = state.txns.get_mut(&id) else {
             return false;
         };
-        if !txn.stream {
-            return false;
-        }
         let at_end = txn.appends || staging.try_lock().is_some_and(|c| c.size() == Ok(offset));
         txn.stream = at_end && txn.handles == 1 && !txn.discarded && !txn.claim;
         txn.stream
@@ -238,11 +236,11 @@ impl Engine {
     }
 
     /// Remembers who wrote, and that the content isn't as prepared any more.
-    fn note_write(&self, id: TxnId, caller: Caller, end: u64) {
+    pub(super) fn note_write(&self, id: TxnId, caller: Caller, end: u64) -> Noted {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(txn) = state.txns.get_mut(&id) else {
-            return;
+            return Noted::default();
         };
         // Pages written back by the kernel's own threads carry no process of ours.
         if caller.tid == txn.opener_tid {
@@ -252,14 +250,17 @@ impl Engine {
             process.wrote = true;
             process.closed_cleanly = false;
         }
-        self.unprepare(state, id);
-        let Some(txn) = state.txns.get_mut(&id) else {
-            return;
-        };
         txn.changed = true;
-        if txn.claim && end > CLAIM_LIMIT {
+        let noted = Noted {
+            appends: txn.appends,
+            stream: txn.stream,
+        };
+        let outgrown = txn.claim && end > CLAIM_LIMIT;
+        self.unprepare(state, id);
+        if outgrown {
             self.end_claim(state, id);
         }
+        noted
     }
 
     /// The content changes after a FLUSH: what the journal says of it isn't true any more.
@@ -347,6 +348,7 @@ impl Engine {
                     txn.current_at_fsync = current.flatten();
                     txn.fsynced = true;
                     txn.last_fsync = Some(described.clone());
+                    txn.overtaken = false;
                 }
                 self.append(&Record::Fsynced {
                     id: staging_id,
@@ -386,19 +388,12 @@ impl Engine {
             Ok(Handle::Append(appender)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
-                    let result = engine
-                        .leave_stream(caller, handle, &appender)
-                        .and_then(|txn| {
+                    let result = engine.leave_stream(caller, handle, &appender).and_then(
+                        |(txn, staging)| {
                             engine.note_write(txn, caller, size);
-                            let staging = engine
-                                .lock()
-                                .txns
-                                .get(&txn)
-                                .ok_or(Errno::STALE)?
-                                .staging
-                                .clone();
                             staging.lock().truncate(size)
-                        });
+                        },
+                    );
                     done(result);
                 });
             }

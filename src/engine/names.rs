@@ -437,7 +437,7 @@ impl Engine {
             self.unpin(state, old, true);
         }
         self.supersede(state, to, replaced);
-        self.end_claims(state, to);
+        self.overtake(state, to);
         self.follow(state, from, to, moved);
         Ok(true)
     }
@@ -514,7 +514,7 @@ impl Engine {
         } else {
             state.counters.commits += 1;
             self.store_version(state, source, version);
-            self.end_claims(state, to);
+            self.overtake(state, to);
             if flags.is_empty() {
                 self.follow(state, from, to, source);
             }
@@ -545,7 +545,8 @@ impl Engine {
             .filter(|t| t.begun == Begun::Edit || t.base == Some(moved) || t.holds_nothing())
             .map(|t| t.id)
             .collect();
-        for id in ids {
+        // The newest last, as they are listed: it is the one that its process sees.
+        for id in ids.into_iter().rev() {
             state.retarget(id, to.clone());
             self.journal_target(state, id);
         }

@@ -310,17 +310,9 @@ impl Engine {
         if caller.tid == 0 {
             return Ok(txn);
         }
-        state.notes.insert(
-            caller.tid,
-            Note {
-                slot,
-                old: id,
-                txn,
-                empties: None,
-                looked_up: false,
-                at: Instant::now(),
-            },
-        );
+        state
+            .notes
+            .insert(caller.tid, Note::new(slot, id, txn, None));
         Err(Errno::STALE)
     }
 
@@ -485,14 +477,7 @@ impl Engine {
         if flags.contains(OFlags::TRUNC) {
             self.drop_set_id(state, caller, txn)?;
         }
-        let note = Note {
-            slot,
-            old: id,
-            txn,
-            empties: own,
-            looked_up: false,
-            at: Instant::now(),
-        };
+        let note = Note::new(slot, id, txn, own);
         if caller.tid == 0 {
             return self
                 .open_shared(state, caller, id, note, flags)
@@ -689,6 +674,7 @@ impl Engine {
                 outdated: false,
                 fsynced: false,
                 last_fsync: None,
+                overtaken: false,
                 current_at_fsync: None,
                 shared: false,
                 watched: Vec::new(),

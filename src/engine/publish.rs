@@ -163,19 +163,22 @@ impl Engine {
         }
         state.errors.remove(slot);
         self.supersede(state, slot, replaced);
-        self.end_claims(state, slot);
+        self.overtake(state, slot);
     }
 
     /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
-    /// so that everybody sees what was committed last.
-    pub(super) fn end_claims(&self, state: &mut State, slot: &Slot) {
-        let claims: Vec<TxnId> = state
-            .transactions_at(slot)
-            .filter(|t| t.claim)
-            .map(|t| t.id)
-            .collect();
-        for id in claims {
-            self.end_claim(state, id);
+    /// so that everybody sees what was committed last; and what was promised of an open transaction
+    /// before is older than that.
+    pub(super) fn overtake(&self, state: &mut State, slot: &Slot) {
+        let open: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
+        for id in open {
+            let Some(txn) = state.txns.get_mut(&id) else {
+                continue;
+            };
+            txn.overtaken = true;
+            if txn.claim {
+                self.end_claim(state, id);
+            }
         }
     }
 

@@ -98,6 +98,20 @@ pub struct Note {
     pub at: Instant,
 }
 
+impl Note {
+    /// A note made now; the walk hasn't come by yet.
+    pub fn new(slot: Slot, old: NodeId, txn: TxnId, empties: Option<TxnId>) -> Note {
+        Note {
+            slot,
+            old,
+            txn,
+            empties,
+            looked_up: false,
+            at: Instant::now(),
+        }
+    }
+}
+
 /// An error nobody may have seen: shells ignore what close() says (C22).
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Unseen {

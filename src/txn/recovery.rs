@@ -302,6 +302,9 @@ fn collect(contents: &journal::Contents, transactions: &mut BTreeMap<TxnId, Told
                 let told = transactions.entry(*id).or_default();
                 told.path = Some(path.clone());
                 (told.claim, told.pid) = (*claim, *pid);
+                if *claim {
+                    told.told_at = at;
+                }
             }
             Record::Retarget { id, path } => {
                 let told = transactions.entry(*id).or_default();

@@ -177,6 +177,9 @@ pub struct Transaction {
     pub current_at_fsync: Option<NodeId>,
     /// What its last fsync told the journal.
     pub last_fsync: Option<crate::journal::Content>,
+    /// A version has taken its name since the journal was told last what may be rolled forward of
+    /// it: that is newer.
+    pub overtaken: bool,
     /// Some description was opened on another node than its own.
     pub shared: bool,
     /// Processes that closed explicitly but may have left a mapping, with their pidfds.

@@ -118,7 +118,8 @@ pub struct World {
     txns: BTreeMap<u32, Txn>,
     descriptions: BTreeMap<u32, Description>,
     pub processes: BTreeMap<u32, Process>,
-    ended: Vec<(Slot, Vec<Option<Content>>)>,
+    /// Transactions, and what may be found under their names.
+    ended: Vec<(u32, Slot, Vec<Option<Content>>)>,
     /// What a killed writer had synced takes its name some time after the death.
     late: bool,
     /// What may be found under a name now; `None`: what was there before.
@@ -557,6 +558,12 @@ impl World {
         if names.iter().any(|name| self.at(name).next().is_some()) {
             return false;
         }
+        // Which of several transactions the version is, is not known.
+        let undecided =
+            |d: &Description| matches!(d.what, What::Staged { txn, .. } if self.txns[&txn].done);
+        if self.descriptions.values().any(undecided) {
+            return false;
+        }
         for name in names {
             let file = self.files.get_mut(&name).expect("it is there");
             file.content.extend(line);
@@ -679,7 +686,7 @@ impl World {
         if ends == [None] && !content.is_empty() {
             self.rejected.push(content);
         }
-        self.ended.push((self.txns[&id].slot.clone(), ends));
+        self.ended.push((id, self.txns[&id].slot.clone(), ends));
         told
     }
 
@@ -688,7 +695,9 @@ impl World {
     pub fn conclude(&mut self) {
         let late = std::mem::take(&mut self.late);
         let mut by_slot: BTreeMap<Slot, Vec<Vec<Option<Content>>>> = BTreeMap::new();
-        for (slot, ends) in std::mem::take(&mut self.ended) {
+        let mut of_slot: BTreeMap<Slot, Vec<u32>> = BTreeMap::new();
+        for (id, slot, ends) in std::mem::take(&mut self.ended) {
+            of_slot.entry(slot.clone()).or_default().push(id);
             by_slot.entry(slot).or_default().push(ends);
         }
         for (slot, all) in by_slot {
@@ -698,10 +707,27 @@ impl World {
             ends.dedup();
             match ends.as_slice() {
                 [None] => {}
-                [Some(content)] if !late => self.commit(&slot, content.clone()),
+                [Some(content)] if !late => {
+                    self.commit(&slot, content.clone());
+                    if let [id] = of_slot[&slot][..] {
+                        self.became(id, &slot);
+                    }
+                }
                 _ => {
                     self.open_ends.insert(slot, ends);
                 }
+            }
+        }
+    }
+
+    /// Who read a transaction's staged content reads the version that it became.
+    fn became(&mut self, id: u32, slot: &Slot) {
+        let file = &self.files[slot];
+        for description in self.descriptions.values_mut() {
+            if let What::Staged { txn, .. } = description.what
+                && txn == id
+            {
+                description.what = What::Version(file.number, file.content.clone());
             }
         }
     }
@@ -850,7 +876,7 @@ impl World {
                 ends = vec![None];
             }
             let slot = txn.slot.clone();
-            self.ended.push((slot, ends));
+            self.ended.push((id, slot, ends));
         }
         self.txns.clear();
         self.descriptions.clear();

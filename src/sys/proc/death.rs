@@ -25,6 +25,16 @@ pub enum Death {
     Unknown,
 }
 
+impl Death {
+    /// The signal that ended it, if it is one that keeps a writer from committing: SIGPIPE is how pipelines end.
+    pub fn fatal_signal(&self) -> Option<i32> {
+        match self {
+            Death::Signalled(signal) if *signal != libc::SIGPIPE => Some(*signal),
+            _ => None,
+        }
+    }
+}
+
 /// How the process `tgid`, whose thread `tid` waits for the reply to a FLUSH, came to send it.
 ///
 /// An exiting task gives up its memory before its files, so a `statm` of zeros tells an exit from a close. Only then is
