@@ -760,3 +760,15 @@ fn a_reader_of_staged_content_reads_on_when_lines_are_appended_to_what_was_commi
         Append(1, 2),
     ]);
 }
+
+#[test]
+fn what_was_synced_in_a_removed_directory_does_not_appear_in_a_later_one_of_its_name() {
+    holds(&[
+        Open(2, 3, Mode::Rewrite, false),
+        Write(0, 36),
+        Fsync(0),
+        Rmdir(1, 1),
+        Mkdir(1, 1),
+        Strike(None),
+    ]);
+}

@@ -717,6 +717,8 @@ impl Engine {
         if kept {
             self.lock().counters.rejected += 1;
         }
+        // Its space is free only when nobody has it open.
+        drop(fallen);
         self.burying
             .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
     }

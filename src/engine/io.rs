@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -19,6 +20,9 @@ use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 const INLINE_WRITE: usize = 64 << 10;
 /// An O_EXCL creation larger than this is hidden like any new file (C6).
 const CLAIM_LIMIT: u64 = 4096;
+
+/// A write to a full disk is tried again for so long.
+const ROOM_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a write has to know of its transaction.
 #[derive(Clone, Copy, Debug, Default)]
@@ -195,6 +199,7 @@ impl Engine {
     /// Writes again as often as room can be made. A transaction that has failed before stays
     /// failed: what this write adds would stand behind a hole.
     fn retry_write(&self, staging: &Staging, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
+        let begun = Instant::now();
         loop {
             let mut content = staging.lock();
             let result = first_try(&mut content, data, offset, kill);
@@ -203,23 +208,35 @@ impl Engine {
             if !retry {
                 return result;
             }
-            if !self.make_room() && !self.drop_superseded() && !self.wait_for_burials() {
+            if begun.elapsed() > ROOM_LIMIT || !self.find_room() {
                 staging.lock().fail(Errno::NOSPC, "write");
                 return result;
             }
         }
     }
 
+    /// The disk is full. Gives whether something of ours has made room that it is worth trying
+    /// again; waits for the disk.
+    pub(super) fn find_room(&self) -> bool {
+        self.wait_for_burials() || self.make_room() || self.drop_superseded()
+    }
+
     /// Aborted contents take space until they are rejected, from where they can be dropped. Gives
     /// whether there were any; waits for them then, but not for ever.
     fn wait_for_burials(&self) -> bool {
-        let any = || self.burying.load(std::sync::atomic::Ordering::Relaxed) > 0;
+        let any = || {
+            let failed = |t: &crate::txn::Transaction| {
+                t.closing && t.staging.try_lock().is_some_and(|c| c.failed.is_some())
+            };
+            self.burying.load(std::sync::atomic::Ordering::Relaxed) > 0
+                || self.lock().txns.values().any(failed)
+        };
         let begun = any();
         for _ in 0..100 {
             if !any() {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
         begun && !any()
     }

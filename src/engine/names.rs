@@ -499,6 +499,9 @@ impl Engine {
             && (stat.st_nlink == 1 || FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
         {
             state.nodes.unlinked((stat.st_dev, stat.st_ino));
+            if let (true, Some(gone)) = (is_dir, target) {
+                self.orphan_transactions(state, gone);
+            }
         }
         if let Some(node) = state.nodes.get_mut(source) {
             node.at = Some(to.clone());
@@ -716,8 +719,17 @@ impl Engine {
             node.unlinked = true;
         }
         state.dirty_dirs.remove(&id);
+        self.orphan_transactions(state, id);
         self.mark_dirty(state, slot.dir);
         Ok(Step::Done(()))
+    }
+
+    /// A directory is gone, and what was to be committed in it has no place any more: not in a
+    /// later directory of the same path either, should the daemon end before the close.
+    fn orphan_transactions(&self, state: &State, dir: NodeId) {
+        for txn in state.txns.values().filter(|t| t.slot.dir == dir) {
+            self.append(&Record::Abort { id: txn.staging_id }).ok();
+        }
     }
 
     /// mkdir(2); `mode` as asked for, `umask` the caller's.

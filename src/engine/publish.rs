@@ -26,7 +26,7 @@ impl Engine {
             Ok(()) => Ok(()),
             Err(e) => {
                 drop(journal);
-                if self.make_room() && self.journal.lock().reserve(64 << 10).is_ok() {
+                if self.find_room() && self.journal.lock().reserve(64 << 10).is_ok() {
                     return Ok(());
                 }
                 log::error!("journal: {e}");
