@@ -381,6 +381,34 @@ fn what_was_synced_survives_the_kill_of_the_daemon() {
 }
 
 #[test]
+fn a_new_journal_keeps_which_of_an_fsync_and_a_commit_came_later() {
+    need_daemon!();
+    let mut m = mount!();
+    m.unmount();
+    m.set_env("COMMITFS_JOURNAL_LIMIT", 1);
+    m.remount();
+    let synced = |name: &str| {
+        let mut writer = Actor::new();
+        writer.open("f", "w", &m.path(name)).unwrap();
+        writer.write("f", "synced").unwrap();
+        writer.fsync("f").unwrap();
+        writer
+    };
+    let before = synced("saved later");
+    m.save("saved later", "saved");
+    m.save("synced later", "saved");
+    let after = synced("synced later");
+    // What a close made durable has been drained, and the journal started anew.
+    let mut other = synced("other");
+    other.close("f").unwrap();
+    m.kill_daemon();
+    drop((before, after, other));
+    m.remount();
+    assert_content(m.read("saved later"), b"saved", "the commit was newer");
+    assert_content(m.read("synced later"), b"synced", "the fsync was newer");
+}
+
+#[test]
 fn an_fsync_before_the_first_write_is_no_promise_of_an_empty_file() {
     let mut m = mount!();
     m.save("f", "old");
