@@ -243,6 +243,10 @@ impl Case<'_> {
             }
             Fork(who) if self.actors.len() < MOST => {
                 let who = self.process(*who);
+                // Nothing tells the file system that a mapping alone was inherited.
+                if self.world.holds_by_mapping_alone(who) {
+                    return Ok(());
+                }
                 let child = self.actor(who).fork();
                 let id = self.world.spawn(Some(who));
                 self.actors.insert(id, child);

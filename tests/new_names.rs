@@ -237,6 +237,26 @@ fn renaming_a_directory_carries_hidden_names_along() {
 }
 
 #[test]
+fn creators_that_append_keep_each_others_bytes() {
+    let m = mount!();
+    let mut creators: Vec<Actor> = (0..4).map(|_| Actor::new()).collect();
+    for creator in &mut creators {
+        creator.open("f", "a", &m.path("log")).unwrap();
+    }
+    for (creator, text) in creators.iter_mut().zip(["1", "22\n", "333", "4444"]) {
+        creator.write("f", text).unwrap();
+    }
+    for creator in &mut creators {
+        creator.close("f").unwrap();
+    }
+    let found = m.text("log").unwrap();
+    for text in ["1", "22\n", "333", "4444"] {
+        assert!(found.contains(text), "{text:?} is not in {found:?}");
+    }
+    assert_eq!(found.len(), 11, "{found:?}");
+}
+
+#[test]
 fn two_creators_of_one_name_each_see_their_own_and_the_later_commit_wins() {
     let m = mount!();
     let path = m.path("name");

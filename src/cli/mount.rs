@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use super::options::Options;
 use super::{Failure, exit};
 use crate::engine::{Config, Durability, Engine};
-use crate::fuse::Adapter;
+use crate::fuse::{Adapter, KernelNotify};
 use crate::rules::Rules;
 use crate::store::{STATE_DIR, Store, StoreError};
 use crate::sys::background::{self, Outcome, ReadyWriter};
@@ -438,10 +438,12 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
         fuser::SessionACL::All,
         fuser::Config::default(),
     )
-    .map_err(|e| {
+    .and_then(|session| Ok((KernelNotify::start(session.notifier())?, session)));
+    let (notify, session) = session.map_err(|e| {
         sysmount::unmount(&plan.mountpoint, true).ok();
         refused(e)
     })?;
+    engine.set_notify(Box::new(notify));
     if let Err(why) = engine.start_herald() {
         log::warn!("programs that watch single files miss commits: {why}");
     }

@@ -272,8 +272,18 @@ impl Engine {
         at::reopen(&*fd, OFlags::RDWR)
     }
 
-    /// A read through an appending description: its own unfinished line included.
-    pub(super) fn read_appender(appender: &Appender, offset: u64, size: u32) -> OpResult<Vec<u8>> {
+    /// A read through an appending description: its own unfinished line included. Who reads from
+    /// the beginning reads what is there now, as on the plain directory: it may have waited for a
+    /// lock through another description, or another file. The rest comes from the same version.
+    pub(super) fn read_appender(
+        &self,
+        appender: &Appender,
+        offset: u64,
+        size: u32,
+    ) -> OpResult<Vec<u8>> {
+        if offset == 0 && !failpoint::mutant("C12-barrier") {
+            self.move_appender(appender)?;
+        }
         let inner = appender.inner.lock();
         let mut data = super::io::read_at(&inner.read, offset, size)?;
         let end = inner.read.metadata().map_err(|e| errno_of(&e))?.len();
@@ -323,7 +333,7 @@ impl Engine {
         }
     }
 
-    /// A lock was granted: reads go to the current version from now on (C12).
+    /// Reads go to the file's current version from now on: a lock was granted (C12), say.
     pub(super) fn move_appender(&self, appender: &Appender) -> OpResult<()> {
         let mut inner = appender.inner.lock();
         let mut guard = self.lock();
@@ -333,14 +343,14 @@ impl Engine {
             return Ok(());
         };
         let node = state.nodes.get(current).ok_or(Errno::STALE)?;
-        if node.kind == Kind::File {
+        if node.kind == Kind::File && state.file_of(current) == state.file_of(appender.node) {
             inner.read = Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?);
         }
         Ok(())
     }
 
-    /// A new file's stream has its first complete line: that is its first version, and the
-    /// description goes on as an appender.
+    /// A new file's stream has its first complete line, or an appender closes its new file: that
+    /// is its first version, and the description goes on as an appender.
     pub(super) fn birth(&self, id: TxnId, handle: HandleId, data: &[u8]) -> OpResult<()> {
         let staging = self
             .lock()
@@ -372,7 +382,7 @@ impl Engine {
         let first = match self.current_if_any(state, &slot)? {
             Some(current) if always => {
                 let fd = state.nodes.get(current).ok_or(Errno::STALE)?.fd.clone();
-                Some(Arc::new(at::reopen(&*fd, OFlags::RDONLY)?))
+                Some((current, Arc::new(at::reopen(&*fd, OFlags::RDONLY)?)))
             }
             _ => None,
         };
@@ -386,7 +396,12 @@ impl Engine {
                 (n.superseded, n.unlinked) = (true, true);
             }
         }
-        let read = first.clone().unwrap_or_else(|| ready.file.clone());
+        if let Some((current, _)) = first {
+            state.same_file(node, current);
+        }
+        let read = first
+            .as_ref()
+            .map_or_else(|| ready.file.clone(), |(_, file)| file.clone());
         let appender = Appender::new(node, always, false, slot.clone(), read);
         state
             .handles

@@ -81,13 +81,28 @@ impl Engine {
         };
         let engine = self.clone();
         self.pool.run(move || {
-            let result = engine.prepare(id, &staging, pid);
+            let result = if engine.is_unborn_log(id, handle) {
+                engine.birth(id, handle, b"")
+            } else {
+                engine.prepare(id, &staging, pid)
+            };
             if locked {
                 engine.unlock_at_close(id, file, owner);
             }
             done(result);
             failpoint::crash_point("flush-replied");
         });
+    }
+
+    /// A file created by its appender, without a complete line so far. Several may do so at once,
+    /// and none replaces what the others wrote.
+    fn is_unborn_log(&self, id: TxnId, handle: HandleId) -> bool {
+        let state = self.lock();
+        let alone = |t: &Transaction| {
+            t.appends && t.stream && t.changed && t.handles == 1 && t.death().is_none()
+        };
+        matches!(state.handles.get(&handle), Some(Handle::Staged { txn, .. }) if *txn == id)
+            && state.txns.get(&id).is_some_and(alone)
     }
 
     /// A close gives the closing process's fcntl locks back, but only once what was written under

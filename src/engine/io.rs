@@ -68,9 +68,10 @@ impl Engine {
                 return done(Ok(text[from..to].to_vec()));
             }
             Ok(Handle::Append(appender)) => {
+                let engine = self.clone();
                 return self
                     .pool
-                    .run(move || done(Engine::read_appender(&appender, offset, size)));
+                    .run(move || done(engine.read_appender(&appender, offset, size)));
             }
             Ok(Handle::Dir { .. }) => return done(Err(Errno::ISDIR)),
             Ok(Handle::Herald) => return done(Err(Errno::BADF)),

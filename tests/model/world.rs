@@ -183,6 +183,13 @@ impl World {
         held.any(|d| matches!(self.descriptions[d].what, What::Staged { txn, writes: true, .. } if txn == id))
     }
 
+    /// Whether a process has a mapping whose descriptor it has closed.
+    pub fn holds_by_mapping_alone(&self, who: u32) -> bool {
+        let process = &self.processes[&who];
+        let open = |d: &u32| process.slots.values().any(|(slot, _)| slot == d);
+        process.maps.values().any(|d| !open(d))
+    }
+
     fn takes_part(&self, id: u32, who: u32) -> bool {
         let txn = &self.txns[&id];
         txn.closed.contains(&who)
