@@ -776,3 +776,21 @@ fn what_was_synced_in_a_removed_directory_does_not_appear_in_a_later_one_of_its_
         Strike(None),
     ]);
 }
+
+#[test]
+fn a_failed_write_is_told_though_its_program_has_emptied_the_name_since() {
+    holds(&[
+        Open(0, 2, Mode::Rewrite, false),
+        FailingWrite(0),
+        Open(0, 2, Mode::Rewrite, false),
+        Close(1),
+        Close(0),
+    ]);
+    holds(&[
+        Open(0, 2, Mode::Rewrite, false),
+        FailingWrite(0),
+        Open(0, 2, Mode::Rewrite, false),
+        Close(0),
+        Close(0),
+    ]);
+}

@@ -69,7 +69,10 @@ impl Engine {
             )
         });
         let staged = staged.map(|(id, staging, pid, commits, nothing)| {
-            let moot = nothing.is_some_and(|(slot, base)| self.is_another_file(state, &slot, base));
+            // A failed write is told all the same (C5).
+            let failed = staging.try_lock().is_some_and(|c| c.failed.is_some());
+            let moot = !failed
+                && nothing.is_some_and(|(slot, base)| self.is_another_file(state, &slot, base));
             (id, staging, pid, commits && !moot)
         });
         drop(guard);
