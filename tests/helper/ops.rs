@@ -193,11 +193,21 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
             let fd = state.file(&args.text()?)?;
             return events(fd, args.number()? as i32);
         }
-        "flock" => sys::flock(state.file(&args.text()?)?, libc::LOCK_EX)?,
-        "funlock" => sys::flock(state.file(&args.text()?)?, libc::LOCK_UN)?,
+        // Without waiting; `-wait` waits, `-shared` lets others read.
+        "flock" | "flock-wait" | "flock-shared" | "funlock" => {
+            let fd = state.file(&args.text()?)?;
+            sys::flock(fd, flock_operation(&name))?;
+        }
         "lockrange" => {
             let fd = state.file(&args.text()?)?;
-            sys::lock_range(fd, args.number()?, args.number()?, true)?;
+            let (start, len) = (args.number()?, args.number()?);
+            sys::lock_range(fd, libc::F_SETLK, libc::F_WRLCK, start, len)?;
+        }
+        // fcntl SLOT COMMAND KIND START LEN
+        "fcntl" => {
+            let fd = state.file(&args.text()?)?;
+            let (command, kind) = fcntl_words(&args.text()?, &args.text()?)?;
+            sys::lock_range(fd, command, kind, args.number()?, args.number()?)?;
         }
         "mmap" => {
             let (slot, map) = (args.text()?, args.text()?);
@@ -273,6 +283,7 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
             return Ok(vec![cat(&path)?]);
         }
         "churn" => churn(channel, &mut args)?,
+        "append-lines" => append_lines(channel, &mut args)?,
         "timed-saves" => return timed_saves(&mut args),
         _ => return on_path(&name, &mut args),
     }
@@ -356,6 +367,35 @@ fn open_flags(word: &str) -> Outcome<i32> {
         };
     }
     Ok(flags)
+}
+
+fn flock_operation(name: &str) -> i32 {
+    match name {
+        "flock-wait" => libc::LOCK_EX,
+        "flock-shared" => libc::LOCK_SH | libc::LOCK_NB,
+        "funlock" => libc::LOCK_UN,
+        _ => libc::LOCK_EX | libc::LOCK_NB,
+    }
+}
+
+fn fcntl_words(command: &str, kind: &str) -> Outcome<(i32, i32)> {
+    let unknown = Failure {
+        errno: libc::EINVAL,
+        stage: "usage",
+    };
+    let command = match command {
+        "set" => libc::F_SETLK,
+        "wait" => libc::F_SETLKW,
+        "ofd-set" => libc::F_OFD_SETLK,
+        "ofd-wait" => libc::F_OFD_SETLKW,
+        _ => return Err(unknown),
+    };
+    match kind {
+        "read" => Ok((command, libc::F_RDLCK)),
+        "write" => Ok((command, libc::F_WRLCK)),
+        "unlock" => Ok((command, libc::F_UNLCK)),
+        _ => Err(unknown),
+    }
 }
 
 fn describe(stat: &libc::stat) -> Answer {
@@ -588,6 +628,23 @@ fn churn(channel: &Channel, args: &mut Words) -> Outcome<()> {
         channel.answer(&[version.to_string().into_bytes()]);
         version += 1;
     }
+}
+
+/// `append-lines PATH NAME FROM COUNT PIECES`: line after line, each in so many writes, until it is
+/// killed or fails, or COUNT are done (then it answers a last time, with nothing). A line whose last
+/// write returned is acknowledged by its number.
+fn append_lines(channel: &Channel, args: &mut Words) -> Outcome<()> {
+    let (path, name) = (args.bytes()?, args.text()?);
+    let (from, count, pieces) = (args.number()?, args.number()?, args.number()? as usize);
+    let fd = sys::open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND, 0o666)?;
+    for number in from..from + count {
+        let line = stamp::line(&name, number as u64);
+        for piece in line.as_bytes().chunks(line.len().div_ceil(pieces)) {
+            sys::write_all(fd, piece)?;
+        }
+        channel.answer(&[number.to_string().into_bytes()]);
+    }
+    sys::close(fd)
 }
 
 /// `timed-saves PATH COUNT LEN PAUSE_US`: every save's time in microseconds.

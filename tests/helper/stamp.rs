@@ -40,3 +40,9 @@ pub fn version_of(content: &[u8]) -> Result<u64, String> {
     }
     Ok(version)
 }
+
+/// A line that betrays any damage; how long it is depends on its number.
+pub fn line(name: &str, number: u64) -> String {
+    let padding = "=".repeat((number * 37 % 211) as usize);
+    format!("{name} {number:06} {padding} {name}\n")
+}

@@ -636,29 +636,22 @@ pub fn inotify(path: &[u8], mask: u32) -> Outcome<RawFd> {
     }
 }
 
-/// An advisory lock, without waiting.
+/// An advisory lock of an open description; `operation` says whether to wait.
 pub fn flock(fd: RawFd, operation: i32) -> Outcome<()> {
     // SAFETY: no memory is involved.
-    check(
-        unsafe { libc::flock(fd, operation | libc::LOCK_NB) }.into(),
-        "flock",
-    )
-    .map(drop)
+    check(unsafe { libc::flock(fd, operation) }.into(), "flock").map(drop)
 }
 
-pub fn lock_range(fd: RawFd, start: i64, len: i64, exclusive: bool) -> Outcome<()> {
+/// An advisory lock of a range: `command` is F_SETLK, F_OFD_SETLKW …, `kind` F_WRLCK, F_UNLCK ….
+pub fn lock_range(fd: RawFd, command: i32, kind: i32, start: i64, len: i64) -> Outcome<()> {
     // SAFETY: the structure is initialised.
     unsafe {
         let mut lock: libc::flock = std::mem::zeroed();
-        lock.l_type = (if exclusive {
-            libc::F_WRLCK
-        } else {
-            libc::F_UNLCK
-        }) as _;
+        lock.l_type = kind as _;
         lock.l_whence = libc::SEEK_SET as _;
         lock.l_start = start;
         lock.l_len = len;
-        check(libc::fcntl(fd, libc::F_SETLK, &lock).into(), "fcntl").map(drop)
+        check(libc::fcntl(fd, command, &lock).into(), "fcntl").map(drop)
     }
 }
 

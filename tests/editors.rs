@@ -1,0 +1,326 @@
+//! C9: programs that edit a file in place take turns. The failure it prevents: two programs open the
+//! same counter r+, both read 7, both write 8.
+//!
+//! Who waits is told by `commitfs locks`; how long, by the clock.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{Actor, Live, Mount, alive, assert_content, assert_errno, eventually, run};
+use serde_json::Value;
+
+/// Processes that wait for a writer slot, in the order in which they came.
+fn waiting(m: &Mount) -> Vec<i32> {
+    let said = m.command(&["locks", "--json"]).ok();
+    let all: Value = serde_json::from_str(&said.out).expect("JSON");
+    let waits = |e: &&Value| e["state"] == "waiting" && e["kind"] == "writer slot";
+    let entries = all.as_array().expect("a list").iter().filter(waits);
+    entries
+        .filter_map(|e| Some(e["pid"].as_i64()? as i32))
+        .collect()
+}
+
+#[track_caller]
+fn await_waiting(m: &Mount, pids: &[i32]) {
+    eventually(Duration::from_secs(5), &format!("{pids:?} wait"), || {
+        waiting(m) == pids
+    });
+}
+
+fn editor(path: &Path) -> Actor {
+    let mut editor = Actor::new();
+    editor.open("f", "r+", path).unwrap();
+    editor
+}
+
+/// Starts to open a file r+, without waiting for the end of that.
+fn come(path: &Path) -> Actor {
+    let mut next = Actor::new();
+    let path = path.to_string_lossy();
+    next.start("open", &[b"f", b"r+", path.as_bytes()]);
+    next
+}
+
+#[test]
+fn the_next_editor_waits_and_starts_from_what_the_first_has_left() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    let mut second = come(&m.path("f"));
+    await_waiting(&m, &[second.pid()]);
+    first.pwrite("f", 0, b"2").unwrap();
+    // Not at a write, nor at the close of a duplicate: at the last close.
+    first.dup("f", "g").unwrap();
+    first.close("f").unwrap();
+    await_waiting(&m, &[second.pid()]);
+    first.close("g").unwrap();
+    second.finish().expect("its turn has come");
+    assert_eq!(second.read_all("f").unwrap(), b"2");
+    second.pwrite("f", 0, b"3").unwrap();
+    second.close("f").unwrap();
+    assert_content(m.read("f"), b"3", "both edits");
+}
+
+#[test]
+fn first_come_first_served() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    let mut pids = Vec::new();
+    let mut queue: Vec<Actor> = Vec::new();
+    for _ in 0..3 {
+        let next = come(&m.path("f"));
+        pids.push(next.pid());
+        await_waiting(&m, &pids);
+        queue.push(next);
+    }
+    first.close("f").unwrap();
+    for (place, mut next) in queue.into_iter().enumerate() {
+        next.finish().expect("its turn has come");
+        await_waiting(&m, &pids[place + 1..]);
+        next.close("f").unwrap();
+    }
+}
+
+#[test]
+fn programs_that_load_modify_and_save_in_place_lose_no_update() {
+    need_daemon!();
+    let m = mount!();
+    m.save("counter", "0000");
+    let script = "
+for _ in range(15):
+    with open('counter', 'r+') as f:
+        n = int(f.read())
+        f.seek(0)
+        f.write('%04d' % (n + 1))
+";
+    let mut all: Vec<Live> = (0..6).map(|_| m.live_python(script)).collect();
+    for one in &mut all {
+        assert!(one.finish().success());
+    }
+    assert_content(m.read("counter"), b"0090", "six times fifteen");
+}
+
+#[test]
+fn a_killed_waiter_is_gone_at_once_and_nobody_waits_for_it() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    let mut quickest = Duration::MAX;
+    for _ in 0..5 {
+        let mut waiter = come(&m.path("f"));
+        await_waiting(&m, &[waiter.pid()]);
+        let begun = Instant::now();
+        waiter.kill(libc::SIGKILL);
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        quickest = quickest.min(took);
+    }
+    assert!(quickest < Duration::from_millis(100), "{quickest:?}");
+    await_waiting(&m, &[]);
+    first.close("f").unwrap();
+    editor(&m.path("f")).close("f").unwrap();
+}
+
+#[test]
+fn a_time_limit_ends_the_wait() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    let begun = Instant::now();
+    let limited = run(
+        Command::new("timeout").current_dir(m.mountpoint()).args([
+            "1",
+            "sh",
+            "-c",
+            "exec 3<>f; echo in",
+        ]),
+        Duration::from_secs(20),
+    );
+    let took = begun.elapsed();
+    assert_eq!((limited.code, limited.out.as_str()), (Some(124), ""));
+    assert!(took <= Duration::from_millis(1200), "{took:?}");
+    first.close("f").unwrap();
+}
+
+#[test]
+fn a_signal_that_the_program_handles_ends_the_wait_with_eintr() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    let begun = Instant::now();
+    m.python(
+        "
+import os, signal
+class Enough(Exception): pass
+def stop(*_): raise Enough
+signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+try:
+    os.open('f', os.O_RDWR)
+except Enough:
+    raise SystemExit(0)
+raise SystemExit('opened')
+",
+    )
+    .ok();
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    first.close("f").unwrap();
+}
+
+#[test]
+fn an_open_that_must_not_block_gets_eagain() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    let mut other = Actor::new();
+    assert_errno(other.open("f", "r+|nonblock", &m.path("f")), "EAGAIN");
+    first.close("f").unwrap();
+    other.open("f", "r+|nonblock", &m.path("f")).unwrap();
+}
+
+#[test]
+fn past_the_time_limit_it_goes_on_and_the_log_names_the_holder() {
+    need_daemon!();
+    let m = mount!(Mount::options().rules("[[rule]]\nglob = \"f\"\nlock_timeout = \"300ms\"\n"));
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    first.pwrite("f", 0, b"2").unwrap();
+    let begun = Instant::now();
+    let mut second = editor(&m.path("f"));
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(300), "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let line = format!(
+        "{} goes on without the writer slot, which {}",
+        second.pid(),
+        first.pid()
+    );
+    assert!(m.log().contains(&line), "{line}: {}", m.log());
+    assert_eq!(second.read_all("f").unwrap(), b"1", "what is committed");
+    second.pwrite("f", 0, b"3").unwrap();
+    second.close("f").unwrap();
+    first.close("f").unwrap();
+    assert_content(m.read("f"), b"2", "the last close wins");
+}
+
+#[test]
+fn an_editor_that_writes_nothing_commits_nothing() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut actor = Actor::new();
+    let before = (actor.stat(&m.path("f")).unwrap(), m.commits());
+    let version = m.version("f").unwrap();
+    actor.open("f", "r+", &m.path("f")).unwrap();
+    assert_eq!(actor.read_all("f").unwrap(), b"1");
+    actor.close("f").unwrap();
+    let after = (actor.stat(&m.path("f")).unwrap(), m.commits());
+    assert_eq!(before, after, "inode, times and all");
+    assert_eq!(m.version("f").unwrap(), version);
+    assert!(m.rejected().is_empty());
+}
+
+#[test]
+fn who_replaces_the_file_or_adds_to_it_never_waits() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1\n");
+    let mut first = editor(&m.path("f"));
+    let begun = Instant::now();
+    let mut other = Actor::new();
+    other.open("a", "a", &m.path("f")).unwrap();
+    other.write("a", "2\n").unwrap();
+    other.close("a").unwrap();
+    assert_content(m.read("f"), b"1\n2\n", "the appended line");
+    other.save(&m.path("f"), "new").unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert_content(m.read("f"), b"new", "the new content");
+    first.close("f").unwrap();
+    assert_content(m.read("f"), b"new", "the editor has written nothing");
+}
+
+#[test]
+fn its_own_process_and_its_children_do_not_wait() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    first.open("again", "r+", &m.path("f")).unwrap();
+    let mut child = first.fork();
+    child.open("third", "r+", &m.path("f")).unwrap();
+    child.exit(0);
+}
+
+#[test]
+fn an_empty_file_makes_nobody_wait() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "");
+    let _first = editor(&m.path("f"));
+    let begun = Instant::now();
+    let _second = editor(&m.path("f"));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_holder_that_locks_the_file_lets_the_others_in() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    let mut second = come(&m.path("f"));
+    await_waiting(&m, &[second.pid()]);
+    first.ask("flock", &[b"f"]).unwrap();
+    second.finish().expect("the lock keeps them apart");
+    assert_errno(second.ask("flock", &[b"f"]), "EAGAIN");
+    first.pwrite("f", 0, b"2").unwrap();
+    first.close("f").unwrap();
+    second.ask("flock-wait", &[b"f"]).unwrap();
+    assert_eq!(second.pread("f", 0, 10).unwrap(), b"2");
+}
+
+#[test]
+fn a_killed_holder_makes_way_and_the_next_starts_from_the_old_version() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    first.pwrite("f", 0, b"half").unwrap();
+    let mut second = come(&m.path("f"));
+    await_waiting(&m, &[second.pid()]);
+    first.kill(libc::SIGKILL);
+    second.finish().expect("its turn has come");
+    assert_eq!(second.read_all("f").unwrap(), b"1");
+    assert!(alive(second.pid()));
+}
+
+#[test]
+fn who_would_wait_for_one_who_waits_for_it_goes_on() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    m.save("g", "1");
+    let mut one = editor(&m.path("f"));
+    let mut two = Actor::new();
+    two.open("g", "r+", &m.path("g")).unwrap();
+    let path = m.path("f");
+    two.start("open", &[b"f", b"r+", path.to_string_lossy().as_bytes()]);
+    await_waiting(&m, &[two.pid()]);
+    let begun = Instant::now();
+    one.open("g", "r+", &m.path("g")).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    let line = format!("g: {} goes on without the writer slot", one.pid());
+    assert!(m.log().contains(&line), "{line}: {}", m.log());
+    one.close("f").unwrap();
+    two.finish().expect("its turn has come");
+}

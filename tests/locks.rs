@@ -1,0 +1,361 @@
+//! C12: flock and fcntl locks belong to the file, however many versions come and go. The failures it
+//! prevents: two programs that both hold "the" lock, each on a version of its own; a program that gets
+//! the lock and reads what was current before; a waiter that no signal can end.
+
+mod common;
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Actor, Live, Mount, Random, assert_content, assert_errno, eventually, run};
+use serde_json::Value;
+
+/// A whole-file lock by one of the three calls, without waiting.
+const CALLS: [(&str, &[&[u8]]); 3] = [
+    ("flock", &[b"f"]),
+    ("fcntl", &[b"f", b"set", b"write", b"0", b"0"]),
+    ("fcntl", &[b"f", b"ofd-set", b"write", b"0", b"0"]),
+];
+
+fn editor(m: &Mount) -> Actor {
+    let mut editor = Actor::new();
+    editor.open("f", "r+", &m.path("f")).unwrap();
+    editor
+}
+
+/// How many wait for a lock.
+fn waiting(m: &Mount) -> usize {
+    let said = m.command(&["locks", "--json"]).ok();
+    let all: Value = serde_json::from_str(&said.out).expect("JSON");
+    let waits = |e: &&Value| e["state"] == "waiting" && e["kind"] == "lock";
+    all.as_array().expect("a list").iter().filter(waits).count()
+}
+
+#[track_caller]
+fn await_waiting(m: &Mount, count: usize) {
+    eventually(Duration::from_secs(5), &format!("{count} wait"), || {
+        waiting(m) == count
+    });
+}
+
+#[test]
+fn a_lock_on_one_version_stands_against_the_same_lock_on_another() {
+    need_daemon!();
+    for (call, args) in CALLS {
+        let m = mount!();
+        m.save("f", "1");
+        let mut holder = editor(&m);
+        holder.ask(call, args).unwrap();
+        for version in 2..5 {
+            m.save("f", version.to_string());
+        }
+        let mut other = editor(&m);
+        assert_eq!(other.read_all("f").unwrap(), b"4");
+        assert_errno(other.ask(call, args), "EAGAIN");
+        holder.close("f").unwrap();
+        other.ask(call, args).expect("the close gave it back");
+        m.save("f", "5");
+        holder.open("f", "r+", &m.path("f")).unwrap();
+        assert_errno(holder.ask(call, args), "EAGAIN");
+    }
+}
+
+#[test]
+fn shared_locks_stand_together_across_versions() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut one = editor(&m);
+    one.ask("flock-shared", &[b"f"]).unwrap();
+    m.save("f", "2");
+    let mut two = editor(&m);
+    two.ask("flock-shared", &[b"f"]).unwrap();
+    m.save("f", "3");
+    let mut three = editor(&m);
+    assert_errno(three.ask("flock", &[b"f"]), "EAGAIN");
+    one.close("f").unwrap();
+    assert_errno(three.ask("flock", &[b"f"]), "EAGAIN");
+    two.ask("funlock", &[b"f"]).unwrap();
+    three.ask("flock", &[b"f"]).unwrap();
+}
+
+#[test]
+fn a_granted_lock_shows_a_reader_the_current_version() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut reader = Actor::new();
+    reader.open("f", "r", &m.path("f")).unwrap();
+    assert_eq!(reader.read_all("f").unwrap(), b"1");
+    m.save("f", "2");
+    assert_eq!(reader.pread("f", 0, 9).unwrap(), b"1", "its own version");
+    reader.ask("flock-shared", &[b"f"]).unwrap();
+    assert_eq!(reader.pread("f", 0, 9).unwrap(), b"2");
+    assert_eq!(reader.fstat("f").unwrap().size, 1);
+}
+
+#[test]
+fn a_waiter_that_gets_the_lock_starts_from_what_the_holder_has_left() {
+    need_daemon!();
+    let waits: [(&str, &[&[u8]]); 3] = [
+        ("flock-wait", &[b"f"]),
+        ("fcntl", &[b"f", b"wait", b"write", b"0", b"0"]),
+        ("fcntl", &[b"f", b"ofd-wait", b"write", b"0", b"0"]),
+    ];
+    for ((call, args), (wait_call, wait_args)) in CALLS.into_iter().zip(waits) {
+        let m = mount!();
+        m.save("f", "1");
+        let mut holder = editor(&m);
+        holder.ask(call, args).unwrap();
+        let mut next = editor(&m);
+        next.start(wait_call, wait_args);
+        await_waiting(&m, 1);
+        holder.pwrite("f", 0, b"2").unwrap();
+        holder.close("f").unwrap();
+        next.finish().expect("the lock is free");
+        assert_eq!(next.pread("f", 0, 9).unwrap(), b"2", "{call} {args:?}");
+        next.pwrite("f", 0, b"3").unwrap();
+        next.close("f").unwrap();
+        assert_content(m.read("f"), b"3", "both updates");
+    }
+}
+
+#[test]
+fn unlocking_commits_what_was_written_and_the_file_stays_open() {
+    need_daemon!();
+    let unlocks: [(&str, &[&[u8]]); 3] = [
+        ("funlock", &[b"f"]),
+        ("fcntl", &[b"f", b"set", b"unlock", b"0", b"0"]),
+        ("fcntl", &[b"f", b"ofd-set", b"unlock", b"0", b"0"]),
+    ];
+    for ((call, args), (unlock_call, unlock_args)) in CALLS.into_iter().zip(unlocks) {
+        let m = mount!();
+        m.save("f", "1");
+        let mut actor = editor(&m);
+        for content in ["2", "3"] {
+            actor.ask(call, args).unwrap();
+            actor.pwrite("f", 0, content.as_bytes()).unwrap();
+            actor.ask(unlock_call, unlock_args).unwrap();
+            let seen = m.read("f");
+            assert_content(seen, content.as_bytes(), unlock_call);
+        }
+        // Written without a lock: that is for the close.
+        actor.pwrite("f", 0, b"4").unwrap();
+        assert_content(m.read("f"), b"3", "not yet");
+        actor.close("f").unwrap();
+        assert_content(m.read("f"), b"4", "closed");
+    }
+}
+
+#[test]
+fn ranges_exclude_where_they_overlap_and_nowhere_else() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "0123456789");
+    let mut one = editor(&m);
+    let mut two = Actor::new();
+    one.ask("fcntl", &[b"f", b"set", b"write", b"0", b"4"])
+        .unwrap();
+    m.save("f", "abcdefghij");
+    two.open("f", "r+", &m.path("f")).unwrap();
+    two.ask("fcntl", &[b"f", b"set", b"write", b"4", b"4"])
+        .unwrap();
+    assert_errno(
+        two.ask("fcntl", &[b"f", b"set", b"read", b"3", b"1"]),
+        "EAGAIN",
+    );
+}
+
+#[test]
+fn closing_any_descriptor_of_a_file_gives_its_readers_fcntl_locks_up() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let (mut reader, mut other) = (Actor::new(), editor(&m));
+    reader.open("f", "r", &m.path("f")).unwrap();
+    reader
+        .ask("fcntl", &[b"f", b"set", b"read", b"0", b"0"])
+        .unwrap();
+    let wanted: &[&[u8]] = &[b"f", b"set", b"write", b"0", b"0"];
+    assert_errno(other.ask("fcntl", wanted), "EAGAIN");
+    reader.open("g", "r", &m.path("f")).unwrap();
+    reader.close("g").unwrap();
+    other.ask("fcntl", wanted).unwrap();
+}
+
+#[test]
+fn an_open_description_lock_belongs_to_the_description_not_to_the_process() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut actor = editor(&m);
+    actor.open("g", "r+", &m.path("f")).unwrap();
+    actor
+        .ask("fcntl", &[b"f", b"ofd-set", b"write", b"0", b"0"])
+        .unwrap();
+    let other: &[&[u8]] = &[b"g", b"ofd-set", b"write", b"0", b"0"];
+    assert_errno(actor.ask("fcntl", other), "EAGAIN");
+    // A duplicate is the same description; the lock goes with the last of them.
+    actor.dup("f", "h").unwrap();
+    actor.close("f").unwrap();
+    assert_errno(actor.ask("fcntl", other), "EAGAIN");
+    actor.close("h").unwrap();
+    actor.ask("fcntl", other).unwrap();
+}
+
+#[test]
+fn a_cycle_of_fcntl_locks_is_edeadlk() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "0123456789");
+    let (mut one, mut two) = (editor(&m), Actor::new());
+    one.ask("fcntl", &[b"f", b"set", b"write", b"0", b"1"])
+        .unwrap();
+    two.open("f", "r+", &m.path("f")).unwrap();
+    two.ask("fcntl", &[b"f", b"set", b"write", b"5", b"1"])
+        .unwrap();
+    one.start("fcntl", &[b"f", b"wait", b"write", b"5", b"1"]);
+    await_waiting(&m, 1);
+    assert_errno(
+        two.ask("fcntl", &[b"f", b"wait", b"write", b"0", b"1"]),
+        "EDEADLK",
+    );
+    two.close("f").unwrap();
+    one.finish().expect("the other has given way");
+}
+
+#[test]
+fn a_killed_waiter_is_gone_at_once() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut holder = editor(&m);
+    holder.ask("flock", &[b"f"]).unwrap();
+    let mut quickest = Duration::MAX;
+    for round in 0..6 {
+        let mut waiter = editor(&m);
+        match round % 2 {
+            0 => waiter.start("flock-wait", &[b"f"]),
+            _ => waiter.start("fcntl", &[b"f", b"ofd-wait", b"write", b"0", b"0"]),
+        }
+        await_waiting(&m, usize::from(round % 2 == 0 || waiting(&m) > 0));
+        let begun = Instant::now();
+        waiter.kill(libc::SIGKILL);
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        quickest = quickest.min(took);
+    }
+    assert!(quickest < Duration::from_millis(100), "{quickest:?}");
+    await_waiting(&m, 0);
+}
+
+#[test]
+fn a_time_limit_ends_the_wait_for_a_lock() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut holder = editor(&m);
+    holder.ask("flock", &[b"f"]).unwrap();
+    let begun = Instant::now();
+    let limited = run(
+        Command::new("timeout")
+            .current_dir(m.mountpoint())
+            .args(["1", "flock", "f", "true"]),
+        Duration::from_secs(20),
+    );
+    let took = begun.elapsed();
+    assert_eq!(limited.code, Some(124), "{limited:#?}");
+    assert!(took <= Duration::from_millis(1200), "{took:?}");
+    // flock(1) has a limit of its own, by a signal it handles.
+    let own = m.sh("flock -w 0.3 f true");
+    assert_eq!(own.code, Some(1), "{own:#?}");
+}
+
+#[test]
+fn of_a_hundred_waiters_killed_at_random_none_is_stuck_and_the_rest_get_their_turn() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut random = Random::new();
+    let mut holder = editor(&m);
+    holder.ask("flock", &[b"f"]).unwrap();
+    let start = |n: usize| {
+        let mut waiter = Command::new("flock");
+        waiter.current_dir(m.mountpoint()).stdin(Stdio::null());
+        // With or without a child that inherits the lock.
+        let how: &[&str] = if n.is_multiple_of(2) {
+            &["f"]
+        } else {
+            &["-o", "f"]
+        };
+        waiter.args(how).args(["sleep", "0.01"]);
+        waiter.spawn().expect("flock of util-linux")
+    };
+    let mut waiters: Vec<Child> = (0..100).map(start).collect();
+    await_waiting(&m, 100);
+    let mut killed = Vec::new();
+    for number in 0..60 {
+        let chosen = random.below(waiters.len() as u64) as usize;
+        let mut waiter = waiters.swap_remove(chosen);
+        waiter.kill().expect("a child");
+        killed.push(waiter);
+        if number == 30 {
+            holder.close("f").unwrap();
+        }
+        std::thread::sleep(Duration::from_micros(random.below(3000)));
+    }
+    let deadline = Instant::now() + Duration::from_secs(1);
+    for waiter in &mut killed {
+        while waiter.try_wait().expect("a child").is_none() {
+            assert!(
+                Instant::now() < deadline,
+                "a second after SIGKILL {} is still there: {}",
+                waiter.id(),
+                std::fs::read_to_string(format!("/proc/{}/stat", waiter.id())).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for waiter in &mut waiters {
+        let status = loop {
+            if let Some(status) = waiter.try_wait().expect("a child") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "one never got the lock");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(status.success(), "{status}");
+    }
+}
+
+#[test]
+fn load_modify_save_under_a_lock_loses_no_update() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "0");
+    // Half lock the file that they edit, half lock it by a reader and then rewrite it.
+    let script = |open: &str| {
+        format!(
+            "
+import fcntl
+for _ in range(12):
+    {open}
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        n = int(lock.read())
+        with open('f', 'w') as f:
+            f.write(str(n + 1))
+"
+        )
+    };
+    let mut all: Vec<Live> = ["with open('f') as lock:", "with open('f', 'r+') as lock:"]
+        .iter()
+        .cycle()
+        .take(6)
+        .map(|open| m.live_python(&script(open)))
+        .collect();
+    for one in &mut all {
+        assert!(one.finish().success());
+    }
+    assert_content(m.read("f"), b"72", "six times twelve");
+}
