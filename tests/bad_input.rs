@@ -310,3 +310,21 @@ fn commands_on_something_that_is_no_mount_say_so() {
     .fails();
     assert!(tree(path).is_empty(), "something was created");
 }
+
+#[test]
+fn a_kernel_that_does_not_tell_rewrites_from_edits_is_refused() {
+    need_daemon!();
+    let m = Mount::options().prepare();
+    std::fs::write(m.backing().join("f"), "plain").unwrap();
+    let refused = run(
+        Command::new(env!("CARGO_BIN_EXE_commitfs"))
+            .arg("mount")
+            .arg(m.backing())
+            .env("COMMITFS_WITHOUT", "atomic_o_trunc"),
+        Duration::from_secs(30),
+    );
+    assert_eq!(refused.code, Some(6), "{refused:#?}");
+    assert!(refused.err.contains("Linux 5.15"), "{refused:#?}");
+    assert!(!common::is_mounted(m.backing()));
+    assert_content(m.read("f"), b"plain", "the directory as it was");
+}

@@ -163,6 +163,12 @@ impl Filesystem for Adapter {
             };
             features.push(feature(name, on, why));
         }
+        // Without it a rewrite begins as an edit in place does, and nothing of C1 to C9 would hold.
+        if features.iter().any(|f| f.name == "atomic_o_trunc" && !f.on) {
+            return Err(std::io::Error::other(
+                "this kernel doesn't tell which opens empty a file; commitfs needs Linux 5.15 or later",
+            ));
+        }
         let uncached = features
             .iter()
             .any(|f| f.name == "direct_io_allow_mmap" && f.on);
