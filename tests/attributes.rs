@@ -162,6 +162,7 @@ fn new_files_get_the_callers_ids_and_umask_and_a_setgid_directorys_group() {
 
 #[test]
 fn a_default_acl_takes_the_place_of_the_umask() {
+    need_features!("dont_mask", "posix_acl");
     need_root!();
     let m = mount!();
     m.mkdir("shared");
@@ -422,6 +423,7 @@ fn a_directory_watcher_gets_close_write_and_no_delete() {
 
 #[test]
 fn a_file_watcher_learns_of_a_commit() {
+    need_features!("supersession_events");
     let m = mount!();
     m.save("state", "first");
     let mut watcher = Actor::new();

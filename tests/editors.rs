@@ -274,6 +274,7 @@ fn an_empty_file_makes_nobody_wait() {
 
 #[test]
 fn a_holder_that_locks_the_file_lets_the_others_in() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let m = mount!();
     m.save("f", "1");

@@ -40,6 +40,7 @@ fn await_waiting(m: &Mount, count: usize) {
 
 #[test]
 fn a_lock_on_one_version_stands_against_the_same_lock_on_another() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     for (call, args) in CALLS {
         let m = mount!();
@@ -62,6 +63,7 @@ fn a_lock_on_one_version_stands_against_the_same_lock_on_another() {
 
 #[test]
 fn shared_locks_stand_together_across_versions() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let m = mount!();
     m.save("f", "1");
@@ -81,6 +83,7 @@ fn shared_locks_stand_together_across_versions() {
 
 #[test]
 fn a_granted_lock_shows_a_reader_the_current_version() {
+    need_features!("posix_locks", "flock_locks", "direct_io_allow_mmap");
     need_daemon!();
     let m = mount!();
     m.save("f", "1");
@@ -96,6 +99,7 @@ fn a_granted_lock_shows_a_reader_the_current_version() {
 
 #[test]
 fn a_waiter_that_gets_the_lock_starts_from_what_the_holder_has_left() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let waits: [(&str, &[&[u8]]); 3] = [
         ("flock-wait", &[b"f"]),
@@ -122,6 +126,7 @@ fn a_waiter_that_gets_the_lock_starts_from_what_the_holder_has_left() {
 
 #[test]
 fn unlocking_commits_what_was_written_and_the_file_stays_open() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let unlocks: [(&str, &[&[u8]]); 3] = [
         ("funlock", &[b"f"]),
@@ -149,6 +154,7 @@ fn unlocking_commits_what_was_written_and_the_file_stays_open() {
 
 #[test]
 fn ranges_exclude_where_they_overlap_and_nowhere_else() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let m = mount!();
     m.save("f", "0123456789");
@@ -168,6 +174,7 @@ fn ranges_exclude_where_they_overlap_and_nowhere_else() {
 
 #[test]
 fn closing_any_descriptor_of_a_file_gives_its_readers_fcntl_locks_up() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let m = mount!();
     m.save("f", "1");
@@ -185,6 +192,7 @@ fn closing_any_descriptor_of_a_file_gives_its_readers_fcntl_locks_up() {
 
 #[test]
 fn an_open_description_lock_belongs_to_the_description_not_to_the_process() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let m = mount!();
     m.save("f", "1");
@@ -205,6 +213,7 @@ fn an_open_description_lock_belongs_to_the_description_not_to_the_process() {
 
 #[test]
 fn a_cycle_of_fcntl_locks_is_edeadlk() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let m = mount!();
     m.save("f", "0123456789");
@@ -226,6 +235,7 @@ fn a_cycle_of_fcntl_locks_is_edeadlk() {
 
 #[test]
 fn a_killed_waiter_is_gone_at_once() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let m = mount!();
     m.save("f", "1");
@@ -251,6 +261,7 @@ fn a_killed_waiter_is_gone_at_once() {
 
 #[test]
 fn a_time_limit_ends_the_wait_for_a_lock() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let m = mount!();
     m.save("f", "1");
@@ -273,6 +284,7 @@ fn a_time_limit_ends_the_wait_for_a_lock() {
 
 #[test]
 fn of_a_hundred_waiters_killed_at_random_none_is_stuck_and_the_rest_get_their_turn() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let m = mount!();
     m.save("f", "1");
@@ -331,6 +343,7 @@ fn of_a_hundred_waiters_killed_at_random_none_is_stuck_and_the_rest_get_their_tu
 
 #[test]
 fn load_modify_save_under_a_lock_loses_no_update() {
+    need_features!("posix_locks", "flock_locks");
     need_daemon!();
     let m = mount!();
     m.save("f", "0");

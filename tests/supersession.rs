@@ -94,6 +94,7 @@ fn feature(m: &Mount) -> (bool, String) {
 
 #[test]
 fn a_watcher_of_a_file_hears_of_every_commit() {
+    need_features!("supersession_events");
     let m = mount!();
     m.save("f", "0");
     let masks = [ALL, libc::IN_MODIFY, libc::IN_CLOSE_WRITE];
@@ -113,6 +114,7 @@ fn a_watcher_of_a_file_hears_of_every_commit() {
 
 #[test]
 fn a_watcher_of_an_older_version_hears_of_appended_records() {
+    need_features!("supersession_events");
     let m = mount!();
     m.save("f.jsonl", "0\n");
     let mut watch = Watch::on(&m.path("f.jsonl"), ALL);
@@ -130,6 +132,7 @@ fn a_watcher_of_an_older_version_hears_of_appended_records() {
 
 #[test]
 fn a_watcher_of_a_program_hears_of_every_commit() {
+    need_features!("supersession_events");
     use std::os::unix::fs::PermissionsExt;
     let m = mount!(Mount::options().seed("script", "#!/bin/sh\n"));
     std::fs::set_permissions(m.path("script"), PermissionsExt::from_mode(0o755)).unwrap();
@@ -162,6 +165,7 @@ fn a_watcher_of_a_file_hears_of_its_replacement_by_rename() {
 
 #[test]
 fn a_watcher_of_the_directory_hears_of_each_commit_once_and_of_nothing_else() {
+    need_features!("supersession_events");
     let m = mount!();
     m.save("f", "0");
     let mut file = Watch::on(&m.path("f"), ALL);
@@ -182,6 +186,7 @@ fn a_watcher_of_the_directory_hears_of_each_commit_once_and_of_nothing_else() {
 
 #[test]
 fn an_open_version_stays_as_it_was_while_its_watchers_are_told() {
+    need_features!("supersession_events");
     need_daemon!();
     let m = mount!();
     m.save("f", stamped(1, 5_000));
@@ -227,6 +232,7 @@ fn versions_that_were_told_of_are_forgotten() {
 
 #[test]
 fn a_daemon_killed_among_creators_writers_and_watchers_leaves_nobody_hanging() {
+    need_features!("supersession_events");
     need_daemon!();
     let mut random = Random::new();
     let mut m = mount!(Mount::options().limit(Duration::from_secs(3000)));
@@ -274,6 +280,7 @@ fn a_daemon_killed_among_creators_writers_and_watchers_leaves_nobody_hanging() {
 
 #[test]
 fn the_herald_ends_with_its_daemon() {
+    need_features!("supersession_events");
     need_daemon!();
     let mut m = mount!();
     for killed in [false, true] {
@@ -293,6 +300,7 @@ fn the_herald_ends_with_its_daemon() {
 
 #[test]
 fn without_its_herald_a_daemon_goes_on_and_says_so() {
+    need_features!("supersession_events");
     need_daemon!();
     let mut m = mount!();
     assert_eq!(feature(&m), (true, String::new()));

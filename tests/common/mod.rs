@@ -71,6 +71,25 @@ macro_rules! need_daemon {
     };
 }
 
+/// Ends a test of something that rests on kernel features which this run leaves out.
+#[macro_export]
+macro_rules! need_features {
+    ($($name:literal),+) => {
+        if !$crate::common::has_features(&[$($name),+]) {
+            return;
+        }
+    };
+}
+
+pub fn has_features(names: &[&str]) -> bool {
+    let without = std::env::var("COMMITFS_WITHOUT").unwrap_or_default();
+    let missing = without.split(',').find(|off| names.contains(off));
+    if let Some(name) = missing {
+        eprintln!("SKIPPED, and it proves nothing: this test is about what needs {name}");
+    }
+    missing.is_none()
+}
+
 pub fn plain() -> bool {
     std::env::var_os("COMMITFS_TEST_PLAIN").is_some()
 }
