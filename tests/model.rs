@@ -794,3 +794,13 @@ fn a_failed_write_is_told_though_its_program_has_emptied_the_name_since() {
         Close(0),
     ]);
 }
+
+#[test]
+fn a_killed_child_that_is_not_the_last_holder_does_not_count() {
+    holds(&[
+        Open(4, 0, Mode::RewriteAndRead, false),
+        Fork(4),
+        Kill(3, true),
+        Exit(1),
+    ]);
+}

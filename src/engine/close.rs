@@ -847,6 +847,7 @@ fn note_flusher(txn: &mut Transaction, caller: Caller) -> u32 {
         return caller.tid;
     };
     let death = proc::death_of_flusher(caller.tid, pid);
+    txn.last_closer = pid;
     let process = txn.processes.entry(pid).or_default();
     match death {
         proc::Death::Signalled(_) if death.fatal_signal().is_some() => {

@@ -661,6 +661,7 @@ impl Engine {
                 discarded: false,
                 started: Instant::now(),
                 last_pid: None,
+                last_closer: 0,
                 flushed: None,
                 verdict: None,
                 closing: false,

@@ -148,6 +148,8 @@ pub struct Transaction {
     pub started: Instant,
     /// Last process id in use when it began: if it hasn't moved, nobody has forked since.
     pub last_pid: Option<u32>,
+    /// The process that closed a descriptor last.
+    pub last_closer: u32,
     /// Tells whether FLUSH found this to be surely the last reference, and when.
     pub flushed: Option<Flushed>,
     /// What the last FLUSH found wrong, told by RELEASE if it was the last.
@@ -241,16 +243,17 @@ impl Transaction {
     /// The death that keeps it from committing (C4): of the opener or a writer, or of the last
     /// holder unless that one merely inherited what the opener had written and closed.
     pub fn death(&self) -> Option<Abort> {
-        let counts = |p: &Process| {
-            let opener_left_cleanly = self
-                .processes
-                .values()
-                .any(|o| o.opener && o.closed_cleanly && o.killed_by.is_none());
-            p.opener || p.wrote || !opener_left_cleanly
+        let opener_left_cleanly = self
+            .processes
+            .values()
+            .any(|o| o.opener && o.closed_cleanly && o.killed_by.is_none());
+        let counts = |pid: u32, p: &Process| {
+            let is_last = pid == self.last_closer;
+            p.opener || p.wrote || (is_last && !opener_left_cleanly)
         };
         self.processes.iter().find_map(|(pid, p)| {
             let signal = p.killed_by?;
-            counts(p).then_some(Abort::Killed { pid: *pid, signal })
+            counts(*pid, p).then_some(Abort::Killed { pid: *pid, signal })
         })
     }
 }
