@@ -372,3 +372,87 @@ for _ in range(12):
     }
     assert_content(m.read("f"), b"72", "six times twelve");
 }
+
+/// The claims that `commitfs locks` lists, with whether their holders live.
+fn claims(m: &Mount) -> Vec<(String, bool)> {
+    let said = m.command(&["locks", "--json"]);
+    let all: Vec<serde_json::Value> = serde_json::from_str(&said.out).expect("JSON");
+    all.iter()
+        .filter(|l| l["kind"] == "claim")
+        .map(|l| {
+            let path = l["path"].as_str().unwrap_or_default().to_owned();
+            (path, l["alive"] == true)
+        })
+        .collect()
+}
+
+#[test]
+fn lock_files_are_listed_with_their_creators_until_they_are_removed() {
+    need_daemon!();
+    let m = mount!();
+    let mut holder = Actor::new();
+    for name in ["run.lock", "run.pid"] {
+        holder.open("f", "x", &m.path(name)).unwrap();
+        holder.write("f", "42").unwrap();
+        holder.close("f").unwrap();
+    }
+    // Not the name of a claim.
+    holder.open("f", "x", &m.path("data.bin")).unwrap();
+    holder.close("f").unwrap();
+    let mut listed = claims(&m);
+    listed.sort();
+    let held = |name: &str, alive| (name.to_owned(), alive);
+    assert_eq!(listed, [held("run.lock", true), held("run.pid", true)]);
+    holder.unlink(&m.path("run.pid")).unwrap();
+    holder.kill(libc::SIGKILL);
+    eventually(Duration::from_secs(5), "the death is noticed", || {
+        claims(&m) == [held("run.lock", false)]
+    });
+    eventually(Duration::from_secs(5), "a line in the log", || {
+        m.log().contains("run.lock: created with O_EXCL by")
+    });
+    assert!(m.exists("run.lock"), "without a rule it stays");
+    assert_eq!(m.status()["counters"]["stale_claims"], 1);
+}
+
+#[test]
+fn a_rule_removes_lock_files_whose_creators_have_ended() {
+    need_daemon!();
+    let options = Mount::options().rules("[[rule]]\nglob = \"*.claim\"\nstale = \"remove\"\n");
+    let m = mount!(options);
+    let (mut killed, mut ended, mut alive) = (Actor::new(), Actor::new(), Actor::new());
+    for (holder, name) in [
+        (&mut killed, "killed.claim"),
+        (&mut ended, "ended.claim"),
+        (&mut alive, "alive.claim"),
+    ] {
+        holder.open("f", "x", &m.path(name)).unwrap();
+        holder.write("f", "42").unwrap();
+        holder.close("f").unwrap();
+    }
+    // Who inherited a descriptor may be the holder now.
+    let mut parent = Actor::new();
+    parent.open("f", "x", &m.path("inherited.claim")).unwrap();
+    let child = parent.fork();
+    // Another's file by then.
+    let mut replaced = Actor::new();
+    replaced.open("f", "x", &m.path("replaced.claim")).unwrap();
+    replaced.close("f").unwrap();
+    alive.unlink(&m.path("replaced.claim")).unwrap();
+    m.save("replaced.claim", "not a claim");
+    for mut gone in [killed, parent, replaced] {
+        gone.kill(libc::SIGKILL);
+    }
+    ended.exit(0);
+    eventually(Duration::from_secs(5), "those of the dead go", || {
+        !m.exists("killed.claim") && !m.exists("ended.claim")
+    });
+    std::thread::sleep(Duration::from_millis(600));
+    for name in ["alive.claim", "inherited.claim", "replaced.claim"] {
+        assert!(m.exists(name), "{name} is gone");
+    }
+    drop(child);
+    eventually(Duration::from_secs(5), "the last holder's goes", || {
+        !m.exists("inherited.claim")
+    });
+}

@@ -58,6 +58,12 @@ fn for_people(s: &Value) -> String {
         s["rejected"]["count"],
         s["rejected"]["bytes"]
     );
+    if c["lock_timeouts"] != 0 || c["stale_claims"] != 0 {
+        out += &format!(
+            "waits for a lock given up {}, lock files left behind {}\n",
+            c["lock_timeouts"], c["stale_claims"]
+        );
+    }
     let aborts: Vec<String> = c["aborts"]
         .as_object()
         .into_iter()

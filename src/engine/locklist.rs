@@ -48,8 +48,10 @@ impl Engine {
     pub fn lock_entries(&self) -> Vec<LockEntry> {
         let state = self.lock();
         let mut all = self.held_locks(&state);
+        all.extend(self.claim_entries(&state));
         for t in state.txns.values().filter(|t| t.handles > 0) {
-            let kind = match (t.holds_slot, t.claim) {
+            let known = state.claimants.contains_key(&t.slot);
+            let kind = match (t.holds_slot, t.claim && !known) {
                 (true, _) => "writer slot",
                 (_, true) => "claim",
                 _ => continue,

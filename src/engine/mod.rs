@@ -6,6 +6,7 @@
 
 mod append;
 mod attrs;
+mod claims;
 mod close;
 mod dirs;
 mod drain;
@@ -163,6 +164,7 @@ impl Engine {
             counters: Counters::default(),
             unseen: VecDeque::new(),
             errors: HashMap::new(),
+            claimants: HashMap::new(),
             locks: crate::locks::LockTable::default(),
             files: HashMap::new(),
             ever_locked: std::collections::HashSet::new(),

@@ -131,6 +131,30 @@ impl Engine {
         );
     }
 
+    /// Unlinks a name of our own accord, as long as it means a certain file.
+    pub(super) fn unlink_file(
+        self: &Arc<Self>,
+        slot: Slot,
+        file: NodeId,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        let nobody = Caller {
+            tid: 0,
+            uid: 0,
+            gid: 0,
+        };
+        let mut discarded = false;
+        self.with_drain(
+            move |engine, barrier| {
+                if engine.current_if_any(&mut engine.lock(), &slot)? != Some(file) {
+                    return Err(Errno::NOENT);
+                }
+                engine.unlink_step(nobody, &slot, &mut discarded, barrier)
+            },
+            done,
+        );
+    }
+
     fn unlink_step(
         &self,
         caller: Caller,

@@ -834,7 +834,11 @@ impl Engine {
         );
         let fresh = self.fresh(&dir, caller, request.mode & 0o7777)?;
         if policy.mode == RuleMode::Direct && !failpoint::mutant("C14") {
-            return self.create_direct(state, &slot, request, fresh);
+            let created = self.create_direct(state, &slot, request, fresh)?;
+            if exclusive {
+                self.note_claim(state, caller, &slot, created.attr.ino, &policy);
+            }
+            return Ok(created);
         }
         let begun = match base {
             None => Begun::Create { exclusive },
@@ -869,6 +873,10 @@ impl Engine {
         if begun == (Begun::Create { exclusive: true }) {
             // Everybody sees the name from now on.
             self.touch_dir(state, slot.dir);
+            if let Some(txn) = state.txns.get(&id) {
+                let (node, policy) = (txn.node, txn.policy.clone());
+                self.note_claim(state, caller, &slot, node, &policy);
+            }
         }
         // Pages would show others the unfinished line.
         opened.direct_io |= stream;

@@ -16,6 +16,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::append::Appender;
+use super::claims::Claimant;
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::{FileId, LockTable};
@@ -143,6 +144,8 @@ pub struct Counters {
     pub rejected: u64,
     /// Waits for a writer slot that were given up after the lock timeout.
     pub lock_timeouts: u64,
+    /// Claims whose creators have ended.
+    pub stale_claims: u64,
 }
 
 /// What the drain is asked for.
@@ -207,6 +210,8 @@ pub struct State {
     pub errors: HashMap<Slot, Unseen>,
     /// Advisory locks.
     pub locks: LockTable,
+    /// Lock files that were created with O_EXCL, as far as the rules care.
+    pub claimants: HashMap<Slot, Claimant>,
     /// Versions of a file that locks know by an earlier one.
     pub files: HashMap<NodeId, FileId>,
     /// Files that somebody has locked since the mount.

@@ -69,6 +69,10 @@ pub struct CounterValues {
     pub overwritten_updates: u64,
     /// Contents moved to rejected.
     pub rejected: u64,
+    /// Waits for a writer slot given up after the lock timeout.
+    pub lock_timeouts: u64,
+    /// Lock files whose creators ended without removing them.
+    pub stale_claims: u64,
 }
 
 /// The answer to `commitfs status`.
@@ -140,6 +144,8 @@ impl Engine {
                 aborts,
                 overwritten_updates: state.counters.overwritten,
                 rejected: state.counters.rejected,
+                lock_timeouts: state.counters.lock_timeouts,
+                stale_claims: state.counters.stale_claims,
             },
             pending: state.pending.len(),
             failed: state.drain.failed.map(|e| e.to_string()),
@@ -211,6 +217,7 @@ impl Engine {
                     engine.sweep();
                     engine.flush_old_tails();
                     engine.warn_of_old_locks();
+                    engine.look_after_claims();
                     drop(engine);
                     std::thread::sleep(std::time::Duration::from_millis(250));
                 }

@@ -3,13 +3,11 @@
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
-use super::{Mode, Rule, When};
+use super::{Mode, Rule, Stale, When};
 use crate::guard::Guard;
 
 /// Files that are meant to be shared, or watched, while they are open (C14).
 const DIRECT: &[&[&str]] = &[
-    // Claims and process ids.
-    &["LOCK", ".lock", "*.lck", "*.pid"],
     // Logs.
     &["*.log", "*.out", "*.err"],
     // Databases, and the files of LevelDB and RocksDB.
@@ -23,6 +21,9 @@ const DIRECT: &[&[&str]] = &[
     // Files that an NFS client renamed because they were unlinked while open.
     &[".nfs*"],
 ];
+
+/// Claims and process ids: direct, too.
+const CLAIMS: &[&str] = &["LOCK", ".lock", "*.lck", "*.pid"];
 
 /// SQLite's main file; its companions have the same name and a suffix.
 const SQLITE: &[&str] = &["*.db", "*.db3", "*.sqlite", "*.sqlite3"];
@@ -50,7 +51,11 @@ pub(super) fn rules() -> Vec<Rule> {
             rules.push(direct(&format!("{name}{suffix}"), When::Always));
         }
     }
-    rules.push(direct("*.lock", When::Claimed));
+    let claims = CLAIMS.iter().map(|glob| direct(glob, When::Always));
+    for mut claim in claims.chain([direct("*.lock", When::Claimed)]) {
+        claim.settings.stale = Some(Stale::Warn);
+        rules.push(claim);
+    }
     for (glob, guard) in GUARDED {
         let mut rule = rule(glob);
         rule.settings.guard = Some(*guard);

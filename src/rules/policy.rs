@@ -100,8 +100,8 @@ pub struct Policy {
     pub record: Option<Record>,
     /// How long an editor waits for the writer slot; `None` is the mount's own.
     pub lock_timeout: Option<Duration>,
-    /// What happens to a claim left behind.
-    pub stale: Stale,
+    /// What happens to a claim left behind; `None`: the name isn't that of a claim.
+    pub stale: Option<Stale>,
 }
 
 impl Default for Policy {
@@ -150,7 +150,7 @@ impl Settings {
             counters: self.counters.unwrap_or_else(|| no_counters.clone()),
             record: self.record,
             lock_timeout: self.lock_timeout,
-            stale: self.stale.unwrap_or(Stale::Warn),
+            stale: self.stale,
         }
     }
 }
@@ -210,7 +210,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "stale",
         is_set: |s| s.stale.is_some(),
-        show: |p| quoted(p.stale),
+        show: |p| p.stale.map_or("unset".into(), quoted),
     },
 ];
 

@@ -46,7 +46,7 @@ fn what_no_rule_speaks_of_is_atomic_and_unguarded() {
     );
     assert_eq!(
         (policy.on_conflict, policy.stale, policy.allow_empty),
-        (OnConflict::Last, Stale::Warn, false)
+        (OnConflict::Last, None, false)
     );
     assert_eq!(
         (policy.record, policy.lock_timeout, policy.counters.len()),
@@ -160,7 +160,7 @@ fn the_first_rule_that_sets_a_key_decides_it() {
     );
     assert_eq!(
         (policy.record, policy.stale),
-        (Some(Record::Close), Stale::Remove)
+        (Some(Record::Close), Some(Stale::Remove))
     );
     assert_eq!(
         (policy.lock_timeout, policy.mode),
@@ -365,7 +365,7 @@ on_conflict = \"merge\"        # rules.toml:1, rule 1, \"x/**\"
 counters = [\"/n\"]            # rules.toml:1, rule 1, \"x/**\"
 record = unset               # default
 lock_timeout = \"5s\"          # rules.toml:1, rule 1, \"x/**\"
-stale = \"warn\"               # default
+stale = unset                # default
 "
     );
     let claimed = rules.explain(Path::new("a.lock"), CLAIMED);
