@@ -486,8 +486,14 @@ impl Case<'_> {
         // Whoever looks around on the machine may be in the way for a moment.
         let m = &mut self.stage.m;
         let limit = Duration::from_secs(10);
+        let mut said = String::new();
         eventually(limit, "unmounted", || {
-            m.command(&["umount"]).code == Some(0)
+            let run = m.command(&["umount"]);
+            if said != run.err {
+                eprintln!("umount: {}", run.err);
+                said.clone_from(&run.err);
+            }
+            run.code == Some(0)
         });
         m.reap_daemon(limit);
         m.remount();
@@ -802,5 +808,16 @@ fn a_killed_child_that_is_not_the_last_holder_does_not_count() {
         Fork(4),
         Kill(3, true),
         Exit(1),
+    ]);
+}
+
+#[test]
+fn a_reader_of_a_claim_goes_on_reading_after_a_strangers_rename_and_the_close() {
+    holds(&[
+        Open(2, 1, Mode::Exclusive, false),
+        Write(0, 11),
+        Open(0, 1, Mode::Read, false),
+        Rename(0, 1, 0),
+        Close(1),
     ]);
 }

@@ -37,19 +37,34 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         force: arguments.force,
         check: false,
     };
-    let mut answer = match control::send(&mount.mount_point, &command) {
-        // The daemon was faster than its answer.
-        Err(_) if arguments.force => return wait_until_gone(&mount),
-        answer => answer?,
-    };
-    while !answer.ok && arguments.wait {
+    loop {
+        let answer = match control::send(&mount.mount_point, &command) {
+            Ok(answer) => answer,
+            // The daemon was faster than its answer.
+            Err(_) if arguments.force || is_gone_soon(&mount) => break,
+            Err(e) => return Err(e),
+        };
+        if answer.ok {
+            break;
+        }
+        if !arguments.wait {
+            return Err(refusal(&mount.mount_point, &answer));
+        }
         std::thread::sleep(Duration::from_millis(100));
-        answer = control::send(&mount.mount_point, &command)?;
-    }
-    if !answer.ok {
-        return Err(refusal(&mount.mount_point, &answer));
     }
     wait_until_gone(&mount)
+}
+
+/// Whether a mount that doesn't answer is on its way out.
+fn is_gone_soon(mount: &sysmount::MountEntry) -> bool {
+    (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        is_gone(mount).unwrap_or(false)
+    })
+}
+
+fn is_gone(mount: &sysmount::MountEntry) -> std::io::Result<bool> {
+    Ok(sysmount::mountinfo()?.iter().all(|m| m.id != mount.id))
 }
 
 fn refusal(mountpoint: &std::path::Path, answer: &Answer) -> Failure {
@@ -74,10 +89,7 @@ fn refusal(mountpoint: &std::path::Path, answer: &Answer) -> Failure {
 fn wait_until_gone(mount: &sysmount::MountEntry) -> Result<u8, Failure> {
     let asked = Instant::now();
     loop {
-        let still = sysmount::mountinfo()
-            .map_err(|e| Failure::new(exit::TROUBLE, e))?
-            .iter()
-            .any(|m| m.id == mount.id);
+        let still = !is_gone(mount).map_err(|e| Failure::new(exit::TROUBLE, e))?;
         let held = std::fs::File::open(&mount.source)
             .ok()
             .is_some_and(|dir| Store::lock_holder(std::os::fd::AsFd::as_fd(&dir)).is_some());

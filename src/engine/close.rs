@@ -676,9 +676,15 @@ impl Engine {
             .handles
             .values()
             .any(|handle| matches!(handle, Handle::Staged { txn: of, .. } if *of == txn.id));
-        // Who reads the staged content goes on reading it.
+        // Who reads the staged content goes on reading it, be it the base's.
         if !read {
             self.let_go(state, txn.node);
+        } else if let Some(content) = txn.staging.try_lock()
+            && content.must_copy()
+            && let Ok(base) = at::reopen(&*content.readable(), rustix::fs::OFlags::PATH)
+            && let Some(node) = state.nodes.get_mut(txn.node)
+        {
+            node.forwarded = Some(Arc::new(base.into()));
         }
         if let Some(abort) = &abort {
             *state.counters.aborts.entry(abort.counter()).or_default() += 1;
