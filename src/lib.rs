@@ -9,6 +9,7 @@ pub mod engine;
 pub mod fuse;
 pub mod guard;
 pub mod journal;
+pub mod json;
 pub mod locks;
 pub mod namespace;
 pub mod rules;
