@@ -130,7 +130,7 @@ impl Engine {
     }
 
     /// Does all that can fail. An error is for close() to report.
-    fn prepare(&self, id: TxnId, staging: &Arc<Staging>, pid: u32) -> OpResult<()> {
+    pub(super) fn prepare(&self, id: TxnId, staging: &Arc<Staging>, pid: u32) -> OpResult<()> {
         let (probe, slot, policy) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
@@ -609,7 +609,7 @@ impl Engine {
     }
 
     /// Decides: commits, or gives what is left of a transaction that doesn't.
-    fn finish(&self, state: &mut State, id: TxnId) -> Option<Fallen> {
+    pub(super) fn finish(&self, state: &mut State, id: TxnId) -> Option<Fallen> {
         let txn = state.txns.remove(&id)?;
         state.unlist(&txn.slot, id);
         let file = state.file_of(txn.node);
@@ -709,7 +709,7 @@ impl Engine {
     }
 
     /// Moves aborted content to rejected, or removes what held nothing.
-    fn bury_aborted(&self, fallen: Fallen) {
+    pub(super) fn bury_aborted(&self, fallen: Fallen) {
         let content = fallen.txn.staging.lock();
         let id = content.id;
         let len = content.size().unwrap_or(0);

@@ -9,6 +9,7 @@ mod attrs;
 mod claims;
 mod close;
 mod dirs;
+mod documents;
 mod drain;
 mod io;
 mod locking;
@@ -116,6 +117,7 @@ pub struct Engine {
     pub(crate) watchers: OnceLock<watchers::Watchers>,
     /// Why watchers of files aren't told of commits, if they aren't.
     pub(crate) untold: Mutex<Option<String>>,
+    documents: documents::Documents,
     pub(crate) features: OnceLock<Vec<status::Feature>>,
     pub(crate) rejected_bound: RejectedBound,
     /// Small files are read uncached: the kernel allows that together with mmap.
@@ -203,6 +205,7 @@ impl Engine {
             notify: OnceLock::new(),
             watchers: OnceLock::new(),
             untold: Mutex::new(Some("not mounted yet".to_owned())),
+            documents: documents::Documents::default(),
             features: OnceLock::new(),
             rejected_bound,
             uncached: std::sync::atomic::AtomicBool::new(false),

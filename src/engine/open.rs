@@ -508,6 +508,27 @@ impl Engine {
         )
     }
 
+    /// A transaction whose content takes the place of what is there.
+    pub(super) fn begin_rewrite(
+        &self,
+        state: &mut State,
+        slot: Slot,
+        base: NodeId,
+    ) -> OpResult<TxnId> {
+        let policy = self.policy(state, &slot, Creation::default());
+        self.begin(
+            state,
+            Start {
+                slot,
+                begun: Begun::Rewrite,
+                base: Some(base),
+                policy,
+                fresh: None,
+                like: None,
+            },
+        )
+    }
+
     fn must_wait(&self, state: &State, caller: Caller, slot: &Slot) -> bool {
         let queued = state.slot_queue.get(slot).is_some_and(|q| !q.is_empty());
         queued || self.slot_holder(state, caller, slot).is_some()

@@ -144,6 +144,10 @@ pub struct Counters {
     pub rejected: u64,
     /// Waits for a writer slot that were given up after the lock timeout.
     pub lock_timeouts: u64,
+    /// JSON documents edited through attributes.
+    pub patches: u64,
+    /// Such edits of a version that wasn't current any more.
+    pub stale_patches: u64,
     /// Claims whose creators have ended.
     pub stale_claims: u64,
 }
