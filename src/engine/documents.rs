@@ -113,7 +113,7 @@ impl From<PatchError> for Refusal {
 }
 
 /// What a thread's last edit came to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Done(Vec<u8>),
     Refused(String),
@@ -172,9 +172,11 @@ impl Documents {
         }
     }
 
-    fn remember(&self, tid: u32, outcome: Outcome) {
+    /// Gives what was remembered of the thread before.
+    fn remember(&self, tid: u32, outcome: Outcome) -> Option<Outcome> {
         let (by_thread, order) = &mut *self.outcomes.lock();
-        if by_thread.insert(tid, outcome).is_none() {
+        let before = by_thread.insert(tid, outcome);
+        if before.is_none() {
             order.push_back(tid);
         }
         while order.len() > KEPT_OUTCOMES {
@@ -182,6 +184,7 @@ impl Documents {
                 by_thread.remove(&oldest);
             }
         }
+        before
     }
 
     fn outcome(&self, tid: u32) -> Option<Outcome> {
@@ -233,19 +236,17 @@ impl Engine {
                 Ok(result) => Outcome::Done(result.clone()),
                 Err(refusal) => Outcome::Refused(refusal.reason.clone()),
             };
-            engine.documents.remember(caller.tid, outcome);
-            engine.count_edit(&edited);
+            let before = engine.documents.remember(caller.tid, outcome.clone());
+            match &edited {
+                Ok(_) => engine.lock().counters.patches += 1,
+                // The kernel tries once more after an ESTALE.
+                Err(refusal) if refusal.errno == Errno::STALE && before != Some(outcome) => {
+                    engine.lock().counters.stale_patches += 1;
+                }
+                Err(_) => {}
+            }
             done(edited.map(drop).map_err(|refusal| refusal.errno));
         });
-    }
-
-    fn count_edit(&self, edited: &Result<Vec<u8>, Refusal>) {
-        let counters = &mut self.lock().counters;
-        match edited {
-            Ok(_) => counters.patches += 1,
-            Err(refusal) if refusal.errno == Errno::STALE => counters.stale_patches += 1,
-            Err(_) => {}
-        }
     }
 
     /// Gives the result for `user.commitfs.json.result`.
