@@ -141,6 +141,7 @@ fn fsync_and_close_show_an_unfinished_line_at_once_and_time_does_within_two_seco
 }
 
 #[test]
+#[ignore = "H3 in docs/design.md: on a busy machine a reader may see half of the last line for a moment"]
 fn an_open_reader_sees_the_file_grow_by_whole_lines_only() {
     need_daemon!();
     // A small file is read past the kernel's cache, where the kernel allows that.
