@@ -141,7 +141,6 @@ fn fsync_and_close_show_an_unfinished_line_at_once_and_time_does_within_two_seco
 }
 
 #[test]
-#[ignore = "H3 in docs/design.md: on a busy machine a reader may see half of the last line for a moment"]
 fn an_open_reader_sees_the_file_grow_by_whole_lines_only() {
     need_daemon!();
     // A small file is read past the kernel's cache, where the kernel allows that.
@@ -150,7 +149,6 @@ fn an_open_reader_sees_the_file_grow_by_whole_lines_only() {
 }
 
 #[test]
-#[ignore = "H3 in docs/design.md: a reader through the kernel's cache may see the rest of a page as zeros"]
 fn a_large_file_grows_by_whole_lines_too() {
     need_daemon!();
     watch_it_grow(1000);

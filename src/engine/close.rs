@@ -703,8 +703,7 @@ impl Engine {
                 .or_default() += 1;
         }
         let path = self.show(state, &txn.slot);
-        self.burying
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.departures.begin();
         Fallen { txn, path, abort }
     }
 
@@ -743,8 +742,7 @@ impl Engine {
         }
         // Its space is free only when nobody has it open.
         drop(fallen);
-        self.burying
-            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.departures.end();
     }
 
     /// A killed writer, or one that left half a document, had called fsync: what it made durable,

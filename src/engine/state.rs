@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -33,6 +34,8 @@ pub enum Handle {
         node: NodeId,
         /// The version's file.
         file: Arc<File>,
+        /// Where what is shown of it ends.
+        end: Arc<AtomicU64>,
     },
     /// Belongs to a transaction.
     Staged {
