@@ -160,10 +160,12 @@ fn ten_appenders_lose_and_tear_nothing_when_the_daemon_is_killed() {
             }
             if left > 0 {
                 std::thread::sleep(Duration::from_millis(random.below(times(150, 4000) as u64)));
-                m.kill_daemon();
+                // The dead mount stays until all have noticed: they must not go on below it.
+                m.strike_daemon();
             }
         });
         if left > 0 {
+            m.kill_daemon();
             m.remount();
         }
         check_lines(&m.text("f").unwrap_or_default(), &logs);
