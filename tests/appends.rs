@@ -174,6 +174,37 @@ fn ten_appenders_lose_and_tear_nothing_when_the_daemon_is_killed() {
 }
 
 #[test]
+fn of_several_that_create_the_file_at_once_everyone_appends_visibly() {
+    need_daemon!();
+    let m = mount!(Mount::options().limit(Duration::from_secs(300)));
+    let mut actors: Vec<Actor> = (0..8).map(|_| Actor::new()).collect();
+    for round in 0..times(60, 1000) {
+        let path = m.path(format!("f{round}"));
+        for actor in &mut actors {
+            let path = path.to_string_lossy();
+            let line = format!("{}\n", actor.pid());
+            actor.start("open", &[b"f", b"a", path.as_bytes()]);
+            actor.start("write", &[b"f", line.as_bytes()]);
+        }
+        let mut expected: Vec<String> = Vec::new();
+        for actor in &mut actors {
+            actor.finish().expect("opened");
+            actor.finish().expect("written");
+            expected.push(actor.pid().to_string());
+        }
+        let text = m.text(format!("f{round}")).unwrap_or_default();
+        let mut found: Vec<&str> = text.lines().collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "round {round}, before anybody has closed");
+        for actor in &mut actors {
+            actor.close("f").unwrap();
+        }
+        assert_eq!(m.text(format!("f{round}")), Some(text), "after the closes");
+    }
+}
+
+#[test]
 fn a_complete_line_is_visible_when_write_has_returned() {
     need_daemon!();
     let m = mount!();

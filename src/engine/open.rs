@@ -840,6 +840,22 @@ impl Engine {
             }
             return Ok(created);
         }
+        let adds = request.flags.contains(OFlags::APPEND) && !request.flags.contains(OFlags::TRUNC);
+        if let Some(base) = base
+            && adds
+            && super::append::by_lines(&policy)
+        {
+            // Who came first has committed a line meanwhile: this one adds to it.
+            let opened = self.open_appender(state, base, slot, request.flags)?;
+            if let Some(node) = state.nodes.get_mut(base) {
+                node.lookups += 1;
+            }
+            drop(guard);
+            return Ok(Created {
+                attr: self.attr(base)?,
+                opened,
+            });
+        }
         let begun = match base {
             None => Begun::Create { exclusive },
             Some(_) if request.flags.contains(OFlags::TRUNC) => Begun::Rewrite,
