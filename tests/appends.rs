@@ -123,7 +123,7 @@ fn ten_appenders_of_whom_some_are_killed_tear_and_lose_nothing() {
                 }
             });
         }
-        // About one in a hundred lines is somebody's last.
+        // A killed one goes on, in another process, where it stood.
         while !logs.iter().all(|log| log.lock().unwrap().finished()) {
             std::thread::sleep(Duration::from_millis(random.below(times(40, 200) as u64)));
             let victim = logs[random.below(10) as usize].lock().unwrap();
