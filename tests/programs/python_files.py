@@ -1,13 +1,17 @@
 """What Python programs write: documents, arrays, archives, logs; alone, from pools, and under lock files."""
 import concurrent.futures
 import contextlib
+import errno
 import json
 import logging
 import logging.handlers
 import os
 import pickle
+import random
 import shelve
 import struct
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -523,3 +527,81 @@ def fasteners_keeps_readers_and_writers_apart():
     write("right", "0")
     finish([start(write_pairs, 20) for _ in range(3)] + [start(read_pairs, 40) for _ in range(3)])
     assert read("left") == read("right") == "60"
+
+
+# ---------------------------------------------------------------- locks themselves
+
+FLOCK = "hhqqi"  # struct flock: type, whence, start, length, pid
+F_OFD_GETLK, F_OFD_SETLK = 36, 37
+
+
+def lock_servant():
+    """Does one operation on a lock per line, never waiting, and says what the system said."""
+    import fcntl
+    held = {}
+    for line in sys.stdin:
+        what, name, *words = json.loads(line)
+        try:
+            if what == "open":
+                held[name] = os.open(name, *words)
+                answer = "opened"
+            elif what == "close":
+                answer = os.close(held.pop(name))
+            elif what == "flock":
+                answer = fcntl.flock(held[name], words[0] | fcntl.LOCK_NB)
+            else:
+                command, kind, start, length = words
+                told = fcntl.fcntl(held[name], command, struct.pack(FLOCK, kind, os.SEEK_SET, start, length, 0))
+                kind = struct.unpack(FLOCK, told[:struct.calcsize(FLOCK)])[0]
+                # Which of several locks is in the way, and whose it is, is nobody's promise.
+                answer = "free" if kind == fcntl.F_UNLCK else "held"
+        except OSError as e:
+            answer = errno.errorcode[e.errno]
+        print(json.dumps(answer), flush=True)
+
+
+@program()
+def operations_on_locks_answer_the_same():
+    """flock, fcntl and open file description locks, shared and exclusive, on ranges and whole files, by four processes; the
+    answers are in result.json. The files are empty: who opens another one's document r+ may have to wait. No file is locked
+    in both ways: the mount can't always tell them apart."""
+    import fcntl
+    here = os.path.dirname(os.path.abspath(__file__))
+    code = f"import sys; sys.path.insert(0, {here!r}); import python_files; python_files.lock_servant()"
+    servants = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+                for _ in range(4)]
+    rng, answers, names = random.Random(3), [], ["f", "g"]
+    opened = [{} for _ in servants]
+    for name in names:
+        write(name, "")
+    try:
+        for _ in range(1500):
+            who, name = rng.randrange(len(servants)), rng.choice(names)
+            kind = rng.choice([fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK])
+            if name not in opened[who]:
+                operation = ["open", name, rng.choice([os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_WRONLY | os.O_APPEND])]
+                opened[who][name] = True
+            elif rng.random() < 0.1:
+                operation = ["close", name]
+                del opened[who][name]
+            elif name == "f" and opened[who][name] == "locked":
+                # Nor is a lock converted without waiting: when that fails it is gone on the plain directory.
+                operation, opened[who][name] = ["flock", name, fcntl.LOCK_UN], True
+            elif name == "f":
+                operation = ["flock", name, rng.choice([fcntl.LOCK_SH, fcntl.LOCK_EX])]
+            else:
+                asks = rng.random() < 0.25
+                own = rng.random() < 0.4
+                command = (F_OFD_GETLK if asks else F_OFD_SETLK) if own else (fcntl.F_GETLK if asks else fcntl.F_SETLK)
+                kind = fcntl.F_WRLCK if asks else kind
+                # An open file description's lock on the whole file may be taken for flock's.
+                operation = ["fcntl", name, command, kind, rng.choice([3, 7] if own else [0, 0, 3, 7]), rng.choice([0, 1, 4])]
+            print(json.dumps(operation), file=servants[who].stdin, flush=True)
+            answers.append([who, operation, json.loads(servants[who].stdout.readline())])
+            if operation[0] == "flock" and operation[2] != fcntl.LOCK_UN and answers[-1][2] is None:
+                opened[who][name] = "locked"
+    finally:
+        for servant in servants:
+            servant.kill()
+            servant.communicate()
+    result(answers)
