@@ -7,23 +7,90 @@
 mod common;
 
 use std::io::Write;
+use std::path::Path;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::{Actor, Mount, Random, assert_content, eventually, stamp, times};
+use common::{Actor, Failure, Mount, Random, assert_content, eventually, stamp, times};
 
-fn start_appending(path: &std::path::Path, name: &str, from: u64, pieces: &[u8]) -> Actor {
+/// Lines of each appender.
+fn lines() -> u64 {
+    times(150, 10_000) as u64
+}
+
+fn start_appending(path: &Path, name: &str, from: u64, count: u64, pieces: &str) -> Actor {
     let mut actor = Actor::new();
+    actor.patience(Duration::from_secs(60));
     let path = path.to_string_lossy();
-    let (from, count) = (from.to_string(), times(150, 2000).to_string());
-    let args = [
-        path.as_bytes(),
-        name.as_bytes(),
-        from.as_bytes(),
-        count.as_bytes(),
-        pieces,
-    ];
-    actor.start("append-lines", &args);
+    let (from, count) = (from.to_string(), count.to_string());
+    let words = [&*path, name, &from, &count, pieces];
+    actor.start("append-lines", &words.map(str::as_bytes));
     actor
+}
+
+/// What one appender knows of its lines, over all its lives.
+#[derive(Default)]
+struct Log {
+    /// Those whose last write() has returned.
+    done: Vec<u64>,
+    /// Those under way when it ended: each may be there or not.
+    doubtful: Vec<u64>,
+    next: u64,
+    /// The living appender, as long as nobody has waited for it.
+    pid: Option<i32>,
+}
+
+impl Log {
+    fn finished(&self) -> bool {
+        self.next >= lines()
+    }
+}
+
+/// One life of an appender, from where it stands; its answers are taken as they come, or it would
+/// stop when the socket is full. What ended it, unless it has come to its end.
+fn live(log: &Mutex<Log>, path: &Path, number: usize) -> Option<Failure> {
+    let (name, from) = (format!("w{number}"), log.lock().unwrap().next);
+    // Half of them write their lines in pieces.
+    let pieces = if number.is_multiple_of(2) { "1" } else { "3" };
+    let mut actor = start_appending(path, &name, from, lines() - from, pieces);
+    log.lock().unwrap().pid = Some(actor.pid());
+    let ended = loop {
+        let answer = actor.finish();
+        let mut log = log.lock().unwrap();
+        match answer {
+            Ok(words) if words.is_empty() => break None,
+            Ok(words) => {
+                let number = String::from_utf8_lossy(&words[0]).parse().unwrap();
+                log.done.push(number);
+                log.next = number + 1;
+            }
+            Err(failure) => {
+                let next = log.next;
+                log.doubtful.push(next);
+                log.next += 1;
+                break Some(failure);
+            }
+        }
+    };
+    log.lock().unwrap().pid = None;
+    ended
+}
+
+/// Every line is whole, those of each appender are in their order, and none is lost.
+#[track_caller]
+fn check_lines(content: &str, logs: &[Mutex<Log>]) {
+    let mut found: Vec<Vec<u64>> = vec![Vec::new(); logs.len()];
+    for line in content.split_inclusive('\n') {
+        let (name, number) = check_line(line);
+        found[name[1..].parse::<usize>().unwrap()].push(number);
+    }
+    for (worker, (log, mut found)) in logs.iter().zip(found).enumerate() {
+        let log = log.lock().unwrap();
+        found.retain(|n| log.doubtful.binary_search(n).is_err());
+        let lost = log.done.iter().find(|n| found.binary_search(n).is_err());
+        assert_eq!(lost, None, "a line of w{worker} is lost");
+        assert_eq!(found, log.done, "w{worker}: in its order, each once");
+    }
 }
 
 /// The number of a line, which must be whole.
@@ -40,48 +107,100 @@ fn check_line(line: &str) -> (String, u64) {
 #[test]
 fn ten_appenders_of_whom_some_are_killed_tear_and_lose_nothing() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(Mount::options().limit(Duration::from_secs(1800)));
+    let path = m.path("f");
+    let logs: Vec<Mutex<Log>> = (0..10).map(|_| Mutex::default()).collect();
     let mut random = Random::new();
-    // Half of them write their lines in pieces.
-    let pieces = |worker: usize| if worker.is_multiple_of(2) { b"1" } else { b"3" };
-    let mut workers: Vec<(Actor, String, Vec<u64>)> = (0..10)
-        .map(|worker| {
-            let name = format!("w{worker}");
-            let actor = start_appending(&m.path("f"), &name, 0, pieces(worker));
-            (actor, name, Vec::new())
-        })
-        .collect();
-    for (worker, _, _) in workers.iter().take(4) {
-        std::thread::sleep(Duration::from_millis(random.below(60)));
-        // SAFETY: a child that has not been waited for.
-        unsafe { libc::kill(worker.pid(), libc::SIGKILL) };
-    }
-    for (actor, _, done) in &mut workers {
-        while let Ok(words) = actor.finish() {
-            let Some(number) = words.first() else { break };
-            done.push(String::from_utf8_lossy(number).parse().unwrap());
+    let mut kills = 0;
+    std::thread::scope(|scope| {
+        for (number, log) in logs.iter().enumerate() {
+            let path = &path;
+            scope.spawn(move || {
+                while !log.lock().unwrap().finished() {
+                    if let Some(failure) = live(log, path, number) {
+                        assert_eq!(failure.errno, "GONE", "no write fails");
+                    }
+                }
+            });
         }
-    }
-    for (number, (actor, name, done)) in workers.iter_mut().enumerate() {
-        if number < 4 {
-            actor.await_end();
-        } else {
-            assert_eq!(done.len(), times(150, 2000), "{name} has failed");
+        // A killed one goes on, in another process, where it stood.
+        while !logs.iter().all(|log| log.lock().unwrap().finished()) {
+            std::thread::sleep(Duration::from_millis(random.below(times(40, 200) as u64)));
+            let victim = logs[random.below(10) as usize].lock().unwrap();
+            if let Some(pid) = victim.pid {
+                // SAFETY: a child that has not been waited for.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+                kills += 1;
+            }
         }
-    }
-    let content = m.text("f").expect("the file");
-    let mut found: Vec<Vec<u64>> = vec![Vec::new(); workers.len()];
-    for line in content.split_inclusive('\n') {
-        let (name, number) = check_line(line);
-        let worker: usize = name[1..].parse().unwrap();
-        found[worker].push(number);
-    }
-    for ((_, name, done), mut found) in workers.iter().zip(found) {
-        // A killed one may have had one more line whose write it didn't live to see return.
-        if found.len() == done.len() + 1 {
-            found.pop();
+    });
+    println!("{kills} kills");
+    check_lines(&m.text("f").expect("the file"), &logs);
+}
+
+#[test]
+fn ten_appenders_lose_and_tear_nothing_when_the_daemon_is_killed() {
+    need_daemon!();
+    let mut m = mount!(Mount::options().limit(Duration::from_secs(1800)));
+    let logs: Vec<Mutex<Log>> = (0..10).map(|_| Mutex::default()).collect();
+    let mut random = Random::new();
+    for left in (0..times(3, 12)).rev() {
+        let path = m.path("f");
+        std::thread::scope(|scope| {
+            for (number, log) in logs.iter().enumerate() {
+                let path = &path;
+                scope.spawn(move || {
+                    if log.lock().unwrap().finished() {
+                        return;
+                    }
+                    if let Some(failure) = live(log, path, number) {
+                        assert!(left > 0, "nothing was killed: {failure:?}");
+                    }
+                });
+            }
+            if left > 0 {
+                std::thread::sleep(Duration::from_millis(random.below(times(150, 4000) as u64)));
+                // The dead mount stays until all have noticed: they must not go on below it.
+                m.strike_daemon();
+            }
+        });
+        if left > 0 {
+            m.kill_daemon();
+            m.remount();
         }
-        assert_eq!(&found, done, "{name}: in its order, each once");
+        check_lines(&m.text("f").unwrap_or_default(), &logs);
+    }
+    assert!(logs.iter().all(|log| log.lock().unwrap().finished()));
+}
+
+#[test]
+fn of_several_that_create_the_file_at_once_everyone_appends_visibly() {
+    need_daemon!();
+    let m = mount!(Mount::options().limit(Duration::from_secs(300)));
+    let mut actors: Vec<Actor> = (0..8).map(|_| Actor::new()).collect();
+    for round in 0..times(60, 1000) {
+        let path = m.path(format!("f{round}"));
+        for actor in &mut actors {
+            let path = path.to_string_lossy();
+            let line = format!("{}\n", actor.pid());
+            actor.start("open", &[b"f", b"a", path.as_bytes()]);
+            actor.start("write", &[b"f", line.as_bytes()]);
+        }
+        let mut expected: Vec<String> = Vec::new();
+        for actor in &mut actors {
+            actor.finish().expect("opened");
+            actor.finish().expect("written");
+            expected.push(actor.pid().to_string());
+        }
+        let text = m.text(format!("f{round}")).unwrap_or_default();
+        let mut found: Vec<&str> = text.lines().collect();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "round {round}, before anybody has closed");
+        for actor in &mut actors {
+            actor.close("f").unwrap();
+        }
+        assert_eq!(m.text(format!("f{round}")), Some(text), "after the closes");
     }
 }
 
@@ -157,28 +276,33 @@ fn a_large_file_grows_by_whole_lines_too() {
 /// Three appenders, and a reader who has the file open all the time.
 fn watch_it_grow(lines_before: u64) {
     let before: String = (0..lines_before).map(|n| stamp::line("w", n)).collect();
-    let m = mount!(Mount::options().seed("f", &before));
-    let workers: Vec<Actor> = (0..3)
-        .map(|n| start_appending(&m.path("f"), &format!("w{n}"), 0, b"4"))
-        .collect();
+    let options = Mount::options().limit(Duration::from_secs(600));
+    let m = mount!(options.seed("f", &before));
+    let count = times(150, 2000);
+    let path = m.path("f");
     let mut reader = Actor::new();
-    reader.open("f", "r", &m.path("f")).unwrap();
-    let mut last = before.clone().into_bytes();
-    let mut grown = 0;
-    let whole = lines_before as usize + 3 * times(150, 2000);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while last.iter().filter(|b| **b == b'\n').count() < whole {
-        assert!(Instant::now() < deadline, "{} bytes", last.len());
-        let now = reader.pread("f", 0, 16 << 20).unwrap();
-        assert!(now.starts_with(&last), "what was there stays");
-        grown += usize::from(now.len() > last.len());
-        for line in String::from_utf8_lossy(&now[last.len()..]).split_inclusive('\n') {
-            check_line(line);
+    reader.open("f", "r", &path).unwrap();
+    std::thread::scope(|scope| {
+        for n in 0..3 {
+            let mut worker = start_appending(&path, &format!("w{n}"), 0, count as u64, "4");
+            scope.spawn(move || while worker.finish().is_ok_and(|words| !words.is_empty()) {});
         }
-        last = now;
-    }
-    assert!(grown > 3, "seen to grow {grown} times");
-    drop(workers);
+        let mut last = before.into_bytes();
+        let mut grown = 0;
+        let whole = lines_before as usize + 3 * count;
+        let deadline = Instant::now() + Duration::from_secs(times(20, 120) as u64);
+        while last.iter().filter(|b| **b == b'\n').count() < whole {
+            assert!(Instant::now() < deadline, "{} bytes", last.len());
+            let now = reader.pread("f", 0, 16 << 20).unwrap();
+            assert!(now.starts_with(&last), "what was there stays");
+            grown += usize::from(now.len() > last.len());
+            for line in String::from_utf8_lossy(&now[last.len()..]).split_inclusive('\n') {
+                check_line(line);
+            }
+            last = now;
+        }
+        assert!(grown > 3, "seen to grow {grown} times");
+    });
 }
 
 #[test]

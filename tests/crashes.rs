@@ -9,10 +9,11 @@ mod common;
 
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use commitfs::sys::failpoint::CRASH_POINTS;
-use common::{Actor, Mount, Random, assert_content, eventually, stamped, times, version_of};
+use common::{Actor, Mount, Random, assert_content, eventually, run, stamped, times, version_of};
 
 /// Writers that save until their daemon dies, and what each was told had been saved.
 struct Load {
@@ -226,6 +227,32 @@ fn a_daemon_killed_at_every_crash_point_of_recovery_recovers_the_next_time() {
         load.check(&m, &acknowledged, point);
         assert_content(m.read("kept"), &stamped(1, 5_000), point);
     }
+}
+
+#[test]
+fn more_commits_than_the_daemon_may_have_files_open_are_recovered() {
+    need_daemon!();
+    let mut m = mount!(Mount::options().args(["--bound", "60000"]));
+    let mut actor = Actor::new();
+    actor.open("f", "a", &m.path("lines")).unwrap();
+    let mut lines = String::new();
+    for number in 0..300 {
+        let line = format!("{number}\n");
+        actor.write("f", &line).unwrap();
+        lines += &line;
+        m.save(format!("new-{number}"), &line);
+    }
+    m.kill_daemon();
+    let script = "ulimit -n 150; exec \"$0\" mount \"$1\"";
+    let mut mount = Command::new("sh");
+    mount.args(["-c", script, env!("CARGO_BIN_EXE_commitfs")]);
+    run(mount.arg(m.backing()), Duration::from_secs(60)).ok();
+    let found = m.read("lines");
+    let last = m.read("new-299");
+    m.command(&["umount", "--wait"]).ok();
+    assert_content(found, lines.as_bytes(), "lines");
+    assert_content(last, b"299\n", "the last file");
+    m.remount();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use common::{Actor, Mount, times};
+use common::{Actor, Mount, eventually, times};
 
 /// Measurements disturb each other. (nextest gives each test a process, and runs them singly.)
 static ALONE: Mutex<()> = Mutex::new(());
@@ -20,24 +20,27 @@ fn alone() -> MutexGuard<'static, ()> {
 
 const ALLOWED: Duration = Duration::from_millis(5);
 
+/// Asks for times, and gives them sorted, in microseconds.
+fn timed(operation: &str, path: &Path, words: &[&str]) -> Vec<u64> {
+    let mut actor = Actor::new();
+    actor.patience(Duration::from_secs(120));
+    let mut args = vec![path.as_os_str().as_encoded_bytes()];
+    args.extend(words.iter().map(|word| word.as_bytes()));
+    let answer = actor.ask(operation, &args).expect("it works");
+    let number = |word: &Vec<u8>| String::from_utf8_lossy(word).parse().expect("a number");
+    let mut all: Vec<u64> = answer.iter().map(number).collect();
+    all.sort_unstable();
+    all
+}
+
 /// The 99th percentile of `count` saves of 2 KiB, one every two milliseconds.
 fn p99(directory: &Path, count: usize) -> Duration {
-    let mut saver = Actor::new();
-    saver.patience(Duration::from_secs(120));
-    let path = directory.join("small");
     let count = count.to_string();
-    let args: [&[u8]; 4] = [
-        path.as_os_str().as_encoded_bytes(),
-        count.as_bytes(),
-        b"2048",
-        b"2000",
-    ];
-    let answer = saver.ask("timed-saves", &args).expect("every save works");
-    let mut all: Vec<u64> = answer
-        .iter()
-        .map(|word| String::from_utf8_lossy(word).parse().expect("a number"))
-        .collect();
-    all.sort_unstable();
+    let all = timed(
+        "timed-saves",
+        &directory.join("small"),
+        &[&count, "2048", "2000"],
+    );
     Duration::from_micros(all[all.len() * 99 / 100])
 }
 
@@ -120,4 +123,37 @@ fn a_large_durable_commit_does_not_delay_a_small_save_of_another_file_for_its_wh
         beside < whole / 2 + Duration::from_millis(50),
         "{beside:?} of {whole:?}"
     );
+}
+
+#[test]
+fn a_line_costs_at_most_twice_as_much_at_the_end_of_a_gigabyte_as_of_a_kilobyte() {
+    // C10. With --no-capture it prints the medians.
+    need_daemon!();
+    let _alone = alone();
+    let m = mount!(Mount::options().limit(Duration::from_secs(300)));
+    let size = times(256, 1024) as u64 * (1 << 20);
+    let mut writer = Actor::new();
+    writer.patience(Duration::from_secs(120));
+    for (name, size) in [("small", 1024), ("large", size)] {
+        writer.open("f", "w", &m.path(name)).unwrap();
+        assert_eq!(writer.fill("f", size, 1 << 20, b'x'), Ok(size));
+        writer.write("f", "\n").unwrap();
+        writer.close("f").unwrap();
+    }
+    eventually(Duration::from_secs(120), "both are on the disk", || {
+        m.status()["pending"] == 0
+    });
+    let mut ratios = Vec::new();
+    for _ in 0..7 {
+        let [small, large] = ["small", "large"].map(|name| {
+            let all = timed("timed-appends", &m.path(name), &["150", "100"]);
+            all[all.len() / 2]
+        });
+        println!("median of 150 lines: {small} us to the small file, {large} us to the large one");
+        ratios.push(large as f64 / small as f64);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let ratio = ratios[ratios.len() / 2];
+    println!("large to small: {ratio:.2}");
+    assert!(ratio <= 2.0, "{ratio:.2} times as much: {ratios:.2?}");
 }

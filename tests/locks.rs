@@ -234,6 +234,27 @@ fn a_cycle_of_fcntl_locks_is_edeadlk() {
 }
 
 #[test]
+fn of_two_that_share_a_flock_and_both_want_it_alone_each_gets_its_turn() {
+    need_features!("posix_locks", "flock_locks");
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let (mut one, mut two) = (editor(&m), Actor::new());
+    one.ask("flock-shared", &[b"f"]).unwrap();
+    two.open("f", "r", &m.path("f")).unwrap();
+    two.ask("flock-shared", &[b"f"]).unwrap();
+    one.start("flock-wait", &[b"f"]);
+    await_waiting(&m, 1);
+    // flock(2): what is held is given up first, so this one lets the other in.
+    two.start("flock-wait", &[b"f"]);
+    one.finish().expect("the second has made way");
+    one.pwrite("f", 0, b"2").unwrap();
+    one.close("f").unwrap();
+    two.finish().expect("the first has closed");
+    assert_eq!(two.pread("f", 0, 9).unwrap(), b"2");
+}
+
+#[test]
 fn a_killed_waiter_is_gone_at_once() {
     need_features!("posix_locks", "flock_locks");
     need_daemon!();

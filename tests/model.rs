@@ -730,6 +730,16 @@ fn a_claim_that_was_linked_survives_the_daemon_too() {
 }
 
 #[test]
+fn a_claim_that_was_written_and_linked_keeps_its_content_when_the_daemon_dies() {
+    holds(&[
+        Open(0, 1, Mode::Exclusive, false),
+        Truncate(3, 45),
+        Link(4, 1, 2),
+        Strike(None),
+    ]);
+}
+
+#[test]
 fn a_reader_of_staged_content_that_is_aborted_can_go_on_reading() {
     holds(&[
         Open(0, 0, Mode::Rewrite, false),

@@ -5,6 +5,7 @@
 mod common;
 
 use std::sync::Barrier;
+use std::time::Duration;
 
 use common::{Actor, Mount, assert_content, assert_errno, stamped, times};
 
@@ -121,45 +122,63 @@ fn an_exclusively_created_document_under_a_guard_is_hidden_but_claimed() {
 }
 
 #[test]
-fn exactly_one_of_many_processes_wins_an_exclusive_creation() {
+fn exactly_one_of_a_hundred_processes_wins_an_exclusive_creation() {
     // The plain directory passes.
-    let m = mount!();
-    const RIVALS: usize = 12;
-    let rounds = times(40, 1_000);
+    let m = mount!(Mount::options().limit(Duration::from_secs(900)));
+    const RIVALS: usize = 100;
+    let rounds = times(50, 1_000);
     let barrier = Barrier::new(RIVALS);
-    let wins: Vec<Vec<bool>> = std::thread::scope(|scope| {
-        let rival = |number: usize| {
-            let (m, barrier) = (&m, &barrier);
-            move || {
-                let mut actor = Actor::new();
-                let mut wins = Vec::new();
-                for round in 0..rounds {
-                    let path = m.path(format!("claim-{round}"));
-                    barrier.wait();
-                    let won = actor.open("f", "x", &path).is_ok();
-                    if won {
-                        let _ = actor.write("f", format!("{number}"));
-                        let _ = actor.close("f");
+    // Each rival: the rounds that it won, and what it found in the others' claims.
+    let rival = |number: usize| {
+        let mut actor = Actor::new();
+        actor.patience(Duration::from_secs(60));
+        let (mut won, mut found) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            let path = m.path(format!("claim-{round}"));
+            barrier.wait();
+            let wins = actor.open("f", "x", &path).is_ok();
+            if wins {
+                won.push((round, actor.pid()));
+                actor.write("f", actor.pid().to_string()).unwrap();
+                match round % 3 {
+                    0 => actor.close("f").unwrap(),
+                    // With the claim still open.
+                    1 => {
+                        actor.kill(libc::SIGKILL);
+                        actor = Actor::new();
                     }
-                    wins.push(won);
+                    _ => {}
                 }
-                wins
             }
-        };
-        let all: Vec<_> = (0..RIVALS)
-            .map(|number| scope.spawn(rival(number)))
-            .collect();
+            barrier.wait();
+            if (number + round).is_multiple_of(25) {
+                let text = actor.cat(&path).unwrap_or_default();
+                found.push((round, String::from_utf8_lossy(&text).into_owned()));
+            }
+            barrier.wait();
+            if wins && round % 3 == 2 {
+                actor.close("f").unwrap();
+            }
+        }
+        (won, found)
+    };
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let rival = &rival;
+        let start = |number| scope.spawn(move || rival(number));
+        let all: Vec<_> = (0..RIVALS).map(start).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
-    let wins = &wins;
-    let winners_of = |round: usize| (0..RIVALS).filter(move |rival| wins[*rival][round]);
-    for round in 0..rounds {
-        let winners: Vec<usize> = winners_of(round).collect();
-        assert_eq!(winners.len(), 1, "winners of round {round}: {winners:?}");
-        assert_eq!(
-            m.text(format!("claim-{round}")),
-            Some(winners[0].to_string())
-        );
+    let mut winners = vec![Vec::new(); rounds];
+    for (round, pid) in all.iter().flat_map(|(won, _)| won) {
+        winners[*round].push(*pid);
+    }
+    for (round, pids) in winners.iter().enumerate() {
+        assert_eq!(pids.len(), 1, "winners of round {round}: {pids:?}");
+        let content = m.text(format!("claim-{round}"));
+        assert_eq!(content, Some(pids[0].to_string()), "in the end, {round}");
+    }
+    for (round, text) in all.iter().flat_map(|(_, found)| found) {
+        assert_eq!(*text, winners[*round][0].to_string(), "in round {round}");
     }
 }
 

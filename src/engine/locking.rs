@@ -181,11 +181,19 @@ impl Engine {
                 Ok(()) => break Ok(()),
                 Err(blockers) => blockers,
             };
-            // flock waits for ever in a deadlock, as it does anywhere; fcntl says so.
-            if state.locks.is_posix(&request.lock(mode))
-                && closes_cycle(request.pid, &blockers, &state.waits())
-            {
-                break Err(Errno::DEADLK);
+            if closes_cycle(request.pid, &blockers, &state.waits()) {
+                if state.locks.is_posix(&request.lock(mode)) {
+                    break Err(Errno::DEADLK);
+                }
+                // flock gives up the lock that it converts before it waits, so two that share it
+                // and both want it alone don't wait for each other. In any other deadlock it
+                // waits for ever, as it does anywhere.
+                let file = state.file_of(request.node);
+                let (start, end) = (request.start, request.end);
+                if state.locks.release(file, request.owner, start, end) {
+                    self.happened.notify_all();
+                    continue;
+                }
             }
             let path = self.show_node(&state, request.node);
             state.waiting.insert(

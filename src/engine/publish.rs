@@ -10,7 +10,7 @@ use crate::journal::{Edit, Record};
 use crate::namespace::{Kind, Pending};
 use crate::sys::{at, failpoint};
 use crate::txn::{Begun, Ready, Transaction};
-use crate::types::{NodeId, OpResult, Slot, TxnId, now_ns};
+use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, now_ns};
 
 /// Attribute that carries a version number across remounts.
 pub(super) const VERSION_XATTR: &str = "user.commitfs.version";
@@ -265,11 +265,19 @@ impl Engine {
             self.grow_mtime(&mut content, to)?;
         }
         let described = content.describe()?;
-        let fresh_id = self.lock().new_id();
+        let (fresh_id, claim) = {
+            let mut state = self.lock();
+            let claim = state.txns.get(&id).is_some_and(|t| t.claim);
+            (state.new_id(), claim && how == Move::Link)
+        };
         let file = self.create_staging_making_room(fresh_id)?;
         let old =
             at::reopen(&*content.file, rustix::fs::OFlags::PATH).map(std::os::fd::OwnedFd::from);
         let prepared = old.and_then(|old| {
+            if claim {
+                // It stays visible under this name, after a crash, too: as it is now.
+                at::copy_contents(&content.file, &file).map_err(|e| errno_of(&e))?;
+            }
             self.dress(&file, Some(&old), None)?;
             let fd = at::open_path(
                 &self.store.staging,
@@ -290,7 +298,7 @@ impl Engine {
         let (node, from) = (txn.node, txn.slot.clone());
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let published_id = content.id;
-        let published = content.continue_in(fresh_id, file);
+        let published = content.continue_in(fresh_id, file, claim);
         drop(content);
         state
             .nodes

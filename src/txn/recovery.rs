@@ -647,18 +647,30 @@ fn parent_of(store: &Store, path: &Path) -> Result<Option<(OwnedFd, std::ffi::Os
 }
 
 /// The data of what will be applied must be on the medium before any name changes.
+///
+/// There may be more commits than this process may have files open: tens of thousands of lines
+/// that were appended to one file, say.
 fn sync_accepted(store: &Store, plan: &Plan) -> Result<(), Errno> {
-    let mut files = Vec::new();
+    const AT_ONCE: usize = 64;
+    let (mut ids, mut grown) = (BTreeSet::new(), BTreeSet::new());
     for edit in plan.accepted.iter().flat_map(|(_, edits)| edits) {
-        if let Edit::Put { id, .. } = edit {
-            files.extend(store.open_staging(*id)?);
-        }
-        if let Edit::Append { path, .. } = edit {
-            files.extend(open_target(store, path)?);
+        match edit {
+            Edit::Put { id, .. } => drop(ids.insert(*id)),
+            Edit::Append { path, .. } => drop(grown.insert(path.as_path())),
+            Edit::Drop { .. } => {}
         }
     }
-    let files: Vec<_> = files.iter().collect();
-    failpoint::sync("C19-sync-recovered", || at::sync_files(&files))?;
+    let staged = ids.into_iter().map(|id| store.open_staging(id));
+    let grown = grown.into_iter().map(|path| open_target(store, path));
+    let mut files = staged.chain(grown).filter_map(Result::transpose);
+    loop {
+        let some: Vec<File> = files.by_ref().take(AT_ONCE).collect::<Result<_, _>>()?;
+        if some.is_empty() {
+            break;
+        }
+        let some: Vec<&File> = some.iter().collect();
+        failpoint::sync("C19-sync-recovered", || at::sync_files(&some))?;
+    }
     failpoint::sync("C19-sync-recovered-staging", || store.sync_staging_dir())
 }
 

@@ -401,12 +401,12 @@ impl Content {
         self.verdict = None;
     }
 
-    /// Goes on with an empty `file` that starts from what was staged so far. Gives the file that
-    /// holds it, which nobody will write any more.
-    pub fn continue_in(&mut self, id: TxnId, file: File) -> Arc<File> {
+    /// Goes on with a `file` that starts from what was staged so far: it is empty, or has been
+    /// copied there. Gives the file that holds it, which nobody will write any more.
+    pub fn continue_in(&mut self, id: TxnId, file: File, copied: bool) -> Arc<File> {
         let published = std::mem::replace(&mut self.file, Arc::new(file));
         self.id = id;
-        self.base = Some(published.clone());
+        self.base = (!copied).then(|| published.clone());
         self.changed = false;
         self.dirty = true;
         self.fsynced = None;

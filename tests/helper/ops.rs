@@ -285,6 +285,7 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
         "churn" => churn(channel, &mut args)?,
         "append-lines" => append_lines(channel, &mut args)?,
         "timed-saves" => return timed_saves(&mut args),
+        "timed-appends" => return timed_appends(&mut args),
         _ => return on_path(&name, &mut args),
     }
     Ok(vec![])
@@ -659,6 +660,24 @@ fn timed_saves(args: &mut Words) -> Outcome<Answer> {
         save(path, &content, usize::MAX, Duration::ZERO)?;
         times.push(start.elapsed().as_micros().to_string().into_bytes());
         std::thread::sleep(pause);
+    }
+    Ok(times)
+}
+
+/// `timed-appends PATH COUNT LEN`: for each line, what opening, writing and closing took, in
+/// microseconds.
+fn timed_appends(args: &mut Words) -> Outcome<Answer> {
+    let path = args.bytes()?;
+    let (count, len) = (args.number()?, args.number()? as usize);
+    let mut line = vec![b'x'; len - 1];
+    line.push(b'\n');
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let start = Instant::now();
+        let fd = sys::open(path, libc::O_WRONLY | libc::O_APPEND, 0)?;
+        sys::write_all(fd, &line)?;
+        sys::close(fd)?;
+        times.push(start.elapsed().as_micros().to_string().into_bytes());
     }
     Ok(times)
 }

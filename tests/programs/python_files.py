@@ -1,12 +1,17 @@
 """What Python programs write: documents, arrays, archives, logs; alone, from pools, and under lock files."""
 import concurrent.futures
+import contextlib
+import errno
 import json
 import logging
 import logging.handlers
 import os
 import pickle
+import random
 import shelve
 import struct
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -364,31 +369,60 @@ def tensorboard_events_are_seen_while_the_writer_is_open():
 def add_under_lock(kind, count):
     lock = locks(kind)
     for _ in range(count):
-        with lock:
+        with lock():
             n = int(read(f"{kind}.count"))
             write(f"{kind}.count", str(n + 1))
 
 
 def locks(kind):
-    if kind == "FileLock" or kind == "SoftFileLock":
+    """What makes a context in which nobody else is: every class of lock that the three modules have for files."""
+    library, name = kind.split("-")
+    if library == "filelock":
         import filelock
-        return getattr(filelock, kind)(f"{kind}.lock", timeout=60, poll_interval=0.005)
-    if kind == "portalocker":
+        lock = getattr(filelock, name)(f"{kind}.lock", timeout=60)
+        return (lambda: awaited(lock)) if name.startswith("Async") else lambda: lock.acquire(poll_interval=0.005)
+    if library == "portalocker":
         import portalocker
-        return portalocker.Lock("portalocker.lock", timeout=60, check_interval=0.005)
+        if name == "BoundedSemaphore":
+            lock = portalocker.BoundedSemaphore(1, name=kind, directory=".", timeout=60, check_interval=0.005)
+        else:
+            lock = getattr(portalocker, name)(f"{kind}.lock", timeout=60, check_interval=0.005)
+        return (lambda: twice(lock)) if name == "RLock" else lambda: lock
     import fasteners
-    return fasteners.InterProcessLock("fasteners.lock")
+    lock = getattr(fasteners, name)(f"{kind}.lock")
+    return lock.write_lock if name == "InterProcessReaderWriterLock" else lambda: lock
 
 
-def counted(kind):
-    write(f"{kind}.count", "0")
-    finish([start(add_under_lock, kind, 20) for _ in range(5)])
-    assert read(f"{kind}.count") == "100"
+@contextlib.contextmanager
+def awaited(lock):
+    import asyncio
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(lock.acquire(poll_interval=0.005))
+        try:
+            yield
+        finally:
+            loop.run_until_complete(lock.release())
+    finally:
+        loop.close()
+
+
+@contextlib.contextmanager
+def twice(lock):
+    with lock, lock:
+        yield
+
+
+def counted(*kinds):
+    for kind in kinds:
+        write(f"{kind}.count", "0")
+        finish([start(add_under_lock, kind, 20) for _ in range(5)])
+        assert read(f"{kind}.count") == "100", kind
 
 
 @program(modules=["filelock"])
 def filelock_serialises_processes():
-    counted("FileLock")
+    counted("filelock-FileLock", "filelock-UnixFileLock", "filelock-AsyncFileLock")
     import filelock
     with filelock.FileLock("held.lock"):
         try:
@@ -400,14 +434,174 @@ def filelock_serialises_processes():
 
 @program(modules=["filelock"])
 def soft_filelock_serialises_processes():
-    counted("SoftFileLock")
+    counted("filelock-SoftFileLock", "filelock-AsyncSoftFileLock")
 
 
 @program(modules=["portalocker"])
 def portalocker_serialises_processes():
-    counted("portalocker")
+    counted("portalocker-Lock", "portalocker-RLock", "portalocker-BoundedSemaphore")
+
+
+def modify_locked(count):
+    import portalocker
+    for _ in range(count):
+        with portalocker.Lock("document", "r+", timeout=60, check_interval=0.005) as f:
+            n = int(f.read())
+            f.seek(0)
+            f.write(str(n + 1))
+            f.flush()  # portalocker unlocks before it closes
+
+
+@program(modules=["portalocker"])
+def portalocker_locks_the_document_itself():
+    write("document", "1000")
+    finish([start(modify_locked, 20) for _ in range(5)])
+    assert read("document") == "1100"
+    import portalocker
+    with open("document", "r+") as f, open("document", "r+") as other:
+        portalocker.lock(f, portalocker.LOCK_EX)
+        try:
+            portalocker.lock(other, portalocker.LOCK_SH | portalocker.LOCK_NB)
+            raise AssertionError("locked twice")
+        except portalocker.LockException:
+            pass
+        portalocker.unlock(f)
+        portalocker.lock(other, portalocker.LOCK_SH | portalocker.LOCK_NB)
+        portalocker.lock(f, portalocker.LOCK_SH | portalocker.LOCK_NB)
+    with portalocker.open_atomic("whole") as f:
+        f.write(b"at once")
+
+
+@program(modules=["portalocker"])
+def portalocker_removes_temporary_lock_files():
+    import portalocker
+    with portalocker.TemporaryFileLock("t.lock"):
+        assert os.listdir() == ["t.lock"]
+        try:
+            portalocker.TemporaryFileLock("t.lock", timeout=0.1, check_interval=0.01).acquire()
+            raise AssertionError("locked twice")
+        except portalocker.AlreadyLocked:
+            pass
+    assert os.listdir() == []
+    with portalocker.TemporaryFileLock("t.lock"):
+        pass
+    # Of a semaphore for two, a third one gets nothing.
+    two = [portalocker.BoundedSemaphore(2, name="two", directory=".", timeout=0.1, check_interval=0.01) for _ in range(3)]
+    assert two[0].acquire() and two[1].acquire()
+    try:
+        two[2].acquire()
+        raise AssertionError("a semaphore for two let a third one in")
+    except portalocker.AlreadyLocked:
+        pass
+    two[0].release()
+    assert two[2].acquire()
 
 
 @program(modules=["fasteners"])
 def fasteners_serialises_processes():
-    counted("fasteners")
+    counted("fasteners-InterProcessLock", "fasteners-InterProcessReaderWriterLock")
+
+
+def write_pairs(count):
+    import fasteners
+    lock = fasteners.InterProcessReaderWriterLock("pair.lock")
+    for _ in range(count):
+        with lock.write_lock(delay=0.001, max_delay=0.005):
+            n = int(read("left"))
+            write("left", str(n + 1))
+            write("right", str(n + 1))
+
+
+def read_pairs(count):
+    import fasteners
+    lock = fasteners.InterProcessReaderWriterLock("pair.lock")
+    for _ in range(count):
+        with lock.read_lock(delay=0.001, max_delay=0.005):
+            left, right = read("left"), read("right")
+            assert left == right, f"{left} and {right} under a read lock"
+
+
+@program(modules=["fasteners"])
+def fasteners_keeps_readers_and_writers_apart():
+    write("left", "0")
+    write("right", "0")
+    finish([start(write_pairs, 20) for _ in range(3)] + [start(read_pairs, 40) for _ in range(3)])
+    assert read("left") == read("right") == "60"
+
+
+# ---------------------------------------------------------------- locks themselves
+
+FLOCK = "hhqqi"  # struct flock: type, whence, start, length, pid
+F_OFD_GETLK, F_OFD_SETLK = 36, 37
+
+
+def lock_servant():
+    """Does one operation on a lock per line, never waiting, and says what the system said."""
+    import fcntl
+    held = {}
+    for line in sys.stdin:
+        what, name, *words = json.loads(line)
+        try:
+            if what == "open":
+                held[name] = os.open(name, *words)
+                answer = "opened"
+            elif what == "close":
+                answer = os.close(held.pop(name))
+            elif what == "flock":
+                answer = fcntl.flock(held[name], words[0] | fcntl.LOCK_NB)
+            else:
+                command, kind, start, length = words
+                told = fcntl.fcntl(held[name], command, struct.pack(FLOCK, kind, os.SEEK_SET, start, length, 0))
+                kind = struct.unpack(FLOCK, told[:struct.calcsize(FLOCK)])[0]
+                # Which of several locks is in the way, and whose it is, is nobody's promise.
+                answer = "free" if kind == fcntl.F_UNLCK else "held"
+        except OSError as e:
+            answer = errno.errorcode[e.errno]
+        print(json.dumps(answer), flush=True)
+
+
+@program()
+def operations_on_locks_answer_the_same():
+    """flock, fcntl and open file description locks, shared and exclusive, on ranges and whole files, by four processes; the
+    answers are in result.json. The files are empty: who opens another one's document r+ may have to wait. No file is locked
+    in both ways: the mount can't always tell them apart."""
+    import fcntl
+    here = os.path.dirname(os.path.abspath(__file__))
+    code = f"import sys; sys.path.insert(0, {here!r}); import python_files; python_files.lock_servant()"
+    servants = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+                for _ in range(4)]
+    rng, answers, names = random.Random(3), [], ["f", "g"]
+    opened = [{} for _ in servants]
+    for name in names:
+        write(name, "")
+    try:
+        for _ in range(1500):
+            who, name = rng.randrange(len(servants)), rng.choice(names)
+            kind = rng.choice([fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK])
+            if name not in opened[who]:
+                operation = ["open", name, rng.choice([os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_WRONLY | os.O_APPEND])]
+                opened[who][name] = True
+            elif rng.random() < 0.1:
+                operation = ["close", name]
+                del opened[who][name]
+            elif name == "f" and opened[who][name] == "locked":
+                # Nor is a lock converted without waiting: when that fails it is gone on the plain directory.
+                operation, opened[who][name] = ["flock", name, fcntl.LOCK_UN], True
+            elif name == "f":
+                operation = ["flock", name, rng.choice([fcntl.LOCK_SH, fcntl.LOCK_EX])]
+            else:
+                asks = rng.random() < 0.25
+                own = rng.random() < 0.4
+                command = (F_OFD_GETLK if asks else F_OFD_SETLK) if own else (fcntl.F_GETLK if asks else fcntl.F_SETLK)
+                kind = fcntl.F_WRLCK if asks else kind
+                # An open file description's lock on the whole file may be taken for flock's.
+                operation = ["fcntl", name, command, kind, rng.choice([3, 7] if own else [0, 0, 3, 7]), rng.choice([0, 1, 4])]
+            print(json.dumps(operation), file=servants[who].stdin, flush=True)
+            answers.append([who, operation, json.loads(servants[who].stdout.readline())])
+            if operation[0] == "flock" and operation[2] != fcntl.LOCK_UN and answers[-1][2] is None:
+                opened[who][name] = "locked"
+    finally:
+        for servant in servants:
+            servant.kill()
+            servant.communicate()
+    result(answers)

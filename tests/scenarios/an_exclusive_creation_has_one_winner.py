@@ -9,7 +9,7 @@ import time
 
 from _scenario import main, parallel
 
-PROCESSES, ROUNDS, OTHERS = 100, 1000, 50
+PROCESSES, ROUNDS, OTHERS, SHELLS = 100, 1000, 50, 10
 
 
 def claimant():
@@ -59,9 +59,15 @@ def scenario():
         assert pid_in(f"claim-{number}") == f"{pid}\n"
     won = sum(parallel([(by_other_means, who) for who in range(20)]), [])
     assert len(won) == len(set(won)) == 2 * OTHERS, f"{len(won)} wins in {2 * OTHERS} rounds of mkdir and link"
-    shells = "for i in $(seq 20); do (set -C; echo $$ > shell-claim) 2> /dev/null && echo won & done; wait"
-    run = subprocess.run(["bash", "-c", shells], capture_output=True, text=True, timeout=60)
-    assert run.stdout.count("won") == 1, f"`set -C; > file` was won {run.stdout.count('won')} times"
+    for number in range(SHELLS):
+        shells = f"for i in $(seq 20); do (set -C; echo $BASHPID > shell-{number}) 2> /dev/null && echo won & done; wait"
+        run = subprocess.run(["bash", "-c", shells], capture_output=True, text=True, timeout=60)
+        assert run.stdout.count("won") == 1, f"`set -C; > file` was won {run.stdout.count('won')} times"
+        assert int(pid_in(f"shell-{number}")) > 0
+        # Without a byte inside, too.
+        shells = f"for i in $(seq 20); do (set -C; > empty-{number}) 2> /dev/null && echo won & done; wait"
+        run = subprocess.run(["bash", "-c", shells], capture_output=True, text=True, timeout=60)
+        assert run.stdout.count("won") == 1, f"`set -C; > file` was won {run.stdout.count('won')} times without a byte"
     return f"{PROCESSES} processes, {ROUNDS} rounds, {ROUNDS} winners"
 
 
