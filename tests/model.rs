@@ -831,3 +831,18 @@ fn a_reader_of_a_claim_goes_on_reading_after_a_strangers_rename_and_the_close() 
         Close(1),
     ]);
 }
+
+#[test]
+fn a_claim_that_a_stranger_truncates_holds_what_is_there_then() {
+    holds(&[
+        Open(0, 3, Mode::Exclusive, false),
+        Open(0, 3, Mode::Rewrite, false),
+        TruncatePath(1, 3, 1),
+        Close(0),
+    ]);
+}
+
+#[test]
+fn a_link_by_an_editor_that_has_written_nothing_is_a_second_name_of_the_file() {
+    holds(&[Open(2, 0, Mode::Edit, false), Link(2, 0, 3), Append(0, 3)]);
+}

@@ -211,6 +211,7 @@ fn an_open_version_stays_as_it_was_while_its_watchers_are_told() {
 
 #[test]
 fn versions_that_were_told_of_are_forgotten() {
+    need_features!("supersession_events");
     need_daemon!();
     let m = mount!();
     m.save("f", "0");

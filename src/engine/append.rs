@@ -11,6 +11,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -22,7 +23,7 @@ use super::state::Handle;
 use super::{Engine, State};
 use crate::guard::Guard;
 use crate::journal::{Edit, Record};
-use crate::namespace::Kind;
+use crate::namespace::{Kind, Node};
 use crate::rules::{Policy, Record as RecordRule};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Ready, Staging};
@@ -50,14 +51,35 @@ struct Inner {
     /// Name of the file; follows renames of the node.
     slot: Slot,
     /// What reads through the description see, apart from the tail.
-    read: Arc<File>,
+    read: Shown,
     /// The unfinished line.
     tail: Vec<u8>,
     since: Option<Instant>,
 }
 
+/// A version's file up to the end that is shown.
+#[derive(Clone, Debug)]
+struct Shown {
+    file: Arc<File>,
+    end: Arc<AtomicU64>,
+}
+
+impl Shown {
+    fn of(node: &Node) -> OpResult<Shown> {
+        Ok(Shown {
+            file: Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?),
+            end: node.end.clone(),
+        })
+    }
+
+    fn len(&self) -> OpResult<u64> {
+        let whole = self.file.metadata().map_err(|e| errno_of(&e))?.len();
+        Ok(whole.min(self.end.load(Ordering::Acquire)))
+    }
+}
+
 impl Appender {
-    fn new(node: NodeId, always: bool, sync: bool, slot: Slot, read: Arc<File>) -> Arc<Appender> {
+    fn new(node: NodeId, always: bool, sync: bool, slot: Slot, read: Shown) -> Arc<Appender> {
         Arc::new(Appender {
             node,
             always,
@@ -97,7 +119,7 @@ impl Engine {
         flags: OFlags,
     ) -> OpResult<Opened> {
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
-        let read = Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?);
+        let read = Shown::of(node)?;
         node.readers += 1;
         let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
         let appender = Appender::new(id, true, sync, slot, read);
@@ -136,8 +158,7 @@ impl Engine {
     ) -> OpResult<()> {
         let mut inner = appender.inner.lock();
         if !appender.always {
-            let end =
-                inner.read.metadata().map_err(|e| errno_of(&e))?.len() + inner.tail.len() as u64;
+            let end = inner.read.len()? + inner.tail.len() as u64;
             if offset != end {
                 // A stream that goes back is one no longer.
                 drop(inner);
@@ -206,10 +227,16 @@ impl Engine {
                 .is_none_or(|n| n.unlinked && !n.superseded);
             if gone {
                 // As on the plain directory: into a file without a name.
+                let shown = state.nodes.get(appender.node).filter(|n| n.grows());
+                let shown = shown.map(|n| n.end.clone());
                 drop(guard);
                 let file = self.writable(appender.node)?;
                 let end = file.metadata().map_err(|e| errno_of(&e))?.len();
-                return file.write_all_at(bytes, end).map_err(|e| errno_of(&e));
+                let written = file.write_all_at(bytes, end).map_err(|e| errno_of(&e));
+                if let (Ok(()), Some(shown)) = (written, shown) {
+                    shown.store(end + bytes.len() as u64, Ordering::Release);
+                }
+                return written;
             }
             if state
                 .pending
@@ -225,6 +252,7 @@ impl Engine {
             let fd = state.nodes.get(current).ok_or(Errno::STALE)?.fd.clone();
             let file = at::reopen(&*fd, OFlags::RDWR)?;
             let from = file.metadata().map_err(|e| errno_of(&e))?.len();
+            let (current, end) = self.hold_end(state, current, &inner.slot, from)?;
             let path = state.nodes.path(&inner.slot).ok_or(Errno::NOENT)?;
             state.seq += 1;
             let seq = state.seq;
@@ -256,12 +284,43 @@ impl Engine {
                 self.withdraw(seq)?;
                 return Err(e);
             }
+            end.store(from + bytes.len() as u64, Ordering::Release);
             if current != appender.node {
-                inner.read = file;
+                inner.read = Shown { file, end };
             }
             self.grown(&inner.slot);
             return Ok(());
         }
+    }
+
+    /// What is shown of a file ends at `from` until an append to it is complete. Where the kernel
+    /// may have cached the page with the old end, that stays a version of its own, and the file
+    /// grows under another node. Gives the node that grows, and its end.
+    fn hold_end(
+        &self,
+        state: &mut State,
+        current: NodeId,
+        slot: &Slot,
+        from: u64,
+    ) -> OpResult<(NodeId, Arc<AtomicU64>)> {
+        let node = state.nodes.get_mut(current).ok_or(Errno::STALE)?;
+        let grew = node.grows();
+        node.end.store(from, Ordering::Release);
+        if grew || !node.cached {
+            if !grew && let Some(notify) = self.notify.get() {
+                notify.attributes_changed(current);
+            }
+            return Ok((current, node.end.clone()));
+        }
+        node.superseded = true;
+        let (fd, key, version) = (node.fd.clone(), node.key, node.version);
+        let grown = state.nodes.create(Kind::File, fd, key, slot.clone());
+        state.same_file(grown, current);
+        self.supersede(state, slot, Some(current));
+        let node = state.nodes.get_mut(grown).ok_or(Errno::STALE)?;
+        node.version = version;
+        node.end.store(from, Ordering::Release);
+        Ok((grown, node.end.clone()))
     }
 
     /// A commit that was journalled and couldn't be written.
@@ -289,8 +348,9 @@ impl Engine {
             self.move_appender(appender)?;
         }
         let inner = appender.inner.lock();
-        let mut data = super::io::read_at(&inner.read, offset, size)?;
-        let end = inner.read.metadata().map_err(|e| errno_of(&e))?.len();
+        let end = inner.read.len()?;
+        let left = u32::try_from(end.saturating_sub(offset)).unwrap_or(u32::MAX);
+        let mut data = super::io::read_at(&inner.read.file, offset, size.min(left))?;
         if data.len() < size as usize && offset + data.len() as u64 >= end {
             let skip = usize::try_from(offset.saturating_sub(end)).unwrap_or(usize::MAX);
             let room = size as usize - data.len();
@@ -348,7 +408,7 @@ impl Engine {
         };
         let node = state.nodes.get(current).ok_or(Errno::STALE)?;
         if node.kind == Kind::File && state.file_of(current) == state.file_of(appender.node) {
-            inner.read = Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?);
+            inner.read = Shown::of(node)?;
         }
         Ok(())
     }
@@ -385,8 +445,8 @@ impl Engine {
         // Another process that was creating the file, too, may have come first: its version grows.
         let first = match self.current_if_any(state, &slot)? {
             Some(current) if always => {
-                let fd = state.nodes.get(current).ok_or(Errno::STALE)?.fd.clone();
-                Some((current, Arc::new(at::reopen(&*fd, OFlags::RDONLY)?)))
+                let shown = Shown::of(state.nodes.get(current).ok_or(Errno::STALE)?)?;
+                Some((current, shown))
             }
             _ => None,
         };
@@ -400,12 +460,16 @@ impl Engine {
                 (n.superseded, n.unlinked) = (true, true);
             }
         }
-        if let Some((current, _)) = first {
-            state.same_file(node, current);
+        if let Some((current, _)) = &first {
+            state.same_file(node, *current);
         }
-        let read = first
-            .as_ref()
-            .map_or_else(|| ready.file.clone(), |(_, file)| file.clone());
+        let read = match &first {
+            Some((_, shown)) => shown.clone(),
+            None => Shown {
+                file: ready.file.clone(),
+                end: state.nodes.get(node).ok_or(Errno::STALE)?.end.clone(),
+            },
+        };
         let appender = Appender::new(node, always, false, slot.clone(), read);
         state
             .handles

@@ -130,7 +130,7 @@ impl Engine {
     }
 
     /// Does all that can fail. An error is for close() to report.
-    fn prepare(&self, id: TxnId, staging: &Arc<Staging>, pid: u32) -> OpResult<()> {
+    pub(super) fn prepare(&self, id: TxnId, staging: &Arc<Staging>, pid: u32) -> OpResult<()> {
         let (probe, slot, policy) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
@@ -609,7 +609,7 @@ impl Engine {
     }
 
     /// Decides: commits, or gives what is left of a transaction that doesn't.
-    fn finish(&self, state: &mut State, id: TxnId) -> Option<Fallen> {
+    pub(super) fn finish(&self, state: &mut State, id: TxnId) -> Option<Fallen> {
         let txn = state.txns.remove(&id)?;
         state.unlist(&txn.slot, id);
         let file = state.file_of(txn.node);
@@ -703,13 +703,12 @@ impl Engine {
                 .or_default() += 1;
         }
         let path = self.show(state, &txn.slot);
-        self.burying
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.departures.begin();
         Fallen { txn, path, abort }
     }
 
     /// Moves aborted content to rejected, or removes what held nothing.
-    fn bury_aborted(&self, fallen: Fallen) {
+    pub(super) fn bury_aborted(&self, fallen: Fallen) {
         let content = fallen.txn.staging.lock();
         let id = content.id;
         let len = content.size().unwrap_or(0);
@@ -743,8 +742,7 @@ impl Engine {
         }
         // Its space is free only when nobody has it open.
         drop(fallen);
-        self.burying
-            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.departures.end();
     }
 
     /// A killed writer, or one that left half a document, had called fsync: what it made durable,

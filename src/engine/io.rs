@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
@@ -46,8 +47,13 @@ impl Engine {
         size: u32,
         done: impl FnOnce(OpResult<Vec<u8>>) + Send + 'static,
     ) {
+        let mut size = size;
         let file = match self.handle(handle) {
-            Ok(Handle::Reader { file, .. } | Handle::Direct { file, .. }) => file,
+            Ok(Handle::Reader { file, end, .. }) => {
+                size = before(&end, offset, size.into()) as u32;
+                file
+            }
+            Ok(Handle::Direct { file, .. }) => file,
             Ok(Handle::Staged { staging, .. }) => {
                 let free = staging.try_lock().map(|content| content.readable());
                 match free {
@@ -202,6 +208,7 @@ impl Engine {
     fn retry_write(&self, staging: &Staging, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
         let begun = Instant::now();
         loop {
+            let gone = self.departures.ended();
             let mut content = staging.lock();
             let result = first_try(&mut content, data, offset, kill);
             let retry = is_full(&result) && content.failed.is_none();
@@ -209,37 +216,36 @@ impl Engine {
             if !retry {
                 return result;
             }
-            if begun.elapsed() > ROOM_LIMIT || !self.find_room() {
+            if begun.elapsed() > ROOM_LIMIT || !self.find_room(gone) {
                 staging.lock().fail(Errno::NOSPC, "write");
                 return result;
             }
         }
     }
 
-    /// The disk is full. Gives whether something of ours has made room that it is worth trying
-    /// again; waits for the disk.
-    pub(super) fn find_room(&self) -> bool {
-        self.wait_for_burials() || self.make_room() || self.drop_superseded()
+    /// The disk was full when `gone` files had left. Gives whether something of ours has made room
+    /// since, so that it is worth trying again; waits for the disk.
+    pub(super) fn find_room(&self, gone: u64) -> bool {
+        self.wait_for_departures(gone) || self.make_room() || self.drop_superseded()
     }
 
-    /// Aborted contents take space until they are rejected, from where they can be dropped. Gives
-    /// whether there were any; waits for them then, but not for ever.
-    fn wait_for_burials(&self) -> bool {
-        let any = || {
+    /// Waits for what is on its way out, but not for ever. Gives whether anything has left since
+    /// `gone` files had.
+    fn wait_for_departures(&self, gone: u64) -> bool {
+        let closing = || {
             let failed = |t: &crate::txn::Transaction| {
                 t.closing && t.staging.try_lock().is_some_and(|c| c.failed.is_some())
             };
-            self.burying.load(std::sync::atomic::Ordering::Relaxed) > 0
-                || self.lock().txns.values().any(failed)
+            self.lock().txns.values().any(failed)
         };
-        let begun = any();
+        let leaving = self.departures.begun();
         for _ in 0..100 {
-            if !any() {
+            if self.departures.ended() >= leaving && !closing() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        begun && !any()
+        self.departures.ended() != gone
     }
 
     /// Versions that were replaced before they were put in place take space until the drain has
@@ -525,8 +531,13 @@ impl Engine {
         to_offset: u64,
         len: u64,
     ) -> OpResult<u32> {
+        let mut len = len;
         let source = match self.handle(from)? {
-            Handle::Reader { file, .. } | Handle::Direct { file, .. } => file,
+            Handle::Reader { file, end, .. } => {
+                len = before(&end, from_offset, len);
+                file
+            }
+            Handle::Direct { file, .. } => file,
             Handle::Staged { staging, .. } => staging.lock().readable(),
             _ => return Err(Errno::INVAL),
         };
@@ -577,6 +588,11 @@ impl Engine {
         log::warn!("the disk is full: dropped {dropped} rejected contents to make room");
         dropped > 0
     }
+}
+
+/// As much of `size` bytes at `offset` as lies before the end of what is shown.
+fn before(end: &AtomicU64, offset: u64, size: u64) -> u64 {
+    size.min(end.load(Ordering::Acquire).saturating_sub(offset))
 }
 
 fn is_full(result: &OpResult<()>) -> bool {

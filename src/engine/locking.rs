@@ -283,13 +283,17 @@ impl Engine {
         if current == node || state.file_of(current) != state.file_of(node) {
             return Ok(());
         }
-        let fd = state.nodes.get(current).ok_or(Errno::STALE)?.fd.clone();
+        let newer = state.nodes.get(current).ok_or(Errno::STALE)?;
+        let (fd, newer_end) = (newer.fd.clone(), newer.end.clone());
         let file = Arc::new(at::reopen(&*fd, OFlags::RDONLY)?);
         if let Some(n) = state.nodes.get_mut(node) {
             n.forwarded = Some(fd);
         }
-        if let Some(Handle::Reader { file: read, .. }) = state.handles.get_mut(&handle) {
-            *read = file;
+        if let Some(Handle::Reader {
+            file: read, end, ..
+        }) = state.handles.get_mut(&handle)
+        {
+            (*read, *end) = (file, newer_end);
         }
         drop(guard);
         if let Some(notify) = self.notify.get() {

@@ -9,6 +9,7 @@ mod attrs;
 mod claims;
 mod close;
 mod dirs;
+mod documents;
 mod drain;
 mod io;
 mod locking;
@@ -31,6 +32,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -106,8 +108,8 @@ pub struct Engine {
     dead: Arc<OwnedFd>,
     /// One append after the other; taken before `State`.
     append_lock: Mutex<()>,
-    /// Aborted contents on their way to rejected.
-    burying: std::sync::atomic::AtomicUsize,
+    /// Files on their way out.
+    departures: Arc<Departures>,
     /// Locks already told of: path, process, kind.
     warned: Mutex<std::collections::HashSet<(String, u32, String)>>,
     pub(crate) pool: pool::Pool,
@@ -116,11 +118,38 @@ pub struct Engine {
     pub(crate) watchers: OnceLock<watchers::Watchers>,
     /// Why watchers of files aren't told of commits, if they aren't.
     pub(crate) untold: Mutex<Option<String>>,
+    documents: documents::Documents,
     pub(crate) features: OnceLock<Vec<status::Feature>>,
     pub(crate) rejected_bound: RejectedBound,
     /// Small files are read uncached: the kernel allows that together with mmap.
     uncached: std::sync::atomic::AtomicBool,
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
+}
+
+/// Aborted contents on their way to rejected, and descriptors that may be the last of a file: they
+/// take space until they are gone.
+#[derive(Debug, Default)]
+struct Departures {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Departures {
+    fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn end(&self) {
+        self.ended.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
+    }
 }
 
 impl std::fmt::Debug for Engine {
@@ -173,11 +202,18 @@ impl Engine {
             last_ticket: 0,
             closing: false,
         };
+        let departures = Arc::new(Departures::default());
+        let departed = departures.clone();
         let (reaper, corpses) = std::sync::mpsc::channel::<Arc<OwnedFd>>();
         std::thread::Builder::new()
             .name("reaper".into())
             // Closing the last descriptor of an unlinked file frees its blocks, which takes long.
-            .spawn(move || corpses.into_iter().for_each(drop))
+            .spawn(move || {
+                for corpse in corpses {
+                    drop(corpse);
+                    departed.end();
+                }
+            })
             .map_err(|e| crate::types::errno_of(&e))?;
         let dead = rustix::fs::open(
             "/dev/null",
@@ -196,13 +232,14 @@ impl Engine {
             journal: Mutex::new(recovered.journal),
             dead,
             append_lock: Mutex::new(()),
-            burying: std::sync::atomic::AtomicUsize::new(0),
+            departures,
             warned: Mutex::default(),
             pool: pool::Pool::default(),
             reaper,
             notify: OnceLock::new(),
             watchers: OnceLock::new(),
             untold: Mutex::new(Some("not mounted yet".to_owned())),
+            documents: documents::Documents::default(),
             features: OnceLock::new(),
             rejected_bound,
             uncached: std::sync::atomic::AtomicBool::new(false),
@@ -290,6 +327,7 @@ impl Engine {
     /// Closes a descriptor where it doesn't hold anybody up.
     pub(crate) fn bury(&self, fd: Option<Arc<OwnedFd>>) {
         if let Some(fd) = fd {
+            self.departures.begin();
             self.reaper.send(fd).ok();
         }
     }
@@ -319,12 +357,13 @@ impl Engine {
             // count of 0 is ENOENT there.
             stat.st_nlink = 1;
         }
-        // The kernel doesn't know that a close has changed the directory.
-        let ttl = if node.kind == Kind::Dir && state.creates_in(node.id) {
-            VOLATILE
-        } else {
-            STABLE
-        };
+        if node.grows() {
+            let end = node.end.load(std::sync::atomic::Ordering::Acquire);
+            stat.st_size = stat.st_size.min(i64::try_from(end).unwrap_or(i64::MAX));
+        }
+        // The kernel doesn't know that a close has changed the directory, or an append the file.
+        let changes = node.kind == Kind::Dir && state.creates_in(node.id) || node.grows();
+        let ttl = if changes { VOLATILE } else { STABLE };
         Ok(Attr {
             ino: node.id,
             stat,

@@ -169,20 +169,46 @@ impl Engine {
 
     /// A reader of a version.
     fn open_version(&self, state: &mut State, id: NodeId) -> OpResult<Opened> {
-        let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         let file = Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?);
-        node.readers += 1;
         let small = file.metadata().is_ok_and(|m| m.len() <= UNCACHED);
         let locked = state.ever_locked.contains(&state.file_of(id));
-        let handle = state.add_handle(Handle::Reader { node: id, file });
+        let direct_io = (small && self.uncached()) || locked || self.may_grow(state, node, &file);
+        let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
+        node.readers += 1;
+        node.cached |= !direct_io;
+        let end = node.end.clone();
+        let handle = state.add_handle(Handle::Reader {
+            node: id,
+            file,
+            end,
+        });
         Ok(Opened {
             handle,
             keep_cache: true,
             // A lock may move this very description forward to a newer version: what the node's
             // pages hold would be in the way (C12).
-            direct_io: (small && self.uncached()) || locked,
+            direct_io,
             no_flush: !locked,
         })
+    }
+
+    /// Whether records may be appended while it is read: the kernel's page with the old end would
+    /// show zeros in their place (C10).
+    fn may_grow(&self, state: &State, node: &crate::namespace::Node, file: &File) -> bool {
+        if node.grows() {
+            return true;
+        }
+        // Without mmap a reader is better off with a version that stays as it is: see `hold_end`.
+        let Some(slot) = node.at.as_ref().filter(|_| self.uncached()) else {
+            return false;
+        };
+        let mut last = [0];
+        let ends_a_line = file.metadata().is_ok_and(|m| {
+            let at = m.len().saturating_sub(1);
+            std::os::unix::fs::FileExt::read_at(file, &mut last, at).is_ok() && last == *b"\n"
+        });
+        ends_a_line && super::append::by_lines(&self.policy(state, slot, Creation::default()))
     }
 
     fn open_direct(
@@ -210,6 +236,11 @@ impl Engine {
             super::io::drop_set_id(&*node.fd, caller, None)?;
         }
         node.direct += 1;
+        node.cached = true;
+        node.end.store(
+            crate::namespace::WHOLE,
+            std::sync::atomic::Ordering::Release,
+        );
         let handle = state.add_handle(Handle::Direct {
             node: id,
             file: Arc::new(file),
@@ -500,6 +531,27 @@ impl Engine {
             Start {
                 slot,
                 begun: Begun::Edit,
+                base: Some(base),
+                policy,
+                fresh: None,
+                like: None,
+            },
+        )
+    }
+
+    /// A transaction whose content takes the place of what is there.
+    pub(super) fn begin_rewrite(
+        &self,
+        state: &mut State,
+        slot: Slot,
+        base: NodeId,
+    ) -> OpResult<TxnId> {
+        let policy = self.policy(state, &slot, Creation::default());
+        self.begin(
+            state,
+            Start {
+                slot,
+                begun: Begun::Rewrite,
                 base: Some(base),
                 policy,
                 fresh: None,
@@ -840,21 +892,18 @@ impl Engine {
             }
             return Ok(created);
         }
-        let adds = request.flags.contains(OFlags::APPEND) && !request.flags.contains(OFlags::TRUNC);
+        let appends = request.flags.contains(OFlags::APPEND) && super::append::by_lines(&policy);
         if let Some(base) = base
-            && adds
-            && super::append::by_lines(&policy)
+            && appends
+            && !request.flags.contains(OFlags::TRUNC)
         {
-            // Who came first has committed a line meanwhile: this one adds to it.
             let opened = self.open_appender(state, base, slot, request.flags)?;
             if let Some(node) = state.nodes.get_mut(base) {
                 node.lookups += 1;
             }
             drop(guard);
-            return Ok(Created {
-                attr: self.attr(base)?,
-                opened,
-            });
+            let attr = self.attr(base)?;
+            return Ok(Created { attr, opened });
         }
         let begun = match base {
             None => Begun::Create { exclusive },

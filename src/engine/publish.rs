@@ -21,12 +21,13 @@ const MANY_SUPERSEDED: usize = 16;
 impl Engine {
     /// Space in the journal for a commit, so that the commit itself can't fail.
     pub(super) fn reserve_commit(&self) -> OpResult<()> {
+        let gone = self.departures.ended();
         let mut journal = self.journal.lock();
         match journal.reserve(64 << 10) {
             Ok(()) => Ok(()),
             Err(e) => {
                 drop(journal);
-                if self.find_room() && self.journal.lock().reserve(64 << 10).is_ok() {
+                if self.find_room(gone) && self.journal.lock().reserve(64 << 10).is_ok() {
                     return Ok(());
                 }
                 log::error!("journal: {e}");

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -33,6 +34,8 @@ pub enum Handle {
         node: NodeId,
         /// The version's file.
         file: Arc<File>,
+        /// Where what is shown of it ends.
+        end: Arc<AtomicU64>,
     },
     /// Belongs to a transaction.
     Staged {
@@ -144,6 +147,10 @@ pub struct Counters {
     pub rejected: u64,
     /// Waits for a writer slot that were given up after the lock timeout.
     pub lock_timeouts: u64,
+    /// JSON documents edited through attributes.
+    pub patches: u64,
+    /// Such edits of a version that wasn't current any more.
+    pub stale_patches: u64,
     /// Claims whose creators have ended.
     pub stale_claims: u64,
 }

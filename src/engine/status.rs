@@ -73,6 +73,10 @@ pub struct CounterValues {
     pub lock_timeouts: u64,
     /// Lock files whose creators ended without removing them.
     pub stale_claims: u64,
+    /// JSON documents edited through attributes.
+    pub patches: u64,
+    /// Such edits refused because the version they named wasn't current.
+    pub stale_patches: u64,
 }
 
 /// The answer to `commitfs status`.
@@ -146,6 +150,8 @@ impl Engine {
                 rejected: state.counters.rejected,
                 lock_timeouts: state.counters.lock_timeouts,
                 stale_claims: state.counters.stale_claims,
+                patches: state.counters.patches,
+                stale_patches: state.counters.stale_patches,
             },
             pending: state.pending.len(),
             failed: state.drain.failed.map(|e| e.to_string()),

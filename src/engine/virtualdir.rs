@@ -177,7 +177,11 @@ impl Engine {
                     Handle::Text(Arc::new(self.store.rejected_meta(id)?))
                 } else {
                     let file = Arc::new(self.store.open_rejected(id)?);
-                    Handle::Reader { node, file }
+                    Handle::Reader {
+                        node,
+                        file,
+                        end: Arc::new(crate::namespace::WHOLE.into()),
+                    }
                 }
             }
         };

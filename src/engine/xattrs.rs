@@ -13,10 +13,12 @@ use super::{Engine, virtualdir};
 use crate::namespace::Kind;
 use crate::sys::at;
 use crate::txn::Own;
-use crate::types::{NodeId, OpResult};
+use crate::types::{Caller, NodeId, OpResult};
 
 /// Names below this are ours: not stored by programs, never listed, never copied along.
 const OURS: &[u8] = b"user.commitfs.";
+/// Those that speak of a JSON document.
+const DOCUMENT: &[u8] = b"user.commitfs.json";
 
 impl Engine {
     fn node_fd(&self, node: NodeId) -> OpResult<Arc<OwnedFd>> {
@@ -24,14 +26,24 @@ impl Engine {
     }
 
     /// getxattr(2).
-    pub fn getxattr(&self, node: NodeId, name: &OsStr) -> OpResult<Vec<u8>> {
+    pub fn getxattr(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        name: &OsStr,
+        done: impl FnOnce(OpResult<Vec<u8>>) + Send + 'static,
+    ) {
         if virtualdir::is_virtual(node) {
-            return Err(Errno::NODATA);
+            return done(Err(Errno::NODATA));
+        }
+        if name.as_bytes().starts_with(DOCUMENT) {
+            return self.get_document(caller, node, name, done);
         }
         if name.as_bytes().starts_with(OURS) {
-            return self.own_xattr(node, name);
+            return done(self.own_xattr(node, name));
         }
-        at::get_xattr(&*self.node_fd(node)?, name)?.ok_or(Errno::NODATA)
+        let fd = self.node_fd(node);
+        done(fd.and_then(|fd| at::get_xattr(&*fd, name)?.ok_or(Errno::NODATA)));
     }
 
     fn own_xattr(&self, node: NodeId, name: &OsStr) -> OpResult<Vec<u8>> {
@@ -53,10 +65,25 @@ impl Engine {
     }
 
     /// setxattr(2).
-    pub fn setxattr(&self, node: NodeId, name: &OsStr, value: &[u8], flags: i32) -> OpResult<()> {
-        if virtualdir::is_virtual(node) || name.as_bytes().starts_with(OURS) {
-            return Err(Errno::OPNOTSUPP);
+    pub fn setxattr(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        if virtualdir::is_virtual(node) {
+            return done(Err(Errno::OPNOTSUPP));
         }
+        if name.as_bytes().starts_with(OURS) {
+            return self.set_document(caller, node, name, value, done);
+        }
+        done(self.set_stored(node, name, value, flags));
+    }
+
+    fn set_stored(&self, node: NodeId, name: &OsStr, value: &[u8], flags: i32) -> OpResult<()> {
         at::set_xattr(&*self.node_fd(node)?, name, value, flags)?;
         self.note_own_xattr(node, name);
         Ok(())

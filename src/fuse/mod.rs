@@ -552,7 +552,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -560,11 +560,18 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        empty(reply, self.0.setxattr(ino.0, name, value, flags));
+        let caller = caller(req);
+        self.0
+            .setxattr(caller, ino.0, name, value, flags, move |result| {
+                empty(reply, result)
+            });
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        xattr(reply, size, self.0.getxattr(ino.0, name));
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let caller = caller(req);
+        self.0.getxattr(caller, ino.0, name, move |result| {
+            xattr(reply, size, result)
+        });
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

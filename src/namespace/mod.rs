@@ -6,5 +6,5 @@
 mod nodes;
 mod pending;
 
-pub use nodes::{Kind, Node, Nodes};
+pub use nodes::{Kind, Node, Nodes, WHOLE};
 pub use pending::{Pending, PendingSet, Superseded};

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::types::{NodeId, ROOT, Slot, TxnId};
 
@@ -18,6 +19,9 @@ const FIRST: NodeId = 1 << 33;
 
 /// Backing device and inode number.
 pub type Key = (u64, u64);
+
+/// The end of a file that ends where its backing file does.
+pub const WHOLE: u64 = u64::MAX;
 
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,11 @@ pub struct Node {
     pub readers: u32,
     /// Open descriptions in direct mode.
     pub direct: u32,
+    /// What programs see of it ends here, in bytes: half an append is not shown. [`WHOLE`]: where
+    /// the backing file does.
+    pub end: Arc<AtomicU64>,
+    /// Its pages may be in the kernel's cache.
+    pub cached: bool,
     /// A pending name means it: it stays although the kernel has forgotten it.
     pub pending: bool,
     /// Its version number, once known.
@@ -68,6 +77,13 @@ pub struct Node {
     /// (as the backing file says, as programs were told before the version was applied): moving
     /// a version to its name must not look like a change.
     pub ctime_shift: Option<((i64, u64), (i64, u64))>,
+}
+
+impl Node {
+    /// Whether it grows, or has grown, in place.
+    pub fn grows(&self) -> bool {
+        self.end.load(Ordering::Acquire) != WHOLE
+    }
 }
 
 /// All nodes.
@@ -103,6 +119,8 @@ impl Nodes {
                 at,
                 readers: 0,
                 direct: 0,
+                end: Arc::new(AtomicU64::new(WHOLE)),
+                cached: false,
                 pending: false,
                 version: None,
                 superseded: false,

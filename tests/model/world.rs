@@ -484,6 +484,7 @@ impl World {
             let txn = self.txns.get_mut(&id).expect("it is there");
             txn.content.resize(len, 0);
             txn.changed = true;
+            txn.outdated = false;
             let now = txn.content.clone();
             if let Some(states) = &mut txn.synced {
                 states.push(now);
@@ -1016,10 +1017,15 @@ impl World {
             return Some(Err("EPERM"));
         }
         if let Some(id) = self.own(who, &source).or_else(|| self.claim(&source)) {
-            if self.txns[&id].unwritten {
+            let txn = &self.txns[&id];
+            if txn.unwritten {
                 return None;
             }
-            return Some(self.publish(id, &target));
+            let untouched = txn.edit && !txn.changed;
+            let current = self.files.get(&source).map(|f| f.number);
+            if !(untouched && txn.base == current) {
+                return Some(self.publish(id, &target));
+            }
         }
         let file = self.files[&source].clone();
         self.replace(&target, file);

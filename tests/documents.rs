@@ -1,0 +1,403 @@
+//! C15 and C16: JSON documents are edited through attributes, one edit after the other, and what
+//! an edit doesn't touch stays as it was.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Actor, Mount, assert_content, assert_errno, times};
+
+const PATCH: &str = "user.commitfs.json.patch";
+const MERGE: &str = "user.commitfs.json.merge";
+const INCREMENT: &[u8] = br#"[{"op": "increment", "path": "/n", "value": 1}]"#;
+
+fn number(m: &Mount, name: &str, member: &str) -> i64 {
+    let document: serde_json::Value =
+        serde_json::from_slice(&m.read(name).expect("the document")).expect("JSON");
+    document[member].as_i64().expect("a number")
+}
+
+#[test]
+fn no_increment_of_ten_processes_is_lost() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    let each = times(100, 2000);
+    let before = m.commits();
+    let mut actors: Vec<Actor> = (0..10).map(|_| Actor::new()).collect();
+    std::thread::scope(|scope| {
+        for actor in &mut actors {
+            let path = m.path("s.json");
+            scope.spawn(move || {
+                for _ in 0..each {
+                    actor.setxattr(&path, PATCH, INCREMENT).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(number(&m, "s.json", "n"), 10 * each as i64);
+    assert_eq!(m.version("s.json").unwrap(), 1 + 10 * each as u64);
+    assert_eq!(m.commits() - before, 10 * each as u64);
+    assert_eq!(m.status()["counters"]["patches"], 10 * each);
+}
+
+#[test]
+fn patches_and_whole_saves_never_mix() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0, "of": "nobody"}"#);
+    let (mut patcher, mut saver) = (Actor::new(), Actor::new());
+    let rounds = times(200, 5000);
+    std::thread::scope(|scope| {
+        let path = m.path("s.json");
+        scope.spawn(move || {
+            for _ in 0..rounds {
+                patcher.setxattr(&path, PATCH, INCREMENT).unwrap();
+            }
+        });
+        let path = m.path("s.json");
+        scope.spawn(move || {
+            for _ in 0..rounds / 10 {
+                saver
+                    .save(&path, br#"{"n": 0, "of": "the saver"}"#)
+                    .unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+    });
+    // Each save begins anew, each patch counts on from what is there.
+    let left = number(&m, "s.json", "n");
+    assert!(left >= 0 && left <= rounds as i64, "{left}");
+    let versions = m.version("s.json").unwrap();
+    assert_eq!(versions, 1 + rounds as u64 + rounds as u64 / 10);
+}
+
+#[test]
+fn all_operations_of_a_patch_apply_or_none_does() {
+    need_daemon!();
+    let m = mount!();
+    let text = "{\n  \"b\": 1,\n  \"a\": [1, 2]\n}\n";
+    m.save("s.json", text);
+    let mut actor = Actor::new();
+    let path = m.path("s.json");
+    let patch = br#"[{"op": "replace", "path": "/b", "value": 2},
+                     {"op": "remove", "path": "/a/0"},
+                     {"op": "test", "path": "/a/0", "value": 1}]"#;
+    assert_errno(actor.setxattr(&path, PATCH, patch), "ECANCELED");
+    assert_content(m.read("s.json"), text.as_bytes(), "after a failed patch");
+    assert_eq!(m.version("s.json").unwrap(), 1, "no commit");
+    let said = actor.getxattr(&path, "user.commitfs.json.error").unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&said),
+        "operation 3: test failed at /a/0: expected 1, found 2"
+    );
+}
+
+#[test]
+fn what_is_not_touched_stays_as_it_was_written() {
+    need_daemon!();
+    let m = mount!();
+    let text = "{\n    \"z\": 1.10,\n    \"big\": 12345678901234567890123,\n    \
+                \"s\": \"\\u00e9\",\n    \"nan\": NaN,\n    \"n\": 1,\n    \"row\": [1, 2, 3]\n}";
+    m.save("s.json", text);
+    let mut actor = Actor::new();
+    let path = m.path("s.json");
+    actor.setxattr(&path, PATCH, INCREMENT).unwrap();
+    let expected = text.replace("\"n\": 1,", "\"n\": 2,");
+    assert_content(m.read("s.json"), expected.as_bytes(), "after a patch");
+    actor
+        .setxattr(&path, MERGE, br#"{"big": null, "new": {"x": true}}"#)
+        .unwrap();
+    let expected = expected.replace("    \"big\": 12345678901234567890123,\n", "");
+    let found = m.text("s.json").unwrap();
+    let kept = &expected[..expected.len() - 2];
+    assert!(found.starts_with(kept), "{found}");
+    assert!(found.contains("\"new\": {"), "{found}");
+}
+
+#[test]
+fn a_patch_of_a_version_applies_to_that_one_alone() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    let mut actor = Actor::new();
+    let path = m.path("s.json");
+    let at = |version: u64| format!("{PATCH}@{version}");
+    actor.setxattr(&path, &at(1), INCREMENT).unwrap();
+    assert_errno(actor.setxattr(&path, &at(1), INCREMENT), "ESTALE");
+    let said = actor.getxattr(&path, "user.commitfs.json.error").unwrap();
+    assert_eq!(said, b"the current version is 2");
+    actor.setxattr(&path, &at(2), INCREMENT).unwrap();
+    assert_eq!(number(&m, "s.json", "n"), 2);
+    assert_eq!(m.status()["counters"]["stale_patches"], 1);
+}
+
+#[test]
+fn compare_and_set_by_many_processes_loses_nothing() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    let each = times(20, 100);
+    let mut actors: Vec<Actor> = (0..5).map(|_| Actor::new()).collect();
+    std::thread::scope(|scope| {
+        for actor in &mut actors {
+            let path = m.path("s.json");
+            scope.spawn(move || {
+                for _ in 0..each {
+                    loop {
+                        let version = actor.getxattr(&path, "user.commitfs.version").unwrap();
+                        let version = String::from_utf8(version).unwrap();
+                        let text = actor.getxattr(&path, "user.commitfs.json:/n").unwrap();
+                        let n: i64 = String::from_utf8(text).unwrap().parse().unwrap();
+                        let patch =
+                            format!(r#"[{{"op": "replace", "path": "/n", "value": {}}}]"#, n + 1);
+                        let name = format!("{PATCH}@{version}");
+                        match actor.setxattr(&path, &name, patch.as_bytes()) {
+                            Ok(()) => break,
+                            Err(e) => assert_eq!(e.errno, "ESTALE"),
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(number(&m, "s.json", "n"), 5 * each as i64);
+}
+
+#[test]
+fn each_thread_is_told_the_version_and_value_of_its_own_patch() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 41}"#);
+    let (mut one, mut two) = (Actor::new(), Actor::new());
+    let path = m.path("s.json");
+    one.setxattr(&path, PATCH, INCREMENT).unwrap();
+    two.setxattr(&path, MERGE, br#"{"other": [1]}"#).unwrap();
+    let result = "user.commitfs.json.result";
+    let told = |actor: &mut Actor| -> serde_json::Value {
+        serde_json::from_slice(&actor.getxattr(&path, result).unwrap()).unwrap()
+    };
+    assert_eq!(
+        told(&mut one),
+        serde_json::json!({"version": 2, "value": 42})
+    );
+    assert_eq!(told(&mut two), serde_json::json!({"version": 3}));
+    assert_errno(Actor::new().getxattr(&path, result), "ENODATA");
+}
+
+#[test]
+fn pointers_read_single_values() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"a": {"b/c": [10, {"d": "é"}]}, "": 0}"#);
+    let mut actor = Actor::new();
+    let path = m.path("s.json");
+    for (pointer, value) in [
+        ("/a/b~1c/0", "10"),
+        ("/a/b~1c/1", "{\"d\": \"é\"}"),
+        ("/", "0"),
+    ] {
+        let found = actor
+            .getxattr(&path, &format!("user.commitfs.json:{pointer}"))
+            .unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&found).unwrap();
+        let value: serde_json::Value = serde_json::from_str(value).unwrap();
+        assert_eq!(found, value, "{pointer}");
+    }
+    for (pointer, errno) in [
+        ("/q", "ENODATA"),
+        ("/a/b~1c/01", "ENODATA"),
+        ("a", "EINVAL"),
+    ] {
+        let name = format!("user.commitfs.json:{pointer}");
+        assert_errno(actor.getxattr(&path, &name), errno);
+    }
+}
+
+#[test]
+fn bad_edits_change_nothing_and_say_why() {
+    need_daemon!();
+    let m = mount!();
+    m.save(
+        "s.json",
+        r#"{"n": 1, "text": "x", "max": 18446744073709551615}"#,
+    );
+    m.save("lines.json", "{}\n{}\n");
+    m.save("twice.json", r#"{"a": 1, "a": 2}"#);
+    m.save("bytes.bin", [0xff, 0xfe]);
+    m.save("direct.pid", "{}");
+    m.mkdir("d");
+    let deep = format!(
+        r#"[{{"op": "add", "path": "/x", "value": {}1{}}}]"#,
+        "[".repeat(600),
+        "]".repeat(600)
+    );
+    let increment =
+        |member: &str| format!(r#"[{{"op": "increment", "path": "/{member}", "value": 1}}]"#);
+    let cases: &[(&str, &str, &str, &str, &str)] = &[
+        ("s.json", PATCH, "{", "EINVAL", "not JSON"),
+        ("s.json", PATCH, "{}", "EINVAL", "array of operations"),
+        ("s.json", PATCH, r#"[{"op": "grow"}]"#, "EINVAL", "grow"),
+        (
+            "s.json",
+            PATCH,
+            r#"[{"op": "remove", "path": "/q"}]"#,
+            "ENOENT",
+            "/q",
+        ),
+        ("s.json", PATCH, &increment("text"), "EINVAL", "/text"),
+        (
+            "s.json",
+            PATCH,
+            &increment("max"),
+            "ERANGE",
+            "18446744073709551616",
+        ),
+        ("s.json", PATCH, &deep, "EINVAL", "nested"),
+        ("s.json", MERGE, "nonsense", "EINVAL", "not JSON"),
+        ("lines.json", PATCH, "[]", "EBADMSG", "second value"),
+        ("twice.json", MERGE, r#"{"b": 1}"#, "EBADMSG", "\"a\""),
+        ("bytes.bin", PATCH, "[]", "EBADMSG", "UTF-8"),
+        ("direct.pid", PATCH, "[]", "EOPNOTSUPP", "direct mode"),
+        (
+            "s.json",
+            "user.commitfs.json.patch@x",
+            "[]",
+            "EOPNOTSUPP",
+            "",
+        ),
+        ("s.json", "user.commitfs.nonsense", "1", "EOPNOTSUPP", ""),
+    ];
+    assert_errno(
+        Actor::new().setxattr(&m.path("d"), PATCH, b"[]"),
+        "EOPNOTSUPP",
+    );
+    for (name, attribute, value, errno, reason) in cases {
+        let mut actor = Actor::new();
+        let path = m.path(name);
+        let before = m.read(name);
+        assert_errno(actor.setxattr(&path, attribute, value.as_bytes()), errno);
+        assert_eq!(m.read(name), before, "{name} {attribute} {value}");
+        if reason.is_empty() {
+            continue;
+        }
+        let said = actor.getxattr(&path, "user.commitfs.json.error").unwrap();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(reason), "{value}: {said:?} lacks {reason:?}");
+    }
+}
+
+#[test]
+fn an_empty_file_counts_as_an_empty_object() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", "");
+    let mut actor = Actor::new();
+    let path = m.path("s.json");
+    actor.setxattr(&path, PATCH, INCREMENT).unwrap();
+    assert_eq!(number(&m, "s.json", "n"), 1);
+    assert_errno(
+        actor.setxattr(&m.path("none.json"), PATCH, INCREMENT),
+        "ENOENT",
+    );
+}
+
+#[test]
+fn the_names_are_listed_nowhere_and_copied_by_nobody() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    let mut actor = Actor::new();
+    let path = m.path("s.json");
+    actor.setxattr(&path, "user.mine", b"kept").unwrap();
+    actor.setxattr(&path, PATCH, INCREMENT).unwrap();
+    m.sh("cp -a s.json copy.json").ok();
+    for name in ["s.json", "copy.json"] {
+        let listed = m.python(&format!("import os; print(os.listxattr('{name}'))"));
+        assert_eq!(listed.ok().out.trim(), "['user.mine']", "{name}");
+    }
+}
+
+#[test]
+fn readers_and_attributes_are_those_of_any_commit() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    m.sh("chmod 640 s.json").ok();
+    let mut reader = Actor::new();
+    let path = m.path("s.json");
+    reader.open("f", "r", &path).unwrap();
+    let mut actor = Actor::new();
+    actor.setxattr(&path, PATCH, INCREMENT).unwrap();
+    // An open reader keeps its version, and a patch through its descriptor's path is of the file.
+    assert_content(
+        reader.read_all("f").ok(),
+        br#"{"n": 0}"#,
+        "what was open before",
+    );
+    assert_content(m.read("s.json"), br#"{"n": 1}"#, "the patch");
+    assert_eq!(m.sh("stat -c %a s.json").ok().out.trim(), "640");
+    // A writer's unfinished content is not what is patched.
+    let mut writer = Actor::new();
+    writer.open("f", "w", &path).unwrap();
+    writer.write("f", r#"{"n": 100"#).unwrap();
+    writer.setxattr(&path, PATCH, INCREMENT).unwrap();
+    assert_content(m.read("s.json"), br#"{"n": 2}"#, "the second patch");
+    writer.write("f", "}").unwrap();
+    writer.close("f").unwrap();
+    assert_content(m.read("s.json"), br#"{"n": 100}"#, "the last close wins");
+    actor.setxattr(&path, PATCH, INCREMENT).unwrap();
+    assert_content(m.read("s.json"), br#"{"n": 101}"#, "on what was saved");
+}
+
+#[test]
+fn a_renamed_or_replaced_document_is_patched_as_it_is_then() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    let mut actor = Actor::new();
+    actor.setxattr(&m.path("s.json"), PATCH, INCREMENT).unwrap();
+    actor.rename(&m.path("s.json"), &m.path("t.json")).unwrap();
+    actor.setxattr(&m.path("t.json"), PATCH, INCREMENT).unwrap();
+    m.save("s.json", r#"{"n": 10}"#);
+    actor.setxattr(&m.path("s.json"), PATCH, INCREMENT).unwrap();
+    actor.rename(&m.path("s.json"), &m.path("t.json")).unwrap();
+    actor.setxattr(&m.path("t.json"), PATCH, INCREMENT).unwrap();
+    assert_content(m.read("t.json"), br#"{"n": 12}"#, "after the renames");
+    actor.unlink(&m.path("t.json")).unwrap();
+    m.save("t.json", r#"{"n": 5}"#);
+    actor.setxattr(&m.path("t.json"), PATCH, INCREMENT).unwrap();
+    assert_content(m.read("t.json"), br#"{"n": 6}"#, "after the unlink");
+}
+
+#[test]
+fn an_acknowledged_patch_survives_the_kill_of_the_daemon() {
+    need_daemon!();
+    for durability in [false, true] {
+        let options = Mount::options().limit(Duration::from_secs(600));
+        let mut m = mount!(if durability { options.sync() } else { options });
+        m.save("s.json", r#"{"n": 0}"#);
+        let mut done = 0;
+        for round in 0..times(10, 150) {
+            let mut actor = Actor::new();
+            let path = m.path("s.json");
+            let patcher = std::thread::spawn(move || {
+                let mut acknowledged = 0;
+                while actor.setxattr(&path, PATCH, INCREMENT).is_ok() {
+                    acknowledged += 1;
+                }
+                acknowledged
+            });
+            std::thread::sleep(Duration::from_millis(5 + 7 * (round as u64 % 5)));
+            m.kill_daemon();
+            done += patcher.join().expect("the patcher");
+            m.remount();
+            let found = number(&m, "s.json", "n");
+            assert!(
+                found == done || found == done + 1,
+                "round {round}: {found} of {done}"
+            );
+            done = found;
+        }
+    }
+}
