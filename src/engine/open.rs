@@ -892,18 +892,21 @@ impl Engine {
             }
             return Ok(created);
         }
-        let appends = request.flags.contains(OFlags::APPEND) && super::append::by_lines(&policy);
+        let adds = request.flags.contains(OFlags::APPEND) && !request.flags.contains(OFlags::TRUNC);
         if let Some(base) = base
-            && appends
-            && !request.flags.contains(OFlags::TRUNC)
+            && adds
+            && super::append::by_lines(&policy)
         {
+            // Who came first has committed a line meanwhile: this one adds to it.
             let opened = self.open_appender(state, base, slot, request.flags)?;
             if let Some(node) = state.nodes.get_mut(base) {
                 node.lookups += 1;
             }
             drop(guard);
-            let attr = self.attr(base)?;
-            return Ok(Created { attr, opened });
+            return Ok(Created {
+                attr: self.attr(base)?,
+                opened,
+            });
         }
         let begun = match base {
             None => Begun::Create { exclusive },

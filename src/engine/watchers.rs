@@ -127,6 +127,10 @@ impl Engine {
     /// The version behind one of the herald's names; counts as a lookup.
     pub(super) fn herald_lookup(&self, name: &OsStr) -> OpResult<Attr> {
         let (id, turn) = herald::parse(name).ok_or(Errno::NOENT)?;
+        if self.lock().closing {
+            // What it still has to tell must not keep the mount busy.
+            return Err(Errno::CANCELED);
+        }
         let last = self
             .watchers
             .get()
@@ -187,6 +191,9 @@ fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<News>
         });
         if let Some(watchers) = engine.watchers.get() {
             watchers.lingering.store(lingering.len(), Ordering::Relaxed);
+        }
+        if engine.lock().closing {
+            continue;
         }
         for id in touched.iter().filter_map(|s| lingering.get(s)).flatten() {
             if let Some(how) = engine.how_to_tell(*id)

@@ -47,6 +47,10 @@ impl Herald {
             .stdout(Stdio::null())
             .spawn()?;
         let orders = child.stdin.take();
+        if let Some(pipe) = &orders {
+            // Few orders wait there: an unmount has to wait for the herald to have read them all.
+            rustix::pipe::fcntl_setpipe_size(pipe, 4096).ok();
+        }
         Ok(Herald { child, orders })
     }
 
