@@ -377,3 +377,21 @@ fn a_directory_is_free_again_after_its_daemon_was_killed() {
     mount_command(&[m.backing()]).ok();
     m.command(&["umount"]).ok();
 }
+
+#[test]
+fn an_unmount_of_a_mount_in_use_names_who_uses_it() {
+    need_daemon!();
+    let m = mount!();
+    m.mkdir("d");
+    let mut reader = Actor::new();
+    m.save("f", "1");
+    reader.open("f", "r", &m.path("f")).unwrap();
+    let said = m.command(&["umount"]);
+    assert_eq!(said.code, Some(4), "{said:?}");
+    let holder = format!("{} (commitfs-test-h", reader.pid());
+    assert!(said.err.contains(&holder), "{said:?}");
+    assert_content(m.read("f"), b"1", "it goes on");
+    m.save("f", "2");
+    reader.close("f").unwrap();
+    assert_eq!(m.command(&["umount"]).code, Some(0));
+}

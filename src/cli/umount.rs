@@ -11,6 +11,9 @@ use crate::sys::mount as sysmount;
 /// How long an unmount that nothing stands against may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// So often a mount is tried that is in use by nobody one can see.
+const ATTEMPTS: u32 = 5;
+
 /// Arguments of `commitfs umount`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
@@ -37,22 +40,82 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         force: arguments.force,
         check: false,
     };
+    let mut attempts = 0;
     loop {
-        let answer = match control::send(&mount.mount_point, &command) {
+        attempts += 1;
+        ask(&mount, &command, arguments)?;
+        match wait_until_gone(&mount) {
+            // Who has just ended, or looks around on the machine, is in the way for a moment.
+            Err(failure) if failure.code == exit::BUSY && attempts < ATTEMPTS => {
+                let holders = holders(&mount);
+                if !holders.is_empty() {
+                    return Err(in_use(&mount, &holders));
+                }
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Asks the daemon to unmount, until it agrees.
+fn ask(
+    mount: &sysmount::MountEntry,
+    command: &Command,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
+    loop {
+        let answer = match control::send(&mount.mount_point, command) {
             Ok(answer) => answer,
             // The daemon was faster than its answer.
-            Err(_) if arguments.force || is_gone_soon(&mount) => break,
+            Err(_) if arguments.force || is_gone_soon(mount) => return Ok(()),
             Err(e) => return Err(e),
         };
         if answer.ok {
-            break;
+            return Ok(());
         }
         if !arguments.wait {
             return Err(refusal(&mount.mount_point, &answer));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    wait_until_gone(&mount)
+}
+
+/// Processes that stand in the mount, or have something open there, as far as one may see.
+fn holders(mount: &sysmount::MountEntry) -> Vec<(u32, String)> {
+    let own = std::process::id();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| *pid != own && holds(*pid, mount))
+        .map(|pid| (pid, crate::sys::proc::comm(pid).unwrap_or_default()))
+        .collect()
+}
+
+fn holds(pid: u32, mount: &sysmount::MountEntry) -> bool {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let stands = |link: &str| {
+        std::fs::read_link(proc.join(link)).is_ok_and(|at| at.starts_with(&mount.mount_point))
+    };
+    let line = format!("mnt_id:\t{}\n", mount.id);
+    let infos = std::fs::read_dir(proc.join("fdinfo"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    stands("cwd")
+        || stands("root")
+        || infos
+            .filter_map(|info| std::fs::read_to_string(info.path()).ok())
+            .any(|text| text.contains(&line))
+}
+
+fn in_use(mount: &sysmount::MountEntry, holders: &[(u32, String)]) -> Failure {
+    let mut text = format!(
+        "{}: in use; close what is open below it, leave it with your shell, or use --force",
+        mount.mount_point.display()
+    );
+    for (pid, command) in holders {
+        text += &format!("\n  {pid} ({command})");
+    }
+    Failure::new(exit::BUSY, text)
 }
 
 /// Whether a mount that doesn't answer is on its way out.
@@ -97,13 +160,7 @@ fn wait_until_gone(mount: &sysmount::MountEntry) -> Result<u8, Failure> {
             return Ok(exit::OK);
         }
         if still && asked.elapsed() > Duration::from_secs(4) {
-            return Err(Failure::new(
-                exit::BUSY,
-                format!(
-                    "{}: in use; close what is open below it, leave it with your shell, or use --force",
-                    mount.mount_point.display()
-                ),
-            ));
+            return Err(in_use(mount, &[]));
         }
         if asked.elapsed() > PATIENCE {
             return Err(Failure::new(

@@ -23,7 +23,7 @@ const INLINE_WRITE: usize = 64 << 10;
 const CLAIM_LIMIT: u64 = 4096;
 
 /// A write to a full disk is tried again for so long.
-const ROOM_LIMIT: Duration = Duration::from_secs(10);
+const ROOM_LIMIT: Duration = Duration::from_secs(3);
 
 /// What a write has to know of its transaction.
 #[derive(Clone, Copy, Debug, Default)]
@@ -245,7 +245,11 @@ impl Engine {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        self.departures.ended() != gone
+        if self.departures.ended() != gone {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        self.departures.is_recent()
     }
 
     /// Versions that were replaced before they were put in place take space until the drain has

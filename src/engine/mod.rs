@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
@@ -132,6 +132,7 @@ pub struct Engine {
 struct Departures {
     begun: AtomicU64,
     ended: AtomicU64,
+    last: Mutex<Option<Instant>>,
 }
 
 impl Departures {
@@ -140,7 +141,15 @@ impl Departures {
     }
 
     fn end(&self) {
+        *self.last.lock() = Some(Instant::now());
         self.ended.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The file system may take a moment to give back what the last one has left.
+    fn is_recent(&self) -> bool {
+        self.last
+            .lock()
+            .is_some_and(|at| at.elapsed() < Duration::from_millis(150))
     }
 
     fn begun(&self) -> u64 {
