@@ -21,7 +21,7 @@ use crate::json::{
     Applied, Document, JsonError, Limits, MergePatch, Patch, PatchError, PatchErrorKind, Pointer,
 };
 use crate::namespace::Kind;
-use crate::sys::{at, proc};
+use crate::sys::{at, failpoint, proc};
 use crate::types::{Caller, NodeId, OpResult, Slot, TxnId, errno_of};
 
 /// All of a document's attributes begin so.
@@ -278,7 +278,7 @@ impl Engine {
             let document = self.current_document(&base, &mut parsed)?;
             let applied = edit.apply(document)?;
             let (node, version) = if applied.changed {
-                match self.commit_text(caller, &base, document.to_text().as_bytes()) {
+                match self.commit_text(caller, &base, text_of(document).as_bytes()) {
                     Ok(Some(committed)) => committed,
                     // Somebody has committed meanwhile: once more, on that.
                     Ok(None) => {
@@ -349,7 +349,8 @@ impl Engine {
         base: &Base,
         parsed: &'a mut Option<Parsed>,
     ) -> Result<&'a mut Document, Refusal> {
-        if parsed.as_ref().is_none_or(|p| p.node != base.node) {
+        let fits = |p: &Parsed| p.node == base.node || failpoint::mutant("C15");
+        if !parsed.as_ref().is_some_and(fits) {
             *parsed = None;
             *parsed = Some(Parsed {
                 node: base.node,
@@ -490,6 +491,13 @@ impl Engine {
         self.documents.account(&slot, bytes);
         text
     }
+}
+
+fn text_of(document: &Document) -> String {
+    if failpoint::mutant("C16") {
+        return document.value().to_string();
+    }
+    document.to_text()
 }
 
 /// `{"version": N, "value": V}`; without the value where there is none, or it is too large.
