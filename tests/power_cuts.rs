@@ -138,9 +138,10 @@ fn prefix_of(found: &[u64], ways: &Ways, cut: &str) -> u64 {
 fn cuts(options: Options, ways: Ways, sync: bool) {
     let cuts = times(3, 50);
     let below = temporary_directory();
-    let outer = Disk::xfs(&below.join("outer"), 2048);
+    // Every fifth commit is a file that stays.
+    let outer = Disk::xfs(&below.join("outer"), times(2048, 12_000) as u64);
     let image: PathBuf = outer.path().join("disk");
-    let inner = Disk::xfs(&image, 400);
+    let inner = Disk::xfs(&image, times(400, 5000) as u64);
     let mut random = Random::new();
     let Some(m) = options.on(inner).limit(Duration::from_secs(3000)).mount() else {
         return;

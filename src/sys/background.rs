@@ -222,12 +222,24 @@ fn send_state(address: &OsStr, state: &str) -> io::Result<()> {
 /// Raises the number of files this process may have open as far as it may, and says how far.
 pub fn raise_nofile_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
+    // Who may raises the hard limit, too: each file that the kernel knows costs a descriptor.
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let all = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    let allowed = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    if limit.current != limit.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    let raised = most.is_some()
+        && limit.maximum.is_some_and(|hard| Some(hard) < most)
+        && setrlimit(Resource::Nofile, all).is_ok();
+    if !raised
+        && limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, allowed)
     {
         log::warn!("cannot raise the limit of open files: {error}");
     }
