@@ -259,6 +259,18 @@ fn more_commits_than_the_daemon_may_have_files_open_are_recovered() {
 }
 
 #[test]
+fn closes_wait_when_too_many_commits_wait_for_the_disk() {
+    need_daemon!();
+    let options = Mount::options().args(["--bound", "60000"]);
+    let m = mount!(options.env("COMMITFS_BACKLOG", 5));
+    for number in 0..40 {
+        m.save(format!("new-{number}"), b"1");
+        let waiting = m.status()["pending"].as_u64().unwrap();
+        assert!(waiting <= 6, "{waiting} wait after {number}");
+    }
+}
+
+#[test]
 fn what_close_acknowledged_survives_a_kill_at_once() {
     need_daemon!();
     let mut m = mount!();

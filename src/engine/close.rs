@@ -197,6 +197,7 @@ impl Engine {
         };
         let (path, fsynced, dead) = {
             let mut state = self.lock();
+            self.await_backlog(&mut state);
             if let Some(errno) = state.drain.failed {
                 return Err(failed(errno));
             }

@@ -33,6 +33,11 @@ pub(super) fn rotate_at() -> u64 {
     failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE)
 }
 
+/// More commits than this don't wait for the disk at a time.
+const BACKLOG: u64 = 4096;
+/// A close that waits for the disk goes on after this.
+const BACKLOG_WAIT: Duration = Duration::from_secs(30);
+
 /// A version to be applied.
 struct Item {
     slot: Slot,
@@ -382,6 +387,21 @@ impl Engine {
             self.happened.wait_for(&mut state, Duration::from_secs(1));
         }
         state.drain.failed.or(state.drain.stuck).map_or(Ok(()), Err)
+    }
+
+    /// A close waits while too many commits wait for the disk: each holds descriptors and space.
+    /// Not for ever, and not for a disk that is full.
+    pub(super) fn await_backlog(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
+        let begun = Instant::now();
+        let most = failpoint::number("COMMITFS_BACKLOG", BACKLOG);
+        while state.seq.saturating_sub(state.durable) > most
+            && state.drain.failed.or(state.drain.stuck).is_none()
+            && begun.elapsed() < BACKLOG_WAIT
+        {
+            state.drain.due = Some(Instant::now());
+            self.drain_wanted.notify_one();
+            self.happened.wait_for(state, Duration::from_millis(100));
+        }
     }
 
     /// Whether the data of every commit so far is on the medium.
