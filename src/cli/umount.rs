@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Failure, control, exit};
 use crate::engine::{Answer, Command};
 use crate::store::Store;
-use crate::sys::mount as sysmount;
+use crate::sys::{mount as sysmount, proc};
 
 /// How long an unmount that nothing stands against may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,20 +83,20 @@ fn ask(
 /// Processes that stand in the mount, or have something open there, as far as one may see.
 fn holders(mount: &sysmount::MountEntry) -> Vec<(u32, String)> {
     let own = std::process::id();
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| *pid != own && holds(*pid, mount))
-        .map(|pid| (pid, crate::sys::proc::comm(pid).unwrap_or_default()))
+    proc::all_pids()
+        .into_iter()
+        .filter(|pid| *pid != own && holds(*pid, mount))
+        .map(|pid| (pid, proc::comm(pid).unwrap_or_default()))
         .collect()
 }
 
 fn holds(pid: u32, mount: &sysmount::MountEntry) -> bool {
-    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let process = PathBuf::from(format!("/proc/{pid}"));
     let stands = |link: &str| {
-        std::fs::read_link(proc.join(link)).is_ok_and(|at| at.starts_with(&mount.mount_point))
+        std::fs::read_link(process.join(link)).is_ok_and(|at| at.starts_with(&mount.mount_point))
     };
     let line = format!("mnt_id:\t{}\n", mount.id);
-    let infos = std::fs::read_dir(proc.join("fdinfo"))
+    let infos = std::fs::read_dir(process.join("fdinfo"))
         .into_iter()
         .flatten()
         .flatten();

@@ -19,11 +19,11 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::open::Opened;
-use super::state::Handle;
+use super::state::{Handle, Shown};
 use super::{Engine, State};
 use crate::guard::Guard;
 use crate::journal::{Edit, Record};
-use crate::namespace::{Kind, Node};
+use crate::namespace::Kind;
 use crate::rules::{Policy, Record as RecordRule};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Ready, Staging};
@@ -55,27 +55,6 @@ struct Inner {
     /// The unfinished line.
     tail: Vec<u8>,
     since: Option<Instant>,
-}
-
-/// A version's file up to the end that is shown.
-#[derive(Clone, Debug)]
-struct Shown {
-    file: Arc<File>,
-    end: Arc<AtomicU64>,
-}
-
-impl Shown {
-    fn of(node: &Node) -> OpResult<Shown> {
-        Ok(Shown {
-            file: Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?),
-            end: node.end.clone(),
-        })
-    }
-
-    fn len(&self) -> OpResult<u64> {
-        let whole = self.file.metadata().map_err(|e| errno_of(&e))?.len();
-        Ok(whole.min(self.end.load(Ordering::Acquire)))
-    }
 }
 
 impl Appender {
@@ -349,8 +328,8 @@ impl Engine {
         }
         let inner = appender.inner.lock();
         let end = inner.read.len()?;
-        let left = u32::try_from(end.saturating_sub(offset)).unwrap_or(u32::MAX);
-        let mut data = super::io::read_at(&inner.read.file, offset, size.min(left))?;
+        let within = inner.read.within(offset, size.into()) as u32;
+        let mut data = super::io::read_at(&inner.read.file, offset, within)?;
         if data.len() < size as usize && offset + data.len() as u64 >= end {
             let skip = usize::try_from(offset.saturating_sub(end)).unwrap_or(usize::MAX);
             let room = size as usize - data.len();
@@ -510,7 +489,7 @@ impl Engine {
         let mut guard = self.lock();
         let state = &mut *guard;
         let base = self.current(state, &slot)?;
-        let id = self.begin_edit(state, slot, base)?;
+        let id = self.begin_on(state, slot, base, Begun::Edit)?;
         let opened = self.join(state, caller, id, OFlags::RDWR)?;
         let Some(Handle::Staged {
             txn,

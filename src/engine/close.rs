@@ -256,8 +256,7 @@ impl Engine {
                 continue;
             }
             if let Some(txn) = state.txns.get_mut(&id) {
-                txn.last_fsync = Some(described.clone());
-                txn.overtaken = false;
+                txn.note_durable(described.clone());
             }
             self.append(&Record::Fsynced {
                 id: staging_id,
@@ -854,17 +853,13 @@ fn note_flusher(txn: &mut Transaction, caller: Caller) -> u32 {
     let death = proc::death_of_flusher(caller.tid, pid);
     txn.last_closer = pid;
     let process = txn.processes.entry(pid).or_default();
-    match death {
-        proc::Death::Signalled(_) if death.fatal_signal().is_some() => {
-            process.killed_by = death.fatal_signal();
+    if let Some(signal) = death.fatal_signal() {
+        process.killed_by = Some(signal);
+    } else if death == proc::Death::Alive {
+        process.closed_cleanly = true;
+        if txn.mappable && !txn.watched.iter().any(|(p, _)| *p == pid) {
+            txn.watched.extend(pidfd::pidfd(pid).map(|fd| (pid, fd)));
         }
-        proc::Death::Alive => {
-            process.closed_cleanly = true;
-            if txn.mappable && !txn.watched.iter().any(|(p, _)| *p == pid) {
-                txn.watched.extend(pidfd::pidfd(pid).map(|fd| (pid, fd)));
-            }
-        }
-        _ => {}
     }
     pid
 }

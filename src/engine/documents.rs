@@ -22,6 +22,7 @@ use crate::json::{
 };
 use crate::namespace::Kind;
 use crate::sys::{at, failpoint, proc};
+use crate::txn::Begun;
 use crate::types::{Caller, NodeId, OpResult, Slot, TxnId, errno_of};
 
 /// All of a document's attributes begin so.
@@ -393,7 +394,7 @@ impl Engine {
             if self.current(state, &base.slot)? != base.node {
                 return Ok(None);
             }
-            let id = self.begin_rewrite(state, base.slot.clone(), base.node)?;
+            let id = self.begin_on(state, base.slot.clone(), base.node, Begun::Rewrite)?;
             let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
             txn.opener = pid;
             txn.command = proc::command(pid);
@@ -424,7 +425,7 @@ impl Engine {
             && let Some(txn) = state.txns.get_mut(&id)
         {
             // It ends as if it had never been written.
-            txn.begun = crate::txn::Begun::Edit;
+            txn.begun = Begun::Edit;
             txn.changed = false;
         }
         let fallen = self.finish(state, id);

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
@@ -49,9 +48,9 @@ impl Engine {
     ) {
         let mut size = size;
         let file = match self.handle(handle) {
-            Ok(Handle::Reader { file, end, .. }) => {
-                size = before(&end, offset, size.into()) as u32;
-                file
+            Ok(Handle::Reader { read, .. }) => {
+                size = read.within(offset, size.into()) as u32;
+                read.file
             }
             Ok(Handle::Direct { file, .. }) => file,
             Ok(Handle::Staged { staging, .. }) => {
@@ -375,8 +374,7 @@ impl Engine {
                 if let Some(txn) = state.txns.get_mut(&id) {
                     txn.current_at_fsync = current.flatten();
                     txn.fsynced = true;
-                    txn.last_fsync = Some(described.clone());
-                    txn.overtaken = false;
+                    txn.note_durable(described.clone());
                 }
                 self.append(&Record::Fsynced {
                     id: staging_id,
@@ -495,7 +493,8 @@ impl Engine {
 
     fn seek_now(&self, handle: HandleId, offset: u64, hole: bool) -> OpResult<u64> {
         let file = match self.handle(handle)? {
-            Handle::Reader { file, .. } | Handle::Direct { file, .. } => file,
+            Handle::Reader { read, .. } => read.file,
+            Handle::Direct { file, .. } => file,
             Handle::Staged { staging, .. } => staging.lock().readable(),
             _ => return Err(Errno::INVAL),
         };
@@ -537,9 +536,9 @@ impl Engine {
     ) -> OpResult<u32> {
         let mut len = len;
         let source = match self.handle(from)? {
-            Handle::Reader { file, end, .. } => {
-                len = before(&end, from_offset, len);
-                file
+            Handle::Reader { read, .. } => {
+                len = read.within(from_offset, len);
+                read.file
             }
             Handle::Direct { file, .. } => file,
             Handle::Staged { staging, .. } => staging.lock().readable(),
@@ -592,11 +591,6 @@ impl Engine {
         log::warn!("the disk is full: dropped {dropped} rejected contents to make room");
         dropped > 0
     }
-}
-
-/// As much of `size` bytes at `offset` as lies before the end of what is shown.
-fn before(end: &AtomicU64, offset: u64, size: u64) -> u64 {
-    size.min(end.load(Ordering::Acquire).saturating_sub(offset))
 }
 
 fn is_full(result: &OpResult<()>) -> bool {

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::names::Move;
 use super::open::{OpenStep, Opened};
-use super::state::Handle;
+use super::state::{Handle, Shown};
 use super::{Engine, State};
 use crate::locks::{FileId, Lock, Mode, closes_cycle};
 use crate::namespace::Kind;
@@ -284,16 +284,12 @@ impl Engine {
             return Ok(());
         }
         let newer = state.nodes.get(current).ok_or(Errno::STALE)?;
-        let (fd, newer_end) = (newer.fd.clone(), newer.end.clone());
-        let file = Arc::new(at::reopen(&*fd, OFlags::RDONLY)?);
+        let (fd, shown) = (newer.fd.clone(), Shown::of(newer)?);
         if let Some(n) = state.nodes.get_mut(node) {
             n.forwarded = Some(fd);
         }
-        if let Some(Handle::Reader {
-            file: read, end, ..
-        }) = state.handles.get_mut(&handle)
-        {
-            (*read, *end) = (file, newer_end);
+        if let Some(Handle::Reader { read, .. }) = state.handles.get_mut(&handle) {
+            *read = shown;
         }
         drop(guard);
         if let Some(notify) = self.notify.get() {

@@ -9,17 +9,18 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::state::{Handle, Note};
+use super::state::{Handle, Note, Shown};
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::guard::Guard;
 use crate::journal::Record;
-use crate::namespace::Kind;
+use crate::namespace::{Kind, Node, WHOLE};
 use crate::rules::{Creation, Mode as RuleMode, Policy};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Own, Staging, Transaction};
@@ -170,19 +171,16 @@ impl Engine {
     /// A reader of a version.
     fn open_version(&self, state: &mut State, id: NodeId) -> OpResult<Opened> {
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        let file = Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?);
-        let small = file.metadata().is_ok_and(|m| m.len() <= UNCACHED);
+        let read = Shown::of(node)?;
+        let len = read.file.metadata().map_or(u64::MAX, |m| m.len());
         let locked = state.ever_locked.contains(&state.file_of(id));
-        let direct_io = (small && self.uncached()) || locked || self.may_grow(state, node, &file);
+        let direct_io = (len <= UNCACHED && self.uncached())
+            || locked
+            || self.may_grow(state, node, &read.file, len);
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
         node.cached |= !direct_io;
-        let end = node.end.clone();
-        let handle = state.add_handle(Handle::Reader {
-            node: id,
-            file,
-            end,
-        });
+        let handle = state.add_handle(Handle::Reader { node: id, read });
         Ok(Opened {
             handle,
             keep_cache: true,
@@ -195,7 +193,7 @@ impl Engine {
 
     /// Whether records may be appended while it is read: the kernel's page with the old end would
     /// show zeros in their place (C10).
-    fn may_grow(&self, state: &State, node: &crate::namespace::Node, file: &File) -> bool {
+    fn may_grow(&self, state: &State, node: &Node, file: &File, len: u64) -> bool {
         if node.grows() {
             return true;
         }
@@ -204,10 +202,8 @@ impl Engine {
             return false;
         };
         let mut last = [0];
-        let ends_a_line = file.metadata().is_ok_and(|m| {
-            let at = m.len().saturating_sub(1);
-            std::os::unix::fs::FileExt::read_at(file, &mut last, at).is_ok() && last == *b"\n"
-        });
+        let read = file.read_at(&mut last, len.saturating_sub(1));
+        let ends_a_line = read.is_ok() && last == *b"\n";
         ends_a_line && super::append::by_lines(&self.policy(state, slot, Creation::default()))
     }
 
@@ -237,10 +233,7 @@ impl Engine {
         }
         node.direct += 1;
         node.cached = true;
-        node.end.store(
-            crate::namespace::WHOLE,
-            std::sync::atomic::Ordering::Release,
-        );
+        node.end.store(WHOLE, std::sync::atomic::Ordering::Release);
         let handle = state.add_handle(Handle::Direct {
             node: id,
             file: Arc::new(file),
@@ -326,18 +319,7 @@ impl Engine {
             }
             self.drop_unopened(state, note.txn);
         }
-        let policy = self.policy(state, &slot, Creation::default());
-        let txn = self.begin(
-            state,
-            Start {
-                slot: slot.clone(),
-                begun: Begun::Edit,
-                base: Some(id),
-                policy,
-                fresh: None,
-                like: None,
-            },
-        )?;
+        let txn = self.begin_on(state, slot.clone(), id, Begun::Edit)?;
         if caller.tid == 0 {
             return Ok(txn);
         }
@@ -518,40 +500,21 @@ impl Engine {
         Err(Errno::STALE)
     }
 
-    /// A transaction on a copy for a description that is open already.
-    pub(super) fn begin_edit(
+    /// A transaction on a committed version: [`Begun::Edit`] goes on from its content,
+    /// [`Begun::Rewrite`] from nothing.
+    pub(super) fn begin_on(
         &self,
         state: &mut State,
         slot: Slot,
         base: NodeId,
+        begun: Begun,
     ) -> OpResult<TxnId> {
         let policy = self.policy(state, &slot, Creation::default());
         self.begin(
             state,
             Start {
                 slot,
-                begun: Begun::Edit,
-                base: Some(base),
-                policy,
-                fresh: None,
-                like: None,
-            },
-        )
-    }
-
-    /// A transaction whose content takes the place of what is there.
-    pub(super) fn begin_rewrite(
-        &self,
-        state: &mut State,
-        slot: Slot,
-        base: NodeId,
-    ) -> OpResult<TxnId> {
-        let policy = self.policy(state, &slot, Creation::default());
-        self.begin(
-            state,
-            Start {
-                slot,
-                begun: Begun::Rewrite,
+                begun,
                 base: Some(base),
                 policy,
                 fresh: None,

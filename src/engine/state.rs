@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::append::Appender;
@@ -21,9 +22,41 @@ use super::claims::Claimant;
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::{FileId, LockTable};
-use crate::namespace::{Kind, Nodes, PendingSet};
+use crate::namespace::{Kind, Node, Nodes, PendingSet};
+use crate::sys::at;
 use crate::txn::{Begun, Staging, Transaction};
-use crate::types::{HandleId, NodeId, Slot, TxnId};
+use crate::types::{HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
+
+/// A version's file up to the end that is shown: see [`crate::namespace::Node::end`].
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The file.
+    pub file: Arc<File>,
+    /// Where what is shown ends.
+    pub end: Arc<AtomicU64>,
+}
+
+impl Shown {
+    /// Opens a version for reading.
+    pub fn of(node: &Node) -> OpResult<Shown> {
+        Ok(Shown {
+            file: Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?),
+            end: node.end.clone(),
+        })
+    }
+
+    /// Bytes that are shown.
+    pub fn len(&self) -> OpResult<u64> {
+        let whole = self.file.metadata().map_err(|e| errno_of(&e))?.len();
+        Ok(whole.min(self.end.load(Ordering::Acquire)))
+    }
+
+    /// As much of `size` bytes at `offset` as lies before the end.
+    pub fn within(&self, offset: u64, size: u64) -> u64 {
+        let end = self.end.load(Ordering::Acquire);
+        size.min(end.saturating_sub(offset))
+    }
+}
 
 /// An open description.
 #[derive(Clone, Debug)]
@@ -32,10 +65,8 @@ pub enum Handle {
     Reader {
         /// The version's node.
         node: NodeId,
-        /// The version's file.
-        file: Arc<File>,
-        /// Where what is shown of it ends.
-        end: Arc<AtomicU64>,
+        /// What it sees.
+        read: Shown,
     },
     /// Belongs to a transaction.
     Staged {

@@ -17,7 +17,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::state::{DirEntry, Handle};
+use super::state::{DirEntry, Handle, Shown};
 use super::status::OpenTransaction;
 use super::{Engine, Opened, VOLATILE};
 use crate::store::{id_name, parse_id};
@@ -177,10 +177,10 @@ impl Engine {
                     Handle::Text(Arc::new(self.store.rejected_meta(id)?))
                 } else {
                     let file = Arc::new(self.store.open_rejected(id)?);
+                    let end = Arc::new(crate::namespace::WHOLE.into());
                     Handle::Reader {
                         node,
-                        file,
-                        end: Arc::new(crate::namespace::WHOLE.into()),
+                        read: Shown { file, end },
                     }
                 }
             }

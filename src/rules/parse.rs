@@ -12,6 +12,7 @@ use super::{
     Origin, Rule,
     policy::{Choice, KEYS, Settings},
 };
+use crate::json::{Pointer, PointerError};
 
 /// Why a rules file can't be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -323,11 +324,8 @@ fn pointers(value: &Value) -> Result<Arc<[String]>, Fault> {
 
 /// What keeps `text` from being a JSON pointer by RFC 6901. The empty one is the whole document.
 fn pointer_fault(text: &str) -> Option<&'static str> {
-    if !text.is_empty() && !text.starts_with('/') {
-        return Some("it has to begin with '/'");
-    }
-    let mut escapes = text.split('~').skip(1);
-    escapes
-        .any(|rest| !rest.starts_with(['0', '1']))
-        .then_some("'~' has to be written ~0, and '/' in a name ~1")
+    Some(match Pointer::parse(text).err()? {
+        PointerError::NoSlash(_) => "it has to begin with '/'",
+        PointerError::Tilde(_) => "'~' has to be written ~0, and '/' in a name ~1",
+    })
 }

@@ -234,6 +234,12 @@ impl Transaction {
         self.outdated || (created && !self.changed && !self.empties)
     }
 
+    /// The journal is told that this much of it is on the medium, whatever has its name by now.
+    pub fn note_durable(&mut self, content: crate::journal::Content) {
+        self.last_fsync = Some(content);
+        self.overtaken = false;
+    }
+
     /// The inode numbers under which its descriptors may stand in /proc: the kernel keeps the one
     /// it was told last.
     pub fn numbers(&self) -> impl Iterator<Item = NodeId> {

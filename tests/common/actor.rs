@@ -445,6 +445,16 @@ impl Actor {
         self.await_end();
     }
 
+    /// Kills it, which takes less than a second whatever it waits for. Gives how long.
+    #[track_caller]
+    pub fn kill_at_once(&mut self) -> Duration {
+        let begun = Instant::now();
+        self.kill(libc::SIGKILL);
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        took
+    }
+
     /// Ends the process with an exit status, running exit handlers.
     #[track_caller]
     pub fn exit(&mut self, status: i32) {

@@ -433,6 +433,13 @@ impl Mount {
         serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:#?}"))
     }
 
+    /// `commitfs locks --json`.
+    #[track_caller]
+    pub fn locks(&self) -> Vec<Value> {
+        let said = self.command(&["locks", "--json"]).ok();
+        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:#?}"))
+    }
+
     /// `commitfs ARGS… MOUNTPOINT`.
     #[track_caller]
     pub fn command(&self, args: &[&str]) -> Run {
