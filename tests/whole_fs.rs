@@ -370,6 +370,59 @@ fn ten_thousand_files_in_a_directory_are_listed_once_each() {
     assert_eq!(out.out, format!("{count}\ngone\n"));
 }
 
+/// The kernel remembers as many files as there is memory for; a process has so many descriptors.
+#[test]
+fn more_files_are_known_to_the_kernel_than_the_daemon_may_have_open() {
+    let m = mount!(
+        Mount::options()
+            .env("COMMITFS_DESCRIPTORS", 200)
+            .limit(Duration::from_secs(120))
+    );
+    let script = r#"
+import os
+def through(fd):
+    return f"/proc/self/fd/{fd}"
+dirs = [f"d{i}/{j}" for i in range(10) for j in range(5)]
+for d in dirs:
+    os.makedirs(d)
+files = [f"{d}/{n}" for d in dirs for n in range(20)]
+for f in files:
+    open(f, "w").write(f)
+handles = {f: os.open(f, os.O_PATH) for f in files[::5]}
+numbers = {f: os.stat(f).st_ino for f in files}
+assert len(set(numbers.values())) == len(files)
+
+os.rename("d3", "moved")
+here = lambda f: f.replace("d3/", "moved/", 1)
+assert {f: os.stat(here(f)).st_ino for f in files} == numbers
+for f in files:
+    assert open(here(f)).read() == f, f
+for f, fd in handles.items():
+    assert os.fstat(fd).st_ino == numbers[f], f
+    assert os.getxattr(through(fd), "user.commitfs.version") == b"1", f
+    assert open(through(fd)).read() == f, f
+
+# One that was given up can be replaced, removed, linked and moved like any other.
+kept = list(handles)
+one, two, three, four = kept[:4]
+open(one, "w").write("new")
+os.unlink(two)
+os.link(three, "link")
+os.rename(four, "elsewhere")
+for f in files[400:]:
+    os.stat(here(f))
+assert open(one).read() == "new" and os.stat(one).st_ino != numbers[one]
+assert open(through(handles[one])).read() in (one, "new")
+assert os.fstat(handles[two]).st_ino == numbers[two]
+assert open("link").read() == three and os.stat("link").st_ino == numbers[three]
+assert os.stat("elsewhere").st_ino == numbers[four]
+assert open(through(handles[four])).read() == four
+"#;
+    m.python(script).ok();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid()));
+    assert!(open.unwrap().count() < 200);
+}
+
 #[test]
 fn a_listing_under_change_gives_every_steady_name_exactly_once() {
     let m = mount!();

@@ -369,7 +369,7 @@ fn serve(plan: &Plan, writer: Option<ReadyWriter>) -> Served<()> {
 fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure> {
     let refused = |e: std::io::Error| Failure::new(exit::REFUSED, e);
     signals::block().map_err(refused)?;
-    background::raise_nofile_limit();
+    let descriptors = background::raise_nofile_limit();
     let store = Store::open(&plan.backing).map_err(store_failure)?;
     let renames = sysmount::has_rename_semantics(store.state.as_fd())
         .map_err(|e| Failure::new(exit::BAD_INPUT, format!("{}: {e}", plan.backing.display())))?;
@@ -424,6 +424,7 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
             durability: plan.durability,
             bound: plan.bound,
             privileged: rustix::process::geteuid().is_root(),
+            descriptors,
             lock_timeout: plan.lock_timeout,
             lock_warn: plan.lock_warn,
             mountpoint: plan.mountpoint.clone(),

@@ -97,8 +97,8 @@ impl Engine {
         slot: Slot,
         flags: OFlags,
     ) -> OpResult<Opened> {
+        let read = Shown::of(&state.nodes, id)?;
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
-        let read = Shown::of(node)?;
         node.readers += 1;
         let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
         let appender = Appender::new(id, true, sync, slot, read);
@@ -228,7 +228,7 @@ impl Engine {
                 continue;
             }
             let current = self.current(state, &inner.slot)?;
-            let fd = state.nodes.get(current).ok_or(Errno::STALE)?.fd.clone();
+            let fd = state.nodes.fd(current)?;
             let file = at::reopen(&*fd, OFlags::RDWR)?;
             let from = file.metadata().map_err(|e| errno_of(&e))?.len();
             let (current, end) = self.hold_end(state, current, &inner.slot, from)?;
@@ -292,7 +292,8 @@ impl Engine {
             return Ok((current, node.end.clone()));
         }
         node.superseded = true;
-        let (fd, key, version) = (node.fd.clone(), node.key, node.version);
+        let (key, version) = (node.key, node.version);
+        let fd = state.nodes.fd(current)?;
         let grown = state.nodes.create(Kind::File, fd, key, slot.clone());
         state.same_file(grown, current);
         self.supersede(state, slot, Some(current));
@@ -310,7 +311,7 @@ impl Engine {
     }
 
     fn writable(&self, node: NodeId) -> OpResult<File> {
-        let fd = self.lock().nodes.get(node).ok_or(Errno::STALE)?.fd.clone();
+        let fd = self.lock().nodes.fd(node)?;
         at::reopen(&*fd, OFlags::RDWR)
     }
 
@@ -387,7 +388,7 @@ impl Engine {
         };
         let node = state.nodes.get(current).ok_or(Errno::STALE)?;
         if node.kind == Kind::File && state.file_of(current) == state.file_of(appender.node) {
-            inner.read = Shown::of(node)?;
+            inner.read = Shown::of(&state.nodes, current)?;
         }
         Ok(())
     }
@@ -424,7 +425,7 @@ impl Engine {
         // Another process that was creating the file, too, may have come first: its version grows.
         let first = match self.current_if_any(state, &slot)? {
             Some(current) if always => {
-                let shown = Shown::of(state.nodes.get(current).ok_or(Errno::STALE)?)?;
+                let shown = Shown::of(&state.nodes, current)?;
                 Some((current, shown))
             }
             _ => None,

@@ -120,7 +120,7 @@ impl Engine {
             let mut guard = self.lock();
             let state = &mut *guard;
             let n = state.nodes.get(node).ok_or(Errno::STALE)?;
-            let (fd, kind) = (n.fd.clone(), n.kind);
+            let (fd, kind) = (state.nodes.fd(node)?, n.kind);
             let staging = match kind {
                 Kind::Private(id) => {
                     self.unprepare(state, id);
@@ -212,10 +212,7 @@ impl Engine {
             _ => node.at.clone(),
         };
         if self.is_direct(state, id, slot.as_ref())? {
-            let file = at::reopen(
-                &*state.nodes.get(id).ok_or(Errno::STALE)?.fd,
-                rustix::fs::OFlags::WRONLY,
-            )?;
+            let file = at::reopen(&*state.nodes.fd(id)?, rustix::fs::OFlags::WRONLY)?;
             rustix::fs::ftruncate(&file, size)?;
             drop_set_id(&file, caller, None)?;
             return Ok(Truncation::Done);

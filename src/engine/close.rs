@@ -374,7 +374,7 @@ impl Engine {
                 return Ok(None);
             };
             match state.nodes.get(id) {
-                Some(node) if node.kind == Kind::File => node.fd.clone(),
+                Some(node) if node.kind == Kind::File => state.nodes.fd(id)?,
                 _ => return Ok(None),
             }
         };
@@ -395,10 +395,10 @@ impl Engine {
     ) -> OpResult<()> {
         let mut state = self.lock();
         let current = self.current_if_any(&mut state, slot)?;
-        let Some(current) = current.and_then(|n| state.nodes.get(n)) else {
+        let Some(current) = current else {
             return Ok(());
         };
-        let (current, fd) = (current.id, current.fd.clone());
+        let fd = state.nodes.fd(current)?;
         let base = state
             .txns
             .get(&id)
@@ -423,8 +423,8 @@ impl Engine {
         let fd = {
             let mut state = self.lock();
             let current = self.current_if_any(&mut state, slot)?;
-            match current.and_then(|n| state.nodes.get(n)) {
-                Some(node) => node.fd.clone(),
+            match current {
+                Some(current) => state.nodes.fd(current)?,
                 None => return Ok(()),
             }
         };

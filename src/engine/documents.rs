@@ -366,7 +366,7 @@ impl Engine {
 
     fn read_document(&self, node: NodeId) -> Result<Document, Refusal> {
         let limits = Limits::default();
-        let fd = self.lock().nodes.get(node).ok_or(Errno::STALE)?.fd.clone();
+        let fd = self.lock().nodes.fd(node)?;
         let file = at::reopen(&*fd, OFlags::RDONLY)?;
         let size = file.metadata().map_err(|e| errno_of(&e))?.len();
         let size = usize::try_from(size).unwrap_or(usize::MAX);

@@ -180,8 +180,8 @@ impl Engine {
         {
             let state = self.lock();
             for item in &round.items {
-                if let Some(node) = state.nodes.get(item.slot.dir) {
-                    dirs.insert(item.slot.dir, node.fd.clone());
+                if let Ok(fd) = state.nodes.fd(item.slot.dir) {
+                    dirs.insert(item.slot.dir, fd);
                 }
             }
         }
@@ -301,12 +301,12 @@ impl Engine {
         if failpoint::mutant("C8-dir-times") {
             return;
         }
-        let Some(node) = state.nodes.get_mut(dir) else {
+        let Ok(fd) = state.nodes.fd(dir) else {
             return;
         };
         // Best effort: only the owner may.
-        at::set_mtime(&*node.fd, told).ok();
-        if let Ok(now) = at::stat(&*node.fd) {
+        at::set_mtime(&*fd, told).ok();
+        if let (Ok(now), Some(node)) = (at::stat(&*fd), state.nodes.get_mut(dir)) {
             node.ctime_shift = Some((
                 (now.st_ctime, now.st_ctime_nsec),
                 (told.st_ctime, told.st_ctime_nsec),
@@ -393,7 +393,8 @@ impl Engine {
     /// Not for ever, and not for a disk that is full.
     pub(super) fn await_backlog(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
         let begun = Instant::now();
-        let most = failpoint::number("COMMITFS_BACKLOG", BACKLOG);
+        let most = BACKLOG.min(self.config.descriptors / 8);
+        let most = failpoint::number("COMMITFS_BACKLOG", most);
         while state.seq.saturating_sub(state.durable) > most
             && state.drain.failed.or(state.drain.stuck).is_none()
             && begun.elapsed() < BACKLOG_WAIT

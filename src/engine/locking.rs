@@ -283,8 +283,7 @@ impl Engine {
         if current == node || state.file_of(current) != state.file_of(node) {
             return Ok(());
         }
-        let newer = state.nodes.get(current).ok_or(Errno::STALE)?;
-        let (fd, shown) = (newer.fd.clone(), Shown::of(newer)?);
+        let (fd, shown) = (state.nodes.fd(current)?, Shown::of(&state.nodes, current)?);
         if let Some(n) = state.nodes.get_mut(node) {
             n.forwarded = Some(fd);
         }
@@ -324,7 +323,7 @@ impl Engine {
         if node.kind != Kind::File {
             return Ok(());
         }
-        let fd = node.fd.clone();
+        let fd = state.nodes.fd(current)?;
         content.start_from(Arc::new(at::reopen(&*fd, OFlags::RDONLY)?));
         self.redress(&content.file, &staging, &fd)?;
         if let Some(txn) = state.txns.get_mut(&id) {

@@ -79,6 +79,8 @@ pub struct Config {
     pub privileged: bool,
     /// A lock held for longer is told in the log.
     pub lock_warn: Option<Duration>,
+    /// Descriptors that the process may have open.
+    pub descriptors: u64,
     /// How long an editor waits for the writer slot of a file (C9).
     pub lock_timeout: Duration,
     /// Where it is mounted, for messages.
@@ -104,8 +106,6 @@ pub struct Engine {
     /// The drain has orders.
     drain_wanted: Condvar,
     pub(crate) journal: Mutex<Journal>,
-    /// Stands for the descriptor of a file that is gone.
-    dead: Arc<OwnedFd>,
     /// One append after the other; taken before `State`.
     append_lock: Mutex<()>,
     /// Files on their way out.
@@ -182,8 +182,10 @@ impl Engine {
             .try_clone()
             .map_err(|e| crate::types::errno_of(&e))?;
         let stat = at::stat(&root)?;
+        // As many may be needed for what waits for the disk; half of all are for programs.
+        let remembered = usize::try_from(config.descriptors / 4).unwrap_or(usize::MAX);
         let state = State {
-            nodes: Nodes::new(Arc::new(root), (stat.st_dev, stat.st_ino)),
+            nodes: Nodes::new(Arc::new(root), (stat.st_dev, stat.st_ino), remembered),
             pending: PendingSet::default(),
             txns: HashMap::new(),
             open_names: std::collections::BTreeMap::new(),
@@ -224,12 +226,6 @@ impl Engine {
                 }
             })
             .map_err(|e| crate::types::errno_of(&e))?;
-        let dead = rustix::fs::open(
-            "/dev/null",
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )?;
-        let dead = Arc::new(dead);
         let rejected_bound = RejectedBound::of(&store.root);
         let engine = Arc::new(Engine {
             store,
@@ -239,7 +235,6 @@ impl Engine {
             happened: Condvar::new(),
             drain_wanted: Condvar::new(),
             journal: Mutex::new(recovered.journal),
-            dead,
             append_lock: Mutex::new(()),
             departures,
             warned: Mutex::default(),
@@ -319,7 +314,7 @@ impl Engine {
     /// Descriptor of a directory's node.
     pub(crate) fn dir_fd(&self, state: &State, dir: NodeId) -> OpResult<Arc<OwnedFd>> {
         match state.nodes.get(dir) {
-            Some(node) if node.kind == Kind::Dir => Ok(node.fd.clone()),
+            Some(node) if node.kind == Kind::Dir => state.nodes.fd(dir),
             Some(_) => Err(Errno::NOTDIR),
             None => Err(Errno::STALE),
         }
@@ -329,7 +324,7 @@ impl Engine {
     pub(crate) fn let_go(&self, state: &mut State, id: NodeId) {
         let fd = state.nodes.reap(id);
         self.bury(fd);
-        let fd = state.nodes.retire(id, &self.dead);
+        let fd = state.nodes.retire(id);
         self.bury(fd);
     }
 
@@ -343,9 +338,6 @@ impl Engine {
 
     /// Attributes of a node that isn't a transaction's.
     pub(crate) fn attr_of(&self, state: &State, node: &Node) -> OpResult<Attr> {
-        if node.dead {
-            return Err(Errno::STALE);
-        }
         if let Some(current) = &node.forwarded {
             // Readers that were granted a lock have moved on to this version (C12).
             return Ok(Attr {
@@ -354,7 +346,7 @@ impl Engine {
                 ttl: VOLATILE,
             });
         }
-        let mut stat = at::stat(&*node.fd)?;
+        let mut stat = at::stat(&*state.nodes.fd(node.id)?)?;
         if let Some((applied, told)) = node.ctime_shift
             && (stat.st_ctime, stat.st_ctime_nsec) == applied
         {
@@ -385,17 +377,16 @@ impl Engine {
         if failpoint::mutant("C8-dir-times") {
             return;
         }
-        if let Some(node) = state.nodes.get(dir) {
+        if let Ok(fd) = state.nodes.fd(dir) {
             // Best effort: only the owner may.
-            at::touch(&*node.fd).ok();
+            at::touch(&*fd).ok();
         }
     }
 
     /// Marks a directory as changed in place: the next drain makes it durable first, so that the
     /// order of commits holds across both ways.
     pub(crate) fn mark_dirty(&self, state: &mut State, dir: NodeId) {
-        if let Some(node) = state.nodes.get(dir) {
-            let fd = node.fd.clone();
+        if let Ok(fd) = state.nodes.fd(dir) {
             state.dirty_dirs.insert(dir, fd);
         }
         self.wake_drain(state);

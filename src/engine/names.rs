@@ -353,7 +353,7 @@ impl Engine {
             if node.kind != Kind::File {
                 return Ok(());
             }
-            let fd = node.fd.clone();
+            let fd = state.nodes.fd(id)?;
             let policy = self.policy(&state, to, Creation::default());
             let direct = self.policy(&state, from, Creation::default()).mode == RuleMode::Direct;
             let pending = state.pending.get(from.dir, &from.name).is_some();
@@ -550,12 +550,12 @@ impl Engine {
     }
 
     fn store_version(&self, state: &State, node: NodeId, version: u64) {
-        if let Some(node) = state.nodes.get(node)
-            && let Ok(stat) = at::stat(&*node.fd)
+        if let Ok(fd) = state.nodes.fd(node)
+            && let Ok(stat) = at::stat(&*fd)
         {
             let text = format!("{version} {}", stat.st_mtime);
             at::set_xattr(
-                &*node.fd,
+                &*fd,
                 super::publish::VERSION_XATTR.as_ref(),
                 text.as_bytes(),
                 0,
@@ -660,7 +660,7 @@ impl Engine {
             let state = self.lock();
             let n = state.nodes.get(node).ok_or(Errno::STALE)?;
             (
-                n.fd.clone(),
+                state.nodes.fd(node)?,
                 self.policy(&state, to, Creation::default()),
                 n.kind == Kind::File,
             )
@@ -687,8 +687,8 @@ impl Engine {
         }
         let node = self.newest(state, node)?;
         let dir = self.dir_fd(state, to.dir)?;
+        at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
         let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
-        at::link(&*n.fd, &*dir, &to.name)?;
         n.lookups += 1;
         self.mark_dirty(state, to.dir);
         Ok(Step::Done(node))

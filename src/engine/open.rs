@@ -170,8 +170,8 @@ impl Engine {
 
     /// A reader of a version.
     fn open_version(&self, state: &mut State, id: NodeId) -> OpResult<Opened> {
+        let read = Shown::of(&state.nodes, id)?;
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        let read = Shown::of(node)?;
         let len = read.file.metadata().map_or(u64::MAX, |m| m.len());
         let locked = state.ever_locked.contains(&state.file_of(id));
         let direct_io = (len <= UNCACHED && self.uncached())
@@ -215,7 +215,7 @@ impl Engine {
         flags: OFlags,
     ) -> OpResult<Opened> {
         let writes = writes(flags);
-        let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
+        let fd = state.nodes.fd(id)?;
         let wanted = flags
             & (OFlags::ACCMODE | OFlags::TRUNC | OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC);
         // A write-only description still gets reads from the kernel: partial pages.
@@ -224,13 +224,14 @@ impl Engine {
         } else {
             wanted
         };
-        let file = at::reopen(&*node.fd, wanted).or_else(|e| match e {
-            Errno::ACCESS => at::reopen(&*node.fd, flags & !OFlags::EXCL),
+        let file = at::reopen(&*fd, wanted).or_else(|e| match e {
+            Errno::ACCESS => at::reopen(&*fd, flags & !OFlags::EXCL),
             e => Err(e),
         })?;
         if flags.contains(OFlags::TRUNC) {
-            super::io::drop_set_id(&*node.fd, caller, None)?;
+            super::io::drop_set_id(&*fd, caller, None)?;
         }
+        let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.direct += 1;
         node.cached = true;
         node.end.store(WHOLE, std::sync::atomic::Ordering::Release);
@@ -259,14 +260,13 @@ impl Engine {
         if self.is_direct(state, id, slot)? {
             return Ok(true);
         }
-        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         let edits = flags.contains(OFlags::RDWR) && !flags.contains(OFlags::TRUNC);
         if !edits {
             return Ok(false);
         }
         use std::os::unix::fs::FileExt;
         let mut head = [0u8; 512];
-        let read = at::reopen(&*node.fd, OFlags::RDONLY)?
+        let read = at::reopen(&*state.nodes.fd(id)?, OFlags::RDONLY)?
             .read_at(&mut head, 0)
             .unwrap_or(0);
         Ok(crate::rules::looks_like_database(&head[..read]))
@@ -295,7 +295,7 @@ impl Engine {
         }
         let creation = Creation {
             exclusive: false,
-            empty: at::stat(&*node.fd)?.st_size == 0,
+            empty: at::stat(&*state.nodes.fd(id)?)?.st_size == 0,
         };
         Ok(self.policy(state, slot, creation).mode == RuleMode::Direct)
     }
@@ -529,8 +529,8 @@ impl Engine {
     }
 
     fn is_empty_file(&self, state: &State, node: Option<NodeId>) -> bool {
-        node.and_then(|n| state.nodes.get(n))
-            .and_then(|n| at::stat(&*n.fd).ok())
+        node.and_then(|n| state.nodes.fd(n).ok())
+            .and_then(|fd| at::stat(&*fd).ok())
             .is_none_or(|s| s.st_size == 0)
     }
 
@@ -559,8 +559,8 @@ impl Engine {
     /// who makes the change on its behalf, has the capability.
     pub(super) fn drop_set_id(&self, state: &State, caller: Caller, id: TxnId) -> OpResult<()> {
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
-        let node = state.nodes.get(txn.node).ok_or(Errno::STALE)?;
-        super::io::drop_set_id(&*node.fd, caller, Some(&txn.staging))
+        let fd = state.nodes.fd(txn.node)?;
+        super::io::drop_set_id(&*fd, caller, Some(&txn.staging))
     }
 
     /// Serves a writer on the readers' node, its pages uncached.
@@ -612,14 +612,7 @@ impl Engine {
 
     /// Makes the staging file and the private node of a transaction nobody has opened yet.
     fn begin(&self, state: &mut State, start: Start) -> OpResult<TxnId> {
-        let fd_of = |id: Option<NodeId>| match id {
-            Some(id) => state
-                .nodes
-                .get(id)
-                .map(|n| Some(n.fd.clone()))
-                .ok_or(Errno::STALE),
-            None => Ok(None),
-        };
+        let fd_of = |id: Option<NodeId>| id.map(|id| state.nodes.fd(id)).transpose();
         let (base, like) = (fd_of(start.base)?, fd_of(start.like)?);
         // Taken before the attributes are: a change in between is seen at the commit.
         let base_ctime = match &base {
@@ -933,7 +926,7 @@ impl Engine {
         if new {
             let dir = self.dir_fd(state, request.dir)?;
             let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
-            let fd = state.nodes.get(node).ok_or(Errno::STALE)?.fd.clone();
+            let fd = state.nodes.fd(node)?;
             self.inherit_acl(&*dir, &*fd, request.mode, request.umask)?;
         } else if request.flags.contains(OFlags::TRUNC) {
             self.drop_set_id(state, caller, id)?;

@@ -57,26 +57,29 @@ impl Engine {
 
     /// Version number of a node.
     pub(super) fn version_of(&self, state: &mut State, id: NodeId) -> u64 {
-        let Some(node) = state.nodes.get_mut(id) else {
+        let Some(node) = state.nodes.get(id) else {
             return 0;
         };
         if let Some(version) = node.version {
             return version;
         }
-        let stored = at::get_xattr(&*node.fd, VERSION_XATTR.as_ref())
+        let version = state
+            .nodes
+            .fd(id)
+            .and_then(|fd| Ok((at::get_xattr(&*fd, VERSION_XATTR.as_ref())?, fd)))
             .ok()
-            .flatten();
-        let version = stored
-            .and_then(|text| String::from_utf8(text).ok())
-            .and_then(|text| {
+            .and_then(|(stored, fd)| {
+                let text = String::from_utf8(stored?).ok()?;
                 let (version, mtime) = text.split_once(' ')?;
                 let version: u64 = version.parse().ok()?;
                 // Changed while nobody had it mounted: a new version (C20).
-                let same = at::stat(&*node.fd).ok()?.st_mtime.to_string() == mtime;
+                let same = at::stat(&*fd).ok()?.st_mtime.to_string() == mtime;
                 Some(if same { version } else { version + 1 })
             })
             .unwrap_or(1);
-        node.version = Some(version);
+        if let Some(node) = state.nodes.get_mut(id) {
+            node.version = Some(version);
+        }
         version
     }
 

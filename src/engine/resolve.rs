@@ -115,7 +115,7 @@ impl Engine {
             return self.attr_of(&state, node);
         };
         let staging = txn.staging.clone();
-        let fd = node.fd.clone();
+        let fd = state.nodes.fd(id)?;
         let unlinked = txn.discarded;
         drop(state);
         // A copy or a guard may hold the content for long; its own attributes are good enough then.
@@ -266,7 +266,7 @@ impl Engine {
 
     /// Target of a symlink.
     pub fn readlink(&self, id: NodeId) -> OpResult<Vec<u8>> {
-        let fd = self.lock().nodes.get(id).ok_or(Errno::STALE)?.fd.clone();
+        let fd = self.lock().nodes.fd(id)?;
         Ok(rustix::fs::readlinkat(&*fd, c"", Vec::new())?.into_bytes())
     }
 }

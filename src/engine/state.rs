@@ -22,7 +22,7 @@ use super::claims::Claimant;
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::{FileId, LockTable};
-use crate::namespace::{Kind, Node, Nodes, PendingSet};
+use crate::namespace::{Kind, Nodes, PendingSet};
 use crate::sys::at;
 use crate::txn::{Begun, Staging, Transaction};
 use crate::types::{HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
@@ -38,9 +38,10 @@ pub struct Shown {
 
 impl Shown {
     /// Opens a version for reading.
-    pub fn of(node: &Node) -> OpResult<Shown> {
+    pub fn of(nodes: &Nodes, id: NodeId) -> OpResult<Shown> {
+        let node = nodes.get(id).ok_or(Errno::STALE)?;
         Ok(Shown {
-            file: Arc::new(at::reopen(&*node.fd, OFlags::RDONLY)?),
+            file: Arc::new(at::reopen(&*nodes.fd(id)?, OFlags::RDONLY)?),
             end: node.end.clone(),
         })
     }

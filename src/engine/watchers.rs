@@ -102,7 +102,7 @@ impl Engine {
     }
 
     fn how_to_tell(&self, id: NodeId) -> Option<How> {
-        let fd = self.lock().nodes.get(id)?.fd.clone();
+        let fd = self.lock().nodes.fd(id).ok()?;
         match at::stat(&*fd).ok()?.st_mode & 0o111 {
             0 => Some(How::Rewritten),
             _ => Some(How::Attributes),

@@ -22,7 +22,7 @@ const DOCUMENT: &[u8] = b"user.commitfs.json";
 
 impl Engine {
     fn node_fd(&self, node: NodeId) -> OpResult<Arc<OwnedFd>> {
-        Ok(self.lock().nodes.get(node).ok_or(Errno::STALE)?.fd.clone())
+        self.lock().nodes.fd(node)
     }
 
     /// getxattr(2).

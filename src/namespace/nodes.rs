@@ -1,17 +1,23 @@
 //! Nodes: the numbers the kernel and programs know files by.
 //!
 //! Every committed version, every transaction and every directory has a node. A node holds an
-//! O_PATH descriptor of its backing inode, so it means the same file wherever renames move it.
+//! O_PATH descriptor of its backing inode, so it means the same file wherever renames move it. Of
+//! nodes that the kernel merely remembers, and that are found under their names again, only some
+//! hold one: the kernel may remember more files than a process can hold descriptors.
 //! The map from backing inode to number is kept for names that were only listed, too: `stat`,
 //! `fstat` and `readdir` must agree (C8). A pair leaves the map when its last link goes, before
 //! the backing file system can use the inode number again.
 
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::types::{NodeId, ROOT, Slot, TxnId};
+use rustix::io::Errno;
+
+use crate::sys::at;
+use crate::types::{NodeId, OpResult, ROOT, Slot, TxnId};
 
 /// First number given to a file. High, so that `/proc/PID/fdinfo` of a descriptor on some other
 /// file system hardly ever shows one of ours (see `engine::probe`).
@@ -19,6 +25,9 @@ const FIRST: NodeId = 1 << 33;
 
 /// Backing device and inode number.
 pub type Key = (u64, u64);
+
+/// Nodes looked at, at most, when one more descriptor is to be held than should be.
+const HAND: usize = 8;
 
 /// The end of a file that ends where its backing file does.
 pub const WHOLE: u64 = u64::MAX;
@@ -45,8 +54,10 @@ pub struct Node {
     pub lookups: u64,
     /// What it is.
     pub kind: Kind,
-    /// O_PATH descriptor of the backing inode.
-    pub fd: Arc<OwnedFd>,
+    /// O_PATH descriptor of the backing inode: see [`Nodes::fd`].
+    fd: RefCell<Option<Arc<OwnedFd>>>,
+    /// The descriptor was asked for since the hand last came by: see [`Nodes::give_up_some`].
+    wanted: Cell<bool>,
     /// The backing inode.
     pub key: Key,
     /// Name under which it was last found. For directories always true, `None` for the root.
@@ -84,6 +95,20 @@ impl Node {
     pub fn grows(&self) -> bool {
         self.end.load(Ordering::Acquire) != WHOLE
     }
+
+    /// Whether the name under which it was found leads to it as long as nobody takes it away, and
+    /// nobody has it open.
+    fn is_only_remembered(&self) -> bool {
+        self.id != ROOT
+            && !matches!(self.kind, Kind::Private(_))
+            && self.readers == 0
+            && self.direct == 0
+            && self.covered == 0
+            && self.forwarded.is_none()
+            && !self.pending
+            && !self.superseded
+            && !self.unlinked
+    }
 }
 
 /// All nodes.
@@ -92,15 +117,22 @@ pub struct Nodes {
     live: HashMap<NodeId, Node>,
     by_key: HashMap<Key, NodeId>,
     next: NodeId,
+    /// Nodes that hold a descriptor, or did: the next to give it up first.
+    held: RefCell<VecDeque<NodeId>>,
+    /// How many should hold one.
+    most: usize,
 }
 
 impl Nodes {
-    /// With the root directory.
-    pub fn new(root: Arc<OwnedFd>, key: Key) -> Nodes {
+    /// With the root directory. About `most` nodes hold a descriptor, not counting those that
+    /// couldn't be found without.
+    pub fn new(root: Arc<OwnedFd>, key: Key, most: usize) -> Nodes {
         let mut nodes = Nodes {
             live: HashMap::new(),
             by_key: HashMap::new(),
             next: FIRST,
+            held: RefCell::default(),
+            most,
         };
         nodes.insert(ROOT, Kind::Dir, root, key, None);
         nodes
@@ -108,13 +140,15 @@ impl Nodes {
 
     fn insert(&mut self, id: NodeId, kind: Kind, fd: Arc<OwnedFd>, key: Key, at: Option<Slot>) {
         self.by_key.insert(key, id);
+        self.held.get_mut().push_back(id);
         self.live.insert(
             id,
             Node {
                 id,
                 lookups: 0,
                 kind,
-                fd,
+                fd: RefCell::new(Some(fd)),
+                wanted: Cell::new(true),
                 key,
                 at,
                 readers: 0,
@@ -143,6 +177,72 @@ impl Nodes {
         self.live.get_mut(&id)
     }
 
+    /// O_PATH descriptor of a node's backing inode; one that was given up is opened again where
+    /// the node was found. ESTALE: the file is gone.
+    pub fn fd(&self, id: NodeId) -> OpResult<Arc<OwnedFd>> {
+        let node = self.live.get(&id).filter(|n| !n.dead);
+        let node = node.ok_or(Errno::STALE)?;
+        if node.fd.borrow().is_none() {
+            self.give_up_some();
+        }
+        self.find(node)
+    }
+
+    fn find(&self, node: &Node) -> OpResult<Arc<OwnedFd>> {
+        node.wanted.set(true);
+        if let Some(fd) = &*node.fd.borrow() {
+            return Ok(fd.clone());
+        }
+        let slot = node.at.as_ref().ok_or(Errno::STALE)?;
+        let dir = self.live.get(&slot.dir).ok_or(Errno::STALE)?;
+        let found = at::open_path(&*self.find(dir)?, &slot.name);
+        let fd = found.map_err(|e| if e == Errno::NOENT { Errno::STALE } else { e })?;
+        let stat = at::stat(&fd)?;
+        if (stat.st_dev, stat.st_ino) != node.key {
+            return Err(Errno::STALE);
+        }
+        let fd = Arc::new(fd);
+        *node.fd.borrow_mut() = Some(fd.clone());
+        self.held.borrow_mut().push_back(node.id);
+        Ok(fd)
+    }
+
+    /// Has a few nodes that weren't asked for lately give up their descriptors, while too many
+    /// hold one.
+    fn give_up_some(&self) {
+        for _ in 0..HAND {
+            let mut held = self.held.borrow_mut();
+            if held.len() <= self.most {
+                return;
+            }
+            let Some(id) = held.pop_front() else {
+                return;
+            };
+            drop(held);
+            let Some(node) = self.live.get(&id).filter(|n| n.fd.borrow().is_some()) else {
+                continue;
+            };
+            if node.wanted.take() || !self.could_be_found_again(node) {
+                self.held.borrow_mut().push_back(id);
+                continue;
+            }
+            node.fd.take();
+        }
+    }
+
+    fn could_be_found_again(&self, node: &Node) -> bool {
+        let Some(slot) = node.at.as_ref().filter(|_| node.is_only_remembered()) else {
+            return false;
+        };
+        let Some(dir) = self.live.get(&slot.dir) else {
+            return false;
+        };
+        let there = self
+            .find(dir)
+            .and_then(|dir| at::stat_at(&*dir, &slot.name));
+        matches!(there, Ok(Some(stat)) if (stat.st_dev, stat.st_ino) == node.key)
+    }
+
     /// Number for a backing inode, drawn if it has none yet.
     pub fn number(&mut self, key: Key) -> NodeId {
         let next = &mut self.next;
@@ -160,16 +260,23 @@ impl Nodes {
     /// The node of a backing inode, made if it isn't live. `at` is where it was just found.
     pub fn adopt(&mut self, kind: Kind, fd: OwnedFd, key: Key, at: Slot) -> &mut Node {
         let id = self.number(key);
+        self.give_up_some();
         if !self.live.contains_key(&id) {
             self.insert(id, kind, Arc::new(fd), key, Some(at));
         } else if let Some(node) = self.live.get_mut(&id) {
             node.at = Some(at);
+            node.wanted.set(true);
+            if node.fd.get_mut().is_none() {
+                *node.fd.get_mut() = Some(Arc::new(fd));
+                self.held.get_mut().push_back(id);
+            }
         }
         self.live.get_mut(&id).expect("just made")
     }
 
     /// A node of its own number for a backing inode nobody has seen yet.
     pub fn create(&mut self, kind: Kind, fd: Arc<OwnedFd>, key: Key, at: Slot) -> NodeId {
+        self.give_up_some();
         self.next += 1;
         let id = self.next;
         self.insert(id, kind, fd, key, Some(at));
@@ -183,7 +290,7 @@ impl Nodes {
                 self.by_key.remove(&node.key);
             }
             node.key = key;
-            node.fd = fd;
+            *node.fd.get_mut() = Some(fd);
             self.by_key.insert(key, id);
         }
     }
@@ -216,7 +323,7 @@ impl Nodes {
             if self.by_key.get(&node.key) == Some(&id) {
                 self.by_key.remove(&node.key);
             }
-            return Some(node.fd);
+            return node.fd.into_inner();
         }
         None
     }
@@ -229,9 +336,10 @@ impl Nodes {
     }
 
     /// Gives up an aborted transaction's file, which nobody has open, though the kernel still
-    /// remembers it (a superseded version may still be opened by who has just looked it up): the descriptor would keep its blocks from being freed. `dead` takes its place; the
-    /// node answers ESTALE from then on. Gives the descriptor to be closed.
-    pub fn retire(&mut self, id: NodeId, dead: &Arc<OwnedFd>) -> Option<Arc<OwnedFd>> {
+    /// remembers it (a superseded version may still be opened by who has just looked it up): the
+    /// descriptor would keep its blocks from being freed. The node answers ESTALE from then on.
+    /// Gives the descriptor to be closed.
+    pub fn retire(&mut self, id: NodeId) -> Option<Arc<OwnedFd>> {
         let node = self.live.get_mut(&id)?;
         let in_use = node.readers > 0 || node.direct > 0 || node.pending;
         if node.kind != Kind::File || !node.unlinked || in_use || node.dead {
@@ -241,7 +349,7 @@ impl Nodes {
         if self.by_key.get(&node.key) == Some(&id) {
             self.by_key.remove(&node.key);
         }
-        Some(std::mem::replace(&mut node.fd, dead.clone()))
+        node.fd.take()
     }
 
     /// The last link of a backing inode is gone: its inode number may come back as another file.
@@ -249,7 +357,11 @@ impl Nodes {
         if let Some(id) = self.by_key.get(&key).copied() {
             match self.live.get_mut(&id) {
                 // The node's descriptor keeps the inode number taken.
-                Some(node) => node.unlinked = true,
+                Some(node) if node.fd.borrow().is_some() => node.unlinked = true,
+                Some(node) => {
+                    (node.unlinked, node.dead) = (true, true);
+                    self.by_key.remove(&key);
+                }
                 None => {
                     self.by_key.remove(&key);
                 }

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::sys::failpoint;
+
 /// Set in the environment of a process that was started by [`spawn_background`], to the number of its ready pipe.
 pub const READY_VARIABLE: &str = "COMMITFS_READY_FD";
 /// The pipe is handed over as standard output.
@@ -222,7 +224,7 @@ fn send_state(address: &OsStr, state: &str) -> io::Result<()> {
 /// Raises the number of files this process may have open as far as it may, and says how far.
 pub fn raise_nofile_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    // Who may raises the hard limit, too: each file that the kernel knows costs a descriptor.
+    // Who may raises the hard limit, too: each file that is open costs a descriptor or two.
     let most = std::fs::read_to_string("/proc/sys/fs/nr_open")
         .ok()
         .and_then(|text| text.trim().parse().ok());
@@ -243,7 +245,17 @@ pub fn raise_nofile_limit() -> u64 {
     {
         log::warn!("cannot raise the limit of open files: {error}");
     }
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+    let current = getrlimit(Resource::Nofile).current;
+    let current = current.unwrap_or(u64::MAX);
+    let lowered = failpoint::number("COMMITFS_DESCRIPTORS", current);
+    if lowered < current {
+        let lower = Rlimit {
+            current: Some(lowered),
+            ..limit
+        };
+        setrlimit(Resource::Nofile, lower).ok();
+    }
+    lowered
 }
 
 #[cfg(test)]
