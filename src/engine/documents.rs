@@ -295,7 +295,7 @@ impl Engine {
                 (base.node, base.version)
             };
             let result = result_text(version, document, applied.target.as_ref());
-            let bytes = document.size_bound();
+            let bytes = document.text_len();
             if let Some(parsed) = parsed.as_mut() {
                 parsed.node = node;
             }
@@ -487,7 +487,7 @@ impl Engine {
             reason: e.to_string(),
         });
         let text = value.map(|v| v.to_string().into_bytes());
-        let bytes = document.size_bound();
+        let bytes = document.text_len();
         drop(parsed);
         self.documents.account(&slot, bytes);
         text

@@ -2,6 +2,7 @@
 
 use super::edit::{Applied, Editor, Undo};
 use super::error::{JsonError, PatchError};
+use super::layout;
 use super::merge_patch::MergePatch;
 use super::object::Object;
 use super::parse::parse;
@@ -39,7 +40,7 @@ impl Default for Limits {
 pub struct Document {
     value: Value,
     style: Style,
-    /// An upper bound of the text's length.
+    /// Length of the text in bytes.
     size: usize,
 }
 
@@ -72,7 +73,7 @@ impl Document {
     }
 
     fn new(value: Value, style: Style) -> Document {
-        let size = write::weight(&value, &style, 0) + style.before.len() + style.after.len();
+        let size = layout::length(&value, &style, 0) + style.before.len() + style.after.len();
         Document { value, style, size }
     }
 
@@ -86,8 +87,8 @@ impl Document {
         write::document_text(&self.value, &self.style, self.size)
     }
 
-    /// At least as many bytes as the text has.
-    pub fn size_bound(&self) -> usize {
+    /// Length of the text in bytes; costs nothing.
+    pub fn text_len(&self) -> usize {
         self.size
     }
 
@@ -137,7 +138,9 @@ impl Document {
             },
             policy,
         );
-        let document = Document::new(merged.value, mine.style.clone());
+        let mut value = merged.value;
+        layout::lay_out(&mut value, &mine.style, mine.style.usual());
+        let document = Document::new(value, mine.style.clone());
         (document, merged.conflicts)
     }
 }

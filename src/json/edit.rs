@@ -2,12 +2,12 @@
 
 use super::document::Limits;
 use super::error::PatchErrorKind;
+use super::layout::{Inside, lay_out, length, lines_above, usual_at};
 use super::object::{Member, Object};
 use super::pointer::{Address, Missing, Pointer, Spot, value_at, value_at_mut};
 use super::style::{Layout, Style};
 use super::text::Text;
 use super::value::Value;
-use super::write::{item_weight, weight};
 use super::{MAX_DEPTH, NumberError};
 
 /// What an edit did.
@@ -57,6 +57,10 @@ enum Step {
     ClosedHoles {
         object: Address,
         holes: Vec<usize>,
+    },
+    /// A container got its layout, as it is to get its first item.
+    LaidOut {
+        container: Address,
     },
 }
 
@@ -149,7 +153,22 @@ impl<'a> Editor<'a> {
     }
 
     /// Puts a value to where it takes the place of another or is added.
-    pub(super) fn put(&mut self, spot: Spot, value: Value) -> Result<(), Failure> {
+    pub(super) fn put(&mut self, spot: Spot, mut value: Value) -> Result<(), Failure> {
+        if let Spot::Item {
+            array: container, ..
+        }
+        | Spot::Member {
+            object: container, ..
+        } = &spot
+        {
+            self.lay_out_container(container);
+        }
+        let usual = match &spot {
+            Spot::Existing(at) => usual_at(self.root, self.style, at),
+            Spot::Item { array, index } => self.usual_in(array, *index),
+            Spot::Member { object, .. } => self.usual_in(object, usize::MAX),
+        };
+        lay_out(&mut value, self.style, usual);
         if let Err(failure) = self.check(&spot, &value) {
             self.hand = Some(value);
             return Err(failure);
@@ -172,39 +191,64 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
+    fn usual_in(&self, container: &Address, position: usize) -> Layout {
+        let at = [container.as_slice(), &[position]].concat();
+        usual_at(self.root, self.style, &at)
+    }
+
+    /// What was empty gets the layout that is usual at its place.
+    fn lay_out_container(&mut self, container: &Address) {
+        let usual = usual_at(self.root, self.style, container);
+        let layout = layout_at(self.root, container);
+        if *layout == Layout::Auto {
+            *layout = usual;
+            self.steps.push(Step::LaidOut {
+                container: container.clone(),
+            });
+        }
+    }
+
     /// Is there room for the value, in depth and in size? If so, it counts from now on.
     fn check(&mut self, spot: &Spot, value: &Value) -> Result<(), Failure> {
         let (added, depth, removed) = match spot {
             Spot::Existing(at) => {
-                let old = weight(value_at(self.root, at), self.style, at.len());
-                (weight(value, self.style, at.len()), at.len(), old)
+                let lines = lines_above(self.root, self.style, at);
+                let old = length(value_at(self.root, at), self.style, lines);
+                (length(value, self.style, lines), at.len(), old)
             }
-            Spot::Item { array, .. } => self.added_weight(array, None, value),
-            Spot::Member { object, key } => self.added_weight(object, Some(key), value),
+            Spot::Item { array, .. } => {
+                let added = self.item_length(array, None, value);
+                (added, array.len() + 1, 0)
+            }
+            Spot::Member { object, key } => {
+                let added = self.item_length(object, Some(key), value);
+                (added, object.len() + 1, 0)
+            }
         };
         if depth + value.depth() > MAX_DEPTH {
             let reason = format!("the result would be nested deeper than {MAX_DEPTH}");
             return Err(Failure::new(PatchErrorKind::TooLarge, reason));
         }
-        let size = (*self.size + added).saturating_sub(removed);
+        let size = *self.size + added - removed;
         if size > self.limits.bytes && size > *self.size {
             let limit = self.limits.bytes;
-            let reason = format!("the result could exceed {limit} bytes");
+            let reason = format!("the result would exceed {limit} bytes");
             return Err(Failure::new(PatchErrorKind::TooLarge, reason));
         }
         *self.size = size;
         Ok(())
     }
 
-    fn added_weight(
-        &self,
-        container: &Address,
-        key: Option<&Text>,
-        value: &Value,
-    ) -> (usize, usize, usize) {
-        let depth = container.len() + 1;
-        let layout = layout_at(self.root, container);
-        (item_weight(key, value, self.style, depth, layout), depth, 0)
+    /// How much longer a container's text is for an item that is not in it.
+    fn item_length(&self, container: &Address, key: Option<&Text>, value: &Value) -> usize {
+        let lines = lines_above(self.root, self.style, container);
+        let container = value_at(self.root, container);
+        let others = match container {
+            Value::Array(array) => array.items.len(),
+            Value::Object(object) => object.len(),
+            _ => 0,
+        };
+        Inside::of(container, self.style, lines).length(key, value, others == 0)
     }
 
     /// Removes the value at `at`, which is not the whole document.
@@ -223,7 +267,7 @@ impl<'a> Editor<'a> {
     pub(super) fn shift(&mut self, from: Address, to: &Pointer) -> Result<Pointer, Failure> {
         let value = self.take(from);
         let spot = self
-            .count_work(weight(&value, self.style, 0))
+            .count_work(length(&value, self.style, 0))
             .and_then(|()| Ok(to.spot(self.root)?));
         match spot {
             Ok(spot) => {
@@ -240,7 +284,7 @@ impl<'a> Editor<'a> {
 
     /// A copy of the value at `from`.
     pub(super) fn copy(&mut self, from: &[usize]) -> Result<Value, Failure> {
-        self.count_work(weight(value_at(self.root, from), self.style, 0))?;
+        self.count_work(length(value_at(self.root, from), self.style, 0))?;
         Ok(value_at(self.root, from).clone())
     }
 
@@ -258,8 +302,6 @@ impl<'a> Editor<'a> {
     /// Takes a value from its container, into the hands of the caller.
     fn take(&mut self, mut at: Address) -> Value {
         let position = at.pop().expect("the whole document can't be taken");
-        let depth = at.len() + 1;
-        let layout = layout_at(self.root, &at);
         let (key, value) = match value_at_mut(self.root, &at) {
             Value::Array(array) => (None, array.items.remove(position)),
             Value::Object(object) => {
@@ -268,8 +310,7 @@ impl<'a> Editor<'a> {
             }
             _ => unreachable!("addresses lead through containers"),
         };
-        let weight = item_weight(key.as_ref(), &value, self.style, depth, layout);
-        *self.size = self.size.saturating_sub(weight);
+        *self.size -= self.item_length(&at, key.as_ref(), &value);
         self.steps.push(match key {
             None => Step::RemovedItem {
                 array: at,
@@ -336,6 +377,7 @@ impl Step {
                 items_at(root, &array).insert(index, value);
             }
             Step::ClosedHoles { object, holes } => object_at(root, &object).open_holes(&holes),
+            Step::LaidOut { container } => *layout_at(root, &container) = Layout::Auto,
         }
     }
 }
@@ -356,10 +398,10 @@ fn object_at<'a>(root: &'a mut Value, at: &[usize]) -> &'a mut Object {
     }
 }
 
-fn layout_at(root: &Value, at: &[usize]) -> Layout {
-    match value_at(root, at) {
-        Value::Array(array) => array.layout,
-        Value::Object(object) => object.layout,
-        _ => Layout::Auto,
+fn layout_at<'a>(root: &'a mut Value, at: &[usize]) -> &'a mut Layout {
+    match value_at_mut(root, at) {
+        Value::Array(array) => &mut array.layout,
+        Value::Object(object) => &mut object.layout,
+        _ => unreachable!("the address is that of a container"),
     }
 }

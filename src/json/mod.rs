@@ -16,6 +16,7 @@ mod array;
 mod document;
 mod edit;
 mod error;
+mod layout;
 mod merge_patch;
 mod number;
 mod object;

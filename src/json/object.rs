@@ -65,6 +65,12 @@ impl Object {
         self.slots.iter().flatten()
     }
 
+    /// The values in front of a slot, the nearest first.
+    pub(super) fn values_before(&self, slot: usize) -> impl Iterator<Item = &Value> {
+        let before = &self.slots[..slot.min(self.slots.len())];
+        before.iter().rev().flatten().map(|member| &member.value)
+    }
+
     /// The members in order, with their slots.
     pub(super) fn slots(&self) -> impl Iterator<Item = (usize, &Member)> {
         let slots = self.slots.iter().enumerate();

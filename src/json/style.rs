@@ -3,7 +3,7 @@
 /// How the items of one array or object are laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Layout {
-    /// As its surroundings are: for what was empty, or came by an edit.
+    /// None yet: for what is empty, or is about to come by an edit.
     #[default]
     Auto,
     /// All on one line.
@@ -42,6 +42,28 @@ impl Style {
             after: "\n".into(),
             ..Evidence::default().conclude()
         }
+    }
+
+    /// The layout of a container for which nothing else speaks.
+    pub(super) fn usual(&self) -> Layout {
+        match self.indent {
+            Some(_) => Layout::Lines,
+            None => Layout::Inline,
+        }
+    }
+
+    /// The same for one inside of a container of this layout.
+    pub(super) fn usual_inside(&self, layout: Layout) -> Layout {
+        match layout {
+            Layout::Inline => Layout::Inline,
+            _ => self.usual(),
+        }
+    }
+
+    /// Whether the items of a container of this layout stand on lines of their own. A document
+    /// without such has no indentation to put them there with.
+    pub(super) fn has_lines(&self, layout: Layout) -> bool {
+        layout != Layout::Inline && self.indent.is_some()
     }
 
     /// No space at all.

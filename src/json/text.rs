@@ -157,6 +157,17 @@ fn push_escape(source: &mut String, unit: u16) {
     write!(source, "\\u{unit:04x}").expect("a string takes everything");
 }
 
+/// Length of what [`push_ascii`] appends.
+pub(super) fn ascii_length(source: &str) -> usize {
+    if source.is_ascii() {
+        return source.len();
+    }
+    source
+        .chars()
+        .map(|c| if c.is_ascii() { 1 } else { 6 * c.len_utf16() })
+        .sum()
+}
+
 /// Appends `source` with every character beyond ASCII escaped.
 pub(super) fn push_ascii(out: &mut String, source: &str) {
     for character in source.chars() {

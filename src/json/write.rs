@@ -2,19 +2,19 @@
 
 use super::array::Array;
 use super::object::Object;
-use super::style::{Layout, Style};
+use super::style::Style;
 use super::text::{Text, push_ascii};
 use super::value::Value;
 
-/// The whole text of a document; `size` is about how many bytes it has.
+/// The whole text of a document, which has `size` bytes.
 pub(super) fn document_text(value: &Value, style: &Style, size: usize) -> String {
     let mut writer = Writer {
-        out: String::with_capacity(size + style.before.len() + style.after.len()),
+        out: String::with_capacity(size),
         style,
         depth: 0,
     };
     writer.out.push_str(&style.before);
-    writer.value(value, writer.default_layout());
+    writer.value(value);
     writer.out.push_str(&style.after);
     writer.out
 }
@@ -26,7 +26,7 @@ pub(super) fn value_text(value: &Value, style: &Style) -> String {
         style,
         depth: 0,
     };
-    writer.value(value, writer.default_layout());
+    writer.value(value);
     writer.out
 }
 
@@ -38,80 +38,52 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn default_layout(&self) -> Layout {
-        match self.style.indent {
-            Some(_) => Layout::Lines,
-            None => Layout::Inline,
-        }
-    }
-
-    /// `auto` is the layout of containers that have none of their own.
-    fn value(&mut self, value: &Value, auto: Layout) {
+    fn value(&mut self, value: &Value) {
         match value {
             Value::Null => self.out.push_str("null"),
             Value::Bool(true) => self.out.push_str("true"),
             Value::Bool(false) => self.out.push_str("false"),
             Value::Number(number) => self.out.push_str(number.text()),
             Value::String(text) => self.text(text),
-            Value::Array(array) => self.array(array, auto),
-            Value::Object(object) => self.object(object, auto),
+            Value::Array(array) => self.array(array),
+            Value::Object(object) => self.object(object),
         }
     }
 
-    fn array(&mut self, array: &Array, auto: Layout) {
-        let layout = self.resolve(array.layout, auto);
-        let mut siblings = self.layout_inside(layout);
+    fn array(&mut self, array: &Array) {
+        let has_lines = self.style.has_lines(array.layout);
         self.out.push('[');
-        self.depth += usize::from(layout == Layout::Lines);
+        self.depth += usize::from(has_lines);
         for (number, item) in array.items.iter().enumerate() {
-            self.before_item(number == 0, layout, &self.style.array_padding);
-            self.value(item, siblings);
-            siblings = layout_of(item).unwrap_or(siblings);
+            self.before_item(number == 0, has_lines, &self.style.array_padding);
+            self.value(item);
         }
-        self.depth -= usize::from(layout == Layout::Lines);
+        self.depth -= usize::from(has_lines);
         if !array.items.is_empty() {
-            self.before_end(layout, &self.style.array_padding);
+            self.before_end(has_lines, &self.style.array_padding);
         }
         self.out.push(']');
     }
 
-    fn object(&mut self, object: &Object, auto: Layout) {
-        let layout = self.resolve(object.layout, auto);
-        let mut siblings = self.layout_inside(layout);
+    fn object(&mut self, object: &Object) {
+        let has_lines = self.style.has_lines(object.layout);
         self.out.push('{');
-        self.depth += usize::from(layout == Layout::Lines);
+        self.depth += usize::from(has_lines);
         for (number, member) in object.members().enumerate() {
-            self.before_item(number == 0, layout, &self.style.object_padding);
+            self.before_item(number == 0, has_lines, &self.style.object_padding);
             self.text(&member.key);
             self.out.push_str(&self.style.colon);
-            self.value(&member.value, siblings);
-            siblings = layout_of(&member.value).unwrap_or(siblings);
+            self.value(&member.value);
         }
-        self.depth -= usize::from(layout == Layout::Lines);
+        self.depth -= usize::from(has_lines);
         if !object.is_empty() {
-            self.before_end(layout, &self.style.object_padding);
+            self.before_end(has_lines, &self.style.object_padding);
         }
         self.out.push('}');
     }
 
-    /// A document without lines of its own has no indentation to put things on lines with.
-    fn resolve(&self, layout: Layout, auto: Layout) -> Layout {
-        match layout {
-            _ if self.style.indent.is_none() => Layout::Inline,
-            Layout::Auto => auto,
-            own => own,
-        }
-    }
-
-    fn layout_inside(&self, layout: Layout) -> Layout {
-        match layout {
-            Layout::Inline => Layout::Inline,
-            _ => self.default_layout(),
-        }
-    }
-
-    fn before_item(&mut self, is_first: bool, layout: Layout, padding: &str) {
-        if layout == Layout::Lines {
+    fn before_item(&mut self, is_first: bool, has_lines: bool, padding: &str) {
+        if has_lines {
             if !is_first {
                 self.out.push_str(&self.style.line_separator);
             }
@@ -123,8 +95,8 @@ impl Writer<'_> {
         }
     }
 
-    fn before_end(&mut self, layout: Layout, padding: &str) {
-        if layout == Layout::Lines {
+    fn before_end(&mut self, has_lines: bool, padding: &str) {
+        if has_lines {
             self.new_line();
         } else {
             self.out.push_str(padding);
@@ -148,78 +120,5 @@ impl Writer<'_> {
             self.out.push_str(source);
         }
         self.out.push('"');
-    }
-}
-
-/// The layout that a value shows to what is added behind it.
-fn layout_of(value: &Value) -> Option<Layout> {
-    let layout = match value {
-        Value::Array(array) => array.layout,
-        Value::Object(object) => object.layout,
-        _ => Layout::Auto,
-    };
-    (layout != Layout::Auto).then_some(layout)
-}
-
-/// At least as many bytes as the value takes in a document, `depth` containers deep. The weight of
-/// a container is that of its brackets and of its items, each by itself, so it can be kept up as
-/// items come and go.
-pub(super) fn weight(value: &Value, style: &Style, depth: usize) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) => 5,
-        Value::Number(number) => number.text().len(),
-        Value::String(text) => text_weight(text, style),
-        Value::Array(array) => {
-            let each = |item: &Value| item_weight(None, item, style, depth + 1, array.layout);
-            brackets_weight(style, depth, array.layout)
-                + array.items.iter().map(each).sum::<usize>()
-        }
-        Value::Object(object) => {
-            let (inner, layout) = (depth + 1, object.layout);
-            brackets_weight(style, depth, layout)
-                + object
-                    .members()
-                    .map(|member| {
-                        item_weight(Some(&member.key), &member.value, style, inner, layout)
-                    })
-                    .sum::<usize>()
-        }
-    }
-}
-
-/// The weight of an item or member of a container of this layout, with all that separates it from
-/// the next one.
-pub(super) fn item_weight(
-    key: Option<&Text>,
-    value: &Value,
-    style: &Style,
-    depth: usize,
-    layout: Layout,
-) -> usize {
-    let name = key.map_or(0, |key| text_weight(key, style) + style.colon.len());
-    let separator = style.separator.len().max(style.line_separator.len());
-    name + separator + line_weight(style, depth, layout) + weight(value, style, depth)
-}
-
-fn brackets_weight(style: &Style, depth: usize, layout: Layout) -> usize {
-    let padding = style.array_padding.len().max(style.object_padding.len());
-    2 + 2 * padding + line_weight(style, depth, layout)
-}
-
-fn line_weight(style: &Style, depth: usize, layout: Layout) -> usize {
-    match &style.indent {
-        Some(indent) if layout != Layout::Inline => style.newline.len() + depth * indent.len(),
-        _ => 0,
-    }
-}
-
-fn text_weight(text: &Text, style: &Style) -> usize {
-    let source = text.source();
-    let quoted = source.len() + 2;
-    if style.ascii && !source.is_ascii() {
-        // Two bytes of UTF-8 become six, three become six, four become twelve.
-        3 * quoted
-    } else {
-        quoted
     }
 }

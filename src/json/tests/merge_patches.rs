@@ -71,7 +71,7 @@ fn a_merge_that_gets_too_large_or_deep_changes_nothing() {
     assert_eq!(error.kind, PatchErrorKind::TooLarge);
     assert_eq!(
         error.to_string(),
-        "merge failed: the result could exceed 30 bytes"
+        "merge failed: the result would exceed 30 bytes"
     );
     assert_eq!(document.to_text(), text);
 }

@@ -34,13 +34,16 @@ fn try_patch(text: &str, patch: &str) -> Result<String, PatchError> {
     let limits = Limits::default();
     let patch = Patch::parse(patch.as_bytes(), &limits)?;
     let mut document = document(text);
-    let (before, size) = (document.to_text(), document.size_bound());
+    let (before, size) = (document.to_text(), document.text_len());
     let applied = document.apply(&patch, &limits);
     match applied {
-        Ok(_) => Ok(document.to_text()),
+        Ok(_) => {
+            assert_eq!(document.text_len(), document.to_text().len());
+            Ok(document.to_text())
+        }
         Err(error) => {
             assert_eq!(document.to_text(), before, "a failed patch left something");
-            assert_eq!(document.size_bound(), size);
+            assert_eq!(document.text_len(), size);
             Err(error)
         }
     }
@@ -52,6 +55,7 @@ fn merged(text: &str, patch: &str) -> String {
     let patch = MergePatch::parse(patch.as_bytes(), &limits).expect("the patch is JSON");
     let mut document = document(text);
     document.apply_merge(&patch, &limits).expect("it is small");
+    assert_eq!(document.text_len(), document.to_text().len());
     document.to_text()
 }
 

@@ -74,13 +74,10 @@ fn what_programs_write_comes_back_byte_for_byte() {
 }
 
 #[test]
-fn a_text_is_never_longer_than_its_bound() {
+fn the_length_of_a_text_is_known() {
     for (program, text) in WRITTEN {
         let document = document(text);
-        assert!(
-            document.size_bound() >= document.to_text().len(),
-            "{program}"
-        );
+        assert!(document.text_len() == document.to_text().len(), "{program}");
     }
 }
 
