@@ -67,6 +67,12 @@ pub fn mtime_ns(stat: &rustix::fs::Stat) -> i128 {
     i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec)
 }
 
+/// Whole seconds, and nanoseconds beyond, of nanoseconds since the epoch.
+pub fn seconds_of(ns: i128) -> (i64, u64) {
+    let seconds = i64::try_from(ns.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);
+    (seconds, ns.rem_euclid(1_000_000_000) as u64)
+}
+
 /// Turns an I/O error into the errno it carries, EIO when it carries none.
 pub fn errno_of(error: &std::io::Error) -> Errno {
     error

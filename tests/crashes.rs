@@ -22,7 +22,7 @@ struct Load {
     base: Vec<u64>,
 }
 
-const WAYS: [&str; 4] = ["rewrite", "replace", "fsync", "new"];
+const WAYS: [&str; 5] = ["rewrite", "replace", "fsync", "new", "patch"];
 
 impl Load {
     fn start(m: &Mount, base: &[u64], random: &mut Random) -> Load {
@@ -79,8 +79,11 @@ impl Load {
             let content = m
                 .read(name)
                 .unwrap_or_else(|| panic!("{when}: {name} is gone"));
-            let found = version_of(&content)
-                .unwrap_or_else(|why| panic!("{when}: {name} ({how}) is torn: {why}"));
+            let found = match *how {
+                "patch" => number_in(&content),
+                _ => version_of(&content),
+            };
+            let found = found.unwrap_or_else(|why| panic!("{when}: {name} ({how}) is torn: {why}"));
             assert!(
                 found == *known || found == known + 1,
                 "{when}: {name} ({how}) has version {found}, but {known} was acknowledged"
@@ -94,6 +97,11 @@ impl Load {
             .map(check)
             .collect()
     }
+}
+
+fn number_in(document: &[u8]) -> Result<u64, String> {
+    let value: serde_json::Value = serde_json::from_slice(document).map_err(|e| e.to_string())?;
+    value["n"].as_u64().ok_or_else(|| value.to_string())
 }
 
 /// One name for each version: each acknowledged one is there, whole, and none beyond the next.

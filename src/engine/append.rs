@@ -380,9 +380,9 @@ impl Engine {
     /// Reads go to the file's current version from now on: a lock was granted (C12), say.
     pub(super) fn move_appender(&self, appender: &Appender) -> OpResult<()> {
         let mut inner = appender.inner.lock();
-        let mut guard = self.lock();
-        let state = &mut *guard;
         let slot = inner.slot.clone();
+        let mut guard = self.lock_settled(&slot)?;
+        let state = &mut *guard;
         let Some(current) = self.current_if_any(state, &slot)? else {
             return Ok(());
         };
@@ -417,7 +417,9 @@ impl Engine {
             synced: false,
         };
         drop(content);
-        let mut guard = self.lock();
+        let slot = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
+        let slot = slot.ok_or(Errno::STALE)?;
+        let mut guard = self.lock_settled(&slot)?;
         let state = &mut *guard;
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
         super::close::check_target(self, state, &txn.slot)?;

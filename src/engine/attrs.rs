@@ -89,6 +89,13 @@ impl Engine {
         if self.is_herald(caller) {
             return done(self.herald_attr(node));
         }
+        if self.is_unsettled(node) {
+            let engine = self.clone();
+            return self.pool.run(move || match engine.settle(node) {
+                Ok(()) => engine.setattr(caller, node, handle, change, done),
+                Err(errno) => done(Err(errno)),
+            });
+        }
         let engine = self.clone();
         let finish = move |size: OpResult<()>| {
             done(

@@ -369,7 +369,7 @@ impl Engine {
         guard: Guard,
     ) -> OpResult<Option<Verdict>> {
         let fd = {
-            let mut state = self.lock();
+            let mut state = self.lock_settled(slot)?;
             let Some(id) = self.current_if_any(&mut state, slot)? else {
                 return Ok(None);
             };
@@ -393,7 +393,7 @@ impl Engine {
         content: &mut crate::txn::Content,
         slot: &Slot,
     ) -> OpResult<()> {
-        let mut state = self.lock();
+        let mut state = self.lock_settled(slot)?;
         let current = self.current_if_any(&mut state, slot)?;
         let Some(current) = current else {
             return Ok(());
@@ -421,7 +421,7 @@ impl Engine {
         slot: &Slot,
     ) -> OpResult<()> {
         let fd = {
-            let mut state = self.lock();
+            let mut state = self.lock_settled(slot)?;
             let current = self.current_if_any(&mut state, slot)?;
             match current {
                 Some(current) => state.nodes.fd(current)?,

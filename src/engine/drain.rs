@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use super::publish::VERSION_XATTR;
 use super::{Engine, State};
 use crate::journal::{Edit, Record};
+use crate::namespace::Pending;
 use crate::sys::{at, failpoint};
 use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns};
 
@@ -37,6 +38,8 @@ pub(super) fn rotate_at() -> u64 {
 const BACKLOG: u64 = 4096;
 /// A close that waits for the disk goes on after this.
 const BACKLOG_WAIT: Duration = Duration::from_secs(30);
+/// A document's text is written to its file after this, if nobody has asked for it before.
+const TEXT_DELAY: Duration = Duration::from_millis(500);
 
 /// A version to be applied.
 struct Item {
@@ -46,8 +49,30 @@ struct Item {
     synced: bool,
 }
 
+impl Item {
+    /// What can be applied of a name: a document that is not written out builds on what it has
+    /// replaced, and on the journal.
+    fn of((slot, pending): (Slot, &Pending)) -> Option<Item> {
+        let (id, file, synced) = match pending.unwritten {
+            None => (pending.id, &pending.file, pending.synced),
+            Some(_) => {
+                let base = pending.superseded.last()?;
+                (base.id, &base.file, false)
+            }
+        };
+        Some(Item {
+            slot,
+            id,
+            file: file.clone(),
+            synced,
+        })
+    }
+}
+
 struct Round {
     upto: u64,
+    /// There are commits that are not known to be on the medium.
+    commits: bool,
     items: Vec<Item>,
     dirs: HashMap<NodeId, Arc<OwnedFd>>,
     appended: Vec<(NodeId, u64, Arc<File>)>,
@@ -75,6 +100,7 @@ impl Engine {
         let mut state = self.lock();
         loop {
             let work = !state.pending.is_empty()
+                || state.durable < state.seq
                 || !state.dirty_dirs.is_empty()
                 || !state.condemned.is_empty()
                 || !state.appended.is_empty();
@@ -107,18 +133,20 @@ impl Engine {
     ) -> parking_lot::MutexGuard<'a, State> {
         state.drain.busy = true;
         state.drain.due = None;
+        let all = std::mem::take(&mut state.drain.write_out) || state.drain.stop;
+        drop(state);
+        let delay = if all {
+            Duration::ZERO
+        } else {
+            self.text_delay()
+        };
+        let texts = self.documents.unwritten_for(delay);
+        let written = texts.iter().try_for_each(|slot| self.write_out(slot));
+        let mut state = self.lock();
         let round = Round {
             upto: state.seq,
-            items: state
-                .pending
-                .iter()
-                .map(|(slot, p)| Item {
-                    slot,
-                    id: p.id,
-                    file: p.file.clone(),
-                    synced: p.synced,
-                })
-                .collect(),
+            items: state.pending.iter().filter_map(Item::of).collect(),
+            commits: state.durable < state.seq,
             dirs: std::mem::take(&mut state.dirty_dirs),
             appended: state
                 .appended
@@ -128,6 +156,7 @@ impl Engine {
         };
         drop(state);
         let result = self.run_round(&round);
+        let result = result.map(|stuck| stuck.or(written.err()));
         let mut state = self.lock();
         state.drain.busy = false;
         state.drain.rounds += 1;
@@ -162,10 +191,12 @@ impl Engine {
         failpoint::sync("C19-sync-dirs-before", || {
             self.sync_dirs(round.dirs.values())
         })?;
-        if !round.items.is_empty() || !round.appended.is_empty() {
+        if round.commits || !round.items.is_empty() || !round.appended.is_empty() {
             let appended: Vec<_> = round.appended.iter().map(|(_, _, f)| &**f).collect();
             failpoint::sync("C19-sync-appends", || at::sync_files(&appended))?;
-            self.sync_items(&round.items)?;
+            if !round.items.is_empty() {
+                self.sync_items(&round.items)?;
+            }
             failpoint::crash_point("data-synced");
             self.append(&Record::Durable { seq: round.upto })?;
             self.sync_journal()?;
@@ -215,13 +246,17 @@ impl Engine {
         let Some(pending) = state.pending.get(item.slot.dir, &item.slot.name) else {
             return Ok(());
         };
-        let newest = pending.id == item.id;
+        let newest = pending.id == item.id && pending.unwritten.is_none();
         if !newest && pending.superseded.iter().all(|s| s.id != item.id) {
             return Ok(());
         }
         let (node, version) = (pending.node, pending.version);
         let dir = self.dir_fd(state, item.slot.dir)?;
-        let told = at::stat(&*item.file).ok();
+        let told = state
+            .nodes
+            .get(node)
+            .and_then(|n| self.attr_of(state, n).ok());
+        let told = told.filter(|_| newest).map(|attr| attr.stat);
         if newest {
             let mtime = told.map_or(0, |t| mtime_ns(&t) / 1_000_000_000);
             // Best effort: without it the numbers begin again after a remount.
@@ -340,7 +375,7 @@ impl Engine {
             staged.extend(p.superseded.iter().map(|s| s.id));
         }
         state.unapplied.retain(|(seq, record)| {
-            *seq > upto || matches!(record, Record::Commit { edits, .. } if edits.iter().any(|e| matches!(e, Edit::Put { id, .. } if staged.contains(id))))
+            *seq > upto || matches!(record, Record::Commit { edits, .. } if edits.iter().any(|e| matches!(e, Edit::Put { id, .. } | Edit::Patch { id, .. } if staged.contains(id))))
         });
         if !state.pending.is_empty() || !state.appended.is_empty() {
             self.wake_drain(state);
@@ -379,6 +414,7 @@ impl Engine {
         let mut state = self.lock();
         let target = state.drain.rounds + if state.drain.busy { 2 } else { 1 };
         state.drain.wanted = state.drain.wanted.max(target);
+        state.drain.write_out = true;
         self.drain_wanted.notify_one();
         while state.drain.rounds < target {
             if let Some(failed) = state.drain.failed {
@@ -389,20 +425,44 @@ impl Engine {
         state.drain.failed.or(state.drain.stuck).map_or(Ok(()), Err)
     }
 
+    /// Waits until a commit survives a power cut, in the backing directory or in the journal.
+    pub(super) fn await_durable(&self, seq: u64) -> OpResult<()> {
+        let mut state = self.lock();
+        while state.durable < seq {
+            if let Some(failed) = state.drain.failed.or(state.drain.stuck) {
+                return Err(failed);
+            }
+            if !state.drain.busy {
+                state.drain.wanted = state.drain.wanted.max(state.drain.rounds + 1);
+                self.drain_wanted.notify_one();
+            }
+            self.happened.wait_for(&mut state, Duration::from_secs(1));
+        }
+        Ok(())
+    }
+
+    /// How long a document's text may stay in memory and in the journal alone.
+    pub(super) fn text_delay(&self) -> Duration {
+        TEXT_DELAY.min(self.config.bound / 2)
+    }
+
     /// A close waits while too many commits wait for the disk: each holds descriptors and space.
     /// Not for ever, and not for a disk that is full.
     pub(super) fn await_backlog(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
         let begun = Instant::now();
-        let most = BACKLOG.min(self.config.descriptors / 8);
-        let most = failpoint::number("COMMITFS_BACKLOG", most);
-        while state.seq.saturating_sub(state.durable) > most
-            && state.drain.failed.or(state.drain.stuck).is_none()
-            && begun.elapsed() < BACKLOG_WAIT
-        {
+        while self.has_backlog(state) && begun.elapsed() < BACKLOG_WAIT {
             state.drain.due = Some(Instant::now());
             self.drain_wanted.notify_one();
             self.happened.wait_for(state, Duration::from_millis(100));
         }
+    }
+
+    /// Whether so many commits wait for the disk that the next should wait, too.
+    pub(super) fn has_backlog(&self, state: &State) -> bool {
+        let most = BACKLOG.min(self.config.descriptors / 8);
+        let most = failpoint::number("COMMITFS_BACKLOG", most);
+        state.seq.saturating_sub(state.durable) > most
+            && state.drain.failed.or(state.drain.stuck).is_none()
     }
 
     /// Whether the data of every commit so far is on the medium.
@@ -410,7 +470,10 @@ impl Engine {
         state.dirty_dirs.is_empty()
             && state.appended.is_empty()
             && !state.drain.busy
-            && state.pending.iter().all(|(_, p)| p.synced)
+            && state
+                .pending
+                .iter()
+                .all(|(_, p)| p.synced && p.unwritten.is_none())
     }
 
     /// Every earlier commit's data is on the medium when this returns; their records may still

@@ -242,10 +242,21 @@ impl Engine {
         let handle = self.lock().handles.get(&request.handle).cloned();
         match handle {
             Some(Handle::Reader { node, .. }) => {
-                self.move_reader(request.handle, node)
-                    .inspect_err(|e| log::warn!("a locked reader stays at its version: {e}"))
-                    .ok();
-                done(Ok(()));
+                let moved = move |engine: &Engine| {
+                    engine
+                        .move_reader(request.handle, node)
+                        .inspect_err(|e| log::warn!("a locked reader stays at its version: {e}"))
+                        .ok();
+                };
+                if self.lock().pending.unwritten().next().is_none() {
+                    moved(self);
+                    return done(Ok(()));
+                }
+                // The version it moves to may have to be written out first.
+                self.pool.run(move || {
+                    moved(&engine);
+                    done(Ok(()));
+                });
             }
             Some(Handle::Staged { txn, .. }) => {
                 self.pool.run(move || {
@@ -272,11 +283,11 @@ impl Engine {
     }
 
     fn move_reader(&self, handle: HandleId, node: NodeId) -> OpResult<()> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let Some(slot) = state.nodes.get(node).and_then(|n| n.at.clone()) else {
+        let Some(slot) = self.lock().nodes.get(node).and_then(|n| n.at.clone()) else {
             return Ok(());
         };
+        let mut guard = self.lock_settled(&slot)?;
+        let state = &mut *guard;
         let Some(current) = self.current_if_any(state, &slot)? else {
             return Ok(());
         };
@@ -304,7 +315,11 @@ impl Engine {
             None => return Ok(()),
         };
         let mut content = staging.lock();
-        let mut guard = self.lock();
+        let slot = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
+        let Some(slot) = slot else {
+            return Ok(());
+        };
+        let mut guard = self.lock_settled(&slot)?;
         let state = &mut *guard;
         let Some(txn) = state.txns.get(&id) else {
             return Ok(());

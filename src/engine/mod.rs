@@ -44,7 +44,7 @@ use crate::rules::{Creation, Policy, Rules};
 use crate::store::{RejectedBound, Store};
 use crate::sys::{at, failpoint};
 use crate::txn::recovery::Recovered;
-use crate::types::{Attr, NodeId, OpResult, ROOT, Slot};
+use crate::types::{Attr, NodeId, OpResult, ROOT, Slot, seconds_of};
 
 pub use attrs::{SetAttr, SetTime};
 pub use dirs::Listing;
@@ -351,6 +351,11 @@ impl Engine {
             && (stat.st_ctime, stat.st_ctime_nsec) == applied
         {
             (stat.st_ctime, stat.st_ctime_nsec) = told;
+        }
+        if let Some(told) = node.unwritten {
+            stat.st_size = i64::try_from(told.len).unwrap_or(i64::MAX);
+            (stat.st_mtime, stat.st_mtime_nsec) = seconds_of(told.mtime_ns);
+            (stat.st_ctime, stat.st_ctime_nsec) = (stat.st_mtime, stat.st_mtime_nsec);
         }
         stat.st_nlink = stat.st_nlink.saturating_sub(node.covered.into());
         if node.superseded && stat.st_nlink == 0 {

@@ -99,13 +99,19 @@ impl Engine {
             return false;
         }
         let waiting = !state.pending.is_empty() || !state.appended.is_empty() || state.drain.busy;
+        let in_journal = |target| {
+            state
+                .pending
+                .unwritten()
+                .any(|(_, u)| u.first_seq <= target)
+        };
         match barrier.target {
             None if waiting => {
                 barrier.target = Some(state.seq);
                 true
             }
             None => false,
-            Some(target) => waiting && state.durable < target,
+            Some(target) => waiting && (state.durable < target || in_journal(target)),
         }
     }
 
@@ -347,7 +353,7 @@ impl Engine {
     /// in direct mode.
     fn check_moved(&self, from: &Slot, to: &Slot) -> OpResult<()> {
         let (fd, policy, direct, pending) = {
-            let mut state = self.lock();
+            let mut state = self.lock_settled(from)?;
             let id = self.current(&mut state, from)?;
             let node = state.nodes.get(id).ok_or(Errno::STALE)?;
             if node.kind != Kind::File {
@@ -656,6 +662,7 @@ impl Engine {
 
     /// A new name for existing content commits that name, so its guard has a say.
     fn check_linked(&self, node: NodeId, to: &Slot) -> OpResult<()> {
+        self.settle(node)?;
         let (fd, policy, is_file) = {
             let state = self.lock();
             let n = state.nodes.get(node).ok_or(Errno::STALE)?;

@@ -114,6 +114,13 @@ impl Engine {
         if self.is_herald(caller) {
             return done(Ok(self.herald_open()));
         }
+        if self.is_unsettled(node) {
+            let engine = self.clone();
+            return self.pool.run(move || match engine.settle(node) {
+                Ok(()) => engine.open(caller, node, request, done),
+                Err(errno) => done(Err(errno)),
+            });
+        }
         match self.open_now(caller, node, request.flags) {
             Ok(OpenStep::Done(opened)) => done(Ok(opened)),
             Ok(OpenStep::Wait(slot)) => {
@@ -739,7 +746,7 @@ impl Engine {
             rustix::fs::fchown(file, None, Some(rustix::fs::Gid::from_raw(gid))).ok();
         }
         if let Some(base) = base {
-            self.copy_xattrs(base, file)?;
+            crate::txn::copy_xattrs(base, file)?;
         }
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
         (stat.st_uid, stat.st_gid) = (uid, gid);
@@ -772,7 +779,7 @@ impl Engine {
                     at::remove_xattr(file, OsStr::from_bytes(&name)).ok();
                 }
             }
-            self.copy_xattrs(current, file)?;
+            crate::txn::copy_xattrs(current, file)?;
         }
         // Last: a change of the owner clears set-id bits, an ACL has a part in the mode.
         let source = if staging.is_own(Own::Mode) {

@@ -124,14 +124,8 @@ impl Engine {
             content: ready.content,
         };
         let seq = self.journal_commit(state, vec![edit]);
-        let replaced = match state.pending.get(slot.dir, &slot.name) {
-            Some(p) => Some(p.node),
-            None => self.cover(state, slot),
-        };
-        if replaced.is_none() {
-            self.touch_dir(state, slot.dir);
-        }
-        let superseded = state.pending.put(
+        self.put_pending(
+            state,
             slot,
             Pending {
                 id: ready.id,
@@ -141,8 +135,22 @@ impl Engine {
                 version,
                 superseded: Vec::new(),
                 synced: ready.synced,
+                unwritten: None,
             },
         );
+    }
+
+    /// Lets a name mean a version that the journal knows of.
+    pub(super) fn put_pending(&self, state: &mut State, slot: &Slot, pending: Pending) {
+        let (node, version) = (pending.node, pending.version);
+        let replaced = match state.pending.get(slot.dir, &slot.name) {
+            Some(p) => Some(p.node),
+            None => self.cover(state, slot),
+        };
+        if replaced.is_none() {
+            self.touch_dir(state, slot.dir);
+        }
+        let superseded = state.pending.put(slot, pending);
         if let Some(n) = state.nodes.get_mut(node) {
             n.version = Some(version);
             n.pending = true;
@@ -159,14 +167,25 @@ impl Engine {
                 self.drain_wanted.notify_one();
             }
         }
-        if let Some(old) = replaced {
+        self.replace(state, slot, replaced, node);
+    }
+
+    /// A name means another version than before.
+    pub(super) fn replace(
+        &self,
+        state: &mut State,
+        slot: &Slot,
+        old: Option<NodeId>,
+        node: NodeId,
+    ) {
+        if let Some(old) = old {
             state.same_file(node, old);
             if let Some(old) = state.nodes.get_mut(old) {
                 old.superseded = true;
             }
         }
         state.errors.remove(slot);
-        self.supersede(state, slot, replaced);
+        self.supersede(state, slot, old);
         self.overtake(state, slot);
     }
 
@@ -216,9 +235,7 @@ impl Engine {
 
     /// Appends a commit to the journal and to the list of those to be applied.
     pub(super) fn journal_commit(&self, state: &mut State, edits: Vec<Edit>) -> u64 {
-        state.seq += 1;
-        state.counters.commits += 1;
-        let seq = state.seq;
+        let seq = state.seq + 1;
         let record = Record::Commit { seq, edits };
         if !failpoint::mutant("C18-commit") && self.append(&record).is_err() {
             // Space was reserved, so this is the disk failing. What is committed stays visible;
@@ -226,9 +243,16 @@ impl Engine {
             state.drain.wanted = state.drain.rounds + 1;
         }
         failpoint::crash_point("commit-journalled");
+        state.counters.commits += 1;
+        self.note_journalled(state, seq, record);
+        seq
+    }
+
+    /// A commit stands in the journal; it is to be applied.
+    pub(super) fn note_journalled(&self, state: &mut State, seq: u64, record: Record) {
+        state.seq = seq;
         state.unapplied.push_back((seq, record));
         self.wake_drain(state);
-        seq
     }
 
     /// A node's name is no longer pending. `gone`: its last link went with it.

@@ -194,6 +194,8 @@ pub struct DrainRequest {
     pub due: Option<Instant>,
     /// Rounds are asked for at once until this many have ended.
     pub wanted: u64,
+    /// The next round writes out all documents.
+    pub write_out: bool,
     /// The drain is in the middle of a round.
     pub busy: bool,
     /// What can't be written any more, whatever is tried: new commits are refused.

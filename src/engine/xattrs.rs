@@ -1,7 +1,6 @@
 //! Extended attributes: the backing file's own, and the virtual ones `user.commitfs.*`.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -12,11 +11,9 @@ use super::publish::VERSION_XATTR;
 use super::{Engine, virtualdir};
 use crate::namespace::Kind;
 use crate::sys::at;
-use crate::txn::Own;
+use crate::txn::{OURS, Own};
 use crate::types::{Caller, NodeId, OpResult};
 
-/// Names below this are ours: not stored by programs, never listed, never copied along.
-const OURS: &[u8] = b"user.commitfs.";
 /// Those that speak of a JSON document.
 const DOCUMENT: &[u8] = b"user.commitfs.json";
 
@@ -125,24 +122,5 @@ impl Engine {
             }
         }
         Ok(all)
-    }
-
-    /// Gives a staging file the attributes of the version it will replace (C8).
-    pub(super) fn copy_xattrs(&self, base: &OwnedFd, file: &File) -> OpResult<()> {
-        for name in at::list_xattrs(base)? {
-            // A write clears file capabilities.
-            if name.starts_with(OURS) || name == b"security.capability" {
-                continue;
-            }
-            let name = OsStr::from_bytes(&name);
-            if let Some(value) = at::get_xattr(base, name)? {
-                match at::set_xattr(file, name, &value, 0) {
-                    // Labels that a security module alone may set come by its own rules.
-                    Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => {}
-                    other => other?,
-                }
-            }
-        }
-        Ok(())
     }
 }

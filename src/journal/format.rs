@@ -44,6 +44,7 @@ mod tag {
     pub const PUT: u8 = 1;
     pub const DROP: u8 = 2;
     pub const APPEND: u8 = 3;
+    pub const PATCH: u8 = 4;
 }
 
 /// The bytes of a whole journal: the counterpart of [`super::decode`].
@@ -261,6 +262,27 @@ fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
             out.extend(len.to_le_bytes());
             out.extend(crc.to_le_bytes());
         }
+        Edit::Patch {
+            path,
+            id,
+            version,
+            base,
+            merge,
+            patch,
+            mtime_ns,
+        } => {
+            out.push(tag::PATCH);
+            push_path(out, path);
+            out.extend(id.to_le_bytes());
+            out.extend(version.to_le_bytes());
+            push_option(out, *base, |out, (len, crc)| {
+                out.extend(len.to_le_bytes());
+                out.extend(crc.to_le_bytes());
+            });
+            out.push((*merge).into());
+            push_bytes(out, patch);
+            out.extend(mtime_ns.to_le_bytes());
+        }
     }
 }
 
@@ -426,6 +448,15 @@ impl<'a> Input<'a> {
                 from: self.u64()?,
                 len: self.u64()?,
                 crc: self.u32()?,
+            }),
+            tag::PATCH => Ok(Edit::Patch {
+                path: self.path()?,
+                id: self.u64()?,
+                version: self.u64()?,
+                base: self.option(|input| Ok((input.u64()?, input.u32()?)))?,
+                merge: self.bool()?,
+                patch: self.bytes()?.to_vec(),
+                mtime_ns: i128::from_le_bytes(self.array()?),
             }),
             _ => Err("no such kind of edit"),
         }

@@ -122,14 +122,32 @@ pub enum Edit {
         /// Their crc32c.
         crc: u32,
     },
+    /// A JSON document was edited in memory (C15). Its text follows as a [`Edit::Put`] of the same
+    /// id; until then, this edit applied to the version before it says what the text is.
+    Patch {
+        /// Relative to the root of the mount; any bytes.
+        path: PathBuf,
+        /// The staging id under which the text will be put.
+        id: u64,
+        /// The version number the file has from now on.
+        version: u64,
+        /// Length in bytes and crc32c of the text that the first edit under this id applies to.
+        base: Option<(u64, u32)>,
+        /// Whether it is a merge patch (RFC 7396), not a patch (RFC 6902).
+        merge: bool,
+        /// The patch.
+        patch: Vec<u8>,
+        /// Modification time of the version, in nanoseconds since the Unix epoch.
+        mtime_ns: i128,
+    },
 }
 
 impl Edit {
     /// The name that gets a new content.
     pub fn put_path(&self) -> Option<&std::path::Path> {
         match self {
-            Edit::Put { path, .. } => Some(path),
-            _ => None,
+            Edit::Put { path, .. } | Edit::Patch { path, .. } => Some(path),
+            Edit::Drop { .. } | Edit::Append { .. } => None,
         }
     }
 }

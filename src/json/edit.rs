@@ -243,12 +243,7 @@ impl<'a> Editor<'a> {
     fn item_length(&self, container: &Address, key: Option<&Text>, value: &Value) -> usize {
         let lines = lines_above(self.root, self.style, container);
         let container = value_at(self.root, container);
-        let others = match container {
-            Value::Array(array) => array.items.len(),
-            Value::Object(object) => object.len(),
-            _ => 0,
-        };
-        Inside::of(container, self.style, lines).length(key, value, others == 0)
+        Inside::of(container, self.style, lines).length(key, value, container.len() == 0)
     }
 
     /// Removes the value at `at`, which is not the whole document.

@@ -26,6 +26,11 @@ impl MergePatch {
         })
     }
 
+    /// See [`AnyPatch::is_local`](super::AnyPatch::is_local).
+    pub(super) fn is_local(&self, root: &Value) -> bool {
+        replaces_scalars(&self.value, root)
+    }
+
     /// Merges all of the patch, or nothing.
     pub(super) fn apply(&self, mut editor: Editor) -> Result<Applied, PatchError> {
         match editor.merge(&mut Address::new(), &self.value) {
@@ -38,6 +43,16 @@ impl MergePatch {
                 })
             }
         }
+    }
+}
+
+fn replaces_scalars(patch: &Value, existing: &Value) -> bool {
+    match (patch, existing) {
+        (Value::Object(patch), Value::Object(existing)) => patch.members().all(|member| {
+            let existing = existing.get_text(&member.key);
+            existing.is_none_or(|existing| replaces_scalars(&member.value, existing))
+        }),
+        (_, existing) => existing.is_scalar(),
     }
 }
 

@@ -12,6 +12,7 @@
 //! Nesting is bounded by [`MAX_DEPTH`] everywhere a value can come from, so recursion over values
 //! needs no further care.
 
+mod any_patch;
 mod array;
 mod document;
 mod edit;
@@ -33,6 +34,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use any_patch::AnyPatch;
 pub use array::Array;
 pub use document::{Document, Limits};
 pub use edit::{Applied, Undo};

@@ -18,7 +18,37 @@ pub struct Patch {
     operations: Vec<Operation>,
 }
 
+/// Moving so many items by one place is no effort.
+const FEW_ITEMS: usize = 4096;
+
 impl Patch {
+    /// See [`AnyPatch::is_local`](super::AnyPatch::is_local).
+    pub(super) fn is_local(&self, root: &Value) -> bool {
+        self.operations.iter().all(|operation| {
+            let existing = operation.path.locate(root).map(|at| value_at(root, &at));
+            match &operation.action {
+                Action::Increment(_) | Action::Test(_) => true,
+                Action::Move(_) | Action::Copy(_) => false,
+                Action::Replace(_) => existing.is_ok_and(Value::is_scalar),
+                Action::Add(_) => match operation.path.spot(root) {
+                    Ok(Spot::Item { array, index }) => {
+                        value_at(root, &array).len() - index <= FEW_ITEMS
+                    }
+                    Ok(Spot::Existing(_)) => existing.is_ok_and(Value::is_scalar),
+                    Ok(Spot::Member { .. }) | Err(_) => true,
+                },
+                Action::Remove => {
+                    let above = operation.path.above().and_then(|p| p.locate(root).ok());
+                    let siblings = above.map_or(0, |at| match value_at(root, &at) {
+                        Value::Array(array) => array.items.len(),
+                        _ => 0,
+                    });
+                    existing.is_ok_and(Value::is_scalar) && siblings <= FEW_ITEMS
+                }
+            }
+        })
+    }
+
     /// Reads a patch.
     ///
     /// # Errors

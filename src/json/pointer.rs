@@ -67,6 +67,14 @@ impl Pointer {
         &self.tokens
     }
 
+    /// The pointer to what holds what this one leads to; none for the whole document.
+    pub(super) fn above(&self) -> Option<Pointer> {
+        let (_, above) = self.tokens.split_last()?;
+        Some(Pointer {
+            tokens: above.to_vec(),
+        })
+    }
+
     /// Does the path go through what this one leads to, and further?
     pub(super) fn is_above(&self, other: &Pointer) -> bool {
         other.tokens.len() > self.tokens.len() && other.tokens.starts_with(&self.tokens)

@@ -46,6 +46,20 @@ impl Value {
         }
     }
 
+    /// Is it neither an array nor an object?
+    pub fn is_scalar(&self) -> bool {
+        !matches!(self, Value::Array(_) | Value::Object(_))
+    }
+
+    /// How many items or members it holds.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Value::Array(array) => array.items.len(),
+            Value::Object(object) => object.len(),
+            _ => 0,
+        }
+    }
+
     /// How many arrays and objects are open in its innermost place: 0 for a number, 1 for `[]`.
     pub fn depth(&self) -> usize {
         let inner = match self {

@@ -6,5 +6,5 @@
 mod nodes;
 mod pending;
 
-pub use nodes::{Kind, Node, Nodes, WHOLE};
-pub use pending::{Pending, PendingSet, Superseded};
+pub use nodes::{Kind, Node, Nodes, Told, WHOLE};
+pub use pending::{Pending, PendingSet, Superseded, Unwritten};

@@ -45,6 +45,15 @@ pub enum Kind {
     Special,
 }
 
+/// What is told of a document whose text is not in its backing file yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// Length of the text in bytes.
+    pub len: u64,
+    /// Modification time in nanoseconds since the epoch.
+    pub mtime_ns: i128,
+}
+
 /// A node the kernel knows.
 #[derive(Debug)]
 pub struct Node {
@@ -69,6 +78,8 @@ pub struct Node {
     /// What programs see of it ends here, in bytes: half an append is not shown. [`WHOLE`]: where
     /// the backing file does.
     pub end: Arc<AtomicU64>,
+    /// A document that is not written out: see `engine::documents`.
+    pub unwritten: Option<Told>,
     /// Its pages may be in the kernel's cache.
     pub cached: bool,
     /// A pending name means it: it stays although the kernel has forgotten it.
@@ -154,6 +165,7 @@ impl Nodes {
                 readers: 0,
                 direct: 0,
                 end: Arc::new(AtomicU64::new(WHOLE)),
+                unwritten: None,
                 cached: false,
                 pending: false,
                 version: None,

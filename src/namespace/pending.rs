@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::types::{NodeId, Slot, TxnId};
 
@@ -29,6 +30,19 @@ pub struct Pending {
     pub superseded: Vec<Superseded>,
     /// The data is known to be on the medium.
     pub synced: bool,
+    /// A document whose text is in memory and in the journal only.
+    pub unwritten: Option<Unwritten>,
+}
+
+/// A document was edited, and its text has not been written to the staging file since.
+#[derive(Clone, Copy, Debug)]
+pub struct Unwritten {
+    /// Since the first of these edits.
+    pub since: Instant,
+    /// That edit's place in the order of commits.
+    pub first_seq: u64,
+    /// Bytes of space that the staging file has been given.
+    pub allocated: u64,
 }
 
 /// A version that was replaced before it was applied. Kept until its successor is durable: a
@@ -114,6 +128,12 @@ impl PendingSet {
         self.dirs.get(&dir).into_iter().flatten()
     }
 
+    /// Names whose documents have not been written out.
+    pub fn unwritten(&self) -> impl Iterator<Item = (Slot, &Unwritten)> {
+        self.iter()
+            .filter_map(|(slot, p)| Some((slot, p.unwritten.as_ref()?)))
+    }
+
     /// Every pending name.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &Pending)> {
         self.dirs.iter().flat_map(|(dir, names)| {
@@ -125,15 +145,6 @@ impl PendingSet {
                 (slot, p)
             })
         })
-    }
-
-    /// The smallest commit number not yet applied.
-    pub fn oldest_seq(&self) -> Option<u64> {
-        self.dirs
-            .values()
-            .flat_map(BTreeMap::values)
-            .map(|p| p.superseded.first().map_or(p.seq, |s| s.seq.min(p.seq)))
-            .min()
     }
 
     /// How many names are pending.

@@ -11,6 +11,8 @@ pub const CRASH_POINTS: &[&str] = &[
     "flush-replied",
     "commit-journalled",
     "append-journalled",
+    "patch-journalled",
+    "text-written",
     "drain-begun",
     "data-synced",
     "durable-journalled",
@@ -18,6 +20,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "applied-all",
     "dirs-synced",
     "journal-rotated",
+    "recovery-replayed",
     "recovery-applied",
     "recovery-rejected",
 ];

@@ -8,9 +8,12 @@
 //! All that can fail happens up to *prepared*; the commit itself is an append to the journal whose
 //! space was reserved before, and an entry in memory.
 
+mod attributes;
 pub mod recovery;
+mod replay;
 mod staging;
 mod transaction;
 
+pub use attributes::{OURS, copy_attributes, copy_xattrs};
 pub use staging::{Content, Failure, Fsynced, Own, Staging};
 pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction};

@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::Abort;
+use super::{Abort, replay};
 use crate::guard::{Guard, examine, permits};
 use crate::journal::{self, Content, Edit, Header, Journal, JournalError, Record};
 use crate::rules::{Creation, Rules};
@@ -74,7 +74,9 @@ pub struct Plan {
     pub leftovers: Vec<Leftover>,
     /// Files that grew in place by appends that don't count, and their length without them.
     pub cuts: BTreeMap<PathBuf, u64>,
-    last_id: TxnId,
+    /// Staging files that stood for edits of documents which something later has replaced.
+    pub(super) superfluous: Vec<TxnId>,
+    pub(super) last_id: TxnId,
     last_seq: u64,
 }
 
@@ -157,8 +159,10 @@ pub fn recover(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError>
             source: source.into(),
         }
     };
-    let plan =
+    let mut plan =
         plan(store, rules, told.as_ref(), &instance).map_err(io("reading staged content"))?;
+    replay::replay(store, &mut plan).map_err(io("writing documents that were edited"))?;
+    failpoint::crash_point("recovery-replayed");
     sync_accepted(store, &plan).map_err(io("making staged content durable"))?;
     let header = |journal_id| Header {
         journal_id,
@@ -231,6 +235,7 @@ pub fn plan(
             .last_id
             .max(transactions.keys().next_back().copied().unwrap_or(0));
         let mut whole = true;
+        let mut puts: HashMap<PathBuf, TxnId> = HashMap::new();
         for (seq, edits) in commits {
             plan.last_seq = plan.last_seq.max(seq);
             // In place, so a kill may have come between its record and its last byte: nobody was
@@ -239,7 +244,7 @@ pub fn plan(
             if seq > durable
                 && is_append
                 && (trusted || !whole)
-                && !(whole && verified(store, &edits, &transactions)?)
+                && !(whole && verified(store, &edits, &transactions, &puts)?)
             {
                 plan.take_back(edits);
                 continue;
@@ -248,15 +253,18 @@ pub fn plan(
             whole = whole
                 && (seq <= durable
                     || trusted
-                    || (!beyond && verified(store, &edits, &transactions)?));
+                    || (!beyond && verified(store, &edits, &transactions, &puts)?));
             if !whole {
                 plan.take_back(edits);
                 continue;
             }
             for edit in &edits {
-                if let Edit::Put { id, .. } = edit {
+                if let Edit::Put { id, .. } | Edit::Patch { id, .. } = edit {
                     used.insert(*id);
                     plan.last_id = plan.last_id.max(*id);
+                }
+                if let Edit::Put { id, path, .. } = edit {
+                    puts.insert(path.clone(), *id);
                 }
             }
             plan.accepted.push((seq, edits));
@@ -385,6 +393,7 @@ fn verified(
     store: &Store,
     edits: &[Edit],
     transactions: &BTreeMap<TxnId, Told>,
+    puts: &HashMap<PathBuf, TxnId>,
 ) -> Result<bool, Errno> {
     for edit in edits {
         let whole = match edit {
@@ -398,12 +407,29 @@ fn verified(
                 crc,
             } => append_is_whole(store, path, *from, *len, *crc)?,
             Edit::Drop { .. } => true,
+            Edit::Patch { path, base, .. } => match base {
+                Some(base) => base_is_whole(store, path, puts.get(path).copied(), *base)?,
+                None => true,
+            },
         };
         if !whole {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether the text that the first of some edits builds on is all there.
+fn base_is_whole(
+    store: &Store,
+    path: &Path,
+    staged: Option<TxnId>,
+    (wanted, crc): (u64, u32),
+) -> Result<bool, Errno> {
+    let Some(file) = replay::last_content(store, path, staged)? else {
+        return Ok(false);
+    };
+    Ok(len(&file)? == wanted && checksum(&file, wanted)? == crc)
 }
 
 fn append_is_whole(
@@ -603,7 +629,7 @@ fn guard_permits(
     Ok(permits(policy.guard, &verdict, current.as_ref(), policy.allow_empty).is_ok())
 }
 
-fn open_target(store: &Store, path: &Path) -> Result<Option<File>, Errno> {
+pub(super) fn open_target(store: &Store, path: &Path) -> Result<Option<File>, Errno> {
     let Some((dir, name)) = parent_of(store, path)? else {
         return Ok(None);
     };
@@ -657,7 +683,7 @@ fn sync_accepted(store: &Store, plan: &Plan) -> Result<(), Errno> {
         match edit {
             Edit::Put { id, .. } => drop(ids.insert(*id)),
             Edit::Append { path, .. } => drop(grown.insert(path.as_path())),
-            Edit::Drop { .. } => {}
+            Edit::Drop { .. } | Edit::Patch { .. } => {}
         }
     }
     let staged = ids.into_iter().map(|id| store.open_staging(id));
@@ -740,8 +766,8 @@ fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
                 Edit::Drop { path } => {
                     last.insert(path, None);
                 }
-                // In place already.
-                Edit::Append { .. } => {}
+                // In place already; replayed already.
+                Edit::Append { .. } | Edit::Patch { .. } => {}
             }
         }
     }
@@ -767,7 +793,7 @@ fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
         }
     }
     // Superseded by a later commit, or dropped.
-    for id in every {
+    for id in every.into_iter().chain(plan.superfluous.iter().copied()) {
         store.remove_staging(id)?;
     }
     Ok((applied, unplaced))

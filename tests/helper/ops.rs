@@ -594,8 +594,8 @@ fn await_event(fd: RawFd, name: &[u8]) -> Outcome<()> {
 
 /// `churn HOW PATH FROM LEN SEED`: saves version after version until it is killed or fails; each
 /// save whose close() returned is acknowledged by a line with its number. HOW is `rewrite`,
-/// `replace` (temporary file and rename), `fsync` (rewrite with fsync) or `new` (a new name for
-/// each version: PATH.N).
+/// `replace` (temporary file and rename), `fsync` (rewrite with fsync), `new` (a new name for
+/// each version: PATH.N) or `patch` (of a JSON document, with a whole save now and then).
 fn churn(channel: &Channel, args: &mut Words) -> Outcome<()> {
     let (how, path) = (args.text()?, args.bytes()?);
     let (mut version, len) = (args.number()? as u64, args.number()? as usize);
@@ -620,6 +620,7 @@ fn churn(channel: &Channel, args: &mut Words) -> Outcome<()> {
                 sys::fsync(fd, false)?;
                 sys::close(fd)?;
             }
+            "patch" => patch_or_save(path, version)?,
             "new" => {
                 let name = [path, format!(".{version}").as_bytes()].concat();
                 save(&name, &content, chunk, pause)?;
@@ -629,6 +630,18 @@ fn churn(channel: &Channel, args: &mut Words) -> Outcome<()> {
         channel.answer(&[version.to_string().into_bytes()]);
         version += 1;
     }
+}
+
+fn patch_or_save(path: &[u8], version: u64) -> Outcome<()> {
+    let patch = format!(r#"[{{"op": "replace", "path": "/n", "value": {version}}}]"#);
+    if !version.is_multiple_of(16) {
+        match sys::setxattr(path, b"user.commitfs.json.patch", patch.as_bytes()) {
+            Err(missing) if missing.errno == libc::ENOENT => {}
+            done => return done,
+        }
+    }
+    let whole = format!(r#"{{"n": {version}, "of": "churn"}}"#);
+    save(path, whole.as_bytes(), usize::MAX, Duration::ZERO)
 }
 
 /// `append-lines PATH NAME FROM COUNT PIECES`: line after line, each in so many writes, until it is

@@ -118,6 +118,21 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
             }
         ),
         any_path().prop_map(|path| Edit::Drop { path }),
+        (
+            (any_path(), any::<u64>(), any::<u64>()),
+            any::<(Option<(u64, u32)>, bool, Vec<u8>, i128)>()
+        )
+            .prop_map(|((path, id, version), (base, merge, patch, mtime_ns))| {
+                Edit::Patch {
+                    path,
+                    id,
+                    version,
+                    base,
+                    merge,
+                    patch,
+                    mtime_ns,
+                }
+            }),
         (any_path(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
             |(path, from, len, crc)| Edit::Append {
                 path,

@@ -1,0 +1,511 @@
+//! How an edit becomes a version, and when its text is written.
+//!
+//! A version that an edit makes is committed by a journal record that holds the edit, and is
+//! visible at once: a node with the attributes that its text will have. The text itself is written
+//! to the staging file when somebody opens the version, or by the drain soon after; until then one
+//! staging file, with space for the text set aside, stands for all versions that edits make one
+//! after the other, and each of them has a node of its own.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::fs::{FallocateFlags, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+
+use super::kept::{self, Parsed};
+use super::{Refusal, Request};
+use crate::engine::{Engine, State};
+use crate::journal::{Content, Edit, Record};
+use crate::json::{Document, JsonError, Limits};
+use crate::namespace::{Kind, Pending, Told, Unwritten};
+use crate::sys::{at, failpoint};
+use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns, seconds_of};
+
+/// Space is set aside in steps of this many bytes, so that a growing document asks for it seldom.
+const AHEAD: u64 = 64 << 10;
+/// A patch longer than this is not journalled: its result's text is written at once.
+pub(super) const JOURNALLED: usize = 256 << 10;
+
+/// The version that an edit starts from.
+pub(super) struct Base {
+    pub slot: Slot,
+    pub node: NodeId,
+    pub version: u64,
+}
+
+/// The version that an edit has made.
+pub(super) struct Edited {
+    pub node: NodeId,
+    pub version: u64,
+    pub seq: u64,
+    /// Its text is still to be written, and is to have this modification time.
+    mtime_ns: Option<i128>,
+}
+
+/// The staging file that stands for a version.
+struct Staged {
+    id: TxnId,
+    file: Arc<File>,
+    fd: Arc<OwnedFd>,
+    key: (u64, u64),
+    /// It stands for no version yet.
+    fresh: bool,
+    allocated: u64,
+}
+
+impl Engine {
+    pub(super) fn base_of_edit(&self, slot: &Slot) -> Result<Base, Refusal> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.closing {
+            return Err(Errno::ROFS.into());
+        }
+        let node = self.current(state, slot)?;
+        if state.nodes.get(node).is_none_or(|n| n.kind != Kind::File) {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        if self.is_direct(state, node, Some(slot))? {
+            return Err(Refusal {
+                errno: Errno::OPNOTSUPP,
+                reason: "files in direct mode can't be patched; see the rule for its name".into(),
+            });
+        }
+        Ok(Base {
+            slot: slot.clone(),
+            node,
+            version: self.version_of(state, node),
+        })
+    }
+
+    /// The parsed text of a version: as it was kept, or read.
+    pub(super) fn current_document<'a>(
+        &self,
+        base: &Base,
+        parsed: &'a mut Option<Parsed>,
+    ) -> Result<&'a mut Parsed, Refusal> {
+        let fits = |p: &Parsed| p.node == base.node || failpoint::mutant("C15");
+        if !parsed.as_ref().is_some_and(fits) {
+            // Somebody may still open what was replaced before its text was written.
+            if let Some(replaced) = parsed.as_mut() {
+                self.write_text_of(&base.slot, replaced)?;
+            }
+            *parsed = None;
+            *parsed = Some(self.read_document(base.node)?);
+        }
+        parsed.as_mut().ok_or(Errno::IO.into())
+    }
+
+    fn read_document(&self, node: NodeId) -> Result<Parsed, Refusal> {
+        let limits = Limits::default();
+        let fd = self.lock().nodes.fd(node)?;
+        let file = at::reopen(&*fd, OFlags::RDONLY)?;
+        let size = file.metadata().map_err(|e| errno_of(&e))?.len();
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        if size > limits.bytes {
+            let limit = limits.bytes;
+            return Err(JsonError::TooLarge { size, limit }.into());
+        }
+        let mut text = Vec::with_capacity(size);
+        std::io::Read::read_to_end(&mut &file, &mut text).map_err(|e| errno_of(&e))?;
+        Ok(Parsed {
+            node,
+            document: Document::parse_within(&text, &limits)?,
+            base: (text.len() as u64, crc32c::crc32c(&text)),
+            unwritten: None,
+        })
+    }
+
+    /// Whether a version's text is still to be written, and its staging file has space for it.
+    pub(super) fn is_hot(&self, slot: &Slot, parsed: &Parsed) -> bool {
+        let state = self.lock();
+        let head = state.pending.get(slot.dir, &slot.name);
+        head.filter(|p| p.node == parsed.node)
+            .and_then(|p| p.unwritten)
+            .is_some_and(|u| u.allocated >= parsed.document.text_len() as u64)
+    }
+
+    /// Commits the edited document as the next version of what it was made of. `None`: that is not
+    /// current any more.
+    pub(super) fn commit_edit(
+        &self,
+        base: &Base,
+        parsed: &mut Parsed,
+        request: &Request,
+    ) -> OpResult<Option<Edited>> {
+        let at_once = request.patch.len() > JOURNALLED;
+        let staged = self.staged(base, parsed.document.text_len() as u64, at_once)?;
+        let edited = if at_once {
+            self.commit_written(base, parsed, &staged)
+        } else {
+            self.commit_unwritten(base, parsed, request, &staged)
+        };
+        match &edited {
+            Ok(Some(made)) => {
+                parsed.node = made.node;
+                parsed.unwritten = made.mtime_ns.map(|mtime_ns| kept::Unwritten {
+                    id: staged.id,
+                    file: staged.file,
+                    mtime_ns,
+                });
+                let since = parsed.unwritten.as_ref().map(|_| Instant::now());
+                if staged.fresh {
+                    self.documents.note_unwritten(&base.slot, since);
+                }
+            }
+            _ if staged.fresh => {
+                self.store.remove_staging(staged.id).ok();
+            }
+            _ => {}
+        }
+        edited
+    }
+
+    /// The staging file of the version before, if its text is still to be written, or a new one;
+    /// with space for `len` bytes.
+    fn staged(&self, base: &Base, len: u64, new: bool) -> OpResult<Staged> {
+        let head = if new { None } else { self.staged_head(base) };
+        let mut staged = match head {
+            Some(staged) => staged,
+            None => self.new_staged(base)?,
+        };
+        if len > staged.allocated {
+            let wanted = len + AHEAD;
+            let room = rustix::fs::fallocate(&*staged.file, FallocateFlags::KEEP_SIZE, 0, wanted);
+            match room {
+                Ok(()) => staged.allocated = wanted,
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => staged.allocated = u64::MAX,
+                Err(errno) => {
+                    if staged.fresh {
+                        self.store.remove_staging(staged.id).ok();
+                    }
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(staged)
+    }
+
+    fn staged_head(&self, base: &Base) -> Option<Staged> {
+        let state = self.lock();
+        let head = state.pending.get(base.slot.dir, &base.slot.name)?;
+        let unwritten = head.unwritten.filter(|_| head.node == base.node)?;
+        Some(Staged {
+            id: head.id,
+            file: head.file.clone(),
+            fd: state.nodes.fd(head.node).ok()?,
+            key: state.nodes.get(head.node)?.key,
+            fresh: false,
+            allocated: unwritten.allocated,
+        })
+    }
+
+    fn new_staged(&self, base: &Base) -> OpResult<Staged> {
+        let (id, like) = {
+            let mut state = self.lock();
+            (state.new_id(), state.nodes.fd(base.node)?)
+        };
+        let file = self.store.create_staging(id)?;
+        let dressed = self.dress(&file, Some(&like), None).and_then(|stat| {
+            let name = crate::store::id_name(id);
+            Ok((stat, at::open_path(&self.store.staging, name.as_ref())?))
+        });
+        let (stat, fd) = dressed.inspect_err(|_| {
+            self.store.remove_staging(id).ok();
+        })?;
+        Ok(Staged {
+            id,
+            file: Arc::new(file),
+            fd: Arc::new(fd),
+            key: (stat.st_dev, stat.st_ino),
+            fresh: true,
+            allocated: 0,
+        })
+    }
+
+    /// By the edit's record, its text to be written later.
+    fn commit_unwritten(
+        &self,
+        base: &Base,
+        parsed: &Parsed,
+        request: &Request,
+        staged: &Staged,
+    ) -> OpResult<Option<Edited>> {
+        self.journal
+            .lock()
+            .reserve(AHEAD + request.patch.len() as u64)
+            .map_err(|_| Errno::NOSPC)?;
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if !self.is_current(state, base)? {
+            return Ok(None);
+        }
+        let head = state.pending.get(base.slot.dir, &base.slot.name);
+        if !staged.fresh && head.is_none_or(|p| p.id != staged.id || p.unwritten.is_none()) {
+            // The drain has written it out just now.
+            return Ok(None);
+        }
+        let told = Told {
+            len: parsed.document.text_len() as u64,
+            mtime_ns: self.next_mtime(state, base),
+        };
+        let (seq, version) = (state.seq + 1, base.version + 1);
+        let edit = Edit::Patch {
+            path: state.nodes.path(&base.slot).ok_or(Errno::NOENT)?,
+            id: staged.id,
+            version,
+            base: staged.fresh.then_some(parsed.base),
+            merge: request.merge,
+            patch: request.patch.clone(),
+            mtime_ns: told.mtime_ns,
+        };
+        let record = Record::Commit {
+            seq,
+            edits: vec![edit],
+        };
+        if !failpoint::mutant("C18-patch") {
+            self.append(&record)?;
+        }
+        failpoint::crash_point("patch-journalled");
+        state.counters.commits += 1;
+        self.note_journalled(state, seq, record);
+        let node = state
+            .nodes
+            .create(Kind::File, staged.fd.clone(), staged.key, base.slot.clone());
+        let unwritten = Unwritten {
+            since: Instant::now(),
+            first_seq: seq,
+            allocated: staged.allocated,
+        };
+        if staged.fresh {
+            let pending = staged.pending(node, seq, version, Some(unwritten));
+            self.put_pending(state, &base.slot, pending);
+            let due = Instant::now() + self.text_delay();
+            state.drain.due = state.drain.due.map(|earlier| earlier.min(due));
+        } else if let Some(head) = state.pending.get_mut(base.slot.dir, &base.slot.name) {
+            (head.node, head.seq, head.version) = (node, seq, version);
+            if let Some(unwritten) = &mut head.unwritten {
+                unwritten.allocated = staged.allocated;
+            }
+            self.unpin(state, base.node, false);
+            self.replace(state, &base.slot, Some(base.node), node);
+        }
+        if let Some(node) = state.nodes.get_mut(node) {
+            (node.pending, node.version) = (true, Some(version));
+            node.unwritten = Some(told);
+        }
+        Ok(Some(Edited {
+            node,
+            version,
+            seq,
+            mtime_ns: Some(told.mtime_ns),
+        }))
+    }
+
+    /// By the text itself.
+    fn commit_written(
+        &self,
+        base: &Base,
+        parsed: &Parsed,
+        staged: &Staged,
+    ) -> OpResult<Option<Edited>> {
+        let mtime_ns = self.next_mtime(&self.lock(), base);
+        let content = write_text(&staged.file, &parsed.document, mtime_ns)?;
+        self.journal
+            .lock()
+            .reserve(AHEAD)
+            .map_err(|_| Errno::NOSPC)?;
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if !self.is_current(state, base)? {
+            return Ok(None);
+        }
+        let node = state
+            .nodes
+            .create(Kind::File, staged.fd.clone(), staged.key, base.slot.clone());
+        let ready = crate::txn::Ready {
+            id: staged.id,
+            file: staged.file.clone(),
+            content,
+            version: 0,
+            synced: false,
+        };
+        self.publish(state, &base.slot, ready, node);
+        Ok(Some(Edited {
+            node,
+            version: base.version + 1,
+            seq: state.seq,
+            mtime_ns: None,
+        }))
+    }
+
+    fn is_current(&self, state: &mut State, base: &Base) -> OpResult<bool> {
+        if state.closing {
+            return Err(Errno::ROFS);
+        }
+        Ok(self.current(state, &base.slot)? == base.node)
+    }
+
+    /// A modification time later than the base's (C8).
+    fn next_mtime(&self, state: &State, base: &Base) -> i128 {
+        let before = state
+            .nodes
+            .get(base.node)
+            .and_then(|n| self.attr_of(state, n).ok())
+            .map_or(0, |attr| mtime_ns(&attr.stat));
+        i128::from(now_ns()).max(before + 1000)
+    }
+
+    /// Writes the text of a name's version, if that is still to be done.
+    pub(in crate::engine) fn write_out(&self, slot: &Slot) -> OpResult<()> {
+        let kept = self.documents.of(slot);
+        let mut parsed = kept.lock();
+        match parsed.as_mut() {
+            Some(parsed) => self.write_text_of(slot, parsed),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for who holds the document.
+    pub(super) fn write_text_of(&self, slot: &Slot, parsed: &mut Parsed) -> OpResult<()> {
+        let Some(unwritten) = &parsed.unwritten else {
+            return Ok(());
+        };
+        let (id, mtime_ns) = (unwritten.id, unwritten.mtime_ns);
+        let content = write_text(&unwritten.file, &parsed.document, mtime_ns)?;
+        failpoint::crash_point("text-written");
+        let base = (content.len, content.crc.unwrap_or_default());
+        self.note_written(slot, id, content, &unwritten.file)?;
+        parsed.base = base;
+        parsed.unwritten = None;
+        self.documents.note_unwritten(slot, None);
+        Ok(())
+    }
+
+    /// A staging file has its text. Unless somebody has replaced it meanwhile, the journal has no
+    /// more need of the edits that led to it.
+    fn note_written(&self, slot: &Slot, id: TxnId, content: Content, file: &File) -> OpResult<()> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let path = state.nodes.path(slot);
+        let head = state.pending.get_mut(slot.dir, &slot.name);
+        let Some((head, path)) = head.filter(|p| p.id == id).zip(path) else {
+            return Ok(());
+        };
+        let (seq, mtime_ns) = (state.seq + 1, content.mtime_ns);
+        let record = Record::Commit {
+            seq,
+            edits: vec![Edit::Put {
+                path,
+                id,
+                version: head.version,
+                content,
+            }],
+        };
+        self.append(&record)?;
+        (head.seq, head.unwritten) = (seq, None);
+        if let Some(node) = state.nodes.get_mut(head.node) {
+            let written = at::stat(file)?;
+            let applied = (written.st_ctime, written.st_ctime_nsec);
+            node.ctime_shift = Some((applied, seconds_of(mtime_ns)));
+            node.unwritten = None;
+        }
+        self.note_journalled(state, seq, record);
+        Ok(())
+    }
+
+    /// Whether a version's text is still to be written: see [`Engine::settle`].
+    pub(in crate::engine) fn is_unsettled(&self, node: NodeId) -> bool {
+        let state = self.lock();
+        state.nodes.get(node).is_some_and(|n| n.unwritten.is_some())
+    }
+
+    /// Has a version's text written before somebody looks at it; that of the last one, if edits
+    /// have followed that share its file.
+    pub(in crate::engine) fn settle(&self, node: NodeId) -> OpResult<()> {
+        let slot = {
+            let state = self.lock();
+            match state.nodes.get(node) {
+                Some(n) if n.unwritten.is_some() => n.at.clone(),
+                _ => return Ok(()),
+            }
+        };
+        if failpoint::mutant("C15-settle") {
+            return Ok(());
+        }
+        self.write_out(&slot.ok_or(Errno::STALE)?)?;
+        if let Some(node) = self.lock().nodes.get_mut(node) {
+            node.unwritten = None;
+        }
+        Ok(())
+    }
+
+    /// The same for the current version of a name. Gives the state, in which it is written.
+    pub(in crate::engine) fn lock_settled(
+        &self,
+        slot: &Slot,
+    ) -> OpResult<parking_lot::MutexGuard<'_, State>> {
+        loop {
+            let state = self.lock();
+            let head = state.pending.get(slot.dir, &slot.name);
+            if head.is_none_or(|p| p.unwritten.is_none()) {
+                return Ok(state);
+            }
+            drop(state);
+            self.write_out(slot)?;
+        }
+    }
+}
+
+impl Staged {
+    fn pending(
+        &self,
+        node: NodeId,
+        seq: u64,
+        version: u64,
+        unwritten: Option<Unwritten>,
+    ) -> Pending {
+        Pending {
+            id: self.id,
+            file: self.file.clone(),
+            node,
+            seq,
+            version,
+            superseded: Vec::new(),
+            synced: false,
+            unwritten,
+        }
+    }
+}
+
+/// Writes a document's text to an empty file, with that modification time.
+fn write_text(file: &File, document: &Document, mtime_ns: i128) -> OpResult<Content> {
+    let text = super::text_of(document);
+    let io = |e: std::io::Error| errno_of(&e);
+    file.write_all_at(text.as_bytes(), 0).map_err(io)?;
+    // Gives back the space beyond, too.
+    file.set_len(text.len() as u64).map_err(io)?;
+    let (tv_sec, nsec) = seconds_of(mtime_ns);
+    let omit = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT as _,
+    };
+    rustix::fs::futimens(
+        file,
+        &Timestamps {
+            last_access: omit,
+            last_modification: Timespec {
+                tv_sec,
+                tv_nsec: nsec as _,
+            },
+        },
+    )?;
+    Ok(Content {
+        len: text.len() as u64,
+        crc: Some(crc32c::crc32c(text.as_bytes())),
+        inline: None,
+        mtime_ns,
+    })
+}

@@ -1,0 +1,129 @@
+//! What is remembered between edits: parsed documents, and what each thread's last edit came to.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::json::Document;
+use crate::types::{NodeId, Slot, TxnId};
+
+/// Parsed documents are kept up to this many bytes of text.
+const KEPT_BYTES: usize = 64 << 20;
+/// Threads whose last result is remembered.
+const KEPT_OUTCOMES: usize = 4096;
+
+/// What a thread's last edit came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done(Vec<u8>),
+    Refused(String),
+}
+
+/// A parsed document, and the version that it is the text of.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub node: NodeId,
+    pub document: Document,
+    /// Length in bytes and crc32c of the text in the file that edits build on.
+    pub base: (u64, u32),
+    /// Where its text is still to be written.
+    pub unwritten: Option<Unwritten>,
+}
+
+/// A staging file that waits for its text.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    pub id: TxnId,
+    pub file: Arc<File>,
+    /// Modification time it is to have, in nanoseconds since the epoch.
+    pub mtime_ns: i128,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// Held while an edit is under way. Whoever holds it waits for no drain, which writes out what
+    /// is in it.
+    parsed: Arc<Mutex<Option<Parsed>>>,
+    bytes: usize,
+    used: Instant,
+    /// Its text is nowhere else, since then.
+    unwritten: Option<Instant>,
+}
+
+/// The engine's side of documents.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Documents {
+    kept: Mutex<HashMap<Slot, Kept>>,
+    outcomes: Mutex<(HashMap<u32, Outcome>, VecDeque<u32>)>,
+}
+
+impl Documents {
+    /// The place of a document, to be locked for an edit.
+    pub(super) fn of(&self, slot: &Slot) -> Arc<Mutex<Option<Parsed>>> {
+        let mut kept = self.kept.lock();
+        let entry = kept.entry(slot.clone()).or_insert_with(|| Kept {
+            parsed: Arc::default(),
+            bytes: 0,
+            used: Instant::now(),
+            unwritten: None,
+        });
+        entry.used = Instant::now();
+        entry.parsed.clone()
+    }
+
+    /// Says since when a document's text is nowhere else.
+    pub(super) fn note_unwritten(&self, slot: &Slot, since: Option<Instant>) {
+        if let Some(entry) = self.kept.lock().get_mut(slot) {
+            entry.unwritten = since;
+        }
+    }
+
+    /// Documents whose texts have been nowhere else for so long.
+    pub(in crate::engine) fn unwritten_for(&self, delay: Duration) -> Vec<Slot> {
+        let kept = self.kept.lock();
+        let due = |k: &Kept| k.unwritten.is_some_and(|since| since.elapsed() >= delay);
+        let due = kept.iter().filter(|(_, k)| due(k));
+        due.map(|(slot, _)| slot.clone()).collect()
+    }
+
+    /// Notes a document's size, and forgets those that were used least recently beyond the limit.
+    pub(super) fn account(&self, slot: &Slot, bytes: usize) {
+        let mut kept = self.kept.lock();
+        if let Some(entry) = kept.get_mut(slot) {
+            entry.bytes = bytes;
+        }
+        let mut total: usize = kept.values().map(|k| k.bytes + 256).sum();
+        while total > KEPT_BYTES {
+            // One that is in use is locked, or about to be.
+            let idle = kept.iter().filter(|(s, k)| {
+                *s != slot && k.unwritten.is_none() && Arc::strong_count(&k.parsed) == 1
+            });
+            let Some(oldest) = idle.min_by_key(|(_, k)| k.used).map(|(s, _)| s.clone()) else {
+                return;
+            };
+            total -= kept.remove(&oldest).map_or(0, |k| k.bytes + 256);
+        }
+    }
+
+    /// Gives what was remembered of the thread before.
+    pub(super) fn remember(&self, tid: u32, outcome: Outcome) -> Option<Outcome> {
+        let (by_thread, order) = &mut *self.outcomes.lock();
+        let before = by_thread.insert(tid, outcome);
+        if before.is_none() {
+            order.push_back(tid);
+        }
+        while order.len() > KEPT_OUTCOMES {
+            if let Some(oldest) = order.pop_front() {
+                by_thread.remove(&oldest);
+            }
+        }
+        before
+    }
+
+    pub(super) fn outcome(&self, tid: u32) -> Option<Outcome> {
+        self.outcomes.lock().0.get(&tid).cloned()
+    }
+}

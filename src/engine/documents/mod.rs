@@ -1,0 +1,388 @@
+//! JSON documents that are edited through attributes (C15, C16).
+//!
+//! Setting `user.commitfs.json.patch` or `…merge` on a file applies the value to the file's current
+//! version and commits the result, under the document's lock: one edit after the other, and none
+//! builds on a version that is not current any more. The parsed document stays in memory, so that
+//! an edit parses, journals and changes nothing but itself: see `commit` for when its text is
+//! written.
+
+mod commit;
+mod kept;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use serde_json::json;
+
+use super::{Durability, Engine};
+use crate::json::{AnyPatch, Document, JsonError, Limits, PatchError, PatchErrorKind, Pointer};
+use crate::namespace::Kind;
+use crate::sys::failpoint;
+use crate::types::{Caller, NodeId, OpResult, Slot};
+use kept::{Outcome, Parsed};
+
+pub(super) use kept::Documents;
+
+/// All of a document's attributes begin so.
+const JSON: &[u8] = b"user.commitfs.json";
+/// A patch of at most this many bytes is applied by the dispatcher itself: handing it to a worker
+/// costs more.
+const AT_ONCE: usize = 4 << 10;
+/// A value larger than this is left out of a result: the kernel's limit for attributes is 64 KiB.
+const SHOWN: usize = 60 << 10;
+
+/// What is set, or read, by an attribute of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Attribute {
+    Patch(Option<u64>),
+    Merge(Option<u64>),
+    Value(String),
+    Result,
+    Error,
+}
+
+impl Attribute {
+    /// `None`: not one of ours.
+    fn parse(name: &OsStr) -> Option<Attribute> {
+        let rest = std::str::from_utf8(name.as_bytes().strip_prefix(JSON)?).ok()?;
+        if rest.is_empty() {
+            return Some(Attribute::Value(String::new()));
+        }
+        if let Some(pointer) = rest.strip_prefix(':') {
+            return Some(Attribute::Value(pointer.to_owned()));
+        }
+        let (what, version) = match rest.split_once('@') {
+            Some((what, version)) => (what, Some(version.parse().ok()?)),
+            None => (rest, None),
+        };
+        match (what, version) {
+            (".patch", version) => Some(Attribute::Patch(version)),
+            (".merge", version) => Some(Attribute::Merge(version)),
+            (".result", None) => Some(Attribute::Result),
+            (".error", None) => Some(Attribute::Error),
+            _ => None,
+        }
+    }
+}
+
+/// A patch that was asked for.
+struct Request {
+    node: NodeId,
+    /// By RFC 7396, not by RFC 6902.
+    merge: bool,
+    /// Version that has to be current.
+    expected: Option<u64>,
+    patch: Vec<u8>,
+}
+
+/// Why an edit or a read was refused.
+#[derive(Debug)]
+struct Refusal {
+    errno: Errno,
+    reason: String,
+}
+
+impl Refusal {
+    fn is_full(&self) -> bool {
+        matches!(self.errno, Errno::NOSPC | Errno::DQUOT)
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Refusal {
+        Refusal {
+            errno,
+            reason: std::io::Error::from(errno).to_string(),
+        }
+    }
+}
+
+impl From<JsonError> for Refusal {
+    fn from(error: JsonError) -> Refusal {
+        let errno = match error {
+            JsonError::TooLarge { .. } => Errno::TOOBIG,
+            _ => Errno::BADMSG,
+        };
+        Refusal {
+            errno,
+            reason: format!("the file is not a JSON document that can be edited: {error}"),
+        }
+    }
+}
+
+impl From<PatchError> for Refusal {
+    fn from(error: PatchError) -> Refusal {
+        let errno = match error.kind {
+            PatchErrorKind::Malformed | PatchErrorKind::WrongType => Errno::INVAL,
+            PatchErrorKind::MissingPath => Errno::NOENT,
+            PatchErrorKind::TestFailed => Errno::CANCELED,
+            PatchErrorKind::OutOfRange => Errno::RANGE,
+            PatchErrorKind::TooLarge => Errno::TOOBIG,
+        };
+        Refusal {
+            errno,
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl Engine {
+    /// Sets an attribute of a document.
+    pub(super) fn set_document(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        let (merge, expected) = match Attribute::parse(name) {
+            Some(Attribute::Patch(version)) => (false, version),
+            Some(Attribute::Merge(version)) => (true, version),
+            _ => return done(Err(Errno::OPNOTSUPP)),
+        };
+        let request = Request {
+            node,
+            merge,
+            expected,
+            patch: value.to_vec(),
+        };
+        if let Some(edited) = self.edit_at_once(&request) {
+            return done(self.note_outcome(caller, edited));
+        }
+        let engine = self.clone();
+        self.pool
+            .run(move || done(engine.note_outcome(caller, engine.edit(&request))));
+    }
+
+    fn note_outcome(&self, caller: Caller, edited: Result<Vec<u8>, Refusal>) -> OpResult<()> {
+        let outcome = match &edited {
+            Ok(result) => Outcome::Done(result.clone()),
+            Err(refusal) => Outcome::Refused(refusal.reason.clone()),
+        };
+        let before = self.documents.remember(caller.tid, outcome.clone());
+        match &edited {
+            Ok(_) => self.lock().counters.patches += 1,
+            // The kernel tries once more after an ESTALE.
+            Err(refusal) if refusal.errno == Errno::STALE && before != Some(outcome) => {
+                self.lock().counters.stale_patches += 1;
+            }
+            Err(_) => {}
+        }
+        edited.map(drop).map_err(|refusal| refusal.errno)
+    }
+
+    /// A small patch of a document that is in memory, and nobody else is editing. `None`: it may
+    /// have to wait.
+    fn edit_at_once(&self, request: &Request) -> Option<Result<Vec<u8>, Refusal>> {
+        if request.patch.len() > AT_ONCE || self.config.durability == Durability::Sync {
+            return None;
+        }
+        let slot = self.slot_of_document(request.node).ok()?;
+        let kept = self.documents.of(&slot);
+        let mut parsed = kept.try_lock()?;
+        let patch = AnyPatch::parse(request.merge, &request.patch, &Limits::default()).ok()?;
+        let at_hand = |p: &Parsed| self.is_hot(&slot, p) && patch.is_local(&p.document);
+        if !parsed.as_ref().is_some_and(at_hand) || self.has_backlog(&self.lock()) {
+            return None;
+        }
+        match self.edit_once(&slot, &mut parsed, &patch, request) {
+            Ok(done) => done.map(|(result, _)| Ok(result)),
+            Err(refusal) if refusal.errno == Errno::NOSPC => None,
+            Err(refusal) => Some(Err(refusal)),
+        }
+    }
+
+    /// Gives the result for `user.commitfs.json.result`.
+    fn edit(&self, request: &Request) -> Result<Vec<u8>, Refusal> {
+        let patch = AnyPatch::parse(request.merge, &request.patch, &Limits::default())?;
+        self.await_backlog(&mut self.lock());
+        let mut found_room = false;
+        loop {
+            let slot = self.slot_of_document(request.node)?;
+            let kept = self.documents.of(&slot);
+            let gone = self.departures.ended();
+            let mut parsed = kept.lock();
+            let edited = self.edit_once(&slot, &mut parsed, &patch, request);
+            let bytes = parsed.as_ref().map_or(0, |p| p.document.text_len());
+            drop(parsed);
+            self.documents.account(&slot, bytes);
+            match edited {
+                Ok(Some((result, seq))) => {
+                    if self.config.durability == Durability::Sync {
+                        self.await_durable(seq)?;
+                    }
+                    return Ok(result);
+                }
+                // Somebody has committed meanwhile: once more, on that.
+                Ok(None) => {}
+                Err(refusal) if !found_room && refusal.is_full() && self.find_room(gone) => {
+                    found_room = true;
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+    }
+
+    /// Gives the result, and the number of the commit that has to be durable for it.
+    fn edit_once(
+        &self,
+        slot: &Slot,
+        parsed: &mut Option<Parsed>,
+        patch: &AnyPatch,
+        request: &Request,
+    ) -> Result<Option<(Vec<u8>, u64)>, Refusal> {
+        let base = self.base_of_edit(slot)?;
+        if request.expected.is_some_and(|e| e != base.version) {
+            return Err(Refusal {
+                errno: Errno::STALE,
+                reason: format!("the current version is {}", base.version),
+            });
+        }
+        let parsed = self.current_document(&base, parsed)?;
+        if request.patch.len() > commit::JOURNALLED {
+            // The version before goes another way, and somebody may still open it.
+            self.write_text_of(slot, parsed)?;
+        }
+        let applied = patch.apply(&mut parsed.document, &Limits::default())?;
+        let (version, seq) = if applied.changed {
+            match self.commit_edit(&base, parsed, request) {
+                Ok(Some(edited)) => (edited.version, edited.seq),
+                not => {
+                    parsed.document.revert(applied.undo);
+                    return not.map(|_| None).map_err(Refusal::from);
+                }
+            }
+        } else {
+            (base.version, 0)
+        };
+        let result = result_text(version, &parsed.document, applied.target.as_ref());
+        Ok(Some((result, seq)))
+    }
+
+    /// The name whose document an attribute of a node speaks of.
+    fn slot_of_document(&self, node: NodeId) -> Result<Slot, Refusal> {
+        let state = self.lock();
+        let node = state.nodes.get(node).ok_or(Errno::STALE)?;
+        match (&node.kind, &node.at) {
+            (Kind::Private(txn), _) if state.txns.contains_key(txn) => {
+                Ok(state.txns[txn].slot.clone())
+            }
+            (Kind::File | Kind::Private(_), Some(slot)) if !node.unlinked || node.superseded => {
+                Ok(slot.clone())
+            }
+            (Kind::File | Kind::Private(_), _) => Err(Errno::NOENT.into()),
+            _ => Err(Errno::OPNOTSUPP.into()),
+        }
+    }
+
+    /// Reads an attribute of a document.
+    pub(super) fn get_document(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        name: &OsStr,
+        done: impl FnOnce(OpResult<Vec<u8>>) + Send + 'static,
+    ) {
+        let outcome = self.documents.outcome(caller.tid);
+        match (Attribute::parse(name), outcome) {
+            (Some(Attribute::Result), Some(Outcome::Done(result))) => done(Ok(result)),
+            (Some(Attribute::Error), Some(Outcome::Refused(reason))) => {
+                done(Ok(reason.into_bytes()));
+            }
+            (Some(Attribute::Value(pointer)), _) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    let value = engine.value_at(node, &pointer);
+                    if let Err(refusal) = &value {
+                        let reason = Outcome::Refused(refusal.reason.clone());
+                        engine.documents.remember(caller.tid, reason);
+                    }
+                    done(value.map_err(|refusal| refusal.errno));
+                });
+            }
+            _ => done(Err(Errno::NODATA)),
+        }
+    }
+
+    fn value_at(&self, node: NodeId, pointer: &str) -> Result<Vec<u8>, Refusal> {
+        let pointer = Pointer::parse(pointer).map_err(|e| Refusal {
+            errno: Errno::INVAL,
+            reason: e.to_string(),
+        })?;
+        let slot = self.slot_of_document(node)?;
+        let kept = self.documents.of(&slot);
+        let mut parsed = kept.lock();
+        let base = self.base_of_edit(&slot)?;
+        let document = &self.current_document(&base, &mut parsed)?.document;
+        let value = pointer.resolve(document.value()).map_err(|e| Refusal {
+            errno: Errno::NODATA,
+            reason: e.to_string(),
+        });
+        let text = value.map(|v| v.to_string().into_bytes());
+        let bytes = document.text_len();
+        drop(parsed);
+        self.documents.account(&slot, bytes);
+        text
+    }
+}
+
+fn text_of(document: &Document) -> String {
+    if failpoint::mutant("C16") {
+        return document.value().to_string();
+    }
+    document.to_text()
+}
+
+/// `{"version": N, "value": V}`; without the value where there is none, or it is too large.
+fn result_text(version: u64, document: &Document, target: Option<&Pointer>) -> Vec<u8> {
+    let value = target
+        .and_then(|t| t.resolve(document.value()).ok())
+        .map(ToString::to_string)
+        .filter(|text| text.len() <= SHOWN);
+    match value {
+        Some(value) => format!("{{\"version\": {version}, \"value\": {value}}}").into_bytes(),
+        None => json!({ "version": version }).to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(name: &str) -> Option<Attribute> {
+        Attribute::parse(OsStr::new(name))
+    }
+
+    #[test]
+    fn names_say_what_is_meant_and_on_which_version() {
+        let cases = [
+            ("user.commitfs.json.patch", Some(Attribute::Patch(None))),
+            (
+                "user.commitfs.json.patch@7",
+                Some(Attribute::Patch(Some(7))),
+            ),
+            (
+                "user.commitfs.json.merge@0",
+                Some(Attribute::Merge(Some(0))),
+            ),
+            (
+                "user.commitfs.json:/a@b",
+                Some(Attribute::Value("/a@b".into())),
+            ),
+            ("user.commitfs.json:", Some(Attribute::Value(String::new()))),
+            ("user.commitfs.json.result", Some(Attribute::Result)),
+            ("user.commitfs.json.error", Some(Attribute::Error)),
+            ("user.commitfs.json.patch@", None),
+            ("user.commitfs.json.patch@x", None),
+            ("user.commitfs.json.result@1", None),
+            ("user.commitfs.jsonx", None),
+            ("user.commitfs.version", None),
+        ];
+        for (name, attribute) in cases {
+            assert_eq!(parsed(name), attribute, "{name}");
+        }
+    }
+}
