@@ -5,6 +5,8 @@
 //! builds on a version that is not current any more. The parsed document stays in memory, so that
 //! an edit parses nothing but itself.
 
+mod replace;
+
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -39,6 +41,7 @@ const SHOWN: usize = 60 << 10;
 enum Attribute {
     Patch(Option<u64>),
     Merge(Option<u64>),
+    Replace(Option<u64>),
     Value(String),
     Result,
     Error,
@@ -61,10 +64,16 @@ impl Attribute {
         match (what, version) {
             (".patch", version) => Some(Attribute::Patch(version)),
             (".merge", version) => Some(Attribute::Merge(version)),
+            (".replace", version) => Some(Attribute::Replace(version)),
             (".result", None) => Some(Attribute::Result),
             (".error", None) => Some(Attribute::Error),
             _ => None,
         }
+    }
+
+    fn can_be_set(&self) -> bool {
+        use Attribute::{Merge, Patch, Replace};
+        matches!(self, Patch(_) | Merge(_) | Replace(_))
     }
 }
 
@@ -175,6 +184,10 @@ impl Documents {
 
     /// Gives what was remembered of the thread before.
     fn remember(&self, tid: u32, outcome: Outcome) -> Option<Outcome> {
+        // All threads of other pid namespaces have this number.
+        if tid == 0 {
+            return None;
+        }
         let (by_thread, order) = &mut *self.outcomes.lock();
         let before = by_thread.insert(tid, outcome);
         if before.is_none() {
@@ -215,6 +228,18 @@ struct Base {
     version: u64,
 }
 
+impl Base {
+    fn expect_version(&self, expected: Option<u64>) -> Result<(), Refusal> {
+        if expected.is_some_and(|e| e != self.version) {
+            return Err(Refusal {
+                errno: Errno::STALE,
+                reason: format!("the current version is {}", self.version),
+            });
+        }
+        Ok(())
+    }
+}
+
 impl Engine {
     /// Sets an attribute of a document. `false`: it is none that can be set.
     pub(super) fn set_document(
@@ -225,14 +250,17 @@ impl Engine {
         value: &[u8],
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        let (is_patch, expected) = match Attribute::parse(name) {
-            Some(Attribute::Patch(version)) => (true, version),
-            Some(Attribute::Merge(version)) => (false, version),
-            _ => return done(Err(Errno::OPNOTSUPP)),
+        let Some(attribute) = Attribute::parse(name).filter(Attribute::can_be_set) else {
+            return done(Err(Errno::OPNOTSUPP));
         };
         let (engine, value) = (self.clone(), value.to_vec());
         self.pool.run(move || {
-            let edited = engine.edit(caller, node, is_patch, &value, expected);
+            let edited = match attribute {
+                Attribute::Patch(version) => engine.edit(caller, node, true, &value, version),
+                Attribute::Merge(version) => engine.edit(caller, node, false, &value, version),
+                Attribute::Replace(version) => engine.replace_text(caller, node, &value, version),
+                _ => Err(Errno::OPNOTSUPP.into()),
+            };
             let outcome = match &edited {
                 Ok(result) => Outcome::Done(result.clone()),
                 Err(refusal) => Outcome::Refused(refusal.reason.clone()),
@@ -270,12 +298,7 @@ impl Engine {
             let kept = self.documents.of(&slot);
             let mut parsed = kept.lock();
             let base = self.base_of_edit(&slot)?;
-            if expected.is_some_and(|e| e != base.version) {
-                return Err(Refusal {
-                    errno: Errno::STALE,
-                    reason: format!("the current version is {}", base.version),
-                });
-            }
+            base.expect_version(expected)?;
             let document = self.current_document(&base, &mut parsed)?;
             let applied = edit.apply(document)?;
             let (node, version) = if applied.changed {
@@ -532,6 +555,10 @@ mod tests {
             (
                 "user.commitfs.json.merge@0",
                 Some(Attribute::Merge(Some(0))),
+            ),
+            (
+                "user.commitfs.json.replace@1",
+                Some(Attribute::Replace(Some(1))),
             ),
             (
                 "user.commitfs.json:/a@b",
