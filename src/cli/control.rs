@@ -9,6 +9,20 @@ use crate::engine::{Answer, Command};
 use crate::store::STATE_DIR;
 use crate::sys::mount::{self as sysmount, MountEntry};
 
+/// What ENOTCONN means.
+pub const DEAD: &str =
+    "the daemon of this mount is gone; mount again, which detaches and recovers it";
+
+/// The mount of ours that an absolute path without symbolic links lies on.
+pub fn mount_at(real: &Path) -> std::io::Result<Option<MountEntry>> {
+    let table = sysmount::mountinfo()?;
+    Ok(real
+        .ancestors()
+        .find_map(|p| sysmount::top_at(&table, p))
+        .filter(|m| m.fstype == sysmount::FSTYPE)
+        .cloned())
+}
+
 /// The mount that a path lies on, if it is one of ours.
 pub fn mount_of(path: &Path) -> Result<MountEntry, Failure> {
     let bad = |e: &dyn std::fmt::Display| {
@@ -16,16 +30,13 @@ pub fn mount_of(path: &Path) -> Result<MountEntry, Failure> {
     };
     let real = path.canonicalize().map_err(|e| {
         if e.raw_os_error() == Some(libc::ENOTCONN) {
-            bad(&"the daemon of this mount is gone; mount again, which detaches and recovers it")
+            bad(&DEAD)
         } else {
             bad(&e)
         }
     })?;
-    let table = sysmount::mountinfo().map_err(|e| bad(&e))?;
-    real.ancestors()
-        .find_map(|p| sysmount::top_at(&table, p))
-        .filter(|m| m.fstype == "fuse.commitfs")
-        .cloned()
+    mount_at(&real)
+        .map_err(|e| bad(&e))?
         .ok_or_else(|| bad(&"no commitfs is mounted here; `commitfs mount` makes one"))
 }
 

@@ -2,9 +2,11 @@
 
 mod check;
 mod control;
+mod json;
 mod locks;
 mod mount;
 mod options;
+mod random;
 mod rejected;
 mod status;
 mod umount;
@@ -29,6 +31,14 @@ pub mod exit {
     pub const DAMAGED: u8 = 5;
     /// The system refused: no FUSE, no right to mount.
     pub const REFUSED: u8 = 6;
+    /// `json`: the version is not the current one.
+    pub const NOT_CURRENT: u8 = 7;
+    /// `json`: the pointer leads nowhere.
+    pub const NOT_THERE: u8 = 8;
+    /// `json patch`: an operation `test` found something else.
+    pub const TEST_FAILED: u8 = 9;
+    /// `json update`: the command failed.
+    pub const COMMAND_FAILED: u8 = 10;
 }
 
 /// An error for a person, with the code to exit with.
@@ -55,7 +65,8 @@ impl Failure {
     version,
     about = "A file system that makes every close an atomic commit",
     after_help = "Exit codes: 0 done, 1 trouble found (status: unread errors; check: something wrong), 2 wrong usage,\n\
-                  3 bad input, 4 busy (mounted already, open transactions), 5 damaged or foreign .commitfs, 6 refused by the system."
+                  3 bad input, 4 busy (mounted already, open transactions), 5 damaged or foreign .commitfs, 6 refused by the system;\n\
+                  json: 7 not the current version, 8 the pointer leads nowhere, 9 a test failed, 10 the command failed."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -74,6 +85,8 @@ enum Command {
     Locks(locks::Arguments),
     /// List, show or restore content that was not committed
     Rejected(rejected::Arguments),
+    /// Read and edit JSON documents, each edit in one step
+    Json(json::Arguments),
     /// Look for inconsistencies in a backing directory that nobody has mounted
     Check(check::Arguments),
 }
@@ -90,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Status(a) => status::run(&a),
         Command::Locks(a) => locks::run(&a),
         Command::Rejected(a) => rejected::run(&a),
+        Command::Json(a) => json::run(&a),
         Command::Check(a) => check::run(&a),
     };
     match result {

@@ -127,7 +127,11 @@ fn is_gone_soon(mount: &sysmount::MountEntry) -> bool {
 }
 
 fn is_gone(mount: &sysmount::MountEntry) -> std::io::Result<bool> {
-    Ok(sysmount::mountinfo()?.iter().all(|m| m.id != mount.id))
+    // The kernel gives the number of a mount that is gone to the next one, anywhere.
+    let is_it = |m: &sysmount::MountEntry| {
+        m.id == mount.id && m.device == mount.device && m.mount_point == mount.mount_point
+    };
+    Ok(!sysmount::mountinfo()?.iter().any(is_it))
 }
 
 fn refusal(mountpoint: &std::path::Path, answer: &Answer) -> Failure {

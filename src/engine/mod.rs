@@ -16,6 +16,7 @@ mod locking;
 mod locklist;
 mod names;
 mod open;
+mod pieces;
 mod pool;
 mod probe;
 mod publish;
@@ -119,6 +120,7 @@ pub struct Engine {
     /// Why watchers of files aren't told of commits, if they aren't.
     pub(crate) untold: Mutex<Option<String>>,
     documents: documents::Documents,
+    pieces: pieces::Pieces,
     pub(crate) features: OnceLock<Vec<status::Feature>>,
     pub(crate) rejected_bound: RejectedBound,
     /// Small files are read uncached: the kernel allows that together with mmap.
@@ -244,6 +246,7 @@ impl Engine {
             watchers: OnceLock::new(),
             untold: Mutex::new(Some("not mounted yet".to_owned())),
             documents: documents::Documents::default(),
+            pieces: pieces::Pieces::default(),
             features: OnceLock::new(),
             rejected_bound,
             uncached: std::sync::atomic::AtomicBool::new(false),

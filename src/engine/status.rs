@@ -224,6 +224,7 @@ impl Engine {
                     engine.flush_old_tails();
                     engine.warn_of_old_locks();
                     engine.look_after_claims();
+                    engine.pieces.sweep();
                     drop(engine);
                     std::thread::sleep(std::time::Duration::from_millis(250));
                 }

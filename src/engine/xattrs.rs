@@ -75,7 +75,7 @@ impl Engine {
             return done(Err(Errno::OPNOTSUPP));
         }
         if name.as_bytes().starts_with(OURS) {
-            return self.set_document(caller, node, name, value, done);
+            return self.set_own_xattr(caller, node, name, value, done);
         }
         done(self.set_stored(node, name, value, flags));
     }

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::types::{NodeId, Slot, TxnId};
 
@@ -37,9 +36,7 @@ pub struct Pending {
 /// A document was edited, and its text has not been written to the staging file since.
 #[derive(Clone, Copy, Debug)]
 pub struct Unwritten {
-    /// Since the first of these edits.
-    pub since: Instant,
-    /// That edit's place in the order of commits.
+    /// The first of these edits' place in the order of commits.
     pub first_seq: u64,
     /// Bytes of space that the staging file has been given.
     pub allocated: u64,

@@ -22,6 +22,7 @@ use crate::journal::{Content, Edit, Record};
 use crate::json::{Document, JsonError, Limits};
 use crate::namespace::{Kind, Pending, Told, Unwritten};
 use crate::sys::{at, failpoint};
+use crate::txn::Ready;
 use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns, seconds_of};
 
 /// Space is set aside in steps of this many bytes, so that a growing document asks for it seldom.
@@ -36,13 +37,23 @@ pub(super) struct Base {
     pub version: u64,
 }
 
+impl Base {
+    pub(super) fn expect_version(&self, expected: Option<u64>) -> Result<(), Refusal> {
+        if expected.is_some_and(|e| e != self.version) {
+            return Err(Refusal {
+                errno: Errno::STALE,
+                reason: format!("the current version is {}", self.version),
+            });
+        }
+        Ok(())
+    }
+}
+
 /// The version that an edit has made.
 pub(super) struct Edited {
     pub node: NodeId,
     pub version: u64,
     pub seq: u64,
-    /// Its text is still to be written, and is to have this modification time.
-    mtime_ns: Option<i128>,
 }
 
 /// The staging file that stands for a version.
@@ -135,42 +146,67 @@ impl Engine {
         parsed: &mut Parsed,
         request: &Request,
     ) -> OpResult<Option<Edited>> {
-        let at_once = request.patch.len() > JOURNALLED;
-        let staged = self.staged(base, parsed.document.text_len() as u64, at_once)?;
-        let edited = if at_once {
-            self.commit_written(base, parsed, &staged)
+        let edited = if request.value.len() > JOURNALLED {
+            self.commit_text(base, super::text_of(&parsed.document).as_bytes())?
         } else {
-            self.commit_unwritten(base, parsed, request, &staged)
+            self.commit_unwritten(base, parsed, request)?
         };
-        match &edited {
-            Ok(Some(made)) => {
-                parsed.node = made.node;
-                parsed.unwritten = made.mtime_ns.map(|mtime_ns| kept::Unwritten {
-                    id: staged.id,
-                    file: staged.file,
-                    mtime_ns,
-                });
-                let since = parsed.unwritten.as_ref().map(|_| Instant::now());
-                if staged.fresh {
-                    self.documents.note_unwritten(&base.slot, since);
-                }
-            }
-            _ if staged.fresh => {
-                self.store.remove_staging(staged.id).ok();
-            }
-            _ => {}
+        if let Some(edited) = &edited {
+            parsed.node = edited.node;
+        }
+        Ok(edited)
+    }
+
+    /// Commits a text as the next version of its base.
+    pub(super) fn commit_text(&self, base: &Base, text: &[u8]) -> OpResult<Option<Edited>> {
+        let staged = self.with_space(self.new_staged(base)?, text.len() as u64)?;
+        let mtime_ns = self.next_mtime(&self.lock(), base);
+        let written = write_text(&staged.file, text, mtime_ns);
+        let edited = written.and_then(|content| self.publish_text(base, &staged, content));
+        if !matches!(edited, Ok(Some(_))) {
+            self.store.remove_staging(staged.id).ok();
         }
         edited
     }
 
-    /// The staging file of the version before, if its text is still to be written, or a new one;
-    /// with space for `len` bytes.
-    fn staged(&self, base: &Base, len: u64, new: bool) -> OpResult<Staged> {
-        let head = if new { None } else { self.staged_head(base) };
-        let mut staged = match head {
-            Some(staged) => staged,
-            None => self.new_staged(base)?,
+    fn publish_text(
+        &self,
+        base: &Base,
+        staged: &Staged,
+        content: Content,
+    ) -> OpResult<Option<Edited>> {
+        self.reserve_records(0)?;
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if !self.is_current(state, base)? {
+            return Ok(None);
+        }
+        let (fd, slot) = (staged.fd.clone(), base.slot.clone());
+        let node = state.nodes.create(Kind::File, fd, staged.key, slot);
+        let ready = Ready {
+            id: staged.id,
+            file: staged.file.clone(),
+            content,
+            version: 0,
+            synced: false,
         };
+        self.publish(state, &base.slot, ready, node);
+        Ok(Some(Edited {
+            node,
+            version: base.version + 1,
+            seq: state.seq,
+        }))
+    }
+
+    /// Sees to it that the commit of an edit finds space in the journal. The caller finds room
+    /// where there is none: that may need the drain.
+    fn reserve_records(&self, patch: usize) -> OpResult<()> {
+        let wanted = AHEAD + patch as u64;
+        let reserved = self.journal.lock().reserve(wanted);
+        reserved.map_err(|_| Errno::NOSPC)
+    }
+
+    fn with_space(&self, mut staged: Staged, len: u64) -> OpResult<Staged> {
         if len > staged.allocated {
             let wanted = len + AHEAD;
             let room = rustix::fs::fallocate(&*staged.file, FallocateFlags::KEEP_SIZE, 0, wanted);
@@ -188,6 +224,7 @@ impl Engine {
         Ok(staged)
     }
 
+    /// The staging file of the version before, if its text is still to be written.
     fn staged_head(&self, base: &Base) -> Option<Staged> {
         let state = self.lock();
         let head = state.pending.get(base.slot.dir, &base.slot.name)?;
@@ -225,18 +262,33 @@ impl Engine {
         })
     }
 
-    /// By the edit's record, its text to be written later.
+    /// Commits an edit by its record, its text to be written later.
     fn commit_unwritten(
         &self,
         base: &Base,
-        parsed: &Parsed,
+        parsed: &mut Parsed,
+        request: &Request,
+    ) -> OpResult<Option<Edited>> {
+        let staged = match self.staged_head(base) {
+            Some(staged) => staged,
+            None => self.new_staged(base)?,
+        };
+        let staged = self.with_space(staged, parsed.document.text_len() as u64)?;
+        let edited = self.publish_unwritten(base, parsed, request, &staged);
+        if staged.fresh && !matches!(edited, Ok(Some(_))) {
+            self.store.remove_staging(staged.id).ok();
+        }
+        edited
+    }
+
+    fn publish_unwritten(
+        &self,
+        base: &Base,
+        parsed: &mut Parsed,
         request: &Request,
         staged: &Staged,
     ) -> OpResult<Option<Edited>> {
-        self.journal
-            .lock()
-            .reserve(AHEAD + request.patch.len() as u64)
-            .map_err(|_| Errno::NOSPC)?;
+        self.reserve_records(request.value.len())?;
         let mut guard = self.lock();
         let state = &mut *guard;
         if !self.is_current(state, base)? {
@@ -257,8 +309,8 @@ impl Engine {
             id: staged.id,
             version,
             base: staged.fresh.then_some(parsed.base),
-            merge: request.merge,
-            patch: request.patch.clone(),
+            merge: request.kind == super::Kind::Merge,
+            patch: request.value.clone(),
             mtime_ns: told.mtime_ns,
         };
         let record = Record::Commit {
@@ -275,7 +327,6 @@ impl Engine {
             .nodes
             .create(Kind::File, staged.fd.clone(), staged.key, base.slot.clone());
         let unwritten = Unwritten {
-            since: Instant::now(),
             first_seq: seq,
             allocated: staged.allocated,
         };
@@ -296,49 +347,16 @@ impl Engine {
             (node.pending, node.version) = (true, Some(version));
             node.unwritten = Some(told);
         }
-        Ok(Some(Edited {
-            node,
-            version,
-            seq,
-            mtime_ns: Some(told.mtime_ns),
-        }))
-    }
-
-    /// By the text itself.
-    fn commit_written(
-        &self,
-        base: &Base,
-        parsed: &Parsed,
-        staged: &Staged,
-    ) -> OpResult<Option<Edited>> {
-        let mtime_ns = self.next_mtime(&self.lock(), base);
-        let content = write_text(&staged.file, &parsed.document, mtime_ns)?;
-        self.journal
-            .lock()
-            .reserve(AHEAD)
-            .map_err(|_| Errno::NOSPC)?;
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if !self.is_current(state, base)? {
-            return Ok(None);
-        }
-        let node = state
-            .nodes
-            .create(Kind::File, staged.fd.clone(), staged.key, base.slot.clone());
-        let ready = crate::txn::Ready {
+        parsed.unwritten = Some(kept::Unwritten {
             id: staged.id,
             file: staged.file.clone(),
-            content,
-            version: 0,
-            synced: false,
-        };
-        self.publish(state, &base.slot, ready, node);
-        Ok(Some(Edited {
-            node,
-            version: base.version + 1,
-            seq: state.seq,
-            mtime_ns: None,
-        }))
+            mtime_ns: told.mtime_ns,
+        });
+        if staged.fresh {
+            self.documents
+                .note_unwritten(&base.slot, Some(Instant::now()));
+        }
+        Ok(Some(Edited { node, version, seq }))
     }
 
     fn is_current(&self, state: &mut State, base: &Base) -> OpResult<bool> {
@@ -374,7 +392,8 @@ impl Engine {
             return Ok(());
         };
         let (id, mtime_ns) = (unwritten.id, unwritten.mtime_ns);
-        let content = write_text(&unwritten.file, &parsed.document, mtime_ns)?;
+        let text = super::text_of(&parsed.document);
+        let content = write_text(&unwritten.file, text.as_bytes(), mtime_ns)?;
         failpoint::crash_point("text-written");
         let base = (content.len, content.crc.unwrap_or_default());
         self.note_written(slot, id, content, &unwritten.file)?;
@@ -480,11 +499,10 @@ impl Staged {
     }
 }
 
-/// Writes a document's text to an empty file, with that modification time.
-fn write_text(file: &File, document: &Document, mtime_ns: i128) -> OpResult<Content> {
-    let text = super::text_of(document);
+/// Writes a text to an empty file, with that modification time.
+fn write_text(file: &File, text: &[u8], mtime_ns: i128) -> OpResult<Content> {
     let io = |e: std::io::Error| errno_of(&e);
-    file.write_all_at(text.as_bytes(), 0).map_err(io)?;
+    file.write_all_at(text, 0).map_err(io)?;
     // Gives back the space beyond, too.
     file.set_len(text.len() as u64).map_err(io)?;
     let (tv_sec, nsec) = seconds_of(mtime_ns);
@@ -504,7 +522,7 @@ fn write_text(file: &File, document: &Document, mtime_ns: i128) -> OpResult<Cont
     )?;
     Ok(Content {
         len: text.len() as u64,
-        crc: Some(crc32c::crc32c(text.as_bytes())),
+        crc: Some(crc32c::crc32c(text)),
         inline: None,
         mtime_ns,
     })

@@ -110,6 +110,10 @@ impl Documents {
 
     /// Gives what was remembered of the thread before.
     pub(super) fn remember(&self, tid: u32, outcome: Outcome) -> Option<Outcome> {
+        // All threads of other pid namespaces have this number.
+        if tid == 0 {
+            return None;
+        }
         let (by_thread, order) = &mut *self.outcomes.lock();
         let before = by_thread.insert(tid, outcome);
         if before.is_none() {

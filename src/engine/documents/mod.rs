@@ -8,6 +8,7 @@
 
 mod commit;
 mod kept;
+mod replace;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +19,7 @@ use serde_json::json;
 
 use super::{Durability, Engine};
 use crate::json::{AnyPatch, Document, JsonError, Limits, PatchError, PatchErrorKind, Pointer};
-use crate::namespace::Kind;
+use crate::namespace;
 use crate::sys::failpoint;
 use crate::types::{Caller, NodeId, OpResult, Slot};
 use kept::{Outcome, Parsed};
@@ -38,6 +39,7 @@ const SHOWN: usize = 60 << 10;
 enum Attribute {
     Patch(Option<u64>),
     Merge(Option<u64>),
+    Replace(Option<u64>),
     Value(String),
     Result,
     Error,
@@ -60,6 +62,7 @@ impl Attribute {
         match (what, version) {
             (".patch", version) => Some(Attribute::Patch(version)),
             (".merge", version) => Some(Attribute::Merge(version)),
+            (".replace", version) => Some(Attribute::Replace(version)),
             (".result", None) => Some(Attribute::Result),
             (".error", None) => Some(Attribute::Error),
             _ => None,
@@ -67,14 +70,33 @@ impl Attribute {
     }
 }
 
-/// A patch that was asked for.
+/// What is to be done to a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// By RFC 6902.
+    Patch,
+    /// By RFC 7396.
+    Merge,
+    /// A text takes its place.
+    Replace,
+}
+
+/// An edit that was asked for.
 struct Request {
     node: NodeId,
-    /// By RFC 7396, not by RFC 6902.
-    merge: bool,
+    kind: Kind,
     /// Version that has to be current.
     expected: Option<u64>,
-    patch: Vec<u8>,
+    /// The patch, or the text.
+    value: Vec<u8>,
+}
+
+/// What an edit came to.
+struct Done {
+    /// For `user.commitfs.json.result`.
+    result: Vec<u8>,
+    /// The commit that has to be durable for it.
+    seq: u64,
 }
 
 /// Why an edit or a read was refused.
@@ -82,6 +104,12 @@ struct Request {
 struct Refusal {
     errno: Errno,
     reason: String,
+}
+
+impl Request {
+    fn patch(&self) -> Result<AnyPatch, PatchError> {
+        AnyPatch::parse(self.kind == Kind::Merge, &self.value, &Limits::default())
+    }
 }
 
 impl Refusal {
@@ -138,16 +166,17 @@ impl Engine {
         value: &[u8],
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        let (merge, expected) = match Attribute::parse(name) {
-            Some(Attribute::Patch(version)) => (false, version),
-            Some(Attribute::Merge(version)) => (true, version),
+        let (kind, expected) = match Attribute::parse(name) {
+            Some(Attribute::Patch(version)) => (Kind::Patch, version),
+            Some(Attribute::Merge(version)) => (Kind::Merge, version),
+            Some(Attribute::Replace(version)) => (Kind::Replace, version),
             _ => return done(Err(Errno::OPNOTSUPP)),
         };
         let request = Request {
             node,
-            merge,
+            kind,
             expected,
-            patch: value.to_vec(),
+            value: value.to_vec(),
         };
         if let Some(edited) = self.edit_at_once(&request) {
             return done(self.note_outcome(caller, edited));
@@ -177,19 +206,20 @@ impl Engine {
     /// A small patch of a document that is in memory, and nobody else is editing. `None`: it may
     /// have to wait.
     fn edit_at_once(&self, request: &Request) -> Option<Result<Vec<u8>, Refusal>> {
-        if request.patch.len() > AT_ONCE || self.config.durability == Durability::Sync {
+        let small = request.value.len() <= AT_ONCE && request.kind != Kind::Replace;
+        if !small || self.config.durability == Durability::Sync {
             return None;
         }
         let slot = self.slot_of_document(request.node).ok()?;
         let kept = self.documents.of(&slot);
         let mut parsed = kept.try_lock()?;
-        let patch = AnyPatch::parse(request.merge, &request.patch, &Limits::default()).ok()?;
+        let patch = request.patch().ok()?;
         let at_hand = |p: &Parsed| self.is_hot(&slot, p) && patch.is_local(&p.document);
         if !parsed.as_ref().is_some_and(at_hand) || self.has_backlog(&self.lock()) {
             return None;
         }
         match self.edit_once(&slot, &mut parsed, &patch, request) {
-            Ok(done) => done.map(|(result, _)| Ok(result)),
+            Ok(done) => done.map(|done| Ok(done.result)),
             Err(refusal) if refusal.errno == Errno::NOSPC => None,
             Err(refusal) => Some(Err(refusal)),
         }
@@ -197,7 +227,10 @@ impl Engine {
 
     /// Gives the result for `user.commitfs.json.result`.
     fn edit(&self, request: &Request) -> Result<Vec<u8>, Refusal> {
-        let patch = AnyPatch::parse(request.merge, &request.patch, &Limits::default())?;
+        let patch = match request.kind {
+            Kind::Replace => None,
+            Kind::Patch | Kind::Merge => Some(request.patch()?),
+        };
         self.await_backlog(&mut self.lock());
         let mut found_room = false;
         loop {
@@ -205,16 +238,19 @@ impl Engine {
             let kept = self.documents.of(&slot);
             let gone = self.departures.ended();
             let mut parsed = kept.lock();
-            let edited = self.edit_once(&slot, &mut parsed, &patch, request);
+            let edited = match &patch {
+                Some(patch) => self.edit_once(&slot, &mut parsed, patch, request),
+                None => self.replace_once(&slot, &mut parsed, &request.value, request.expected),
+            };
             let bytes = parsed.as_ref().map_or(0, |p| p.document.text_len());
             drop(parsed);
             self.documents.account(&slot, bytes);
             match edited {
-                Ok(Some((result, seq))) => {
+                Ok(Some(done)) => {
                     if self.config.durability == Durability::Sync {
-                        self.await_durable(seq)?;
+                        self.await_durable(done.seq)?;
                     }
-                    return Ok(result);
+                    return Ok(done.result);
                 }
                 // Somebody has committed meanwhile: once more, on that.
                 Ok(None) => {}
@@ -226,23 +262,18 @@ impl Engine {
         }
     }
 
-    /// Gives the result, and the number of the commit that has to be durable for it.
+    /// `None`: somebody has committed meanwhile.
     fn edit_once(
         &self,
         slot: &Slot,
         parsed: &mut Option<Parsed>,
         patch: &AnyPatch,
         request: &Request,
-    ) -> Result<Option<(Vec<u8>, u64)>, Refusal> {
+    ) -> Result<Option<Done>, Refusal> {
         let base = self.base_of_edit(slot)?;
-        if request.expected.is_some_and(|e| e != base.version) {
-            return Err(Refusal {
-                errno: Errno::STALE,
-                reason: format!("the current version is {}", base.version),
-            });
-        }
+        base.expect_version(request.expected)?;
         let parsed = self.current_document(&base, parsed)?;
-        if request.patch.len() > commit::JOURNALLED {
+        if request.value.len() > commit::JOURNALLED {
             // The version before goes another way, and somebody may still open it.
             self.write_text_of(slot, parsed)?;
         }
@@ -259,7 +290,7 @@ impl Engine {
             (base.version, 0)
         };
         let result = result_text(version, &parsed.document, applied.target.as_ref());
-        Ok(Some((result, seq)))
+        Ok(Some(Done { result, seq }))
     }
 
     /// The name whose document an attribute of a node speaks of.
@@ -267,13 +298,15 @@ impl Engine {
         let state = self.lock();
         let node = state.nodes.get(node).ok_or(Errno::STALE)?;
         match (&node.kind, &node.at) {
-            (Kind::Private(txn), _) if state.txns.contains_key(txn) => {
+            (namespace::Kind::Private(txn), _) if state.txns.contains_key(txn) => {
                 Ok(state.txns[txn].slot.clone())
             }
-            (Kind::File | Kind::Private(_), Some(slot)) if !node.unlinked || node.superseded => {
+            (namespace::Kind::File | namespace::Kind::Private(_), Some(slot))
+                if !node.unlinked || node.superseded =>
+            {
                 Ok(slot.clone())
             }
-            (Kind::File | Kind::Private(_), _) => Err(Errno::NOENT.into()),
+            (namespace::Kind::File | namespace::Kind::Private(_), _) => Err(Errno::NOENT.into()),
             _ => Err(Errno::OPNOTSUPP.into()),
         }
     }
@@ -367,6 +400,10 @@ mod tests {
             (
                 "user.commitfs.json.merge@0",
                 Some(Attribute::Merge(Some(0))),
+            ),
+            (
+                "user.commitfs.json.replace@1",
+                Some(Attribute::Replace(Some(1))),
             ),
             (
                 "user.commitfs.json:/a@b",

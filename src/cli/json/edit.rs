@@ -1,0 +1,190 @@
+//! Edits as the command line gives them: read and found well-formed before anything is touched.
+
+use super::trouble::Trouble;
+use crate::cli::{Failure, exit};
+use crate::json::{
+    Applied, Document, Limits, MergePatch, Patch, PatchError, PatchErrorKind, Pointer,
+};
+
+/// An edit of a document.
+#[derive(Debug)]
+pub(super) enum Edit {
+    Set { pointer: Pointer, value: String },
+    Increment { text: String },
+    Patch { text: Vec<u8> },
+    Merge { text: Vec<u8> },
+}
+
+impl Edit {
+    /// Sets the value at a pointer to one given as JSON.
+    pub fn set(pointer: Pointer, value: &[u8]) -> Result<Edit, Failure> {
+        let shown = brief(&String::from_utf8_lossy(value));
+        let bad = |reason: String| {
+            let message = format!(
+                "the value {shown} is not JSON: {reason}; quote a string as '\"…\"', or use --string"
+            );
+            Failure::new(exit::BAD_INPUT, message)
+        };
+        if value.trim_ascii().is_empty() {
+            return Err(bad("it is empty".to_owned()));
+        }
+        let value = Document::parse(value).map_err(|e| bad(e.to_string()))?;
+        let value = value.value().to_string();
+        Ok(Edit::Set { pointer, value })
+    }
+
+    /// Sets the value at a pointer to a string.
+    pub fn set_string(pointer: Pointer, string: &str) -> Edit {
+        let value = quoted(string);
+        Edit::Set { pointer, value }
+    }
+
+    pub fn increment(pointer: Pointer, by: &str) -> Result<Edit, Failure> {
+        let bad = |reason: &dyn std::fmt::Display| {
+            let message = format!("{} is nothing to add: {reason}", brief(by));
+            Failure::new(exit::BAD_INPUT, message)
+        };
+        // It must not be able to end the operation and begin another.
+        Document::parse(by.as_bytes()).map_err(|e| bad(&e))?;
+        let text = operation("increment", &pointer, by);
+        parse_patch(text.as_bytes()).map_err(|e| bad(&e.reason))?;
+        Ok(Edit::Increment { text })
+    }
+
+    pub fn patch(text: Vec<u8>) -> Result<Edit, Failure> {
+        parse_patch(&text).map_err(|e| malformed(&e))?;
+        Ok(Edit::Patch { text })
+    }
+
+    pub fn merge(text: Vec<u8>) -> Result<Edit, Failure> {
+        MergePatch::parse(&text, &Limits::default()).map_err(|e| malformed(&e))?;
+        Ok(Edit::Merge { text })
+    }
+
+    /// As a patch: the value takes the place of what is there.
+    pub fn replacing(pointer: &Pointer, value: &str) -> String {
+        operation("replace", pointer, value)
+    }
+
+    /// As a patch: the value comes to a member, or into an array.
+    pub fn adding(pointer: &Pointer, value: &str) -> String {
+        operation("add", pointer, value)
+    }
+
+    /// Makes the edit of a text. Gives the new text, unless nothing changed, and the value at the
+    /// edit's place.
+    ///
+    /// # Errors
+    /// The text is no document, or the edit doesn't fit it.
+    pub fn made_of(&self, text: &[u8]) -> Result<(Option<Vec<u8>>, Option<String>), Trouble> {
+        let mut document = Document::parse(text).map_err(|e| {
+            Trouble::NotADocument(format!("not a JSON document that can be edited: {e}"))
+        })?;
+        let applied = self.apply(&mut document)?;
+        let target = applied.target.as_ref();
+        let value = target
+            .and_then(|t| t.resolve(document.value()).ok())
+            .map(ToString::to_string);
+        let text = applied.changed.then(|| document.to_text().into_bytes());
+        Ok((text, value))
+    }
+
+    fn apply(&self, document: &mut Document) -> Result<Applied, PatchError> {
+        let limits = Limits::default();
+        let mut patch = |text: &[u8]| document.apply(&parse_patch(text)?, &limits);
+        match self {
+            Edit::Set { pointer, value } => {
+                match patch(Edit::replacing(pointer, value).as_bytes()) {
+                    Err(e) if e.kind == PatchErrorKind::MissingPath => {
+                        patch(Edit::adding(pointer, value).as_bytes())
+                    }
+                    other => other,
+                }
+            }
+            Edit::Increment { text } => patch(text.as_bytes()),
+            Edit::Patch { text } => patch(text),
+            Edit::Merge { text } => {
+                document.apply_merge(&MergePatch::parse(text, &limits)?, &limits)
+            }
+        }
+    }
+
+    /// Says it in the words of the command that was given, and how it would work.
+    pub fn explain(&self, trouble: Trouble) -> Trouble {
+        let (Edit::Set { .. } | Edit::Increment { .. }) = self else {
+            return trouble;
+        };
+        match trouble {
+            Trouble::PointerMissing(reason) => {
+                let hint = self.hint(&reason);
+                Trouble::PointerMissing(self.in_own_words(&reason) + &hint)
+            }
+            Trouble::DoesNotFit(reason) => Trouble::DoesNotFit(self.in_own_words(&reason)),
+            other => other,
+        }
+    }
+
+    /// There is one operation, and the user knows nothing of it.
+    fn in_own_words(&self, reason: &str) -> String {
+        let reason = reason.strip_prefix("operation 1: ").unwrap_or(reason);
+        if let Edit::Set { pointer, .. } = self {
+            for name in ["add", "replace"] {
+                let begin = format!("{name} failed at {pointer}: ");
+                if let Some(rest) = reason.strip_prefix(&begin) {
+                    return format!("{pointer} can't be set: {rest}");
+                }
+            }
+        }
+        reason.to_owned()
+    }
+
+    fn hint(&self, reason: &str) -> String {
+        match self {
+            Edit::Set { pointer, value } if reason.contains(" has no member ") => {
+                let merge = nested(pointer, value);
+                format!("; `commitfs json merge FILE '{merge}'` would make it")
+            }
+            Edit::Set { .. } if reason.contains(" has no item ") => {
+                "; - in place of the number appends".to_owned()
+            }
+            Edit::Increment { .. } if reason.contains(" has no member ") => {
+                "; `commitfs json merge` makes what is missing".to_owned()
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+fn operation(name: &str, pointer: &Pointer, value: &str) -> String {
+    let path = quoted(&pointer.to_string());
+    format!(r#"[{{"op": "{name}", "path": {path}, "value": {value}}}]"#)
+}
+
+fn parse_patch(text: &[u8]) -> Result<Patch, PatchError> {
+    Patch::parse(text, &Limits::default())
+}
+
+fn malformed(error: &PatchError) -> Failure {
+    Failure::new(exit::BAD_INPUT, format!("this is no patch: {error}"))
+}
+
+fn quoted(string: &str) -> String {
+    serde_json::Value::from(string).to_string()
+}
+
+/// A merge patch that has a value at a pointer.
+fn nested(pointer: &Pointer, value: &str) -> String {
+    let inner = match value.len() {
+        0..=40 => value.to_owned(),
+        _ => "…".to_owned(),
+    };
+    let around = |inner: String, name: &String| format!("{{{}: {inner}}}", quoted(name));
+    pointer.tokens().iter().rev().fold(inner, around)
+}
+
+fn brief(text: &str) -> String {
+    match text.char_indices().nth(40) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,62 @@
+//! A whole text in the place of a document's: the other half of a compare and set.
+
+use rustix::io::Errno;
+use serde_json::json;
+
+use super::kept::Parsed;
+use super::{Done, Refusal};
+use crate::engine::Engine;
+use crate::json::{Document, Limits};
+use crate::types::Slot;
+
+impl Engine {
+    /// Makes `text` the next version, byte for byte. `None`: somebody has committed meanwhile.
+    pub(super) fn replace_once(
+        &self,
+        slot: &Slot,
+        parsed: &mut Option<Parsed>,
+        text: &[u8],
+        expected: Option<u64>,
+    ) -> Result<Option<Done>, Refusal> {
+        let document = checked(text)?;
+        if let Some(replaced) = parsed {
+            // Somebody may still open what is replaced here.
+            self.write_text_of(slot, replaced)?;
+        }
+        let base = self.base_of_edit(slot)?;
+        base.expect_version(expected)?;
+        let Some(edited) = self.commit_text(&base, text)? else {
+            return Ok(None);
+        };
+        *parsed = Some(Parsed {
+            node: edited.node,
+            document,
+            base: (text.len() as u64, crc32c::crc32c(text)),
+            unwritten: None,
+        });
+        let version = edited.version;
+        Ok(Some(Done {
+            result: json!({ "version": version }).to_string().into_bytes(),
+            seq: edited.seq,
+        }))
+    }
+}
+
+/// A text that can be edited from now on, and nothing else.
+fn checked(text: &[u8]) -> Result<Document, Refusal> {
+    let invalid = |reason: String| Refusal {
+        errno: Errno::INVAL,
+        reason,
+    };
+    if text.trim_ascii().is_empty() {
+        return Err(invalid("an empty text replaces no document".to_owned()));
+    }
+    let limits = Limits::default();
+    if text.len() > limits.bytes {
+        return Err(Refusal {
+            errno: Errno::TOOBIG,
+            reason: format!("its {} bytes are more than {}", text.len(), limits.bytes),
+        });
+    }
+    Document::parse_within(text, &limits).map_err(|e| invalid(format!("not JSON: {e}")))
+}
