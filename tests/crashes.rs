@@ -507,6 +507,7 @@ fn changes_made_while_unmounted_are_accepted() {
     for name in ["changed", "removed", "moved", "kept"] {
         m.save(name, stamped(1, 1_000));
     }
+    let version = m.version("changed").unwrap();
     m.unmount();
     let real = |name: &str| m.backing().join(name);
     std::fs::write(real("changed"), "by hand").unwrap();
@@ -516,6 +517,9 @@ fn changes_made_while_unmounted_are_accepted() {
     std::fs::write(real("d/added"), "added").unwrap();
     m.remount();
     assert_content(m.read("changed"), b"by hand", "changed");
+    // Though it may have been within the same second.
+    assert_eq!(m.version("changed").unwrap(), version + 1);
+    assert_eq!(m.version("kept").unwrap(), version);
     assert!(!m.exists("removed") && !m.exists("moved"));
     assert_content(m.read("moved-here"), &stamped(1, 1_000), "moved");
     assert_content(m.read("d/added"), b"added", "added");

@@ -402,3 +402,149 @@ fn an_acknowledged_patch_survives_the_kill_of_the_daemon() {
         }
     }
 }
+
+#[test]
+fn a_patched_document_shows_the_attributes_of_its_text_before_that_is_written() {
+    need_daemon!();
+    let m = mount!(Mount::options().args(["--bound", "60000"]));
+    m.save("s.json", "{\n  \"n\": 0,\n  \"l\": []\n}\n");
+    let (mut actor, path) = (Actor::new(), m.path("s.json"));
+    let patches = [
+        br#"[{"op": "add", "path": "/l/-", "value": {"a": [1, "\u00e9"]}}]"#.as_slice(),
+        br#"[{"op": "increment", "path": "/n", "value": 1000000}]"#,
+        br#"[{"op": "remove", "path": "/l/0"}]"#,
+        br#"[{"op": "add", "path": "/l/-", "value": []}, {"op": "add", "path": "/l/0/-", "value": 2}]"#,
+    ];
+    let mut before = actor.stat(&path).unwrap();
+    for patch in patches {
+        actor.setxattr(&path, PATCH, patch).unwrap();
+        let told = actor.stat(&path).unwrap();
+        assert_ne!(told.ino, before.ino, "another version, another number");
+        assert!(told.mtime_ns > before.mtime_ns, "the time grows");
+        let listed = actor.ask(
+            "inode-in-listing",
+            &[m.mountpoint().as_os_str().as_encoded_bytes(), b"s.json"],
+        );
+        assert_eq!(listed.unwrap()[0], told.ino.to_string().as_bytes());
+        let text = m.read("s.json").unwrap();
+        assert_eq!(
+            told.size,
+            text.len() as u64,
+            "{}",
+            String::from_utf8_lossy(&text)
+        );
+        let read = actor.stat(&path).unwrap();
+        assert_eq!(
+            (read.ino, read.mtime_ns),
+            (told.ino, told.mtime_ns),
+            "reading changes nothing"
+        );
+        before = read;
+    }
+}
+
+#[test]
+fn check_recover_brings_acknowledged_patches_into_the_plain_file() {
+    need_daemon!();
+    let mut m = mount!(Mount::options().separate().args(["--bound", "60000"]));
+    m.save("s.json", "{\"n\": 0}\n");
+    let (mut actor, path) = (Actor::new(), m.path("s.json"));
+    for _ in 0..5 {
+        actor.setxattr(&path, PATCH, INCREMENT).unwrap();
+    }
+    m.kill_daemon();
+    let backing = m.backing().to_owned();
+    let found = common::commitfs(["check".as_ref(), backing.as_path()]).ok();
+    assert!(
+        found.out.contains("commits a mount would put in place: 6"),
+        "{found:#?}"
+    );
+    assert!(
+        !backing.join("s.json").exists(),
+        "nothing was changed by looking"
+    );
+    common::commitfs(["check".as_ref(), "--recover".as_ref(), backing.as_path()]).ok();
+    assert_eq!(
+        std::fs::read_to_string(backing.join("s.json")).unwrap(),
+        "{\"n\": 5}\n"
+    );
+    // The next mount goes on from there.
+    m.remount();
+    assert_eq!(m.version("s.json").unwrap(), 6);
+    assert_eq!(number(&m, "s.json", "n"), 5);
+}
+
+#[test]
+fn patches_of_a_document_that_was_changed_while_unmounted_are_applied_to_it_or_kept() {
+    need_daemon!();
+    for (changed, after) in [
+        (r#"{"n": 10, "by": "hand"}"#, Some(13)),
+        ("no document", None),
+    ] {
+        let mut m = mount!(Mount::options().separate().args(["--bound", "60000"]));
+        m.save("s.json", r#"{"n": 0}"#);
+        m.unmount();
+        m.remount();
+        let (mut actor, path) = (Actor::new(), m.path("s.json"));
+        for _ in 0..3 {
+            actor.setxattr(&path, PATCH, INCREMENT).unwrap();
+        }
+        m.kill_daemon();
+        std::fs::write(m.backing().join("s.json"), changed).unwrap();
+        m.remount();
+        match after {
+            Some(after) => {
+                assert_eq!(number(&m, "s.json", "n"), after);
+                assert!(
+                    m.text("s.json").unwrap().contains("by"),
+                    "the change by hand stays"
+                );
+                assert!(m.rejected().is_empty());
+            }
+            None => {
+                assert_content(
+                    m.read("s.json"),
+                    changed.as_bytes(),
+                    "the change by hand stays",
+                );
+                let kept = [INCREMENT, b"\n"].concat().repeat(3);
+                m.await_rejected("s.json", &kept);
+            }
+        }
+    }
+}
+
+#[test]
+fn large_patches_and_small_ones_and_saves_follow_each_other() {
+    need_daemon!();
+    let mut m = mount!(Mount::options().separate().limit(Duration::from_secs(120)));
+    m.save("s.json", r#"{"n": 0, "text": ""}"#);
+    let mut script = String::from("import json, os, subprocess, sys\nn = 0\n");
+    script += &format!("commitfs = {:?}\n", env!("CARGO_BIN_EXE_commitfs"));
+    script += r#"
+def patch(value):
+    os.setxattr("s.json", "user.commitfs.json.patch", json.dumps(value).encode())
+add = {"op": "increment", "path": "/n", "value": 1}
+for round in range(12):
+    patch([add]); n += 1
+    if round % 3 != 2:
+        text = "x" * (400_000 + round)
+        large = json.dumps([add, {"op": "replace", "path": "/text", "value": text}])
+        subprocess.run([commitfs, "json", "patch", "-q", "s.json", "-"], input=large.encode(), check=True); n += 1
+    for _ in range(3):
+        patch([add]); n += 1
+    if round % 4 == 1:
+        seen = json.load(open("s.json"))
+        assert seen["n"] == n, (seen["n"], n)
+        assert seen["text"] == text, len(seen["text"])
+        json.dump(seen | {"n": n}, open("s.json", "w"))
+    if round % 5 == 2:
+        os.rename("s.json", "t.json")
+        os.rename("t.json", "s.json")
+print(n)
+"#;
+    let expected: i64 = m.python(&script).ok().out.trim().parse().unwrap();
+    m.kill_daemon();
+    m.remount();
+    assert_eq!(number(&m, "s.json", "n"), expected);
+}

@@ -1,4 +1,5 @@
-//! `commitfs check`: what the next mount of a backing directory would find. Changes nothing.
+//! `commitfs check`: what the next mount of a backing directory would find. Changes nothing, unless
+//! it is to recover.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -19,6 +20,9 @@ pub struct Arguments {
     /// Run the guards over every file, too
     #[arg(long)]
     content: bool,
+    /// Do what the next mount would: bring all that was committed into the plain files
+    #[arg(long)]
+    recover: bool,
     /// Rules (TOML), as for mount
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -43,6 +47,12 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
     let store = Store::open(backing).map_err(|e| Failure::new(exit::DAMAGED, e))?;
     let rules = super::mount::load_rules(arguments.rules.as_deref(), backing)?;
+    if arguments.recover {
+        let recovered =
+            recovery::recover(&store, &rules).map_err(|e| Failure::new(exit::DAMAGED, e))?;
+        println!("versions put in place: {}", recovered.applied);
+        println!("contents moved to rejected: {}", recovered.rejected);
+    }
     let told = journal::read(store.state.as_fd())
         .map_err(|e| bad(exit::DAMAGED, &format!(".commitfs/journal: {e}")))?;
     let plan = recovery::plan(

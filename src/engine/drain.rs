@@ -19,12 +19,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::publish::VERSION_XATTR;
 use super::{Engine, State};
 use crate::journal::{Edit, Record};
 use crate::namespace::Pending;
 use crate::sys::{at, failpoint};
-use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns};
+use crate::types::{NodeId, OpResult, Slot, TxnId};
 
 /// The journal is started anew above this size.
 const ROTATE: u64 = 4 << 20;
@@ -258,15 +257,7 @@ impl Engine {
             .and_then(|n| self.attr_of(state, n).ok());
         let told = told.filter(|_| newest).map(|attr| attr.stat);
         if newest {
-            let mtime = told.map_or(0, |t| mtime_ns(&t) / 1_000_000_000);
-            // Best effort: without it the numbers begin again after a remount.
-            at::set_xattr(
-                &*item.file,
-                VERSION_XATTR.as_ref(),
-                format!("{version} {mtime}").as_bytes(),
-                0,
-            )
-            .ok();
+            crate::txn::mark_version(&*item.file, version);
         }
         // Freeing the old file's blocks takes long when it is large: not under the lock.
         let old = at::open_path(&*dir, &item.slot.name).ok();

@@ -556,17 +556,8 @@ impl Engine {
     }
 
     fn store_version(&self, state: &State, node: NodeId, version: u64) {
-        if let Ok(fd) = state.nodes.fd(node)
-            && let Ok(stat) = at::stat(&*fd)
-        {
-            let text = format!("{version} {}", stat.st_mtime);
-            at::set_xattr(
-                &*fd,
-                super::publish::VERSION_XATTR.as_ref(),
-                text.as_bytes(),
-                0,
-            )
-            .ok();
+        if let Ok(fd) = state.nodes.fd(node) {
+            crate::txn::mark_version(&*fd, version);
         }
     }
 

@@ -12,9 +12,6 @@ use crate::sys::{at, failpoint};
 use crate::txn::{Begun, Ready, Transaction};
 use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, now_ns};
 
-/// Attribute that carries a version number across remounts.
-pub(super) const VERSION_XATTR: &str = "user.commitfs.version";
-
 /// More versions of one name than this don't wait for the drain to be due.
 const MANY_SUPERSEDED: usize = 16;
 
@@ -63,20 +60,8 @@ impl Engine {
         if let Some(version) = node.version {
             return version;
         }
-        let version = state
-            .nodes
-            .fd(id)
-            .and_then(|fd| Ok((at::get_xattr(&*fd, VERSION_XATTR.as_ref())?, fd)))
-            .ok()
-            .and_then(|(stored, fd)| {
-                let text = String::from_utf8(stored?).ok()?;
-                let (version, mtime) = text.split_once(' ')?;
-                let version: u64 = version.parse().ok()?;
-                // Changed while nobody had it mounted: a new version (C20).
-                let same = at::stat(&*fd).ok()?.st_mtime.to_string() == mtime;
-                Some(if same { version } else { version + 1 })
-            })
-            .unwrap_or(1);
+        let marked = state.nodes.fd(id).ok().and_then(crate::txn::marked_version);
+        let version = marked.unwrap_or(1);
         if let Some(node) = state.nodes.get_mut(id) {
             node.version = Some(version);
         }

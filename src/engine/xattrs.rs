@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::publish::VERSION_XATTR;
 use super::{Engine, virtualdir};
 use crate::namespace::Kind;
 use crate::sys::at;
-use crate::txn::{OURS, Own};
+use crate::txn::{OURS, Own, VERSION};
 use crate::types::{Caller, NodeId, OpResult};
 
 /// Those that speak of a JSON document.
@@ -47,7 +46,7 @@ impl Engine {
         let mut guard = self.lock();
         let state = &mut *guard;
         match name.to_str() {
-            Some(VERSION_XATTR) => Ok(self.version_of(state, node).to_string().into_bytes()),
+            Some(VERSION) => Ok(self.version_of(state, node).to_string().into_bytes()),
             Some("user.commitfs.error") => {
                 let slot = state
                     .nodes

@@ -9,9 +9,38 @@ use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
 
 use crate::sys::at;
+use crate::types::mtime_ns;
 
 /// Attributes below this are ours: not stored by programs, never listed, never copied along.
 pub const OURS: &[u8] = b"user.commitfs.";
+
+/// The attribute that keeps a file's version number.
+pub const VERSION: &str = "user.commitfs.version";
+
+/// Marks a file as this version, as it is now. Best effort: without the mark the numbers begin again
+/// after a remount.
+pub fn mark_version(file: impl AsFd, version: u64) {
+    let marked = at::stat(&file).and_then(|stat| {
+        let mark = format!("{version} {}ns", mtime_ns(&stat));
+        at::set_xattr(file, VERSION.as_ref(), mark.as_bytes(), 0)
+    });
+    marked.ok();
+}
+
+/// The version that a file was marked as; one more if it was changed since by somebody else (C20).
+pub fn marked_version(file: impl AsFd) -> Option<u64> {
+    let mark = at::get_xattr(&file, VERSION.as_ref()).ok()??;
+    let mark = String::from_utf8(mark).ok()?;
+    let (version, time) = mark.split_once(' ')?;
+    let version: u64 = version.parse().ok()?;
+    let stat = at::stat(&file).ok()?;
+    let is_same = match time.strip_suffix("ns") {
+        Some(ns) => ns == mtime_ns(&stat).to_string(),
+        // Marks used to have whole seconds.
+        None => time == stat.st_mtime.to_string(),
+    };
+    Some(if is_same { version } else { version + 1 })
+}
 
 /// Gives a file the extended attributes of another, ACLs included.
 pub fn copy_xattrs(from: impl AsFd, file: &File) -> Result<(), Errno> {

@@ -14,6 +14,6 @@ mod replay;
 mod staging;
 mod transaction;
 
-pub use attributes::{OURS, copy_attributes, copy_xattrs};
+pub use attributes::{OURS, VERSION, copy_attributes, copy_xattrs, mark_version, marked_version};
 pub use staging::{Content, Failure, Fsynced, Own, Staging};
 pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction};

@@ -839,14 +839,7 @@ fn place(
         )?;
     }
     if version > 0 {
-        let mtime = at::stat(file)?.st_mtime;
-        at::set_xattr(
-            file,
-            OsStr::new("user.commitfs.version"),
-            format!("{version} {mtime}").as_bytes(),
-            0,
-        )
-        .ok();
+        super::mark_version(file, version);
     }
     store.apply(id, &dir, &name)?;
     failpoint::sync("C19-sync-recovered-dir", || at::sync_dir(dir.as_fd()))?;
