@@ -553,3 +553,49 @@ fn a_dead_mount_ends_programs_with_errors_and_hangs_nobody() {
     m.remount();
     assert_content(m.read("f"), b"old", "after the next mount");
 }
+
+#[test]
+fn what_is_saved_below_a_directory_that_moves_survives_a_kill() {
+    need_daemon!();
+    // Nothing is brought into the backing directory but by the move itself.
+    let mut m = mount!(Mount::options().separate().args(["--bound", "60000"]));
+    m.mkdir("d-0");
+    for round in 0..times(10, 100) {
+        let start = |saver: u32| {
+            m.live_python(&format!(
+                "import os\n\
+                 below = os.open('d-{round}', os.O_RDONLY)\n\
+                 for i in range(100000):\n    \
+                     fd = os.open(f'{round}-{saver}-{{i}}', os.O_CREAT | os.O_WRONLY, dir_fd=below)\n    \
+                     os.write(fd, b'whole')\n    \
+                     os.close(fd)\n    \
+                     print(i, flush=True)\n"
+            ))
+        };
+        let mut savers = [0, 1, 2].map(start);
+        for saver in &mut savers {
+            saver.expect("0");
+        }
+        let to = format!("d-{}", round + 1);
+        let mut mover = Actor::new();
+        mover
+            .rename(&m.path(format!("d-{round}")), &m.path(&to))
+            .unwrap();
+        m.strike_daemon();
+        let last = savers.map(|mut saver| {
+            let mut last = 0;
+            while let Ok(number) = saver.line().parse::<u64>() {
+                last = number;
+            }
+            last
+        });
+        m.kill_daemon();
+        m.remount();
+        for (saver, last) in last.iter().enumerate() {
+            for number in 0..=*last {
+                let name = format!("{to}/{round}-{saver}-{number}");
+                assert_content(m.read(&name), b"whole", &format!("{name} of {last}"));
+            }
+        }
+    }
+}

@@ -520,7 +520,32 @@ impl Engine {
         let replaced = at::stat_at(&*to_dir, &to.name)?;
         let hold = at::open_path(&*to_dir, &to.name).ok();
         self.append(&Record::Barrier)?;
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let moves_dir = is_dir
+            || exchange
+                && target.is_some_and(|t| state.nodes.get(t).is_some_and(|n| n.kind == Kind::Dir));
+        let paths = state.nodes.path(from).zip(state.nodes.path(to));
+        let paths = paths.filter(|_| moves_dir && !failpoint::mutant("C18-moved"));
+        if let Some((from, to)) = &paths {
+            let node = state.nodes.get(source).ok_or(Errno::STALE)?;
+            self.append(&Record::Moved {
+                from: from.clone(),
+                to: to.clone(),
+                inode: node.key.1,
+                exchange,
+            })?;
+        }
         rustix::fs::renameat_with(&*from_dir, &from.name, &*to_dir, &to.name, flags)?;
+        if let Some((from, to)) = paths {
+            // A new journal starts with these, and without the record of the move.
+            for (_, record) in &mut state.unapplied {
+                crate::txn::each_path(record, |path| {
+                    if let Some(moved) = crate::txn::after_move(path, &from, &to, exchange) {
+                        *path = moved;
+                    }
+                });
+            }
+        }
         if flags.contains(RenameFlags::EXCHANGE) {
             if let Some(node) = target.and_then(|t| state.nodes.get_mut(t)) {
                 node.at = Some(from.clone());

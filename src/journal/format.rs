@@ -40,6 +40,7 @@ mod tag {
     pub const DURABLE: u8 = 8;
     pub const WITHDRAWN: u8 = 9;
     pub const BARRIER: u8 = 10;
+    pub const MOVED: u8 = 11;
 
     pub const PUT: u8 = 1;
     pub const DROP: u8 = 2;
@@ -229,6 +230,18 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
         Record::Durable { seq } => push_number(out, tag::DURABLE, *seq),
         Record::Withdrawn { seq } => push_number(out, tag::WITHDRAWN, *seq),
         Record::Barrier => out.push(tag::BARRIER),
+        Record::Moved {
+            from,
+            to,
+            inode,
+            exchange,
+        } => {
+            out.push(tag::MOVED);
+            push_path(out, from);
+            push_path(out, to);
+            out.extend(inode.to_le_bytes());
+            out.push((*exchange).into());
+        }
     }
 }
 
@@ -354,6 +367,12 @@ pub(super) fn decode_record(payload: &[u8]) -> Result<Record, Reason> {
         tag::DURABLE => Record::Durable { seq: input.u64()? },
         tag::WITHDRAWN => Record::Withdrawn { seq: input.u64()? },
         tag::BARRIER => Record::Barrier,
+        tag::MOVED => Record::Moved {
+            from: input.path()?,
+            to: input.path()?,
+            inode: input.u64()?,
+            exchange: input.bool()?,
+        },
         _ => return Err("no such kind of record"),
     };
     if !input.0.is_empty() {

@@ -221,6 +221,18 @@ pub enum Record {
     /// A name was removed or moved in the backing directory itself, which no
     /// record describes: commits behind it count only once they are durable.
     Barrier,
+    /// A directory is about to be moved in the backing directory: records before this one know what
+    /// is below it by its old path.
+    Moved {
+        /// Relative to the root of the mount; any bytes.
+        from: PathBuf,
+        /// Likewise.
+        to: PathBuf,
+        /// The directory's inode number: whether the move has come about.
+        inode: u64,
+        /// What was at `to` is at `from` since.
+        exchange: bool,
+    },
     /// Every commit up to `seq` has its data on the medium and may be applied.
     Durable {
         /// The last such commit.

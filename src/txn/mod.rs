@@ -9,11 +9,13 @@
 //! space was reserved before, and an entry in memory.
 
 mod attributes;
+mod moves;
 pub mod recovery;
 mod replay;
 mod staging;
 mod transaction;
 
 pub use attributes::{OURS, VERSION, copy_attributes, copy_xattrs, mark_version, marked_version};
+pub use moves::{after_move, each_path};
 pub use staging::{Content, Failure, Fsynced, Own, Staging};
 pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction};

@@ -230,7 +230,11 @@ pub fn plan(
             durable,
             barrier,
             last_commit,
-        } = collect(contents, &mut transactions);
+        } = collect(
+            &super::moves::follow(store, &contents.records)?,
+            contents.header.durable_seq,
+            &mut transactions,
+        );
         plan.last_id = plan
             .last_id
             .max(transactions.keys().next_back().copied().unwrap_or(0));
@@ -293,12 +297,15 @@ pub fn plan(
 }
 
 /// Sorts the records out: commits by number, and what is known of each transaction.
-fn collect(contents: &journal::Contents, transactions: &mut BTreeMap<TxnId, Told>) -> Collected {
+fn collect(
+    records: &[Record],
+    mut durable: u64,
+    transactions: &mut BTreeMap<TxnId, Told>,
+) -> Collected {
     let mut last_commit = HashMap::new();
     let mut barrier = None;
     let mut commits: BTreeMap<u64, Vec<Edit>> = BTreeMap::new();
-    let mut durable = contents.header.durable_seq;
-    for (at, record) in contents.records.iter().enumerate() {
+    for (at, record) in records.iter().enumerate() {
         match record {
             Record::Begin {
                 id,
@@ -367,6 +374,8 @@ fn collect(contents: &journal::Contents, transactions: &mut BTreeMap<TxnId, Told
             Record::Withdrawn { seq } => {
                 commits.remove(seq);
             }
+            // Followed already.
+            Record::Moved { .. } => {}
         }
     }
     Collected {
@@ -643,6 +652,14 @@ pub(super) fn open_target(store: &Store, path: &Path) -> Result<Option<File>, Er
         }
         _ => Ok(None),
     }
+}
+
+/// Inode number of what a path leads to.
+pub(super) fn inode_at(store: &Store, path: &Path) -> Result<Option<u64>, Errno> {
+    let Some((dir, name)) = parent_of(store, path)? else {
+        return Ok(None);
+    };
+    Ok(at::stat_at(&dir, &name)?.map(|stat| stat.st_ino))
 }
 
 /// Directory and last name of a path below the root; `None` when a directory on the way is gone.

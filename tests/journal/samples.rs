@@ -177,6 +177,14 @@ pub fn any_record() -> impl Strategy<Value = Record> {
         any::<u64>().prop_map(|seq| Record::Durable { seq }),
         any::<u64>().prop_map(|seq| Record::Withdrawn { seq }),
         Just(Record::Barrier),
+        (any_path(), any_path(), any::<(u64, bool)>()).prop_map(|(from, to, (inode, exchange))| {
+            Record::Moved {
+                from,
+                to,
+                inode,
+                exchange,
+            }
+        }),
     ]
 }
 

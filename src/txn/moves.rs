@@ -1,0 +1,97 @@
+//! Directories that were moved: the journal's older records know what is below them by old paths.
+
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::recovery::inode_at;
+use crate::journal::{Edit, Record};
+use crate::store::Store;
+
+/// One that happened.
+struct Move<'a> {
+    from: &'a Path,
+    to: &'a Path,
+    exchange: bool,
+}
+
+impl Move<'_> {
+    fn apply(&self, path: &Path) -> Option<PathBuf> {
+        let below = |from: &Path, to: &Path| {
+            let rest = path.strip_prefix(from).ok()?;
+            Some(if rest.as_os_str().is_empty() {
+                to.to_owned()
+            } else {
+                to.join(rest)
+            })
+        };
+        below(self.from, self.to).or_else(|| below(self.to, self.from).filter(|_| self.exchange))
+    }
+}
+
+/// The records with all paths as they are now. A move is announced before it is made: it has
+/// happened if the directory is where it should be, after the moves that came later.
+pub(super) fn follow(store: &Store, records: &[Record]) -> Result<Vec<Record>, Errno> {
+    let mut later: Vec<Move> = Vec::new();
+    let mut followed = Vec::with_capacity(records.len());
+    for record in records.iter().rev() {
+        if let Record::Moved {
+            from,
+            to,
+            inode,
+            exchange,
+        } = record
+            && inode_at(store, &moved(to, &later))? == Some(*inode)
+        {
+            later.push(Move {
+                from,
+                to,
+                exchange: *exchange,
+            });
+        }
+        let mut record = record.clone();
+        if !later.is_empty() {
+            each_path(&mut record, |path| *path = moved(path, &later));
+        }
+        followed.push(record);
+    }
+    followed.reverse();
+    Ok(followed)
+}
+
+/// `later` has the last move first.
+fn moved(path: &Path, later: &[Move]) -> PathBuf {
+    let moves = later.iter().rev();
+    moves.fold(path.to_owned(), |path, m| m.apply(&path).unwrap_or(path))
+}
+
+/// Lets every path that a record speaks of be changed, but for those of moves.
+pub fn each_path(record: &mut Record, mut change: impl FnMut(&mut PathBuf)) {
+    match record {
+        Record::Begin { path, .. } | Record::Prepared { path, .. } => change(path),
+        Record::Retarget { path, .. } => path.iter_mut().for_each(change),
+        Record::Commit { edits, .. } => {
+            for edit in edits {
+                match edit {
+                    Edit::Put { path, .. }
+                    | Edit::Drop { path }
+                    | Edit::Append { path, .. }
+                    | Edit::Patch { path, .. } => change(path),
+                }
+            }
+        }
+        Record::Moved { .. }
+        | Record::Fsynced { .. }
+        | Record::Unprepared { .. }
+        | Record::Abort { .. }
+        | Record::Durable { .. }
+        | Record::Withdrawn { .. }
+        | Record::Barrier => {}
+    }
+}
+
+/// The path of what lay at or below `from`, now that that is `to`; the other way round, too, if they
+/// were exchanged.
+pub fn after_move(path: &Path, from: &Path, to: &Path, exchange: bool) -> Option<PathBuf> {
+    Move { from, to, exchange }.apply(path)
+}
