@@ -188,6 +188,7 @@ impl Engine {
             txns: HashMap::new(),
             open_names: std::collections::BTreeMap::new(),
             handles: HashMap::new(),
+            appenders: HashMap::new(),
             last_handle: 0,
             notes: HashMap::new(),
             lookups: HashMap::new(),
