@@ -70,9 +70,13 @@ impl World {
         if let Found::Dir(_) = seen {
             return Some(Err("EISDIR"));
         }
+        let mut lockable = None;
         let what = if let Some(txn) = self.own(who, &slot).or_else(|| self.claim(&slot)) {
             self.join(who, txn, mode)
+        } else if self.is_edited_by_heirs(&slot) {
+            return None;
         } else if let Some(file) = self.files.get(&slot) {
+            lockable = Some(file.file);
             What::Lines(Lines::new(&slot, file.number, mode.reads()))
         } else {
             What::Staged {
@@ -81,7 +85,8 @@ impl World {
                 writes: true,
             }
         };
-        self.describe(who, what, mode, name, cloexec);
+        let description = self.describe(who, what, mode, name, cloexec);
+        self.descriptions.get_mut(&description)?.file = lockable;
         Some(Ok(()))
     }
 
@@ -271,6 +276,23 @@ impl World {
         {
             lines.place = Place::At(to.clone());
         }
+    }
+
+    /// The daemon tells by the descriptors of a process whether it has inherited a transaction of
+    /// which somebody has died, and an editor's look like those of who appends to the version it
+    /// started from: known, and not tried here.
+    fn is_edited_by_heirs(&self, slot: &Slot) -> bool {
+        let dead = |who: &u32| !self.processes.contains_key(who);
+        let edits = |id: u32| self.txns[&id].edit && self.txns[&id].participants().any(dead);
+        self.at(slot).any(edits)
+    }
+
+    /// The same for the end of a process.
+    pub fn leaves_heirs_beside_appenders(&mut self, who: u32) -> bool {
+        let took_part = |t: &&super::Txn| t.edit && !t.done && t.participants().any(|p| *p == who);
+        let edited = self.txns.values().filter(took_part);
+        let edited: Vec<Place> = edited.map(|t| Place::At(t.slot.clone())).collect();
+        self.all_lines().any(|lines| edited.contains(&lines.place))
     }
 
     pub(super) fn unnames_appenders_of_a_linked_file(&mut self, slot: &Slot) -> bool {

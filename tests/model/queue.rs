@@ -22,9 +22,10 @@ impl World {
         self.line(one).any(|p| p == other) || self.line(other).any(|p| p == one)
     }
 
-    /// Whether somebody unrelated has the slot.
+    /// Whether somebody unrelated has the slot, and has not locked the file.
     fn is_blocked(&self, who: u32, slot: &Slot) -> bool {
-        self.holders(slot).any(|t| !self.is_related(who, t.first))
+        let blocks = |t: &Txn| !self.is_related(who, t.first) && !self.has_locked(t);
+        self.holders(slot).any(blocks)
     }
 
     /// Whether an open in place of a path would have to wait.
@@ -51,6 +52,10 @@ impl World {
                 .any(|t| self.is_related(who, t.first) || t.openers.contains(&who))
         };
         self.waiters.iter().any(keeps_out)
+    }
+
+    pub(super) fn is_waited_for_by_name(&self, slot: &Slot) -> bool {
+        self.waiters.iter().any(|w| w.slot == *slot)
     }
 
     pub fn waits(&self, who: u32) -> bool {
@@ -103,6 +108,8 @@ impl World {
         name: &str,
         cloexec: bool,
     ) -> Option<Told> {
+        let lockable = self.files.get(&slot).map(|f| f.file);
+        let mut file = None;
         let what = if let Some(txn) = self.own(who, &slot).or_else(|| self.claim(&slot)) {
             // A new log is one as long as all who write it append.
             if self.txns[&txn].stream {
@@ -110,6 +117,7 @@ impl World {
             }
             self.join(who, txn, mode)
         } else {
+            file = lockable;
             let holds_slot = !content.is_empty();
             let txn = self.begin(who, slot, mode, content);
             self.txns.get_mut(&txn).expect("just made").holds_slot = holds_slot;
@@ -119,7 +127,8 @@ impl World {
                 writes: true,
             }
         };
-        self.describe(who, what, mode, name, cloexec);
+        let description = self.describe(who, what, mode, name, cloexec);
+        self.descriptions.get_mut(&description)?.file = file;
         Some(Ok(()))
     }
 }

@@ -1,15 +1,17 @@
-//! The contract (C1 to C7, C9 to C11, C18) in the simplest data structures that can hold it: names with
+//! The contract (C1 to C7, C9 to C12, C18) in the simplest data structures that can hold it: names with
 //! whole contents, and transactions with private ones. Knows nothing of daemons, journals or nodes.
 //!
 //! Where the contract leaves the outcome of an end open (a killed writer had called fsync, say),
 //! [`World::open_ends`] lists what may be found, and [`World::settle`] takes what was.
 
 mod lines;
+mod locks;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lines::Lines;
+use locks::Lock;
 use queue::Waiter;
 
 pub type Content = Vec<u8>;
@@ -29,6 +31,8 @@ const CLAIM: usize = 4096;
 struct File {
     /// The same for hard links.
     number: u32,
+    /// What locks belong to: the same for all its versions, until it is renamed.
+    file: u32,
     /// When it took its name.
     since: u32,
     content: Content,
@@ -115,6 +119,12 @@ struct Txn {
     unwritten: bool,
 }
 
+impl Txn {
+    fn participants(&self) -> impl Iterator<Item = &u32> {
+        self.openers.iter().chain(&self.wrote).chain(&self.closed)
+    }
+}
+
 #[derive(Clone, Debug)]
 enum What {
     /// The file's number, and its content as of the open.
@@ -136,6 +146,8 @@ struct Description {
     appends: bool,
     /// fstat knows it by the version that it was opened on.
     elsewhere: bool,
+    /// The file whose locks are taken through it, where that is sure.
+    file: Option<u32>,
     what: What,
 }
 
@@ -159,6 +171,8 @@ pub struct World {
     nameless: BTreeMap<u32, Content>,
     /// Those who wait in open(), in the order in which they came.
     waiters: Vec<Waiter>,
+    /// Held locks, by description.
+    locks: BTreeMap<u32, Lock>,
     pub processes: BTreeMap<u32, Process>,
     /// Transactions, and what may be found under their names.
     ended: Vec<(u32, Slot, Vec<Option<Content>>)>,
@@ -187,6 +201,7 @@ impl World {
             descriptions: BTreeMap::new(),
             nameless: BTreeMap::new(),
             waiters: Vec::new(),
+            locks: BTreeMap::new(),
             processes: BTreeMap::new(),
             ended: Vec::new(),
             late: false,
@@ -441,6 +456,8 @@ impl World {
             }
             (Mode::Read, Found::File(content)) => content,
         };
+        let lockable = self.files.get(&slot).map(|f| f.file);
+        let mut file = None;
         let what = if mode == Mode::Read {
             match self.own(who, &slot).or_else(|| self.claim(&slot)) {
                 Some(txn) => What::Staged {
@@ -448,7 +465,10 @@ impl World {
                     reads: true,
                     writes: false,
                 },
-                None => What::Version(self.files[&slot].number, content),
+                None => {
+                    file = lockable;
+                    What::Version(self.files[&slot].number, content)
+                }
             }
         } else {
             if let Some(own) = self.own(who, &slot).or_else(|| self.claim(&slot))
@@ -462,7 +482,11 @@ impl World {
                 writes: true,
             }
         };
-        self.describe(who, what, mode, name, cloexec);
+        let description = self.describe(who, what, mode, name, cloexec);
+        self.descriptions
+            .get_mut(&description)
+            .expect("just made")
+            .file = file;
         Some(Ok(()))
     }
 
@@ -499,17 +523,19 @@ impl World {
         id
     }
 
-    fn describe(&mut self, who: u32, what: What, mode: Mode, name: &str, cloexec: bool) {
+    fn describe(&mut self, who: u32, what: What, mode: Mode, name: &str, cloexec: bool) -> u32 {
         let id = self.number();
         let description = Description {
             position: 0,
             appends: mode.appends(),
             elsewhere: false,
+            file: None,
             what,
         };
         self.descriptions.insert(id, description);
         let process = self.processes.get_mut(&who).expect("it lives");
         process.slots.insert(name.to_owned(), (id, cloexec));
+        id
     }
 
     fn change(&mut self, id: u32, who: u32, end: usize, change: impl FnOnce(&mut Content)) {
@@ -717,6 +743,7 @@ impl World {
         if self.processes.values().any(held) {
             return Ok(());
         }
+        self.locks.remove(&description);
         let Some(id) = self.staged_by(description) else {
             self.descriptions.remove(&description);
             return Ok(());
@@ -852,10 +879,12 @@ impl World {
     fn commit(&mut self, slot: &Slot, content: Content) {
         let number = self.number();
         let since = number;
+        let file = self.files.get(slot).map_or(number, |old| old.file);
         self.replace(
             slot,
             File {
                 number,
+                file,
                 since,
                 content,
             },
@@ -984,6 +1013,7 @@ impl World {
             self.ended.push((id, slot, ends));
         }
         self.txns.clear();
+        self.locks.clear();
         self.descriptions.clear();
         for process in self.processes.values_mut() {
             process.slots.clear();
@@ -1054,6 +1084,14 @@ impl World {
     }
 
     fn rename_file(&mut self, who: u32, source: &Slot, target: &Slot) -> Option<Told> {
+        // Who waits for it may come in before the name is gone.
+        if self.is_waited_for_by_name(source) {
+            return None;
+        }
+        // What a lock belongs to then is another test's.
+        if self.is_locked(source) || self.is_locked(target) {
+            return None;
+        }
         // It has the other name still, and no rule about who adds to it (C10).
         if source != target && self.unnames_appenders_of_a_linked_file(target) {
             return None;
@@ -1079,6 +1117,10 @@ impl World {
             if let Err(errno) = self.publish(id, target) {
                 return Some(Err(errno));
             }
+            let fresh = self.number();
+            if let Some(file) = self.files.get_mut(target) {
+                file.file = fresh;
+            }
             let published = self.files.get(target).map(|f| f.number);
             self.unname(target, lost);
             self.rename_appenders(source, target);
@@ -1092,7 +1134,7 @@ impl World {
         if let Found::Dir(_) = self.current(target) {
             return Some(Err("EISDIR"));
         }
-        let file = self.files[source].clone();
+        let mut file = self.files[source].clone();
         if self
             .files
             .get(target)
@@ -1102,6 +1144,7 @@ impl World {
         }
         self.files.remove(source);
         let moved = Some(file.number);
+        file.file = self.number();
         let lost = self.files.get(target).cloned();
         self.unname(target, lost);
         self.rename_appenders(source, target);
@@ -1130,6 +1173,9 @@ impl World {
         };
         if self.look(who, &target) != Found::Nothing {
             return Some(Err("EEXIST"));
+        }
+        if self.is_locked(&source) {
+            return None;
         }
         if let Found::Dir(_) = self.look(who, &source) {
             return Some(Err("EPERM"));
@@ -1161,6 +1207,8 @@ impl World {
         match (self.look(who, &slot), self.current(&slot)) {
             (Found::Nothing, _) => return Some(Err("ENOENT")),
             (Found::Dir(_), _) | (_, Found::Dir(_)) => return Some(Err("EISDIR")),
+            // Who waits for it may come in before the name is gone.
+            _ if self.is_waited_for_by_name(&slot) => return None,
             _ if self.unnames_appenders_of_a_linked_file(&slot) => return None,
             _ => {}
         }
