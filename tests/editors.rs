@@ -320,3 +320,17 @@ fn who_would_wait_for_one_who_waits_for_it_goes_on() {
     one.close("f").unwrap();
     two.finish().expect("its turn has come");
 }
+
+#[test]
+fn who_waits_for_a_file_that_is_unlinked_meanwhile_does_not_bring_it_back() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "1");
+    let mut first = editor(&m.path("f"));
+    let mut second = come(&m.path("f"));
+    await_waiting(&m, &[second.pid()]);
+    first.unlink(&m.path("f")).unwrap();
+    assert_errno(second.finish(), "ENOENT");
+    first.close("f").unwrap();
+    assert!(!m.exists("f"));
+}

@@ -1,4 +1,4 @@
-//! Random programs against the contract (C1 to C7, C11, C18). What goes wrong in practice is not
+//! Random programs against the contract (C1 to C7, C9 to C12, C18). What goes wrong in practice is not
 //! any single call but a combination nobody thought of: a file renamed while its child still
 //! writes, a claim whose directory moves, an exec between a mapping and the daemon's death.
 //!
@@ -41,6 +41,9 @@ enum Op {
     Truncate(u8, u16),
     FailingWrite(u8),
     Fsync(u8),
+    /// Alone, or with others; without waiting.
+    Lock(u8, bool),
+    Unlock(u8),
     Dup(u8),
     Close(u8),
     Save(u8, u8, u16),
@@ -78,16 +81,28 @@ fn an_op() -> impl Strategy<Value = Op> {
         3 => Just(Mode::RewriteAndRead),
         2 => Just(Mode::Exclusive),
         2 => Just(Mode::Edit),
+        1 => Just(Mode::EditAtOnce),
         3 => Just(Mode::Read),
+        3 => Just(Mode::Append),
+        2 => Just(Mode::AppendAndRead),
+    ];
+    // Where many meet.
+    let in_place = prop_oneof![
+        3 => Just(Mode::Edit),
+        1 => Just(Mode::EditAtOnce),
+        2 => Just(Mode::AppendAndRead),
     ];
     let cloexec = prop_oneof![3 => Just(false), 1 => Just(true)];
     prop_oneof![
         16 => (who.clone(), file.clone(), mode, cloexec).prop_map(|(w, f, m, c)| Open(w, f, m, c)),
+        8 => (who.clone(), in_place).prop_map(|(w, m)| Open(w, 0, m, false)),
         12 => (one.clone(), len.clone()).prop_map(|(h, n)| Write(h, n)),
         3 => (one.clone(), 0..80u16, 0..40u16).prop_map(|(h, at, n)| Pwrite(h, at, n)),
         2 => (one.clone(), 0..80u16).prop_map(|(h, n)| Truncate(h, n)),
         1 => one.clone().prop_map(FailingWrite),
         3 => one.clone().prop_map(Fsync),
+        8 => (one.clone(), any::<bool>()).prop_map(|(h, alone)| Lock(h, alone)),
+        6 => one.clone().prop_map(Unlock),
         4 => one.clone().prop_map(Dup),
         10 => one.clone().prop_map(Close),
         3 => (who.clone(), file.clone(), len.clone()).prop_map(|(w, f, n)| Save(w, f, n)),
@@ -120,7 +135,11 @@ struct Stage {
 
 impl Stage {
     fn new(limit: Duration) -> Option<Stage> {
-        let m = Mount::options().limit(limit).mount()?;
+        // An unfinished line waits for what the program does, and not for the clock.
+        let options = Mount::options()
+            .env("COMMITFS_LINE_PATIENCE_MS", 3_600_000)
+            .args(["--lock-timeout", "3600"]);
+        let m = options.limit(limit).mount()?;
         Some(Stage {
             m,
             stranger: Actor::new(),
@@ -181,6 +200,7 @@ impl Case<'_> {
             self.step = n + 1;
             self.perform(op)
                 .and_then(|()| self.settle())
+                .and_then(|()| self.admit())
                 .and_then(|()| self.compare())
                 .map_err(|why| format!("step {n}, {op:?}: {why}"))?;
         }
@@ -206,20 +226,30 @@ impl Case<'_> {
         self.stage.m.path(&self.name).join(name)
     }
 
+    /// Who waits in a system call can do no other.
     fn process(&self, n: u8) -> u32 {
-        let all: Vec<u32> = self.actors.keys().copied().collect();
+        let all = self.actors.keys().copied();
+        let all: Vec<u32> = all.filter(|who| !self.world.waits(*who)).collect();
         all[n as usize % all.len()]
     }
 
     fn handle(&self, n: u8, writing: bool) -> Option<(u32, String)> {
-        let all = self.world.handles(writing);
+        let mut all = self.world.handles(writing);
+        all.retain(|(who, _)| !self.world.waits(*who));
         (!all.is_empty()).then(|| all[n as usize % all.len()].clone())
     }
 
-    /// Content that tells where it comes from.
+    /// Content that tells where it comes from, often with whole lines.
     fn data(&self, len: u16) -> Vec<u8> {
-        let mark = format!("{}.", self.step);
-        mark.bytes().cycle().take(len as usize).collect()
+        let (mark, len) = (format!("{}.", self.step), len as usize);
+        let mut data: Vec<u8> = mark.bytes().cycle().take(len).collect();
+        if len % 3 > 0 {
+            data[len - 1] = b'\n';
+        }
+        if len % 5 == 4 {
+            data[len / 2] = b'\n';
+        }
+        data
     }
 
     fn perform(&mut self, op: &Op) -> Result<(), String> {
@@ -254,6 +284,9 @@ impl Case<'_> {
             Fork(_) => {}
             Exec(who) => {
                 let who = self.process(*who);
+                if self.world.ends_in_any_order(who) {
+                    return Ok(());
+                }
                 self.world.exec(who);
                 let kept: Vec<String> = self.world.processes[&who].slots.keys().cloned().collect();
                 let kept: Vec<&str> = kept.iter().map(String::as_str).collect();
@@ -261,12 +294,22 @@ impl Case<'_> {
             }
             Exit(who) => {
                 let who = self.process(*who);
+                if self.world.ends_in_any_order(who)
+                    || self.world.leaves_heirs_beside_appenders(who)
+                {
+                    return Ok(());
+                }
                 self.world.end(who, false);
                 self.actor(who).exit(3);
                 self.bury(who);
             }
             Kill(who, hard) => {
-                let who = self.process(*who);
+                // One who waits, too.
+                let all: Vec<u32> = self.actors.keys().copied().collect();
+                let who = all[*who as usize % all.len()];
+                if self.world.leaves_heirs_beside_appenders(who) {
+                    return Ok(());
+                }
                 self.world.end(who, true);
                 let signal = if *hard { libc::SIGKILL } else { libc::SIGTERM };
                 self.actor(who).kill(signal);
@@ -284,7 +327,9 @@ impl Case<'_> {
             }
             Unlink(who, name) => {
                 let (who, path) = (self.process(*who), self.path(file(name)));
-                let expected = self.world.unlink(who, file(name));
+                let Some(expected) = self.world.unlink(who, file(name)) else {
+                    return Ok(());
+                };
                 agree(Some(expected), self.actor(who).unlink(&path))?;
             }
             Mkdir(who, name) => self.mkdir(self.process(*who), dir(name))?,
@@ -301,9 +346,11 @@ impl Case<'_> {
             | Truncate(n, _)
             | FailingWrite(n)
             | Fsync(n)
+            | Lock(n, _)
+            | Unlock(n)
             | Dup(n)
             | Close(n) => {
-                let writing = !matches!(op, Dup(_) | Close(_));
+                let writing = !matches!(op, Lock(..) | Unlock(_) | Dup(_) | Close(_));
                 if let Some((who, slot)) = self.handle(*n, writing) {
                     self.on_descriptor(op, who, &slot)?;
                 }
@@ -317,21 +364,28 @@ impl Case<'_> {
         let found = match op {
             Write(_, len) => {
                 let data = self.data(*len);
-                if !data.is_empty() {
-                    self.world.write(who, slot, None, &data);
+                if !data.is_empty() && !self.world.write(who, slot, None, &data) {
+                    return Ok(());
                 }
                 self.actor(who).write(slot, &data)
             }
             Pwrite(_, at, len) => {
                 let data = self.data(*len + 1);
-                self.world.write(who, slot, Some(*at as usize), &data);
+                if !self.world.write(who, slot, Some(*at as usize), &data) {
+                    return Ok(());
+                }
                 self.actor(who).pwrite(slot, (*at).into(), &data)
             }
             Truncate(_, len) => {
-                self.world.truncate(who, slot, *len as usize);
+                if !self.world.truncate(who, slot, *len as usize) {
+                    return Ok(());
+                }
                 self.actor(who).ftruncate(slot, (*len).into())
             }
             FailingWrite(_) => {
+                if !self.world.can_fail(who, slot) {
+                    return Ok(());
+                }
                 // Beyond what ext4 can address.
                 let found = self.actor(who).pwrite(slot, 1 << 60, b"x");
                 self.world.fail(who, slot);
@@ -340,6 +394,21 @@ impl Case<'_> {
             Fsync(_) => {
                 self.world.fsync(who, slot);
                 self.actor(who).fsync(slot)
+            }
+            Lock(_, alone) => {
+                let Some(expected) = self.world.lock(who, slot, *alone) else {
+                    return Ok(());
+                };
+                let call = if *alone { "flock" } else { "flock-shared" };
+                let found = self.actor(who).ask(call, &[slot.as_bytes()]).map(drop);
+                return agree(Some(expected), found);
+            }
+            Unlock(_) => {
+                let Some(expected) = self.world.unlock(who, slot) else {
+                    return Ok(());
+                };
+                let found = self.actor(who).ask("funlock", &[slot.as_bytes()]).map(drop);
+                return agree(Some(expected), found);
             }
             Dup(_) => {
                 let to = format!("f{}", self.world.number());
@@ -355,7 +424,8 @@ impl Case<'_> {
     }
 
     fn on_mapping(&mut self, op: &Op) -> Result<(), String> {
-        let all = self.world.maps();
+        let mut all = self.world.maps();
+        all.retain(|(who, ..)| !self.world.waits(*who));
         let pick = |n: u8| (!all.is_empty()).then(|| all[n as usize % all.len()].clone());
         match *op {
             Map(n) => {
@@ -401,7 +471,20 @@ impl Case<'_> {
         slot: &str,
         cloexec: bool,
     ) -> Result<bool, String> {
-        let Some(expected) = self.world.open(who, name, mode, slot, cloexec) else {
+        let waits =
+            matches!(mode, Mode::Edit | Mode::EditAtOnce) && self.world.must_wait(who, name);
+        if waits && mode == Mode::Edit {
+            let at_most_two = self.world.waiting().len() < 2 && !self.world.is_waited_for(who);
+            if at_most_two {
+                self.wait_in_open(who, name, slot, cloexec)?;
+            }
+            return Ok(false);
+        }
+        let expected = match waits {
+            true => Some(Err("EAGAIN")),
+            false => self.world.open(who, name, mode, slot, cloexec),
+        };
+        let Some(expected) = expected else {
             return Ok(false);
         };
         let flags = match mode {
@@ -410,6 +493,9 @@ impl Case<'_> {
             Mode::RewriteAndRead => "w+",
             Mode::Exclusive => "x",
             Mode::Edit => "r+",
+            Mode::EditAtOnce => "r+|nonblock",
+            Mode::Append => "a",
+            Mode::AppendAndRead => "a+",
         };
         let flags = if cloexec {
             format!("{flags}|cloexec")
@@ -419,6 +505,54 @@ impl Case<'_> {
         let path = self.path(name);
         agree(Some(expected), self.actor(who).open(slot, &flags, &path))?;
         Ok(expected.is_ok())
+    }
+
+    /// Opens in place while somebody else has the file's writer slot.
+    fn wait_in_open(
+        &mut self,
+        who: u32,
+        name: &str,
+        slot: &str,
+        cloexec: bool,
+    ) -> Result<(), String> {
+        self.world.queue(who, name, slot, cloexec);
+        let flags = if cloexec { "r+|cloexec" } else { "r+" };
+        let path = self.path(name);
+        let path = path.to_string_lossy();
+        let words = [slot, flags, &path].map(str::as_bytes);
+        self.actor(who).start("open", &words);
+        let pid = i64::from(self.actor(who).pid());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let waits = |entry: &serde_json::Value| entry["state"] == "waiting" && entry["pid"] == pid;
+        while !self.stage.m.locks().iter().any(waits) {
+            if self.actor(who).has_answered() || Instant::now() > deadline {
+                return Err(format!("process {who} does not wait"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Those whose turn has come go on, and nobody else does.
+    fn admit(&mut self) -> Result<(), String> {
+        while let Some((who, told)) = self.world.admit() {
+            let answer = self.actor(who).finish().map(drop);
+            agree(Some(told), answer).map_err(|why| format!("process {who} had waited: {why}"))?;
+        }
+        for who in self.world.waiting() {
+            if self.actor(who).has_answered() {
+                return Err(format!("process {who} has not waited for its turn"));
+            }
+        }
+        Ok(())
+    }
+
+    fn end_waiters(&mut self) {
+        for who in self.world.waiting() {
+            self.world.end(who, true);
+            self.actor(who).kill(libc::SIGKILL);
+            self.bury(who);
+        }
+        self.world.conclude();
     }
 
     fn save(&mut self, who: u32, name: &str, data: &[u8]) -> Result<(), String> {
@@ -436,16 +570,19 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// By a single opener, and as one step.
+    /// A whole line, as one step.
     fn append(&mut self, who: u32, name: &str) -> Result<(), String> {
         let line = format!("line {}\n", self.step);
-        if !self.world.append(who, name, line.as_bytes()) {
+        if !self.open(who, name, Mode::Append, "append", false)? {
             return Ok(());
         }
-        let path = self.path(name);
-        agree(Some(Ok(())), self.actor(who).open("append", "a", &path))?;
-        agree(Some(Ok(())), self.actor(who).write("append", &line))?;
-        agree(Some(Ok(())), self.actor(who).close("append"))
+        if self.world.write(who, "append", None, line.as_bytes()) {
+            agree(Some(Ok(())), self.actor(who).write("append", &line))?;
+        }
+        let expected = self.world.close(who, "append");
+        agree(expected, self.actor(who).close("append"))?;
+        self.world.conclude();
+        Ok(())
     }
 
     fn rename(&mut self, who: u32, from: &str, to: &str) -> Result<(), String> {
@@ -471,6 +608,8 @@ impl Case<'_> {
     }
 
     fn remount(&mut self) -> Result<(), String> {
+        self.end_waiters();
+        self.settle()?;
         for (who, map, _) in self.world.maps() {
             self.world.unmap(who, &map);
             agree(Some(Ok(())), self.actor(who).munmap(&map))?;
@@ -501,7 +640,12 @@ impl Case<'_> {
     }
 
     fn strike(&mut self, close: Option<u8>) -> Result<(), String> {
-        if let Some((who, slot)) = close.and_then(|n| self.handle(n, true)) {
+        self.end_waiters();
+        self.settle()?;
+        let closed = close.and_then(|n| self.handle(n, true));
+        // Emptied by name and then fsync'd: two promises that pull apart.
+        let closed = closed.filter(|(who, slot)| !self.world.is_promised_and_outdated(*who, slot));
+        if let Some((who, slot)) = closed {
             let expected = self.world.close(who, &slot);
             agree(expected, self.actor(who).close(&slot))?;
             self.world.conclude();
@@ -556,6 +700,7 @@ impl Case<'_> {
     fn compare(&mut self) -> Result<(), String> {
         let everyone: Vec<u32> = std::iter::once(STRANGER)
             .chain(self.actors.keys().copied())
+            .filter(|who| !self.world.waits(*who))
             .collect();
         let mut names: Vec<String> = FILES.iter().map(|f| (*f).to_owned()).collect();
         names.push("/".into());
@@ -575,11 +720,13 @@ impl Case<'_> {
                 Some(actor) => actor.survey(&paths, &asked),
                 None => self.stage.stranger.survey(&paths, &asked),
             };
-            let by_name = names.iter().map(|name| self.world.sees(who, name));
+            let by_name = names.iter().map(|name| Some(self.world.sees(who, name)));
             let by_slot = slots.iter().map(|slot| self.world.reads(who, slot));
             let expected = by_name.chain(by_slot);
             for (n, (expected, seen)) in expected.zip(&seen).enumerate() {
-                if expected != *seen {
+                if let Some(expected) = expected
+                    && expected != *seen
+                {
                     let what = names.iter().chain(&slots).nth(n).expect("asked for");
                     let who = if who == STRANGER {
                         "a stranger".to_owned()
@@ -845,4 +992,119 @@ fn a_claim_that_a_stranger_truncates_holds_what_is_there_then() {
 #[test]
 fn a_link_by_an_editor_that_has_written_nothing_is_a_second_name_of_the_file() {
     holds(&[Open(2, 0, Mode::Edit, false), Link(2, 0, 3), Append(0, 3)]);
+}
+
+#[test]
+fn a_new_log_that_is_unlinked_before_its_first_line_does_not_come_back() {
+    holds(&[
+        Open(0, 1, Mode::Append, false),
+        Write(0, 3),
+        Unlink(0, 1),
+        Close(0),
+    ]);
+}
+
+#[test]
+fn a_new_log_that_is_renamed_before_its_first_line_holds_everything_once() {
+    holds(&[
+        Open(0, 1, Mode::Append, false),
+        Write(0, 3),
+        Rename(0, 1, 2),
+        Write(0, 4),
+    ]);
+}
+
+#[test]
+fn a_new_log_that_a_child_opens_too_shows_the_lines_of_both() {
+    let open = [
+        Open(0, 1, Mode::Append, false),
+        Fork(0),
+        Open(3, 1, Mode::Append, false),
+    ];
+    holds(&[open.as_slice(), &[Write(0, 4), Write(2, 4)]].concat());
+    holds(&[open.as_slice(), &[Write(2, 4), Write(0, 4)]].concat());
+}
+
+#[test]
+fn a_killed_child_that_merely_inherited_it_leaves_an_unfinished_line() {
+    holds(&[
+        Open(0, 0, Mode::Append, false),
+        Write(0, 3),
+        Fork(0),
+        Kill(3, true),
+        Write(0, 4),
+    ]);
+}
+
+#[test]
+fn an_appender_follows_the_rename_of_a_file_that_was_rewritten_meanwhile() {
+    let rewritten = [
+        Open(0, 0, Mode::AppendAndRead, false),
+        Save(1, 0, 4),
+        Rename(1, 0, 1),
+    ];
+    holds(&[rewritten.as_slice(), &[Write(0, 4), Save(1, 1, 5)]].concat());
+    holds(&[rewritten.as_slice(), &[Save(1, 1, 5), Truncate(0, 2)]].concat());
+}
+
+#[test]
+fn an_appender_goes_on_with_an_unlinked_file_that_was_rewritten_meanwhile() {
+    holds(&[
+        Open(0, 0, Mode::AppendAndRead, false),
+        Save(1, 0, 4),
+        Unlink(1, 0),
+        Write(0, 4),
+    ]);
+}
+
+#[test]
+fn an_appender_follows_a_file_that_its_rewriter_renames() {
+    holds(&[
+        Open(0, 0, Mode::Rewrite, false),
+        Open(1, 0, Mode::Append, false),
+        Rename(0, 0, 1),
+        Write(1, 4),
+    ]);
+}
+
+#[test]
+fn the_next_editor_starts_from_what_a_killed_one_had_synced() {
+    holds(&[
+        Open(0, 0, Mode::Edit, false),
+        Write(0, 9),
+        Fsync(0),
+        Open(1, 0, Mode::Edit, false),
+        Kill(0, true),
+        Pwrite(0, 2, 2),
+        Close(0),
+    ]);
+}
+
+#[test]
+fn a_parent_does_not_queue_behind_those_who_wait_for_its_child() {
+    holds(&[
+        Fork(0),
+        Open(3, 0, Mode::Edit, false),
+        Open(1, 0, Mode::Edit, false),
+        Open(0, 0, Mode::Edit, false),
+    ]);
+}
+
+#[test]
+fn an_orphaned_editor_shows_what_it_writes_to_no_other_program_that_writes_the_file() {
+    holds(&[
+        Open(1, 0, Mode::Edit, false),
+        Open(0, 0, Mode::Edit, false),
+        Lock(0, false),
+        Fork(0),
+        Exit(3),
+        Write(4, 48),
+    ]);
+    holds(&[
+        Open(0, 0, Mode::Edit, false),
+        Fork(0),
+        Exit(0),
+        Write(0, 1),
+        Open(3, 0, Mode::AppendAndRead, false),
+    ]);
 }

@@ -8,7 +8,8 @@
 //! Crash argument: the journal says what will be appended, where, and its checksum, before the
 //! bytes are written. Recovery takes back what is not all there.
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,14 +24,14 @@ use super::state::{Handle, Shown};
 use super::{Engine, State};
 use crate::guard::Guard;
 use crate::journal::{Edit, Record};
-use crate::namespace::Kind;
+use crate::namespace::{Kind, WHOLE};
 use crate::rules::{Policy, Record as RecordRule};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Ready, Staging};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
 
-/// An unfinished line becomes visible after this time.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// An unfinished line becomes visible after this time, in milliseconds.
+const PATIENCE: u64 = 1000;
 /// An unfinished line longer than this doesn't wait.
 const LONGEST: usize = 1 << 20;
 
@@ -43,17 +44,35 @@ pub struct Appender {
     pub always: bool,
     /// O_SYNC or O_DSYNC.
     pub sync: bool,
+    /// Where its lines go. Locked under `State` only.
+    place: Mutex<Place>,
     inner: Mutex<Inner>,
+}
+
+/// The file that a description adds to.
+#[derive(Clone, Debug)]
+enum Place {
+    /// Whatever version is current under this name, which is always the file's own.
+    At(Slot),
+    /// One that has lost its name, as on the plain directory.
+    Nameless(Unnamed),
+}
+
+/// A file that has lost its name, and where what is shown of it ends.
+#[derive(Clone, Debug)]
+pub(super) struct Unnamed {
+    fd: Arc<OwnedFd>,
+    end: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// Name of the file; follows renames of the node.
-    slot: Slot,
     /// What reads through the description see, apart from the tail.
     read: Shown,
     /// The unfinished line.
     tail: Vec<u8>,
+    /// Processes that have written it.
+    by: BTreeSet<u32>,
     since: Option<Instant>,
 }
 
@@ -63,10 +82,11 @@ impl Appender {
             node,
             always,
             sync,
+            place: Mutex::new(Place::At(slot)),
             inner: Mutex::new(Inner {
-                slot,
                 read,
                 tail: Vec::new(),
+                by: BTreeSet::new(),
                 since: None,
             }),
         })
@@ -74,10 +94,72 @@ impl Appender {
 }
 
 impl Inner {
-    /// Keeps the unfinished rest of what was written.
-    fn hold(&mut self, rest: &[u8]) {
+    /// Keeps the unfinished rest of what a process has written.
+    fn hold(&mut self, rest: &[u8], by: u32) {
         self.tail = rest.to_vec();
+        self.by = BTreeSet::from([by]);
         self.since = (!rest.is_empty()).then(Instant::now);
+    }
+}
+
+impl State {
+    fn enlist(&mut self, slot: &Slot, appender: &Arc<Appender>) {
+        let list = self.appenders.entry(slot.clone()).or_default();
+        list.push(appender.clone());
+    }
+
+    /// A description adds no more lines.
+    pub(super) fn delist(&mut self, appender: &Arc<Appender>) {
+        let Place::At(slot) = &*appender.place.lock() else {
+            return;
+        };
+        if let Some(list) = self.appenders.get_mut(slot) {
+            list.retain(|a| !Arc::ptr_eq(a, appender));
+            if list.is_empty() {
+                self.appenders.remove(slot);
+            }
+        }
+    }
+
+    /// What a name means to those who add to it, if there are any: for [`State::unname`].
+    pub(super) fn added_to(&self, slot: &Slot, node: Option<NodeId>) -> Option<Unnamed> {
+        let node = self.nodes.get(node?)?;
+        if !self.appenders.contains_key(slot) {
+            return None;
+        }
+        Some(Unnamed {
+            fd: self.nodes.fd(node.id).ok()?,
+            end: node.end.clone(),
+        })
+    }
+
+    /// A file has lost its name to another, or for good: who adds to it goes on with it.
+    pub(super) fn unname(&mut self, slot: &Slot, file: Option<Unnamed>) {
+        let Some(file) = file else { return };
+        for appender in self.appenders.remove(slot).into_iter().flatten() {
+            *appender.place.lock() = Place::Nameless(file.clone());
+        }
+    }
+
+    /// A file has another name now, and who adds to it goes on there.
+    pub(super) fn rename_appenders(&mut self, from: &Slot, to: &Slot) {
+        let Some(list) = self.appenders.remove(from) else {
+            return;
+        };
+        for appender in &list {
+            *appender.place.lock() = Place::At(to.clone());
+        }
+        self.appenders.entry(to.clone()).or_default().extend(list);
+    }
+
+    /// Two files have changed names.
+    pub(super) fn exchange_appenders(&mut self, one: &Slot, other: &Slot) {
+        let aside = self.appenders.remove(other);
+        self.rename_appenders(one, other);
+        for appender in aside.into_iter().flatten() {
+            *appender.place.lock() = Place::At(one.clone());
+            self.enlist(one, &appender);
+        }
     }
 }
 
@@ -101,7 +183,8 @@ impl Engine {
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
         let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
-        let appender = Appender::new(id, true, sync, slot, read);
+        let appender = Appender::new(id, true, sync, slot.clone(), read);
+        state.enlist(&slot, &appender);
         let handle = state.add_handle(Handle::Append(appender));
         Ok(Opened {
             handle,
@@ -131,10 +214,11 @@ impl Engine {
         self: &Arc<Self>,
         caller: Caller,
         handle: HandleId,
-        appender: &Appender,
+        appender: &Arc<Appender>,
         offset: u64,
         data: &[u8],
     ) -> OpResult<()> {
+        let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let mut inner = appender.inner.lock();
         if !appender.always {
             let end = inner.read.len()? + inner.tail.len() as u64;
@@ -152,6 +236,7 @@ impl Engine {
         let newline = data.iter().rposition(|b| *b == b'\n');
         let Some(newline) = newline else {
             inner.tail.extend_from_slice(data);
+            inner.by.insert(by);
             inner.since.get_or_insert_with(Instant::now);
             return if inner.tail.len() > LONGEST || appender.sync {
                 self.flush_tail(appender, &mut inner)
@@ -168,7 +253,7 @@ impl Engine {
             &whole
         };
         self.append_records(appender, &mut inner, records)?;
-        inner.hold(rest);
+        inner.hold(rest, by);
         if appender.sync {
             self.flush_tail(appender, &mut inner)?;
             drop(inner);
@@ -197,42 +282,25 @@ impl Engine {
             let lock = self.append_lock.lock();
             let mut guard = self.lock();
             let state = &mut *guard;
-            if let Some(slot) = state.nodes.get(appender.node).and_then(|n| n.at.clone()) {
-                inner.slot = slot;
-            }
-            let gone = state
-                .nodes
-                .get(appender.node)
-                .is_none_or(|n| n.unlinked && !n.superseded);
-            if gone {
-                // As on the plain directory: into a file without a name.
-                let shown = state.nodes.get(appender.node).filter(|n| n.grows());
-                let shown = shown.map(|n| n.end.clone());
-                drop(guard);
-                let file = self.writable(appender.node)?;
-                let end = file.metadata().map_err(|e| errno_of(&e))?.len();
-                let written = file.write_all_at(bytes, end).map_err(|e| errno_of(&e));
-                if let (Ok(()), Some(shown)) = (written, shown) {
-                    shown.store(end + bytes.len() as u64, Ordering::Release);
+            let slot = match appender.place.lock().clone() {
+                Place::At(slot) => slot,
+                Place::Nameless(file) => {
+                    drop(guard);
+                    return add_unnamed(&file, bytes);
                 }
-                return written;
-            }
-            if state
-                .pending
-                .get(inner.slot.dir, &inner.slot.name)
-                .is_some()
-            {
+            };
+            if state.pending.get(slot.dir, &slot.name).is_some() {
                 drop(guard);
                 drop(lock);
                 self.drain_all()?;
                 continue;
             }
-            let current = self.current(state, &inner.slot)?;
+            let current = self.current(state, &slot)?;
             let fd = state.nodes.fd(current)?;
             let file = at::reopen(&*fd, OFlags::RDWR)?;
             let from = file.metadata().map_err(|e| errno_of(&e))?.len();
-            let (current, end) = self.hold_end(state, current, &inner.slot, from)?;
-            let path = state.nodes.path(&inner.slot).ok_or(Errno::NOENT)?;
+            let (current, end) = self.hold_end(state, current, &slot, from)?;
+            let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
             state.seq += 1;
             let seq = state.seq;
             let record = Record::Commit {
@@ -267,7 +335,7 @@ impl Engine {
             if current != appender.node {
                 inner.read = Shown { file, end };
             }
-            self.grown(&inner.slot);
+            self.grown(&slot);
             return Ok(());
         }
     }
@@ -310,11 +378,6 @@ impl Engine {
         self.append(&Record::Withdrawn { seq })
     }
 
-    fn writable(&self, node: NodeId) -> OpResult<File> {
-        let fd = self.lock().nodes.fd(node)?;
-        at::reopen(&*fd, OFlags::RDWR)
-    }
-
     /// A read through an appending description: its own unfinished line included. Who reads from
     /// the beginning reads what is there now, as on the plain directory: it may have waited for a
     /// lock through another description, or another file. The rest comes from the same version.
@@ -339,10 +402,14 @@ impl Engine {
         Ok(data)
     }
 
-    /// A close, an fsync: the unfinished line waits no longer. After a kill it is dropped.
-    pub(super) fn settle_appender(&self, appender: &Appender, killed: bool) -> OpResult<()> {
+    /// A close, an fsync: the unfinished line waits no longer. If the process that closes was
+    /// killed, the line is dropped, unless others are writing it.
+    pub(super) fn settle_appender(&self, appender: &Appender, killed: Option<u32>) -> OpResult<()> {
         let mut inner = appender.inner.lock();
-        if killed {
+        if let Some(killed) = killed {
+            if !inner.by.contains(&killed) {
+                return Ok(());
+            }
             if !inner.tail.is_empty() {
                 log::info!(
                     "an unfinished line of {} bytes is dropped: its writer was ended by a signal",
@@ -358,6 +425,8 @@ impl Engine {
 
     /// Unfinished lines that have waited long enough.
     pub(super) fn flush_old_tails(&self) {
+        let patience = failpoint::number("COMMITFS_LINE_PATIENCE_MS", PATIENCE);
+        let patience = Duration::from_millis(patience);
         let appenders: Vec<Arc<Appender>> = self
             .lock()
             .handles
@@ -369,7 +438,7 @@ impl Engine {
             .collect();
         for appender in appenders {
             if let Some(mut inner) = appender.inner.try_lock()
-                && inner.since.is_some_and(|s| s.elapsed() >= PATIENCE)
+                && inner.since.is_some_and(|s| s.elapsed() >= patience)
                 && let Err(e) = self.flush_tail(&appender, &mut inner)
             {
                 log::warn!("an unfinished line can't be appended: {e}");
@@ -380,22 +449,41 @@ impl Engine {
     /// Reads go to the file's current version from now on: a lock was granted (C12), say.
     pub(super) fn move_appender(&self, appender: &Appender) -> OpResult<()> {
         let mut inner = appender.inner.lock();
-        let slot = inner.slot.clone();
-        let mut guard = self.lock_settled(&slot)?;
-        let state = &mut *guard;
-        let Some(current) = self.current_if_any(state, &slot)? else {
-            return Ok(());
+        let place = appender.place.lock().clone();
+        let mut guard = match &place {
+            Place::At(slot) => self.lock_settled(slot)?,
+            Place::Nameless(_) => self.lock(),
         };
-        let node = state.nodes.get(current).ok_or(Errno::STALE)?;
-        if node.kind == Kind::File && state.file_of(current) == state.file_of(appender.node) {
-            inner.read = Shown::of(&state.nodes, current)?;
+        let state = &mut *guard;
+        match place {
+            Place::At(slot) => {
+                let Some(current) = self.current_if_any(state, &slot)? else {
+                    return Ok(());
+                };
+                let node = state.nodes.get(current).ok_or(Errno::STALE)?;
+                if node.kind == Kind::File {
+                    inner.read = Shown::of(&state.nodes, current)?;
+                }
+            }
+            Place::Nameless(Unnamed { fd, end }) => {
+                let file = Arc::new(at::reopen(&*fd, OFlags::RDONLY)?);
+                inner.read = Shown { file, end };
+            }
         }
         Ok(())
     }
 
-    /// A new file's stream has its first complete line, or an appender closes its new file: that
-    /// is its first version, and the description goes on as an appender.
-    pub(super) fn birth(&self, id: TxnId, handle: HandleId, data: &[u8]) -> OpResult<()> {
+    /// A description of a file that still has to get its first version, by its first line.
+    pub(super) fn unborn_log(&self, id: TxnId) -> Option<HandleId> {
+        let state = self.lock();
+        let txn = state.txns.get(&id)?;
+        let unborn = txn.appends && txn.stream && !txn.discarded && txn.death().is_none();
+        unborn.then(|| writers(&state, id).next().map(|(handle, _)| handle))?
+    }
+
+    /// A new file's stream has its first complete line, or an appender closes or renames its new
+    /// file: that is its first version, and its descriptions go on as appenders. `by` wrote `data`.
+    pub(super) fn birth(&self, id: TxnId, handle: HandleId, by: u32, data: &[u8]) -> OpResult<()> {
         let staging = self
             .lock()
             .txns
@@ -422,6 +510,12 @@ impl Engine {
         let mut guard = self.lock_settled(&slot)?;
         let state = &mut *guard;
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+        if txn.discarded {
+            // Nobody will ever see it, but for who writes it.
+            drop(guard);
+            let end = end + lines.len() as u64;
+            return staging.lock().write(rest, end).map(drop);
+        }
         super::close::check_target(self, state, &txn.slot)?;
         let (slot, node, always) = (txn.slot.clone(), txn.node, txn.appends);
         // Another process that was creating the file, too, may have come first: its version grows.
@@ -434,10 +528,11 @@ impl Engine {
         };
         state.txns.remove(&id);
         state.unlist(&slot, id);
+        let writers: Vec<(HandleId, bool)> = writers(state, id).collect();
         if let Some(n) = state.nodes.get_mut(node) {
             n.kind = Kind::File;
             n.at = Some(slot.clone());
-            n.readers += 1;
+            n.readers += writers.len() as u32;
             if first.is_some() {
                 (n.superseded, n.unlinked) = (true, true);
             }
@@ -452,14 +547,20 @@ impl Engine {
                 end: state.nodes.get(node).ok_or(Errno::STALE)?.end.clone(),
             },
         };
-        let appender = Appender::new(node, always, false, slot.clone(), read);
-        state
-            .handles
-            .insert(handle, Handle::Append(appender.clone()));
+        let mut appender = None;
+        for (writer, sync) in writers {
+            let new = Appender::new(node, always, sync, slot.clone(), read.clone());
+            state.enlist(&slot, &new);
+            state.handles.insert(writer, Handle::Append(new.clone()));
+            if writer == handle {
+                appender = Some(new);
+            }
+        }
+        let appender = appender.ok_or(Errno::BADF)?;
         if first.is_none() {
             self.publish(state, &slot, ready, node);
             drop(guard);
-            appender.inner.lock().hold(rest);
+            appender.inner.lock().hold(rest, by);
             return Ok(());
         }
         drop(guard);
@@ -473,7 +574,7 @@ impl Engine {
         self.append(&Record::Abort { id: ready.id }).ok();
         let mut inner = appender.inner.lock();
         self.append_records(&appender, &mut inner, &whole)?;
-        inner.hold(rest);
+        inner.hold(rest, by);
         Ok(())
     }
 
@@ -483,14 +584,14 @@ impl Engine {
         &self,
         caller: Caller,
         handle: HandleId,
-        appender: &Appender,
+        appender: &Arc<Appender>,
     ) -> OpResult<(TxnId, Arc<Staging>)> {
-        let mut inner = appender.inner.lock();
-        self.flush_tail(appender, &mut inner)?;
-        let slot = inner.slot.clone();
-        drop(inner);
+        self.flush_tail(appender, &mut appender.inner.lock())?;
         let mut guard = self.lock();
         let state = &mut *guard;
+        let Place::At(slot) = appender.place.lock().clone() else {
+            return Err(Errno::NOENT);
+        };
         let base = self.current(state, &slot)?;
         let id = self.begin_on(state, slot, base, Begun::Edit)?;
         let opened = self.join(state, caller, id, OFlags::RDWR)?;
@@ -510,6 +611,7 @@ impl Engine {
             sync,
         };
         state.handles.insert(handle, staged);
+        state.delist(appender);
         if let Some(txn) = state.txns.get_mut(&id) {
             // The kernel knows the description by another node.
             txn.shared = true;
@@ -522,13 +624,35 @@ impl Engine {
         Ok((id, staging))
     }
 
-    /// How the process that closes an appending description is doing.
-    pub(super) fn flusher_was_killed(caller: Caller) -> bool {
-        let Some(pid) = proc::tgid(caller.tid) else {
-            return false;
-        };
-        proc::death_of_flusher(caller.tid, pid)
-            .fatal_signal()
-            .is_some()
+    /// The process that closes an appending description, if it was killed.
+    pub(super) fn killed_flusher(caller: Caller) -> Option<u32> {
+        let pid = proc::tgid(caller.tid)?;
+        let death = proc::death_of_flusher(caller.tid, pid);
+        death.fatal_signal().map(|_| pid)
     }
+}
+
+/// Adds to a file that has no name.
+fn add_unnamed(file: &Unnamed, bytes: &[u8]) -> OpResult<()> {
+    let open = at::reopen(&*file.fd, OFlags::RDWR)?;
+    let end = open.metadata().map_err(|e| errno_of(&e))?.len();
+    open.write_all_at(bytes, end).map_err(|e| errno_of(&e))?;
+    if file.end.load(Ordering::Acquire) != WHOLE {
+        let end = end + bytes.len() as u64;
+        file.end.store(end, Ordering::Release);
+    }
+    Ok(())
+}
+
+/// The writing descriptions of a transaction, and whether each write of theirs is an fsync, too.
+fn writers(state: &State, id: TxnId) -> impl Iterator<Item = (HandleId, bool)> {
+    state.handles.iter().filter_map(move |(handle, h)| match h {
+        Handle::Staged {
+            txn,
+            writes: true,
+            sync,
+            ..
+        } if *txn == id => Some((*handle, *sync)),
+        _ => None,
+    })
 }

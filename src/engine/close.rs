@@ -42,7 +42,7 @@ impl Engine {
         if let Some(Handle::Append(appender)) = state.handles.get(&handle) {
             let appender = appender.clone();
             drop(guard);
-            let killed = Engine::flusher_was_killed(caller);
+            let killed = Engine::killed_flusher(caller);
             let engine = self.clone();
             return self.pool.run(move || {
                 let settled = engine.settle_appender(&appender, killed);
@@ -84,8 +84,8 @@ impl Engine {
         };
         let engine = self.clone();
         self.pool.run(move || {
-            let result = if engine.is_unborn_log(id, handle) {
-                engine.birth(id, handle, b"")
+            let result = if engine.unborn_log(id).is_some() && engine.is_changed(id) {
+                engine.birth(id, handle, pid, b"")
             } else {
                 engine.prepare(id, &staging, pid)
             };
@@ -97,15 +97,8 @@ impl Engine {
         });
     }
 
-    /// A file created by its appender, without a complete line so far. Several may do so at once,
-    /// and none replaces what the others wrote.
-    fn is_unborn_log(&self, id: TxnId, handle: HandleId) -> bool {
-        let state = self.lock();
-        let alone = |t: &Transaction| {
-            t.appends && t.stream && t.changed && t.handles == 1 && t.death().is_none()
-        };
-        matches!(state.handles.get(&handle), Some(Handle::Staged { txn, .. }) if *txn == id)
-            && state.txns.get(&id).is_some_and(alone)
+    pub(super) fn is_changed(&self, id: TxnId) -> bool {
+        self.lock().txns.get(&id).is_some_and(|t| t.changed)
     }
 
     /// A close gives the closing process's fcntl locks back, but only once what was written under
@@ -451,6 +444,7 @@ impl Engine {
             }
             Some(Handle::Append(appender)) => {
                 // A mapping can't have kept it: whatever was left was told by FLUSH.
+                state.delist(&appender);
                 if let Some(n) = state.nodes.get_mut(appender.node) {
                     n.readers -= 1;
                 }

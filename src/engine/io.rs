@@ -109,9 +109,10 @@ impl Engine {
                     && data.contains(&b'\n')
                 {
                     let (engine, data) = (self.clone(), data.to_vec());
+                    let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
                     return self
                         .pool
-                        .run(move || done(engine.birth(txn, handle, &data).map(|()| size)));
+                        .run(move || done(engine.birth(txn, handle, by, &data).map(|()| size)));
                 }
                 if kill {
                     staging.set_own(Own::NoSetId);
@@ -167,14 +168,16 @@ impl Engine {
         }
     }
 
-    /// Whether a new file is still being written from front to back by its one description.
+    /// Whether a new file is still being written from front to back: by appenders, or by its one
+    /// description.
     fn stream_goes_on(&self, id: TxnId, staging: &Staging, offset: u64) -> bool {
         let mut state = self.lock();
         let Some(txn) = state.txns.get_mut(&id) else {
             return false;
         };
         let at_end = txn.appends || staging.try_lock().is_some_and(|c| c.size() == Ok(offset));
-        txn.stream = at_end && txn.handles == 1 && !txn.discarded && !txn.claim;
+        let alone = txn.appends || txn.handles == 1;
+        txn.stream = at_end && alone && !txn.discarded && !txn.claim;
         txn.stream
     }
 
@@ -334,7 +337,7 @@ impl Engine {
                 self.pool.run(move || {
                     done(
                         engine
-                            .settle_appender(&appender, false)
+                            .settle_appender(&appender, None)
                             .and_then(|()| engine.drain_all()),
                     );
                 });

@@ -414,7 +414,13 @@ impl Engine {
             Some(txn) if !txn.discarded && txn.verdict.is_none() => txn.slot.clone(),
             _ => return,
         };
-        if let Err(e) = self.publish_open(id, &slot, Move::Stay) {
+        // What a new log holds is its first version.
+        let unborn = self.unborn_log(id).filter(|_| self.is_changed(id));
+        let published = match unborn {
+            Some(handle) => self.birth(id, handle, 0, b""),
+            None => self.publish_open(id, &slot, Move::Stay).map(drop),
+        };
+        if let Err(e) = published {
             let state = self.lock();
             log::info!(
                 "{}: unlocked, but not committed: {e}",
@@ -432,21 +438,34 @@ impl Engine {
         }
     }
 
-    /// Who has the writer slot of a name, if the caller must wait for it (C9).
-    pub(super) fn slot_holder(&self, state: &State, caller: Caller, slot: &Slot) -> Option<u32> {
-        if failpoint::mutant("C9") {
-            return None;
-        }
-        let tgid = proc::tgid(caller.tid)?;
+    /// The transactions that have the writer slot of a name: several where one had not to wait.
+    pub(super) fn slot_holders<'a>(
+        &self,
+        state: &'a State,
+        slot: &Slot,
+    ) -> impl Iterator<Item = &'a Transaction> + use<'a> {
         state
             .open_names
             .get(slot)
             .into_iter()
             .flatten()
             .filter_map(|id| state.txns.get(id))
-            .filter(|t| t.holds_slot && !t.discarded && !t.closing)
-            // Prepared for an open() that is still on its way.
-            .filter(|t| t.handles > 0 || t.started.elapsed() < super::resolve::NOTE_LIFE)
+            .filter(|t| t.holds_slot && !t.discarded)
+            // Until it is decided what becomes of it, or prepared for an open() that is still on
+            // its way.
+            .filter(|t| {
+                let opening = t.started.elapsed() < super::resolve::NOTE_LIFE;
+                t.handles > 0 || t.closing || opening
+            })
+    }
+
+    /// Who has the writer slot of a name, if the caller must wait for it (C9).
+    pub(super) fn slot_holder(&self, state: &State, caller: Caller, slot: &Slot) -> Option<u32> {
+        if failpoint::mutant("C9") {
+            return None;
+        }
+        let tgid = proc::tgid(caller.tid)?;
+        self.slot_holders(state, slot)
             .find(|t| {
                 let locked = {
                     let file = state.file_of(t.node);
@@ -471,6 +490,27 @@ impl Engine {
         slot: &Slot,
         flags: OFlags,
     ) -> OpResult<Opened> {
+        let mut state = self.wait_for_slot(caller, slot)?;
+        let result = match self.current_if_any(&mut state, slot)? {
+            Some(_) => self.open_for_writing(&mut state, caller, node, slot.clone(), flags, true),
+            // It was removed or renamed meanwhile: the next walk says so.
+            None => Err(Errno::STALE),
+        };
+        drop(state);
+        self.happened.notify_all();
+        match result? {
+            OpenStep::Done(opened) => Ok(opened),
+            OpenStep::Wait(_) => Err(Errno::AGAIN),
+        }
+    }
+
+    /// Waits until the writer slot is free and the caller's turn has come, or until it need not
+    /// wait any longer.
+    pub(super) fn wait_for_slot(
+        &self,
+        caller: Caller,
+        slot: &Slot,
+    ) -> OpResult<MutexGuard<'_, State>> {
         let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let mut state = self.lock();
         let ticket = state.next_ticket();
@@ -529,15 +569,11 @@ impl Engine {
                 state.slot_queue.remove(slot);
             }
         }
-        let result = match waited {
-            Ok(()) => self.open_for_writing(&mut state, caller, node, slot.clone(), flags, true),
-            Err(e) => Err(e),
-        };
-        drop(state);
-        self.happened.notify_all();
-        match result? {
-            OpenStep::Done(opened) => Ok(opened),
-            OpenStep::Wait(_) => Err(Errno::AGAIN),
+        if let Err(e) = waited {
+            drop(state);
+            self.happened.notify_all();
+            return Err(e);
         }
+        Ok(state)
     }
 }

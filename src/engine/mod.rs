@@ -163,6 +163,14 @@ impl Departures {
     }
 }
 
+/// The first number given to a file: below 2^53, which is as far as some programs can count, and from
+/// a range of this mount's own. `/proc/PID/fdinfo` of a descriptor on another file system, or another
+/// mount of ours, hardly ever shows one of ours then (see `probe`).
+fn first_number() -> NodeId {
+    let range = crate::journal::fresh_id() >> 40;
+    (1 << 52) + (range << 28)
+}
+
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
@@ -187,11 +195,17 @@ impl Engine {
         // As many may be needed for what waits for the disk; half of all are for programs.
         let remembered = usize::try_from(config.descriptors / 4).unwrap_or(usize::MAX);
         let state = State {
-            nodes: Nodes::new(Arc::new(root), (stat.st_dev, stat.st_ino), remembered),
+            nodes: Nodes::new(
+                Arc::new(root),
+                (stat.st_dev, stat.st_ino),
+                first_number(),
+                remembered,
+            ),
             pending: PendingSet::default(),
             txns: HashMap::new(),
             open_names: std::collections::BTreeMap::new(),
             handles: HashMap::new(),
+            appenders: HashMap::new(),
             last_handle: 0,
             notes: HashMap::new(),
             lookups: HashMap::new(),

@@ -216,8 +216,11 @@ impl Engine {
         stat: &rustix::fs::Stat,
     ) -> OpResult<()> {
         let hold = at::open_path(dir, &slot.name).ok();
+        let node = self.current_if_any(state, slot)?;
+        let lost = state.added_to(slot, node);
         self.append(&Record::Barrier)?;
         rustix::fs::unlinkat(dir, &slot.name, AtFlags::empty())?;
+        state.unname(slot, lost);
         if stat.st_nlink == 1 {
             state.nodes.unlinked((stat.st_dev, stat.st_ino));
         }
@@ -247,6 +250,8 @@ impl Engine {
         let Some(pending) = state.pending.remove(slot.dir, &slot.name) else {
             return;
         };
+        let lost = state.added_to(slot, Some(pending.node));
+        state.unname(slot, lost);
         let seq = self.journal_commit(state, vec![Edit::Drop { path }]);
         state.counters.commits -= 1;
         state.condemned.push((seq, pending.id));
@@ -306,10 +311,13 @@ impl Engine {
                     .or_else(|| state.transactions_at(from).find(|t| t.claim).map(|t| t.id))
             }
         };
-        if let Some(id) = open
-            && !failpoint::mutant("C11")
-        {
-            return self.rename_open(caller, id, from, to);
+        match open.map(|id| (id, self.unborn_log(id))) {
+            // Its first version takes the new name like any other.
+            Some((id, Some(handle))) => self.birth(id, handle, 0, b"")?,
+            Some((id, None)) if !failpoint::mutant("C11") => {
+                return self.rename_open(caller, id, from, to);
+            }
+            _ => {}
         }
         self.check_moved(from, to)?;
         if flags.contains(RenameFlags::EXCHANGE) {
@@ -459,6 +467,9 @@ impl Engine {
             Some(p) => Some(p.node),
             None => self.cover(state, to),
         };
+        let lost = state.added_to(to, replaced);
+        state.unname(to, lost);
+        state.rename_appenders(from, to);
         // A rename changes the file's ctime.
         at::change(&*pending.file).ok();
         self.touch_dir(state, from.dir);
@@ -519,6 +530,7 @@ impl Engine {
         };
         let replaced = at::stat_at(&*to_dir, &to.name)?;
         let hold = at::open_path(&*to_dir, &to.name).ok();
+        let lost = state.added_to(to, target);
         self.append(&Record::Barrier)?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let moves_dir = is_dir
@@ -545,6 +557,12 @@ impl Engine {
                     }
                 });
             }
+        }
+        if flags.contains(RenameFlags::EXCHANGE) {
+            state.exchange_appenders(from, to);
+        } else {
+            state.unname(to, lost);
+            state.rename_appenders(from, to);
         }
         if flags.contains(RenameFlags::EXCHANGE) {
             if let Some(node) = target.and_then(|t| state.nodes.get_mut(t)) {
@@ -653,15 +671,20 @@ impl Engine {
     }
 
     fn link_now(&self, node: NodeId, to: &Slot) -> OpResult<Attr> {
-        let open = {
+        let (node, open) = {
             let mut state = self.lock();
             if self.exists(&mut state, to)? {
                 return Err(Errno::EXIST);
             }
             match state.nodes.get(node).ok_or(Errno::STALE)?.kind {
-                Kind::Private(id) if state.txns.contains_key(&id) => Some(id),
+                Kind::Private(id) if state.txns.contains_key(&id) => {
+                    match self.untouched_base(&mut state, id)? {
+                        Some(base) => (base, None),
+                        None => (node, Some(id)),
+                    }
+                }
                 Kind::Dir => return Err(Errno::PERM),
-                _ => None,
+                _ => (node, None),
             }
         };
         if let Some(id) = open {
@@ -674,6 +697,14 @@ impl Engine {
         self.check_linked(node, to)?;
         let linked = self.drain_until(|engine, barrier| engine.link_step(node, to, barrier))?;
         self.attr(linked)
+    }
+
+    /// The version that a transaction still is, having written nothing.
+    fn untouched_base(&self, state: &mut State, id: TxnId) -> OpResult<Option<NodeId>> {
+        let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+        let (slot, base, touched) = (txn.slot.clone(), txn.base, txn.would_commit());
+        let current = self.current_if_any(state, &slot)?;
+        Ok(base.filter(|base| !touched && current == Some(*base)))
     }
 
     /// A new name for existing content commits that name, so its guard has a say.

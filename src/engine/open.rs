@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::MutexGuard;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -74,6 +75,18 @@ pub struct Created {
 pub(super) enum OpenStep {
     Done(Opened),
     Wait(Slot),
+}
+
+/// A creation that isn't done, or has to wait for the writer slot of a name (C9).
+enum Unready {
+    Failed(Errno),
+    MustWait(Slot),
+}
+
+impl From<Errno> for Unready {
+    fn from(errno: Errno) -> Unready {
+        Unready::Failed(errno)
+    }
 }
 
 /// Files up to this size are read uncached, where the kernel allows that together with mmap.
@@ -414,6 +427,8 @@ impl Engine {
             self.append(&record)?;
             failpoint::crash_point("begin-journalled");
         }
+        // A new log becomes visible by its first line as long as all its writers append.
+        txn.stream &= txn.handles == 0 || (txn.appends && flags.contains(OFlags::APPEND));
         txn.handles += 1;
         txn.flushed = None;
         txn.mappable |= flags.contains(OFlags::RDWR);
@@ -530,9 +545,12 @@ impl Engine {
         )
     }
 
+    /// Whoever need not wait for the holder waits for no others who do: the holder may be waiting
+    /// for its child.
     fn must_wait(&self, state: &State, caller: Caller, slot: &Slot) -> bool {
         let queued = state.slot_queue.get(slot).is_some_and(|q| !q.is_empty());
-        queued || self.slot_holder(state, caller, slot).is_some()
+        let held = self.slot_holders(state, slot).next().is_some();
+        self.slot_holder(state, caller, slot).is_some() || (queued && !held)
     }
 
     fn is_empty_file(&self, state: &State, node: Option<NodeId>) -> bool {
@@ -807,14 +825,46 @@ impl Engine {
         if virtualdir::is_virtual(request.dir) || Engine::is_state_dir(request.dir, &request.name) {
             return done(Err(Errno::PERM));
         }
-        done(self.create_now(caller, &request));
+        match self.create_now(self.lock(), caller, &request, false) {
+            Err(Unready::Failed(e)) => done(Err(e)),
+            Ok(created) => done(Ok(created)),
+            Err(Unready::MustWait(slot)) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    done(engine.create_waiting(caller, &slot, &request));
+                });
+            }
+        }
     }
 
-    fn create_now(&self, caller: Caller, request: &CreateRequest) -> OpResult<Created> {
-        let mut guard = self.lock();
+    /// Somebody else has created the file in the same moment, and edits it already.
+    fn create_waiting(
+        &self,
+        caller: Caller,
+        slot: &Slot,
+        request: &CreateRequest,
+    ) -> OpResult<Created> {
+        let state = self.wait_for_slot(caller, slot)?;
+        let created = self.create_now(state, caller, request, true);
+        self.happened.notify_all();
+        match created {
+            Ok(created) => Ok(created),
+            Err(Unready::Failed(e)) => Err(e),
+            Err(Unready::MustWait(_)) => Err(Errno::AGAIN),
+        }
+    }
+
+    /// `waited`: it has waited for the writer slot, or given up doing so.
+    fn create_now(
+        &self,
+        mut guard: MutexGuard<'_, State>,
+        caller: Caller,
+        request: &CreateRequest,
+        waited: bool,
+    ) -> Result<Created, Unready> {
         let state = &mut *guard;
         if state.closing {
-            return Err(Errno::ROFS);
+            return Err(Errno::ROFS.into());
         }
         let slot = Slot {
             dir: request.dir,
@@ -823,21 +873,21 @@ impl Engine {
         let exclusive = request.flags.contains(OFlags::EXCL);
         let hidden = state.transactions_at(&slot).next().is_some();
         if exclusive && hidden && !failpoint::mutant("C6-exclusive") {
-            return Err(Errno::EXIST);
+            return Err(Errno::EXIST.into());
         }
         let dir = self.dir_fd(state, slot.dir)?;
         if state.nodes.get(slot.dir).is_some_and(|n| n.unlinked) {
-            return Err(Errno::NOENT);
+            return Err(Errno::NOENT.into());
         }
         // The kernel found no such name, but somebody may have committed it since.
         let base = self.current_if_any(state, &slot)?;
         if exclusive && base.is_some() {
-            return Err(Errno::EXIST);
+            return Err(Errno::EXIST.into());
         }
         if let Some(base) = base
             && state.nodes.get(base).is_none_or(|n| n.kind != Kind::File)
         {
-            return Err(Errno::STALE);
+            return Err(Errno::STALE.into());
         }
         let policy = self.policy(
             state,
@@ -871,6 +921,15 @@ impl Engine {
                 opened,
             });
         }
+        let takes_slot = base.is_some()
+            && !request.flags.intersects(OFlags::TRUNC | OFlags::APPEND)
+            && !self.is_empty_file(state, base);
+        if takes_slot && !waited && self.must_wait(state, caller, &slot) {
+            return Err(match request.flags.contains(OFlags::NONBLOCK) {
+                true => Errno::AGAIN.into(),
+                false => Unready::MustWait(slot),
+            });
+        }
         let begun = match base {
             None => Begun::Create { exclusive },
             Some(_) if request.flags.contains(OFlags::TRUNC) => Begun::Rewrite,
@@ -888,6 +947,7 @@ impl Engine {
             },
         )?;
         if let Some(txn) = state.txns.get_mut(&id) {
+            txn.holds_slot = takes_slot;
             txn.empties = request.flags.contains(OFlags::TRUNC);
             txn.appends = request.flags.contains(OFlags::APPEND);
             let text = txn.empties

@@ -325,9 +325,19 @@ impl Engine {
             version: 0,
             synced: false,
         };
+        let lost = match how {
+            // Another file takes the name.
+            Move::Rename => {
+                let replaced = self.current_if_any(state, to)?;
+                state.added_to(to, replaced)
+            }
+            Move::Link | Move::Stay => None,
+        };
         self.publish(state, to, ready, version);
         let path = match how {
             Move::Rename => {
+                state.unname(to, lost);
+                state.rename_appenders(&from, to);
                 state.retarget(id, to.clone());
                 state.nodes.path(to)
             }
@@ -341,6 +351,7 @@ impl Engine {
         txn.content = None;
         txn.flushed = None;
         if how != Move::Link {
+            txn.stream = false;
             txn.empties = false;
             txn.begun = Begun::Edit;
             txn.changed = false;

@@ -223,7 +223,7 @@ impl Engine {
             state
                 .txns
                 .get(id)
-                .is_some_and(|txn| sees(txn, tgid, caller.tid))
+                .is_some_and(|txn| sees(state, txn, tgid, caller.tid))
                 && !self.is_moot(state, *id)
         })
     }
@@ -272,17 +272,17 @@ impl Engine {
 }
 
 /// Whether what a thread finds under the name is the staged content.
-fn sees(txn: &Transaction, tgid: u32, tid: u32) -> bool {
+fn sees(state: &State, txn: &Transaction, tgid: u32, tid: u32) -> bool {
     if tgid == txn.opener && tid != txn.opener_tid {
         // Threads of one process that each load, modify and save must not read each other's
         // half-written file when there is a whole version to read.
         return txn.begun != Begun::Rewrite;
     }
-    takes_part(txn, tgid)
+    takes_part(state, txn, tgid)
 }
 
 /// Whether a process has opened, written or inherited the transaction.
-pub(super) fn takes_part(txn: &Transaction, tgid: u32) -> bool {
+pub(super) fn takes_part(state: &State, txn: &Transaction, tgid: u32) -> bool {
     txn.processes.contains_key(&tgid)
         || txn
             .processes
@@ -290,5 +290,18 @@ pub(super) fn takes_part(txn: &Transaction, tgid: u32) -> bool {
             .any(|(pid, p)| (p.opener || p.wrote) && proc::is_self_or_descendant(tgid, *pid))
         // Whoever outlives the process it inherited from descends from nobody any more.
         || (txn.processes.keys().any(|pid| !proc::lives(*pid))
-            && matches!(proc::holds(tgid, &txn.numbers().collect::<Vec<_>>(), None), proc::Holding::Count(n) if n > 0))
+            && matches!(proc::holds(tgid, &own_numbers(state, txn), None), proc::Holding::Count(n) if n > 0))
+}
+
+/// The numbers that descriptors of a transaction show, and no others. Those of an editor show its
+/// base's, as other editors' and appenders' do.
+fn own_numbers(state: &State, txn: &Transaction) -> Vec<NodeId> {
+    let is_shared = state.appenders.contains_key(&txn.slot)
+        || state
+            .transactions_at(&txn.slot)
+            .any(|t| t.id != txn.id && t.shown_base == txn.shown_base);
+    let numbers = txn.numbers();
+    numbers
+        .filter(|number| *number == txn.node || !is_shared)
+        .collect()
 }

@@ -221,6 +221,8 @@ pub struct State {
     pub open_names: BTreeMap<Slot, Vec<TxnId>>,
     /// Open descriptions.
     pub handles: HashMap<HandleId, Handle>,
+    /// Descriptions that add lines, by the name of the file.
+    pub appenders: HashMap<Slot, Vec<Arc<Appender>>>,
     /// Last number given to a description.
     pub last_handle: HandleId,
     /// Writers on their second walk, by thread.

@@ -19,10 +19,6 @@ use rustix::io::Errno;
 use crate::sys::at;
 use crate::types::{NodeId, OpResult, ROOT, Slot, TxnId};
 
-/// First number given to a file. High, so that `/proc/PID/fdinfo` of a descriptor on some other
-/// file system hardly ever shows one of ours (see `engine::probe`).
-const FIRST: NodeId = 1 << 33;
-
 /// Backing device and inode number.
 pub type Key = (u64, u64);
 
@@ -135,13 +131,13 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// With the root directory. About `most` nodes hold a descriptor, not counting those that
+    /// With the root directory; files get numbers from `first` on. About `most` nodes hold a descriptor, not counting those that
     /// couldn't be found without.
-    pub fn new(root: Arc<OwnedFd>, key: Key, most: usize) -> Nodes {
+    pub fn new(root: Arc<OwnedFd>, key: Key, first: NodeId, most: usize) -> Nodes {
         let mut nodes = Nodes {
             live: HashMap::new(),
             by_key: HashMap::new(),
-            next: FIRST,
+            next: first,
             held: RefCell::default(),
             most,
         };

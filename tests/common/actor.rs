@@ -2,6 +2,7 @@
 //! `tests/helper`.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -172,6 +173,17 @@ impl Actor {
         line.push('\n');
         // A dead actor is noticed when it doesn't answer.
         let _ = self.conversation.get_mut().write_all(line.as_bytes());
+    }
+
+    /// Whether the answer to what was started is there.
+    pub fn has_answered(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.conversation.get_ref().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd, which outlives the call.
+        unsafe { libc::poll(&mut poll, 1, 0) > 0 }
     }
 
     #[track_caller]

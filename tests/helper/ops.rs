@@ -546,6 +546,10 @@ fn become_again(state: &State, channel: &Channel, args: &mut Words) -> Outcome<A
     Err(sys::exec(program, &line))
 }
 
+/// A survey reads through a descriptor so far beyond the length that fstat tells: an appender reads
+/// its own unfinished line, too.
+const LOOK_BEYOND: usize = 64 << 10;
+
 /// `survey PATH… -- SLOT…`: all that this process sees. For a path that ends in a slash its names,
 /// separated by slashes; for another its content; for a slot its content, or its length if it can't
 /// be read. An error is its name after an exclamation mark.
@@ -566,7 +570,7 @@ fn survey(state: &State, args: &mut Words) -> Outcome<Answer> {
     for slot in slots.iter().skip(1) {
         let fd = state.file(&String::from_utf8_lossy(slot))?;
         let length = sys::fstat(fd)?.st_size as usize;
-        seen.push(told(match sys::pread(fd, length + 1, 0) {
+        seen.push(told(match sys::pread(fd, length + LOOK_BEYOND, 0) {
             Err(e) if e.errno == libc::EBADF => Ok(length.to_string().into_bytes()),
             other => other,
         }));

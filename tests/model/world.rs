@@ -1,10 +1,18 @@
-//! The contract (C1 to C7, C11, C18) in the simplest data structures that can hold it: names with
+//! The contract (C1 to C7, C9 to C12, C18) in the simplest data structures that can hold it: names with
 //! whole contents, and transactions with private ones. Knows nothing of daemons, journals or nodes.
 //!
 //! Where the contract leaves the outcome of an end open (a killed writer had called fsync, say),
 //! [`World::open_ends`] lists what may be found, and [`World::settle`] takes what was.
 
+mod lines;
+mod locks;
+mod queue;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+use lines::Lines;
+use locks::Lock;
+use queue::Waiter;
 
 pub type Content = Vec<u8>;
 /// A directory's number and a name in it.
@@ -23,6 +31,8 @@ const CLAIM: usize = 4096;
 struct File {
     /// The same for hard links.
     number: u32,
+    /// What locks belong to: the same for all its versions, until it is renamed.
+    file: u32,
     /// When it took its name.
     since: u32,
     content: Content,
@@ -42,6 +52,24 @@ pub enum Mode {
     RewriteAndRead,
     Exclusive,
     Edit,
+    /// With O_NONBLOCK.
+    EditAtOnce,
+    Append,
+    AppendAndRead,
+}
+
+impl Mode {
+    fn edits(self) -> bool {
+        matches!(self, Mode::Edit | Mode::EditAtOnce)
+    }
+
+    fn appends(self) -> bool {
+        matches!(self, Mode::Append | Mode::AppendAndRead)
+    }
+
+    fn reads(self) -> bool {
+        !matches!(self, Mode::Rewrite | Mode::Exclusive | Mode::Append)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +88,8 @@ struct Txn {
     content: Content,
     /// Commits only when changed.
     edit: bool,
+    /// The next editor waits for its end (C9).
+    holds_slot: bool,
     /// Number of the file it was opened on.
     base: Option<u32>,
     changed: bool,
@@ -67,6 +97,8 @@ struct Txn {
     /// nothing has been written here since.
     outdated: bool,
     exclusive: bool,
+    /// A new file whose first complete line is its first version (C10).
+    stream: bool,
     claim: bool,
     discarded: bool,
     done: bool,
@@ -75,13 +107,22 @@ struct Txn {
     synced: Option<Vec<Content>>,
     /// Commits that come after the fsync have higher numbers.
     synced_at: u32,
-    opener: u32,
+    first: u32,
+    openers: BTreeSet<u32>,
     wrote: BTreeSet<u32>,
     closed: BTreeSet<u32>,
     killed: Killed,
     mappable: bool,
+    /// As of the last close of a descriptor.
+    at_close: Option<Content>,
     /// Written through a mapping, and not yet known to the file system.
     unwritten: bool,
+}
+
+impl Txn {
+    fn participants(&self) -> impl Iterator<Item = &u32> {
+        self.openers.iter().chain(&self.wrote).chain(&self.closed)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -93,11 +134,20 @@ enum What {
         reads: bool,
         writes: bool,
     },
+    Lines(Lines),
+    /// What it reads is not known any more.
+    Unknown,
 }
 
 #[derive(Clone, Debug)]
 struct Description {
     position: usize,
+    /// It writes to the end.
+    appends: bool,
+    /// fstat knows it by the version that it was opened on.
+    elsewhere: bool,
+    /// The file whose locks are taken through it, where that is sure.
+    file: Option<u32>,
     what: What,
 }
 
@@ -117,6 +167,12 @@ pub struct World {
     files: BTreeMap<Slot, File>,
     txns: BTreeMap<u32, Txn>,
     descriptions: BTreeMap<u32, Description>,
+    /// Content of files without a name, by number, as far as somebody adds to them.
+    nameless: BTreeMap<u32, Content>,
+    /// Those who wait in open(), in the order in which they came.
+    waiters: Vec<Waiter>,
+    /// Held locks, by description.
+    locks: BTreeMap<u32, Lock>,
     pub processes: BTreeMap<u32, Process>,
     /// Transactions, and what may be found under their names.
     ended: Vec<(u32, Slot, Vec<Option<Content>>)>,
@@ -143,6 +199,9 @@ impl World {
             files: BTreeMap::new(),
             txns: BTreeMap::new(),
             descriptions: BTreeMap::new(),
+            nameless: BTreeMap::new(),
+            waiters: Vec::new(),
+            locks: BTreeMap::new(),
             processes: BTreeMap::new(),
             ended: Vec::new(),
             late: false,
@@ -183,6 +242,16 @@ impl World {
         held.any(|d| matches!(self.descriptions[d].what, What::Staged { txn, writes: true, .. } if txn == id))
     }
 
+    /// Whether the descriptors of a process tell what it holds: not those of another version.
+    fn is_known_to_hold(&self, who: u32, id: u32) -> bool {
+        let Some(process) = self.processes.get(&who) else {
+            return false;
+        };
+        let held = process.slots.values().map(|(d, _)| d);
+        let mut held = held.chain(process.maps.values());
+        held.any(|d| self.staged_by(*d) == Some(id) && !self.descriptions[d].elsewhere)
+    }
+
     /// Whether a process has a mapping whose descriptor it has closed.
     pub fn holds_by_mapping_alone(&self, who: u32) -> bool {
         let process = &self.processes[&who];
@@ -193,10 +262,10 @@ impl World {
     fn takes_part(&self, id: u32, who: u32) -> bool {
         let txn = &self.txns[&id];
         txn.closed.contains(&who)
-            || self.holds(who, id)
+            || self.is_known_to_hold(who, id)
             || self
                 .line(who)
-                .any(|p| p == txn.opener || txn.wrote.contains(&p))
+                .any(|p| txn.openers.contains(&p) || txn.wrote.contains(&p))
     }
 
     /// Open transactions of a name, newest last.
@@ -221,7 +290,7 @@ impl World {
     /// under its name.
     fn holds_nothing(&self, id: u32) -> bool {
         let txn = &self.txns[&id];
-        txn.outdated || (txn.exclusive && !txn.edit && !txn.changed)
+        txn.outdated || ((txn.exclusive || txn.stream) && !txn.edit && !txn.changed)
     }
 
     /// And somebody has.
@@ -306,15 +375,20 @@ impl World {
         format!("!{errno}").into_bytes()
     }
 
-    /// What a process reads through a descriptor; the length where it can't read.
-    pub fn reads(&self, who: u32, slot: &str) -> Vec<u8> {
+    /// What a process reads through a descriptor; the length where it can't read; `None` where
+    /// that isn't known.
+    pub fn reads(&self, who: u32, slot: &str) -> Option<Vec<u8>> {
         let (description, _) = self.processes[&who].slots[slot];
-        match &self.descriptions[&description].what {
-            What::Version(_, content) => content.clone(),
+        let description = &self.descriptions[&description];
+        match &description.what {
+            What::Version(_, content) => Some(content.clone()),
             What::Staged {
                 txn, reads: true, ..
-            } => self.txns[txn].content.clone(),
-            What::Staged { txn, .. } => self.txns[txn].content.len().to_string().into_bytes(),
+            } => Some(self.txns[txn].content.clone()),
+            What::Staged { .. } if description.elsewhere => None,
+            What::Staged { txn, .. } => Some(self.txns[txn].content.len().to_string().into_bytes()),
+            What::Lines(lines) => self.read_lines(lines),
+            What::Unknown => None,
         }
     }
 
@@ -325,7 +399,7 @@ impl World {
             for (slot, (description, _)) in &process.slots {
                 let writes = matches!(
                     self.descriptions[description].what,
-                    What::Staged { writes: true, .. }
+                    What::Staged { writes: true, .. } | What::Lines(_)
                 );
                 if writes || !writing {
                     all.push((*who, slot.clone()));
@@ -371,13 +445,19 @@ impl World {
             (Mode::Exclusive, _) => return Some(Err("EEXIST")),
             (Mode::Rewrite | Mode::RewriteAndRead, Found::Dir(_)) => return Some(Err("EISDIR")),
             (Mode::Rewrite | Mode::RewriteAndRead, _) => Content::new(),
-            // Several editors of one file wait for each other (C9), which is another test's.
-            (Mode::Edit, Found::File(_)) if hidden => return None,
+            (Mode::Append | Mode::AppendAndRead, seen) => {
+                return self.open_appender(who, slot, seen, mode, name, cloexec);
+            }
             (Mode::Read, Found::Dir(_)) => return None,
-            (Mode::Edit, Found::Dir(_)) => return Some(Err("EISDIR")),
-            (Mode::Edit | Mode::Read, Found::Nothing) => return Some(Err("ENOENT")),
-            (Mode::Edit | Mode::Read, Found::File(content)) => content,
+            (_, Found::Dir(_)) => return Some(Err("EISDIR")),
+            (_, Found::Nothing) => return Some(Err("ENOENT")),
+            (Mode::Edit | Mode::EditAtOnce, Found::File(content)) => {
+                return self.open_editor(who, slot, content, mode, name, cloexec);
+            }
+            (Mode::Read, Found::File(content)) => content,
         };
+        let lockable = self.files.get(&slot).map(|f| f.file);
+        let mut file = None;
         let what = if mode == Mode::Read {
             match self.own(who, &slot).or_else(|| self.claim(&slot)) {
                 Some(txn) => What::Staged {
@@ -385,55 +465,77 @@ impl World {
                     reads: true,
                     writes: false,
                 },
-                None => What::Version(self.files[&slot].number, content),
+                None => {
+                    file = lockable;
+                    What::Version(self.files[&slot].number, content)
+                }
             }
         } else {
             if let Some(own) = self.own(who, &slot).or_else(|| self.claim(&slot))
                 && content.is_empty()
-                && mode != Mode::Edit
             {
                 self.txns.get_mut(&own).expect("it is there").outdated = true;
             }
-            let id = self.number();
-            let base = self.files.get(&slot).map(|f| f.number);
-            let txn = Txn {
-                slot,
-                base,
-                order: id,
-                content,
-                edit: mode == Mode::Edit,
-                changed: false,
-                outdated: false,
-                exclusive: mode == Mode::Exclusive,
-                claim: mode == Mode::Exclusive,
-                discarded: false,
-                done: false,
-                failed: false,
-                synced: None,
-                synced_at: 0,
-                opener: who,
-                wrote: BTreeSet::new(),
-                closed: BTreeSet::new(),
-                killed: Killed::No,
-                mappable: matches!(mode, Mode::Edit | Mode::RewriteAndRead),
-                unwritten: false,
-            };
-            let reads = txn.mappable;
-            self.txns.insert(id, txn);
             What::Staged {
-                txn: id,
-                reads,
+                txn: self.begin(who, slot, mode, content),
+                reads: mode.reads(),
                 writes: true,
             }
         };
-        let description = self.number();
+        let description = self.describe(who, what, mode, name, cloexec);
         self.descriptions
-            .insert(description, Description { position: 0, what });
-        let process = self.processes.get_mut(&who).expect("it lives");
-        process
-            .slots
-            .insert(name.to_owned(), (description, cloexec));
+            .get_mut(&description)
+            .expect("just made")
+            .file = file;
         Some(Ok(()))
+    }
+
+    fn begin(&mut self, who: u32, slot: Slot, mode: Mode, content: Content) -> u32 {
+        let id = self.number();
+        let base = self.files.get(&slot).map(|f| f.number);
+        let txn = Txn {
+            slot,
+            base,
+            order: id,
+            content,
+            edit: mode.edits(),
+            holds_slot: false,
+            changed: false,
+            outdated: false,
+            exclusive: mode == Mode::Exclusive,
+            stream: mode.appends(),
+            claim: mode == Mode::Exclusive,
+            discarded: false,
+            done: false,
+            failed: false,
+            synced: None,
+            synced_at: 0,
+            first: who,
+            openers: BTreeSet::from([who]),
+            wrote: BTreeSet::new(),
+            closed: BTreeSet::new(),
+            killed: Killed::No,
+            mappable: mode.reads(),
+            at_close: None,
+            unwritten: false,
+        };
+        self.txns.insert(id, txn);
+        id
+    }
+
+    fn describe(&mut self, who: u32, what: What, mode: Mode, name: &str, cloexec: bool) -> u32 {
+        let id = self.number();
+        let description = Description {
+            position: 0,
+            appends: mode.appends(),
+            elsewhere: false,
+            file: None,
+            what,
+        };
+        self.descriptions.insert(id, description);
+        let process = self.processes.get_mut(&who).expect("it lives");
+        process.slots.insert(name.to_owned(), (id, cloexec));
+        id
     }
 
     fn change(&mut self, id: u32, who: u32, end: usize, change: impl FnOnce(&mut Content)) {
@@ -449,11 +551,21 @@ impl World {
         }
     }
 
-    /// Writes at an offset, or at the description's position.
-    pub fn write(&mut self, who: u32, slot: &str, at: Option<usize>, data: &[u8]) {
+    /// Writes at an offset, or at the description's position. `false`: not to be tried.
+    pub fn write(&mut self, who: u32, slot: &str, at: Option<usize>, data: &[u8]) -> bool {
         let (description, _) = self.processes[&who].slots[slot];
-        let id = self.staged_by(description).expect("a writer");
-        let position = self.descriptions[&description].position;
+        let Some(id) = self.staged_by(description) else {
+            self.write_lines(who, description, data);
+            return true;
+        };
+        if self.txns[&id].stream && !self.txns[&id].discarded && data.contains(&b'\n') {
+            return self.first_lines(who, description, id, data);
+        }
+        let mut position = self.descriptions[&description].position;
+        let mut at = at;
+        if self.descriptions[&description].appends {
+            (position, at) = (self.txns[&id].content.len(), None);
+        }
         if at.is_none() {
             let description = self.descriptions.get_mut(&description);
             description.expect("it is there").position += data.len();
@@ -462,18 +574,29 @@ impl World {
         self.change(id, who, from + data.len(), |content| {
             splice(content, from, data)
         });
+        true
     }
 
     /// A write that the file system refuses (C5).
     pub fn fail(&mut self, who: u32, slot: &str) {
-        let id = self.staged(who, slot).expect("a writer");
+        let id = self.staged(who, slot).expect("it can fail");
         self.change(id, who, usize::MAX, |_| ());
         self.txns.get_mut(&id).expect("it is there").failed = true;
     }
 
-    pub fn truncate(&mut self, who: u32, slot: &str, len: usize) {
-        let id = self.staged(who, slot).expect("a writer");
+    /// Whether a write beyond all limits fails through this descriptor: O_APPEND goes by no offset.
+    pub fn can_fail(&self, who: u32, slot: &str) -> bool {
+        let (description, _) = self.processes[&who].slots[slot];
+        !self.descriptions[&description].appends
+    }
+
+    /// `false`: not to be tried.
+    pub fn truncate(&mut self, who: u32, slot: &str, len: usize) -> bool {
+        let Some(id) = self.staged(who, slot).or_else(|| self.leave(who, slot)) else {
+            return false;
+        };
         self.change(id, who, len, |content| content.resize(len, 0));
+        true
     }
 
     /// truncate(2): a transaction of its own, unless the process has one open.
@@ -503,18 +626,35 @@ impl World {
     }
 
     pub fn fsync(&mut self, who: u32, slot: &str) {
-        let id = self.staged(who, slot).expect("a writer");
+        let (description, _) = self.processes[&who].slots[slot];
+        let Some(id) = self.staged_by(description) else {
+            return self.finish_line(description);
+        };
         let now = self.number();
         let txn = self.txns.get_mut(&id).expect("it is there");
         txn.unwritten = false;
+        // It is the committed version still.
+        if txn.edit && !txn.changed {
+            return;
+        }
         txn.synced_at = now;
         txn.synced = Some(vec![txn.content.clone()]);
+    }
+
+    pub fn is_promised_and_outdated(&self, who: u32, slot: &str) -> bool {
+        let txn = self.staged(who, slot).map(|id| &self.txns[&id]);
+        txn.is_some_and(|t| t.synced.is_some() && t.outdated)
     }
 
     /// The length of what can be mapped through a descriptor.
     pub fn mappable(&self, who: u32, slot: &str) -> Option<usize> {
         let txn = &self.txns[&self.staged(who, slot)?];
-        (txn.mappable && txn.opener == who && !txn.content.is_empty()).then_some(txn.content.len())
+        let (description, _) = self.processes[&who].slots[slot];
+        let What::Staged { reads: true, .. } = self.descriptions[&description].what else {
+            return None;
+        };
+        let may = txn.mappable && txn.openers.contains(&who) && !txn.content.is_empty();
+        may.then_some(txn.content.len())
     }
 
     pub fn map(&mut self, who: u32, slot: &str, map: &str) {
@@ -530,7 +670,7 @@ impl World {
             for (map, description) in &process.maps {
                 let txn = &self.txns[&self.staged_by(*description).expect("a writer")];
                 // A page that is written late must not decide what an emptied name ends up as.
-                let len = if txn.opener == *who && !txn.outdated {
+                let len = if txn.openers.contains(who) && !txn.outdated {
                     txn.content.len()
                 } else {
                     0
@@ -546,43 +686,6 @@ impl World {
         let id = self.staged_by(description).expect("a writer");
         self.change(id, who, 0, |content| splice(content, at, data));
         self.txns.get_mut(&id).expect("it is there").unwritten = true;
-    }
-
-    /// A whole line at the end of a file that nobody else has open for writing: the same version
-    /// grown, for open readers and under all its names (C1, C10). `false`: not to be tried.
-    pub fn append(&mut self, who: u32, path: &str, line: &[u8]) -> bool {
-        let Ok(slot) = self.slot(who, path) else {
-            return false;
-        };
-        let Some(number) = self.files.get(&slot).map(|f| f.number) else {
-            return false;
-        };
-        let names: Vec<Slot> = self
-            .files
-            .iter()
-            .filter(|(_, f)| f.number == number)
-            .map(|(slot, _)| slot.clone())
-            .collect();
-        if names.iter().any(|name| self.at(name).next().is_some()) {
-            return false;
-        }
-        // Which of several transactions the version is, is not known.
-        let undecided =
-            |d: &Description| matches!(d.what, What::Staged { txn, .. } if self.txns[&txn].done);
-        if self.descriptions.values().any(undecided) {
-            return false;
-        }
-        for name in names {
-            let file = self.files.get_mut(&name).expect("it is there");
-            file.content.extend(line);
-        }
-        for description in self.descriptions.values_mut() {
-            match &mut description.what {
-                What::Version(n, content) if *n == number => content.extend(line),
-                _ => {}
-            }
-        }
-        true
     }
 
     // Ends.
@@ -603,7 +706,10 @@ impl World {
             let txn = self.txns.get_mut(&id).expect("it is there");
             txn.closed.insert(who);
             txn.unwritten = false;
+            txn.at_close = Some(txn.content.clone());
         }
+        self.let_descriptor_go(description);
+        let id = self.staged_by(description);
         let mapped = self
             .processes
             .values()
@@ -637,9 +743,20 @@ impl World {
         if self.processes.values().any(held) {
             return Ok(());
         }
-        let id = self.staged_by(description);
+        self.locks.remove(&description);
+        let Some(id) = self.staged_by(description) else {
+            self.descriptions.remove(&description);
+            return Ok(());
+        };
         self.descriptions.remove(&description);
-        id.map_or(Ok(()), |id| self.finish(id))
+        if self
+            .descriptions
+            .keys()
+            .any(|d| self.staged_by(*d) == Some(id))
+        {
+            return Ok(());
+        }
+        self.finish(id)
     }
 
     fn vanished(&self, slot: &Slot) -> Told {
@@ -762,10 +879,12 @@ impl World {
     fn commit(&mut self, slot: &Slot, content: Content) {
         let number = self.number();
         let since = number;
+        let file = self.files.get(slot).map_or(number, |old| old.file);
         self.replace(
             slot,
             File {
                 number,
+                file,
                 since,
                 content,
             },
@@ -783,6 +902,7 @@ impl World {
 
     /// A process ends, killed or not.
     pub fn end(&mut self, who: u32, killed: bool) {
+        self.waiters.retain(|w| w.who != who);
         let process = self.processes.remove(&who).expect("it lives");
         for other in self.processes.values_mut() {
             if other.parent == Some(who) {
@@ -794,6 +914,11 @@ impl World {
         descriptions.extend(process.maps.values());
         let mut held = BTreeSet::new();
         for (n, description) in descriptions.iter().enumerate() {
+            if killed {
+                self.drop_line(who, *description);
+            } else if n < by_slot {
+                self.let_descriptor_go(*description);
+            }
             let Some(id) = self.staged_by(*description) else {
                 continue;
             };
@@ -805,7 +930,7 @@ impl World {
         }
         // It had let go, but only of descriptors one could map: it may have left a mapping.
         let doubtful = |id: &u32, t: &Txn| {
-            !held.contains(id) && t.mappable && (t.opener == who || t.wrote.contains(&who))
+            !held.contains(id) && t.mappable && (t.openers.contains(&who) || t.wrote.contains(&who))
         };
         for (id, txn) in &mut self.txns {
             if killed && !txn.done && doubtful(id, txn) {
@@ -821,9 +946,9 @@ impl World {
 
     fn note_death(&mut self, id: u32, who: u32, last: bool) {
         let txn = self.txns.get_mut(&id).expect("it is there");
-        let death = if txn.opener == who || txn.wrote.contains(&who) {
+        let death = if txn.openers.contains(&who) || txn.wrote.contains(&who) {
             Killed::Yes
-        } else if last && !txn.closed.contains(&txn.opener) {
+        } else if last && txn.openers.is_disjoint(&txn.closed) {
             // The last holder, who merely inherited what its opener left without a close.
             Killed::Maybe
         } else {
@@ -877,8 +1002,9 @@ impl World {
             if txn.synced.is_some() {
                 ends.push(None);
             }
+            // What came through the mapping may not be known yet.
             if mapped_only {
-                ends.extend([None, Some(content)]);
+                ends.extend([None, Some(content), txn.at_close.clone()]);
             }
             if self.vanished(&txn.slot).is_err() {
                 ends = vec![None];
@@ -887,6 +1013,7 @@ impl World {
             self.ended.push((id, slot, ends));
         }
         self.txns.clear();
+        self.locks.clear();
         self.descriptions.clear();
         for process in self.processes.values_mut() {
             process.slots.clear();
@@ -941,6 +1068,8 @@ impl World {
         }
         match (seen, there) {
             (Found::Dir(_), _) if target.0 != ROOT => None,
+            // Who waits for a file in it walks the old path once more.
+            (Found::Dir(dir), _) if self.waiters.iter().any(|w| w.slot.0 == dir) => None,
             (Found::Dir(_), Found::File(_)) => Some(Err("ENOTDIR")),
             (Found::Dir(from), Found::Dir(to)) if from == to => Some(Ok(())),
             (Found::Dir(_), Found::Dir(dir)) if self.is_full(dir) => Some(Err("ENOTEMPTY")),
@@ -955,6 +1084,27 @@ impl World {
     }
 
     fn rename_file(&mut self, who: u32, source: &Slot, target: &Slot) -> Option<Told> {
+        // Who waits for it may come in before the name is gone.
+        if self.is_waited_for_by_name(source) {
+            return None;
+        }
+        // What a lock belongs to then is another test's.
+        if self.is_locked(source) || self.is_locked(target) {
+            return None;
+        }
+        // It has the other name still, and no rule about who adds to it (C10).
+        if source != target && self.unnames_appenders_of_a_linked_file(target) {
+            return None;
+        }
+        if let Some(id) = self.own(who, source)
+            && self.txns[&id].stream
+            && source != target
+        {
+            if self.txns[&id].killed != Killed::No || self.vanished(source).is_err() {
+                return None;
+            }
+            self.be_born(id);
+        }
         if let Some(id) = self.own(who, source).or_else(|| self.claim(source)) {
             // What was written through a mapping is not known to have been written yet.
             if self.txns[&id].unwritten || matches!(self.current(source), Found::Dir(_)) {
@@ -963,10 +1113,17 @@ impl World {
             if source == target {
                 return Some(Ok(()));
             }
+            let lost = self.files.get(target).cloned();
             if let Err(errno) = self.publish(id, target) {
                 return Some(Err(errno));
             }
+            let fresh = self.number();
+            if let Some(file) = self.files.get_mut(target) {
+                file.file = fresh;
+            }
             let published = self.files.get(target).map(|f| f.number);
+            self.unname(target, lost);
+            self.rename_appenders(source, target);
             self.files.remove(source);
             self.retarget(id, target);
             let txn = self.txns.get_mut(&id).expect("it is there");
@@ -977,7 +1134,7 @@ impl World {
         if let Found::Dir(_) = self.current(target) {
             return Some(Err("EISDIR"));
         }
-        let file = self.files[source].clone();
+        let mut file = self.files[source].clone();
         if self
             .files
             .get(target)
@@ -987,6 +1144,10 @@ impl World {
         }
         self.files.remove(source);
         let moved = Some(file.number);
+        file.file = self.number();
+        let lost = self.files.get(target).cloned();
+        self.unname(target, lost);
+        self.rename_appenders(source, target);
         self.replace(target, file);
         let followers: Vec<u32> = self
             .at(source)
@@ -1013,6 +1174,9 @@ impl World {
         if self.look(who, &target) != Found::Nothing {
             return Some(Err("EEXIST"));
         }
+        if self.is_locked(&source) {
+            return None;
+        }
         if let Found::Dir(_) = self.look(who, &source) {
             return Some(Err("EPERM"));
         }
@@ -1023,6 +1187,9 @@ impl World {
             }
             let untouched = txn.edit && !txn.changed;
             let current = self.files.get(&source).map(|f| f.number);
+            if txn.stream {
+                return None;
+            }
             if !(untouched && txn.base == current) {
                 return Some(self.publish(id, &target));
             }
@@ -1032,19 +1199,26 @@ impl World {
         Some(Ok(()))
     }
 
-    pub fn unlink(&mut self, who: u32, path: &str) -> Told {
-        let slot = self.slot(who, path)?;
+    pub fn unlink(&mut self, who: u32, path: &str) -> Option<Told> {
+        let slot = match self.slot(who, path) {
+            Ok(slot) => slot,
+            Err(errno) => return Some(Err(errno)),
+        };
         match (self.look(who, &slot), self.current(&slot)) {
-            (Found::Nothing, _) => return Err("ENOENT"),
-            (Found::Dir(_), _) | (_, Found::Dir(_)) => return Err("EISDIR"),
+            (Found::Nothing, _) => return Some(Err("ENOENT")),
+            (Found::Dir(_), _) | (_, Found::Dir(_)) => return Some(Err("EISDIR")),
+            // Who waits for it may come in before the name is gone.
+            _ if self.is_waited_for_by_name(&slot) => return None,
+            _ if self.unnames_appenders_of_a_linked_file(&slot) => return None,
             _ => {}
         }
         let open: Vec<u32> = self.at(&slot).collect();
         for id in open {
             self.txns.get_mut(&id).expect("it is there").discarded = true;
         }
-        self.files.remove(&slot);
-        Ok(())
+        let lost = self.files.remove(&slot);
+        self.unname(&slot, lost);
+        Some(Ok(()))
     }
 
     pub fn mkdir(&mut self, who: u32, name: &str) -> Told {

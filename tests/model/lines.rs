@@ -1,0 +1,332 @@
+//! Appends by whole lines (C10): descriptions opened with O_APPEND on names without a guard.
+
+use std::collections::BTreeSet;
+
+use super::{Content, File, Found, Killed, Mode, Slot, Told, What, World};
+
+/// What a description adds to.
+#[derive(Clone, Debug)]
+pub struct Lines {
+    place: Place,
+    reads: bool,
+    /// The version it was opened on.
+    opened: u32,
+    /// The unfinished line, and who has written it.
+    rest: Content,
+    by: BTreeSet<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// The file under a name, through all its versions; its renames are followed.
+    At(Slot),
+    /// A file that has lost its name.
+    Nameless(u32),
+}
+
+impl Lines {
+    fn new(slot: &Slot, opened: u32, reads: bool) -> Lines {
+        Lines {
+            place: Place::At(slot.clone()),
+            reads,
+            opened,
+            rest: Content::new(),
+            by: BTreeSet::new(),
+        }
+    }
+}
+
+/// Complete lines, and what follows the last of them.
+fn split(data: &[u8]) -> (&[u8], &[u8]) {
+    let newline = data.iter().rposition(|b| *b == b'\n');
+    data.split_at(newline.map_or(0, |n| n + 1))
+}
+
+impl World {
+    fn lines(&mut self, description: u32) -> Option<&mut Lines> {
+        match &mut self.descriptions.get_mut(&description)?.what {
+            What::Lines(lines) => Some(lines),
+            _ => None,
+        }
+    }
+
+    fn all_lines(&mut self) -> impl Iterator<Item = &mut Lines> {
+        let descriptions = self.descriptions.values_mut();
+        descriptions.filter_map(|d| match &mut d.what {
+            What::Lines(lines) => Some(lines),
+            _ => None,
+        })
+    }
+
+    pub(super) fn open_appender(
+        &mut self,
+        who: u32,
+        slot: Slot,
+        seen: Found,
+        mode: Mode,
+        name: &str,
+        cloexec: bool,
+    ) -> Option<Told> {
+        if let Found::Dir(_) = seen {
+            return Some(Err("EISDIR"));
+        }
+        let mut lockable = None;
+        let what = if let Some(txn) = self.own(who, &slot).or_else(|| self.claim(&slot)) {
+            self.join(who, txn, mode)
+        } else if self.is_edited_by_heirs(&slot) {
+            return None;
+        } else if let Some(file) = self.files.get(&slot) {
+            lockable = Some(file.file);
+            What::Lines(Lines::new(&slot, file.number, mode.reads()))
+        } else {
+            What::Staged {
+                txn: self.begin(who, slot, mode, Content::new()),
+                reads: mode.reads(),
+                writes: true,
+            }
+        };
+        let description = self.describe(who, what, mode, name, cloexec);
+        self.descriptions.get_mut(&description)?.file = lockable;
+        Some(Ok(()))
+    }
+
+    pub(super) fn join(&mut self, who: u32, txn: u32, mode: Mode) -> What {
+        let joined = self.txns.get_mut(&txn).expect("it is there");
+        joined.openers.insert(who);
+        joined.mappable |= mode.reads();
+        What::Staged {
+            txn,
+            reads: mode.reads(),
+            writes: true,
+        }
+    }
+
+    fn number_and_content(&self, place: &Place) -> (u32, &Content) {
+        match place {
+            Place::At(slot) => (self.files[slot].number, &self.files[slot].content),
+            Place::Nameless(number) => (*number, &self.nameless[number]),
+        }
+    }
+
+    pub(super) fn read_lines(&self, lines: &Lines) -> Option<Vec<u8>> {
+        let (number, content) = self.number_and_content(&lines.place);
+        if lines.reads {
+            return Some([content.as_slice(), &lines.rest].concat());
+        }
+        // fstat tells of the version that it was opened on.
+        (number == lines.opened).then(|| content.len().to_string().into_bytes())
+    }
+
+    pub(super) fn write_lines(&mut self, who: u32, description: u32, data: &[u8]) {
+        let lines = self.lines(description).expect("an appender");
+        let (whole, rest) = split(data);
+        if whole.is_empty() {
+            lines.rest.extend(rest);
+            lines.by.insert(who);
+            return;
+        }
+        let whole = [lines.rest.as_slice(), whole].concat();
+        (lines.rest, lines.by) = (rest.to_vec(), BTreeSet::from([who]));
+        let place = lines.place.clone();
+        self.grow(&place, &whole);
+    }
+
+    /// A version grows, under all its names, for its open readers (C1), and for editors who have
+    /// not written yet (C9).
+    fn grow(&mut self, place: &Place, bytes: &[u8]) {
+        let (number, _) = self.number_and_content(place);
+        if let Some(content) = self.nameless.get_mut(&number) {
+            content.extend(bytes);
+        }
+        for file in self.files.values_mut().filter(|f| f.number == number) {
+            file.content.extend(bytes);
+        }
+        for description in self.descriptions.values_mut() {
+            match &mut description.what {
+                What::Version(n, content) if *n == number => content.extend(bytes),
+                // Which of several transactions the version is, is not known.
+                What::Staged { txn, .. } if self.txns[txn].done => {
+                    description.what = What::Unknown;
+                }
+                _ => {}
+            }
+        }
+        for txn in self.txns.values_mut() {
+            if txn.edit && !txn.changed && txn.base == Some(number) {
+                txn.content.extend(bytes);
+            }
+        }
+    }
+
+    /// A new file gets its first complete line. `false`: not to be tried.
+    pub(super) fn first_lines(&mut self, who: u32, description: u32, id: u32, data: &[u8]) -> bool {
+        let txn = &self.txns[&id];
+        // Of two writers of one line one was killed: what is left of it is not said. And who can't
+        // have the name is told by a write or by the close.
+        if txn.killed != Killed::No || self.vanished(&txn.slot).is_err() {
+            return false;
+        }
+        let (whole, rest) = split(data);
+        self.change(id, who, 0, |content| content.extend(whole));
+        self.be_born(id);
+        let lines = self.lines(description).expect("just made");
+        (lines.rest, lines.by) = (rest.to_vec(), BTreeSet::from([who]));
+        true
+    }
+
+    /// What was written so far is the file's first version, or added to that of who came first.
+    pub(super) fn be_born(&mut self, id: u32) {
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        txn.done = true;
+        let (slot, content) = (txn.slot.clone(), txn.content.clone());
+        let is_first = !self.files.contains_key(&slot);
+        let opened = if is_first {
+            self.commit(&slot, content.clone());
+            self.files[&slot].number
+        } else {
+            self.number()
+        };
+        for description in self.descriptions.values_mut() {
+            description.what = match &description.what {
+                What::Staged { txn, reads, writes } if *txn == id => match writes {
+                    true => What::Lines(Lines::new(&slot, opened, *reads)),
+                    false => What::Version(opened, content.clone()),
+                },
+                other => other.clone(),
+            };
+        }
+        if !is_first {
+            self.grow(&Place::At(slot), &content);
+        }
+    }
+
+    /// The unfinished line waits no longer.
+    pub(super) fn finish_line(&mut self, description: u32) {
+        let Some(lines) = self.lines(description) else {
+            return;
+        };
+        let (place, rest) = (lines.place.clone(), std::mem::take(&mut lines.rest));
+        lines.by.clear();
+        if !rest.is_empty() {
+            self.grow(&place, &rest);
+        }
+    }
+
+    /// A descriptor is closed, be it not the last.
+    pub(super) fn let_descriptor_go(&mut self, description: u32) {
+        self.finish_line(description);
+        let Some(id) = self.staged_by(description) else {
+            return;
+        };
+        let txn = &self.txns[&id];
+        let unborn = txn.stream && txn.changed && !txn.edit && !txn.discarded;
+        let stands = txn.killed == Killed::No && self.vanished(&txn.slot).is_ok();
+        if unborn && stands && !self.is_moot(id) {
+            self.be_born(id);
+        }
+    }
+
+    /// The death of one of its writers drops an unfinished line.
+    pub(super) fn drop_line(&mut self, who: u32, description: u32) {
+        if let Some(lines) = self.lines(description)
+            && lines.by.contains(&who)
+        {
+            lines.rest.clear();
+            lines.by.clear();
+        }
+    }
+
+    /// A description that truncates goes on as an editor of a copy. What becomes of a file without
+    /// a name is nobody's concern.
+    pub(super) fn leave(&mut self, who: u32, slot: &str) -> Option<u32> {
+        let (description, _) = self.processes[&who].slots[slot];
+        let lines = self.lines(description)?;
+        let (Place::At(slot), reads) = (lines.place.clone(), lines.reads) else {
+            return None;
+        };
+        self.finish_line(description);
+        let content = self.files[&slot].content.clone();
+        let txn = self.begin(who, slot, Mode::Edit, content);
+        let description = self.descriptions.get_mut(&description)?;
+        description.elsewhere = true;
+        description.what = What::Staged {
+            txn,
+            reads,
+            writes: true,
+        };
+        Some(txn)
+    }
+
+    /// A name means another file now, or none; who adds to the one that it meant goes on with it.
+    pub(super) fn unname(&mut self, slot: &Slot, lost: Option<File>) {
+        let Some(lost) = lost else { return };
+        for lines in self
+            .all_lines()
+            .filter(|l| l.place == Place::At(slot.clone()))
+        {
+            lines.place = Place::Nameless(lost.number);
+        }
+        self.nameless.insert(lost.number, lost.content);
+    }
+
+    pub(super) fn rename_appenders(&mut self, from: &Slot, to: &Slot) {
+        for lines in self
+            .all_lines()
+            .filter(|l| l.place == Place::At(from.clone()))
+        {
+            lines.place = Place::At(to.clone());
+        }
+    }
+
+    /// The daemon tells by the descriptors of a process whether it has inherited a transaction of
+    /// which somebody has died, and an editor's look like those of who appends to the version it
+    /// started from: known, and not tried here.
+    fn is_edited_by_heirs(&self, slot: &Slot) -> bool {
+        let dead = |who: &u32| !self.processes.contains_key(who);
+        let edits = |id: u32| self.txns[&id].edit && self.txns[&id].participants().any(dead);
+        self.at(slot).any(edits)
+    }
+
+    /// The same for the end of a process.
+    pub fn leaves_heirs_beside_appenders(&mut self, who: u32) -> bool {
+        let took_part = |t: &&super::Txn| t.edit && !t.done && t.participants().any(|p| *p == who);
+        let edited = self.txns.values().filter(took_part);
+        let edited: Vec<Place> = edited.map(|t| Place::At(t.slot.clone())).collect();
+        self.all_lines().any(|lines| edited.contains(&lines.place))
+    }
+
+    pub(super) fn unnames_appenders_of_a_linked_file(&mut self, slot: &Slot) -> bool {
+        let Some(number) = self.files.get(slot).map(|f| f.number) else {
+            return false;
+        };
+        let names = self.files.values().filter(|f| f.number == number).count();
+        names > 1 && self.all_lines().any(|l| l.place == Place::At(slot.clone()))
+    }
+
+    /// Whether the end of a process would finish unfinished lines, or commit, in an order that
+    /// only the numbers of its descriptors tell.
+    pub fn ends_in_any_order(&self, who: u32) -> bool {
+        let process = &self.processes[&who];
+        let held: BTreeSet<u32> = process.slots.values().map(|(d, _)| *d).collect();
+        let mut names = Vec::new();
+        let mut adds = BTreeSet::new();
+        for description in held {
+            let staged = self.staged_by(description).map(|id| &self.txns[&id]);
+            let slot = match (&self.descriptions[&description].what, staged) {
+                (What::Lines(lines), _) if lines.rest.is_empty() => continue,
+                (What::Lines(lines), _) => match &lines.place {
+                    Place::At(slot) => slot,
+                    Place::Nameless(_) => continue,
+                },
+                (_, Some(txn)) => &txn.slot,
+                _ => continue,
+            };
+            if staged.is_none_or(|txn| txn.stream) {
+                adds.insert(slot);
+            }
+            names.push(slot);
+        }
+        let among = |slot: &&Slot| names.iter().filter(|name| *name == slot).count() > 1;
+        adds.iter().any(among)
+    }
+}
