@@ -415,6 +415,8 @@ impl Engine {
             content: content.describe()?,
             version: 0,
             synced: false,
+            onto: None,
+            merged: None,
         };
         drop(content);
         let mut guard = self.lock();

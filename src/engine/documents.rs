@@ -70,7 +70,7 @@ impl Attribute {
 
 /// Why an edit or a read was refused.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     errno: Errno,
     reason: String,
 }
@@ -364,7 +364,7 @@ impl Engine {
         }
     }
 
-    fn read_document(&self, node: NodeId) -> Result<Document, Refusal> {
+    pub(super) fn read_document(&self, node: NodeId) -> Result<Document, Refusal> {
         let limits = Limits::default();
         let fd = self.lock().nodes.fd(node)?;
         let file = at::reopen(&*fd, OFlags::RDONLY)?;

@@ -134,13 +134,13 @@ impl Engine {
             return self.unlock(LockRequest { pid, ..request }, done);
         };
         match self.try_lock(&request, mode) {
-            Ok(()) => self.after_grant(request, done),
+            Ok(()) => self.after_grant(caller, request, done),
             Err(_) if !request.wait => done(Err(Errno::AGAIN)),
             Err(_) => {
                 let engine = self.clone();
                 self.pool
                     .run(move || match engine.wait_for_lock(caller, &request, mode) {
-                        Ok(()) => engine.after_grant(request, done),
+                        Ok(()) => engine.after_grant(caller, request, done),
                         Err(e) => done(Err(e)),
                     });
             }
@@ -232,6 +232,7 @@ impl Engine {
     /// The barrier: what is read through the description from now on is the current version.
     fn after_grant(
         self: &Arc<Self>,
+        caller: Caller,
         request: LockRequest,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
@@ -242,7 +243,7 @@ impl Engine {
         let handle = self.lock().handles.get(&request.handle).cloned();
         match handle {
             Some(Handle::Reader { node, .. }) => {
-                self.move_reader(request.handle, node)
+                self.move_reader(caller, request.handle, node)
                     .inspect_err(|e| log::warn!("a locked reader stays at its version: {e}"))
                     .ok();
                 done(Ok(()));
@@ -271,7 +272,7 @@ impl Engine {
         }
     }
 
-    fn move_reader(&self, handle: HandleId, node: NodeId) -> OpResult<()> {
+    fn move_reader(&self, caller: Caller, handle: HandleId, node: NodeId) -> OpResult<()> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(slot) = state.nodes.get(node).and_then(|n| n.at.clone()) else {
@@ -287,6 +288,7 @@ impl Engine {
         if let Some(n) = state.nodes.get_mut(node) {
             n.forwarded = Some(fd);
         }
+        self.note_read(state, caller, &slot, Some((current, &shown.file)));
         if let Some(Handle::Reader { read, .. }) = state.handles.get_mut(&handle) {
             *read = shown;
         }
@@ -331,6 +333,7 @@ impl Engine {
             txn.begun = Begun::Edit;
             txn.claim = false;
         }
+        Engine::note_rebased(state, id, current);
         Ok(())
     }
 

@@ -13,4 +13,4 @@ mod staging;
 mod transaction;
 
 pub use staging::{Content, Failure, Fsynced, Own, Staging};
-pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction};
+pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction, Written};
