@@ -71,7 +71,7 @@ impl Attribute {
 /// Why an edit or a read was refused.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    errno: Errno,
+    pub(super) errno: Errno,
     reason: String,
 }
 

@@ -13,6 +13,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::ledger::{Actor, Base, ProcessId, Text};
 use super::names::Move;
 use super::{Engine, State};
@@ -114,9 +116,9 @@ pub(super) struct MergedFile {
 }
 
 impl Engine {
-    /// The current version's document, as merges and status read it.
-    pub(super) fn document_of(&self, node: NodeId) -> Option<Document> {
-        self.read_document(node).ok()
+    /// The current version's document, as merges read it. ESTALE: its node is gone.
+    pub(super) fn document_of(&self, node: NodeId) -> OpResult<Document> {
+        self.read_document(node).map_err(|refusal| refusal.errno)
     }
 
     /// Whether what becomes of a stale save is for this module to say.
@@ -383,18 +385,18 @@ impl Engine {
         if policy.on_conflict == OnConflict::Fail {
             return Err(Abort::Conflict);
         }
-        let (mut theirs, mut document) = (theirs, self.document_of(theirs));
-        while document.is_none() {
-            // It may be gone, as another has been committed.
-            let now = self.current_file(slot);
-            match now {
-                Some(newer) if newer != theirs => {
-                    (theirs, current) = (newer, now);
-                    document = self.document_of(theirs);
-                }
-                _ => break,
+        let mut theirs = theirs;
+        let document = loop {
+            match self.document_of(theirs) {
+                // Its node is gone, be it that another version has been committed, or that nobody
+                // needed it any more.
+                Err(Errno::STALE) => match self.current_file(slot) {
+                    Some(now) => (theirs, current) = (now, Some(now)),
+                    None => break None,
+                },
+                read => break read.ok(),
             }
-        }
+        };
         let outcome = match self.merged_text(slot, policy, base, mine, document) {
             Some(text) => {
                 self.stage_merged(&text, mine, theirs)
