@@ -58,6 +58,12 @@ fn for_people(s: &Value) -> String {
         s["rejected"]["count"],
         s["rejected"]["bytes"]
     );
+    if c["merges"] != 0 || c["uncertain_bases"] != 0 || c["unmerged"] != 0 {
+        out += &format!(
+            "merges {}, conflicts in them {}, not merged as it was not certain what was changed {}, or no JSON {}\n",
+            c["merges"], c["merge_conflicts"], c["uncertain_bases"], c["unmerged"]
+        );
+    }
     if c["lock_timeouts"] != 0 || c["stale_claims"] != 0 {
         out += &format!(
             "waits for a lock given up {}, lock files left behind {}\n",
@@ -117,6 +123,18 @@ fn for_people(s: &Value) -> String {
             out += &format!("; writer gone, still held by {}", idle.join(", "));
         }
         out.push('\n');
+    }
+    for o in s["overwritten"].as_array().into_iter().flatten() {
+        out += &format!(
+            "OVERWRITTEN {}: {} times somebody's update, last by {} ({}); a rule that keeps them:\n",
+            text(&o["path"]),
+            o["count"],
+            o["pid"],
+            text(&o["command"])
+        );
+        for line in text(&o["rule"]).lines() {
+            out += &format!("    {line}\n");
+        }
     }
     for e in s["errors"].as_array().into_iter().flatten() {
         out += &format!(

@@ -503,6 +503,8 @@ impl Engine {
             content: content.describe()?,
             version: 0,
             synced: false,
+            onto: None,
+            merged: None,
         };
         drop(content);
         let slot = self.lock().txns.get(&id).map(|txn| txn.slot.clone());

@@ -12,6 +12,7 @@ use parking_lot::MutexGuard;
 use rustix::fs::Timespec;
 use rustix::io::Errno;
 
+use super::merging::{Outcome, Save};
 use super::state::{Handle, Unseen};
 use super::{Durability, Engine, State};
 use crate::guard::{Guard, Verdict, examine, permits};
@@ -124,13 +125,23 @@ impl Engine {
 
     /// Does all that can fail. An error is for close() to report.
     pub(super) fn prepare(&self, id: TxnId, staging: &Arc<Staging>, pid: u32) -> OpResult<()> {
-        let (probe, slot, policy) = {
+        let watched = {
+            let state = self.lock();
+            let txn = state.txns.get(&id).filter(|t| Engine::watches(&t.policy));
+            txn.map(|t| t.slot.clone())
+        };
+        if let Some(slot) = &watched {
+            self.take_turn(slot, id);
+        }
+        let (probe, merged_before, slot, policy) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
                 return Ok(());
             };
+            let before = txn.content.as_ref().filter(|c| c.merged.is_some());
             (
                 self.probe(&state, txn, pid),
+                before.map(|c| c.id),
                 txn.slot.clone(),
                 txn.policy.clone(),
             )
@@ -144,6 +155,13 @@ impl Engine {
         }
         let content = staging.lock();
         let mut state = self.lock();
+        if let Some(id) = merged_before {
+            // Only now: what close() has promised before holds until something newer does.
+            self.append(&Record::Unprepared { id }).ok();
+        }
+        if let Some(slot) = watched.as_ref().filter(|_| !sure || result.is_err()) {
+            self.end_turn(&mut state, slot, id);
+        }
         let Some(txn) = state.txns.get_mut(&id) else {
             return Ok(());
         };
@@ -165,7 +183,7 @@ impl Engine {
                     self.append(&Record::Unprepared { id: ready.id }).ok();
                 }
                 // Only the last close may say so: an earlier one of a shell group must not.
-                let told = sure || !matches!(abort, Abort::Guard(_));
+                let told = sure || !matches!(abort, Abort::Guard(_) | Abort::Conflict);
                 let errno = abort.errno();
                 let silent = matches!(abort, Abort::Discarded | Abort::Killed { .. });
                 txn.verdict = Some(abort);
@@ -220,6 +238,12 @@ impl Engine {
         };
         let durable = self.config.durability == Durability::Sync || fsynced;
         if durable && !failpoint::mutant("C7-close") {
+            if let (Some(_), content) = (&ready.merged, &ready.content) {
+                rustix::fs::fdatasync(&*ready.file).map_err(failed)?;
+                let (id, content) = (ready.id, content.clone());
+                self.append(&Record::Fsynced { id, content })
+                    .map_err(failed)?;
+            }
             self.make_durable(id, staging, &record).map_err(failed)?;
             ready.synced = true;
         } else if !failpoint::mutant("C18-prepared") {
@@ -290,13 +314,27 @@ impl Engine {
             .map_err(failed("setting attributes"))?;
         let described = content.describe().map_err(failed("checksum"))?;
         content.dirty = false;
+        let base = {
+            let state = self.lock();
+            let save = state.parties.saves.get(&id);
+            save.and_then(|s| s.base.clone())
+        };
+        let (onto, outcome) = self.reconcile(slot, policy, base.as_ref(), &content.file)?;
         failpoint::crash_point("staging-written");
+        if let Outcome::Merged(merged) = outcome {
+            if let Some(save) = self.lock().parties.saves.get_mut(&id) {
+                save.merges.push(merged.id);
+            }
+            return Ok(merged.ready(content.file.clone(), onto));
+        }
         Ok(Ready {
             id: content.id,
             file: content.file.clone(),
             content: described,
             version: 0,
             synced: false,
+            onto,
+            merged: None,
         })
     }
 
@@ -511,7 +549,9 @@ impl Engine {
         let rescue = t.fsynced
             && !t.discarded
             && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));
-        let ready = !t.unprepared || t.verdict.is_some() || t.discarded || !t.would_commit();
+        let certain = t.verdict.is_some() || t.discarded || !t.would_commit();
+        let prepared = !t.unprepared;
+        let ready = certain || (prepared && self.still_fits(state, id));
         // FLUSH has prepared nothing, and there is nothing to wait for.
         if (ready || self.is_moot(state, id)) && !rescue {
             let fallen = self.finish(state, id);
@@ -538,7 +578,13 @@ impl Engine {
                 let txn = state.txns.get(&id);
                 (txn.map_or(0, |t| t.opener), txn.is_some_and(|t| t.fsynced))
             };
-            engine.prepare(id, &staging, pid).ok();
+            // Others may commit while it is being merged into what they had committed before.
+            loop {
+                engine.prepare(id, &staging, pid).ok();
+                if engine.still_fits(&mut engine.lock(), id) {
+                    break;
+                }
+            }
             if rescue {
                 engine.rescue(id, &staging);
             }
@@ -605,17 +651,26 @@ impl Engine {
     /// Decides: commits, or gives what is left of a transaction that doesn't.
     pub(super) fn finish(&self, state: &mut State, id: TxnId) -> Option<Fallen> {
         let txn = state.txns.remove(&id)?;
+        let save = state.parties.saves.remove(&id);
+        self.end_turn(state, &txn.slot, id);
         state.unlist(&txn.slot, id);
         let file = state.file_of(txn.node);
         let releases = txn.releases.clone();
-        let fallen = self.decide(state, txn);
+        let committed = txn.content.as_ref().map(|c| c.id);
+        let fallen = self.decide(state, txn, save.as_ref());
+        let merges = save.map(|s| s.merges).unwrap_or_default();
+        for merge in merges {
+            if fallen.is_some() || committed != Some(merge) {
+                self.store.remove_staging(merge).ok();
+            }
+        }
         for owner in releases {
             state.locks.release(file, owner, 0, crate::locks::END);
         }
         fallen
     }
 
-    fn decide(&self, state: &mut State, txn: Transaction) -> Option<Fallen> {
+    fn decide(&self, state: &mut State, txn: Transaction, save: Option<&Save>) -> Option<Fallen> {
         if txn.discarded || !txn.would_commit() || self.adds_nothing(state, &txn) {
             return Some(self.fall(state, txn, None));
         }
@@ -633,7 +688,7 @@ impl Engine {
         match abort {
             Some(abort) => Some(self.fall(state, txn, Some(abort))),
             None => {
-                self.commit(state, txn);
+                self.commit(state, txn, save);
                 None
             }
         }
@@ -863,8 +918,13 @@ fn grow_mtime(content: &mut crate::txn::Content, current: &std::os::fd::OwnedFd)
     if content.times_set {
         return Ok(());
     }
+    outgrow_mtime(&content.file, current)
+}
+
+/// Moves a file's modification time past that of another.
+pub(super) fn outgrow_mtime(file: &std::fs::File, current: &std::os::fd::OwnedFd) -> OpResult<()> {
     let before = mtime_ns(&at::stat(current)?);
-    if mtime_ns(&at::stat(&*content.file)?) <= before && !failpoint::mutant("C8-mtime") {
+    if mtime_ns(&at::stat(file)?) <= before && !failpoint::mutant("C8-mtime") {
         let later = before + 1000;
         let stamp = Timespec {
             tv_sec: i64::try_from(later.div_euclid(1_000_000_000)).unwrap_or(i64::MAX),
@@ -875,7 +935,7 @@ fn grow_mtime(content: &mut crate::txn::Content, current: &std::os::fd::OwnedFd)
             tv_nsec: rustix::fs::UTIME_OMIT as _,
         };
         rustix::fs::futimens(
-            &*content.file,
+            file,
             &rustix::fs::Timestamps {
                 last_access: omit,
                 last_modification: stamp,

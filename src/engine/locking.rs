@@ -134,13 +134,13 @@ impl Engine {
             return self.unlock(LockRequest { pid, ..request }, done);
         };
         match self.try_lock(&request, mode) {
-            Ok(()) => self.after_grant(request, done),
+            Ok(()) => self.after_grant(caller, request, done),
             Err(_) if !request.wait => done(Err(Errno::AGAIN)),
             Err(_) => {
                 let engine = self.clone();
                 self.pool
                     .run(move || match engine.wait_for_lock(caller, &request, mode) {
-                        Ok(()) => engine.after_grant(request, done),
+                        Ok(()) => engine.after_grant(caller, request, done),
                         Err(e) => done(Err(e)),
                     });
             }
@@ -232,6 +232,7 @@ impl Engine {
     /// The barrier: what is read through the description from now on is the current version.
     fn after_grant(
         self: &Arc<Self>,
+        caller: Caller,
         request: LockRequest,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
@@ -244,7 +245,7 @@ impl Engine {
             Some(Handle::Reader { node, .. }) => {
                 let moved = move |engine: &Engine| {
                     engine
-                        .move_reader(request.handle, node)
+                        .move_reader(caller, request.handle, node)
                         .inspect_err(|e| log::warn!("a locked reader stays at its version: {e}"))
                         .ok();
                 };
@@ -282,7 +283,7 @@ impl Engine {
         }
     }
 
-    fn move_reader(&self, handle: HandleId, node: NodeId) -> OpResult<()> {
+    fn move_reader(&self, caller: Caller, handle: HandleId, node: NodeId) -> OpResult<()> {
         let Some(slot) = self.lock().nodes.get(node).and_then(|n| n.at.clone()) else {
             return Ok(());
         };
@@ -298,6 +299,7 @@ impl Engine {
         if let Some(n) = state.nodes.get_mut(node) {
             n.forwarded = Some(fd);
         }
+        self.note_read(state, caller, &slot, Some((current, &shown.file)));
         if let Some(Handle::Reader { read, .. }) = state.handles.get_mut(&handle) {
             *read = shown;
         }
@@ -346,6 +348,7 @@ impl Engine {
             txn.begun = Begun::Edit;
             txn.claim = false;
         }
+        Engine::note_rebased(state, id, current);
         Ok(())
     }
 

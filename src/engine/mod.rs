@@ -12,10 +12,13 @@ mod dirs;
 mod documents;
 mod drain;
 mod io;
+mod ledger;
 mod locking;
 mod locklist;
+mod merging;
 mod names;
 mod open;
+mod overwrites;
 mod pieces;
 mod pool;
 mod probe;
@@ -228,6 +231,9 @@ impl Engine {
             slot_queue: HashMap::new(),
             last_ticket: 0,
             closing: false,
+            ledger: ledger::Ledger::default(),
+            parties: merging::Parties::default(),
+            overwrites: overwrites::Overwrites::default(),
         };
         let departures = Arc::new(Departures::default());
         let departed = departures.clone();

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
 
+use super::merging::Outcome;
 use super::{Durability, Engine, State, virtualdir};
 use crate::guard::{Guard, Verdict, examine, permits};
 use crate::journal::{Edit, Record};
@@ -322,8 +323,28 @@ impl Engine {
         self.check_moved(from, to)?;
         if flags.contains(RenameFlags::EXCHANGE) {
             self.check_moved(to, from)?;
+        } else if self.rename_merged(caller, from, to, flags)? {
+            if self.config.durability == Durability::Sync {
+                self.drain_all()?;
+            }
+            return Ok(());
         }
-        self.drain_until(|engine, barrier| engine.rename_step(from, to, flags, barrier))?;
+        let replaces = |state: &mut State| -> OpResult<_> {
+            let source = self.current(state, from)?;
+            Ok((source, self.current_if_any(state, to)?))
+        };
+        let (source, lost) = replaces(&mut self.lock())?;
+        self.drain_until(|engine, barrier| {
+            engine
+                .rename_step(from, to, flags, None, barrier)
+                .map(|s| match s {
+                    Step::Done(_) => Step::Done(()),
+                    Step::DrainFirst => Step::DrainFirst,
+                })
+        })?;
+        if flags.is_empty() {
+            self.note_renamed(&mut self.lock(), caller, to, source, lost);
+        }
         if self.config.durability == Durability::Sync {
             self.drain_all()?;
         }
@@ -394,13 +415,155 @@ impl Engine {
         Ok(())
     }
 
+    /// A file was renamed over a name: whether its thread had seen what it replaced.
+    fn note_renamed(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        to: &Slot,
+        source: NodeId,
+        lost: Option<NodeId>,
+    ) {
+        let seen = state.overwrites.last_seen(caller.tid, to);
+        if let (Some(seen), Some(lost)) = (seen, lost)
+            && seen != lost
+            && state.nodes.get(lost).is_some_and(|n| n.kind == Kind::File)
+        {
+            let pid = crate::sys::proc::tgid(caller.tid).unwrap_or(caller.tid);
+            let command = crate::sys::proc::comm(pid).unwrap_or_default();
+            self.note_overwritten(state, to, (pid, &command), lost, source);
+        }
+        state.overwrites.note_seen(caller.tid, to, source);
+    }
+
+    /// Renames a file over a name with a rule for conflicts. Gives whether it is done; it isn't where
+    /// there is no such rule.
+    fn rename_merged(
+        &self,
+        caller: Caller,
+        from: &Slot,
+        to: &Slot,
+        flags: RenameFlags,
+    ) -> OpResult<bool> {
+        let policy = self.policy(&self.lock(), to, Creation::default());
+        if policy.mode != RuleMode::Atomic || !Engine::watches(&policy) || from == to {
+            return Ok(false);
+        }
+        let turn = self.lock().new_id();
+        self.take_turn(to, turn);
+        let result = self.rename_merging(caller, from, to, flags, &policy);
+        self.end_turn(&mut self.lock(), to, turn);
+        result
+    }
+
+    fn rename_merging(
+        &self,
+        caller: Caller,
+        from: &Slot,
+        to: &Slot,
+        flags: RenameFlags,
+        policy: &crate::rules::Policy,
+    ) -> OpResult<bool> {
+        loop {
+            let (source, file, begun, actor, base) = {
+                let mut guard = self.lock();
+                let state = &mut *guard;
+                let source = self.current(state, from)?;
+                if state.nodes.get(source).is_none_or(|n| n.kind != Kind::File) {
+                    return Ok(false);
+                }
+                let file = at::reopen(&*state.nodes.fd(source)?, rustix::fs::OFlags::RDONLY)?;
+                let begun = state.ledger.now();
+                let Some((actor, base)) = self.base_of_rename(state, caller.tid, source, to) else {
+                    return Ok(false);
+                };
+                (source, Arc::new(file), begun, actor, base)
+            };
+            let reconciled = self.reconcile(to, policy, base.as_ref(), &file);
+            let (onto, outcome) = reconciled.map_err(|abort| {
+                // The kernel asks once more after an ESTALE.
+                let asked = (caller.tid, source);
+                let before = self.lock().parties.refused.take();
+                if matches!(abort, Abort::Conflict) && before == Some(asked) {
+                    return abort.errno();
+                }
+                self.lock().parties.refused = Some(asked);
+                self.refuse(to, abort)
+            })?;
+            match outcome {
+                Outcome::AsWritten => {
+                    let renamed = self.drain_until(|engine, barrier| {
+                        let expected = base.as_ref().map(|_| (source, onto));
+                        engine.rename_step(from, to, flags, expected, barrier)
+                    })?;
+                    if !renamed {
+                        continue;
+                    }
+                }
+                Outcome::Merged(merged) => {
+                    let id = merged.id;
+                    let Some(version) = self.publish_merged(
+                        from,
+                        to,
+                        source,
+                        onto,
+                        *merged,
+                        ((actor, begun), file),
+                    )?
+                    else {
+                        self.store.remove_staging(id).ok();
+                        continue;
+                    };
+                    let mut discarded = true;
+                    self.drain_until(|engine, barrier| {
+                        engine.unlink_step(caller, from, &mut discarded, barrier)
+                    })
+                    .or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })?;
+                    self.lock().overwrites.note_seen(caller.tid, to, version);
+                    return Ok(true);
+                }
+            }
+            let mut state = self.lock();
+            self.note_saved(&mut state, to, (actor, begun), (source, false), file);
+            return Ok(true);
+        }
+    }
+
+    /// `None`: somebody else has committed meanwhile.
+    fn publish_merged(
+        &self,
+        from: &Slot,
+        to: &Slot,
+        source: NodeId,
+        onto: Option<NodeId>,
+        merged: super::merging::MergedFile,
+        (by, file): ((super::ledger::Actor, u64), Arc<std::fs::File>),
+    ) -> OpResult<Option<NodeId>> {
+        self.reserve_commit()?;
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if self.current_if_any(state, to)? != onto || self.current(state, from)? != source {
+            return Ok(None);
+        }
+        let (path, key) = (merged.path.clone(), merged.key);
+        let version = state.nodes.create(Kind::File, path, key, to.clone());
+        let written = merged.file.clone();
+        self.publish(state, to, merged.ready(written, onto), version);
+        // At once: whatever the rest comes to, and if it is asked for again, this is saved.
+        self.note_saved(state, to, by, (version, true), file);
+        Ok(Some(version))
+    }
+
+    /// Gives `false` if it was to be done only with certain versions under the two names, and they
+    /// are not there any more.
     fn rename_step(
         &self,
         from: &Slot,
         to: &Slot,
         flags: RenameFlags,
+        expected: Option<(NodeId, Option<NodeId>)>,
         barrier: &mut Barrier,
-    ) -> OpResult<Step<()>> {
+    ) -> OpResult<Step<bool>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let source = self.current(state, from)?;
@@ -410,10 +573,13 @@ impl Engine {
         }
         let target = self.current_if_any(state, to)?;
         if target == Some(source) && !flags.contains(RenameFlags::EXCHANGE) {
-            return Ok(Step::Done(()));
+            return Ok(Step::Done(true));
+        }
+        if expected.is_some_and(|expected| expected != (source, target)) {
+            return Ok(Step::Done(false));
         }
         if kind == Kind::File && flags.is_empty() && self.rename_pending(state, from, to)? {
-            return Ok(Step::Done(()));
+            return Ok(Step::Done(true));
         }
         if state.pending.get(from.dir, &from.name).is_some()
             || state.pending.get(to.dir, &to.name).is_some()
@@ -422,7 +588,7 @@ impl Engine {
             return Ok(Step::DrainFirst);
         }
         self.rename_backing(state, from, to, flags, source, target)?;
-        Ok(Step::Done(()))
+        Ok(Step::Done(true))
     }
 
     /// Renames a pending name that the backing directory doesn't have. Gives whether it could.

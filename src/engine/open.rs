@@ -174,7 +174,9 @@ impl Engine {
                 .map(OpenStep::Done);
         }
         if !writes(flags) {
-            return self.open_version(state, id).map(OpenStep::Done);
+            return self
+                .open_version(state, caller, id, slot.as_ref())
+                .map(OpenStep::Done);
         }
         let slot = slot.ok_or(Errno::STALE)?;
         if flags.contains(OFlags::APPEND) && !flags.contains(OFlags::TRUNC) {
@@ -189,8 +191,17 @@ impl Engine {
     }
 
     /// A reader of a version.
-    fn open_version(&self, state: &mut State, id: NodeId) -> OpResult<Opened> {
+    fn open_version(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: NodeId,
+        slot: Option<&Slot>,
+    ) -> OpResult<Opened> {
         let read = Shown::of(&state.nodes, id)?;
+        if let Some(slot) = slot {
+            self.note_read(state, caller, slot, Some((id, &read.file)));
+        }
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         let len = read.file.metadata().map_or(u64::MAX, |m| m.len());
         let locked = state.ever_locked.contains(&state.file_of(id));
@@ -340,6 +351,7 @@ impl Engine {
             self.drop_unopened(state, note.txn);
         }
         let txn = self.begin_on(state, slot.clone(), id, Begun::Edit)?;
+        self.note_begin(state, caller.tid, txn);
         if caller.tid == 0 {
             return Ok(txn);
         }
@@ -509,6 +521,7 @@ impl Engine {
             t.holds_slot = takes_slot;
             t.opener = proc::tgid(caller.tid).unwrap_or(0);
         }
+        self.note_begin(state, caller.tid, txn);
         if flags.contains(OFlags::TRUNC) {
             self.drop_set_id(state, caller, txn)?;
         }
@@ -623,6 +636,7 @@ impl Engine {
             return;
         }
         let txn = state.txns.remove(&id).expect("looked up above");
+        state.parties.saves.remove(&id);
         state.unlist(&txn.slot, id);
         if let Some(node) = state.nodes.get_mut(txn.node) {
             node.kind = Kind::File;
@@ -958,6 +972,7 @@ impl Engine {
                 && (txn.appends || text)
                 && super::append::by_lines(&txn.policy);
         }
+        self.note_begin(state, caller.tid, id);
         let stream = state.txns.get(&id).is_some_and(|t| t.stream);
         let joined = self.finish_creation(state, caller, id, request, base.is_none());
         let mut opened = joined.inspect_err(|_| self.drop_unopened(state, id))?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::merging::{Outcome, Save};
 use super::names::Move;
 use super::{Engine, State};
 use crate::journal::{Edit, Record};
@@ -69,8 +70,8 @@ impl Engine {
     }
 
     /// Commits a prepared transaction whose last reference is gone.
-    pub(super) fn commit(&self, state: &mut State, txn: Transaction) {
-        let Some(ready) = txn.content else {
+    pub(super) fn commit(&self, state: &mut State, txn: Transaction, save: Option<&Save>) {
+        let Some(ready) = txn.content.clone() else {
             log::error!(
                 "{}: transaction {} closed unprepared",
                 self.show(state, &txn.slot),
@@ -79,20 +80,52 @@ impl Engine {
             return;
         };
         let current = self.current_if_any(state, &txn.slot).ok().flatten();
-        if current.is_some() && current != txn.base {
-            state.counters.overwritten += 1;
-            log::info!(
-                "{}: {} ({}) replaced a version it hadn't seen: committed since it had opened the file",
-                self.show(state, &txn.slot),
-                txn.opener,
-                txn.command
-            );
-        }
+        let seen = state.overwrites.last_seen(txn.opener_tid, &txn.slot);
+        let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
+            (_, None) => true,
+            (Some(base), _) => !Engine::is_stale(base, current),
+            (None, _) if txn.begun == Begun::Rewrite && seen.is_some() => current == seen,
+            (None, _) => current == txn.base,
+        };
+        let lost = current.filter(|_| !has_seen && ready.merged.is_none());
+        let (slot, written) = (&txn.slot, ready.merged.clone());
+        let version = match &written {
+            // The kernel may hold pages of what was written: the merged text has a node of its own.
+            Some(w) => state
+                .nodes
+                .create(Kind::File, w.path.clone(), w.key, slot.clone()),
+            None => txn.node,
+        };
         if let Some(node) = state.nodes.get_mut(txn.node) {
             node.kind = Kind::File;
-            node.at = Some(txn.slot.clone());
+            node.at = Some(slot.clone());
         }
-        self.publish(state, &txn.slot, ready, txn.node);
+        let as_written = written.as_ref().map_or(&ready.file, |w| &w.file).clone();
+        if let Some(lost) = lost {
+            self.note_overwritten(state, slot, (txn.opener, &txn.command), lost, version);
+        }
+        self.publish(state, slot, ready, version);
+        state.overwrites.note_seen(txn.opener_tid, slot, version);
+        self.note_author(state, version, txn.opener_tid);
+        if let Some(by) = save.and_then(|s| s.by) {
+            let version = (version, written.is_some());
+            self.note_saved(state, slot, by, version, as_written);
+        }
+        if written.is_some() {
+            state.same_file(txn.node, version);
+            self.leave_written(state, txn.staging_id, txn.node);
+        }
+    }
+
+    /// What was written is not needed any more, as a merge of it is committed.
+    pub(super) fn leave_written(&self, state: &mut State, staging: TxnId, node: NodeId) {
+        if let Some(node) = state.nodes.get_mut(node) {
+            (node.superseded, node.unlinked) = (true, true);
+        }
+        self.store.remove_staging(staging).ok();
+        self.append(&Record::Abort { id: staging }).ok();
+        let fd = state.nodes.reap(node);
+        self.bury(fd);
     }
 
     /// Publishes a version under a name.
@@ -301,13 +334,31 @@ impl Engine {
             self.store.remove_staging(fresh_id).ok();
         })?;
         self.reserve_commit()?;
-        let mut guard = self.lock();
+        let (by, mut guard, merged) = loop {
+            let (by, base) = match how {
+                Move::Link => (None, None),
+                _ => self.base_of_open(id, to, &policy, how),
+            };
+            let reconciled = self.reconcile(to, &policy, base.as_ref(), &content.file);
+            let (onto, outcome) = reconciled.map_err(|abort| {
+                self.store.remove_staging(fresh_id).ok();
+                self.refuse(to, abort)
+            })?;
+            let mut state = self.lock();
+            let current = self.current_if_any(&mut state, to).ok().flatten();
+            if base.is_none() || current == onto {
+                break (by, state, outcome);
+            }
+            if let Outcome::Merged(merged) = outcome {
+                self.store.remove_staging(merged.id).ok();
+            }
+        };
         let state = &mut *guard;
         super::close::check_target(self, state, to)?;
         let Some(txn) = state.txns.get(&id) else {
             return Err(Errno::NOENT);
         };
-        let (node, from) = (txn.node, txn.slot.clone());
+        let (node, from, tid) = (txn.node, txn.slot.clone(), txn.opener_tid);
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let published_id = content.id;
         let published = content.continue_in(fresh_id, file, claim);
@@ -318,12 +369,28 @@ impl Engine {
         let version = state
             .nodes
             .create(Kind::File, Arc::new(old), key, to.clone());
-        let ready = Ready {
-            id: published_id,
-            file: published,
-            content: described,
-            version: 0,
-            synced: false,
+        let is_merged = matches!(merged, Outcome::Merged(_));
+        let (version, ready) = match merged {
+            Outcome::Merged(merged) => {
+                self.leave_written(state, published_id, version);
+                let node =
+                    state
+                        .nodes
+                        .create(Kind::File, merged.path.clone(), merged.key, to.clone());
+                (node, merged.ready(published.clone(), None))
+            }
+            Outcome::AsWritten => (
+                version,
+                Ready {
+                    id: published_id,
+                    file: published.clone(),
+                    content: described,
+                    version: 0,
+                    synced: false,
+                    onto: None,
+                    merged: None,
+                },
+            ),
         };
         let lost = match how {
             // Another file takes the name.
@@ -334,6 +401,9 @@ impl Engine {
             Move::Link | Move::Stay => None,
         };
         self.publish(state, to, ready, version);
+        if how != Move::Link {
+            self.note_published(state, id, to, (by, tid), (version, is_merged), published);
+        }
         let path = match how {
             Move::Rename => {
                 state.unname(to, lost);

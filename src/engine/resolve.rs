@@ -48,7 +48,12 @@ impl Engine {
         };
         match self.try_lookup(caller, &slot, true) {
             Ok(Some(found)) => done(self.attr_after_lookup(found)),
-            Err(e) => done(Err(e)),
+            Err(e) => {
+                if e == Errno::NOENT {
+                    self.note_read(&mut self.lock(), caller, &slot, None);
+                }
+                done(Err(e));
+            }
             Ok(None) => {
                 let engine = self.clone();
                 self.pool
@@ -275,8 +280,13 @@ impl Engine {
 fn sees(state: &State, txn: &Transaction, tgid: u32, tid: u32) -> bool {
     if tgid == txn.opener && tid != txn.opener_tid {
         // Threads of one process that each load, modify and save must not read each other's
-        // half-written file when there is a whole version to read.
-        return txn.begun != Begun::Rewrite;
+        // half-written file when there is a whole version to read; and what one has renamed over
+        // the name and not written since is committed.
+        return match txn.begun {
+            Begun::Rewrite => false,
+            Begun::Edit => txn.changed,
+            Begun::Create { .. } => true,
+        };
     }
     takes_part(state, txn, tgid)
 }

@@ -183,6 +183,14 @@ pub struct Counters {
     pub patches: u64,
     /// Such edits of a version that wasn't current any more.
     pub stale_patches: u64,
+    /// Saves merged into the version that others had committed meanwhile.
+    pub merges: u64,
+    /// Places in them where both had changed the same, and the later won.
+    pub merge_conflicts: u64,
+    /// Saves that should have been merged, but it was not certain what they build on.
+    pub uncertain_bases: u64,
+    /// Saves that should have been merged, but something was no JSON document.
+    pub unmerged: u64,
     /// Claims whose creators have ended.
     pub stale_claims: u64,
 }
@@ -267,6 +275,12 @@ pub struct State {
     pub last_ticket: u64,
     /// No new transactions: an unmount is under way.
     pub closing: bool,
+    /// What saves build on, for names with a rule for conflicts.
+    pub(super) ledger: super::ledger::Ledger,
+    /// Who reads and saves them.
+    pub(super) parties: super::merging::Parties,
+    /// What threads have seen, and overwritten without having seen it.
+    pub(super) overwrites: super::overwrites::Overwrites,
 }
 
 impl State {

@@ -73,6 +73,14 @@ pub struct CounterValues {
     pub lock_timeouts: u64,
     /// Lock files whose creators ended without removing them.
     pub stale_claims: u64,
+    /// Saves merged into what others had committed meanwhile.
+    pub merges: u64,
+    /// Places in them where the later of two changes won.
+    pub merge_conflicts: u64,
+    /// Saves not merged because it was not certain what they build on.
+    pub uncertain_bases: u64,
+    /// Saves not merged because something was no JSON document.
+    pub unmerged: u64,
     /// JSON documents edited through attributes.
     pub patches: u64,
     /// Such edits refused because the version they named wasn't current.
@@ -106,24 +114,28 @@ pub struct Status {
     pub failed: Option<String>,
     /// Rejected content.
     pub rejected: RejectedSum,
+    /// Updates overwritten by who had not seen them, by path, where no rule keeps them.
+    pub overwritten: Vec<super::overwrites::Overwritten>,
     /// Errors nobody has read yet.
     pub errors: Vec<Unseen>,
 }
 
 /// Reasons that are always shown, also at zero.
-const REASONS: [&str; 6] = [
+const REASONS: [&str; 7] = [
     "killed",
     "failed_write",
     "guard",
     "discarded",
     "forced",
     "vanished_target",
+    "conflict",
 ];
 
 impl Engine {
     /// The mount as it is now.
     pub fn status(&self) -> Status {
         let rejected = self.store.list_rejected().unwrap_or_default();
+        self.guess_counters();
         let state = self.lock();
         let mut aborts: BTreeMap<&'static str, u64> = REASONS.iter().map(|r| (*r, 0)).collect();
         aborts.extend(state.counters.aborts.iter().map(|(k, v)| (*k, *v)));
@@ -150,6 +162,10 @@ impl Engine {
                 rejected: state.counters.rejected,
                 lock_timeouts: state.counters.lock_timeouts,
                 stale_claims: state.counters.stale_claims,
+                merges: state.counters.merges,
+                merge_conflicts: state.counters.merge_conflicts,
+                uncertain_bases: state.counters.uncertain_bases,
+                unmerged: state.counters.unmerged,
                 patches: state.counters.patches,
                 stale_patches: state.counters.stale_patches,
             },
@@ -159,6 +175,7 @@ impl Engine {
                 count: rejected.len(),
                 bytes: rejected.iter().map(|r| r.len).sum(),
             },
+            overwritten: state.overwrites.list(),
             errors: state.unseen.iter().filter(|u| !u.read).cloned().collect(),
         }
     }
@@ -225,6 +242,8 @@ impl Engine {
                     engine.warn_of_old_locks();
                     engine.look_after_claims();
                     engine.pieces.sweep();
+                    engine.look_after_parties();
+                    engine.guess_counters();
                     drop(engine);
                     std::thread::sleep(std::time::Duration::from_millis(250));
                 }

@@ -183,6 +183,16 @@ impl Rules {
         })
     }
 
+    /// Whether some rule says what becomes of a save with a stale base.
+    pub fn has_conflict_rules(&self) -> bool {
+        let says = |rule: &Rule| {
+            rule.settings
+                .on_conflict
+                .is_some_and(|c| c != OnConflict::Last)
+        };
+        self.rules.iter().any(says)
+    }
+
     /// How the file at `rel_path`, relative to the mount's root, is to be treated. The path need
     /// not be UTF-8.
     pub fn decide(&self, rel_path: &Path, creation: Creation) -> Policy {

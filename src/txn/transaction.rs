@@ -61,6 +61,9 @@ pub enum Abort {
     /// C21
     #[error("{0}")]
     Guard(String),
+    /// C17, by rule: it builds on a version that is not current any more.
+    #[error("the file was changed by others since it was read")]
+    Conflict,
     /// C6: the name is a directory by now, or its parent is gone.
     #[error("its target vanished: {errno}")]
     VanishedTarget {
@@ -85,6 +88,7 @@ impl Abort {
             Abort::Killed { .. } | Abort::Discarded => Errno::INTR,
             Abort::FailedWrite { errno, .. } | Abort::VanishedTarget { errno } => *errno,
             Abort::Guard(_) => Errno::BADMSG,
+            Abort::Conflict => Errno::STALE,
             Abort::Forced | Abort::Crashed => Errno::IO,
         }
     }
@@ -95,6 +99,7 @@ impl Abort {
             Abort::Killed { .. } => "killed",
             Abort::FailedWrite { .. } => "failed_write",
             Abort::Guard(_) => "guard",
+            Abort::Conflict => "conflict",
             Abort::VanishedTarget { .. } => "vanished_target",
             Abort::Discarded => "discarded",
             Abort::Forced => "forced",
@@ -207,6 +212,21 @@ pub struct Ready {
     pub version: u64,
     /// It is on the medium already.
     pub synced: bool,
+    /// The version that it was held against (C17).
+    pub onto: Option<NodeId>,
+    /// It is merged: what was written lies elsewhere.
+    pub merged: Option<Written>,
+}
+
+/// What a transaction has written, where something else is committed for it, and that file.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// What was written.
+    pub file: Arc<File>,
+    /// O_PATH descriptor of the merged file.
+    pub path: Arc<OwnedFd>,
+    /// Its backing inode.
+    pub key: (u64, u64),
 }
 
 /// The last FLUSH of a transaction.

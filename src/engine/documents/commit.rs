@@ -109,7 +109,7 @@ impl Engine {
         parsed.as_mut().ok_or(Errno::IO.into())
     }
 
-    fn read_document(&self, node: NodeId) -> Result<Parsed, Refusal> {
+    pub(in crate::engine) fn read_document(&self, node: NodeId) -> Result<Parsed, Refusal> {
         let limits = Limits::default();
         let fd = self.lock().nodes.fd(node)?;
         let file = at::reopen(&*fd, OFlags::RDONLY)?;
@@ -189,6 +189,8 @@ impl Engine {
             content,
             version: 0,
             synced: false,
+            onto: None,
+            merged: None,
         };
         self.publish(state, &base.slot, ready, node);
         Ok(Some(Edited {

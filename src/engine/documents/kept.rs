@@ -24,13 +24,13 @@ pub(super) enum Outcome {
 
 /// A parsed document, and the version that it is the text of.
 #[derive(Debug)]
-pub(super) struct Parsed {
+pub(in crate::engine) struct Parsed {
     pub node: NodeId,
     pub document: Document,
     /// Length in bytes and crc32c of the text in the file that edits build on.
-    pub base: (u64, u32),
+    pub(super) base: (u64, u32),
     /// Where its text is still to be written.
-    pub unwritten: Option<Unwritten>,
+    pub(super) unwritten: Option<Unwritten>,
 }
 
 /// A staging file that waits for its text.

@@ -101,8 +101,8 @@ struct Done {
 
 /// Why an edit or a read was refused.
 #[derive(Debug)]
-struct Refusal {
-    errno: Errno,
+pub(super) struct Refusal {
+    pub(super) errno: Errno,
     reason: String,
 }
 

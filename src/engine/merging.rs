@@ -1,0 +1,581 @@
+//! Merging at commit (C17): a save whose base is not current any more is merged into what is, or
+//! refused, as the rule `on_conflict` says.
+//!
+//! What a save builds on is for the [`ledger`](super::ledger) to say. The merge is made where a
+//! close still can be told an error, by FLUSH, and made again if another version was committed
+//! before RELEASE. So that this hardly ever happens, a save under such a rule waits its turn: from
+//! the merge to the commit nobody else's is prepared.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::ledger::{Actor, Base, ProcessId, Text};
+use super::names::Move;
+use super::{Engine, State};
+use crate::journal;
+use crate::json::{self, Document, Limits};
+use crate::namespace::Kind;
+use crate::rules::{Creation, OnConflict, Policy};
+use crate::sys::{at, failpoint, pidfd, proc};
+use crate::txn::{Abort, Begun, Ready, Written};
+use crate::types::{Caller, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns};
+use rustix::fs::OFlags;
+
+/// A turn that has not led to a commit by then is over: other descriptors are still open.
+const TURN: Duration = Duration::from_millis(200);
+/// How far up the processes that a reader descends from are looked at.
+const GENERATIONS: usize = 4;
+/// Versions of which it is known who wrote them.
+const AUTHORS: usize = 4096;
+
+/// Who takes part in saves under a rule with `on_conflict`.
+#[derive(Debug, Default)]
+pub struct Parties {
+    by_pid: HashMap<u32, ProcessId>,
+    descriptors: HashMap<ProcessId, (OwnedFd, Option<Instant>)>,
+    last: ProcessId,
+    authors: HashMap<NodeId, Actor>,
+    authored: std::collections::VecDeque<NodeId>,
+    /// Whose save is between its merge and its commit.
+    turns: HashMap<Slot, (TxnId, Instant)>,
+    /// The last rename that was refused: by which thread, of which version.
+    pub(super) refused: Option<(u32, NodeId)>,
+    /// Open transactions under a rule for conflicts.
+    pub(super) saves: HashMap<TxnId, Save>,
+}
+
+/// What is known of an open transaction that a rule for conflicts is for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Save {
+    /// What it builds on, as far as that is known.
+    pub base: Option<Base>,
+    /// Whose it is, and when it began.
+    pub by: Option<(Actor, u64)>,
+    /// Staging files of its merges.
+    pub merges: Vec<TxnId>,
+}
+
+impl Parties {
+    /// The number of a living process. `introduced` is told of one that is new, with those that
+    /// it descends from.
+    fn number(
+        &mut self,
+        pid: u32,
+        generations: usize,
+        introduced: &mut impl FnMut(ProcessId, Vec<ProcessId>),
+    ) -> Option<ProcessId> {
+        if let Some(known) = self.by_pid.get(&pid)
+            && let Some((descriptor, _)) = self.descriptors.get(known)
+            && !pidfd::has_ended(descriptor)
+        {
+            return Some(*known);
+        }
+        let descriptor = pidfd::pidfd(pid)?;
+        let mut ancestors = Vec::new();
+        let mut above = pid;
+        for _ in 0..generations {
+            match proc::parent(above) {
+                Some(parent) if parent > 1 => {
+                    ancestors.extend(self.number(parent, 0, introduced));
+                    above = parent;
+                }
+                _ => break,
+            }
+        }
+        self.last += 1;
+        self.by_pid.insert(pid, self.last);
+        self.descriptors.insert(self.last, (descriptor, None));
+        introduced(self.last, ancestors);
+        Some(self.last)
+    }
+}
+
+/// What became of a save at its merge.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is committed as it was written.
+    AsWritten,
+    /// This is committed in its place.
+    Merged(Box<MergedFile>),
+}
+
+/// A merged text in a staging file of its own.
+#[derive(Debug)]
+pub(super) struct MergedFile {
+    pub id: TxnId,
+    pub file: Arc<File>,
+    pub path: Arc<OwnedFd>,
+    pub key: (u64, u64),
+    pub content: journal::Content,
+}
+
+impl Engine {
+    /// The current version's document, as merges read it. ESTALE: its node is gone.
+    pub(super) fn document_of(&self, node: NodeId) -> OpResult<Document> {
+        self.settle(node)?;
+        let read = self.read_document(node);
+        read.map(|parsed| parsed.document)
+            .map_err(|refusal| refusal.errno)
+    }
+
+    /// Whether what becomes of a stale save is for this module to say.
+    pub(super) fn watches(policy: &Policy) -> bool {
+        policy.on_conflict != OnConflict::Last && !failpoint::mutant("C17")
+    }
+
+    /// Who asks, for the ledger.
+    pub(super) fn actor(&self, state: &mut State, tid: u32) -> Option<Actor> {
+        let pid = proc::tgid(tid)?;
+        let ledger = &mut state.ledger;
+        let process = state
+            .parties
+            .number(pid, GENERATIONS, &mut |process, ancestors| {
+                ledger.introduce(process, ancestors);
+            })?;
+        Some(Actor { process, tid })
+    }
+
+    /// A thread has opened a version for reading, or found that there is none.
+    pub(super) fn note_read(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        slot: &Slot,
+        read: Option<(NodeId, &Arc<File>)>,
+    ) {
+        if let Some((version, _)) = read {
+            state.overwrites.note_seen(caller.tid, slot, version);
+        }
+        if !self.rules.has_conflict_rules() {
+            return;
+        }
+        let policy = self.policy(state, slot, Creation::default());
+        if Engine::watches(&policy)
+            && let Some(actor) = self.actor(state, caller.tid)
+        {
+            state.ledger.note_read(slot, actor, read);
+        }
+    }
+
+    /// A thread begins to write: what it builds on is what it knows of the file by now.
+    pub(super) fn note_begin(&self, state: &mut State, tid: u32, id: TxnId) {
+        let Some(txn) = state.txns.get(&id).filter(|t| Engine::watches(&t.policy)) else {
+            return;
+        };
+        let (slot, base, edits) = (txn.slot.clone(), txn.base, txn.begun == Begun::Edit);
+        let creates = matches!(txn.begun, Begun::Create { .. });
+        let actor = self.actor(state, tid);
+        let begun = state.ledger.now();
+        let base = match (base, actor) {
+            (Some(base), _) if edits => Engine::base_at(state, base),
+            (_, Some(actor)) => state.ledger.base_of(&slot, actor),
+            _ => None,
+        };
+        let nothing = Base {
+            version: None,
+            text: Text::Missing,
+            is_certain: true,
+        };
+        let save = Save {
+            base: base.or(creates.then_some(nothing)),
+            by: actor.map(|a| (a, begun)),
+            merges: Vec::new(),
+        };
+        state.parties.saves.insert(id, save);
+    }
+
+    /// An editor goes on from another version.
+    pub(super) fn note_rebased(state: &mut State, id: TxnId, version: NodeId) {
+        if state.parties.saves.contains_key(&id) {
+            let base = Engine::base_at(state, version);
+            if let Some(save) = state.parties.saves.get_mut(&id) {
+                save.base = base;
+            }
+        }
+    }
+
+    /// Whether what a transaction has prepared still fits the current version.
+    pub(super) fn still_fits(&self, state: &mut State, id: TxnId) -> bool {
+        let Some(txn) = state.txns.get(&id) else {
+            return true;
+        };
+        let is_bound = state
+            .parties
+            .saves
+            .get(&id)
+            .is_some_and(|s| s.base.is_some());
+        let Some(onto) = txn.content.as_ref().filter(|_| is_bound).map(|c| c.onto) else {
+            return true;
+        };
+        let slot = txn.slot.clone();
+        self.current_if_any(state, &slot).ok().flatten() == onto
+    }
+
+    /// What an in-place editor builds on: the version it was opened on.
+    fn base_at(state: &State, version: NodeId) -> Option<Base> {
+        let fd = state.nodes.fd(version).ok()?;
+        let file = at::reopen(&*fd, OFlags::RDONLY).ok()?;
+        Some(Base {
+            version: Some(version),
+            text: state.ledger.keep(Arc::new(file)),
+            is_certain: true,
+        })
+    }
+
+    /// A save has become the version of its name.
+    pub(super) fn note_saved(
+        &self,
+        state: &mut State,
+        slot: &Slot,
+        saved: (Actor, u64),
+        (version, is_merged): (NodeId, bool),
+        written: Arc<File>,
+    ) {
+        let text = state.ledger.keep(written);
+        let (actor, begun) = saved;
+        state
+            .ledger
+            .note_saved(slot, actor, begun, (version, is_merged), text);
+    }
+
+    /// Remembers who has written a version: it may be renamed over another name.
+    pub(super) fn note_author(&self, state: &mut State, version: NodeId, tid: u32) {
+        if !self.rules.has_conflict_rules() {
+            return;
+        }
+        if let Some(actor) = self.actor(state, tid) {
+            let parties = &mut state.parties;
+            parties.authors.insert(version, actor);
+            parties.authored.push_back(version);
+            if parties.authored.len() > AUTHORS
+                && let Some(oldest) = parties.authored.pop_front()
+            {
+                parties.authors.remove(&oldest);
+            }
+        }
+    }
+
+    /// What a rename of a version over a name builds on: what its author knew of that name, or who
+    /// renames it.
+    pub(super) fn base_of_rename(
+        &self,
+        state: &mut State,
+        tid: u32,
+        source: NodeId,
+        to: &Slot,
+    ) -> Option<(Actor, Option<Base>)> {
+        let renamer = self.actor(state, tid)?;
+        let author = state.parties.authors.get(&source).copied();
+        let author = author.filter(|a| *a != renamer);
+        if let Some(base) = author.and_then(|a| state.ledger.base_of(to, a)) {
+            return Some((author?, Some(base)));
+        }
+        Some((renamer, state.ledger.base_of(to, renamer)))
+    }
+
+    /// What is published of an open transaction builds on, and whose it is.
+    pub(super) fn base_of_open(
+        &self,
+        id: TxnId,
+        to: &Slot,
+        policy: &Policy,
+        how: Move,
+    ) -> (Option<(Actor, u64)>, Option<Base>) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(tid) = state.txns.get(&id).map(|t| t.opener_tid) else {
+            return (None, None);
+        };
+        if !Engine::watches(policy) {
+            return (None, None);
+        }
+        if how == Move::Stay {
+            let save = state.parties.saves.get(&id);
+            return save.map_or((None, None), |s| (s.by, s.base.clone()));
+        }
+        let begun = state.ledger.now();
+        let Some(actor) = self.actor(state, tid) else {
+            return (None, None);
+        };
+        (Some((actor, begun)), state.ledger.base_of(to, actor))
+    }
+
+    /// An open transaction has been published under a name, and goes on from there.
+    pub(super) fn note_published(
+        &self,
+        state: &mut State,
+        id: TxnId,
+        to: &Slot,
+        (by, tid): (Option<(Actor, u64)>, u32),
+        (version, is_merged): (NodeId, bool),
+        written: Arc<File>,
+    ) {
+        self.note_author(state, version, tid);
+        let Some((actor, begun)) = by else {
+            return;
+        };
+        self.note_saved(
+            state,
+            to,
+            (actor, begun),
+            (version, is_merged),
+            written.clone(),
+        );
+        let base = Base {
+            version: (!is_merged).then_some(version),
+            text: state.ledger.keep(written),
+            is_certain: true,
+        };
+        let save = state.parties.saves.entry(id).or_default();
+        save.base = Some(base);
+        save.by = Some((actor, state.ledger.now()));
+    }
+
+    /// Waits until nobody else is between merge and commit of the name.
+    pub(super) fn take_turn(&self, slot: &Slot, id: TxnId) {
+        let mut state = self.lock();
+        loop {
+            let until = match state.parties.turns.get(slot) {
+                Some((other, until)) if *other != id && *until > Instant::now() => *until,
+                _ => break,
+            };
+            self.happened.wait_until(&mut state, until);
+        }
+        let until = Instant::now() + TURN;
+        state.parties.turns.insert(slot.clone(), (id, until));
+    }
+
+    /// The commit has come, or won't. Who waits is told by whoever finishes it.
+    pub(super) fn end_turn(&self, state: &mut State, slot: &Slot, id: TxnId) {
+        if state
+            .parties
+            .turns
+            .get(slot)
+            .is_some_and(|(of, _)| *of == id)
+        {
+            state.parties.turns.remove(slot);
+            self.happened.notify_all();
+        }
+    }
+
+    /// Whether a save with this base has been overtaken by others.
+    pub(super) fn is_stale(base: &Base, current: Option<NodeId>) -> bool {
+        current.is_some() && base.version != current
+    }
+
+    /// Merges what was written (`mine`, attributes and all) into the current version, if it builds
+    /// on another one. Gives the version that it was held against, too.
+    pub(super) fn reconcile(
+        &self,
+        slot: &Slot,
+        policy: &Policy,
+        base: Option<&Base>,
+        mine: &File,
+    ) -> Result<(Option<NodeId>, Outcome), Abort> {
+        let mut current = self.current_file(slot);
+        let Some((base, theirs)) = base
+            .zip(current)
+            .filter(|(b, c)| Self::is_stale(b, Some(*c)))
+        else {
+            return Ok((current, Outcome::AsWritten));
+        };
+        if policy.on_conflict == OnConflict::Fail {
+            return Err(Abort::Conflict);
+        }
+        let mut theirs = theirs;
+        let document = loop {
+            match self.document_of(theirs) {
+                // Its node is gone, be it that another version has been committed, or that nobody
+                // needed it any more.
+                Err(Errno::STALE) => match self.current_file(slot) {
+                    Some(now) => (theirs, current) = (now, Some(now)),
+                    None => break None,
+                },
+                read => break read.ok(),
+            }
+        };
+        let outcome = match self.merged_text(slot, policy, base, mine, document) {
+            Some(text) => {
+                self.stage_merged(&text, mine, theirs)
+                    .map_err(|errno| Abort::FailedWrite {
+                        what: "merge",
+                        errno,
+                    })?
+            }
+            None => Outcome::AsWritten,
+        };
+        Ok((current, outcome))
+    }
+
+    fn current_file(&self, slot: &Slot) -> Option<NodeId> {
+        let mut state = self.lock();
+        let current = self.current_if_any(&mut state, slot).ok().flatten();
+        current.filter(|c| state.nodes.get(*c).is_some_and(|n| n.kind == Kind::File))
+    }
+
+    /// `None`: one of the three is no document, or the result is what was written.
+    fn merged_text(
+        &self,
+        slot: &Slot,
+        policy: &Policy,
+        base: &Base,
+        mine: &File,
+        theirs: Option<Document>,
+    ) -> Option<String> {
+        let name = |engine: &Engine| engine.show(&engine.lock(), slot);
+        let old = match &base.text {
+            Text::Missing => Document::parse(b"").ok(),
+            Text::Kept(kept) => read_document_in(&kept.file),
+            Text::Dropped => None,
+        };
+        let mine = read_document_in(mine);
+        let counters = json::Policy::new(&policy.counters).ok()?;
+        if !base.is_certain || matches!(base.text, Text::Dropped) {
+            log::info!(
+                "{}: it is not certain what was saved builds on: the last close wins",
+                name(self)
+            );
+            self.lock().counters.uncertain_bases += 1;
+            return None;
+        }
+        let (Some(old), Some(mine), Some(theirs)) = (old, mine, theirs) else {
+            log::info!("{}: can't be merged: the last close wins", name(self));
+            self.lock().counters.unmerged += 1;
+            return None;
+        };
+        let old = if failpoint::mutant("C17-base") {
+            theirs.clone()
+        } else {
+            old
+        };
+        let (merged, conflicts) = Document::merge(&old, &mine, &theirs, &counters);
+        let mut state = self.lock();
+        state.counters.merges += 1;
+        state.counters.merge_conflicts += conflicts.len() as u64;
+        drop(state);
+        if !conflicts.is_empty() {
+            let places: Vec<String> = conflicts
+                .iter()
+                .take(5)
+                .map(|c| format!("{:?}", c.pointer.to_string()))
+                .collect();
+            log::info!(
+                "{}: merged; both had changed {}: the last close won there",
+                name(self),
+                places.join(", ")
+            );
+        }
+        let text = merged.to_text();
+        (text != mine.to_text()).then_some(text)
+    }
+
+    /// Writes a merged text to a staging file with the attributes of what it stands for.
+    fn stage_merged(&self, text: &str, mine: &File, theirs: NodeId) -> OpResult<Outcome> {
+        let id = self.lock().new_id();
+        let file = self.create_staging_making_room(id)?;
+        let dressed = || -> OpResult<MergedFile> {
+            file.write_all_at(text.as_bytes(), 0)
+                .map_err(|e| errno_of(&e))?;
+            let like = at::reopen(mine, OFlags::PATH).map(OwnedFd::from)?;
+            self.dress(&file, Some(&like), None)?;
+            at::set_mtime(&file, &at::stat(mine)?)?;
+            let theirs = self.lock().nodes.fd(theirs);
+            if let Ok(theirs) = theirs {
+                super::close::outgrow_mtime(&file, &theirs)?;
+            }
+            let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
+            let stat = at::stat(&path)?;
+            Ok(MergedFile {
+                id,
+                key: (stat.st_dev, stat.st_ino),
+                path: Arc::new(path),
+                content: journal::Content {
+                    len: text.len() as u64,
+                    crc: Some(crc32c::crc32c(text.as_bytes())),
+                    inline: None,
+                    mtime_ns: mtime_ns(&stat),
+                },
+                file: Arc::new(file.try_clone().map_err(|e| errno_of(&e))?),
+            })
+        };
+        let merged = dressed().inspect_err(|_| {
+            self.store.remove_staging(id).ok();
+        })?;
+        Ok(Outcome::Merged(Box::new(merged)))
+    }
+
+    /// Forgets processes that are gone, and what they did. The watch calls it.
+    pub(super) fn look_after_parties(&self) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let parties = &mut state.parties;
+        if parties.descriptors.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for (descriptor, gone) in parties.descriptors.values_mut() {
+            if gone.is_none() && pidfd::has_ended(&*descriptor) {
+                *gone = Some(now);
+            }
+        }
+        let descriptors = &parties.descriptors;
+        state
+            .ledger
+            .bury(|process| match descriptors.get(&process) {
+                Some((_, gone)) => gone.map(|at| now - at),
+                None => Some(Duration::MAX),
+            });
+        let wanted = state.ledger.processes();
+        parties.descriptors.retain(|process, (_, gone)| {
+            gone.is_none_or(|at| wanted.contains(process) && now - at < Duration::from_secs(120))
+        });
+        let descriptors = &parties.descriptors;
+        parties
+            .by_pid
+            .retain(|_, process| descriptors.contains_key(process));
+        parties.turns.retain(|_, (_, until)| *until > now);
+    }
+}
+
+impl MergedFile {
+    /// To be committed for what was written.
+    pub fn ready(self, as_written: Arc<File>, onto: Option<NodeId>) -> Ready {
+        Ready {
+            id: self.id,
+            file: self.file,
+            content: self.content,
+            version: 0,
+            synced: false,
+            onto,
+            merged: Some(Written {
+                file: as_written,
+                path: self.path,
+                key: self.key,
+            }),
+        }
+    }
+}
+
+/// The document in a version's file.
+pub(super) fn read_document_of(version: &OwnedFd, limit: usize) -> Option<Document> {
+    let file = at::reopen(version, OFlags::RDONLY).ok()?;
+    let is_small = file.metadata().ok()?.len() <= limit as u64;
+    is_small.then(|| read_document_in(&file))?
+}
+
+fn read_document_in(file: &File) -> Option<Document> {
+    let limits = Limits::default();
+    let size = usize::try_from(file.metadata().ok()?.len()).ok()?;
+    if size > limits.bytes {
+        return None;
+    }
+    let mut text = vec![0; size];
+    file.read_exact_at(&mut text, 0).ok()?;
+    Document::parse_within(&text, &limits).ok()
+}

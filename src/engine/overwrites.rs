@@ -1,0 +1,218 @@
+//! Updates that others overwrote without having seen them, where no rule keeps them (C17): counted
+//! for each path, with the rule that would have kept them.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{Engine, State};
+use crate::json::Value;
+use crate::rules::{Creation, OnConflict};
+use crate::types::{NodeId, Slot, now_ns};
+
+/// Threads of which it is known what they have read, at most.
+const THREADS: usize = 4096;
+/// Files that a thread has read, at most.
+const FILES: usize = 8;
+/// Paths that are counted, at most.
+const PATHS: usize = 200;
+/// Counters that a rule proposes, at most.
+const COUNTERS: usize = 20;
+/// Times that the documents of a path are compared.
+const LOOKS: u64 = 20;
+/// Pairs of versions that wait to be compared.
+const UNSEEN: usize = 64;
+/// Documents up to this size are.
+const COMPARED: usize = 1 << 20;
+/// Paths that status shows.
+const SHOWN: usize = 20;
+
+/// What threads have read, and what was overwritten.
+#[derive(Debug, Default)]
+pub struct Overwrites {
+    seen: HashMap<u32, VecDeque<(Slot, NodeId)>>,
+    paths: HashMap<String, Overwritten>,
+    /// Versions to be compared, of a path: the one that is lost, and the one that replaced it.
+    unseen: VecDeque<(String, Arc<OwnedFd>, Arc<OwnedFd>)>,
+}
+
+/// The updates of one path that were overwritten.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Overwritten {
+    /// Path relative to the root.
+    pub path: String,
+    /// How often.
+    pub count: u64,
+    /// Who did it last.
+    pub pid: u32,
+    /// That process's command.
+    pub command: String,
+    /// When, in nanoseconds since the epoch.
+    pub time_ns: i64,
+    /// The rule that would have kept them, as it stands in a rules file.
+    pub rule: String,
+    #[serde(skip)]
+    counters: BTreeSet<String>,
+}
+
+impl Overwrites {
+    /// A thread has read a version, or written it.
+    pub fn note_seen(&mut self, tid: u32, slot: &Slot, version: NodeId) {
+        if self.seen.len() >= THREADS && !self.seen.contains_key(&tid) {
+            self.seen.clear();
+        }
+        let seen = self.seen.entry(tid).or_default();
+        if let Some(known) = seen.iter_mut().find(|(of, _)| of == slot) {
+            known.1 = version;
+            return;
+        }
+        if seen.len() >= FILES {
+            seen.pop_front();
+        }
+        seen.push_back((slot.clone(), version));
+    }
+
+    /// The version of a name that a thread saw last.
+    pub fn last_seen(&self, tid: u32, slot: &Slot) -> Option<NodeId> {
+        let seen = self.seen.get(&tid)?;
+        seen.iter().find(|(of, _)| of == slot).map(|(_, v)| *v)
+    }
+
+    /// Those that status shows: the most frequent first.
+    pub fn list(&self) -> Vec<Overwritten> {
+        let mut all: Vec<Overwritten> = self.paths.values().cloned().collect();
+        all.sort_by(|a, b| (b.count, &a.path).cmp(&(a.count, &b.path)));
+        all.truncate(SHOWN);
+        for one in &mut all {
+            one.rule = rule_for(&one.path, &one.counters);
+        }
+        all
+    }
+}
+
+impl Engine {
+    /// A save has replaced a version that it did not build on.
+    pub(super) fn note_overwritten(
+        &self,
+        state: &mut State,
+        slot: &Slot,
+        (pid, command): (u32, &str),
+        lost: NodeId,
+        by: NodeId,
+    ) {
+        state.counters.overwritten += 1;
+        let path = self.show(state, slot);
+        log::info!("{path}: {pid} ({command}) replaced a version that it had not seen");
+        let policy = self.policy(state, slot, Creation::default());
+        if policy.on_conflict != OnConflict::Last {
+            return;
+        }
+        let paths = &mut state.overwrites.paths;
+        if paths.len() >= PATHS && !paths.contains_key(&path) {
+            let oldest = paths.values().min_by_key(|o| o.time_ns);
+            if let Some(oldest) = oldest.map(|o| o.path.clone()) {
+                paths.remove(&oldest);
+            }
+        }
+        let entry = paths.entry(path.clone()).or_default();
+        entry.path.clone_from(&path);
+        entry.count += 1;
+        (entry.pid, entry.command, entry.time_ns) = (pid, command.to_owned(), now_ns());
+        if entry.count <= LOOKS
+            && let (Ok(lost), Ok(by)) = (state.nodes.fd(lost), state.nodes.fd(by))
+            && state.overwrites.unseen.len() < UNSEEN
+        {
+            state.overwrites.unseen.push_back((path, lost, by));
+        }
+    }
+
+    /// Numbers that differ between two versions, one of which has overwritten the other, are what
+    /// programs count by.
+    pub(super) fn guess_counters(&self) {
+        loop {
+            let next = self.lock().overwrites.unseen.pop_front();
+            let Some((path, lost, by)) = next else {
+                return;
+            };
+            let read = |fd: &OwnedFd| super::merging::read_document_of(fd, COMPARED);
+            let (Some(lost), Some(by)) = (read(&lost), read(&by)) else {
+                continue;
+            };
+            let mut found = BTreeSet::new();
+            differing_numbers(lost.value(), by.value(), &mut String::new(), &mut found);
+            let mut state = self.lock();
+            if let Some(entry) = state.overwrites.paths.get_mut(&path) {
+                entry.counters.extend(found);
+                while entry.counters.len() > COUNTERS {
+                    entry.counters.pop_last();
+                }
+            }
+        }
+    }
+}
+
+fn differing_numbers(one: &Value, two: &Value, at: &mut String, found: &mut BTreeSet<String>) {
+    match (one, two) {
+        (Value::Number(one), Value::Number(two)) if one != two && one.is_finite() => {
+            found.insert(at.clone());
+        }
+        (Value::Object(one), Value::Object(two)) => {
+            for member in one.members() {
+                let name = member.key.as_str();
+                if let Some(other) = two.get(&name) {
+                    let length = at.len();
+                    at.push('/');
+                    at.push_str(&name.replace('~', "~0").replace('/', "~1"));
+                    differing_numbers(&member.value, other, at, found);
+                    at.truncate(length);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `[[rule]]` for one path.
+fn rule_for(path: &str, counters: &BTreeSet<String>) -> String {
+    let mut glob = String::new();
+    for c in path.chars() {
+        if "*?[]{}!\\".contains(c) {
+            glob.push('\\');
+        }
+        glob.push(c);
+    }
+    let mut rule = format!(
+        "[[rule]]\nglob = {}\non_conflict = \"merge\"\n",
+        quoted(&glob)
+    );
+    if !counters.is_empty() {
+        let list: Vec<String> = counters.iter().map(|c| quoted(c)).collect();
+        writeln!(rule, "counters = [{}]", list.join(", ")).ok();
+    }
+    rule
+}
+
+/// A basic string of TOML; JSON's is one.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Rules;
+
+    #[test]
+    fn a_proposed_rule_is_one_and_matches_its_path() {
+        for path in ["s.json", "a/b.json", "a [1]*{x}?.json", "q\"\\.json"] {
+            let counters = BTreeSet::from(["/n".to_owned(), "/a \"b\"".to_owned()]);
+            let rules = Rules::parse(&rule_for(path, &counters), "test").unwrap();
+            let policy = rules.decide(path.as_ref(), Creation::default());
+            assert_eq!(policy.on_conflict, OnConflict::Merge, "{path}");
+            assert_eq!(policy.counters.len(), 2);
+        }
+    }
+}
