@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{Engine, State};
+use super::{Engine, Parked, State};
 use crate::journal::{Edit, Record};
 use crate::namespace::Pending;
 use crate::sys::{at, failpoint};
@@ -37,6 +37,8 @@ pub(super) fn rotate_at() -> u64 {
 const BACKLOG: u64 = 4096;
 /// A close that waits for the disk goes on after this.
 const BACKLOG_WAIT: Duration = Duration::from_secs(30);
+/// A round that is asked for waits so long for others who are likely to ask for one, too.
+const GATHER: Duration = Duration::from_micros(300);
 /// A document's text is written to its file after this, if nobody has asked for it before.
 const TEXT_DELAY: Duration = Duration::from_millis(500);
 
@@ -97,6 +99,7 @@ impl Engine {
 
     fn drain_loop(&self) {
         let mut state = self.lock();
+        let mut gathering: Option<Instant> = None;
         loop {
             let work = !state.pending.is_empty()
                 || state.durable < state.seq
@@ -113,8 +116,27 @@ impl Engine {
             }
             if state.drain.failed.is_some() && !state.drain.stop {
                 self.drain_wanted.wait(&mut state);
+            } else if wanted
+                && state.drain.waiting() < state.drain.usual
+                && gathering.is_none_or(|since| since.elapsed() < GATHER)
+            {
+                // Others are about to come, and one wait for the disk serves all.
+                let since = *gathering.get_or_insert_with(Instant::now);
+                self.drain_wanted.wait_until(&mut state, since + GATHER);
             } else if wanted || (work && (due || state.drain.stop || state.drain.due.is_none())) {
+                gathering = None;
+                let waiting = state.drain.waiting();
                 state = self.round(state);
+                state.drain.usual = waiting.max(state.drain.waiting());
+                let durable = state.durable;
+                let answers = state.drain.answers(durable);
+                if !answers.is_empty() {
+                    drop(state);
+                    for (parked, result) in answers {
+                        (parked.answer)(result);
+                    }
+                    state = self.lock();
+                }
                 if state.drain.stop && state.drain.failed.is_some() {
                     return;
                 }
@@ -419,17 +441,50 @@ impl Engine {
     /// Waits until a commit survives a power cut, in the backing directory or in the journal.
     pub(super) fn await_durable(&self, seq: u64) -> OpResult<()> {
         let mut state = self.lock();
-        while state.durable < seq {
-            if let Some(failed) = state.drain.failed.or(state.drain.stuck) {
-                return Err(failed);
-            }
+        state.drain.awaiting += 1;
+        let mut failed = None;
+        while state.durable < seq && failed.is_none() {
             if !state.drain.busy {
-                state.drain.wanted = state.drain.wanted.max(state.drain.rounds + 1);
-                self.drain_wanted.notify_one();
+                self.want_round(&mut state);
             }
             self.happened.wait_for(&mut state, Duration::from_secs(1));
+            failed = state.drain.failed.or(state.drain.stuck);
         }
-        Ok(())
+        state.drain.awaiting -= 1;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Answers once a commit survives a power cut, waiting for nothing itself.
+    pub(super) fn when_durable(
+        &self,
+        seq: u64,
+        answer: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        let mut state = self.lock();
+        if state.durable >= seq {
+            drop(state);
+            return answer(Ok(()));
+        }
+        if let Some(failed) = state.drain.failed {
+            drop(state);
+            return answer(Err(failed));
+        }
+        state.drain.parked.push(Parked {
+            seq,
+            answer: Box::new(answer),
+        });
+        self.want_round(&mut state);
+    }
+
+    /// Asks for a round, and wakes the drain if it does not know of that, or all have come who
+    /// usually do.
+    fn want_round(&self, state: &mut State) {
+        let first = state.drain.wanted <= state.drain.rounds;
+        let target = state.drain.rounds + if state.drain.busy { 2 } else { 1 };
+        state.drain.wanted = state.drain.wanted.max(target);
+        if first || state.drain.waiting() >= state.drain.usual {
+            self.drain_wanted.notify_one();
+        }
     }
 
     /// How long a document's text may stay in memory and in the journal alone.

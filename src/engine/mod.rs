@@ -54,7 +54,7 @@ pub use attrs::{SetAttr, SetTime};
 pub use dirs::Listing;
 pub use locking::LockRequest;
 pub use open::{CreateRequest, Created, OpenRequest, Opened};
-pub use state::{Counters, DirEntry, Handle, State, Unseen};
+pub use state::{Counters, DirEntry, Handle, Parked, State, Unseen};
 pub use status::{Feature, Status};
 pub use virtualdir::{Answer, Blocker, Command};
 

@@ -195,6 +195,20 @@ pub struct Counters {
     pub stale_claims: u64,
 }
 
+/// An answer that waits until a commit is durable.
+pub struct Parked {
+    /// The commit.
+    pub seq: u64,
+    /// Gives the answer.
+    pub answer: Box<dyn FnOnce(OpResult<()>) + Send>,
+}
+
+impl std::fmt::Debug for Parked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parked").field("seq", &self.seq).finish()
+    }
+}
+
 /// What the drain is asked for.
 #[derive(Debug, Default)]
 pub struct DrainRequest {
@@ -202,6 +216,12 @@ pub struct DrainRequest {
     pub due: Option<Instant>,
     /// Rounds are asked for at once until this many have ended.
     pub wanted: u64,
+    /// Workers that wait for a commit to be durable.
+    pub awaiting: usize,
+    /// Answers that do.
+    pub parked: Vec<Parked>,
+    /// How many of both usually wait for a round.
+    pub usual: usize,
     /// The next round writes out all documents.
     pub write_out: bool,
     /// The drain is in the middle of a round.
@@ -214,6 +234,33 @@ pub struct DrainRequest {
     pub rounds: u64,
     /// The daemon is ending: the drain thread leaves after its last round.
     pub stop: bool,
+}
+
+impl DrainRequest {
+    /// How many wait for a commit to be durable.
+    pub fn waiting(&self) -> usize {
+        self.awaiting + self.parked.len()
+    }
+
+    /// Takes out the answers that can be given, and says what they are.
+    pub fn answers(&mut self, durable: u64) -> Vec<(Parked, OpResult<()>)> {
+        let failed = self.failed.or(self.stuck);
+        let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parked)
+            .into_iter()
+            .partition(|p| p.seq <= durable || failed.is_some());
+        self.parked = waiting;
+        let result = |p: &Parked| match failed {
+            Some(errno) if p.seq > durable => Err(errno),
+            _ => Ok(()),
+        };
+        ready
+            .into_iter()
+            .map(|p| {
+                let result = result(&p);
+                (p, result)
+            })
+            .collect()
+    }
 }
 
 /// See the module.

@@ -179,7 +179,12 @@ impl Engine {
             value: value.to_vec(),
         };
         if let Some(edited) = self.edit_at_once(&request) {
-            return done(self.note_outcome(caller, edited));
+            let seq = edited.as_ref().map_or(0, |done| done.seq);
+            let outcome = self.note_outcome(caller, edited.map(|done| done.result));
+            return match self.config.durability {
+                Durability::Sync if outcome.is_ok() => self.when_durable(seq, done),
+                _ => done(outcome),
+            };
         }
         let engine = self.clone();
         self.pool
@@ -205,9 +210,9 @@ impl Engine {
 
     /// A small patch of a document that is in memory, and nobody else is editing. `None`: it may
     /// have to wait.
-    fn edit_at_once(&self, request: &Request) -> Option<Result<Vec<u8>, Refusal>> {
+    fn edit_at_once(&self, request: &Request) -> Option<Result<Done, Refusal>> {
         let small = request.value.len() <= AT_ONCE && request.kind != Kind::Replace;
-        if !small || self.config.durability == Durability::Sync {
+        if !small {
             return None;
         }
         let slot = self.slot_of_document(request.node).ok()?;
@@ -219,7 +224,7 @@ impl Engine {
             return None;
         }
         match self.edit_once(&slot, &mut parsed, &patch, request) {
-            Ok(done) => done.map(|done| Ok(done.result)),
+            Ok(done) => done.map(Ok),
             Err(refusal) if refusal.errno == Errno::NOSPC => None,
             Err(refusal) => Some(Err(refusal)),
         }
