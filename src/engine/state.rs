@@ -183,6 +183,8 @@ pub struct Counters {
     pub patches: u64,
     /// Such edits of a version that wasn't current any more.
     pub stale_patches: u64,
+    /// Such edits begun again, as somebody had committed meanwhile.
+    pub patch_retries: u64,
     /// Saves merged into the version that others had committed meanwhile.
     pub merges: u64,
     /// Places in them where both had changed the same, and the later won.

@@ -85,6 +85,8 @@ pub struct CounterValues {
     pub patches: u64,
     /// Such edits refused because the version they named wasn't current.
     pub stale_patches: u64,
+    /// Such edits begun again, as somebody had committed meanwhile.
+    pub patch_retries: u64,
 }
 
 /// The answer to `commitfs status`.
@@ -168,6 +170,7 @@ impl Engine {
                 unmerged: state.counters.unmerged,
                 patches: state.counters.patches,
                 stale_patches: state.counters.stale_patches,
+                patch_retries: state.counters.patch_retries,
             },
             pending: state.pending.len(),
             failed: state.drain.failed.map(|e| e.to_string()),

@@ -258,7 +258,7 @@ impl Engine {
                     return Ok(done.result);
                 }
                 // Somebody has committed meanwhile: once more, on that.
-                Ok(None) => {}
+                Ok(None) => self.lock().counters.patch_retries += 1,
                 Err(refusal) if !found_room && refusal.is_full() && self.find_room(gone) => {
                     found_room = true;
                 }
