@@ -75,15 +75,15 @@ fn mount_returns_when_the_mount_is_ready_and_umount_when_it_is_gone() {
 fn umount_with_open_transactions_is_refused_and_lists_them() {
     need_daemon!();
     let m = mount!();
-    m.save("f", "old");
-    let mut writer = writing(&m, "f", "half");
+    m.save("checkpoint", "old");
+    let mut writer = writing(&m, "checkpoint", "half");
     let refused = m.command(&["umount"]).fails();
-    mentions(&refused, &["f", &writer.pid().to_string()]);
+    mentions(&refused, &["checkpoint", &writer.pid().to_string()]);
     assert!(is_mounted(m.mountpoint()), "refused, but unmounted");
     writer.write("f", " and the other half").unwrap();
     writer.close("f").unwrap();
     assert_content(
-        m.read("f"),
+        m.read("checkpoint"),
         b"half and the other half",
         "the writer was not disturbed",
     );

@@ -182,6 +182,7 @@ fn no_failed_sync_is_passed_over() {
     for name in [
         "C7-sync-dir",
         "C19-sync-dirs-before",
+        "C19-sync-appends",
         "C19-sync-data",
         "C19-sync-staging",
         "C19-sync-journal",

@@ -298,7 +298,20 @@ fn what_fsync_acknowledged_survives_a_power_cut_in_either_mode() {
         }
     };
     save_synced("closed", true);
+    // What came after the fsync, too.
+    let mut later = Actor::new();
+    let content = stamped(8, 40_000);
+    later.open("f", "w", &m.path("later")).unwrap();
+    later.write("f", &content[..20_000]).unwrap();
+    later.fsync("f").unwrap();
+    later.write("f", &content[20_000..]).unwrap();
+    later.close("f").unwrap();
     let copy = cut("one");
+    assert_eq!(
+        look(&copy).read("later").map(|c| version_of(&c)),
+        Some(Ok(8)),
+        "written after the fsync"
+    );
     assert_eq!(
         look(&copy).read("closed").map(|c| version_of(&c)),
         Some(Ok(7)),
