@@ -548,3 +548,93 @@ print(n)
     m.remount();
     assert_eq!(number(&m, "s.json", "n"), expected);
 }
+
+#[test]
+fn who_opens_a_document_while_it_is_patched_finds_it_whole() {
+    need_daemon!();
+    let m = mount!(Mount::options().limit(Duration::from_secs(120)));
+    m.save(
+        "s.json",
+        format!(r#"{{"n": 0, "text": "{}"}}"#, "x".repeat(3000)),
+    );
+    let mut patching = m.live_python(
+        "import itertools, os\n\
+         patch = b'[{\"op\": \"increment\", \"path\": \"/n\", \"value\": 1}]'\n\
+         for i in itertools.count():\n    \
+             os.setxattr('s.json', 'user.commitfs.json.patch', patch)\n    \
+             i == 100 and print('patching')\n",
+    );
+    patching.expect("patching");
+    let looked = m.python(&format!(
+        "import json, os\n\
+         for i in range({}):\n    \
+             for flags in (os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_CREAT):\n        \
+                 fd = os.open('s.json', flags)\n        \
+                 text = os.read(fd, 100000)\n        \
+                 assert len(json.loads(text)['text']) == 3000, (flags, text[:50])\n        \
+                 assert os.fstat(fd).st_size == len(text), (flags, os.fstat(fd), len(text))\n        \
+                 os.close(fd)\n    \
+             os.link('s.json', f'link-{{i}}.json')\n    \
+             for name in (f'link-{{i}}.json', 's.json'):\n        \
+                 text = open(name).read()\n        \
+                 assert len(json.loads(text)['text']) == 3000, (name, text[:50])\n    \
+             os.unlink(f'link-{{i}}.json')\n",
+        times(100, 2000)
+    ));
+    patching.kill(libc::SIGKILL);
+    looked.ok();
+}
+
+#[test]
+fn a_descriptor_older_than_the_mode_is_no_way_to_edit_or_read() {
+    need_root!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    let script = r#"
+import os
+os.chmod('s.json', 0o666)
+fd = os.open('s.json', os.O_RDONLY)
+open('s.json', 'w').write('{"n": 1}')
+patch = b'[{"op": "increment", "path": "/n", "value": 1}]'
+child = os.fork()
+if not child:
+    os.setuid(65534)
+    os.setxattr(fd, 'user.commitfs.json.patch', patch)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0, "the mode allowed it"
+os.chmod('s.json', 0o600)
+child = os.fork()
+if not child:
+    os.setuid(65534)
+    for attempt in (lambda: os.setxattr(fd, 'user.commitfs.json.patch', patch),
+                    lambda: os.getxattr(fd, 'user.commitfs.json:')):
+        try:
+            attempt()
+            os._exit(1)
+        except OSError as e:
+            assert e.errno == 116, e
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0, "it was edited or read"
+"#;
+    m.python(script).ok();
+    assert_eq!(number(&m, "s.json", "n"), 2);
+}
+
+#[test]
+fn patches_that_were_put_in_place_are_not_found_unfit_after_a_kill() {
+    need_daemon!();
+    let mut m = mount!(Mount::options().separate());
+    m.save("s.json", r#"{"n": 0, "gone": 1}"#);
+    let (mut actor, path) = (Actor::new(), m.path("s.json"));
+    let remove = br#"[{"op": "remove", "path": "/gone"}]"#;
+    actor.setxattr(&path, PATCH, remove).unwrap();
+    actor.setxattr(&path, PATCH, INCREMENT).unwrap();
+    m.command(&["status"]);
+    actor.open("d", "r|directory", m.mountpoint()).unwrap();
+    actor.fsync("d").unwrap();
+    actor.setxattr(&path, PATCH, INCREMENT).unwrap();
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("s.json"), br#"{"n": 2}"#, "the document");
+    assert!(m.rejected().is_empty(), "{:?}", m.rejected().len());
+}

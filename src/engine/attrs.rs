@@ -239,6 +239,7 @@ impl Engine {
             txn.closing = true;
             txn.staging.clone()
         };
+        self.settle_base(id)?;
         let result = {
             let mut content = staging.lock();
             let cut = content.truncate(size);

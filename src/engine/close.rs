@@ -579,16 +579,16 @@ impl Engine {
                 (txn.map_or(0, |t| t.opener), txn.is_some_and(|t| t.fsynced))
             };
             // Others may commit while it is being merged into what they had committed before.
-            loop {
+            let mut state = loop {
                 engine.prepare(id, &staging, pid).ok();
-                if engine.still_fits(&mut engine.lock(), id) {
-                    break;
+                if rescue {
+                    engine.rescue(id, &staging);
                 }
-            }
-            if rescue {
-                engine.rescue(id, &staging);
-            }
-            let mut state = engine.lock();
+                let mut state = engine.lock();
+                if engine.still_fits(&mut state, id) {
+                    break state;
+                }
+            };
             if state
                 .txns
                 .get(&id)

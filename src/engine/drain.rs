@@ -115,6 +115,7 @@ impl Engine {
                 return;
             }
             if state.drain.failed.is_some() && !state.drain.stop {
+                state = self.give_answers(state, usize::MAX);
                 self.drain_wanted.wait(&mut state);
             } else if wanted
                 && state.drain.waiting() < state.drain.usual
@@ -128,15 +129,7 @@ impl Engine {
                 let waiting = state.drain.waiting();
                 state = self.round(state);
                 state.drain.usual = waiting.max(state.drain.waiting());
-                let durable = state.durable;
-                let answers = state.drain.answers(durable);
-                if !answers.is_empty() {
-                    drop(state);
-                    for (parked, result) in answers {
-                        (parked.answer)(result);
-                    }
-                    state = self.lock();
-                }
+                state = self.give_answers(state, waiting);
                 if state.drain.stop && state.drain.failed.is_some() {
                     return;
                 }
@@ -146,6 +139,25 @@ impl Engine {
                 self.drain_wanted.wait(&mut state);
             }
         }
+    }
+
+    /// Gives the answers that waited for what is durable now; and, where the last round failed,
+    /// the first `asked`, for which it was.
+    fn give_answers<'a>(
+        &'a self,
+        mut state: parking_lot::MutexGuard<'a, State>,
+        asked: usize,
+    ) -> parking_lot::MutexGuard<'a, State> {
+        let durable = state.durable;
+        let answers = state.drain.answers(durable, asked);
+        if answers.is_empty() {
+            return state;
+        }
+        drop(state);
+        for (parked, result) in answers {
+            (parked.answer)(result);
+        }
+        self.lock()
     }
 
     fn round<'a>(
@@ -162,7 +174,12 @@ impl Engine {
             self.text_delay()
         };
         let texts = self.documents.unwritten_for(delay);
-        let written = texts.iter().try_for_each(|slot| self.write_out(slot));
+        let mut written = Ok(());
+        for slot in &texts {
+            written = written.and(self.write_out(slot));
+        }
+        // What is being appended right now is either journalled and written, or neither.
+        let appends = self.append_lock.lock();
         let mut state = self.lock();
         let round = Round {
             upto: state.seq,
@@ -176,6 +193,7 @@ impl Engine {
                 .collect(),
         };
         drop(state);
+        drop(appends);
         let result = self.run_round(&round);
         let result = result.map(|stuck| stuck.or(written.err()));
         let mut state = self.lock();
@@ -393,7 +411,7 @@ impl Engine {
         if !state.pending.is_empty() || !state.appended.is_empty() {
             self.wake_drain(state);
         }
-        if self.journal.lock().len() > rotate_at() {
+        if self.journal.lock().len() > rotate_at() && state.dirty_dirs.is_empty() {
             self.rotate(state);
         }
     }
@@ -443,12 +461,14 @@ impl Engine {
         let mut state = self.lock();
         state.drain.awaiting += 1;
         let mut failed = None;
+        let own = state.drain.rounds + if state.drain.busy { 2 } else { 1 };
         while state.durable < seq && failed.is_none() {
             if !state.drain.busy {
                 self.want_round(&mut state);
             }
             self.happened.wait_for(&mut state, Duration::from_secs(1));
-            failed = state.drain.failed.or(state.drain.stuck);
+            let stuck = state.drain.stuck.filter(|_| state.drain.rounds >= own);
+            failed = state.drain.failed.or(stuck);
         }
         state.drain.awaiting -= 1;
         failed.map_or(Ok(()), Err)

@@ -83,6 +83,13 @@ impl State {
         self.files.get(&node).copied().unwrap_or(node)
     }
 
+    /// A version that is gone can't be locked any more.
+    pub(super) fn forget_file(&mut self, node: NodeId) {
+        if self.nodes.get(node).is_none() {
+            self.files.remove(&node);
+        }
+    }
+
     /// Drops what is known of versions that nobody can lock any more. Only while nothing is locked.
     pub(super) fn forget_files(&mut self) {
         let nodes = &self.nodes;

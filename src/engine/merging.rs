@@ -351,6 +351,24 @@ impl Engine {
         state.parties.turns.insert(slot.clone(), (id, until));
     }
 
+    /// Whether a save is between its merge and its commit.
+    pub(super) fn is_turn_taken(&self, slot: &Slot) -> bool {
+        let state = self.lock();
+        let turn = state.parties.turns.get(slot);
+        turn.is_some_and(|(_, until)| *until > Instant::now())
+    }
+
+    /// Waits until none is, be it that its turn is over.
+    pub(super) fn await_turn(&self, slot: &Slot) {
+        let mut state = self.lock();
+        while let Some((_, until)) = state.parties.turns.get(slot)
+            && *until > Instant::now()
+        {
+            let until = *until;
+            self.happened.wait_until(&mut state, until);
+        }
+    }
+
     /// The commit has come, or won't. Who waits is told by whoever finishes it.
     pub(super) fn end_turn(&self, state: &mut State, slot: &Slot, id: TxnId) {
         if state

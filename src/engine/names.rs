@@ -466,7 +466,7 @@ impl Engine {
     ) -> OpResult<bool> {
         loop {
             let (source, file, begun, actor, base) = {
-                let mut guard = self.lock();
+                let mut guard = self.lock_settled(from)?;
                 let state = &mut *guard;
                 let source = self.current(state, from)?;
                 if state.nodes.get(source).is_none_or(|n| n.kind != Kind::File) {
@@ -712,6 +712,9 @@ impl Engine {
                 inode: node.key.1,
                 exchange,
             })?;
+            // The move may come to the medium by itself; what is below it has to be found then.
+            let journal = self.journal.lock().sync_handle();
+            rustix::fs::fdatasync(&*journal)?;
         }
         rustix::fs::renameat_with(&*from_dir, &from.name, &*to_dir, &to.name, flags)?;
         if let Some((from, to)) = paths {
@@ -906,6 +909,10 @@ impl Engine {
             return Ok(Step::DrainFirst);
         }
         let node = self.newest(state, node)?;
+        if state.nodes.get(node).is_some_and(|n| n.pending) {
+            // A patch has come since; what is linked lies in its place.
+            return Ok(Step::DrainFirst);
+        }
         let dir = self.dir_fd(state, to.dir)?;
         at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
         let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;

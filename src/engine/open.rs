@@ -135,11 +135,24 @@ impl Engine {
             });
         }
         match self.open_now(caller, node, request.flags) {
-            Ok(OpenStep::Done(opened)) => done(Ok(opened)),
+            Ok(OpenStep::Done(opened)) => match self.unsettled_editor(opened.handle) {
+                Some(txn) => {
+                    let engine = self.clone();
+                    self.pool
+                        .run(move || done(engine.settle_base(txn).map(|()| opened)));
+                }
+                None => done(Ok(opened)),
+            },
             Ok(OpenStep::Wait(slot)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
-                    done(engine.open_waiting(caller, node, &slot, request.flags));
+                    let opened = engine.open_waiting(caller, node, &slot, request.flags);
+                    done(
+                        opened.and_then(|opened| match engine.unsettled_editor(opened.handle) {
+                            Some(txn) => engine.settle_base(txn).map(|()| opened),
+                            None => Ok(opened),
+                        }),
+                    );
                 });
             }
             Err(e) => done(Err(e)),
@@ -570,6 +583,9 @@ impl Engine {
         node.and_then(|n| state.nodes.fd(n).ok())
             .and_then(|fd| at::stat(&*fd).ok())
             .is_none_or(|s| s.st_size == 0)
+            && node
+                .and_then(|n| state.nodes.get(n))
+                .is_none_or(|n| n.unwritten.is_none())
     }
 
     /// The second walk didn't come by: a magic link, an O_PATH handle, a bind mount.

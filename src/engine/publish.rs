@@ -42,6 +42,7 @@ impl Engine {
             // A second try would be told that all is well, which proves nothing.
             log::error!("the journal can't be made durable: {errno}; new commits are refused");
             self.lock().drain.failed = Some(*errno);
+            self.drain_wanted.notify_one();
         })
     }
 
@@ -280,6 +281,7 @@ impl Engine {
             node.unlinked |= gone;
         }
         let fd = state.nodes.reap(id);
+        state.forget_file(id);
         self.bury(fd);
     }
 

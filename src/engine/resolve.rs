@@ -255,7 +255,10 @@ impl Engine {
         if virtualdir::is_virtual(id) {
             return;
         }
-        let fd = self.lock().nodes.forget(id, count);
+        let mut state = self.lock();
+        let fd = state.nodes.forget(id, count);
+        state.forget_file(id);
+        drop(state);
         self.bury(fd);
     }
 

@@ -245,23 +245,19 @@ impl DrainRequest {
     }
 
     /// Takes out the answers that can be given, and says what they are.
-    pub fn answers(&mut self, durable: u64) -> Vec<(Parked, OpResult<()>)> {
-        let failed = self.failed.or(self.stuck);
-        let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parked)
-            .into_iter()
-            .partition(|p| p.seq <= durable || failed.is_some());
-        self.parked = waiting;
-        let result = |p: &Parked| match failed {
-            Some(errno) if p.seq > durable => Err(errno),
-            _ => Ok(()),
-        };
-        ready
-            .into_iter()
-            .map(|p| {
-                let result = result(&p);
-                (p, result)
-            })
-            .collect()
+    ///
+    /// The first `asked` were there when the last round began: if that failed, so have they.
+    pub fn answers(&mut self, durable: u64, asked: usize) -> Vec<(Parked, OpResult<()>)> {
+        let mut answers = Vec::new();
+        for (place, parked) in std::mem::take(&mut self.parked).into_iter().enumerate() {
+            let stuck = self.stuck.filter(|_| place < asked);
+            match self.failed.or(stuck) {
+                _ if parked.seq <= durable => answers.push((parked, Ok(()))),
+                Some(errno) => answers.push((parked, Err(errno))),
+                None => self.parked.push(parked),
+            }
+        }
+        answers
     }
 }
 

@@ -268,7 +268,10 @@ impl Engine {
             state.notes.remove(&tid);
             self.drop_unopened(state, txn);
         }
-        if self.journal.lock().len() > super::drain::rotate_at() && !state.drain.busy {
+        if self.journal.lock().len() > super::drain::rotate_at()
+            && !state.drain.busy
+            && state.dirty_dirs.is_empty()
+        {
             self.rotate(state);
         }
         if state.files.len() > 4096 && state.locks.is_empty() && state.waiting.is_empty() {

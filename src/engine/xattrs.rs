@@ -76,6 +76,13 @@ impl Engine {
         if name.as_bytes().starts_with(OURS) {
             return self.set_own_xattr(caller, node, name, value, done);
         }
+        if self.is_unsettled(node) {
+            let (engine, name, value) = (self.clone(), name.to_owned(), value.to_vec());
+            return self.pool.run(move || {
+                let settled = engine.settle(node);
+                done(settled.and_then(|()| engine.set_stored(node, &name, &value, flags)));
+            });
+        }
         done(self.set_stored(node, name, value, flags));
     }
 
@@ -103,6 +110,7 @@ impl Engine {
         if virtualdir::is_virtual(node) || name.as_bytes().starts_with(OURS) {
             return Err(Errno::NODATA);
         }
+        self.settle(node)?;
         at::remove_xattr(&*self.node_fd(node)?, name)?;
         self.note_own_xattr(node, name);
         Ok(())

@@ -267,8 +267,10 @@ pub fn plan(
                     used.insert(*id);
                     plan.last_id = plan.last_id.max(*id);
                 }
-                if let Edit::Put { id, path, .. } = edit {
-                    puts.insert(path.clone(), *id);
+                match edit {
+                    Edit::Put { id, path, .. } => drop(puts.insert(path.clone(), *id)),
+                    Edit::Drop { path } => drop(puts.remove(path)),
+                    Edit::Append { .. } | Edit::Patch { .. } => {}
                 }
             }
             plan.accepted.push((seq, edits));

@@ -59,9 +59,16 @@ pub(super) fn replay(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
     let mut replayed: BTreeMap<PathBuf, Replayed> = BTreeMap::new();
     let mut staged: HashMap<PathBuf, TxnId> = HashMap::new();
     let mut unfit: BTreeMap<TxnId, Unfit> = BTreeMap::new();
+    let last_put = last_puts(plan);
     for (index, (_, edits)) in plan.accepted.iter().enumerate() {
         for edit in edits {
             match edit {
+                // What was put later holds it, or has replaced it.
+                Edit::Patch { path, id, .. }
+                    if last_put.get(path).is_some_and(|at| *at > index) =>
+                {
+                    plan.superfluous.push(*id);
+                }
                 Edit::Put { path, id, .. } => {
                     let superseded = replayed.remove(path).filter(|r| r.id != *id);
                     plan.superfluous.extend(superseded.map(|r| r.id));
@@ -82,6 +89,17 @@ pub(super) fn replay(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
             }
         }
     }
+    let put = |id: &TxnId| {
+        let mut edits = plan.accepted.iter().flat_map(|(_, edits)| edits);
+        edits.any(|e| matches!(e, Edit::Put { id: put, .. } if put == id))
+    };
+    let superfluous: Vec<TxnId> = plan
+        .superfluous
+        .iter()
+        .copied()
+        .filter(|id| !put(id))
+        .collect();
+    plan.superfluous = superfluous;
     let mut puts: HashMap<usize, Vec<Edit>> = HashMap::new();
     let written: Vec<TxnId> = replayed.values().map(|r| r.id).collect();
     for (path, document) in replayed {
@@ -105,6 +123,19 @@ pub(super) fn replay(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
     }
     plan.accepted.retain(|(_, edits)| !edits.is_empty());
     Ok(())
+}
+
+/// Where among the accepted commits each path was given content, or dropped, last.
+fn last_puts(plan: &Plan) -> HashMap<PathBuf, usize> {
+    let mut last = HashMap::new();
+    for (index, (_, edits)) in plan.accepted.iter().enumerate() {
+        for edit in edits {
+            if let Edit::Put { path, .. } | Edit::Drop { path } = edit {
+                last.insert(path.clone(), index);
+            }
+        }
+    }
+    last
 }
 
 /// The document that an edit is for; the inner error says why there is none.

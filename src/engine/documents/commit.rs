@@ -17,13 +17,15 @@ use rustix::io::Errno;
 
 use super::kept::{self, Parsed};
 use super::{Refusal, Request};
-use crate::engine::{Engine, State};
+use crate::engine::{Engine, Handle, State};
 use crate::journal::{Content, Edit, Record};
 use crate::json::{Document, JsonError, Limits};
 use crate::namespace::{Kind, Pending, Told, Unwritten};
 use crate::sys::{at, failpoint};
-use crate::txn::Ready;
-use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns, seconds_of};
+use crate::txn::{Begun, Ready};
+use crate::types::{
+    HandleId, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns, seconds_of,
+};
 
 /// Space is set aside in steps of this many bytes, so that a growing document asks for it seldom.
 const AHEAD: u64 = 64 << 10;
@@ -91,6 +93,34 @@ impl Engine {
         })
     }
 
+    /// Whether who was let to a node by its owner, mode and ACL may go on to the current version: a
+    /// descriptor may be older than they are.
+    pub(super) fn check_access(&self, node: NodeId, current: NodeId) -> Result<(), Refusal> {
+        let state = self.lock();
+        let key = |id| state.nodes.get(id).map(|n| n.key);
+        let is_private = |id| {
+            let kind = state.nodes.get(id).map(|n| n.kind);
+            matches!(kind, Some(Kind::Private(_)))
+        };
+        if node == current || key(node) == key(current) || is_private(node) {
+            return Ok(());
+        }
+        let (old, new) = (state.nodes.fd(node)?, state.nodes.fd(current)?);
+        drop(state);
+        let access = |fd: &OwnedFd| -> OpResult<_> {
+            let stat = at::stat(fd)?;
+            let acl = at::get_xattr(fd, "system.posix_acl_access".as_ref())?;
+            Ok((stat.st_mode & 0o7777, stat.st_uid, stat.st_gid, acl))
+        };
+        if access(&old)? != access(&new)? {
+            return Err(Refusal {
+                errno: Errno::STALE,
+                reason: "the file has another owner or mode by now: open it again".into(),
+            });
+        }
+        Ok(())
+    }
+
     /// The parsed text of a version: as it was kept, or read.
     pub(super) fn current_document<'a>(
         &self,
@@ -147,7 +177,12 @@ impl Engine {
         request: &Request,
     ) -> OpResult<Option<Edited>> {
         let edited = if request.value.len() > JOURNALLED {
-            self.commit_text(base, super::text_of(&parsed.document).as_bytes())?
+            let text = super::text_of(&parsed.document);
+            let edited = self.commit_text(base, text.as_bytes())?;
+            if edited.is_some() {
+                parsed.base = (text.len() as u64, crc32c::crc32c(text.as_bytes()));
+            }
+            edited
         } else {
             self.commit_unwritten(base, parsed, request)?
         };
@@ -457,10 +492,59 @@ impl Engine {
             return Ok(());
         }
         self.write_out(&slot.ok_or(Errno::STALE)?)?;
-        if let Some(node) = self.lock().nodes.get_mut(node) {
-            node.unwritten = None;
+        loop {
+            let mut state = self.lock();
+            match state.unwritten_name(node) {
+                // It is known by another name, too.
+                Some(name) => {
+                    drop(state);
+                    self.write_out(&name)?;
+                }
+                None => {
+                    if let Some(node) = state.nodes.get_mut(node) {
+                        node.unwritten = None;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// An in-place editor reads what it is based on: that has to be written by then. It may be
+    /// a later version in the same file, which is its base then.
+    pub(in crate::engine) fn settle_base(&self, id: TxnId) -> OpResult<()> {
+        let (slot, staging) = {
+            let state = self.lock();
+            let Some(txn) = state.txns.get(&id).filter(|t| t.begun == Begun::Edit) else {
+                return Ok(());
+            };
+            (txn.slot.clone(), txn.staging.clone())
+        };
+        if !self.documents.is_unwritten(&slot) {
+            return Ok(());
+        }
+        self.write_out(&slot)?;
+        let base = match staging.lock() {
+            content if content.must_copy() => at::stat(&*content.readable())?,
+            _ => return Ok(()),
+        };
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let known = state.nodes.known((base.st_dev, base.st_ino));
+        if let (Some(known), Some(txn)) = (known, state.txns.get_mut(&id)) {
+            txn.base = Some(known);
         }
         Ok(())
+    }
+
+    /// The transaction that a description has begun on a document that may not be written out.
+    pub(in crate::engine) fn unsettled_editor(&self, handle: HandleId) -> Option<TxnId> {
+        let state = self.lock();
+        let Some(Handle::Staged { txn, .. }) = state.handles.get(&handle) else {
+            return None;
+        };
+        let edited = state.txns.get(txn).filter(|t| t.begun == Begun::Edit)?;
+        self.documents.is_unwritten(&edited.slot).then_some(*txn)
     }
 
     /// The same for the current version of a name. Gives the state, in which it is written.
@@ -477,6 +561,17 @@ impl Engine {
             drop(state);
             self.write_out(slot)?;
         }
+    }
+}
+
+impl State {
+    /// The name whose version shares a node's file, if its text is still to be written.
+    fn unwritten_name(&self, node: NodeId) -> Option<Slot> {
+        let key = self.nodes.get(node)?.key;
+        let shares = |p: &Pending| self.nodes.get(p.node).is_some_and(|n| n.key == key);
+        let mut all = self.pending.iter();
+        all.find(|(_, p)| p.unwritten.is_some() && shares(p))
+            .map(|(slot, _)| slot)
     }
 }
 

@@ -81,6 +81,12 @@ impl Documents {
         }
     }
 
+    /// Whether a document's text is nowhere else.
+    pub(super) fn is_unwritten(&self, slot: &Slot) -> bool {
+        let kept = self.kept.lock();
+        kept.get(slot).is_some_and(|k| k.unwritten.is_some())
+    }
+
     /// Documents whose texts have been nowhere else for so long.
     pub(in crate::engine) fn unwritten_for(&self, delay: Duration) -> Vec<Slot> {
         let kept = self.kept.lock();

@@ -223,7 +223,10 @@ impl Engine {
         if !parsed.as_ref().is_some_and(at_hand) || self.has_backlog(&self.lock()) {
             return None;
         }
-        match self.edit_once(&slot, &mut parsed, &patch, request) {
+        if self.is_turn_taken(&slot) {
+            return None;
+        }
+        match self.edit_once(&slot, &mut parsed, &patch, request, true) {
             Ok(done) => done.map(Ok),
             Err(refusal) if refusal.errno == Errno::NOSPC => None,
             Err(refusal) => Some(Err(refusal)),
@@ -242,10 +245,11 @@ impl Engine {
             let slot = self.slot_of_document(request.node)?;
             let kept = self.documents.of(&slot);
             let gone = self.departures.ended();
+            self.await_turn(&slot);
             let mut parsed = kept.lock();
             let edited = match &patch {
-                Some(patch) => self.edit_once(&slot, &mut parsed, patch, request),
-                None => self.replace_once(&slot, &mut parsed, &request.value, request.expected),
+                Some(patch) => self.edit_once(&slot, &mut parsed, patch, request, false),
+                None => self.replace_once(&slot, &mut parsed, request),
             };
             let bytes = parsed.as_ref().map_or(0, |p| p.document.text_len());
             drop(parsed);
@@ -274,8 +278,13 @@ impl Engine {
         parsed: &mut Option<Parsed>,
         patch: &AnyPatch,
         request: &Request,
+        at_once: bool,
     ) -> Result<Option<Done>, Refusal> {
         let base = self.base_of_edit(slot)?;
+        if at_once && parsed.as_ref().is_none_or(|p| p.node != base.node) {
+            return Ok(None);
+        }
+        self.check_access(request.node, base.node)?;
         base.expect_version(request.expected)?;
         let parsed = self.current_document(&base, parsed)?;
         if request.value.len() > commit::JOURNALLED {
@@ -292,7 +301,8 @@ impl Engine {
                 }
             }
         } else {
-            (base.version, 0)
+            // What it found may not be durable yet.
+            (base.version, self.lock().seq)
         };
         let result = result_text(version, &parsed.document, applied.target.as_ref());
         Ok(Some(Done { result, seq }))
@@ -354,6 +364,7 @@ impl Engine {
         let kept = self.documents.of(&slot);
         let mut parsed = kept.lock();
         let base = self.base_of_edit(&slot)?;
+        self.check_access(node, base.node)?;
         let document = &self.current_document(&base, &mut parsed)?.document;
         let value = pointer.resolve(document.value()).map_err(|e| Refusal {
             errno: Errno::NODATA,

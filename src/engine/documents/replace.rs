@@ -4,27 +4,28 @@ use rustix::io::Errno;
 use serde_json::json;
 
 use super::kept::Parsed;
-use super::{Done, Refusal};
+use super::{Done, Refusal, Request};
 use crate::engine::Engine;
 use crate::json::{Document, Limits};
 use crate::types::Slot;
 
 impl Engine {
-    /// Makes `text` the next version, byte for byte. `None`: somebody has committed meanwhile.
+    /// Makes the text the next version, byte for byte. `None`: somebody has committed meanwhile.
     pub(super) fn replace_once(
         &self,
         slot: &Slot,
         parsed: &mut Option<Parsed>,
-        text: &[u8],
-        expected: Option<u64>,
+        request: &Request,
     ) -> Result<Option<Done>, Refusal> {
+        let text = request.value.as_slice();
         let document = checked(text)?;
         if let Some(replaced) = parsed {
             // Somebody may still open what is replaced here.
             self.write_text_of(slot, replaced)?;
         }
         let base = self.base_of_edit(slot)?;
-        base.expect_version(expected)?;
+        self.check_access(request.node, base.node)?;
+        base.expect_version(request.expected)?;
         let Some(edited) = self.commit_text(&base, text)? else {
             return Ok(None);
         };
