@@ -668,12 +668,12 @@ impl World {
         let mut all = Vec::new();
         for (who, process) in &self.processes {
             for (map, description) in &process.maps {
-                let txn = &self.txns[&self.staged_by(*description).expect("a writer")];
-                // A page that is written late must not decide what an emptied name ends up as.
-                let len = if txn.openers.contains(who) && !txn.outdated {
-                    txn.content.len()
-                } else {
-                    0
+                // Who appends to a new file goes on by lines (C10), which a mapping can't do. And a
+                // page that is written late must not decide what an emptied name ends up as.
+                let txn = self.staged_by(*description).map(|id| &self.txns[&id]);
+                let len = match txn {
+                    Some(txn) if txn.openers.contains(who) && !txn.outdated => txn.content.len(),
+                    _ => 0,
                 };
                 all.push((*who, map.clone(), len));
             }
