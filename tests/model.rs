@@ -644,7 +644,10 @@ impl Case<'_> {
         self.settle()?;
         let closed = close.and_then(|n| self.handle(n, true));
         // Emptied by name and then fsync'd: two promises that pull apart.
-        let closed = closed.filter(|(who, slot)| !self.world.is_promised_and_outdated(*who, slot));
+        let closed = closed.filter(|(who, slot)| {
+            !self.world.is_promised_and_outdated(*who, slot)
+                && !self.world.looks_like_others(*who, slot)
+        });
         if let Some((who, slot)) = closed {
             let expected = self.world.close(who, &slot);
             agree(expected, self.actor(who).close(&slot))?;
@@ -1150,5 +1153,16 @@ fn a_mapping_of_a_new_log_outlives_its_first_line() {
         Map(0),
         Write(0, 34),
         Remount,
+    ]);
+}
+
+#[test]
+fn a_lock_that_a_child_takes_through_an_editors_description_lets_the_next_one_in() {
+    holds(&[
+        Open(0, 0, Mode::Edit, false),
+        Fork(0),
+        Open(1, 0, Mode::Edit, false),
+        Lock(1, false),
+        Kill(3, true),
     ]);
 }
