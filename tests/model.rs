@@ -643,9 +643,10 @@ impl Case<'_> {
         self.end_waiters();
         self.settle()?;
         let closed = close.and_then(|n| self.handle(n, true));
-        // Emptied by name and then fsync'd: two promises that pull apart.
+        // Emptied by name, or a new log that others were first to write, and then fsync'd: known,
+        // the recovery puts what was fsync'd over their version.
         let closed = closed.filter(|(who, slot)| {
-            !self.world.is_promised_and_outdated(*who, slot)
+            !self.world.is_promised_and_holds_nothing(*who, slot)
                 && !self.world.looks_like_others(*who, slot)
         });
         if let Some((who, slot)) = closed {

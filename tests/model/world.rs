@@ -641,9 +641,10 @@ impl World {
         txn.synced = Some(vec![txn.content.clone()]);
     }
 
-    pub fn is_promised_and_outdated(&self, who: u32, slot: &str) -> bool {
-        let txn = self.staged(who, slot).map(|id| &self.txns[&id]);
-        txn.is_some_and(|t| t.synced.is_some() && t.outdated)
+    pub fn is_promised_and_holds_nothing(&self, who: u32, slot: &str) -> bool {
+        let promised = |id: &u32| self.txns[id].synced.is_some();
+        let id = self.staged(who, slot).filter(promised);
+        id.is_some_and(|id| self.holds_nothing(id))
     }
 
     /// The length of what can be mapped through a descriptor.
