@@ -643,8 +643,12 @@ impl Case<'_> {
         self.end_waiters();
         self.settle()?;
         let closed = close.and_then(|n| self.handle(n, true));
-        // Emptied by name and then fsync'd: two promises that pull apart.
-        let closed = closed.filter(|(who, slot)| !self.world.is_promised_and_outdated(*who, slot));
+        // Emptied by name, or a new log that others were first to write, and then fsync'd: known,
+        // the recovery puts what was fsync'd over their version.
+        let closed = closed.filter(|(who, slot)| {
+            !self.world.is_promised_and_holds_nothing(*who, slot)
+                && !self.world.looks_like_others(*who, slot)
+        });
         if let Some((who, slot)) = closed {
             let expected = self.world.close(who, &slot);
             agree(expected, self.actor(who).close(&slot))?;
@@ -1106,5 +1110,60 @@ fn an_orphaned_editor_shows_what_it_writes_to_no_other_program_that_writes_the_f
         Exit(0),
         Write(0, 1),
         Open(3, 0, Mode::AppendAndRead, false),
+    ]);
+}
+
+#[test]
+fn an_editor_that_joins_one_who_appends_writes_where_it_says() {
+    // A description that truncates goes on as an editor, and a new file's appender is joined.
+    holds(&[
+        Open(0, 0, Mode::AppendAndRead, false),
+        Truncate(0, 8),
+        Open(0, 0, Mode::Edit, false),
+        Write(1, 45),
+        Write(0, 45),
+    ]);
+    holds(&[
+        Open(0, 1, Mode::AppendAndRead, false),
+        Truncate(0, 8),
+        Open(0, 1, Mode::Edit, false),
+        Write(1, 45),
+        Write(0, 45),
+    ]);
+}
+
+#[test]
+fn what_an_appender_has_truncated_survives_the_daemon_from_its_close_on() {
+    let mut one_after_another = Vec::new();
+    for _ in 0..10 {
+        one_after_another.extend([
+            Open(0, 0, Mode::Append, false),
+            Truncate(0, 33),
+            Write(0, 47),
+            Strike(Some(0)),
+        ]);
+    }
+    holds(&one_after_another);
+}
+
+#[test]
+fn a_mapping_of_a_new_log_outlives_its_first_line() {
+    holds(&[
+        Open(1, 3, Mode::AppendAndRead, false),
+        Write(0, 3),
+        Map(0),
+        Write(0, 34),
+        Remount,
+    ]);
+}
+
+#[test]
+fn a_lock_that_a_child_takes_through_an_editors_description_lets_the_next_one_in() {
+    holds(&[
+        Open(0, 0, Mode::Edit, false),
+        Fork(0),
+        Open(1, 0, Mode::Edit, false),
+        Lock(1, false),
+        Kill(3, true),
     ]);
 }

@@ -615,9 +615,10 @@ impl Engine {
         state.handles.insert(handle, staged);
         state.delist(appender);
         if let Some(txn) = state.txns.get_mut(&id) {
-            // The kernel knows the description by another node.
-            txn.shared = true;
-            txn.appends = appender.always;
+            // The kernel knows the description by this node, and who was born since it was opened
+            // is not known.
+            txn.shown_base = Some(appender.node);
+            txn.last_pid = None;
             txn.begun = Begun::Edit;
         }
         if let Some(n) = state.nodes.get_mut(appender.node) {

@@ -24,13 +24,15 @@ const CLAIM_LIMIT: u64 = 4096;
 /// A write to a full disk is tried again for so long.
 const ROOM_LIMIT: Duration = Duration::from_secs(3);
 
-/// What a write has to know of its transaction.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Noted {
-    /// It goes to the end.
-    appends: bool,
-    /// It may complete the first line of a new file.
-    stream: bool,
+/// What write(2) asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteRequest {
+    /// Where the kernel takes the place to be.
+    pub offset: u64,
+    /// Through a description with O_APPEND: it goes to the end, wherever that is.
+    pub appends: bool,
+    /// Set-id bits are to go.
+    pub kill: bool,
 }
 
 impl Engine {
@@ -88,26 +90,27 @@ impl Engine {
         }
     }
 
-    /// Writes `data` at `offset`. `kill` says that set-id bits are to go.
+    /// Writes `data`.
     pub fn write(
         self: &Arc<Self>,
         caller: Caller,
         handle: HandleId,
-        offset: u64,
+        request: WriteRequest,
         data: &[u8],
-        kill: bool,
         done: impl FnOnce(OpResult<u32>) + Send + 'static,
     ) {
         let size = data.len() as u32;
+        let WriteRequest {
+            offset,
+            appends,
+            kill,
+        } = request;
         match self.handle(handle) {
             Ok(Handle::Staged {
                 txn, staging, sync, ..
             }) => {
-                let noted = self.note_write(txn, caller, offset + u64::from(size));
-                if noted.stream
-                    && self.stream_goes_on(txn, &staging, offset)
-                    && data.contains(&b'\n')
-                {
+                let stream = self.note_write(txn, caller, offset + u64::from(size));
+                if stream && self.stream_goes_on(txn, &staging, offset) && data.contains(&b'\n') {
                     let (engine, data) = (self.clone(), data.to_vec());
                     let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
                     return self
@@ -117,7 +120,7 @@ impl Engine {
                 if kill {
                     staging.set_own(Own::NoSetId);
                 }
-                let at_once = !sync && !noted.appends && data.len() <= INLINE_WRITE;
+                let at_once = !sync && !appends && data.len() <= INLINE_WRITE;
                 if at_once && let Some(result) = write_at_once(&staging, data, offset, kill) {
                     return self.written(result, &staging, size, data, offset, kill, done);
                 }
@@ -125,7 +128,7 @@ impl Engine {
                 self.pool.run(move || {
                     let (offset, result) = {
                         let mut content = staging.lock();
-                        let offset = match noted.appends {
+                        let offset = match appends {
                             // Whatever the kernel takes for the end: the node it knows may be
                             // another one.
                             true => content.size().unwrap_or(offset),
@@ -265,12 +268,13 @@ impl Engine {
         any && self.drain_all().is_ok()
     }
 
-    /// Remembers who wrote, and that the content isn't as prepared any more.
-    pub(super) fn note_write(&self, id: TxnId, caller: Caller, end: u64) -> Noted {
+    /// Remembers who wrote, and that the content isn't as prepared any more. Gives whether the
+    /// write may complete the first line of a new file.
+    pub(super) fn note_write(&self, id: TxnId, caller: Caller, end: u64) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(txn) = state.txns.get_mut(&id) else {
-            return Noted::default();
+            return false;
         };
         // Pages written back by the kernel's own threads carry no process of ours.
         if caller.tid == txn.opener_tid {
@@ -281,16 +285,13 @@ impl Engine {
             process.closed_cleanly = false;
         }
         txn.changed = true;
-        let noted = Noted {
-            appends: txn.appends,
-            stream: txn.stream,
-        };
+        let stream = txn.stream;
         let outgrown = txn.claim && end > CLAIM_LIMIT;
         self.unprepare(state, id);
         if outgrown {
             self.end_claim(state, id);
         }
-        noted
+        stream
     }
 
     /// The content changes after a FLUSH: what the journal says of it isn't true any more.

@@ -83,13 +83,6 @@ impl State {
         self.files.get(&node).copied().unwrap_or(node)
     }
 
-    /// A version that is gone can't be locked any more.
-    pub(super) fn forget_file(&mut self, node: NodeId) {
-        if self.nodes.get(node).is_none() {
-            self.files.remove(&node);
-        }
-    }
-
     /// Drops what is known of versions that nobody can lock any more. Only while nothing is locked.
     pub(super) fn forget_files(&mut self) {
         let nodes = &self.nodes;
@@ -477,13 +470,17 @@ impl Engine {
         let tgid = proc::tgid(caller.tid)?;
         self.slot_holders(state, slot)
             .find(|t| {
-                let locked = {
-                    let file = state.file_of(t.node);
-                    state
-                        .locks
-                        .iter()
-                        .any(|(f, l, _)| f == file && t.processes.contains_key(&l.pid))
+                let file = state.file_of(t.node);
+                // By one who takes part, or through the very description, by whoever has it.
+                let is_its_own = |l: &Lock| {
+                    t.processes.contains_key(&l.pid)
+                        || matches!(state.handles.get(&l.handle),
+                            Some(Handle::Staged { txn, writes: true, .. }) if *txn == t.id)
                 };
+                let locked = state
+                    .locks
+                    .iter()
+                    .any(|(f, l, _)| f == file && is_its_own(l));
                 let family = t.opener != 0
                     && (proc::is_self_or_descendant(tgid, t.opener)
                         || proc::is_self_or_descendant(t.opener, tgid));

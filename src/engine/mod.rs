@@ -52,6 +52,7 @@ use crate::types::{Attr, NodeId, OpResult, ROOT, Slot, seconds_of};
 
 pub use attrs::{SetAttr, SetTime};
 pub use dirs::Listing;
+pub use io::WriteRequest;
 pub use locking::LockRequest;
 pub use open::{CreateRequest, Created, OpenRequest, Opened};
 pub use state::{Counters, DirEntry, Handle, Parked, State, Unseen};

@@ -64,13 +64,14 @@ impl Probe {
         if !self.processes.iter().all(|pid| free(*pid)) {
             return false;
         }
-        let (Some(then), Some(now)) = (self.last_pid, proc::last_pid()) else {
+        let Some(now) = proc::last_pid() else {
             return false;
         };
-        if then == now {
-            return true;
-        }
-        let suspects = proc::pids_between(then, now).unwrap_or_else(proc::all_pids);
+        let since = match self.last_pid {
+            Some(then) if then == now => return true,
+            then => then.and_then(|then| proc::pids_between(then, now)),
+        };
+        let suspects = since.unwrap_or_else(proc::all_pids);
         suspects
             .into_iter()
             .all(|pid| match proc::holds(pid, &self.numbers, None) {

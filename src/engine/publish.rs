@@ -281,7 +281,6 @@ impl Engine {
             node.unlinked |= gone;
         }
         let fd = state.nodes.reap(id);
-        state.forget_file(id);
         self.bury(fd);
     }
 

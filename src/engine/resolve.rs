@@ -257,7 +257,6 @@ impl Engine {
         }
         let mut state = self.lock();
         let fd = state.nodes.forget(id, count);
-        state.forget_file(id);
         drop(state);
         self.bury(fd);
     }

@@ -19,7 +19,9 @@ use fuser::{
 };
 use rustix::fs::OFlags;
 
-use crate::engine::{CreateRequest, Engine, LockRequest, OpenRequest, Opened, SetAttr};
+use crate::engine::{
+    CreateRequest, Engine, LockRequest, OpenRequest, Opened, SetAttr, WriteRequest,
+};
 use crate::locks::Mode;
 use crate::sys::failpoint;
 use crate::types::{Attr, OpResult};
@@ -383,21 +385,24 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let request = WriteRequest {
+            offset,
+            appends: flags.0 & libc::O_APPEND != 0,
+            kill: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
         let mut who = caller(req);
         if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
             // Pages of a mapping, written back by whoever happened to do it.
             who.tid = 0;
         }
-        self.0
-            .write(who, fh.0, offset, data, kill, move |r| match r {
-                Ok(written) => reply.written(written),
-                Err(e) => reply.error(errno(e)),
-            });
+        self.0.write(who, fh.0, request, data, move |r| match r {
+            Ok(written) => reply.written(written),
+            Err(e) => reply.error(errno(e)),
+        });
     }
 
     fn flush(

@@ -151,7 +151,7 @@ pub struct Transaction {
     pub discarded: bool,
     /// When it began, for people and for the order of things.
     pub started: Instant,
-    /// Last process id in use when it began: if it hasn't moved, nobody has forked since.
+    /// Last process id in use when it began, if known: if it hasn't moved, nobody has forked since.
     pub last_pid: Option<u32>,
     /// The process that closed a descriptor last.
     pub last_closer: u32,
@@ -165,7 +165,7 @@ pub struct Transaction {
     pub content: Option<Ready>,
     /// Something was written or truncated.
     pub changed: bool,
-    /// Opened with O_APPEND.
+    /// Its first description was opened with O_APPEND.
     pub appends: bool,
     /// A new file that becomes visible by its first complete line (C10).
     pub stream: bool,

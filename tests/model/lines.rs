@@ -295,6 +295,20 @@ impl World {
         self.all_lines().any(|lines| edited.contains(&lines.place))
     }
 
+    /// Whether others may show the number of an editor's base, too: those who append to it, and
+    /// other editors. Then FLUSH can't tell that it was the last, and the journal not, should the
+    /// daemon be killed before RELEASE comes: known, and not tried here.
+    pub fn looks_like_others(&self, who: u32, slot: &str) -> bool {
+        let Some(id) = self.staged(who, slot).filter(|id| self.txns[id].edit) else {
+            return false;
+        };
+        self.descriptions.keys().any(|other| {
+            let lines = matches!(self.descriptions[other].what, What::Lines(_));
+            let edits = self.staged_by(*other).filter(|other| *other != id);
+            lines || edits.is_some_and(|other| self.txns[&other].edit)
+        })
+    }
+
     pub(super) fn unnames_appenders_of_a_linked_file(&mut self, slot: &Slot) -> bool {
         let Some(number) = self.files.get(slot).map(|f| f.number) else {
             return false;

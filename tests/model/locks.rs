@@ -1,6 +1,6 @@
 //! Advisory locks (C12): flock, on readers, editors and appenders of a file that keeps its name.
 
-use super::{Slot, Told, Txn, What, World};
+use super::{Slot, Told, What, World};
 
 #[derive(Debug)]
 pub struct Lock {
@@ -16,13 +16,29 @@ impl World {
         self.locks.values().any(|lock| Some(lock.file) == file)
     }
 
-    /// Whether one who takes part in a transaction has locked the file: then the lock serialises.
-    pub(super) fn has_locked(&self, txn: &Txn) -> bool {
+    /// Whether one who takes part in a transaction has locked the file, or anybody through its
+    /// description: then the lock serialises.
+    pub(super) fn has_locked(&self, id: u32) -> bool {
+        let txn = &self.txns[&id];
         let Some(file) = self.files.get(&txn.slot).map(|f| f.file) else {
             return false;
         };
-        let mut locks = self.locks.values();
-        locks.any(|lock| lock.file == file && txn.participants().any(|p| *p == lock.by))
+        let takes_part = |lock: &Lock| txn.participants().any(|p| *p == lock.by);
+        let through = |description: &u32| self.staged_by(*description) == Some(id);
+        self.locks.iter().any(|(description, lock)| {
+            lock.file == file && (takes_part(lock) || through(description))
+        })
+    }
+
+    /// Whether a process that has merely inherited an editor's description locks through another
+    /// one: that it has the editor's at all is not told before it closes it.
+    fn locks_beside_an_inherited_editor(&self, who: u32, description: u32, slot: &Slot) -> bool {
+        let inherited = |id: u32| {
+            let txn = &self.txns[&id];
+            txn.holds_slot && self.holds(who, id) && !txn.participants().any(|p| *p == who)
+        };
+        let through = self.staged_by(description);
+        self.at(slot).any(|id| Some(id) != through && inherited(id))
     }
 
     /// The file that a descriptor's locks belong to, and its only name.
@@ -41,6 +57,9 @@ impl World {
     /// now on is the current version, and an editor that has written nothing starts from it.
     pub fn lock(&mut self, who: u32, slot: &str, alone: bool) -> Option<Told> {
         let (description, file, name) = self.lockable(who, slot)?;
+        if self.locks_beside_an_inherited_editor(who, description, &name) {
+            return None;
+        }
         let stands_against = |(other, lock): (&u32, &Lock)| {
             *other != description && lock.file == file && (alone || lock.alone)
         };

@@ -12,10 +12,10 @@ pub struct Waiter {
 }
 
 impl World {
-    fn holders<'a>(&'a self, slot: &'a Slot) -> impl Iterator<Item = &'a Txn> {
+    fn holders<'a>(&'a self, slot: &'a Slot) -> impl Iterator<Item = (u32, &'a Txn)> {
         self.at(slot)
-            .map(|id| &self.txns[&id])
-            .filter(|txn| txn.holds_slot)
+            .map(|id| (id, &self.txns[&id]))
+            .filter(|(_, txn)| txn.holds_slot)
     }
 
     fn is_related(&self, one: u32, other: u32) -> bool {
@@ -24,8 +24,8 @@ impl World {
 
     /// Whether somebody unrelated has the slot, and has not locked the file.
     fn is_blocked(&self, who: u32, slot: &Slot) -> bool {
-        let blocks = |t: &Txn| !self.is_related(who, t.first) && !self.has_locked(t);
-        self.holders(slot).any(blocks)
+        let mut holders = self.holders(slot);
+        holders.any(|(id, t)| !self.is_related(who, t.first) && !self.has_locked(id))
     }
 
     /// Whether an open in place of a path would have to wait.
@@ -49,7 +49,7 @@ impl World {
     pub fn is_waited_for(&self, who: u32) -> bool {
         let keeps_out = |w: &Waiter| {
             self.holders(&w.slot)
-                .any(|t| self.is_related(who, t.first) || t.openers.contains(&who))
+                .any(|(_, t)| self.is_related(who, t.first) || t.openers.contains(&who))
         };
         self.waiters.iter().any(keeps_out)
     }

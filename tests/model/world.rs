@@ -641,9 +641,10 @@ impl World {
         txn.synced = Some(vec![txn.content.clone()]);
     }
 
-    pub fn is_promised_and_outdated(&self, who: u32, slot: &str) -> bool {
-        let txn = self.staged(who, slot).map(|id| &self.txns[&id]);
-        txn.is_some_and(|t| t.synced.is_some() && t.outdated)
+    pub fn is_promised_and_holds_nothing(&self, who: u32, slot: &str) -> bool {
+        let promised = |id: &u32| self.txns[id].synced.is_some();
+        let id = self.staged(who, slot).filter(promised);
+        id.is_some_and(|id| self.holds_nothing(id))
     }
 
     /// The length of what can be mapped through a descriptor.
@@ -668,12 +669,12 @@ impl World {
         let mut all = Vec::new();
         for (who, process) in &self.processes {
             for (map, description) in &process.maps {
-                let txn = &self.txns[&self.staged_by(*description).expect("a writer")];
-                // A page that is written late must not decide what an emptied name ends up as.
-                let len = if txn.openers.contains(who) && !txn.outdated {
-                    txn.content.len()
-                } else {
-                    0
+                // Who appends to a new file goes on by lines (C10), which a mapping can't do. And a
+                // page that is written late must not decide what an emptied name ends up as.
+                let txn = self.staged_by(*description).map(|id| &self.txns[&id]);
+                let len = match txn {
+                    Some(txn) if txn.openers.contains(who) && !txn.outdated => txn.content.len(),
+                    _ => 0,
                 };
                 all.push((*who, map.clone(), len));
             }
