@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::MutexGuard;
-use rustix::fs::Timespec;
 use rustix::io::Errno;
 
 use super::merging::{Outcome, Save};
@@ -925,22 +924,7 @@ fn grow_mtime(content: &mut crate::txn::Content, current: &std::os::fd::OwnedFd)
 pub(super) fn outgrow_mtime(file: &std::fs::File, current: &std::os::fd::OwnedFd) -> OpResult<()> {
     let before = mtime_ns(&at::stat(current)?);
     if mtime_ns(&at::stat(file)?) <= before && !failpoint::mutant("C8-mtime") {
-        let later = before + 1000;
-        let stamp = Timespec {
-            tv_sec: i64::try_from(later.div_euclid(1_000_000_000)).unwrap_or(i64::MAX),
-            tv_nsec: later.rem_euclid(1_000_000_000) as _,
-        };
-        let omit = Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_OMIT as _,
-        };
-        rustix::fs::futimens(
-            file,
-            &rustix::fs::Timestamps {
-                last_access: omit,
-                last_modification: stamp,
-            },
-        )?;
+        at::set_mtime(file, before + 1000)?;
     }
     Ok(())
 }

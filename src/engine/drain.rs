@@ -23,7 +23,7 @@ use super::{Engine, Parked, State};
 use crate::journal::{Edit, Record};
 use crate::namespace::Pending;
 use crate::sys::{at, failpoint};
-use crate::types::{NodeId, OpResult, Slot, TxnId};
+use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns};
 
 /// The journal is started anew above this size.
 const ROTATE: u64 = 4 << 20;
@@ -371,7 +371,7 @@ impl Engine {
             return;
         };
         // Best effort: only the owner may.
-        at::set_mtime(&*fd, told).ok();
+        at::set_mtime(&*fd, mtime_ns(told)).ok();
         if let (Ok(now), Some(node)) = (at::stat(&*fd), state.nodes.get_mut(dir)) {
             node.ctime_shift = Some((
                 (now.st_ctime, now.st_ctime_nsec),

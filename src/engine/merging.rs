@@ -502,7 +502,7 @@ impl Engine {
                 .map_err(|e| errno_of(&e))?;
             let like = at::reopen(mine, OFlags::PATH).map(OwnedFd::from)?;
             self.dress(&file, Some(&like), None)?;
-            at::set_mtime(&file, &at::stat(mine)?)?;
+            at::set_mtime(&file, mtime_ns(&at::stat(mine)?))?;
             let theirs = self.lock().nodes.fd(theirs);
             if let Ok(theirs) = theirs {
                 super::close::outgrow_mtime(&file, &theirs)?;

@@ -135,14 +135,11 @@ impl Engine {
             });
         }
         match self.open_now(caller, node, request.flags) {
-            Ok(OpenStep::Done(opened)) => match self.unsettled_editor(opened.handle) {
-                Some(txn) => {
-                    let engine = self.clone();
-                    self.pool
-                        .run(move || done(engine.settle_base(txn).map(|()| opened)));
-                }
-                None => done(Ok(opened)),
-            },
+            Ok(OpenStep::Done(opened)) if self.unsettled_editor(opened.handle).is_some() => {
+                let engine = self.clone();
+                self.pool.run(move || done(engine.settle_editor(opened)));
+            }
+            Ok(OpenStep::Done(opened)) => done(Ok(opened)),
             Ok(OpenStep::Wait(slot)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
@@ -156,6 +153,14 @@ impl Engine {
                 });
             }
             Err(e) => done(Err(e)),
+        }
+    }
+
+    /// See [`Engine::settle_base`].
+    fn settle_editor(&self, opened: Opened) -> OpResult<Opened> {
+        match self.unsettled_editor(opened.handle) {
+            Some(txn) => self.settle_base(txn).map(|()| opened),
+            None => Ok(opened),
         }
     }
 

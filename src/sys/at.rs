@@ -13,6 +13,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::types::seconds_of;
+
 /// Opens `name` in `dir` as a location only (O_PATH), not following a symlink.
 pub fn open_path(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(
@@ -103,21 +105,20 @@ pub fn touch(fd: impl AsFd) -> Result<(), Errno> {
     )
 }
 
-/// Sets the modification time to that of `stat`.
-pub fn set_mtime(fd: impl AsFd, stat: &Stat) -> Result<(), Errno> {
-    let omit = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_OMIT as _,
-    };
-    let last_modification = Timespec {
-        tv_sec: stat.st_mtime,
-        tv_nsec: stat.st_mtime_nsec as _,
-    };
+/// Sets the modification time, in nanoseconds since the epoch, and no other.
+pub fn set_mtime(fd: impl AsFd, mtime_ns: i128) -> Result<(), Errno> {
+    let (tv_sec, nsec) = seconds_of(mtime_ns);
     utimens(
         fd,
         &Timestamps {
-            last_access: omit,
-            last_modification,
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_OMIT as _,
+            },
+            last_modification: Timespec {
+                tv_sec,
+                tv_nsec: nsec as _,
+            },
         },
     )
 }

@@ -841,21 +841,7 @@ fn place(
     }
     let stat = at::stat(file)?;
     if content.mtime_ns != 0 && crate::types::mtime_ns(&stat) != content.mtime_ns {
-        let stamp = rustix::fs::Timespec {
-            tv_sec: i64::try_from(content.mtime_ns.div_euclid(1_000_000_000)).unwrap_or(0),
-            tv_nsec: content.mtime_ns.rem_euclid(1_000_000_000) as _,
-        };
-        let omit = rustix::fs::Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_OMIT as _,
-        };
-        rustix::fs::futimens(
-            file,
-            &rustix::fs::Timestamps {
-                last_access: omit,
-                last_modification: stamp,
-            },
-        )?;
+        at::set_mtime(file, content.mtime_ns)?;
     }
     if version > 0 {
         super::mark_version(file, version);

@@ -4,20 +4,20 @@
 //! staging file builds on is the last one put under the name: still staged, or in place already.
 //! Every later [`Edit::Put`] or [`Edit::Drop`] of the name makes the edits before it superfluous.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::recovery::{Plan, open_target};
 use crate::journal::{Content, Edit};
 use crate::json::{AnyPatch, Document, Limits};
 use crate::store::{Rejected, Store};
-use crate::types::{TxnId, errno_of, mtime_ns, now_ns, seconds_of};
+use crate::sys::at;
+use crate::types::{TxnId, errno_of, mtime_ns, now_ns};
 
 /// A document as its edits have left it.
 struct Replayed {
@@ -59,6 +59,7 @@ pub(super) fn replay(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
     let mut replayed: BTreeMap<PathBuf, Replayed> = BTreeMap::new();
     let mut staged: HashMap<PathBuf, TxnId> = HashMap::new();
     let mut unfit: BTreeMap<TxnId, Unfit> = BTreeMap::new();
+    let mut superfluous: BTreeSet<TxnId> = BTreeSet::new();
     let last_put = last_puts(plan);
     for (index, (_, edits)) in plan.accepted.iter().enumerate() {
         for edit in edits {
@@ -67,17 +68,10 @@ pub(super) fn replay(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
                 Edit::Patch { path, id, .. }
                     if last_put.get(path).is_some_and(|at| *at > index) =>
                 {
-                    plan.superfluous.push(*id);
+                    superfluous.insert(*id);
                 }
-                Edit::Put { path, id, .. } => {
-                    let superseded = replayed.remove(path).filter(|r| r.id != *id);
-                    plan.superfluous.extend(superseded.map(|r| r.id));
-                    staged.insert(path.clone(), *id);
-                }
-                Edit::Drop { path } => {
-                    plan.superfluous.extend(replayed.remove(path).map(|r| r.id));
-                    staged.remove(path);
-                }
+                Edit::Put { path, id, .. } => drop(staged.insert(path.clone(), *id)),
+                Edit::Drop { path } => drop(staged.remove(path)),
                 Edit::Append { .. } => {}
                 Edit::Patch { path, id, .. } => {
                     let found = find(store, &mut replayed, &staged, edit)?;
@@ -89,19 +83,7 @@ pub(super) fn replay(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
             }
         }
     }
-    let put = |id: &TxnId| {
-        let mut edits = plan.accepted.iter().flat_map(|(_, edits)| edits);
-        edits.any(|e| matches!(e, Edit::Put { id: put, .. } if put == id))
-    };
-    let superfluous: Vec<TxnId> = plan
-        .superfluous
-        .iter()
-        .copied()
-        .filter(|id| !put(id))
-        .collect();
-    plan.superfluous = superfluous;
     let mut puts: HashMap<usize, Vec<Edit>> = HashMap::new();
-    let written: Vec<TxnId> = replayed.values().map(|r| r.id).collect();
     for (path, document) in replayed {
         let content = write(store, &document)?;
         puts.entry(document.last).or_default().push(Edit::Put {
@@ -113,15 +95,21 @@ pub(super) fn replay(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
     }
     for (id, unfit) in &unfit {
         keep(store, unfit, plan);
-        if !written.contains(id) {
-            plan.superfluous.push(*id);
-        }
+        superfluous.insert(*id);
     }
     for (index, (_, edits)) in plan.accepted.iter_mut().enumerate() {
         edits.retain(|edit| !matches!(edit, Edit::Patch { .. }));
         edits.extend(puts.remove(&index).unwrap_or_default());
     }
     plan.accepted.retain(|(_, edits)| !edits.is_empty());
+    for (_, edits) in &plan.accepted {
+        for edit in edits {
+            if let Edit::Put { id, .. } = edit {
+                superfluous.remove(id);
+            }
+        }
+    }
+    plan.superfluous.extend(superfluous);
     Ok(())
 }
 
@@ -238,30 +226,24 @@ fn write(store: &Store, replayed: &Replayed) -> Result<Content, Errno> {
         Some(file) => file,
         None => store.create_staging(replayed.id)?,
     };
-    let text = replayed.document.to_text();
-    let io = |e: std::io::Error| errno_of(&e);
-    file.write_all_at(text.as_bytes(), 0).map_err(io)?;
-    file.set_len(text.len() as u64).map_err(io)?;
-    super::copy_attributes(&replayed.like, &file)?;
-    let before = mtime_ns(&crate::sys::at::stat(&replayed.like)?);
+    let before = mtime_ns(&at::stat(&replayed.like)?);
     let mtime_ns = replayed.mtime_ns.max(before + 1000);
-    let (tv_sec, nsec) = seconds_of(mtime_ns);
-    rustix::fs::futimens(
-        &file,
-        &Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT as _,
-            },
-            last_modification: Timespec {
-                tv_sec,
-                tv_nsec: nsec as _,
-            },
-        },
-    )?;
+    let content = write_text(&file, replayed.document.to_text().as_bytes(), mtime_ns)?;
+    super::copy_attributes(&replayed.like, &file)?;
+    Ok(content)
+}
+
+/// Writes a text to a staging file that is empty, or holds what a crash has left of it, with that
+/// modification time.
+pub fn write_text(file: &File, text: &[u8], mtime_ns: i128) -> Result<Content, Errno> {
+    let io = |e: std::io::Error| errno_of(&e);
+    file.write_all_at(text, 0).map_err(io)?;
+    // Gives back the space set aside beyond, too.
+    file.set_len(text.len() as u64).map_err(io)?;
+    at::set_mtime(file, mtime_ns)?;
     Ok(Content {
         len: text.len() as u64,
-        crc: Some(crc32c::crc32c(text.as_bytes())),
+        crc: Some(crc32c::crc32c(text)),
         inline: None,
         mtime_ns,
     })

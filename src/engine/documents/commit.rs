@@ -8,11 +8,10 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::{FallocateFlags, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use super::kept::{self, Parsed};
@@ -22,7 +21,7 @@ use crate::journal::{Content, Edit, Record};
 use crate::json::{Document, JsonError, Limits};
 use crate::namespace::{Kind, Pending, Told, Unwritten};
 use crate::sys::{at, failpoint};
-use crate::txn::{Begun, Ready};
+use crate::txn::{Begun, Ready, write_text};
 use crate::types::{
     HandleId, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns, seconds_of,
 };
@@ -594,33 +593,4 @@ impl Staged {
             unwritten,
         }
     }
-}
-
-/// Writes a text to an empty file, with that modification time.
-fn write_text(file: &File, text: &[u8], mtime_ns: i128) -> OpResult<Content> {
-    let io = |e: std::io::Error| errno_of(&e);
-    file.write_all_at(text, 0).map_err(io)?;
-    // Gives back the space beyond, too.
-    file.set_len(text.len() as u64).map_err(io)?;
-    let (tv_sec, nsec) = seconds_of(mtime_ns);
-    let omit = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_OMIT as _,
-    };
-    rustix::fs::futimens(
-        file,
-        &Timestamps {
-            last_access: omit,
-            last_modification: Timespec {
-                tv_sec,
-                tv_nsec: nsec as _,
-            },
-        },
-    )?;
-    Ok(Content {
-        len: text.len() as u64,
-        crc: Some(crc32c::crc32c(text)),
-        inline: None,
-        mtime_ns,
-    })
 }
