@@ -144,12 +144,7 @@ impl Engine {
                 let engine = self.clone();
                 self.pool.run(move || {
                     let opened = engine.open_waiting(caller, node, &slot, request.flags);
-                    done(
-                        opened.and_then(|opened| match engine.unsettled_editor(opened.handle) {
-                            Some(txn) => engine.settle_base(txn).map(|()| opened),
-                            None => Ok(opened),
-                        }),
-                    );
+                    done(opened.and_then(|opened| engine.settle_editor(opened)));
                 });
             }
             Err(e) => done(Err(e)),
