@@ -223,6 +223,30 @@ fn a_complete_line_is_visible_when_write_has_returned() {
 }
 
 #[test]
+fn what_a_mapping_of_an_appended_file_changes_is_changed_in_place() {
+    need_daemon!();
+    let m = mount!();
+    for among_others in [false, true] {
+        m.save("f", "first line\n");
+        let (mut mapper, mut other) = (Actor::new(), Actor::new());
+        if among_others {
+            other.open("f", "a", &m.path("f")).unwrap();
+        }
+        mapper.open("f", "a+", &m.path("f")).unwrap();
+        mapper.mmap("f", "map", 11, "rw").unwrap();
+        mapper.map_write("map", 0, b"FIRST").unwrap();
+        mapper.munmap("map").unwrap();
+        mapper.close("f").unwrap();
+        if among_others {
+            other.close("f").unwrap();
+        }
+        eventually(Duration::from_secs(2), "it is committed", || {
+            m.text("f").as_deref() == Some("FIRST line\n")
+        });
+    }
+}
+
+#[test]
 fn an_unfinished_line_waits_for_its_newline() {
     need_daemon!();
     let m = mount!();

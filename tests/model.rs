@@ -1167,3 +1167,13 @@ fn a_lock_that_a_child_takes_through_an_editors_description_lets_the_next_one_in
         Kill(3, true),
     ]);
 }
+
+#[test]
+fn an_orphan_sees_what_it_inherited_from_an_appender_that_truncated() {
+    holds(&[
+        Open(1, 0, Mode::AppendAndRead, false),
+        Truncate(0, 52),
+        Fork(1),
+        Exit(1),
+    ]);
+}

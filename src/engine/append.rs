@@ -44,6 +44,8 @@ pub struct Appender {
     pub always: bool,
     /// O_SYNC or O_DSYNC.
     pub sync: bool,
+    /// The thread that opened it.
+    opener_tid: u32,
     /// Where its lines go. Locked under `State` only.
     place: Mutex<Place>,
     inner: Mutex<Inner>,
@@ -77,11 +79,18 @@ struct Inner {
 }
 
 impl Appender {
-    fn new(node: NodeId, always: bool, sync: bool, slot: Slot, read: Shown) -> Arc<Appender> {
+    fn new(
+        node: NodeId,
+        (always, sync): (bool, bool),
+        opener_tid: u32,
+        slot: Slot,
+        read: Shown,
+    ) -> Arc<Appender> {
         Arc::new(Appender {
             node,
             always,
             sync,
+            opener_tid,
             place: Mutex::new(Place::At(slot)),
             inner: Mutex::new(Inner {
                 read,
@@ -175,6 +184,7 @@ impl Engine {
     pub(super) fn open_appender(
         &self,
         state: &mut State,
+        caller: Caller,
         id: NodeId,
         slot: Slot,
         flags: OFlags,
@@ -183,7 +193,7 @@ impl Engine {
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
         let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
-        let appender = Appender::new(id, true, sync, slot.clone(), read);
+        let appender = Appender::new(id, (true, sync), caller.tid, slot.clone(), read);
         state.enlist(&slot, &appender);
         let handle = state.add_handle(Handle::Append(appender));
         Ok(Opened {
@@ -220,15 +230,13 @@ impl Engine {
     ) -> OpResult<()> {
         let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let mut inner = appender.inner.lock();
-        if !appender.always {
-            let end = inner.read.len()? + inner.tail.len() as u64;
-            if offset != end {
-                // A stream that goes back is one no longer.
-                drop(inner);
-                let (txn, staging) = self.leave_stream(caller, handle, appender)?;
-                self.note_write(txn, caller, offset + data.len() as u64);
-                return staging.lock().write(data, offset).map(drop);
-            }
+        // A stream that goes back is one no longer, and a mapping's pages have their places.
+        let goes_on = appender.always || offset == inner.read.len()? + inner.tail.len() as u64;
+        if caller.is_kernel() || !goes_on {
+            drop(inner);
+            let (txn, staging) = self.leave_stream(caller, handle, appender)?;
+            self.note_write(txn, caller, offset + data.len() as u64);
+            return staging.lock().write(data, offset).map(drop);
         }
         if failpoint::mutant("C10-lines") {
             return self.append_records(appender, &mut inner, data);
@@ -520,6 +528,7 @@ impl Engine {
         }
         super::close::check_target(self, state, &txn.slot)?;
         let (slot, node, always) = (txn.slot.clone(), txn.node, txn.appends);
+        let opener = txn.opener_tid;
         // Another process that was creating the file, too, may have come first: its version grows.
         let first = match self.current_if_any(state, &slot)? {
             Some(current) if always => {
@@ -551,7 +560,7 @@ impl Engine {
         };
         let mut appender = None;
         for (writer, sync) in writers {
-            let new = Appender::new(node, always, sync, slot.clone(), read.clone());
+            let new = Appender::new(node, (always, sync), opener, slot.clone(), read.clone());
             state.enlist(&slot, &new);
             state.handles.insert(writer, Handle::Append(new.clone()));
             if writer == handle {
@@ -596,7 +605,14 @@ impl Engine {
         };
         let base = self.current(state, &slot)?;
         let id = self.begin_on(state, slot, base, Begun::Edit)?;
-        let opened = self.join(state, caller, id, OFlags::RDWR)?;
+        let leaver = match caller.is_kernel() {
+            true => Caller {
+                tid: appender.opener_tid,
+                ..caller
+            },
+            false => caller,
+        };
+        let opened = self.join(state, leaver, id, OFlags::RDWR)?;
         let Some(Handle::Staged {
             txn,
             staging,

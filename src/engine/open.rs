@@ -196,7 +196,7 @@ impl Engine {
             let policy = self.policy(state, &slot, Creation::default());
             if super::append::by_lines(&policy) && !state.closing {
                 return self
-                    .open_appender(state, id, slot, flags)
+                    .open_appender(state, caller, id, slot, flags)
                     .map(OpenStep::Done);
             }
         }
@@ -941,7 +941,7 @@ impl Engine {
             && super::append::by_lines(&policy)
         {
             // Who came first has committed a line meanwhile: this one adds to it.
-            let opened = self.open_appender(state, base, slot, request.flags)?;
+            let opened = self.open_appender(state, caller, base, slot, request.flags)?;
             if let Some(node) = state.nodes.get_mut(base) {
                 node.lookups += 1;
             }

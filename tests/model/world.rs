@@ -242,16 +242,6 @@ impl World {
         held.any(|d| matches!(self.descriptions[d].what, What::Staged { txn, writes: true, .. } if txn == id))
     }
 
-    /// Whether the descriptors of a process tell what it holds: not those of another version.
-    fn is_known_to_hold(&self, who: u32, id: u32) -> bool {
-        let Some(process) = self.processes.get(&who) else {
-            return false;
-        };
-        let held = process.slots.values().map(|(d, _)| d);
-        let mut held = held.chain(process.maps.values());
-        held.any(|d| self.staged_by(*d) == Some(id) && !self.descriptions[d].elsewhere)
-    }
-
     /// Whether a process has a mapping whose descriptor it has closed.
     pub fn holds_by_mapping_alone(&self, who: u32) -> bool {
         let process = &self.processes[&who];
@@ -262,7 +252,7 @@ impl World {
     fn takes_part(&self, id: u32, who: u32) -> bool {
         let txn = &self.txns[&id];
         txn.closed.contains(&who)
-            || self.is_known_to_hold(who, id)
+            || self.holds(who, id)
             || self
                 .line(who)
                 .any(|p| txn.openers.contains(&p) || txn.wrote.contains(&p))
@@ -670,9 +660,11 @@ impl World {
         for (who, process) in &self.processes {
             for (map, description) in &process.maps {
                 // Who appends to a new file goes on by lines (C10), which a mapping can't do. And a
-                // page that is written late must not decide what an emptied name ends up as.
+                // page that is written late must not decide what an emptied name ends up as. One
+                // that lies in another version's node is not seen under the name till it is written.
+                let elsewhere = self.descriptions[description].elsewhere;
                 let txn = self.staged_by(*description).map(|id| &self.txns[&id]);
-                let len = match txn {
+                let len = match txn.filter(|_| !elsewhere) {
                     Some(txn) if txn.openers.contains(who) && !txn.outdated => txn.content.len(),
                     _ => 0,
                 };
