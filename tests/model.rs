@@ -7,8 +7,9 @@
 //! `model/world.rs` says. proptest shrinks what fails; a shrunk failure is kept below as a test of
 //! its own.
 //!
-//! `COMMITFS_MODEL_SECONDS` says how long to search, `COMMITFS_SEED` repeats a search, and
-//! `PROPTEST_MAX_SHRINK_ITERS=0` reports the first failure as it is.
+//! `COMMITFS_MODEL_SECONDS` says how long to search, `COMMITFS_MODEL_PROGRAMS` how many programs to try
+//! at most, `COMMITFS_SEED` repeats a search, and `PROPTEST_MAX_SHRINK_ITERS=0` reports the first
+//! failure as it is.
 
 mod common;
 #[path = "model/world.rs"]
@@ -807,16 +808,17 @@ fn holds(program: &[Op]) {
 #[test]
 fn random_programs_find_what_the_contract_says() {
     need_daemon!();
-    let asked = std::env::var("COMMITFS_MODEL_SECONDS").ok();
-    let seconds = asked.and_then(|s| s.parse().ok());
-    let limit = Duration::from_secs(seconds.unwrap_or(times(60, 1800) as u64));
+    let asked = |name| std::env::var(name).ok().and_then(|s| s.parse().ok());
+    let seconds = asked("COMMITFS_MODEL_SECONDS").unwrap_or(times(60, 1800) as u64);
+    let most = asked("COMMITFS_MODEL_PROGRAMS").unwrap_or(u64::MAX);
+    let limit = Duration::from_secs(seconds);
     let Some(stage) = Stage::new(limit + Duration::from_secs(3600)) else {
         return;
     };
     let stage = RefCell::new(stage);
     let mut random = common::Random::new();
     let began = Instant::now();
-    while began.elapsed() < limit {
+    while began.elapsed() < limit && u64::from(stage.borrow().programs) < most {
         let mut seed = [0; 32];
         seed.iter_mut()
             .for_each(|byte| *byte = random.below(256) as u8);
@@ -1165,6 +1167,16 @@ fn a_lock_that_a_child_takes_through_an_editors_description_lets_the_next_one_in
         Open(1, 0, Mode::Edit, false),
         Lock(1, false),
         Kill(3, true),
+    ]);
+}
+
+#[test]
+fn what_a_child_truncates_of_an_inherited_log_its_parent_sees() {
+    holds(&[
+        Open(0, 0, Mode::AppendAndRead, false),
+        Fork(0),
+        Dup(1),
+        Truncate(2, 1),
     ]);
 }
 

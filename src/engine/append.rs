@@ -44,8 +44,8 @@ pub struct Appender {
     pub always: bool,
     /// O_SYNC or O_DSYNC.
     pub sync: bool,
-    /// The thread that opened it.
-    opener_tid: u32,
+    /// Process that opened it; those it forked may hold it as well.
+    opener: u32,
     /// Where its lines go. Locked under `State` only.
     place: Mutex<Place>,
     inner: Mutex<Inner>,
@@ -82,7 +82,7 @@ impl Appender {
     fn new(
         node: NodeId,
         (always, sync): (bool, bool),
-        opener_tid: u32,
+        opener: u32,
         slot: Slot,
         read: Shown,
     ) -> Arc<Appender> {
@@ -90,7 +90,7 @@ impl Appender {
             node,
             always,
             sync,
-            opener_tid,
+            opener,
             place: Mutex::new(Place::At(slot)),
             inner: Mutex::new(Inner {
                 read,
@@ -193,7 +193,8 @@ impl Engine {
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
         let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
-        let appender = Appender::new(id, (true, sync), caller.tid, slot.clone(), read);
+        let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
+        let appender = Appender::new(id, (true, sync), opener, slot.clone(), read);
         state.enlist(&slot, &appender);
         let handle = state.add_handle(Handle::Append(appender));
         Ok(Opened {
@@ -486,7 +487,7 @@ impl Engine {
         let state = self.lock();
         let txn = state.txns.get(&id)?;
         let unborn = txn.appends && txn.stream && !txn.discarded && txn.death().is_none();
-        unborn.then(|| writers(&state, id).next().map(|(handle, _)| handle))?
+        unborn.then(|| writers(&state, id).next().map(|(handle, ..)| handle))?
     }
 
     /// A new file's stream has its first complete line, or an appender closes or renames its new
@@ -528,7 +529,6 @@ impl Engine {
         }
         super::close::check_target(self, state, &txn.slot)?;
         let (slot, node, always) = (txn.slot.clone(), txn.node, txn.appends);
-        let opener = txn.opener_tid;
         // Another process that was creating the file, too, may have come first: its version grows.
         let first = match self.current_if_any(state, &slot)? {
             Some(current) if always => {
@@ -539,7 +539,7 @@ impl Engine {
         };
         state.txns.remove(&id);
         state.unlist(&slot, id);
-        let writers: Vec<(HandleId, bool)> = writers(state, id).collect();
+        let writers: Vec<(HandleId, bool, u32)> = writers(state, id).collect();
         if let Some(n) = state.nodes.get_mut(node) {
             n.kind = Kind::File;
             n.at = Some(slot.clone());
@@ -559,7 +559,7 @@ impl Engine {
             },
         };
         let mut appender = None;
-        for (writer, sync) in writers {
+        for (writer, sync, opener) in writers {
             let new = Appender::new(node, (always, sync), opener, slot.clone(), read.clone());
             state.enlist(&slot, &new);
             state.handles.insert(writer, Handle::Append(new.clone()));
@@ -607,27 +607,24 @@ impl Engine {
         let id = self.begin_on(state, slot, base, Begun::Edit)?;
         let leaver = match caller.is_kernel() {
             true => Caller {
-                tid: appender.opener_tid,
+                tid: appender.opener,
                 ..caller
             },
             false => caller,
         };
         let opened = self.join(state, leaver, id, OFlags::RDWR)?;
-        let Some(Handle::Staged {
-            txn,
+        let mut staged = state.handles.remove(&opened.handle).ok_or(Errno::BADF)?;
+        let Handle::Staged {
             staging,
-            writes,
             sync,
-        }) = state.handles.remove(&opened.handle)
+            opener,
+            ..
+        } = &mut staged
         else {
             return Err(Errno::BADF);
         };
-        let staged = Handle::Staged {
-            txn,
-            staging: staging.clone(),
-            writes,
-            sync,
-        };
+        let staging = staging.clone();
+        (*sync, *opener) = (appender.sync, appender.opener);
         state.handles.insert(handle, staged);
         state.delist(appender);
         if let Some(txn) = state.txns.get_mut(&id) {
@@ -636,6 +633,7 @@ impl Engine {
             txn.shown_base = Some(appender.node);
             txn.last_pid = None;
             txn.begun = Begun::Edit;
+            txn.processes.entry(appender.opener).or_default().opener = true;
         }
         if let Some(n) = state.nodes.get_mut(appender.node) {
             n.readers -= 1;
@@ -663,15 +661,17 @@ fn add_unnamed(file: &Unnamed, bytes: &[u8]) -> OpResult<()> {
     Ok(())
 }
 
-/// The writing descriptions of a transaction, and whether each write of theirs is an fsync, too.
-fn writers(state: &State, id: TxnId) -> impl Iterator<Item = (HandleId, bool)> {
+/// The writing descriptions of a transaction: whether each write of theirs is an fsync, too, and
+/// who opened them.
+fn writers(state: &State, id: TxnId) -> impl Iterator<Item = (HandleId, bool, u32)> {
     state.handles.iter().filter_map(move |(handle, h)| match h {
         Handle::Staged {
             txn,
             writes: true,
             sync,
+            opener,
             ..
-        } if *txn == id => Some((*handle, *sync)),
+        } if *txn == id => Some((*handle, *sync, *opener)),
         _ => None,
     })
 }

@@ -400,6 +400,7 @@ impl Engine {
                 staging,
                 writes: false,
                 sync: false,
+                opener: proc::tgid(caller.tid).unwrap_or(caller.tid),
             });
             return Ok(OpenStep::Done(Opened {
                 handle,
@@ -465,6 +466,7 @@ impl Engine {
             staging,
             writes: true,
             sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
+            opener: pid,
         });
         let edits = !empties && flags.contains(OFlags::RDWR);
         Ok(Opened {

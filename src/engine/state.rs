@@ -79,6 +79,8 @@ pub enum Handle {
         writes: bool,
         /// O_SYNC or O_DSYNC: every write is an fsync, too.
         sync: bool,
+        /// Process that opened it; those it forked may hold it as well.
+        opener: u32,
     },
     /// Reads and writes the backing file in place.
     Direct {

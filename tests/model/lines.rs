@@ -248,6 +248,8 @@ impl World {
         let content = self.files[&slot].content.clone();
         let txn = self.begin(who, slot, Mode::Edit, content);
         let description = self.descriptions.get_mut(&description)?;
+        let edit = self.txns.get_mut(&txn).expect("just begun");
+        edit.openers.insert(description.opener);
         description.elsewhere = true;
         description.what = What::Staged {
             txn,

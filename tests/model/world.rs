@@ -141,6 +141,7 @@ enum What {
 
 #[derive(Clone, Debug)]
 struct Description {
+    opener: u32,
     position: usize,
     /// It writes to the end.
     appends: bool,
@@ -516,6 +517,7 @@ impl World {
     fn describe(&mut self, who: u32, what: What, mode: Mode, name: &str, cloexec: bool) -> u32 {
         let id = self.number();
         let description = Description {
+            opener: who,
             position: 0,
             appends: mode.appends(),
             elsewhere: false,
