@@ -356,6 +356,34 @@ fn without_a_rule_status_names_what_was_overwritten_and_the_rule_that_keeps_it()
 }
 
 #[test]
+fn a_proposed_rule_names_counters_though_those_who_overwrote_each_other_counted_alike() {
+    need_daemon!();
+    for by_rename in [false, true] {
+        let m = mount!();
+        let path = m.path("s.json");
+        m.save("s.json", br#"{"n": 0}"#);
+        let (mut one, mut two) = (Actor::new(), Actor::new());
+        let save = |actor: &mut Actor, text: &[u8]| match by_rename {
+            true => {
+                actor.save(&m.path("new"), text).unwrap();
+                actor.rename(&m.path("new"), &path).unwrap();
+            }
+            false => actor.save(&path, text).unwrap(),
+        };
+        one.cat(&path).unwrap();
+        two.cat(&path).unwrap();
+        save(&mut one, br#"{"n": 1}"#);
+        save(&mut two, br#"{"n": 1}"#);
+        two.cat(&path).unwrap();
+        save(&mut two, br#"{"n": 2}"#);
+        let overwritten = m.status()["overwritten"][0].clone();
+        assert_eq!(overwritten["count"], 1);
+        let rule = overwritten["rule"].as_str().unwrap();
+        assert!(rule.contains(r#"counters = ["/n"]"#), "{rule}");
+    }
+}
+
+#[test]
 fn a_daemon_killed_among_merges_loses_no_acknowledged_save() {
     need_daemon!();
     let mut m = mount!(Mount::options().rules(RULES));

@@ -425,13 +425,15 @@ impl Engine {
         lost: Option<NodeId>,
     ) {
         let seen = state.overwrites.last_seen(caller.tid, to);
-        if let (Some(seen), Some(lost)) = (seen, lost)
-            && seen != lost
-            && state.nodes.get(lost).is_some_and(|n| n.kind == Kind::File)
-        {
-            let pid = crate::sys::proc::tgid(caller.tid).unwrap_or(caller.tid);
-            let command = crate::sys::proc::comm(pid).unwrap_or_default();
-            self.note_overwritten(state, to, (pid, &command), lost, source);
+        let lost = lost.filter(|l| state.nodes.get(*l).is_some_and(|n| n.kind == Kind::File));
+        match (seen, lost) {
+            (Some(seen), Some(lost)) if seen != lost => {
+                let pid = crate::sys::proc::tgid(caller.tid).unwrap_or(caller.tid);
+                let command = crate::sys::proc::comm(pid).unwrap_or_default();
+                self.note_overwritten(state, to, (pid, &command), lost, source);
+            }
+            (Some(_), Some(old)) => self.note_followed(state, to, old, source),
+            _ => {}
         }
         state.overwrites.note_seen(caller.tid, to, source);
     }

@@ -22,7 +22,7 @@ const PATHS: usize = 200;
 /// Counters that a rule proposes, at most.
 const COUNTERS: usize = 20;
 /// Times that the documents of a path are compared.
-const LOOKS: u64 = 20;
+const LOOKS: u32 = 40;
 /// Pairs of versions that wait to be compared.
 const UNSEEN: usize = 64;
 /// Documents up to this size are.
@@ -35,7 +35,7 @@ const SHOWN: usize = 20;
 pub struct Overwrites {
     seen: HashMap<u32, VecDeque<(Slot, NodeId)>>,
     paths: HashMap<String, Overwritten>,
-    /// Versions to be compared, of a path: the one that is lost, and the one that replaced it.
+    /// Versions to be compared, of a path: one, and the one that replaced it.
     unseen: VecDeque<(String, Arc<OwnedFd>, Arc<OwnedFd>)>,
 }
 
@@ -56,6 +56,9 @@ pub struct Overwritten {
     pub rule: String,
     #[serde(skip)]
     counters: BTreeSet<String>,
+    /// How often its documents were compared.
+    #[serde(skip)]
+    looks: u32,
 }
 
 impl Overwrites {
@@ -121,16 +124,20 @@ impl Engine {
         entry.path.clone_from(&path);
         entry.count += 1;
         (entry.pid, entry.command, entry.time_ns) = (pid, command.to_owned(), now_ns());
-        if entry.count <= LOOKS
-            && let (Ok(lost), Ok(by)) = (state.nodes.fd(lost), state.nodes.fd(by))
-            && state.overwrites.unseen.len() < UNSEEN
-        {
-            state.overwrites.unseen.push_back((path, lost, by));
+        state.compare(path, lost, by);
+    }
+
+    /// A save has replaced the version that it builds on. Two that overwrote each other may have
+    /// counted alike: what those that follow change tells what they count by.
+    pub(super) fn note_followed(&self, state: &mut State, slot: &Slot, old: NodeId, by: NodeId) {
+        if !state.overwrites.paths.is_empty() {
+            let path = self.show(state, slot);
+            state.compare(path, old, by);
         }
     }
 
-    /// Numbers that differ between two versions, one of which has overwritten the other, are what
-    /// programs count by.
+    /// Numbers that differ between versions that replace each other, where some were overwritten,
+    /// are what programs count by.
     pub(super) fn guess_counters(&self) {
         loop {
             let next = self.lock().overwrites.unseen.pop_front();
@@ -150,6 +157,23 @@ impl Engine {
                     entry.counters.pop_last();
                 }
             }
+        }
+    }
+}
+
+impl State {
+    /// Has two versions of a path compared, if some of its were overwritten, but not for ever.
+    fn compare(&mut self, path: String, old: NodeId, by: NodeId) {
+        let overwrites = &mut self.overwrites;
+        let Some(entry) = overwrites.paths.get_mut(&path) else {
+            return;
+        };
+        if entry.looks < LOOKS
+            && overwrites.unseen.len() < UNSEEN
+            && let (Ok(old), Ok(by)) = (self.nodes.fd(old), self.nodes.fd(by))
+        {
+            entry.looks += 1;
+            overwrites.unseen.push_back((path, old, by));
         }
     }
 }

@@ -102,8 +102,13 @@ impl Engine {
             node.at = Some(slot.clone());
         }
         let as_written = written.as_ref().map_or(&ready.file, |w| &w.file).clone();
-        if let Some(lost) = lost {
-            self.note_overwritten(state, slot, (txn.opener, &txn.command), lost, version);
+        match (lost, current) {
+            (Some(lost), _) => {
+                let by = (txn.opener, txn.command.as_str());
+                self.note_overwritten(state, slot, by, lost, version);
+            }
+            (None, Some(old)) => self.note_followed(state, slot, old, version),
+            (None, None) => {}
         }
         self.publish(state, slot, ready, version);
         state.overwrites.note_seen(txn.opener_tid, slot, version);
