@@ -586,6 +586,62 @@ fn who_opens_a_document_while_it_is_patched_finds_it_whole() {
 }
 
 #[test]
+fn a_save_that_began_between_two_patches_has_overwritten_the_second() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    let script = r#"
+import os
+patch = b'[{"op": "increment", "path": "/n", "value": 1}]'
+os.setxattr('s.json', 'user.commitfs.json.patch', patch)
+with open('s.json', 'w') as f:
+    f.write('{"n": 7}')
+    if not os.fork():
+        os.setxattr('s.json', 'user.commitfs.json.patch', patch)
+        os._exit(0)
+    os.wait()
+"#;
+    // The patch is of the current version, and not of what the program is about to save.
+    m.python(script).ok();
+    assert_eq!(number(&m, "s.json", "n"), 7);
+    assert_eq!(m.status()["counters"]["overwritten_updates"], 1);
+}
+
+#[test]
+fn who_opens_a_large_document_while_it_grows_and_shrinks_finds_it_whole() {
+    need_daemon!();
+    let m = mount!(Mount::options().limit(Duration::from_secs(120)));
+    m.save(
+        "s.json",
+        format!(r#"{{"text": "", "ballast": "{}"}}"#, "x".repeat(100_000)),
+    );
+    let mut patching = m.live_python(
+        "import itertools, json, os\n\
+         for i in itertools.count():\n    \
+             patch = json.dumps({'text': 'y' * (i % 7 * 1000)}).encode()\n    \
+             os.setxattr('s.json', 'user.commitfs.json.merge', patch)\n    \
+             i == 100 and print('patching')\n",
+    );
+    patching.expect("patching");
+    let looked = m.python(&format!(
+        "import json, mmap, os\n\
+         for i in range({}):\n    \
+             with open('s.json') as f:\n        \
+                 text = f.read()\n        \
+                 assert os.fstat(f.fileno()).st_size == len(text), len(text)\n        \
+                 assert mmap.mmap(f.fileno(), 0, mmap.MAP_PRIVATE)[:] == text.encode(), 'mapped'\n    \
+             fd, pieces = os.open('s.json', os.O_RDONLY), []\n    \
+             while not pieces or pieces[-1]:\n        \
+                 pieces.append(os.read(fd, 1000))\n    \
+             os.close(fd)\n    \
+             assert json.loads(text).keys() == json.loads(b''.join(pieces)).keys()\n",
+        times(200, 2000)
+    ));
+    patching.kill(libc::SIGKILL);
+    looked.ok();
+}
+
+#[test]
 fn a_descriptor_older_than_the_mode_is_no_way_to_edit_or_read() {
     need_root!();
     let m = mount!();

@@ -113,6 +113,34 @@ fn a_watcher_of_a_file_hears_of_every_commit() {
 }
 
 #[test]
+fn a_watcher_of_a_document_hears_of_every_patch_though_nobody_reads_it() {
+    need_features!("supersession_events");
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    let patch = || {
+        m.python(
+            "import os\n\
+             patch = b'[{\"op\": \"increment\", \"path\": \"/n\", \"value\": 1}]'\n\
+             os.setxattr('s.json', 'user.commitfs.json.patch', patch)",
+        )
+        .ok();
+    };
+    patch();
+    let masks = [libc::IN_MODIFY, libc::IN_CLOSE_WRITE];
+    let mut watches = masks.map(|mask| (mask, Watch::on(&m.path("s.json"), mask)));
+    for round in 1..=3 {
+        patch();
+        for (mask, watch) in &mut watches {
+            watch.hears(&format!("mask {mask:#x}, patch {round}"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        for (_, watch) in &mut watches {
+            watch.events();
+        }
+    }
+}
+
+#[test]
 fn a_watcher_of_an_older_version_hears_of_appended_records() {
     need_features!("supersession_events");
     let m = mount!();
