@@ -391,11 +391,8 @@ impl Engine {
             let end = node.end.load(std::sync::atomic::Ordering::Acquire);
             stat.st_size = stat.st_size.min(i64::try_from(end).unwrap_or(i64::MAX));
         }
-        // The kernel doesn't know that a close has changed the directory, or an append the file, or
-        // an edit the document that nobody has opened.
-        let changes = node.kind == Kind::Dir && state.creates_in(node.id)
-            || node.grows()
-            || node.unwritten.is_some();
+        // The kernel doesn't know that a close has changed the directory, or an append the file.
+        let changes = node.kind == Kind::Dir && state.creates_in(node.id) || node.grows();
         let ttl = if changes { VOLATILE } else { STABLE };
         Ok(Attr {
             ino: node.id,

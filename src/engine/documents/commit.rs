@@ -4,7 +4,7 @@
 //! visible at once: a node with the attributes that its text will have. The text itself is written
 //! to the staging file when somebody opens the version, or by the drain soon after; until then one
 //! staging file, with space for the text set aside, stands for all versions that edits make one
-//! after the other, and one node for those that nobody can tell apart.
+//! after the other, and each of them has a node of its own.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use super::{Refusal, Request};
 use crate::engine::{Engine, Handle, State};
 use crate::journal::{Content, Edit, Record};
 use crate::json::{Document, JsonError, Limits};
-use crate::namespace::{Kind, Node, Pending, Told, Unwritten};
+use crate::namespace::{Kind, Pending, Told, Unwritten};
 use crate::sys::{at, failpoint};
 use crate::txn::{Begun, Ready, write_text};
 use crate::types::{
@@ -359,13 +359,9 @@ impl Engine {
         failpoint::crash_point("patch-journalled");
         state.counters.commits += 1;
         self.note_journalled(state, seq, record);
-        let stays = !staged.fresh && is_unseen(state, base);
-        let node = if stays {
-            base.node
-        } else {
-            let (fd, slot) = (staged.fd.clone(), base.slot.clone());
-            state.nodes.create(Kind::File, fd, staged.key, slot)
-        };
+        let node = state
+            .nodes
+            .create(Kind::File, staged.fd.clone(), staged.key, base.slot.clone());
         let unwritten = Unwritten {
             first_seq: seq,
             allocated: staged.allocated,
@@ -380,12 +376,8 @@ impl Engine {
             if let Some(unwritten) = &mut head.unwritten {
                 unwritten.allocated = staged.allocated;
             }
-            if stays {
-                self.supersede(state, &base.slot, Some(node));
-            } else {
-                self.unpin(state, base.node, false);
-                self.replace(state, &base.slot, Some(base.node), node);
-            }
+            self.unpin(state, base.node, false);
+            self.replace(state, &base.slot, Some(base.node), node);
         }
         if let Some(node) = state.nodes.get_mut(node) {
             (node.pending, node.version) = (true, Some(version));
@@ -580,15 +572,6 @@ impl State {
         all.find(|(_, p)| p.unwritten.is_some() && shares(p))
             .map(|(slot, _)| slot)
     }
-}
-
-/// Whether nobody can tell by its node whether a version is still the one it was: it was never
-/// opened (its text would be written then), and nobody is about to replace it or adds to it.
-fn is_unseen(state: &State, base: &Base) -> bool {
-    let unopened = |n: &Node| n.unwritten.is_some() && n.readers == 0 && n.direct == 0;
-    state.nodes.get(base.node).is_some_and(unopened)
-        && !state.open_names.contains_key(&base.slot)
-        && !state.appenders.contains_key(&base.slot)
 }
 
 impl Staged {
