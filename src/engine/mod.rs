@@ -391,8 +391,11 @@ impl Engine {
             let end = node.end.load(std::sync::atomic::Ordering::Acquire);
             stat.st_size = stat.st_size.min(i64::try_from(end).unwrap_or(i64::MAX));
         }
-        // The kernel doesn't know that a close has changed the directory, or an append the file.
-        let changes = node.kind == Kind::Dir && state.creates_in(node.id) || node.grows();
+        // The kernel doesn't know that a close has changed the directory, or an append the file, or
+        // that who opens a document finds a later text than the one it looked up.
+        let changes = node.kind == Kind::Dir && state.creates_in(node.id)
+            || node.grows()
+            || node.unwritten.is_some();
         let ttl = if changes { VOLATILE } else { STABLE };
         Ok(Attr {
             ino: node.id,
