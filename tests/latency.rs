@@ -103,6 +103,42 @@ fn a_slow_fsync_does_not_delay_a_small_save_of_another_file() {
 }
 
 #[test]
+fn a_durable_close_is_not_kept_waiting_by_those_who_commit_without_pause() {
+    // It needs a moment in which all that was committed before it is on the disk.
+    need_daemon!();
+    let _alone = alone();
+    let m = mount!(Mount::options().limit(Duration::from_secs(120)));
+    let mut appending = m.live_python(
+        "import os, signal\n\
+         parent = os.getpid()\n\
+         for name in 'abcdef':\n    \
+             if not os.fork():\n        \
+                 fd = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n        \
+                 while os.getppid() == parent:\n            \
+                     os.write(fd, b'line\\n')\n        \
+                 os._exit(0)\n\
+         print('appending', flush=True)\n\
+         signal.pause()\n",
+    );
+    appending.expect("appending");
+    let mut actor = Actor::new();
+    let mut times = Vec::new();
+    for _ in 0..30 {
+        let begun = std::time::Instant::now();
+        actor.open("f", "w", &m.path("f")).unwrap();
+        actor.write("f", "x").unwrap();
+        actor.fsync("f").unwrap();
+        actor.close("f").unwrap();
+        times.push(begun.elapsed());
+    }
+    appending.kill(libc::SIGKILL);
+    times.sort_unstable();
+    let median = times[15];
+    println!("median {median:?}, longest {:?}", times[29]);
+    assert!(median < Duration::from_millis(60), "{times:?}");
+}
+
+#[test]
 fn a_large_durable_commit_does_not_delay_a_small_save_of_another_file_for_its_whole_length() {
     // With durability=sync every commit waits for the disk, and the disk is busy; but a small save
     // must not wait for all the bytes of the large one to be written before its own.

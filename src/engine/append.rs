@@ -230,6 +230,7 @@ impl Engine {
         data: &[u8],
     ) -> OpResult<()> {
         let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
+        self.give_way(&mut self.lock());
         let mut inner = appender.inner.lock();
         // A stream that goes back is one no longer, and a mapping's pages have their places.
         let goes_on = appender.always || offset == inner.read.len()? + inner.tail.len() as u64;

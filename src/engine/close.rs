@@ -208,6 +208,10 @@ impl Engine {
         let (path, fsynced, dead) = {
             let mut state = self.lock();
             self.await_backlog(&mut state);
+            let fsynced = state.txns.get(&id).is_some_and(|t| t.fsynced);
+            if self.config.durability == Durability::Async && !fsynced {
+                self.give_way(&mut state);
+            }
             if let Some(errno) = state.drain.failed {
                 return Err(failed(errno));
             }
@@ -264,11 +268,13 @@ impl Engine {
             (content.id, described)
         };
         failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())?;
+        let mut overtaken = None;
         loop {
             self.sync_pending()?;
             let mut state = self.lock();
             // Others may have committed while the disk was waited for.
             if !self.all_synced(&state) && !failpoint::mutant("C19-prefix") {
+                overtaken.get_or_insert_with(|| Overtaken::new(self, &mut state));
                 continue;
             }
             if let Some(txn) = state.txns.get_mut(&id) {
@@ -281,6 +287,7 @@ impl Engine {
             self.append(record)?;
             break;
         }
+        drop(overtaken);
         self.sync_journal()
     }
 
@@ -994,5 +1001,22 @@ impl Engine {
         if state.pending.is_empty() {
             self.rotate(&mut state);
         }
+    }
+}
+
+/// A durable close that others have overtaken: see [`Engine::give_way`].
+struct Overtaken<'a>(&'a Engine);
+
+impl<'a> Overtaken<'a> {
+    fn new(engine: &'a Engine, state: &mut State) -> Overtaken<'a> {
+        state.drain.overtaken += 1;
+        Overtaken(engine)
+    }
+}
+
+impl Drop for Overtaken<'_> {
+    fn drop(&mut self) {
+        self.0.lock().drain.overtaken -= 1;
+        self.0.happened.notify_all();
     }
 }

@@ -37,6 +37,8 @@ pub(super) fn rotate_at() -> u64 {
 const BACKLOG: u64 = 4096;
 /// A close that waits for the disk goes on after this.
 const BACKLOG_WAIT: Duration = Duration::from_secs(30);
+/// Who commits waits so long for a durable close that it would overtake again.
+const GIVE_WAY: Duration = Duration::from_millis(200);
 /// A round that is asked for waits so long for others who are likely to ask for one, too.
 const GATHER: Duration = Duration::from_micros(300);
 /// A document's text is written to its file after this, if nobody has asked for it before.
@@ -520,6 +522,20 @@ impl Engine {
             state.drain.due = Some(Instant::now());
             self.drain_wanted.notify_one();
             self.happened.wait_for(state, Duration::from_millis(100));
+        }
+    }
+
+    /// A durable close needs a moment in which all that was committed is on the medium: whoever would
+    /// commit lets it have one.
+    pub(super) fn give_way(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
+        let until = Instant::now() + GIVE_WAY;
+        if failpoint::mutant("C7-way") {
+            return;
+        }
+        while state.drain.overtaken > 0 && state.drain.failed.or(state.drain.stuck).is_none() {
+            if self.happened.wait_until(state, until).timed_out() {
+                return;
+            }
         }
     }
 

@@ -224,6 +224,8 @@ pub struct DrainRequest {
     pub awaiting: usize,
     /// Answers that do.
     pub parked: Vec<Parked>,
+    /// Durable closes that would wait for ever if everybody went on committing.
+    pub overtaken: usize,
     /// How many of both usually wait for a round.
     pub usual: usize,
     /// The next round writes out all documents.

@@ -551,14 +551,26 @@ impl Engine {
         &self,
         slot: &Slot,
     ) -> OpResult<parking_lot::MutexGuard<'_, State>> {
+        let is_settled = |state: &State| {
+            let head = state.pending.get(slot.dir, &slot.name);
+            head.is_none_or(|p| p.unwritten.is_none())
+        };
         loop {
             let state = self.lock();
-            let head = state.pending.get(slot.dir, &slot.name);
-            if head.is_none_or(|p| p.unwritten.is_none()) {
+            if is_settled(&state) {
                 return Ok(state);
             }
             drop(state);
-            self.write_out(slot)?;
+            let kept = self.documents.of(slot);
+            let mut parsed = kept.lock();
+            if let Some(parsed) = parsed.as_mut() {
+                self.write_text_of(slot, parsed)?;
+            }
+            // While the document is held no edit can come in between.
+            let state = self.lock();
+            if is_settled(&state) {
+                return Ok(state);
+            }
         }
     }
 }

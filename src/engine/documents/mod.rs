@@ -220,7 +220,11 @@ impl Engine {
         let mut parsed = kept.try_lock()?;
         let patch = request.patch().ok()?;
         let at_hand = |p: &Parsed| self.is_hot(&slot, p) && patch.is_local(&p.document);
-        if !parsed.as_ref().is_some_and(at_hand) || self.has_backlog(&self.lock()) {
+        let may_wait = {
+            let state = self.lock();
+            self.has_backlog(&state) || state.drain.overtaken > 0
+        };
+        if may_wait || !parsed.as_ref().is_some_and(at_hand) {
             return None;
         }
         if self.is_turn_taken(&slot) {
@@ -239,7 +243,11 @@ impl Engine {
             Kind::Replace => None,
             Kind::Patch | Kind::Merge => Some(request.patch()?),
         };
-        self.await_backlog(&mut self.lock());
+        {
+            let mut state = self.lock();
+            self.await_backlog(&mut state);
+            self.give_way(&mut state);
+        }
         let mut found_room = false;
         loop {
             let slot = self.slot_of_document(request.node)?;
