@@ -227,3 +227,36 @@ fn no_failed_sync_is_passed_over() {
         assert_content(m.read("f"), name.as_bytes(), "after a second try");
     }
 }
+
+#[test]
+fn nothing_is_acknowledged_that_only_a_nameless_journal_knows() {
+    need_daemon!();
+    // The first journal gets its name; of the second it is not known whether that lasts.
+    let at = format!("C19-sync-journal-name:{}:1:1", libc::EIO);
+    let mut m = mount!(
+        Mount::options()
+            .env("COMMITFS_FAIL_AT", at)
+            .env("COMMITFS_JOURNAL_LIMIT", 600)
+    );
+    let mut actor = Actor::new();
+    let mut saved = 0;
+    let mut refused = None;
+    for round in 1..=100 {
+        match actor.save(&m.path("f"), format!("{round}")) {
+            Ok(()) => saved = round,
+            Err(failure) => refused = Some(failure.errno),
+        }
+        if round % 10 == 0 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    assert_eq!(refused.as_deref(), Some("EIO"), "{saved}");
+    m.kill_daemon();
+    m.clear_env();
+    m.remount();
+    assert_content(
+        m.read("f"),
+        format!("{saved}").as_bytes(),
+        "the last that was acknowledged",
+    );
+}

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::{Engine, Parked, State};
-use crate::journal::{Edit, Record};
+use crate::journal::{Edit, JournalError, Record};
 use crate::namespace::Pending;
 use crate::sys::{at, failpoint};
 use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns};
@@ -437,6 +437,12 @@ impl Engine {
             &carried,
         ) {
             Ok(fresh) => *journal = fresh,
+            Err(e @ JournalError::NameInDoubt { .. }) => {
+                // What went into the old one would be found by nobody.
+                log::error!("{e}; new commits are refused");
+                journal.give_up();
+                state.drain.failed = Some(Errno::IO);
+            }
             Err(e) => log::error!("journal can't be started anew: {e}; the old one goes on"),
         }
         failpoint::crash_point("journal-rotated");

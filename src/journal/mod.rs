@@ -264,8 +264,17 @@ pub enum JournalError {
         /// Why it could not be taken back.
         undo: io::Error,
     },
-    /// An earlier append was [`JournalError::Indeterminate`]; this one wrote
-    /// nothing.
+    /// A new journal has taken the old one's place, and it is not known whether
+    /// that outlives a power cut: neither can be relied on.
+    #[error(
+        "a new journal took the place of the old one, but its directory cannot be synced: {source}"
+    )]
+    NameInDoubt {
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// An earlier append was [`JournalError::Indeterminate`], or the journal
+    /// was given up; this one wrote nothing.
     #[error("the journal is closed because an earlier write to it failed; a new one is needed")]
     Closed,
     /// Something to be written is over the format's limit; nothing was written.

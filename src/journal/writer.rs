@@ -50,8 +50,8 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError::TooLarge`] for an instance or a record over its limit;
-    /// [`JournalError::Io`] otherwise. The old journal is still in place
-    /// unless it was the last step, syncing `dir`, that failed.
+    /// [`JournalError::NameInDoubt`] when the last step, syncing `dir`, failed;
+    /// [`JournalError::Io`] otherwise: the old journal is still in place.
     pub fn create(
         dir: BorrowedFd<'_>,
         header: Header,
@@ -66,9 +66,11 @@ impl Journal {
             .map_err(io::Error::from)
             .inspect_err(|_| drop(remove_new(dir)))
             .map_err(failed("put the new journal in its place"))?;
-        failpoint::sync("C19-sync-journal-name", || rustix::fs::fsync(dir))
-            .map_err(io::Error::from)
-            .map_err(failed("sync the journal's directory"))?;
+        failpoint::sync("C19-sync-journal-name", || rustix::fs::fsync(dir)).map_err(|errno| {
+            JournalError::NameInDoubt {
+                source: errno.into(),
+            }
+        })?;
         Ok(Self { header, appender })
     }
 
@@ -122,6 +124,11 @@ impl Journal {
     /// and a second one that succeeds proves nothing: make a new journal.
     pub fn sync_handle(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.appender.medium)
+    }
+
+    /// Takes no more records: it has lost its name.
+    pub fn give_up(&mut self) {
+        self.appender.closed = true;
     }
 
     /// The header the journal was made with.
@@ -221,7 +228,7 @@ struct Appender<M> {
     end: u64,
     /// Up to here the file has space; never less than `end`.
     allocated: u64,
-    /// An append failed and could not be cut off.
+    /// An append failed and could not be cut off, or the file has lost its name.
     closed: bool,
     buffer: Vec<u8>,
 }

@@ -55,21 +55,27 @@ pub fn crash_point(name: &str) {
 #[inline(always)]
 pub fn crash_point(_name: &str) {}
 
-/// An injected failure: `COMMITFS_FAIL_AT=point:errno[:count]`, the errno as a number.
+/// An injected failure: `COMMITFS_FAIL_AT=point:errno[:count[:after]]`, the errno as a number; it fails
+/// `count` times, after it has worked `after` times.
 #[cfg(feature = "testing")]
 pub fn fail_point(name: &str) -> Result<(), Errno> {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicI64, Ordering};
-    static ASKED: LazyLock<Option<(String, i32, AtomicI64)>> = LazyLock::new(|| {
+    static ASKED: LazyLock<Option<(String, i32, AtomicI64, AtomicI64)>> = LazyLock::new(|| {
         let asked = std::env::var("COMMITFS_FAIL_AT").ok()?;
         let mut parts = asked.split(':');
         let point = parts.next()?.to_owned();
         let errno = parts.next()?.parse().ok()?;
-        let count = parts.next().map_or(Some(i64::MAX), |c| c.parse().ok())?;
-        Some((point, errno, AtomicI64::new(count)))
+        let mut number = |other| parts.next().map_or(Some(other), |c| c.parse().ok());
+        let (count, after) = (number(i64::MAX)?, number(0)?);
+        Some((point, errno, AtomicI64::new(count), AtomicI64::new(after)))
     });
     match &*ASKED {
-        Some((point, errno, left)) if point == name && left.fetch_sub(1, Ordering::Relaxed) > 0 => {
+        Some((point, errno, left, after))
+            if point == name
+                && after.fetch_sub(1, Ordering::Relaxed) <= 0
+                && left.fetch_sub(1, Ordering::Relaxed) > 0 =>
+        {
             Err(Errno::from_raw_os_error(*errno))
         }
         _ => Ok(()),
