@@ -586,6 +586,45 @@ fn who_opens_a_document_while_it_is_patched_finds_it_whole() {
 }
 
 #[test]
+fn what_was_written_in_place_is_what_is_patched() {
+    need_daemon!();
+    let m = mount!(Mount::options().rules(
+        r#"
+            [[rule]]
+            glob = "*.part"
+            mode = "direct"
+            [[rule]]
+            glob = "s.json"
+            guard = "none"
+        "#
+    ));
+    let script = r#"
+import os
+def patch():
+    value = b'[{"op": "increment", "path": "/n", "value": 1}]'
+    os.setxattr('s.json', 'user.commitfs.json.patch', value)
+open('s.json', 'w').write('{"n": 0}')
+patch()
+open('s.json').read()
+os.rename('s.json', 's.part')
+with open('s.part', 'r+') as f:
+    f.write('{"n": 7}')
+os.rename('s.part', 's.json')
+patch()
+assert open('s.json').read() == '{"n": 8}', open('s.json').read()
+with open('s.json', 'a') as f:
+    f.write('no JSON\n')
+try:
+    patch()
+    raise SystemExit('a line is gone')
+except OSError as e:
+    assert e.errno == 74, e
+"#;
+    m.python(script).ok();
+    assert_content(m.read("s.json"), b"{\"n\": 8}no JSON\n", "the line");
+}
+
+#[test]
 fn a_save_that_began_between_two_patches_has_overwritten_the_second() {
     need_daemon!();
     let m = mount!();

@@ -277,6 +277,7 @@ impl Engine {
         }
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.direct += 1;
+        node.written_in_place |= writes;
         node.cached = true;
         node.end.store(WHOLE, std::sync::atomic::Ordering::Release);
         let handle = state.add_handle(Handle::Direct {
@@ -1084,6 +1085,7 @@ impl Engine {
             .adopt(Kind::File, fd, (stat.st_dev, stat.st_ino), slot.clone());
         node.lookups += 1;
         node.direct += 1;
+        node.written_in_place = true;
         let id = node.id;
         let handle = state.add_handle(Handle::Direct {
             node: id,

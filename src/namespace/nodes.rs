@@ -71,6 +71,8 @@ pub struct Node {
     pub readers: u32,
     /// Open descriptions in direct mode.
     pub direct: u32,
+    /// Some could write: its content is not told by its number.
+    pub written_in_place: bool,
     /// What programs see of it ends here, in bytes: half an append is not shown. [`WHOLE`]: where
     /// the backing file does.
     pub end: Arc<AtomicU64>,
@@ -160,6 +162,7 @@ impl Nodes {
                 at,
                 readers: 0,
                 direct: 0,
+                written_in_place: false,
                 end: Arc::new(AtomicU64::new(WHOLE)),
                 unwritten: None,
                 cached: false,

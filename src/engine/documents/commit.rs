@@ -19,7 +19,7 @@ use super::{Refusal, Request};
 use crate::engine::{Engine, Handle, State};
 use crate::journal::{Content, Edit, Record};
 use crate::json::{Document, JsonError, Limits};
-use crate::namespace::{Kind, Pending, Told, Unwritten};
+use crate::namespace::{Kind, Node, Pending, Told, Unwritten};
 use crate::sys::{at, failpoint};
 use crate::txn::{Begun, Ready, write_text};
 use crate::types::{
@@ -126,7 +126,9 @@ impl Engine {
         base: &Base,
         parsed: &'a mut Option<Parsed>,
     ) -> Result<&'a mut Parsed, Refusal> {
-        let fits = |p: &Parsed| p.node == base.node || failpoint::mutant("C15");
+        let changes = |n: &Node| n.written_in_place || n.grows();
+        let changes = self.lock().nodes.get(base.node).is_none_or(changes);
+        let fits = |p: &Parsed| (p.node == base.node && !changes) || failpoint::mutant("C15");
         if !parsed.as_ref().is_some_and(fits) {
             // Somebody may still open what was replaced before its text was written.
             if let Some(replaced) = parsed.as_mut() {
