@@ -80,30 +80,12 @@ impl LockRequest {
 impl State {
     /// The file that a node is a version of, for the lock table.
     pub(super) fn file_of(&self, node: NodeId) -> FileId {
-        self.files.get(&node).copied().unwrap_or(node)
-    }
-
-    /// Drops what is known of versions that nobody can lock any more. Only while nothing is locked.
-    pub(super) fn forget_files(&mut self) {
-        let nodes = &self.nodes;
-        let open: std::collections::HashSet<FileId> = self
-            .files
-            .iter()
-            .filter(|(node, _)| nodes.get(**node).is_some())
-            .map(|(_, file)| *file)
-            .collect();
-        self.files
-            .retain(|_, file| open.contains(file) || nodes.get(*file).is_some());
-        self.ever_locked
-            .retain(|file| open.contains(file) || nodes.get(*file).is_some());
+        self.files.of(node)
     }
 
     /// `node` is the next version of the file that `old` is one of.
     pub(super) fn same_file(&mut self, node: NodeId, old: NodeId) {
-        let file = self.file_of(old);
-        if file != node {
-            self.files.insert(node, file);
-        }
+        self.files.follow(node, old);
     }
 }
 
@@ -164,7 +146,7 @@ impl Engine {
         let blockers: Vec<u32> = state.locks.against(file, &wanted).map(|l| l.pid).collect();
         if blockers.is_empty() || failpoint::mutant("C12-exclusion") {
             state.locks.grant(file, wanted);
-            state.ever_locked.insert(file);
+            state.files.note_locked(file);
             // Editors that wait for the slot need not any longer: the lock serialises.
             self.happened.notify_all();
             return Ok(());

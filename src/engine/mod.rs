@@ -11,6 +11,7 @@ mod close;
 mod dirs;
 mod documents;
 mod drain;
+mod files;
 mod io;
 mod ledger;
 mod locking;
@@ -226,8 +227,7 @@ impl Engine {
             errors: HashMap::new(),
             claimants: HashMap::new(),
             locks: crate::locks::LockTable::default(),
-            files: HashMap::new(),
-            ever_locked: std::collections::HashSet::new(),
+            files: files::Files::default(),
             waiting: HashMap::new(),
             slot_queue: HashMap::new(),
             last_ticket: 0,

@@ -217,7 +217,7 @@ impl Engine {
         }
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         let len = read.file.metadata().map_or(u64::MAX, |m| m.len());
-        let locked = state.ever_locked.contains(&state.file_of(id));
+        let locked = state.files.was_locked(state.file_of(id));
         let direct_io = (len <= UNCACHED && self.uncached())
             || locked
             || self.may_grow(state, node, &read.file, len);

@@ -7,7 +7,7 @@
 //! then [`State`], then the journal. Nothing
 //! that may wait for the disk's data is done under `State`: only lookups, renames and creations.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,9 +19,10 @@ use rustix::io::Errno;
 
 use super::append::Appender;
 use super::claims::Claimant;
+use super::files::Files;
 use super::locking::Waiting;
 use crate::journal::Record;
-use crate::locks::{FileId, LockTable};
+use crate::locks::LockTable;
 use crate::namespace::{Kind, Nodes, PendingSet};
 use crate::sys::at;
 use crate::txn::{Begun, Staging, Transaction};
@@ -313,9 +314,7 @@ pub struct State {
     /// Lock files that were created with O_EXCL, as far as the rules care.
     pub claimants: HashMap<Slot, Claimant>,
     /// Versions of a file that locks know by an earlier one.
-    pub files: HashMap<NodeId, FileId>,
-    /// Files that somebody has locked since the mount.
-    pub ever_locked: HashSet<FileId>,
+    pub files: Files,
     /// Who waits for a lock or a writer slot.
     pub waiting: HashMap<u64, Waiting>,
     /// Order of those who wait for a writer slot.

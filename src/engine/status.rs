@@ -274,9 +274,7 @@ impl Engine {
         {
             self.rotate(state);
         }
-        if state.files.len() > 4096 && state.locks.is_empty() && state.waiting.is_empty() {
-            state.forget_files();
-        }
+        state.files.tidy(&state.nodes);
         if state.pending.is_empty() && state.txns.is_empty() && !state.drain.busy {
             state.nodes.reap_directories();
         }

@@ -9,7 +9,7 @@
 //! the backing file system can use the inode number again.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -266,6 +266,12 @@ impl Nodes {
     /// Number of a backing inode that already has one.
     pub fn known(&self, key: Key) -> Option<NodeId> {
         self.by_key.get(&key).copied()
+    }
+
+    /// Every number that means something, or can come to mean it again.
+    pub fn numbers(&self) -> HashSet<NodeId> {
+        let known = self.by_key.values().copied();
+        known.chain(self.live.keys().copied()).collect()
     }
 
     /// The node of a backing inode, made if it isn't live. `at` is where it was just found.

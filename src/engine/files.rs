@@ -1,0 +1,134 @@
+//! Which file a version belongs to: locks are of a file, however many versions it has had (C12).
+
+use std::collections::{HashMap, HashSet};
+
+use crate::locks::FileId;
+use crate::namespace::Nodes;
+use crate::types::NodeId;
+
+/// Versions that are remembered before the first look for some that can be forgotten.
+const FEW: usize = 4096;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Files {
+    /// The file of a version, where that is not its own number.
+    of: HashMap<NodeId, FileId>,
+    /// Files that somebody has locked since the mount.
+    locked: HashSet<FileId>,
+    /// Beyond so many versions, those that nobody can reach are looked for.
+    most: usize,
+}
+
+impl Default for Files {
+    fn default() -> Files {
+        Files {
+            of: HashMap::new(),
+            locked: HashSet::new(),
+            most: FEW,
+        }
+    }
+}
+
+impl Files {
+    /// The file that a version belongs to.
+    pub fn of(&self, node: NodeId) -> FileId {
+        self.of.get(&node).copied().unwrap_or(node)
+    }
+
+    /// `node` is the next version of the file that `old` is one of.
+    pub fn follow(&mut self, node: NodeId, old: NodeId) {
+        let file = self.of(old);
+        if file != node {
+            self.of.insert(node, file);
+        }
+    }
+
+    /// Somebody locks a file.
+    pub fn note_locked(&mut self, file: FileId) {
+        self.locked.insert(file);
+    }
+
+    /// Whether somebody has locked a file since the mount.
+    pub fn was_locked(&self, file: FileId) -> bool {
+        self.locked.contains(&file)
+    }
+
+    /// Forgets versions that nobody can reach any more, once there are many: their numbers don't
+    /// come back, so whoever holds a lock on their file is found by the versions that are left.
+    pub fn tidy(&mut self, nodes: &Nodes) {
+        if self.of.len() <= self.most {
+            return;
+        }
+        let reachable = nodes.numbers();
+        self.of.retain(|node, _| reachable.contains(node));
+        let files: HashSet<FileId> = self.of.values().copied().collect();
+        self.locked
+            .retain(|file| files.contains(file) || reachable.contains(file));
+        self.most = FEW.max(2 * self.of.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::namespace::Kind;
+    use crate::types::{ROOT, Slot};
+
+    fn descriptor() -> Arc<OwnedFd> {
+        Arc::new(std::fs::File::open("/dev/null").unwrap().into())
+    }
+
+    #[test]
+    fn versions_that_nobody_can_reach_are_forgotten_and_the_lock_stays_on_the_file() {
+        let slot = Slot {
+            dir: ROOT,
+            name: "f".into(),
+        };
+        let mut nodes = Nodes::new(descriptor(), (0, 0), 100, 1000);
+        let mut files = Files::default();
+        let new = |nodes: &mut Nodes, inode: u64| {
+            let id = nodes.create(Kind::File, descriptor(), (0, inode), slot.clone());
+            nodes.get_mut(id).unwrap().lookups = 1;
+            id
+        };
+        let first = new(&mut nodes, 1);
+        files.note_locked(files.of(first));
+        let mut current = first;
+        for inode in 2..20_000 {
+            let next = new(&mut nodes, inode);
+            files.follow(next, current);
+            let old = nodes.get_mut(current).unwrap();
+            (old.superseded, old.unlinked) = (true, true);
+            drop(nodes.forget(current, 1));
+            files.tidy(&nodes);
+            assert!(files.of.len() <= 2 * FEW, "{}", files.of.len());
+            current = next;
+        }
+        assert_eq!(files.of(current), first);
+        assert!(files.was_locked(files.of(current)));
+    }
+
+    #[test]
+    fn a_version_whose_number_can_come_back_is_remembered() {
+        let slot = Slot {
+            dir: ROOT,
+            name: "f".into(),
+        };
+        let mut nodes = Nodes::new(descriptor(), (0, 0), 100, 1000);
+        let mut files = Files::default();
+        let first = nodes.number((0, 1));
+        let second = nodes.create(Kind::File, descriptor(), (0, 2), slot);
+        files.follow(second, first);
+        // The kernel forgets it; its name leads to the same number again.
+        drop(nodes.forget(second, 1));
+        files.most = 0;
+        files.tidy(&nodes);
+        assert!(nodes.get(second).is_none());
+        assert_eq!(nodes.known((0, 2)), Some(second));
+        assert_eq!(files.of(second), first);
+    }
+}
