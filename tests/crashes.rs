@@ -346,6 +346,35 @@ fn staged_leftovers_of_a_dead_daemon_go_to_rejected() {
 }
 
 #[test]
+fn content_on_its_way_to_rejected_keeps_its_path_over_a_new_journal_and_a_kill() {
+    need_features!("death");
+    let mut m = mount!(
+        Mount::options()
+            .separate()
+            .env("COMMITFS_REJECT_DELAY_MS", 60_000)
+            .env("COMMITFS_JOURNAL_LIMIT", 600)
+    );
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.write("f", "half").unwrap();
+    writer.kill(libc::SIGKILL);
+    let journal = m.backing().join(".commitfs/journal");
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&journal).unwrap());
+    eventually(Duration::from_secs(5), "it is aborted", || {
+        m.aborts("killed") == 1
+    });
+    let before = inode();
+    eventually(Duration::from_secs(5), "there is a new journal", || {
+        m.save("other", "x");
+        inode() != before
+    });
+    m.kill_daemon();
+    m.clear_env();
+    m.remount();
+    m.await_rejected("f", b"half");
+}
+
+#[test]
 fn an_early_close_of_a_duplicate_is_no_commit_for_recovery_either() {
     need_daemon!();
     // C3 and C18 together: at the kill, one of two descriptors had been closed, and the file looks

@@ -723,6 +723,10 @@ impl Engine {
 
     /// Takes a transaction's node out of the way; what becomes of the content is done on a worker.
     fn fall(&self, state: &mut State, txn: Transaction, abort: Option<Abort>) -> Fallen {
+        if abort.is_some() {
+            let begun = Engine::begin_record(state, &txn, false);
+            state.falling.insert(txn.id, begun);
+        }
         if let Some(node) = state.nodes.get_mut(txn.node) {
             node.kind = Kind::File;
             node.unlinked = true;
@@ -764,6 +768,8 @@ impl Engine {
 
     /// Moves aborted content to rejected, or removes what held nothing.
     pub(super) fn bury_aborted(&self, fallen: Fallen) {
+        let delay = failpoint::number("COMMITFS_REJECT_DELAY_MS", 0);
+        std::thread::sleep(std::time::Duration::from_millis(delay));
         let content = fallen.txn.staging.lock();
         let id = content.id;
         let len = content.size().unwrap_or(0);
@@ -792,9 +798,10 @@ impl Engine {
             }
         };
         self.append(&Record::Abort { id }).ok();
-        if kept {
-            self.lock().counters.rejected += 1;
-        }
+        let mut state = self.lock();
+        state.falling.remove(&fallen.txn.id);
+        state.counters.rejected += u64::from(kept);
+        drop(state);
         // Its space is free only when nobody has it open.
         drop(fallen);
         self.departures.end();

@@ -23,7 +23,8 @@ use super::{Engine, Parked, State};
 use crate::journal::{Edit, JournalError, Record};
 use crate::namespace::Pending;
 use crate::sys::{at, failpoint};
-use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns};
+use crate::txn::Transaction;
+use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns, now_ns};
 
 /// The journal is started anew above this size.
 const ROTATE: u64 = 4 << 20;
@@ -425,6 +426,7 @@ impl Engine {
         for txn in state.txns.values().filter(|t| t.handles > 0 || t.closing) {
             carried.extend(self.records_of(state, txn));
         }
+        carried.extend(state.falling.values().cloned());
         let mut journal = self.journal.lock();
         let mut header = journal.header().clone();
         header.journal_id = crate::journal::fresh_id();
@@ -576,20 +578,25 @@ impl Engine {
 }
 
 impl Engine {
+    /// That a transaction has begun, as a new journal says it.
+    pub(super) fn begin_record(state: &State, txn: &Transaction, claim: bool) -> Record {
+        Record::Begin {
+            id: txn.staging_id,
+            path: state.nodes.path(&txn.slot).unwrap_or_default(),
+            claim,
+            pid: txn.opener,
+            started_ns: now_ns(),
+        }
+    }
+
     /// What a new journal must say of an open transaction.
-    fn records_of(&self, state: &State, txn: &crate::txn::Transaction) -> Vec<Record> {
+    fn records_of(&self, state: &State, txn: &Transaction) -> Vec<Record> {
         let id = txn.staging_id;
         if txn.discarded {
             return vec![Record::Retarget { id, path: None }];
         }
         let path = state.nodes.path(&txn.slot).unwrap_or_default();
-        let mut records = vec![Record::Begin {
-            id,
-            path: path.clone(),
-            claim: txn.claim,
-            pid: txn.opener,
-            started_ns: crate::types::now_ns(),
-        }];
+        let mut records = vec![Engine::begin_record(state, txn, txn.claim)];
         if txn.overtaken {
             return records;
         }

@@ -208,6 +208,7 @@ impl Engine {
             ),
             pending: PendingSet::default(),
             txns: HashMap::new(),
+            falling: std::collections::BTreeMap::new(),
             open_names: std::collections::BTreeMap::new(),
             handles: HashMap::new(),
             appenders: HashMap::new(),

@@ -231,18 +231,13 @@ impl Engine {
 
     /// What an O_EXCL creation holds is hidden from now on.
     pub(super) fn end_claim(&self, state: &mut State, id: TxnId) {
-        let Some(txn) = state.txns.get_mut(&id) else {
-            return;
-        };
-        txn.claim = false;
-        let record = Record::Begin {
-            id: txn.staging_id,
-            path: state.nodes.path(&txn.slot).unwrap_or_default(),
-            claim: false,
-            pid: txn.opener,
-            started_ns: now_ns(),
-        };
-        self.append(&record).ok();
+        if let Some(txn) = state.txns.get_mut(&id) {
+            txn.claim = false;
+        }
+        if let Some(txn) = state.txns.get(&id) {
+            let record = Engine::begin_record(state, txn, false);
+            self.append(&record).ok();
+        }
     }
 
     /// A version is about to stand before what the backing directory has under a name: to programs

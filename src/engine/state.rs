@@ -275,6 +275,8 @@ pub struct State {
     pub pending: PendingSet,
     /// Open transactions.
     pub txns: HashMap<TxnId, Transaction>,
+    /// Those on their way to rejected, as a new journal begins them.
+    pub falling: BTreeMap<TxnId, Record>,
     /// Open transactions by the name they will commit under, oldest first.
     pub open_names: BTreeMap<Slot, Vec<TxnId>>,
     /// Open descriptions.
