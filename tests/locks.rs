@@ -151,6 +151,31 @@ fn unlocking_commits_what_was_written_and_the_file_stays_open() {
 }
 
 #[test]
+fn who_has_created_a_file_and_unlocked_it_shares_its_locks_with_those_who_open_it_since() {
+    need_features!("posix_locks", "flock_locks");
+    need_daemon!();
+    for (call, args) in CALLS {
+        let m = mount!();
+        let mut creator = Actor::new();
+        creator.open("f", "w+", &m.path("f")).unwrap();
+        creator.ask(call, args).unwrap();
+        creator.write("f", "1").unwrap();
+        let (unlock, unlocked): (_, &[&[u8]]) = match args {
+            [_] => ("funlock", &[b"f"]),
+            [_, b"set", ..] => ("fcntl", &[b"f", b"set", b"unlock", b"0", b"0"]),
+            _ => ("fcntl", &[b"f", b"ofd-set", b"unlock", b"0", b"0"]),
+        };
+        creator.ask(unlock, unlocked).unwrap();
+        let mut other = editor(&m);
+        other.ask(call, args).unwrap();
+        assert_errno(creator.ask(call, args), "EAGAIN");
+        other.ask(unlock, unlocked).unwrap();
+        creator.ask(call, args).unwrap();
+        assert_errno(other.ask(call, args), "EAGAIN");
+    }
+}
+
+#[test]
 fn ranges_exclude_where_they_overlap_and_nowhere_else() {
     need_features!("posix_locks", "flock_locks");
     need_daemon!();

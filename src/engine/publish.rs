@@ -393,6 +393,10 @@ impl Engine {
                 },
             ),
         };
+        if how != Move::Link {
+            // A new file's first version; one that replaces another shares that one's locks.
+            state.same_file(version, node);
+        }
         let lost = match how {
             // Another file takes the name.
             Move::Rename => {
