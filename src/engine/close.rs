@@ -45,6 +45,7 @@ impl Engine {
             let killed = Engine::killed_flusher(caller);
             let engine = self.clone();
             return self.pool.run(move || {
+                engine.commit_written(caller, locked.then_some(file), None);
                 let settled = engine.settle_appender(&appender, killed);
                 engine.release_posix(file, owner);
                 done(settled);
@@ -76,14 +77,19 @@ impl Engine {
             (id, staging, pid, commits && !moot)
         });
         drop(guard);
-        let Some((id, staging, pid, true)) = staged else {
-            if locked {
-                self.release_posix(file, owner);
-            }
-            return done(Ok(()));
-        };
         let engine = self.clone();
+        let Some((id, staging, pid, true)) = staged else {
+            if !locked {
+                return done(Ok(()));
+            }
+            return self.pool.run(move || {
+                engine.commit_written(caller, Some(file), None);
+                engine.release_posix(file, owner);
+                done(Ok(()));
+            });
+        };
         self.pool.run(move || {
+            engine.commit_written(caller, locked.then_some(file), Some(id));
             let result = if engine.unborn_log(id).is_some() && engine.is_changed(id) {
                 engine.birth(id, handle, pid, b"")
             } else {
