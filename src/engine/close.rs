@@ -222,11 +222,16 @@ impl Engine {
             let Some(txn) = state.txns.get_mut(&id) else {
                 return Ok(ready);
             };
-            txn.content = Some(ready.clone());
+            self.note_dead_mapping(txn);
+            let before = txn.content.replace(ready.clone());
             if txn.discarded {
                 return Ok(ready);
             }
-            (path, txn.fsynced, txn.death().is_some())
+            let dead = txn.death().is_some();
+            if let Some(before) = before.filter(|_| dead) {
+                self.append(&Record::Unprepared { id: before.id }).ok();
+            }
+            (path, txn.fsynced, dead)
         };
         self.reserve_commit().map_err(failed)?;
         if !sure || dead {
@@ -548,9 +553,7 @@ impl Engine {
             return self.finish_late(id, staging, unlock);
         }
         t.closing = true;
-        if let Some((pid, signal)) = self.dead_mapping(t) {
-            t.processes.entry(pid).or_default().killed_by = Some(signal);
-        }
+        self.note_dead_mapping(t);
         let rescue = t.fsynced
             && !t.discarded
             && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));
