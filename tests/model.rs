@@ -1298,3 +1298,34 @@ fn a_close_that_gives_fcntl_locks_back_commits_what_was_written_through_others()
         Close(0),
     ]);
 }
+
+#[test]
+fn who_has_rewritten_a_file_and_unlocked_it_reads_what_is_there_when_it_locks_it_again() {
+    holds(&[
+        Open(0, 0, Mode::RewriteAndRead, false),
+        Write(0, 5),
+        Lock(0, true),
+        Unlock(0),
+        Save(1, 0, 9),
+        Lock(0, true),
+        Pwrite(0, 7, 7),
+        Unlock(0),
+        Save(1, 0, 4),
+        Lock(0, true),
+    ]);
+}
+
+#[test]
+fn a_writer_killed_with_a_mapping_alone_never_commits_though_the_daemon_dies_at_the_last_close() {
+    holds(&[
+        Fork(0),
+        Open(0, 0, Mode::Edit, false),
+        Pwrite(0, 4, 11),
+        Map(0),
+        Close(0),
+        Open(3, 0, Mode::AppendAndRead, false),
+        Kill(0, true),
+        Write(0, 35),
+        Strike(Some(0)),
+    ]);
+}

@@ -1,5 +1,4 @@
-//! Advisory locks (C12): flock and fcntl, on readers, editors and appenders of a file that keeps
-//! its name.
+//! Advisory locks (C12): flock and fcntl, through whatever is opened on a file that keeps its name.
 //!
 //! FUSE doesn't say which of the two calls a request comes from. What a lock of the one answers
 //! where the other's stands on the same bytes is therefore left out, and so is who takes both
@@ -185,7 +184,7 @@ impl World {
         let current = &self.files[&name];
         if let Some(id) = self.staged_by(description) {
             let txn = &self.txns[&id];
-            let moves = !txn.changed && txn.base != Some(current.number);
+            let moves = txn.edit && !txn.changed && txn.base != Some(current.number);
             if moves && txn.content.len() == current.content.len() {
                 return None;
             }
@@ -206,7 +205,7 @@ impl World {
             }
             What::Staged { txn, .. } => {
                 let txn = self.txns.get_mut(txn)?;
-                if !txn.changed {
+                if txn.edit && !txn.changed {
                     (txn.base, txn.content) = (Some(current.number), current.content);
                 }
             }

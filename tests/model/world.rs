@@ -451,19 +451,19 @@ impl World {
             }
             (Mode::Read, Found::File(content)) => content,
         };
-        let lockable = self.files.get(&slot).map(|f| f.file);
-        let mut file = None;
+        // A new file's locks are its creator's own until it is committed.
+        let mut file = self.files.get(&slot).map(|f| f.file);
         let what = if mode == Mode::Read {
             match self.own(who, &slot).or_else(|| self.claim(&slot)) {
-                Some(txn) => What::Staged {
-                    txn,
-                    reads: true,
-                    writes: false,
-                },
-                None => {
-                    file = lockable;
-                    What::Version(self.files[&slot].number, content)
+                Some(txn) => {
+                    file = None;
+                    What::Staged {
+                        txn,
+                        reads: true,
+                        writes: false,
+                    }
                 }
+                None => What::Version(self.files[&slot].number, content),
             }
         } else {
             if let Some(own) = self.own(who, &slot).or_else(|| self.claim(&slot))
