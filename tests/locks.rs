@@ -200,6 +200,31 @@ fn who_has_rewritten_a_file_and_unlocked_it_reads_what_is_there_when_it_locks_it
 }
 
 #[test]
+fn to_share_a_lock_that_was_held_alone_commits_what_was_written_under_it() {
+    need_features!("posix_locks", "flock_locks");
+    need_daemon!();
+    for (call, args) in CALLS {
+        let m = mount!();
+        m.save("f", "1");
+        let mut writer = editor(&m);
+        writer.ask(call, args).unwrap();
+        writer.pwrite("f", 0, b"2").unwrap();
+        match args {
+            [file] => writer.ask("flock-shared", &[*file]),
+            [file, set, ..] => writer.ask("fcntl", &[*file, *set, b"read", b"0", b"0"]),
+            [] => unreachable!("a lock of nothing"),
+        }
+        .unwrap();
+        assert_content(m.read("f"), b"2", call);
+        // It goes on from there.
+        writer.pwrite("f", 1, b"3").unwrap();
+        assert_content(m.read("f"), b"2", "shared");
+        writer.close("f").unwrap();
+        assert_content(m.read("f"), b"23", "closed");
+    }
+}
+
+#[test]
 fn ranges_exclude_where_they_overlap_and_nowhere_else() {
     need_features!("posix_locks", "flock_locks");
     need_daemon!();

@@ -133,6 +133,36 @@ impl Engine {
             let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
             return self.unlock(LockRequest { pid, ..request }, done);
         };
+        // To share what was held alone lets others look: it is an unlock, too.
+        let writers = match mode == Mode::Shared && self.holds_alone(&request) {
+            true => self.written_under(&request),
+            false => Vec::new(),
+        };
+        if writers.is_empty() {
+            return self.lock_or_wait(caller, request, mode, done);
+        }
+        let engine = self.clone();
+        self.pool.run(move || {
+            for txn in writers {
+                engine.commit_point(txn);
+            }
+            engine.lock_or_wait(caller, request, mode, done);
+        });
+    }
+
+    fn holds_alone(&self, request: &LockRequest) -> bool {
+        let state = self.lock();
+        let file = state.file_of(request.node);
+        state.locks.holds_alone(file, &request.lock(Mode::Shared))
+    }
+
+    fn lock_or_wait(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: LockRequest,
+        mode: Mode,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
         match self.try_lock(&request, mode) {
             Ok(()) => self.after_grant(caller, request, done),
             Err(_) if !request.wait => done(Err(Errno::AGAIN)),

@@ -167,11 +167,24 @@ impl World {
             return Some(Err("EBADF"));
         }
         let range = call.range();
+        let overlaps = |lock: &Lock| lock.range.0 <= range.1 && range.0 <= lock.range.1;
+        let held_alone = |lock: &Lock| lock.file == file && lock.owner == owner && lock.alone;
+        if !alone && self.locks.iter().any(|l| held_alone(l) && overlaps(l)) {
+            // To share what was held alone is to give a part of it back.
+            let through = self.staged_by(description);
+            let written = self.written_by(who, through, &name);
+            if written.len() > 1 || written.iter().any(|id| self.txns[id].unwritten) {
+                return None;
+            }
+            for id in written {
+                self.commit_so_far(id, &name);
+            }
+        }
         let against: Vec<&Lock> = self
             .locks
             .iter()
             .filter(|lock| lock.file == file && lock.owner != owner && (alone || lock.alone))
-            .filter(|lock| lock.range.0 <= range.1 && range.0 <= lock.range.1)
+            .filter(|lock| overlaps(lock))
             .collect();
         let same_call = |lock: &&Lock| matches!(lock.owner, Owner::Flock(_)) == call.is_flock();
         if against.iter().any(same_call) {
