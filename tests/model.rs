@@ -1329,3 +1329,13 @@ fn a_writer_killed_with_a_mapping_alone_never_commits_though_the_daemon_dies_at_
         Strike(Some(0)),
     ]);
 }
+
+#[test]
+fn a_linked_file_that_its_rewriter_renames_has_nothing_of_the_other_name_left() {
+    holds(&[
+        Link(0, 0, 2),
+        Open(2, 2, Mode::RewriteAndRead, false),
+        Rename(2, 2, 3),
+        LockBytes(6, By::Description, 3, 0, true),
+    ]);
+}

@@ -93,7 +93,11 @@ impl World {
         let (description, _) = self.processes[&who].slots[slot];
         let file = self.descriptions[&description].file?;
         let name = self.only_name(file)?;
-        if self.descriptions[&description].elsewhere {
+        // It has been renamed, and the file has that name no more.
+        let strays = self
+            .staged_by(description)
+            .is_some_and(|id| self.txns[&id].slot != name);
+        if strays || self.descriptions[&description].elsewhere {
             return None;
         }
         Some((description, file, name))

@@ -1138,9 +1138,9 @@ impl World {
             if let Err(errno) = self.publish(id, target) {
                 return Some(Err(errno));
             }
-            let fresh = self.number();
+            let renamed = self.renamed_file(source, target);
             if let Some(file) = self.files.get_mut(target) {
-                file.file = fresh;
+                file.file = renamed;
             }
             let published = self.files.get(target).map(|f| f.number);
             self.unname(target, lost);
@@ -1163,9 +1163,9 @@ impl World {
         {
             return Some(Ok(()));
         }
-        self.files.remove(source);
         let moved = Some(file.number);
-        file.file = self.number();
+        file.file = self.renamed_file(source, target);
+        self.files.remove(source);
         let lost = self.files.get(target).cloned();
         self.unname(target, lost);
         self.rename_appenders(source, target);
@@ -1181,6 +1181,20 @@ impl World {
             self.retarget(id, target);
         }
         Some(Ok(()))
+    }
+
+    /// What locks belong to after a rename: another file's, to keep apart what is opened before and
+    /// since; but the same as long as it has a third name.
+    fn renamed_file(&mut self, source: &Slot, target: &Slot) -> u32 {
+        let file = self.files.get(source).map(|f| f.file);
+        let mut others = self
+            .files
+            .iter()
+            .filter(|(slot, _)| ![source, target].contains(slot));
+        match file.filter(|file| others.any(|(_, f)| f.file == *file)) {
+            Some(shared) => shared,
+            None => self.number(),
+        }
     }
 
     pub fn link(&mut self, who: u32, from: &str, to: &str) -> Option<Told> {
