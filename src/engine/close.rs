@@ -96,7 +96,7 @@ impl Engine {
                 engine.prepare(id, &staging, pid)
             };
             if locked {
-                engine.unlock_at_close(id, file, owner);
+                engine.unlock_at_close(caller, id, file, owner);
             }
             done(result);
             failpoint::crash_point("flush-replied");
@@ -109,7 +109,7 @@ impl Engine {
 
     /// A close gives the closing process's fcntl locks back, but only once what was written under
     /// them is committed: by RELEASE if that follows, else now.
-    fn unlock_at_close(&self, id: TxnId, file: FileId, owner: u64) {
+    fn unlock_at_close(&self, caller: Caller, id: TxnId, file: FileId, owner: u64) {
         let dead = {
             let mut state = self.lock();
             match state.txns.get_mut(&id) {
@@ -121,8 +121,9 @@ impl Engine {
                 None => false,
             }
         };
-        // What a killed writer leaves is no commit, though another process may hold it open.
-        if !dead {
+        // What a killed writer leaves is no commit, though another process may hold it open; nor does
+        // one commit that is killed and has merely inherited it.
+        if !dead && Engine::killed_flusher(caller).is_none() {
             self.commit_point(id);
         }
         self.release_posix(file, owner);
