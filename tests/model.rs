@@ -1339,3 +1339,31 @@ fn a_linked_file_that_its_rewriter_renames_has_nothing_of_the_other_name_left() 
         LockBytes(6, By::Description, 3, 0, true),
     ]);
 }
+
+#[test]
+fn what_was_written_before_a_link_is_committed_by_an_unlock_under_its_own_name_too() {
+    holds(&[
+        Open(1, 0, Mode::Edit, false),
+        Write(0, 1),
+        Fork(1),
+        Link(3, 0, 1),
+        LockBytes(9, By::Process, 2, 0, true),
+        Open(2, 0, Mode::AppendAndRead, false),
+        Close(8),
+    ]);
+}
+
+#[test]
+fn a_killed_process_that_has_locked_what_it_merely_inherited_commits_nothing() {
+    holds(&[
+        Open(1, 0, Mode::EditAtOnce, false),
+        Fork(4),
+        LockBytes(7, By::Process, 1, 2, false),
+        Open(1, 0, Mode::AppendAndRead, false),
+        Open(1, 3, Mode::RewriteAndRead, true),
+        Open(3, 1, Mode::Rewrite, true),
+        Truncate(2, 78),
+        Close(10),
+        Kill(3, true),
+    ]);
+}
