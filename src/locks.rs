@@ -213,6 +213,17 @@ impl LockTable {
             .is_some_and(|l| l.iter().any(|l| l.owner == owner))
     }
 
+    /// Whether the owner of a request holds any of its range alone.
+    pub fn holds_alone(&self, file: FileId, wanted: &Lock) -> bool {
+        let alone = |held: &Lock| {
+            held.owner == wanted.owner
+                && held.mode == Mode::Exclusive
+                && held.start <= wanted.end
+                && wanted.start <= held.end
+        };
+        self.held.get(&file).is_some_and(|l| l.iter().any(alone))
+    }
+
     /// Whether anything of a file is held through a description.
     pub fn holds_through(&self, file: FileId, handle: HandleId) -> bool {
         self.held

@@ -23,6 +23,16 @@ fn editor(m: &Mount) -> Actor {
     editor
 }
 
+/// Gives back what one of [`CALLS`] has locked.
+fn unlock(holder: &mut Actor, locked: &[&[u8]]) {
+    let (call, args): (_, &[&[u8]]) = match locked {
+        [_] => ("funlock", &[b"f"]),
+        [_, b"set", ..] => ("fcntl", &[b"f", b"set", b"unlock", b"0", b"0"]),
+        _ => ("fcntl", &[b"f", b"ofd-set", b"unlock", b"0", b"0"]),
+    };
+    holder.ask(call, args).unwrap();
+}
+
 /// How many wait for a lock.
 fn waiting(m: &Mount) -> usize {
     let waits = |e: &&Value| e["state"] == "waiting" && e["kind"] == "lock";
@@ -147,6 +157,70 @@ fn unlocking_commits_what_was_written_and_the_file_stays_open() {
         assert_content(m.read("f"), b"3", "not yet");
         actor.close("f").unwrap();
         assert_content(m.read("f"), b"4", "closed");
+    }
+}
+
+#[test]
+fn who_has_created_a_file_and_unlocked_it_shares_its_locks_with_those_who_open_it_since() {
+    need_features!("posix_locks", "flock_locks");
+    need_daemon!();
+    for (call, args) in CALLS {
+        let m = mount!();
+        let mut creator = Actor::new();
+        creator.open("f", "w+", &m.path("f")).unwrap();
+        creator.ask(call, args).unwrap();
+        creator.write("f", "1").unwrap();
+        unlock(&mut creator, args);
+        let mut other = editor(&m);
+        other.ask(call, args).unwrap();
+        assert_errno(creator.ask(call, args), "EAGAIN");
+        unlock(&mut other, args);
+        creator.ask(call, args).unwrap();
+        assert_errno(other.ask(call, args), "EAGAIN");
+    }
+}
+
+#[test]
+fn who_has_rewritten_a_file_and_unlocked_it_reads_what_is_there_when_it_locks_it_again() {
+    need_features!("posix_locks", "flock_locks");
+    need_daemon!();
+    for (call, args) in CALLS {
+        let m = mount!();
+        m.save("f", "0");
+        let mut writer = Actor::new();
+        writer.open("f", "w+", &m.path("f")).unwrap();
+        writer.ask(call, args).unwrap();
+        writer.write("f", "1").unwrap();
+        assert_content(writer.pread("f", 0, 9).ok(), b"1", "its own");
+        unlock(&mut writer, args);
+        m.save("f", "2");
+        writer.ask(call, args).unwrap();
+        assert_content(writer.pread("f", 0, 9).ok(), b"2", "the other's");
+    }
+}
+
+#[test]
+fn to_share_a_lock_that_was_held_alone_commits_what_was_written_under_it() {
+    need_features!("posix_locks", "flock_locks");
+    need_daemon!();
+    for (call, args) in CALLS {
+        let m = mount!();
+        m.save("f", "1");
+        let mut writer = editor(&m);
+        writer.ask(call, args).unwrap();
+        writer.pwrite("f", 0, b"2").unwrap();
+        match args {
+            [file] => writer.ask("flock-shared", &[*file]),
+            [file, set, ..] => writer.ask("fcntl", &[*file, *set, b"read", b"0", b"0"]),
+            [] => unreachable!("a lock of nothing"),
+        }
+        .unwrap();
+        assert_content(m.read("f"), b"2", call);
+        // It goes on from there.
+        writer.pwrite("f", 1, b"3").unwrap();
+        assert_content(m.read("f"), b"2", "shared");
+        writer.close("f").unwrap();
+        assert_content(m.read("f"), b"23", "closed");
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use common::{Actor, Failure, Mount, eventually, times};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use world::locks::Call;
 use world::{Found, Mode, STRANGER, Slot, Told, World};
 
 /// Where files may be, and directories.
@@ -45,6 +46,9 @@ enum Op {
     /// Alone, or with others; without waiting.
     Lock(u8, bool),
     Unlock(u8),
+    /// fcntl's, the process's or the description's: from a byte on, so many of them.
+    LockBytes(u8, By, u8, u8, bool),
+    UnlockBytes(u8, By, u8, u8),
     Dup(u8),
     Close(u8),
     Save(u8, u8, u16),
@@ -67,6 +71,28 @@ enum Op {
     Remount,
     /// The daemon is killed, maybe at once after a close.
     Strike(Option<u8>),
+}
+
+/// Whose an fcntl lock is.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Process,
+    Description,
+}
+
+impl By {
+    /// `len` 0: all bytes from `first` on.
+    fn call(self, first: u8, len: u8) -> Call {
+        let first = first.into();
+        let last = match len {
+            0 => u64::MAX,
+            len => first + u64::from(len) - 1,
+        };
+        match self {
+            By::Process => Call::Process(first, last),
+            By::Description => Call::Open(first, last),
+        }
+    }
 }
 
 use Op::*;
@@ -94,6 +120,9 @@ fn an_op() -> impl Strategy<Value = Op> {
         2 => Just(Mode::AppendAndRead),
     ];
     let cloexec = prop_oneof![3 => Just(false), 1 => Just(true)];
+    let by = prop_oneof![3 => Just(By::Process), 1 => Just(By::Description)];
+    // A lock of the whole may be taken for flock's.
+    let (from, count) = (1..6u8, 0..4u8);
     prop_oneof![
         16 => (who.clone(), file.clone(), mode, cloexec).prop_map(|(w, f, m, c)| Open(w, f, m, c)),
         8 => (who.clone(), in_place).prop_map(|(w, m)| Open(w, 0, m, false)),
@@ -104,6 +133,9 @@ fn an_op() -> impl Strategy<Value = Op> {
         3 => one.clone().prop_map(Fsync),
         8 => (one.clone(), any::<bool>()).prop_map(|(h, alone)| Lock(h, alone)),
         6 => one.clone().prop_map(Unlock),
+        8 => (one.clone(), by.clone(), from.clone(), count.clone(), any::<bool>())
+            .prop_map(|(h, by, at, n, alone)| LockBytes(h, by, at, n, alone)),
+        4 => (one.clone(), by, from, count).prop_map(|(h, by, at, n)| UnlockBytes(h, by, at, n)),
         4 => one.clone().prop_map(Dup),
         10 => one.clone().prop_map(Close),
         3 => (who.clone(), file.clone(), len.clone()).prop_map(|(w, f, n)| Save(w, f, n)),
@@ -295,9 +327,7 @@ impl Case<'_> {
             }
             Exit(who) => {
                 let who = self.process(*who);
-                if self.world.ends_in_any_order(who)
-                    || self.world.leaves_heirs_beside_appenders(who)
-                {
+                if self.world.ends_in_any_order(who) || self.world.leaves_heirs_beside_others(who) {
                     return Ok(());
                 }
                 self.world.end(who, false);
@@ -308,7 +338,7 @@ impl Case<'_> {
                 // One who waits, too.
                 let all: Vec<u32> = self.actors.keys().copied().collect();
                 let who = all[*who as usize % all.len()];
-                if self.world.leaves_heirs_beside_appenders(who) {
+                if self.world.leaves_heirs_beside_others(who) {
                     return Ok(());
                 }
                 self.world.end(who, true);
@@ -349,9 +379,12 @@ impl Case<'_> {
             | Fsync(n)
             | Lock(n, _)
             | Unlock(n)
+            | LockBytes(n, ..)
+            | UnlockBytes(n, ..)
             | Dup(n)
             | Close(n) => {
-                let writing = !matches!(op, Lock(..) | Unlock(_) | Dup(_) | Close(_));
+                let locks = matches!(op, Lock(..) | Unlock(_) | LockBytes(..) | UnlockBytes(..));
+                let writing = !(locks || matches!(op, Dup(_) | Close(_)));
                 if let Some((who, slot)) = self.handle(*n, writing) {
                     self.on_descriptor(op, who, &slot)?;
                 }
@@ -397,7 +430,7 @@ impl Case<'_> {
                 self.actor(who).fsync(slot)
             }
             Lock(_, alone) => {
-                let Some(expected) = self.world.lock(who, slot, *alone) else {
+                let Some(expected) = self.world.lock(who, slot, Call::Flock, *alone) else {
                     return Ok(());
                 };
                 let call = if *alone { "flock" } else { "flock-shared" };
@@ -405,11 +438,32 @@ impl Case<'_> {
                 return agree(Some(expected), found);
             }
             Unlock(_) => {
-                let Some(expected) = self.world.unlock(who, slot) else {
+                let Some(expected) = self.world.unlock(who, slot, Call::Flock) else {
                     return Ok(());
                 };
                 let found = self.actor(who).ask("funlock", &[slot.as_bytes()]).map(drop);
                 return agree(Some(expected), found);
+            }
+            LockBytes(_, by, first, len, alone) => {
+                let call = by.call(*first, *len);
+                let Some(expected) = self.world.lock(who, slot, call, *alone) else {
+                    return Ok(());
+                };
+                let kind = if *alone { "write" } else { "read" };
+                return agree(
+                    Some(expected),
+                    self.fcntl(who, slot, kind, *by, *first, *len),
+                );
+            }
+            UnlockBytes(_, by, first, len) => {
+                let call = by.call(*first, *len);
+                let Some(expected) = self.world.unlock(who, slot, call) else {
+                    return Ok(());
+                };
+                return agree(
+                    Some(expected),
+                    self.fcntl(who, slot, "unlock", *by, *first, *len),
+                );
             }
             Dup(_) => {
                 let to = format!("f{}", self.world.number());
@@ -422,6 +476,24 @@ impl Case<'_> {
             }
         };
         agree(Some(Ok(())), found)
+    }
+
+    fn fcntl(
+        &mut self,
+        who: u32,
+        slot: &str,
+        kind: &str,
+        by: By,
+        first: u8,
+        len: u8,
+    ) -> Result<(), Failure> {
+        let command = match by {
+            By::Process => "set",
+            By::Description => "ofd-set",
+        };
+        let (first, len) = (first.to_string(), len.to_string());
+        let words = [slot, command, kind, &first, &len].map(str::as_bytes);
+        self.actor(who).ask("fcntl", &words).map(drop)
     }
 
     fn on_mapping(&mut self, op: &Op) -> Result<(), String> {
@@ -707,15 +779,17 @@ impl Case<'_> {
             .chain(self.actors.keys().copied())
             .filter(|who| !self.world.waits(*who))
             .collect();
-        let mut names: Vec<String> = FILES.iter().map(|f| (*f).to_owned()).collect();
-        names.push("/".into());
-        names.extend(DIRS.iter().map(|d| format!("{d}/")));
+        let mut all_names: Vec<String> = FILES.iter().map(|f| (*f).to_owned()).collect();
+        all_names.push("/".into());
+        all_names.extend(DIRS.iter().map(|d| format!("{d}/")));
         let root = self.stage.m.path(&self.name).to_string_lossy().into_owned();
-        let paths: Vec<Vec<u8>> = names
-            .iter()
-            .map(|name| format!("{root}/{}", name.trim_start_matches('/')).into_bytes())
-            .collect();
         for who in everyone {
+            let mut names = all_names.clone();
+            names.retain(|name| !self.world.loses_locks_by_a_look(who, name));
+            let paths: Vec<Vec<u8>> = names
+                .iter()
+                .map(|name| format!("{root}/{}", name.trim_start_matches('/')).into_bytes())
+                .collect();
             let process = self.world.processes.get(&who);
             let slots: Vec<String> = process
                 .map(|p| p.slots.keys().cloned().collect())
@@ -1187,5 +1261,109 @@ fn an_orphan_sees_what_it_inherited_from_an_appender_that_truncated() {
         Truncate(0, 52),
         Fork(1),
         Exit(1),
+    ]);
+}
+
+#[test]
+fn what_others_append_to_a_linked_file_is_none_of_what_its_writer_goes_on_with() {
+    holds(&[
+        Open(1, 0, Mode::Edit, false),
+        Pwrite(0, 65, 18),
+        Link(1, 0, 3),
+        Append(2, 3),
+    ]);
+}
+
+#[test]
+fn a_file_that_is_linked_and_then_synced_survives_the_kill_under_both_names() {
+    holds(&[
+        Open(0, 1, Mode::Rewrite, false),
+        Write(0, 9),
+        Link(0, 1, 2),
+        Fsync(0),
+        Kill(0, true),
+    ]);
+}
+
+#[test]
+fn a_close_that_gives_fcntl_locks_back_commits_what_was_written_through_others() {
+    // The file is locked already when the reader comes, so its close is told.
+    holds(&[
+        Open(1, 0, Mode::Edit, false),
+        LockBytes(0, By::Description, 1, 1, false),
+        Open(0, 0, Mode::Read, false),
+        Open(0, 0, Mode::Edit, false),
+        LockBytes(1, By::Process, 3, 1, true),
+        Write(0, 5),
+        Close(0),
+    ]);
+}
+
+#[test]
+fn who_has_rewritten_a_file_and_unlocked_it_reads_what_is_there_when_it_locks_it_again() {
+    holds(&[
+        Open(0, 0, Mode::RewriteAndRead, false),
+        Write(0, 5),
+        Lock(0, true),
+        Unlock(0),
+        Save(1, 0, 9),
+        Lock(0, true),
+        Pwrite(0, 7, 7),
+        Unlock(0),
+        Save(1, 0, 4),
+        Lock(0, true),
+    ]);
+}
+
+#[test]
+fn a_writer_killed_with_a_mapping_alone_never_commits_though_the_daemon_dies_at_the_last_close() {
+    holds(&[
+        Fork(0),
+        Open(0, 0, Mode::Edit, false),
+        Pwrite(0, 4, 11),
+        Map(0),
+        Close(0),
+        Open(3, 0, Mode::AppendAndRead, false),
+        Kill(0, true),
+        Write(0, 35),
+        Strike(Some(0)),
+    ]);
+}
+
+#[test]
+fn a_linked_file_that_its_rewriter_renames_has_nothing_of_the_other_name_left() {
+    holds(&[
+        Link(0, 0, 2),
+        Open(2, 2, Mode::RewriteAndRead, false),
+        Rename(2, 2, 3),
+        LockBytes(6, By::Description, 3, 0, true),
+    ]);
+}
+
+#[test]
+fn what_was_written_before_a_link_is_committed_by_an_unlock_under_its_own_name_too() {
+    holds(&[
+        Open(1, 0, Mode::Edit, false),
+        Write(0, 1),
+        Fork(1),
+        Link(3, 0, 1),
+        LockBytes(9, By::Process, 2, 0, true),
+        Open(2, 0, Mode::AppendAndRead, false),
+        Close(8),
+    ]);
+}
+
+#[test]
+fn a_killed_process_that_has_locked_what_it_merely_inherited_commits_nothing() {
+    holds(&[
+        Open(1, 0, Mode::EditAtOnce, false),
+        Fork(4),
+        LockBytes(7, By::Process, 1, 2, false),
+        Open(1, 0, Mode::AppendAndRead, false),
+        Open(1, 3, Mode::RewriteAndRead, true),
+        Open(3, 1, Mode::Rewrite, true),
+        Truncate(2, 78),
+        Close(10),
+        Kill(3, true),
     ]);
 }

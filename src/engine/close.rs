@@ -45,6 +45,7 @@ impl Engine {
             let killed = Engine::killed_flusher(caller);
             let engine = self.clone();
             return self.pool.run(move || {
+                engine.commit_written(caller, locked.then_some(file), None);
                 let settled = engine.settle_appender(&appender, killed);
                 engine.release_posix(file, owner);
                 done(settled);
@@ -76,21 +77,26 @@ impl Engine {
             (id, staging, pid, commits && !moot)
         });
         drop(guard);
-        let Some((id, staging, pid, true)) = staged else {
-            if locked {
-                self.release_posix(file, owner);
-            }
-            return done(Ok(()));
-        };
         let engine = self.clone();
+        let Some((id, staging, pid, true)) = staged else {
+            if !locked {
+                return done(Ok(()));
+            }
+            return self.pool.run(move || {
+                engine.commit_written(caller, Some(file), None);
+                engine.release_posix(file, owner);
+                done(Ok(()));
+            });
+        };
         self.pool.run(move || {
+            engine.commit_written(caller, locked.then_some(file), Some(id));
             let result = if engine.unborn_log(id).is_some() && engine.is_changed(id) {
                 engine.birth(id, handle, pid, b"")
             } else {
                 engine.prepare(id, &staging, pid)
             };
             if locked {
-                engine.unlock_at_close(id, file, owner);
+                engine.unlock_at_close(caller, id, file, owner);
             }
             done(result);
             failpoint::crash_point("flush-replied");
@@ -103,7 +109,7 @@ impl Engine {
 
     /// A close gives the closing process's fcntl locks back, but only once what was written under
     /// them is committed: by RELEASE if that follows, else now.
-    fn unlock_at_close(&self, id: TxnId, file: FileId, owner: u64) {
+    fn unlock_at_close(&self, caller: Caller, id: TxnId, file: FileId, owner: u64) {
         let dead = {
             let mut state = self.lock();
             match state.txns.get_mut(&id) {
@@ -115,8 +121,9 @@ impl Engine {
                 None => false,
             }
         };
-        // What a killed writer leaves is no commit, though another process may hold it open.
-        if !dead {
+        // What a killed writer leaves is no commit, though another process may hold it open; nor does
+        // one commit that is killed and has merely inherited it.
+        if !dead && Engine::killed_flusher(caller).is_none() {
             self.commit_point(id);
         }
         self.release_posix(file, owner);
@@ -220,11 +227,16 @@ impl Engine {
             let Some(txn) = state.txns.get_mut(&id) else {
                 return Ok(ready);
             };
-            txn.content = Some(ready.clone());
+            self.note_dead_mapping(txn);
+            let before = txn.content.replace(ready.clone());
             if txn.discarded {
                 return Ok(ready);
             }
-            (path, txn.fsynced, txn.death().is_some())
+            let dead = txn.death().is_some();
+            if let Some(before) = before.filter(|_| dead) {
+                self.append(&Record::Unprepared { id: before.id }).ok();
+            }
+            (path, txn.fsynced, dead)
         };
         self.reserve_commit().map_err(failed)?;
         if !sure || dead {
@@ -549,9 +561,7 @@ impl Engine {
             return self.finish_late(id, staging, unlock);
         }
         t.closing = true;
-        if let Some((pid, signal)) = self.dead_mapping(t) {
-            t.processes.entry(pid).or_default().killed_by = Some(signal);
-        }
+        self.note_dead_mapping(t);
         let rescue = t.fsynced
             && !t.discarded
             && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));

@@ -297,9 +297,8 @@ impl Engine {
     /// The content changes after a FLUSH: what the journal says of it isn't true any more.
     pub(super) fn unprepare(&self, state: &mut State, id: TxnId) {
         if let Some(txn) = state.txns.get_mut(&id) {
-            if txn.flushed.is_some_and(|f| f.sure)
-                && let Some(ready) = txn.content.take()
-            {
+            // Whichever FLUSH has said so: others may have joined and closed since.
+            if let Some(ready) = txn.content.take() {
                 self.append(&Record::Unprepared { id: ready.id }).ok();
             }
             txn.unprepared = true;

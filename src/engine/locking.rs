@@ -115,6 +115,36 @@ impl Engine {
             let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
             return self.unlock(LockRequest { pid, ..request }, done);
         };
+        // To share what was held alone lets others look: it is an unlock, too.
+        let writers = match mode == Mode::Shared && self.holds_alone(&request) {
+            true => self.written_under(&request),
+            false => Vec::new(),
+        };
+        if writers.is_empty() {
+            return self.lock_or_wait(caller, request, mode, done);
+        }
+        let engine = self.clone();
+        self.pool.run(move || {
+            for txn in writers {
+                engine.commit_point(txn);
+            }
+            engine.lock_or_wait(caller, request, mode, done);
+        });
+    }
+
+    fn holds_alone(&self, request: &LockRequest) -> bool {
+        let state = self.lock();
+        let file = state.file_of(request.node);
+        state.locks.holds_alone(file, &request.lock(Mode::Shared))
+    }
+
+    fn lock_or_wait(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: LockRequest,
+        mode: Mode,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
         match self.try_lock(&request, mode) {
             Ok(()) => self.after_grant(caller, request, done),
             Err(_) if !request.wait => done(Err(Errno::AGAIN)),
@@ -368,16 +398,29 @@ impl Engine {
             }) => Some(*txn),
             _ => None,
         };
-        let takes_part =
-            |t: &Transaction| t.processes.contains_key(&request.pid) || Some(t.id) == through;
-        let mut written: Vec<_> = state
-            .txns
-            .values()
-            .filter(|t| t.changed && takes_part(t) && state.file_of(t.node) == file)
-            .map(|t| t.id)
-            .collect();
-        written.sort_unstable();
-        written
+        written_by(&state, file, request.pid, through)
+    }
+
+    /// A close of any descriptor of a `locked` file gives the closing process's fcntl locks of it
+    /// back: what was written under them through others than the one that is `closed` is committed
+    /// first. A killed process commits nothing.
+    pub(super) fn commit_written(
+        &self,
+        caller: Caller,
+        locked: Option<FileId>,
+        closed: Option<TxnId>,
+    ) {
+        let Some(file) = locked.filter(|_| Engine::killed_flusher(caller).is_none()) else {
+            return;
+        };
+        let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
+        let written = written_by(&self.lock(), file, pid, None);
+        for id in written.into_iter().filter(|id| Some(*id) != closed) {
+            let dead = |t: &Transaction| t.death().is_some();
+            if !self.lock().txns.get(&id).is_some_and(dead) {
+                self.commit_point(id);
+            }
+        }
     }
 
     fn release_range(&self, request: &LockRequest) {
@@ -565,4 +608,17 @@ impl Engine {
         }
         Ok(state)
     }
+}
+
+/// Open transactions of a file that a process has written, or takes part in and others have.
+fn written_by(state: &State, file: FileId, pid: u32, through: Option<TxnId>) -> Vec<TxnId> {
+    let takes_part = |t: &Transaction| t.processes.contains_key(&pid) || Some(t.id) == through;
+    let mut written: Vec<_> = state
+        .txns
+        .values()
+        .filter(|t| t.changed && takes_part(t) && state.file_of(t.node) == file)
+        .map(|t| t.id)
+        .collect();
+    written.sort_unstable();
+    written
 }

@@ -461,7 +461,6 @@ impl Engine {
         txn.mappable |= flags.contains(OFlags::RDWR);
         txn.processes.entry(pid).or_default().opener = true;
         let staging = txn.staging.clone();
-        let empties = txn.empties;
         let handle = state.add_handle(Handle::Staged {
             txn: id,
             staging,
@@ -469,12 +468,12 @@ impl Engine {
             sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
             opener: pid,
         });
-        let edits = !empties && flags.contains(OFlags::RDWR);
         Ok(Opened {
             handle,
             keep_cache: true,
-            // As for small readers: a lock may give an editor another base.
-            direct_io: edits && self.uncached(),
+            // As for small readers: a lock may give who writes another base, also one who has begun
+            // by emptying the file and has unlocked it since.
+            direct_io: flags.contains(OFlags::RDWR) && self.uncached(),
             no_flush: false,
         })
     }

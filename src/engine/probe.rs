@@ -34,19 +34,22 @@ impl Engine {
         }
     }
 
-    /// A writer that left only a mapping and has been ended by a signal since: no FLUSH told.
-    pub(super) fn dead_mapping(&self, txn: &Transaction) -> Option<(u32, i32)> {
+    /// Notes a writer that left only a mapping and has been ended by a signal since: no FLUSH told.
+    pub(super) fn note_dead_mapping(&self, txn: &mut Transaction) {
         if !txn.mappable {
-            return None;
+            return;
         }
-        txn.watched.iter().find_map(|(pid, process)| {
+        let dead = txn.watched.iter().find_map(|(pid, process)| {
             // Its memory goes before it is a zombie, and the mapping with the memory.
             let signal = match proc::death_of_flusher(*pid, *pid) {
                 proc::Death::Signalled(signal) if !pidfd::has_ended(process) => signal,
                 _ => pidfd::killed_by(*pid, process)?,
             };
             (signal != libc::SIGPIPE).then_some((*pid, signal))
-        })
+        });
+        if let Some((pid, signal)) = dead {
+            txn.processes.entry(pid).or_default().killed_by = Some(signal);
+        }
     }
 }
 

@@ -311,17 +311,15 @@ impl Engine {
             self.grow_mtime(&mut content, to)?;
         }
         let described = content.describe()?;
-        let (fresh_id, claim) = {
-            let mut state = self.lock();
-            let claim = state.txns.get(&id).is_some_and(|t| t.claim);
-            (state.new_id(), claim && how == Move::Link)
-        };
+        let fresh_id = self.lock().new_id();
+        let copied = how == Move::Link;
         let file = self.create_staging_making_room(fresh_id)?;
         let old =
             at::reopen(&*content.file, rustix::fs::OFlags::PATH).map(std::os::fd::OwnedFd::from);
         let prepared = old.and_then(|old| {
-            if claim {
-                // It stays visible under this name, after a crash, too: as it is now.
+            if copied {
+                // Under this name it stays a content of its own, to be fsync'd, and seen after a
+                // crash if it is a claim; what others append to the new name is none of it.
                 at::copy_contents(&content.file, &file).map_err(|e| errno_of(&e))?;
             }
             self.dress(&file, Some(&old), None)?;
@@ -362,7 +360,7 @@ impl Engine {
         let (node, from, tid) = (txn.node, txn.slot.clone(), txn.opener_tid);
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let published_id = content.id;
-        let published = content.continue_in(fresh_id, file, claim);
+        let published = content.continue_in(fresh_id, file, copied);
         drop(content);
         state
             .nodes
@@ -393,6 +391,10 @@ impl Engine {
                 },
             ),
         };
+        if how != Move::Link {
+            // A new file's first version; one that replaces another shares that one's locks.
+            state.same_file(version, node);
+        }
         let lost = match how {
             // Another file takes the name.
             Move::Rename => {

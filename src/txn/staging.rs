@@ -407,7 +407,8 @@ impl Content {
         let published = std::mem::replace(&mut self.file, Arc::new(file));
         self.id = id;
         self.base = (!copied).then(|| published.clone());
-        self.changed = false;
+        // What was copied is still to be committed under its own name.
+        self.changed &= copied;
         self.dirty = true;
         self.fsynced = None;
         self.sequence.intact = false;

@@ -34,6 +34,18 @@ impl Lines {
             by: BTreeSet::new(),
         }
     }
+
+    pub(super) fn reads(&self) -> bool {
+        self.reads
+    }
+
+    /// The name of what it adds to, if that has one.
+    pub(super) fn slot(&self) -> Option<&Slot> {
+        match &self.place {
+            Place::At(slot) => Some(slot),
+            Place::Nameless(_) => None,
+        }
+    }
 }
 
 /// Complete lines, and what follows the last of them.
@@ -186,14 +198,18 @@ impl World {
         } else {
             self.number()
         };
+        let file = self.files[&slot].file;
         for description in self.descriptions.values_mut() {
-            description.what = match &description.what {
-                What::Staged { txn, reads, writes } if *txn == id => match writes {
-                    true => What::Lines(Lines::new(&slot, opened, *reads)),
-                    false => What::Version(opened, content.clone()),
-                },
-                other => other.clone(),
+            let What::Staged { txn, reads, writes } = description.what else {
+                continue;
             };
+            if txn == id {
+                description.of = Some(file);
+                description.what = match writes {
+                    true => What::Lines(Lines::new(&slot, opened, reads)),
+                    false => What::Version(opened, content.clone()),
+                };
+            }
         }
         if !is_first {
             self.grow(&Place::At(slot), &content);
@@ -280,21 +296,40 @@ impl World {
         }
     }
 
-    /// The daemon tells by the descriptors of a process whether it has inherited a transaction of
-    /// which somebody has died, and an editor's look like those of who appends to the version it
-    /// started from: known, and not tried here.
-    fn is_edited_by_heirs(&self, slot: &Slot) -> bool {
-        let dead = |who: &u32| !self.processes.contains_key(who);
-        let edits = |id: u32| self.txns[&id].edit && self.txns[&id].participants().any(dead);
-        self.at(slot).any(edits)
+    /// Those who have an editor's transaction open and have merely inherited it. Once who they
+    /// have it from is dead, the daemon tells by their descriptors, which look like those of other
+    /// editors and appenders of the version it started from (H9): known, and not tried here.
+    fn heirs(&self, id: u32) -> impl Iterator<Item = u32> {
+        let inherits = move |who: &u32| {
+            let took_part = self.txns[&id].participants().any(|p| p == who);
+            self.holds(*who, id) && !took_part
+        };
+        self.processes.keys().copied().filter(inherits)
     }
 
-    /// The same for the end of a process.
-    pub fn leaves_heirs_beside_appenders(&mut self, who: u32) -> bool {
-        let took_part = |t: &&super::Txn| t.edit && !t.done && t.participants().any(|p| *p == who);
-        let edited = self.txns.values().filter(took_part);
-        let edited: Vec<Place> = edited.map(|t| Place::At(t.slot.clone())).collect();
-        self.all_lines().any(|lines| edited.contains(&lines.place))
+    /// Whether somebody who opens a file in place would look like heirs of one that is dead.
+    pub(super) fn is_edited_by_heirs(&self, slot: &Slot) -> bool {
+        let dead = |who: &u32| !self.processes.contains_key(who);
+        self.at(slot).any(|id| {
+            let txn = &self.txns[&id];
+            txn.edit && txn.participants().any(dead) && self.heirs(id).next().is_some()
+        })
+    }
+
+    /// Whether the end of a process would leave heirs beside others who look like them.
+    pub fn leaves_heirs_beside_others(&self, who: u32) -> bool {
+        let adds_to = |slot: &Slot| {
+            let mut all = self.descriptions.values();
+            all.any(|d| matches!(&d.what, What::Lines(lines) if lines.slot() == Some(slot)))
+        };
+        self.txns.iter().any(|(id, txn)| {
+            let leaves = txn.edit
+                && !txn.done
+                && txn.participants().any(|p| *p == who)
+                && self.heirs(*id).any(|heir| heir != who);
+            let mut others = self.at(&txn.slot).filter(|other| other != id);
+            leaves && (adds_to(&txn.slot) || others.any(|other| self.txns[&other].edit))
+        })
     }
 
     /// Whether others may show the number of an editor's base, too: those who append to it, and
@@ -322,6 +357,9 @@ impl World {
     /// Whether the end of a process would finish unfinished lines, or commit, in an order that
     /// only the numbers of its descriptors tell.
     pub fn ends_in_any_order(&self, who: u32) -> bool {
+        if self.unlocks_in_any_order(who) {
+            return true;
+        }
         let process = &self.processes[&who];
         let held: BTreeSet<u32> = process.slots.values().map(|(d, _)| *d).collect();
         let mut names = Vec::new();

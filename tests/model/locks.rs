@@ -1,19 +1,63 @@
-//! Advisory locks (C12): flock, on readers, editors and appenders of a file that keeps its name.
+//! Advisory locks (C12): flock and fcntl, through whatever is opened on a file that keeps its name.
+//!
+//! FUSE doesn't say which of the two calls a request comes from. What a lock of the one answers
+//! where the other's stands on the same bytes is therefore left out, and so is who takes both
+//! through one description.
 
-use super::{Slot, Told, What, World};
+use super::{Description, Killed, Slot, Told, What, World};
 
-#[derive(Debug)]
+/// What a lock is taken by; fcntl's on some bytes, the first and the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Flock,
+    /// F_SETLK: for the process.
+    Process(u64, u64),
+    /// F_OFD_SETLK: for the open description.
+    Open(u64, u64),
+}
+
+impl Call {
+    fn range(self) -> (u64, u64) {
+        match self {
+            Call::Flock => (0, u64::MAX),
+            Call::Process(first, last) | Call::Open(first, last) => (first, last),
+        }
+    }
+
+    fn is_flock(self) -> bool {
+        self == Call::Flock
+    }
+}
+
+/// Whom a lock belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// A description, by flock.
+    Flock(u32),
+    Description(u32),
+    Process(u32),
+}
+
+#[derive(Clone, Debug)]
 pub struct Lock {
     file: u32,
+    owner: Owner,
+    /// The first byte, and the last.
+    range: (u64, u64),
     alone: bool,
-    /// Who has asked for it.
+    /// Who has asked for it, and through which description.
     by: u32,
+    through: u32,
 }
 
 impl World {
     pub(super) fn is_locked(&self, slot: &Slot) -> bool {
         let file = self.files.get(slot).map(|f| f.file);
-        self.locks.values().any(|lock| Some(lock.file) == file)
+        file.is_some_and(|file| self.is_file_locked(file))
+    }
+
+    pub(super) fn is_file_locked(&self, file: u32) -> bool {
+        self.locks.iter().any(|lock| lock.file == file)
     }
 
     /// Whether one who takes part in a transaction has locked the file, or anybody through its
@@ -23,11 +67,14 @@ impl World {
         let Some(file) = self.files.get(&txn.slot).map(|f| f.file) else {
             return false;
         };
-        let takes_part = |lock: &Lock| txn.participants().any(|p| *p == lock.by);
-        let through = |description: &u32| self.staged_by(*description) == Some(id);
-        self.locks.iter().any(|(description, lock)| {
-            lock.file == file && (takes_part(lock) || through(description))
+        self.locks.iter().any(|lock| {
+            let takes_part = txn.participants().any(|p| *p == lock.by);
+            lock.file == file && (takes_part || self.is_through(lock, id))
         })
+    }
+
+    fn is_through(&self, lock: &Lock, id: u32) -> bool {
+        self.descriptions.contains_key(&lock.through) && self.staged_by(lock.through) == Some(id)
     }
 
     /// Whether a process that has merely inherited an editor's description locks through another
@@ -45,38 +92,129 @@ impl World {
     fn lockable(&self, who: u32, slot: &str) -> Option<(u32, u32, Slot)> {
         let (description, _) = self.processes[&who].slots[slot];
         let file = self.descriptions[&description].file?;
-        let mut names = self.files.iter().filter(|(_, f)| f.file == file);
-        let (name, _) = names.next()?;
-        if names.next().is_some() || self.descriptions[&description].elsewhere {
+        let name = self.only_name(file)?;
+        // It has been renamed, and the file has that name no more.
+        let strays = self
+            .staged_by(description)
+            .is_some_and(|id| self.txns[&id].slot != name);
+        if strays || self.descriptions[&description].elsewhere {
             return None;
         }
-        Some((description, file, name.clone()))
+        Some((description, file, name))
+    }
+
+    fn only_name(&self, file: u32) -> Option<Slot> {
+        let mut names = self.files.iter().filter(|(_, f)| f.file == file);
+        let (name, _) = names.next()?;
+        names.next().is_none().then(|| name.clone())
+    }
+
+    /// Whether it is sure which closes of a process give its locks of a file back: which file each
+    /// of its descriptors is of, and that it is told when it is closed. A mapping holds a close up.
+    fn knows_its_closes(&self, who: u32, file: u32, name: &Slot) -> bool {
+        let is_known = |d: &Description| match d.of {
+            Some(of) if of == file => d.tells_closes.is_some(),
+            Some(of) => self.files.values().any(|f| f.file == of),
+            None => false,
+        };
+        let process = &self.processes[&who];
+        let mut held = process.slots.values().map(|(d, _)| &self.descriptions[d]);
+        let maps = self.processes.values().flat_map(|p| p.maps.values());
+        let mut mapped = maps.filter_map(|d| self.staged_by(*d));
+        held.all(is_known) && !mapped.any(|id| self.txns[&id].slot == *name)
+    }
+
+    /// Whether a process has fcntl locks of the file under a name.
+    pub(super) fn has_process_locks(&self, name: &Slot) -> bool {
+        let file = self.files.get(name).map(|f| f.file);
+        let of_process = |lock: &Lock| matches!(lock.owner, Owner::Process(_));
+        self.locks
+            .iter()
+            .any(|lock| Some(lock.file) == file && of_process(lock))
+    }
+
+    /// Whether the call is the other one than that by which something is held through a
+    /// description.
+    fn mixes_calls(&self, description: u32, call: Call) -> bool {
+        self.locks.iter().any(|lock| match lock.owner {
+            Owner::Flock(d) => d == description && !call.is_flock(),
+            Owner::Description(d) => d == description && call.is_flock(),
+            Owner::Process(_) => false,
+        })
     }
 
     /// A lock without waiting; `None`: not to be tried. What is read through the description from
     /// now on is the current version, and an editor that has written nothing starts from it.
-    pub fn lock(&mut self, who: u32, slot: &str, alone: bool) -> Option<Told> {
+    pub fn lock(&mut self, who: u32, slot: &str, call: Call, alone: bool) -> Option<Told> {
         let (description, file, name) = self.lockable(who, slot)?;
-        if self.locks_beside_an_inherited_editor(who, description, &name) {
+        // It would let in who waits, beside heirs.
+        let lets_in = self.is_waited_for_by_name(&name) && self.is_edited_by_heirs(&name);
+        if self.locks_beside_an_inherited_editor(who, description, &name)
+            || self.mixes_calls(description, call)
+            || lets_in
+        {
             return None;
         }
-        let stands_against = |(other, lock): (&u32, &Lock)| {
-            *other != description && lock.file == file && (alone || lock.alone)
+        let owner = match call {
+            Call::Flock => Owner::Flock(description),
+            Call::Open(..) => Owner::Description(description),
+            Call::Process(..) if !self.knows_its_closes(who, file, &name) => return None,
+            Call::Process(..) => Owner::Process(who),
         };
-        if self.locks.iter().any(stands_against) {
+        let (reads, writes) = match &self.descriptions[&description].what {
+            What::Version(..) => (true, false),
+            What::Staged { reads, writes, .. } => (*reads, *writes),
+            What::Lines(lines) => (lines.reads(), true),
+            What::Unknown => return None,
+        };
+        if !call.is_flock() && !(if alone { writes } else { reads }) {
+            return Some(Err("EBADF"));
+        }
+        let range = call.range();
+        let overlaps = |lock: &Lock| lock.range.0 <= range.1 && range.0 <= lock.range.1;
+        let held_alone = |lock: &Lock| lock.file == file && lock.owner == owner && lock.alone;
+        if !alone && self.locks.iter().any(|l| held_alone(l) && overlaps(l)) {
+            // To share what was held alone is to give a part of it back.
+            let through = self.staged_by(description);
+            let written = self.written_by(who, through, &name);
+            if written.len() > 1 || written.iter().any(|id| self.txns[id].unwritten) {
+                return None;
+            }
+            for id in written {
+                self.commit_so_far(id, &name);
+            }
+        }
+        let against: Vec<&Lock> = self
+            .locks
+            .iter()
+            .filter(|lock| lock.file == file && lock.owner != owner && (alone || lock.alone))
+            .filter(|lock| overlaps(lock))
+            .collect();
+        let same_call = |lock: &&Lock| matches!(lock.owner, Owner::Flock(_)) == call.is_flock();
+        if against.iter().any(same_call) {
             return Some(Err("EAGAIN"));
+        }
+        if !against.is_empty() {
+            return None;
         }
         // Known: the kernel keeps what its process has read by name of a base of the same length.
         let current = &self.files[&name];
         if let Some(id) = self.staged_by(description) {
             let txn = &self.txns[&id];
-            let moves = !txn.changed && txn.base != Some(current.number);
+            let moves = txn.edit && !txn.changed && txn.base != Some(current.number);
             if moves && txn.content.len() == current.content.len() {
                 return None;
             }
         }
-        let by = who;
-        self.locks.insert(description, Lock { file, alone, by });
+        self.release(file, owner, range);
+        self.locks.push(Lock {
+            file,
+            owner,
+            range,
+            alone,
+            by: who,
+            through: description,
+        });
         let current = self.files[&name].clone();
         match &mut self.descriptions.get_mut(&description)?.what {
             What::Version(number, content) => {
@@ -84,7 +222,7 @@ impl World {
             }
             What::Staged { txn, .. } => {
                 let txn = self.txns.get_mut(txn)?;
-                if !txn.changed {
+                if txn.edit && !txn.changed {
                     (txn.base, txn.content) = (Some(current.number), current.content);
                 }
             }
@@ -93,38 +231,139 @@ impl World {
         Some(Ok(()))
     }
 
+    /// Takes bytes away from an owner.
+    fn release(&mut self, file: u32, owner: Owner, (first, last): (u64, u64)) {
+        let mut rest = Vec::new();
+        for lock in std::mem::take(&mut self.locks) {
+            let (from, to) = lock.range;
+            if lock.file != file || lock.owner != owner || to < first || last < from {
+                rest.push(lock);
+                continue;
+            }
+            if from < first {
+                let range = (from, first - 1);
+                rest.push(Lock {
+                    range,
+                    ..lock.clone()
+                });
+            }
+            if last < to {
+                let range = (last + 1, to);
+                rest.push(Lock { range, ..lock });
+            }
+        }
+        self.locks = rest;
+    }
+
     /// What the process has written to the file is committed, and goes on from there. `None`: not
     /// to be tried.
-    pub fn unlock(&mut self, who: u32, slot: &str) -> Option<Told> {
-        let (description, _, name) = self.lockable(who, slot)?;
-        if !self.locks.contains_key(&description) {
+    pub fn unlock(&mut self, who: u32, slot: &str, call: Call) -> Option<Told> {
+        let (description, file, name) = self.lockable(who, slot)?;
+        if self.mixes_calls(description, call) {
+            return None;
+        }
+        let owner = match call {
+            Call::Flock => Owner::Flock(description),
+            Call::Open(..) => Owner::Description(description),
+            Call::Process(..) => Owner::Process(who),
+        };
+        let held = |lock: &Lock| lock.file == file && lock.owner == owner;
+        if !self.locks.iter().any(held) {
             return Some(Ok(()));
         }
         let through = self.staged_by(description);
-        let open: Vec<u32> = self.at(&name).collect();
-        let takes_part = |id: &u32| {
-            let txn = &self.txns[id];
-            Some(*id) == through || txn.participants().any(|p| *p == who)
-        };
-        let written = |id: &u32| self.txns[id].changed && takes_part(id);
-        let written: Vec<u32> = open.into_iter().filter(written).collect();
+        let written = self.written_by(who, through, &name);
         // Several are committed in an order that is not said, and what a mapping holds may not be
         // known yet.
         if written.len() > 1 || written.iter().any(|id| self.txns[id].unwritten) {
             return None;
         }
         for id in written {
-            let txn = self.txns.get_mut(&id)?;
-            if txn.failed {
-                continue;
-            }
-            (txn.edit, txn.changed, txn.claim, txn.synced) = (true, false, false, None);
-            let content = txn.content.clone();
-            self.commit(&name, content);
-            let number = self.files[&name].number;
-            self.txns.get_mut(&id)?.base = Some(number);
+            self.commit_so_far(id, &name);
         }
-        self.locks.remove(&description);
+        self.release(file, owner, call.range());
         Some(Ok(()))
+    }
+
+    /// What a process has a part in and is written under a name.
+    fn written_by(&self, who: u32, through: Option<u32>, name: &Slot) -> Vec<u32> {
+        let takes_part = |id: &u32| {
+            let txn = &self.txns[id];
+            Some(*id) == through || txn.participants().any(|p| *p == who)
+        };
+        let mut open: Vec<u32> = self.at(name).collect();
+        open.retain(|id| self.txns[id].changed && takes_part(id));
+        open.sort_unstable();
+        open
+    }
+
+    fn commit_so_far(&mut self, id: u32, name: &Slot) {
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        if txn.failed {
+            return;
+        }
+        (txn.edit, txn.changed, txn.claim, txn.synced) = (true, false, false, None);
+        let content = txn.content.clone();
+        self.commit(name, content);
+        let number = self.files[name].number;
+        self.txns.get_mut(&id).expect("it is there").base = Some(number);
+    }
+
+    /// A process closes a descriptor: its fcntl locks of that file go, whichever descriptor they
+    /// were taken through, and that is an unlock like any other; what is closed comes last. A
+    /// killed writer commits nothing.
+    pub(super) fn unlock_at_close(&mut self, who: u32, description: u32, killed: bool) {
+        let closed = &self.descriptions[&description];
+        let Some(file) = closed.of.filter(|_| closed.tells_closes == Some(true)) else {
+            return;
+        };
+        let owner = Owner::Process(who);
+        let held = |lock: &Lock| lock.file == file && lock.owner == owner;
+        if !self.locks.iter().any(held) {
+            return;
+        }
+        if let Some(name) = self.only_name(file).filter(|_| !killed) {
+            let through = self.staged_by(description);
+            let mut written = self.written_by(who, through, &name);
+            written.sort_unstable_by_key(|id| (Some(*id) == through, *id));
+            for id in written {
+                if self.txns[&id].killed != Killed::Yes {
+                    self.commit_so_far(id, &name);
+                }
+            }
+        }
+        self.release(file, owner, (0, u64::MAX));
+    }
+
+    /// Whether a process's end would commit what it has written under fcntl locks in an order that
+    /// only the numbers of its descriptors tell.
+    pub(super) fn unlocks_in_any_order(&self, who: u32) -> bool {
+        let held = |lock: &&Lock| lock.owner == Owner::Process(who);
+        let names = self.locks.iter().filter(held);
+        let mut names = names.filter_map(|lock| self.only_name(lock.file));
+        names.any(|name| {
+            let written = |id: &u32| {
+                let takes_part = self.txns[id].participants().any(|p| *p == who);
+                self.txns[id].changed && (takes_part || self.holds(who, *id))
+            };
+            let written: Vec<u32> = self.at(&name).filter(written).collect();
+            let inherits = |id: &u32| !self.txns[id].participants().any(|p| *p == who);
+            written.len() > 1 || written.iter().any(inherits)
+        })
+    }
+
+    /// Whether a process that opens a path to read it, and closes it, gives fcntl locks back.
+    pub fn loses_locks_by_a_look(&self, who: u32, path: &str) -> bool {
+        let slot = self.slot(who, path).ok();
+        let file = slot.and_then(|slot| Some(self.files.get(&slot)?.file));
+        let of_it = |lock: &Lock| Some(lock.file) == file && lock.owner == Owner::Process(who);
+        self.locks.iter().any(of_it)
+    }
+
+    /// The locks that go with a description.
+    pub(super) fn unlock_description(&mut self, description: u32) {
+        let goes =
+            |owner| [Owner::Flock(description), Owner::Description(description)].contains(&owner);
+        self.locks.retain(|lock| !goes(lock.owner));
     }
 }

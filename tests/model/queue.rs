@@ -116,6 +116,8 @@ impl World {
                 return None;
             }
             self.join(who, txn, mode)
+        } else if self.is_edited_by_heirs(&slot) {
+            return None;
         } else {
             file = lockable;
             let holds_slot = !content.is_empty();

@@ -5,7 +5,7 @@
 //! [`World::open_ends`] lists what may be found, and [`World::settle`] takes what was.
 
 mod lines;
-mod locks;
+pub mod locks;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,6 +149,10 @@ struct Description {
     elsewhere: bool,
     /// The file whose locks are taken through it, where that is sure.
     file: Option<u32>,
+    /// The file that it was opened on, if there was one.
+    of: Option<u32>,
+    /// Whether the file system is told when a descriptor of it is closed, where that is sure.
+    tells_closes: Option<bool>,
     what: What,
 }
 
@@ -172,8 +176,8 @@ pub struct World {
     nameless: BTreeMap<u32, Content>,
     /// Those who wait in open(), in the order in which they came.
     waiters: Vec<Waiter>,
-    /// Held locks, by description.
-    locks: BTreeMap<u32, Lock>,
+    /// Held locks.
+    locks: Vec<Lock>,
     pub processes: BTreeMap<u32, Process>,
     /// Transactions, and what may be found under their names.
     ended: Vec<(u32, Slot, Vec<Option<Content>>)>,
@@ -202,7 +206,7 @@ impl World {
             descriptions: BTreeMap::new(),
             nameless: BTreeMap::new(),
             waiters: Vec::new(),
-            locks: BTreeMap::new(),
+            locks: Vec::new(),
             processes: BTreeMap::new(),
             ended: Vec::new(),
             late: false,
@@ -447,19 +451,19 @@ impl World {
             }
             (Mode::Read, Found::File(content)) => content,
         };
-        let lockable = self.files.get(&slot).map(|f| f.file);
-        let mut file = None;
+        // A new file's locks are its creator's own until it is committed.
+        let mut file = self.files.get(&slot).map(|f| f.file);
         let what = if mode == Mode::Read {
             match self.own(who, &slot).or_else(|| self.claim(&slot)) {
-                Some(txn) => What::Staged {
-                    txn,
-                    reads: true,
-                    writes: false,
-                },
-                None => {
-                    file = lockable;
-                    What::Version(self.files[&slot].number, content)
+                Some(txn) => {
+                    file = None;
+                    What::Staged {
+                        txn,
+                        reads: true,
+                        writes: false,
+                    }
                 }
+                None => What::Version(self.files[&slot].number, content),
             }
         } else {
             if let Some(own) = self.own(who, &slot).or_else(|| self.claim(&slot))
@@ -516,12 +520,27 @@ impl World {
 
     fn describe(&mut self, who: u32, what: What, mode: Mode, name: &str, cloexec: bool) -> u32 {
         let id = self.number();
+        let of = match &what {
+            What::Version(number, _) => self.files.values().find(|f| f.number == *number),
+            What::Staged { txn, .. } => self.files.get(&self.txns[txn].slot),
+            What::Lines(lines) => lines.slot().and_then(|slot| self.files.get(slot)),
+            What::Unknown => None,
+        };
+        let of = of.map(|f| f.file);
+        // Who reads a version is asked to tell it only if the file has been locked before.
+        let tells_closes = match &what {
+            What::Version(..) => of.filter(|of| self.is_file_locked(*of)).map(|_| true),
+            What::Staged { writes, .. } => Some(*writes),
+            _ => Some(true),
+        };
         let description = Description {
             opener: who,
             position: 0,
             appends: mode.appends(),
             elsewhere: false,
             file: None,
+            of,
+            tells_closes,
             what,
         };
         self.descriptions.insert(id, description);
@@ -646,7 +665,10 @@ impl World {
         let What::Staged { reads: true, .. } = self.descriptions[&description].what else {
             return None;
         };
-        let may = txn.mappable && txn.openers.contains(&who) && !txn.content.is_empty();
+        let may = txn.mappable
+            && txn.openers.contains(&who)
+            && !txn.content.is_empty()
+            && !self.has_process_locks(&txn.slot);
         may.then_some(txn.content.len())
     }
 
@@ -696,6 +718,7 @@ impl World {
     pub fn close(&mut self, who: u32, slot: &str) -> Option<Told> {
         let process = self.processes.get_mut(&who).expect("it lives");
         let (description, _) = process.slots.remove(slot).expect("an open descriptor");
+        self.unlock_at_close(who, description, false);
         let id = self.staged_by(description);
         if let Some(id) = id {
             let txn = self.txns.get_mut(&id).expect("it is there");
@@ -738,7 +761,7 @@ impl World {
         if self.processes.values().any(held) {
             return Ok(());
         }
-        self.locks.remove(&description);
+        self.unlock_description(description);
         let Some(id) = self.staged_by(description) else {
             self.descriptions.remove(&description);
             return Ok(());
@@ -909,6 +932,9 @@ impl World {
         descriptions.extend(process.maps.values());
         let mut held = BTreeSet::new();
         for (n, description) in descriptions.iter().enumerate() {
+            if n < by_slot {
+                self.unlock_at_close(who, *description, killed);
+            }
             if killed {
                 self.drop_line(who, *description);
             } else if n < by_slot {
@@ -1112,9 +1138,9 @@ impl World {
             if let Err(errno) = self.publish(id, target) {
                 return Some(Err(errno));
             }
-            let fresh = self.number();
+            let renamed = self.renamed_file(source, target);
             if let Some(file) = self.files.get_mut(target) {
-                file.file = fresh;
+                file.file = renamed;
             }
             let published = self.files.get(target).map(|f| f.number);
             self.unname(target, lost);
@@ -1137,9 +1163,9 @@ impl World {
         {
             return Some(Ok(()));
         }
-        self.files.remove(source);
         let moved = Some(file.number);
-        file.file = self.number();
+        file.file = self.renamed_file(source, target);
+        self.files.remove(source);
         let lost = self.files.get(target).cloned();
         self.unname(target, lost);
         self.rename_appenders(source, target);
@@ -1155,6 +1181,20 @@ impl World {
             self.retarget(id, target);
         }
         Some(Ok(()))
+    }
+
+    /// What locks belong to after a rename: another file's, to keep apart what is opened before and
+    /// since; but the same as long as it has a third name.
+    fn renamed_file(&mut self, source: &Slot, target: &Slot) -> u32 {
+        let file = self.files.get(source).map(|f| f.file);
+        let mut others = self
+            .files
+            .iter()
+            .filter(|(slot, _)| ![source, target].contains(slot));
+        match file.filter(|file| others.any(|(_, f)| f.file == *file)) {
+            Some(shared) => shared,
+            None => self.number(),
+        }
     }
 
     pub fn link(&mut self, who: u32, from: &str, to: &str) -> Option<Told> {
