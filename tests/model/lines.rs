@@ -298,7 +298,7 @@ impl World {
 
     /// Those who have an editor's transaction open and have merely inherited it. Once who they
     /// have it from is dead, the daemon tells by their descriptors, which look like those of other
-    /// editors and appenders of the version it started from (H9): known, and not tried here.
+    /// editors and appenders of the version it started from (H10): known, and not tried here.
     fn heirs(&self, id: u32) -> impl Iterator<Item = u32> {
         let inherits = move |who: &u32| {
             let took_part = self.txns[&id].participants().any(|p| p == who);
