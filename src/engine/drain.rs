@@ -121,7 +121,7 @@ impl Engine {
                 state = self.give_answers(state, usize::MAX);
                 self.drain_wanted.wait(&mut state);
             } else if wanted
-                && state.drain.waiting() < state.drain.usual
+                && !state.drain.is_worth_a_round()
                 && gathering.is_none_or(|since| since.elapsed() < GATHER)
             {
                 // Others are about to come, and one wait for the disk serves all.
@@ -131,7 +131,7 @@ impl Engine {
                 gathering = None;
                 let waiting = state.drain.waiting();
                 state = self.round(state);
-                state.drain.usual = waiting.max(state.drain.waiting());
+                state.drain.usual = state.drain.waiting();
                 state = self.give_answers(state, waiting);
                 if state.drain.stop && state.drain.failed.is_some() {
                     return;
@@ -506,13 +506,12 @@ impl Engine {
         self.want_round(&mut state);
     }
 
-    /// Asks for a round, and wakes the drain if it does not know of that, or all have come who
-    /// usually do.
+    /// Asks for a round, and wakes the drain if it does not know of that, or enough have come.
     fn want_round(&self, state: &mut State) {
         let first = state.drain.wanted <= state.drain.rounds;
         let target = state.drain.rounds + if state.drain.busy { 2 } else { 1 };
         state.drain.wanted = state.drain.wanted.max(target);
-        if first || state.drain.waiting() >= state.drain.usual {
+        if first || state.drain.is_worth_a_round() {
             self.drain_wanted.notify_one();
         }
     }

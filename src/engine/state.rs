@@ -227,7 +227,7 @@ pub struct DrainRequest {
     pub parked: Vec<Parked>,
     /// Durable closes that would wait for ever if everybody went on committing.
     pub overtaken: usize,
-    /// How many of both usually wait for a round.
+    /// How many of both there were when the last round had ended, those it was for included.
     pub usual: usize,
     /// The next round writes out all documents.
     pub write_out: bool,
@@ -244,6 +244,12 @@ pub struct DrainRequest {
 }
 
 impl DrainRequest {
+    /// Whether as many wait as a round is worth: half of those who usually do. The others get ready
+    /// for the next while the disk is busy with this one.
+    pub fn is_worth_a_round(&self) -> bool {
+        self.waiting() * 2 >= self.usual
+    }
+
     /// How many wait for a commit to be durable.
     pub fn waiting(&self) -> usize {
         self.awaiting + self.parked.len()
