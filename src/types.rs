@@ -36,19 +36,13 @@ pub struct Slot {
 /// Who asks: thread id (0 when outside the daemon's pid namespace), user and group.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// Thread id, as FUSE gives it; 0: see [`Caller::is_kernel`].
+    /// Thread id, as FUSE gives it; 0 in another pid namespace, and where the kernel writes pages
+    /// back.
     pub tid: u32,
     /// Effective user id.
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-}
-
-impl Caller {
-    /// The kernel writes back the pages of a mapping, whoever happens to do it.
-    pub fn is_kernel(&self) -> bool {
-        self.tid == 0
-    }
 }
 
 /// Attributes of a node with the number programs see.

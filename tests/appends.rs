@@ -224,8 +224,23 @@ fn a_complete_line_is_visible_when_write_has_returned() {
 
 #[test]
 fn what_a_mapping_of_an_appended_file_changes_is_changed_in_place() {
-    need_daemon!();
+    // Without it nothing is mapped that isn't cached.
+    need_features!("direct_io_allow_mmap");
     let m = mount!();
+    let mut long = "first line\n".repeat(2000).into_bytes();
+    m.save("g", &long);
+    let mut mapper = Actor::new();
+    mapper.open("g", "a+", &m.path("g")).unwrap();
+    mapper.mmap("g", "map", long.len(), "rw").unwrap();
+    for page in [0, 3, 5] {
+        mapper.map_write("map", page * 4096, b"PAGE").unwrap();
+        long[page * 4096..page * 4096 + 4].copy_from_slice(b"PAGE");
+    }
+    mapper.munmap("map").unwrap();
+    mapper.close("g").unwrap();
+    eventually(Duration::from_secs(2), "all pages are committed", || {
+        m.read("g").as_deref() == Some(long.as_slice())
+    });
     for among_others in [false, true] {
         m.save("f", "first line\n");
         let (mut mapper, mut other) = (Actor::new(), Actor::new());
@@ -244,6 +259,19 @@ fn what_a_mapping_of_an_appended_file_changes_is_changed_in_place() {
             m.text("f").as_deref() == Some("FIRST line\n")
         });
     }
+}
+
+#[test]
+fn appenders_in_pid_namespaces_of_their_own_keep_each_others_lines() {
+    need_root!();
+    let m = mount!();
+    m.save("f", "0\n");
+    let seen = m.bash(
+        "exec 9>>f; echo 1 >&9; unshare --pid --fork sh -c \
+         'exec 3>>f; echo 2 >&3; unshare --pid --fork sh -c \"echo 3 >>f\"; cat f; echo 4 >&3'; echo 5 >&9",
+    );
+    assert_eq!(seen.out, "0\n1\n2\n3\n");
+    assert_content(m.read("f"), b"0\n1\n2\n3\n4\n5\n", "all lines");
 }
 
 #[test]

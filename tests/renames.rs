@@ -5,8 +5,9 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use common::{Actor, assert_content, assert_errno, stamped, times, version_of};
+use common::{Actor, assert_content, assert_errno, eventually, stamped, times, version_of};
 
 #[test]
 fn a_rename_before_close_commits_what_was_written_so_far() {
@@ -277,4 +278,42 @@ fn a_link_to_a_file_that_is_rewritten_all_the_time_always_succeeds() {
         stop.store(true, Ordering::Relaxed);
         writers.into_iter().for_each(|w| w.join().unwrap());
     });
+}
+
+#[test]
+fn an_editor_that_has_linked_its_file_starts_from_a_shorter_version_when_it_locks_it() {
+    let m = mount!();
+    let (f, g) = (m.path("f"), m.path("g"));
+    m.save("f", "a long line that was there first");
+    let mut editor = Actor::new();
+    editor.open("f", "r+", &f).unwrap();
+    m.save("f", "short");
+    editor.link(&f, &g).unwrap();
+    editor.ask("flock", &[b"f"]).unwrap();
+    editor.pwrite("f", 0, b"S").unwrap();
+    editor.close("f").unwrap();
+    assert_content(m.read("f"), b"Short", "nothing of the longer one");
+}
+
+#[test]
+fn what_was_fsynced_before_a_link_survives_its_writers_kill_and_the_daemons() {
+    for kills_daemon in [false, true] {
+        let mut m = mount!();
+        let mut writer = Actor::new();
+        writer.open("f", "w", &m.path("f")).unwrap();
+        writer.write("f", "synced").unwrap();
+        writer.fsync("f").unwrap();
+        writer.link(&m.path("f"), &m.path("g")).unwrap();
+        if kills_daemon && !common::plain() {
+            m.kill_daemon();
+            drop(writer);
+            m.remount();
+        } else {
+            writer.kill(libc::SIGKILL);
+        }
+        eventually(Duration::from_secs(2), "it is there", || {
+            m.read("f").as_deref() == Some(b"synced")
+        });
+        assert_content(m.read("g"), b"synced", "the other name");
+    }
 }

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::io::WriteRequest;
 use super::open::Opened;
 use super::state::{Handle, Shown};
 use super::{Engine, State};
@@ -76,6 +77,8 @@ struct Inner {
     /// Processes that have written it.
     by: BTreeSet<u32>,
     since: Option<Instant>,
+    /// The description goes on as a transaction on a copy.
+    left: bool,
 }
 
 impl Appender {
@@ -97,6 +100,7 @@ impl Appender {
                 tail: Vec::new(),
                 by: BTreeSet::new(),
                 since: None,
+                left: false,
             }),
         })
     }
@@ -211,13 +215,13 @@ impl Engine {
         caller: Caller,
         handle: HandleId,
         appender: Arc<Appender>,
-        offset: u64,
+        request: WriteRequest,
         data: &[u8],
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         let (engine, data) = (self.clone(), data.to_vec());
         self.pool.run(move || {
-            done(engine.append_now(caller, handle, &appender, offset, &data));
+            done(engine.append_now(caller, handle, &appender, request, &data));
         });
     }
 
@@ -226,19 +230,25 @@ impl Engine {
         caller: Caller,
         handle: HandleId,
         appender: &Arc<Appender>,
-        offset: u64,
+        request: WriteRequest,
         data: &[u8],
     ) -> OpResult<()> {
         let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
         self.give_way(&mut self.lock());
         let mut inner = appender.inner.lock();
         // A stream that goes back is one no longer, and a mapping's pages have their places.
+        let WriteRequest {
+            offset, writeback, ..
+        } = request;
         let goes_on = appender.always || offset == inner.read.len()? + inner.tail.len() as u64;
-        if caller.is_kernel() || !goes_on {
+        if inner.left || writeback || !goes_on {
             drop(inner);
-            let (txn, staging) = self.leave_stream(caller, handle, appender)?;
+            let (txn, staging) = self.leave_stream(caller, handle, appender, writeback)?;
             self.note_write(txn, caller, offset + data.len() as u64);
-            return staging.lock().write(data, offset).map(drop);
+            let mut content = staging.lock();
+            let at_end = appender.always && !writeback;
+            let offset = if at_end { content.size()? } else { offset };
+            return content.write(data, offset).map(drop);
         }
         if failpoint::mutant("C10-lines") {
             return self.append_records(appender, &mut inner, data);
@@ -591,14 +601,23 @@ impl Engine {
     }
 
     /// A description that stops appending (it truncates, or writes elsewhere) goes on as a
-    /// transaction on a copy.
+    /// transaction on a copy. Several may find that out at once.
     pub(super) fn leave_stream(
         &self,
         caller: Caller,
         handle: HandleId,
         appender: &Arc<Appender>,
+        writeback: bool,
     ) -> OpResult<(TxnId, Arc<Staging>)> {
-        self.flush_tail(appender, &mut appender.inner.lock())?;
+        // Held until it has left: what others write meanwhile goes to the copy.
+        let mut inner = appender.inner.lock();
+        if inner.left {
+            return match self.lock().handles.get(&handle) {
+                Some(Handle::Staged { txn, staging, .. }) => Ok((*txn, staging.clone())),
+                _ => Err(Errno::BADF),
+            };
+        }
+        self.flush_tail(appender, &mut inner)?;
         let mut guard = self.lock();
         let state = &mut *guard;
         let Place::At(slot) = appender.place.lock().clone() else {
@@ -606,7 +625,7 @@ impl Engine {
         };
         let base = self.current(state, &slot)?;
         let id = self.begin_on(state, slot, base, Begun::Edit)?;
-        let leaver = match caller.is_kernel() {
+        let leaver = match writeback {
             true => Caller {
                 tid: appender.opener,
                 ..caller
@@ -627,6 +646,7 @@ impl Engine {
         let staging = staging.clone();
         (*sync, *opener) = (appender.sync, appender.opener);
         state.handles.insert(handle, staged);
+        inner.left = true;
         state.delist(appender);
         if let Some(txn) = state.txns.get_mut(&id) {
             // The kernel knows the description by this node, and who was born since it was opened

@@ -155,7 +155,7 @@ impl Engine {
         let sure = probe.is_surely_last();
         let result = self
             .prepare_content(id, staging, &slot, &policy, sure)
-            .and_then(|ready| self.promise(id, staging, &slot, ready, sure));
+            .and_then(|ready| self.promise(id, staging, &slot, ready, sure.then_some(pid)));
         if failpoint::mutant("C3") && !sure {
             self.publish_open(id, &slot, super::names::Move::Link).ok();
         }
@@ -206,7 +206,7 @@ impl Engine {
         staging: &Staging,
         slot: &Slot,
         mut ready: Ready,
-        sure: bool,
+        last_by: Option<u32>,
     ) -> Result<Ready, Abort> {
         let failed = |errno| Abort::FailedWrite {
             what: "journalling",
@@ -239,12 +239,12 @@ impl Engine {
             (path, txn.fsynced, dead)
         };
         self.reserve_commit().map_err(failed)?;
-        if !sure || dead {
+        let Some(by) = last_by.filter(|_| !dead) else {
             return Ok(ready);
-        }
+        };
         let record = Record::Prepared {
             id: ready.id,
-            sure,
+            sure: true,
             content: ready.content.clone(),
             path: path.ok_or(Abort::VanishedTarget {
                 errno: Errno::NOENT,
@@ -259,12 +259,14 @@ impl Engine {
                 self.append(&Record::Fsynced { id, content })
                     .map_err(failed)?;
             }
-            self.make_durable(id, staging, &record).map_err(failed)?;
+            self.make_durable(id, staging, &record, by)
+                .map_err(failed)?;
             ready.synced = true;
         } else if !failpoint::mutant("C18-prepared") {
             let mut state = self.lock();
             if let Some(txn) = state.txns.get_mut(&id) {
                 txn.overtaken = false;
+                txn.note_promised(by);
             }
             self.append(&record).map_err(failed)?;
         }
@@ -273,7 +275,7 @@ impl Engine {
     }
 
     /// The order of commits holds on the medium, too: all earlier ones first, then this.
-    fn make_durable(&self, id: TxnId, staging: &Staging, record: &Record) -> OpResult<()> {
+    fn make_durable(&self, id: TxnId, staging: &Staging, record: &Record, by: u32) -> OpResult<()> {
         let (staging_id, described) = {
             let mut content = staging.lock();
             let described = content.fsync()?;
@@ -291,6 +293,7 @@ impl Engine {
             }
             if let Some(txn) = state.txns.get_mut(&id) {
                 txn.note_durable(described.clone());
+                txn.note_promised(by);
             }
             self.append(&Record::Fsynced {
                 id: staging_id,

@@ -33,6 +33,8 @@ pub struct WriteRequest {
     pub appends: bool,
     /// Set-id bits are to go.
     pub kill: bool,
+    /// Pages of a mapping, written back by whoever happened to do it.
+    pub writeback: bool,
 }
 
 impl Engine {
@@ -104,6 +106,7 @@ impl Engine {
             offset,
             appends,
             kill,
+            writeback: _,
         } = request;
         match self.handle(handle) {
             Ok(Handle::Staged {
@@ -161,7 +164,7 @@ impl Engine {
                     .run(move || done(write_direct(&file, &data, offset, kill).map(|()| size)));
             }
             Ok(Handle::Append(appender)) => {
-                self.append_lines(caller, handle, appender, offset, data, move |r| {
+                self.append_lines(caller, handle, appender, request, data, move |r| {
                     done(r.map(|()| size));
                 });
             }
@@ -417,12 +420,12 @@ impl Engine {
             Ok(Handle::Append(appender)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
-                    let result = engine.leave_stream(caller, handle, &appender).and_then(
-                        |(txn, staging)| {
+                    let result = engine
+                        .leave_stream(caller, handle, &appender, false)
+                        .and_then(|(txn, staging)| {
                             engine.note_write(txn, caller, size);
                             staging.lock().truncate(size)
-                        },
-                    );
+                        });
                     done(result);
                 });
             }

@@ -612,7 +612,9 @@ impl Engine {
 
 /// Open transactions of a file that a process has written, or takes part in and others have.
 fn written_by(state: &State, file: FileId, pid: u32, through: Option<TxnId>) -> Vec<TxnId> {
-    let takes_part = |t: &Transaction| t.processes.contains_key(&pid) || Some(t.id) == through;
+    // All processes of other pid namespaces have the number 0.
+    let takes_part =
+        |t: &Transaction| (pid != 0 && t.processes.contains_key(&pid)) || Some(t.id) == through;
     let mut written: Vec<_> = state
         .txns
         .values()

@@ -313,6 +313,9 @@ impl Engine {
         let described = content.describe()?;
         let fresh_id = self.lock().new_id();
         let copied = how == Move::Link;
+        // What was fsync'd under this name stays promised.
+        let is_promised = |t: &Transaction| copied && t.fsynced;
+        let is_promised = self.lock().txns.get(&id).is_some_and(is_promised);
         let file = self.create_staging_making_room(fresh_id)?;
         let old =
             at::reopen(&*content.file, rustix::fs::OFlags::PATH).map(std::os::fd::OwnedFd::from);
@@ -323,6 +326,10 @@ impl Engine {
                 at::copy_contents(&content.file, &file).map_err(|e| errno_of(&e))?;
             }
             self.dress(&file, Some(&old), None)?;
+            if is_promised {
+                rustix::fs::fdatasync(&file)?;
+                self.store.sync_staging_dir()?;
+            }
             let fd = at::open_path(
                 &self.store.staging,
                 crate::store::id_name(fresh_id).as_ref(),
@@ -332,7 +339,10 @@ impl Engine {
         let (old, stat, fd) = prepared.inspect_err(|_| {
             self.store.remove_staging(fresh_id).ok();
         })?;
-        self.reserve_commit()?;
+        let unused = |_: &Errno| {
+            self.store.remove_staging(fresh_id).ok();
+        };
+        self.reserve_commit().inspect_err(unused)?;
         let (by, mut guard, merged) = loop {
             let (by, base) = match how {
                 Move::Link => (None, None),
@@ -353,14 +363,19 @@ impl Engine {
             }
         };
         let state = &mut *guard;
-        super::close::check_target(self, state, to)?;
+        super::close::check_target(self, state, to).inspect_err(unused)?;
         let Some(txn) = state.txns.get(&id) else {
+            unused(&Errno::NOENT);
             return Err(Errno::NOENT);
         };
         let (node, from, tid) = (txn.node, txn.slot.clone(), txn.opener_tid);
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let published_id = content.id;
         let published = content.continue_in(fresh_id, file, copied);
+        let promised = is_promised.then(|| described.clone());
+        if let Some(promised) = &promised {
+            content.keep_promise(promised.clone());
+        }
         drop(content);
         state
             .nodes
@@ -418,8 +433,8 @@ impl Engine {
         };
         let txn = state.txns.get_mut(&id).expect("held above");
         txn.staging_id = fresh_id;
-        txn.fsynced = false;
-        txn.last_fsync = None;
+        txn.fsynced = promised.is_some();
+        txn.last_fsync = promised.clone();
         txn.unprepared = true;
         txn.content = None;
         txn.flushed = None;
@@ -439,6 +454,12 @@ impl Engine {
             started_ns: now_ns(),
         };
         self.append(&record)?;
+        if let Some(content) = promised {
+            self.append(&Record::Fsynced {
+                id: fresh_id,
+                content,
+            })?;
+        }
         Ok(version)
     }
 }

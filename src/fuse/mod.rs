@@ -393,10 +393,10 @@ impl Filesystem for Adapter {
             offset,
             appends: flags.0 & libc::O_APPEND != 0,
             kill: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            writeback: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
         };
         let mut who = caller(req);
-        if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
-            // Pages of a mapping, written back by whoever happened to do it.
+        if request.writeback {
             who.tid = 0;
         }
         self.0.write(who, fh.0, request, data, move |r| match r {

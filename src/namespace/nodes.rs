@@ -71,7 +71,7 @@ pub struct Node {
     pub readers: u32,
     /// Open descriptions in direct mode.
     pub direct: u32,
-    /// Some could write: its content is not told by its number.
+    /// Somebody could, or it has grown: its content is not told by its number.
     pub written_in_place: bool,
     /// What programs see of it ends here, in bytes: half an append is not shown. [`WHOLE`]: where
     /// the backing file does.
@@ -126,6 +126,8 @@ pub struct Nodes {
     live: HashMap<NodeId, Node>,
     by_key: HashMap<Key, NodeId>,
     next: NodeId,
+    /// Numbers of forgotten nodes whose content they don't tell: see [`Node::written_in_place`].
+    in_place: HashSet<NodeId>,
     /// Nodes that hold a descriptor, or did: the next to give it up first.
     held: RefCell<VecDeque<NodeId>>,
     /// How many should hold one.
@@ -140,6 +142,7 @@ impl Nodes {
             live: HashMap::new(),
             by_key: HashMap::new(),
             next: first,
+            in_place: HashSet::new(),
             held: RefCell::default(),
             most,
         };
@@ -162,7 +165,7 @@ impl Nodes {
                 at,
                 readers: 0,
                 direct: 0,
-                written_in_place: false,
+                written_in_place: self.in_place.remove(&id),
                 end: Arc::new(AtomicU64::new(WHOLE)),
                 unwritten: None,
                 cached: false,
@@ -342,6 +345,9 @@ impl Nodes {
             }
             return node.fd.into_inner();
         }
+        if node.written_in_place || node.grows() {
+            self.in_place.insert(id);
+        }
         None
     }
 
@@ -381,6 +387,7 @@ impl Nodes {
                 }
                 None => {
                     self.by_key.remove(&key);
+                    self.in_place.remove(&id);
                 }
             }
         }

@@ -291,6 +291,8 @@ impl Content {
         let Some(base) = self.base.clone() else {
             return Ok(());
         };
+        // A link may have left a copy of an older base there.
+        rustix::fs::ftruncate(&*self.file, 0)?;
         at::copy_contents(&base, &self.file).map_err(|e| {
             rustix::fs::ftruncate(&*self.file, 0).ok();
             errno_of(&e)
@@ -399,6 +401,14 @@ impl Content {
         }
         self.base = Some(base);
         self.verdict = None;
+    }
+
+    /// What was promised before of another file holds of this one, which is on the medium.
+    pub fn keep_promise(&mut self, content: journal::Content) {
+        self.fsynced = Some(Fsynced {
+            content,
+            overwritten: false,
+        });
     }
 
     /// Goes on with a `file` that starts from what was staged so far: it is empty, or has been

@@ -260,6 +260,17 @@ impl Transaction {
         self.overtaken = false;
     }
 
+    /// The journal is told that a close, surely the last, has promised what was prepared: under the
+    /// same lock, as a new journal must carry it.
+    pub fn note_promised(&mut self, by: u32) {
+        self.flushed = Some(Flushed {
+            sure: true,
+            at: Instant::now(),
+            by,
+        });
+        self.unprepared = false;
+    }
+
     /// The inode numbers under which its descriptors may stand in /proc: the kernel keeps the one
     /// it was told last.
     pub fn numbers(&self) -> impl Iterator<Item = NodeId> {
