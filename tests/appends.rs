@@ -262,16 +262,28 @@ fn what_a_mapping_of_an_appended_file_changes_is_changed_in_place() {
 }
 
 #[test]
-fn appenders_in_pid_namespaces_of_their_own_keep_each_others_lines() {
+fn appenders_whose_numbers_the_daemon_cannot_know_keep_each_others_lines() {
     need_root!();
+    need_daemon!();
+    // The daemon is in a pid namespace that they are not in.
     let m = mount!();
-    m.save("f", "0\n");
-    let seen = m.bash(
-        "exec 9>>f; echo 1 >&9; unshare --pid --fork sh -c \
-         'exec 3>>f; echo 2 >&3; unshare --pid --fork sh -c \"echo 3 >>f\"; cat f; echo 4 >&3'; echo 5 >&9",
-    );
-    assert_eq!(seen.out, "0\n1\n2\n3\n");
-    assert_content(m.read("f"), b"0\n1\n2\n3\n4\n5\n", "all lines");
+    let dir = m.scratch("inner");
+    std::fs::create_dir(&dir).unwrap();
+    let script = r#"
+        timeout 30 unshare --pid --fork --kill-child "$0" mount -f "$1" > /dev/null 2>&1 &
+        for n in $(seq 100); do mountpoint -q "$1" && break; sleep 0.05; done
+        cd "$1" || exit 1
+        echo 0 > f
+        exec 8>> f 9>> f
+        echo 1 >&8; echo 2 >&9; echo 3 >> f; cat f
+        exec 8>&- 9>&-
+        echo then; cat f
+        cd / && umount "$1" || umount -l "$1"
+    "#;
+    let mut bash = std::process::Command::new("bash");
+    bash.args(["-c", script, common::run::binary()]).arg(&dir);
+    let seen = common::run(&mut bash, Duration::from_secs(60));
+    assert_eq!(seen.out, "0\n1\n2\n3\nthen\n0\n1\n2\n3\n", "{seen:?}");
 }
 
 #[test]

@@ -20,7 +20,7 @@
 mod actor;
 mod disk;
 mod mount;
-mod run;
+pub mod run;
 #[path = "../helper/stamp.rs"]
 pub mod stamp;
 #[path = "../helper/wire.rs"]
