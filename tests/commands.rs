@@ -242,9 +242,9 @@ fn rejected_content_can_be_listed_shown_and_restored() {
     need_daemon!();
     let m = mount!();
     m.save("d", "old");
-    let mut writer = writing(&m, "d", "the lost half");
+    let mut writer = writing(&m, "d", r#"{"lost": "hal"#);
     writer.kill(libc::SIGKILL);
-    let rejected = m.await_rejected("d", b"the lost half");
+    let rejected = m.await_rejected("d", br#"{"lost": "hal"#);
     let directory = m.mountpoint().to_str().unwrap();
     let status = m.status();
     assert_eq!(status["rejected"]["count"], 1, "{status}");
@@ -252,12 +252,24 @@ fn rejected_content_can_be_listed_shown_and_restored() {
     let list = commitfs(["rejected", "list", directory]).ok();
     mentions(&list, &[&rejected.id, "d", &writer.pid().to_string()]);
     let show = commitfs(["rejected", "show", directory, &rejected.id]).ok();
-    mentions(&show, &["the lost half"]);
+    mentions(&show, &[r#"{"lost": "hal"#]);
     assert_content(m.read("d"), b"old", "showing changes nothing");
     commitfs(["rejected", "restore", directory, &rejected.id]).ok();
-    assert_content(m.read("d"), b"the lost half", "restored");
+    assert_content(m.read("d"), br#"{"lost": "hal"#, "restored");
     commitfs(["rejected", "show", directory, "no-such-id"]).fails();
     commitfs(["rejected", "restore", directory, "../../escape"]).fails();
+    let short = rejected.id.trim_start_matches('0');
+    commitfs(["rejected", "show", directory, short]).ok();
+    let guarded = m.path("other.json");
+    let refused = commitfs([
+        "rejected",
+        "restore",
+        directory,
+        &rejected.id,
+        guarded.to_str().unwrap(),
+    ]);
+    let refused = refused.fails();
+    assert!(refused.err.contains("name another file"), "{refused:?}");
 }
 
 #[test]

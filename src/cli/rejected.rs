@@ -112,11 +112,15 @@ fn list(dir: &Path, json: bool) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
+/// The number of rejected content as it is listed; zeros in front may be left out.
+fn whole_id(id: &str) -> Option<String> {
+    u64::from_str_radix(id, 16).ok().map(id_name)
+}
+
 fn open(dir: &Path, id: &str) -> Result<File, Failure> {
-    let path = place(dir)?.join(id);
-    let valid = crate::store::parse_id(id.as_ref()).is_some();
-    match File::open(&path) {
-        Ok(file) if valid => Ok(file),
+    let place = place(dir)?;
+    match whole_id(id).map(|name| File::open(place.join(name))) {
+        Some(Ok(file)) => Ok(file),
         _ => Err(Failure::new(
             exit::BAD_INPUT,
             format!(
@@ -140,7 +144,16 @@ fn restore(dir: &Path, id: &str, to: Option<&Path>, force: bool) -> Result<u8, F
         // Back to where it belongs: asked for by name, so what stands there makes way.
         None => meant_for(dir, id)?,
     };
-    let bad = |e: std::io::Error| Failure::new(exit::TROUBLE, format!("{}: {e}", to.display()));
+    let bad = |e: std::io::Error| {
+        let why = match e.raw_os_error() {
+            Some(libc::EBADMSG) => format!(
+                "the guard of this name refuses the content; name another file: `commitfs rejected restore {} {id} FILE`",
+                dir.display()
+            ),
+            _ => e.to_string(),
+        };
+        Failure::new(exit::TROUBLE, format!("{}: {why}", to.display()))
+    };
     let mut content = Vec::new();
     from.read_to_end(&mut content).map_err(bad)?;
     let mut file = File::create(&to).map_err(bad)?;
@@ -158,7 +171,7 @@ fn meant_for(dir: &Path, id: &str) -> Result<PathBuf, Failure> {
     };
     let path = all(dir)?
         .into_iter()
-        .find(|r| id_name(r.id) == id)
+        .find(|r| Some(id_name(r.id)) == whole_id(id))
         .map(|r| PathBuf::from(r.path))
         .filter(|p| {
             p.components()
