@@ -577,7 +577,7 @@ impl Engine {
 }
 
 impl Engine {
-    /// That a transaction has begun, as a new journal says it.
+    /// That a transaction has begun, as the journal is told.
     pub(super) fn begin_record(state: &State, txn: &Transaction, claim: bool) -> Record {
         Record::Begin {
             id: txn.staging_id,
@@ -594,7 +594,6 @@ impl Engine {
         if txn.discarded {
             return vec![Record::Retarget { id, path: None }];
         }
-        let path = state.nodes.path(&txn.slot).unwrap_or_default();
         let mut records = vec![Engine::begin_record(state, txn, txn.claim)];
         if txn.overtaken {
             return records;
@@ -614,7 +613,7 @@ impl Engine {
                 id: ready.id,
                 sure: true,
                 content: ready.content.clone(),
-                path,
+                path: state.nodes.path(&txn.slot).unwrap_or_default(),
                 version: ready.version,
             });
         }

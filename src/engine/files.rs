@@ -82,14 +82,18 @@ mod tests {
         Arc::new(std::fs::File::open("/dev/null").unwrap().into())
     }
 
-    #[test]
-    fn versions_that_nobody_can_reach_are_forgotten_and_the_lock_stays_on_the_file() {
+    fn start() -> (Slot, Nodes, Files) {
         let slot = Slot {
             dir: ROOT,
             name: "f".into(),
         };
-        let mut nodes = Nodes::new(descriptor(), (0, 0), 100, 1000);
-        let mut files = Files::default();
+        let nodes = Nodes::new(descriptor(), (0, 0), 100, 1000);
+        (slot, nodes, Files::default())
+    }
+
+    #[test]
+    fn versions_that_nobody_can_reach_are_forgotten_and_the_lock_stays_on_the_file() {
+        let (slot, mut nodes, mut files) = start();
         let new = |nodes: &mut Nodes, inode: u64| {
             let id = nodes.create(Kind::File, descriptor(), (0, inode), slot.clone());
             nodes.get_mut(id).unwrap().lookups = 1;
@@ -114,12 +118,7 @@ mod tests {
 
     #[test]
     fn a_version_whose_number_can_come_back_is_remembered() {
-        let slot = Slot {
-            dir: ROOT,
-            name: "f".into(),
-        };
-        let mut nodes = Nodes::new(descriptor(), (0, 0), 100, 1000);
-        let mut files = Files::default();
+        let (slot, mut nodes, mut files) = start();
         let first = nodes.number((0, 1));
         let second = nodes.create(Kind::File, descriptor(), (0, 2), slot);
         files.follow(second, first);

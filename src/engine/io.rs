@@ -106,7 +106,7 @@ impl Engine {
             offset,
             appends,
             kill,
-            writeback: _,
+            ..
         } = request;
         match self.handle(handle) {
             Ok(Handle::Staged {

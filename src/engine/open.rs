@@ -20,12 +20,11 @@ use rustix::io::Errno;
 use super::state::{Handle, Note, Shown};
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::guard::Guard;
-use crate::journal::Record;
 use crate::namespace::{Kind, Node, WHOLE};
 use crate::rules::{Creation, Mode as RuleMode, Policy};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Own, Staging, Transaction};
-use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, Slot, TxnId, now_ns};
+use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, Slot, TxnId};
 
 /// What open(2) asks for.
 #[derive(Clone, Copy, Debug)]
@@ -444,16 +443,11 @@ impl Engine {
             txn.opener_tid = caller.tid;
             txn.command = proc::comm(pid).unwrap_or_default();
             txn.last_pid = proc::last_pid();
-            let record = Record::Begin {
-                id: txn.staging_id,
-                path: state.nodes.path(&txn.slot).unwrap_or_default(),
-                claim: txn.claim,
-                pid,
-                started_ns: now_ns(),
-            };
-            self.append(&record)?;
+            let txn = &state.txns[&id];
+            self.append(&Engine::begin_record(state, txn, txn.claim))?;
             failpoint::crash_point("begin-journalled");
         }
+        let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         // A new log becomes visible by its first line as long as all its writers append.
         txn.stream &= txn.handles == 0 || (txn.appends && flags.contains(OFlags::APPEND));
         txn.handles += 1;

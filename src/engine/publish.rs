@@ -11,7 +11,7 @@ use crate::journal::{Edit, Record};
 use crate::namespace::{Kind, Pending};
 use crate::sys::{at, failpoint};
 use crate::txn::{Begun, Ready, Transaction};
-use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, now_ns};
+use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of};
 
 /// More versions of one name than this don't wait for the drain to be due.
 const MANY_SUPERSEDED: usize = 16;
@@ -422,15 +422,11 @@ impl Engine {
         if how != Move::Link {
             self.note_published(state, id, to, (by, tid), (version, is_merged), published);
         }
-        let path = match how {
-            Move::Rename => {
-                state.unname(to, lost);
-                state.rename_appenders(&from, to);
-                state.retarget(id, to.clone());
-                state.nodes.path(to)
-            }
-            Move::Link | Move::Stay => state.nodes.path(&from),
-        };
+        if how == Move::Rename {
+            state.unname(to, lost);
+            state.rename_appenders(&from, to);
+            state.retarget(id, to.clone());
+        }
         let txn = state.txns.get_mut(&id).expect("held above");
         txn.staging_id = fresh_id;
         txn.fsynced = promised.is_some();
@@ -446,14 +442,8 @@ impl Engine {
             txn.claim = false;
             txn.base = Some(version);
         }
-        let record = Record::Begin {
-            id: fresh_id,
-            path: path.unwrap_or_default(),
-            claim: txn.claim,
-            pid: txn.opener,
-            started_ns: now_ns(),
-        };
-        self.append(&record)?;
+        let txn = &state.txns[&id];
+        self.append(&Engine::begin_record(state, txn, txn.claim))?;
         if let Some(content) = promised {
             self.append(&Record::Fsynced {
                 id: fresh_id,

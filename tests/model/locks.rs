@@ -175,14 +175,7 @@ impl World {
         let held_alone = |lock: &Lock| lock.file == file && lock.owner == owner && lock.alone;
         if !alone && self.locks.iter().any(|l| held_alone(l) && overlaps(l)) {
             // To share what was held alone is to give a part of it back.
-            let through = self.staged_by(description);
-            let written = self.written_by(who, through, &name);
-            if written.len() > 1 || written.iter().any(|id| self.txns[id].unwritten) {
-                return None;
-            }
-            for id in written {
-                self.commit_so_far(id, &name);
-            }
+            self.commit_at_unlock(who, description, &name)?;
         }
         let against: Vec<&Lock> = self
             .locks
@@ -271,18 +264,23 @@ impl World {
         if !self.locks.iter().any(held) {
             return Some(Ok(()));
         }
+        self.commit_at_unlock(who, description, &name)?;
+        self.release(file, owner, call.range());
+        Some(Ok(()))
+    }
+
+    /// Commits what was written so far; `None`: not to be tried. Several are committed in an order
+    /// that is not said, and what a mapping holds may not be known yet.
+    fn commit_at_unlock(&mut self, who: u32, description: u32, name: &Slot) -> Option<()> {
         let through = self.staged_by(description);
-        let written = self.written_by(who, through, &name);
-        // Several are committed in an order that is not said, and what a mapping holds may not be
-        // known yet.
+        let written = self.written_by(who, through, name);
         if written.len() > 1 || written.iter().any(|id| self.txns[id].unwritten) {
             return None;
         }
         for id in written {
-            self.commit_so_far(id, &name);
+            self.commit_so_far(id, name);
         }
-        self.release(file, owner, call.range());
-        Some(Ok(()))
+        Some(())
     }
 
     /// What a process has a part in and is written under a name.
