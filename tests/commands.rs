@@ -135,6 +135,56 @@ fn umount_wait_waits_for_the_last_close() {
 }
 
 #[test]
+fn umount_wait_waits_for_a_growing_text() {
+    need_daemon!();
+    let m = mount!();
+    // Its lines are committed as they come: no open transaction, but an open file.
+    let mut writer = writing(&m, "new.txt", "line 1\n");
+    let mut command = Command::new(common_binary());
+    command.args(["umount", "--wait"]).arg(m.mountpoint());
+    let mut waiting = Live::spawn(&mut command);
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(common::alive(waiting.pid()), "it did not wait");
+    writer.write("f", "line 2\n").unwrap();
+    writer.close("f").unwrap();
+    assert!(waiting.finish().success());
+    assert!(!is_mounted(m.mountpoint()));
+    assert_eq!(
+        std::fs::read(m.backing().join("new.txt")).unwrap(),
+        b"line 1\nline 2\n"
+    );
+}
+
+#[test]
+fn an_unmount_that_does_not_come_about_disturbs_no_writer() {
+    need_daemon!();
+    let m = mount!();
+    m.save("held", "");
+    m.save("state.json", "{}");
+    let mut reader = Actor::new();
+    reader.open("f", "r", &m.path("held")).unwrap();
+    let mut command = Command::new(common_binary());
+    command.arg("umount").arg(m.mountpoint());
+    let mut refused = Live::spawn(&mut command);
+    let mut writer = Actor::new();
+    let mut saves = 0;
+    while common::alive(refused.pid()) {
+        let content = format!("[{saves}]");
+        writer.save(&m.path("state.json"), &content).unwrap();
+        writer.save(&m.path(format!("new-{saves}")), &content).unwrap();
+        writer
+            .setxattr(&m.path("state.json"), "user.commitfs.json.merge", b"[]")
+            .unwrap();
+        assert_content(m.read("state.json"), b"[]", "patched");
+        saves += 1;
+    }
+    assert!(!refused.finish().success());
+    assert!(saves > 1 && is_mounted(m.mountpoint()), "{saves} saves");
+    drop(reader);
+    m.command(&["umount"]).ok();
+}
+
+#[test]
 fn umount_force_sends_open_transactions_to_rejected() {
     need_daemon!();
     let mut m = mount!();

@@ -19,7 +19,7 @@ const ATTEMPTS: u32 = 5;
 pub struct Arguments {
     /// The mount
     mountpoint: PathBuf,
-    /// Wait until the open transactions have ended
+    /// Wait until the open transactions have ended, and nothing is in use any more
     #[arg(long)]
     wait: bool,
     /// Send open transactions to rejected
@@ -41,15 +41,20 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         check: false,
     };
     let mut attempts = 0;
+    let mut told = Vec::new();
     loop {
         attempts += 1;
         ask(&mount, &command, arguments)?;
         match wait_until_gone(&mount) {
             // Who has just ended, or looks around on the machine, is in the way for a moment.
-            Err(failure) if failure.code == exit::BUSY && attempts < ATTEMPTS => {
+            Err(failure) if failure.code == exit::BUSY => {
                 let holders = holders(&mount);
-                if !holders.is_empty() {
+                if !arguments.wait && (!holders.is_empty() || attempts == ATTEMPTS) {
                     return Err(in_use(&mount, &holders));
+                }
+                if arguments.wait && holders != told {
+                    eprintln!("{}", waiting_for(&mount, &holders));
+                    told = holders;
                 }
             }
             other => return other,
@@ -108,14 +113,27 @@ fn holds(pid: u32, mount: &sysmount::MountEntry) -> bool {
 }
 
 fn in_use(mount: &sysmount::MountEntry, holders: &[(u32, String)]) -> Failure {
-    let mut text = format!(
+    let text = format!(
         "{}: in use; close what is open below it, leave it with your shell, or use --force",
         mount.mount_point.display()
     );
-    for (pid, command) in holders {
-        text += &format!("\n  {pid} ({command})");
-    }
-    Failure::new(exit::BUSY, text)
+    Failure::new(exit::BUSY, text + &listed(holders))
+}
+
+fn waiting_for(mount: &sysmount::MountEntry, holders: &[(u32, String)]) -> String {
+    let text = format!(
+        "{}: in use; waiting until what is open below it is closed, and shells have left it",
+        mount.mount_point.display()
+    );
+    text + &listed(holders)
+}
+
+/// A line for each process.
+fn listed(processes: &[(u32, String)]) -> String {
+    processes
+        .iter()
+        .map(|(pid, command)| format!("\n  {pid} ({command})"))
+        .collect()
 }
 
 /// Whether a mount that doesn't answer is on its way out.

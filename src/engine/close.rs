@@ -998,9 +998,11 @@ impl Engine {
         }
     }
 
-    /// An unmount didn't come about: transactions are welcome again.
+    /// An unmount didn't come about.
     pub fn stay(&self) {
-        self.lock().closing = false;
+        let mut state = self.lock();
+        state.leaving = false;
+        state.closing = false;
     }
 
     /// After the last request: brings everything into the backing directory.

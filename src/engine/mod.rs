@@ -232,6 +232,7 @@ impl Engine {
             waiting: HashMap::new(),
             slot_queue: HashMap::new(),
             last_ticket: 0,
+            leaving: false,
             closing: false,
             ledger: ledger::Ledger::default(),
             parties: merging::Parties::default(),

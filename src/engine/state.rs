@@ -329,7 +329,9 @@ pub struct State {
     pub slot_queue: HashMap<Slot, VecDeque<u64>>,
     /// Last ticket given to one who waits.
     pub last_ticket: u64,
-    /// No new transactions: an unmount is under way.
+    /// An unmount is being tried: nothing of our own may keep the mount busy.
+    pub leaving: bool,
+    /// No new transactions: a forced unmount is under way.
     pub closing: bool,
     /// What saves build on, for names with a rule for conflicts.
     pub(super) ledger: super::ledger::Ledger,

@@ -287,8 +287,11 @@ impl Engine {
         let open = {
             let mut state = self.lock();
             let open = self.open_transactions(&state);
-            if open.is_empty() || force {
-                state.closing = !check;
+            if (open.is_empty() || force) && !check {
+                state.leaving = true;
+                // Without force the kernel refuses as long as anything is open, which is no
+                // reason to refuse somebody's save.
+                state.closing = force;
             }
             open
         };

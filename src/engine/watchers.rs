@@ -127,7 +127,7 @@ impl Engine {
     /// The version behind one of the herald's names; counts as a lookup.
     pub(super) fn herald_lookup(&self, name: &OsStr) -> OpResult<Attr> {
         let (id, turn) = herald::parse(name).ok_or(Errno::NOENT)?;
-        if self.lock().closing {
+        if self.lock().leaving {
             // What it still has to tell must not keep the mount busy.
             return Err(Errno::CANCELED);
         }
@@ -192,7 +192,7 @@ fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<News>
         if let Some(watchers) = engine.watchers.get() {
             watchers.lingering.store(lingering.len(), Ordering::Relaxed);
         }
-        if engine.lock().closing {
+        if engine.lock().leaving {
             continue;
         }
         for id in touched.iter().filter_map(|s| lingering.get(s)).flatten() {
