@@ -171,7 +171,9 @@ fn an_unmount_that_does_not_come_about_disturbs_no_writer() {
     while common::alive(refused.pid()) {
         let content = format!("[{saves}]");
         writer.save(&m.path("state.json"), &content).unwrap();
-        writer.save(&m.path(format!("new-{saves}")), &content).unwrap();
+        writer
+            .save(&m.path(format!("new-{saves}")), &content)
+            .unwrap();
         writer
             .setxattr(&m.path("state.json"), "user.commitfs.json.merge", b"[]")
             .unwrap();
@@ -438,6 +440,41 @@ fn a_directory_is_free_again_after_its_daemon_was_killed() {
     m.unmount();
     mount_command(&[m.backing()]).ok();
     m.command(&["umount"]).ok();
+}
+
+#[test]
+fn every_command_says_that_a_mount_has_lost_its_daemon_and_what_to_do() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f.json", "{}");
+    m.strike_daemon();
+    eventually(Duration::from_secs(5), "the daemon has ended", || {
+        !m.daemon_lives()
+    });
+    let (dir, file) = (m.mountpoint(), m.path("f.json"));
+    let commands: [&[&Path]; 7] = [
+        &[Path::new("status"), dir],
+        &[Path::new("status"), &file],
+        &[Path::new("locks"), dir],
+        &[Path::new("rejected"), Path::new("list"), dir],
+        &[Path::new("check"), dir],
+        &[Path::new("json"), Path::new("get"), &file],
+        &[
+            Path::new("json"),
+            Path::new("set"),
+            &file,
+            Path::new("/n"),
+            Path::new("1"),
+        ],
+    ];
+    for command in commands {
+        let said = run(
+            Command::new(common_binary()).args(command),
+            Duration::from_secs(10),
+        );
+        mentions(&said, &["daemon of this mount is gone", "mount again"]);
+        assert_eq!(said.code, Some(3), "{said:#?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::{Failure, exit};
+use super::{Failure, control, exit};
 use crate::guard::{Guard, Verdict, examine};
 use crate::journal::{self, Tail};
 use crate::rules::{Creation, Mode, Rules};
@@ -32,7 +32,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let backing = &arguments.backing;
     let bad =
         |code, e: &dyn std::fmt::Display| Failure::new(code, format!("{}: {e}", backing.display()));
-    let dir = File::open(backing).map_err(|e| bad(exit::BAD_INPUT, &e))?;
+    let dir = File::open(backing).map_err(|e| control::unusable(backing, &e))?;
     if let Some(pid) = Store::lock_holder(dir.as_fd()) {
         return Err(bad(
             exit::BUSY,

@@ -10,8 +10,7 @@ use crate::store::STATE_DIR;
 use crate::sys::mount::{self as sysmount, MountEntry};
 
 /// What ENOTCONN means.
-pub const DEAD: &str =
-    "the daemon of this mount is gone; mount again, which detaches and recovers it";
+const DEAD: &str = "the daemon of this mount is gone; mount again, which detaches and recovers it";
 
 /// The mount of ours that an absolute path without symbolic links lies on.
 pub fn mount_at(real: &Path) -> std::io::Result<Option<MountEntry>> {
@@ -23,21 +22,29 @@ pub fn mount_at(real: &Path) -> std::io::Result<Option<MountEntry>> {
         .cloned())
 }
 
-/// The mount that a path lies on, if it is one of ours.
-pub fn mount_of(path: &Path) -> Result<MountEntry, Failure> {
-    let bad = |e: &dyn std::fmt::Display| {
-        Failure::new(exit::BAD_INPUT, format!("{}: {e}", path.display()))
+/// What is wrong with a path that was named, in words that help.
+pub fn unusable(path: &Path, error: &std::io::Error) -> Failure {
+    let why = match error.raw_os_error() {
+        Some(libc::ENOTCONN) => DEAD.to_owned(),
+        _ => error.to_string(),
     };
-    let real = path.canonicalize().map_err(|e| {
-        if e.raw_os_error() == Some(libc::ENOTCONN) {
-            bad(&DEAD)
-        } else {
-            bad(&e)
-        }
+    Failure::new(exit::BAD_INPUT, format!("{}: {why}", path.display()))
+}
+
+/// The mount that a path lies on, if it is one of ours and has its daemon.
+pub fn mount_of(path: &Path) -> Result<MountEntry, Failure> {
+    let bad = |e: std::io::Error| unusable(path, &e);
+    let real = path.canonicalize().map_err(bad)?;
+    let mount = mount_at(&real).map_err(bad)?.ok_or_else(|| {
+        bad(std::io::Error::other(
+            "no commitfs is mounted here; `commitfs mount` makes one",
+        ))
     })?;
-    mount_at(&real)
-        .map_err(|e| bad(&e))?
-        .ok_or_else(|| bad(&"no commitfs is mounted here; `commitfs mount` makes one"))
+    // The root itself needs no daemon to be found.
+    match mount.mount_point.join(STATE_DIR).symlink_metadata() {
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => Err(bad(e)),
+        _ => Ok(mount),
+    }
 }
 
 /// Sends a command to a mount's daemon.

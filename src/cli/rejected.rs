@@ -67,16 +67,16 @@ fn place(dir: &Path) -> Result<PathBuf, Failure> {
         Err(_) => dir.to_owned(),
     };
     let place = root.join(STATE_DIR).join("rejected");
-    if place.is_dir() {
-        Ok(place)
-    } else {
-        Err(Failure::new(
+    match place.symlink_metadata() {
+        Ok(_) => Ok(place),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
             exit::BAD_INPUT,
             format!(
                 "{}: neither a mount of commitfs nor a backing directory of one",
                 dir.display()
             ),
-        ))
+        )),
+        Err(e) => Err(control::unusable(dir, &e)),
     }
 }
 

@@ -31,8 +31,7 @@ impl Target {
         };
         let real = match file.canonicalize() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => missing(file)?,
-            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => return Err(bad(&control::DEAD)),
-            Err(e) => return Err(bad(&e)),
+            Err(e) => return Err(control::unusable(file, &e)),
             Ok(real) => {
                 let kind = real.metadata().map_err(|e| bad(&e))?.file_type();
                 if !kind.is_file() {
