@@ -166,6 +166,8 @@ fn an_unmount_that_does_not_come_about_disturbs_no_writer() {
     let mut command = Command::new(common_binary());
     command.arg("umount").arg(m.mountpoint());
     let mut refused = Live::spawn(&mut command);
+    // Once it has found no transaction open, it tries for two seconds.
+    std::thread::sleep(Duration::from_secs(1));
     let mut writer = Actor::new();
     let mut saves = 0;
     while common::alive(refused.pid()) {

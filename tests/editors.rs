@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Actor, Live, Mount, alive, assert_content, assert_errno, eventually, run};
+use common::{Actor, Live, Mount, alive, assert_content, assert_errno, eventually, run, times};
 use serde_json::Value;
 
 /// Processes that wait for a writer slot, in the order in which they came.
@@ -333,4 +333,28 @@ fn who_waits_for_a_file_that_is_unlinked_meanwhile_does_not_bring_it_back() {
     assert_errno(second.finish(), "ENOENT");
     first.close("f").unwrap();
     assert!(!m.exists("f"));
+}
+
+#[test]
+fn an_editors_copy_has_only_whole_appends() {
+    let m = mount!();
+    let path = m.path("log");
+    let line = format!("{}\n", "x".repeat(900_000));
+    for _ in 0..times(40, 400) {
+        m.save("log", "begun\n");
+        let (mut appender, mut editor) = (Actor::new(), Actor::new());
+        appender.open("f", "a", &path).unwrap();
+        editor.open("f", "r+", &path).unwrap();
+        appender.start("write", &[b"f", line.as_bytes()]);
+        while !appender.has_answered() {
+            // The first write copies; the second time it is another editor's.
+            editor.pwrite("f", 0, b"B").unwrap();
+            let seen = editor.pread("f", 0, 1_000_000).unwrap();
+            let whole = [6, 6 + line.len()].contains(&seen.len());
+            assert!(whole && seen.ends_with(b"\n"), "{} bytes", seen.len());
+            editor.close("f").unwrap();
+            editor.open("f", "r+", &path).unwrap();
+        }
+        appender.finish().unwrap();
+    }
 }

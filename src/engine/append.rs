@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,11 +20,11 @@ use rustix::io::Errno;
 
 use super::io::WriteRequest;
 use super::open::Opened;
-use super::state::{Handle, Shown};
+use super::state::Handle;
 use super::{Engine, State};
 use crate::guard::Guard;
 use crate::journal::{Edit, Record};
-use crate::namespace::{Kind, WHOLE};
+use crate::namespace::{Ends, Kind, Shown};
 use crate::rules::{Policy, Record as RecordRule};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Ready, Staging};
@@ -65,7 +64,7 @@ enum Place {
 #[derive(Clone, Debug)]
 pub(super) struct Unnamed {
     fd: Arc<OwnedFd>,
-    end: Arc<AtomicU64>,
+    ends: Ends,
 }
 
 #[derive(Debug)]
@@ -142,7 +141,7 @@ impl State {
         }
         Some(Unnamed {
             fd: self.nodes.fd(node.id).ok()?,
-            end: node.end.clone(),
+            ends: node.ends(),
         })
     }
 
@@ -240,7 +239,7 @@ impl Engine {
         let WriteRequest {
             offset, writeback, ..
         } = request;
-        let goes_on = appender.always || offset == inner.read.len()? + inner.tail.len() as u64;
+        let goes_on = appender.always || offset == inner.read.length()? + inner.tail.len() as u64;
         if inner.left || writeback || !goes_on {
             drop(inner);
             let (txn, staging) = self.leave_stream(caller, handle, appender, writeback)?;
@@ -319,7 +318,7 @@ impl Engine {
             let fd = state.nodes.fd(current)?;
             let file = at::reopen(&*fd, OFlags::RDWR)?;
             let from = file.metadata().map_err(|e| errno_of(&e))?.len();
-            let (current, end) = self.hold_end(state, current, &slot, from)?;
+            let (current, ends) = self.hold_end(state, current, &slot, from)?;
             let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
             state.seq += 1;
             let seq = state.seq;
@@ -338,6 +337,9 @@ impl Engine {
             if journalled.is_ok() {
                 state.unapplied.push_back((seq, record));
                 state.appended.insert(current, (seq, file.clone()));
+                if let Some(node) = state.nodes.get_mut(current) {
+                    node.added_to = true;
+                }
                 state.counters.appends += 1;
                 self.wake_drain(state);
             }
@@ -351,9 +353,9 @@ impl Engine {
                 self.withdraw(seq)?;
                 return Err(e);
             }
-            end.store(from + bytes.len() as u64, Ordering::Release);
+            ends.advance(from + bytes.len() as u64);
             if current != appender.node {
-                inner.read = Shown { file, end };
+                inner.read = ends.show(file);
             }
             self.grown(&slot);
             return Ok(());
@@ -362,33 +364,33 @@ impl Engine {
 
     /// What is shown of a file ends at `from` until an append to it is complete. Where the kernel
     /// may have cached the page with the old end, that stays a version of its own, and the file
-    /// grows under another node. Gives the node that grows, and its end.
+    /// grows under another node. Gives the node that grows, and its ends.
     fn hold_end(
         &self,
         state: &mut State,
         current: NodeId,
         slot: &Slot,
         from: u64,
-    ) -> OpResult<(NodeId, Arc<AtomicU64>)> {
+    ) -> OpResult<(NodeId, Ends)> {
         let node = state.nodes.get_mut(current).ok_or(Errno::STALE)?;
         let grew = node.grows();
-        node.end.store(from, Ordering::Release);
+        node.ends().hold(from);
         if grew || !node.cached {
             if !grew && let Some(notify) = self.notify.get() {
                 notify.attributes_changed(current);
             }
-            return Ok((current, node.end.clone()));
+            return Ok((current, node.ends()));
         }
         node.superseded = true;
-        let (key, version) = (node.key, node.version);
+        let (key, version, whole) = (node.key, node.version, node.whole.clone());
         let fd = state.nodes.fd(current)?;
         let grown = state.nodes.create(Kind::File, fd, key, slot.clone());
         state.same_file(grown, current);
         self.supersede(state, slot, Some(current));
         let node = state.nodes.get_mut(grown).ok_or(Errno::STALE)?;
-        node.version = version;
-        node.end.store(from, Ordering::Release);
-        Ok((grown, node.end.clone()))
+        (node.version, node.whole) = (version, whole);
+        node.ends().hold(from);
+        Ok((grown, node.ends()))
     }
 
     /// A commit that was journalled and couldn't be written.
@@ -411,7 +413,7 @@ impl Engine {
             self.move_appender(appender)?;
         }
         let inner = appender.inner.lock();
-        let end = inner.read.len()?;
+        let end = inner.read.length()?;
         let within = inner.read.within(offset, size.into()) as u32;
         let mut data = super::io::read_at(&inner.read.file, offset, within)?;
         if data.len() < size as usize && offset + data.len() as u64 >= end {
@@ -485,9 +487,8 @@ impl Engine {
                     inner.read = Shown::of(&state.nodes, current)?;
                 }
             }
-            Place::Nameless(Unnamed { fd, end }) => {
-                let file = Arc::new(at::reopen(&*fd, OFlags::RDONLY)?);
-                inner.read = Shown { file, end };
+            Place::Nameless(Unnamed { fd, ends }) => {
+                inner.read = ends.show(Arc::new(at::reopen(&*fd, OFlags::RDONLY)?));
             }
         }
         Ok(())
@@ -675,10 +676,7 @@ fn add_unnamed(file: &Unnamed, bytes: &[u8]) -> OpResult<()> {
     let open = at::reopen(&*file.fd, OFlags::RDWR)?;
     let end = open.metadata().map_err(|e| errno_of(&e))?.len();
     open.write_all_at(bytes, end).map_err(|e| errno_of(&e))?;
-    if file.end.load(Ordering::Acquire) != WHOLE {
-        let end = end + bytes.len() as u64;
-        file.end.store(end, Ordering::Release);
-    }
+    file.ends.advance(end + bytes.len() as u64);
     Ok(())
 }
 

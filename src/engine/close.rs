@@ -753,7 +753,7 @@ impl Engine {
             self.let_go(state, txn.node);
         } else if let Some(content) = txn.staging.try_lock()
             && content.must_copy()
-            && let Ok(base) = at::reopen(&*content.readable(), rustix::fs::OFlags::PATH)
+            && let Ok(base) = at::reopen(&*content.readable().file, rustix::fs::OFlags::PATH)
             && let Some(node) = state.nodes.get_mut(txn.node)
         {
             node.forwarded = Some(Arc::new(base.into()));

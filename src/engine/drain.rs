@@ -393,6 +393,11 @@ impl Engine {
                 .is_some_and(|(last, _)| last == seq)
             {
                 state.appended.remove(node);
+                if let Some(n) = state.nodes.get_mut(*node) {
+                    n.added_to = false;
+                }
+                let fd = state.nodes.reap(*node);
+                self.bury(fd);
             }
         }
         let condemned = std::mem::take(&mut state.condemned);

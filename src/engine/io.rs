@@ -59,15 +59,15 @@ impl Engine {
             Ok(Handle::Direct { file, .. }) => file,
             Ok(Handle::Staged { staging, .. }) => {
                 let free = staging.try_lock().map(|content| content.readable());
-                match free {
-                    Some(file) => file,
-                    None => {
-                        return self.pool.run(move || {
-                            let file = staging.lock().readable();
-                            done(read_at(&file, offset, size));
-                        });
-                    }
-                }
+                let Some(read) = free else {
+                    return self.pool.run(move || {
+                        let read = staging.lock().readable();
+                        let size = read.within(offset, size.into()) as u32;
+                        done(read_at(&read.file, offset, size));
+                    });
+                };
+                size = read.within(offset, size.into()) as u32;
+                read.file
             }
             Ok(Handle::Text(text) | Handle::Control(text)) => {
                 let from = usize::try_from(offset)
@@ -501,7 +501,7 @@ impl Engine {
         let file = match self.handle(handle)? {
             Handle::Reader { read, .. } => read.file,
             Handle::Direct { file, .. } => file,
-            Handle::Staged { staging, .. } => staging.lock().readable(),
+            Handle::Staged { staging, .. } => staging.lock().readable().file,
             _ => return Err(Errno::INVAL),
         };
         // A position of its own: the description may be shared with reads.
@@ -547,7 +547,11 @@ impl Engine {
                 read.file
             }
             Handle::Direct { file, .. } => file,
-            Handle::Staged { staging, .. } => staging.lock().readable(),
+            Handle::Staged { staging, .. } => {
+                let read = staging.lock().readable();
+                len = read.within(from_offset, len);
+                read.file
+            }
             _ => return Err(Errno::INVAL),
         };
         // Through memory, a piece at a time: the staged content's checksum and JSON state see

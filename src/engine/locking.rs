@@ -15,11 +15,11 @@ use rustix::io::Errno;
 
 use super::names::Move;
 use super::open::{OpenStep, Opened};
-use super::state::{Handle, Shown};
+use super::state::Handle;
 use super::{Engine, State};
 use crate::locks::{FileId, Lock, Mode, closes_cycle};
-use crate::namespace::Kind;
-use crate::sys::{at, failpoint, proc};
+use crate::namespace::{Kind, Shown};
+use crate::sys::{failpoint, proc};
 use crate::txn::{Begun, Transaction};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId};
 
@@ -353,7 +353,7 @@ impl Engine {
             return Ok(());
         }
         let fd = state.nodes.fd(current)?;
-        content.start_from(Arc::new(at::reopen(&*fd, OFlags::RDONLY)?));
+        content.start_from(Shown::growing(&state.nodes, current)?);
         self.redress(&content.file, &staging, &fd)?;
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.base = Some(current);

@@ -17,10 +17,10 @@ use parking_lot::MutexGuard;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::state::{Handle, Note, Shown};
+use super::state::{Handle, Note};
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::guard::Guard;
-use crate::namespace::{Kind, Node, WHOLE};
+use crate::namespace::{Kind, Node, Shown};
 use crate::rules::{Creation, Mode as RuleMode, Policy};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Own, Staging, Transaction};
@@ -278,7 +278,7 @@ impl Engine {
         node.direct += 1;
         node.written_in_place |= writes;
         node.cached = true;
-        node.end.store(WHOLE, std::sync::atomic::Ordering::Release);
+        node.ends().release();
         let handle = state.add_handle(Handle::Direct {
             node: id,
             file: Arc::new(file),
@@ -673,8 +673,8 @@ impl Engine {
         let id = state.new_id();
         let file = self.create_staging_making_room(id)?;
         let made = self.dress(&file, base.as_deref().or(like.as_deref()), start.fresh);
-        let content = match (&base, start.begun) {
-            (Some(fd), Begun::Edit) => at::reopen(&**fd, OFlags::RDONLY).map(|f| Some(Arc::new(f))),
+        let content = match (start.base, start.begun) {
+            (Some(id), Begun::Edit) => Shown::growing(&state.nodes, id).map(Some),
             _ => Ok(None),
         };
         let (stat, content) = match (made, content) {

@@ -323,7 +323,8 @@ impl Engine {
             if copied {
                 // Under this name it stays a content of its own, to be fsync'd, and seen after a
                 // crash if it is a claim; what others append to the new name is none of it.
-                at::copy_contents(&content.file, &file).map_err(|e| errno_of(&e))?;
+                let len = content.file.metadata().map_err(|e| errno_of(&e))?.len();
+                at::copy_contents(&content.file, &file, len).map_err(|e| errno_of(&e))?;
             }
             self.dress(&file, Some(&old), None)?;
             if is_promised {

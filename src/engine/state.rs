@@ -11,10 +11,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::append::Appender;
@@ -23,42 +21,9 @@ use super::files::Files;
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::LockTable;
-use crate::namespace::{Kind, Nodes, PendingSet};
-use crate::sys::at;
+use crate::namespace::{Kind, Nodes, PendingSet, Shown};
 use crate::txn::{Begun, Staging, Transaction};
-use crate::types::{HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
-
-/// A version's file up to the end that is shown: see [`crate::namespace::Node::end`].
-#[derive(Clone, Debug)]
-pub struct Shown {
-    /// The file.
-    pub file: Arc<File>,
-    /// Where what is shown ends.
-    pub end: Arc<AtomicU64>,
-}
-
-impl Shown {
-    /// Opens a version for reading.
-    pub fn of(nodes: &Nodes, id: NodeId) -> OpResult<Shown> {
-        let node = nodes.get(id).ok_or(Errno::STALE)?;
-        Ok(Shown {
-            file: Arc::new(at::reopen(&*nodes.fd(id)?, OFlags::RDONLY)?),
-            end: node.end.clone(),
-        })
-    }
-
-    /// Bytes that are shown.
-    pub fn len(&self) -> OpResult<u64> {
-        let whole = self.file.metadata().map_err(|e| errno_of(&e))?.len();
-        Ok(whole.min(self.end.load(Ordering::Acquire)))
-    }
-
-    /// As much of `size` bytes at `offset` as lies before the end.
-    pub fn within(&self, offset: u64, size: u64) -> u64 {
-        let end = self.end.load(Ordering::Acquire);
-        size.min(end.saturating_sub(offset))
-    }
-}
+use crate::types::{HandleId, NodeId, OpResult, Slot, TxnId};
 
 /// An open description.
 #[derive(Clone, Debug)]

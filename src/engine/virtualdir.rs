@@ -17,9 +17,10 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::state::{DirEntry, Handle, Shown};
+use super::state::{DirEntry, Handle};
 use super::status::OpenTransaction;
 use super::{Engine, Opened, VOLATILE};
+use crate::namespace::Shown;
 use crate::store::{id_name, parse_id};
 use crate::sys::{at, failpoint};
 use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, ROOT, TxnId};
@@ -177,11 +178,8 @@ impl Engine {
                     Handle::Text(Arc::new(self.store.rejected_meta(id)?))
                 } else {
                     let file = Arc::new(self.store.open_rejected(id)?);
-                    let end = Arc::new(crate::namespace::WHOLE.into());
-                    Handle::Reader {
-                        node,
-                        read: Shown { file, end },
-                    }
+                    let read = Shown::all_of(file);
+                    Handle::Reader { node, read }
                 }
             }
         };

@@ -11,11 +11,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use rustix::io::Errno;
 
+use super::shown::Ends;
 use crate::sys::at;
 use crate::types::{NodeId, OpResult, ROOT, Slot, TxnId};
 
@@ -76,12 +77,17 @@ pub struct Node {
     /// What programs see of it ends here, in bytes: half an append is not shown. [`WHOLE`]: where
     /// the backing file does.
     pub end: Arc<AtomicU64>,
+    /// The same of its file, whatever programs see of this version: they share it who show the
+    /// file at different lengths.
+    pub whole: Arc<AtomicU64>,
     /// A document that is not written out: see `engine::documents`.
     pub unwritten: Option<Told>,
     /// Its pages may be in the kernel's cache.
     pub cached: bool,
     /// A pending name means it: it stays although the kernel has forgotten it.
     pub pending: bool,
+    /// What was added to it is not on the medium yet, or not even complete: it stays, too.
+    pub added_to: bool,
     /// Its version number, once known.
     pub version: Option<u64>,
     /// A commit has put another version in its place: gone as by a rewrite, not by an unlink.
@@ -100,6 +106,14 @@ pub struct Node {
 }
 
 impl Node {
+    /// What an append moves.
+    pub fn ends(&self) -> Ends {
+        Ends {
+            shown: self.end.clone(),
+            whole: self.whole.clone(),
+        }
+    }
+
     /// Whether it grows, or has grown, in place.
     pub fn grows(&self) -> bool {
         self.end.load(Ordering::Acquire) != WHOLE
@@ -128,6 +142,8 @@ pub struct Nodes {
     next: NodeId,
     /// Numbers of forgotten nodes whose content they don't tell: see [`Node::written_in_place`].
     in_place: HashSet<NodeId>,
+    /// [`Node::whole`] of forgotten nodes from whose files somebody starts.
+    watched_ends: HashMap<Key, Weak<AtomicU64>>,
     /// Nodes that hold a descriptor, or did: the next to give it up first.
     held: RefCell<VecDeque<NodeId>>,
     /// How many should hold one.
@@ -143,6 +159,7 @@ impl Nodes {
             by_key: HashMap::new(),
             next: first,
             in_place: HashSet::new(),
+            watched_ends: HashMap::new(),
             held: RefCell::default(),
             most,
         };
@@ -153,6 +170,8 @@ impl Nodes {
     fn insert(&mut self, id: NodeId, kind: Kind, fd: Arc<OwnedFd>, key: Key, at: Option<Slot>) {
         self.by_key.insert(key, id);
         self.held.get_mut().push_back(id);
+        let watched = self.watched_ends.remove(&key).and_then(|w| w.upgrade());
+        let whole = watched.unwrap_or_else(|| Arc::new(AtomicU64::new(WHOLE)));
         self.live.insert(
             id,
             Node {
@@ -167,9 +186,11 @@ impl Nodes {
                 direct: 0,
                 written_in_place: self.in_place.remove(&id),
                 end: Arc::new(AtomicU64::new(WHOLE)),
+                whole,
                 unwritten: None,
                 cached: false,
                 pending: false,
+                added_to: false,
                 version: None,
                 superseded: false,
                 forwarded: None,
@@ -333,6 +354,7 @@ impl Nodes {
             || node.readers > 0
             || node.direct > 0
             || node.pending
+            || node.added_to
             || node.covered > 0
             || matches!(node.kind, Kind::Private(_))
         {
@@ -347,6 +369,12 @@ impl Nodes {
         }
         if node.written_in_place || node.grows() {
             self.in_place.insert(id);
+        }
+        if Arc::strong_count(&node.whole) > 1 {
+            // Who starts from this version must know where it ends, and not miss what is added.
+            self.watched_ends.retain(|_, end| end.strong_count() > 0);
+            let end = Arc::downgrade(&node.whole);
+            self.watched_ends.insert(node.key, end);
         }
         None
     }
@@ -387,6 +415,7 @@ impl Nodes {
                 }
                 None => {
                     self.by_key.remove(&key);
+                    self.watched_ends.remove(&key);
                     self.in_place.remove(&id);
                 }
             }

@@ -187,13 +187,16 @@ pub fn sync_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::fs::fsync(dir)
 }
 
-/// Copies all of `from` into the empty file `to`: by reflink where the file system has it,
-/// otherwise by copy_file_range, otherwise by hand.
-pub fn copy_contents(from: &File, to: &File) -> io::Result<u64> {
+/// Copies the first `len` bytes of `from`, which has as many at least, into the empty file `to`: by
+/// reflink where the file system has it, otherwise by copy_file_range, otherwise by hand.
+pub fn copy_contents(from: &File, to: &File, len: u64) -> io::Result<u64> {
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(to.metadata()?.len());
+        if to.metadata()?.len() != len {
+            to.set_len(len)?;
+        }
+        return Ok(len);
     }
-    copy_range(from, to, from.metadata()?.len())
+    copy_range(from, to, len)
 }
 
 /// Copies the first `len` bytes of `from` to `to`, at the same offsets.

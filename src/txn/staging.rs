@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::guard::{Guard, JsonStream, Verdict, examine};
 use crate::journal;
+use crate::namespace::Shown;
 use crate::sys::at;
 use crate::types::{OpResult, TxnId, errno_of, mtime_ns};
 
@@ -49,7 +50,7 @@ pub struct Content {
     /// The staging file, open for reading and writing.
     pub file: Arc<File>,
     /// What the content starts from, as long as it hasn't been copied.
-    base: Option<Arc<File>>,
+    base: Option<Shown>,
     /// Something was written or truncated, ever.
     pub changed: bool,
     /// Something was written or truncated since the last [`Content::examine`].
@@ -124,7 +125,7 @@ impl Sequence {
 
 impl Staging {
     /// Staged content in `file`, starting from `base` (copied at the first write) or empty.
-    pub fn new(id: TxnId, file: File, base: Option<Arc<File>>, guard: Guard) -> Staging {
+    pub fn new(id: TxnId, file: File, base: Option<Shown>, guard: Guard) -> Staging {
         let mut sequence = Sequence::new(guard);
         sequence.intact = base.is_none();
         let content = Content {
@@ -173,17 +174,19 @@ impl Content {
         self.base.is_some()
     }
 
-    /// The file that reads should look into.
-    pub fn readable(&self) -> Arc<File> {
-        self.base.clone().unwrap_or_else(|| self.file.clone())
+    /// What reads should look into.
+    pub fn readable(&self) -> Shown {
+        let staged = || Shown::all_of(self.file.clone());
+        self.base.clone().unwrap_or_else(staged)
     }
 
     /// Attributes of the staged file, with the base's size as long as it isn't copied.
     pub fn stat(&self) -> OpResult<rustix::fs::Stat> {
         let mut stat = at::stat(&*self.file)?;
         if let Some(base) = &self.base {
-            let base = at::stat(&**base)?;
-            stat.st_size = base.st_size;
+            let len = base.length()?;
+            let base = at::stat(&*base.file)?;
+            stat.st_size = i64::try_from(len).unwrap_or(i64::MAX);
             stat.st_blocks = base.st_blocks;
             stat.st_mtime = base.st_mtime;
             stat.st_mtime_nsec = base.st_mtime_nsec;
@@ -281,8 +284,10 @@ impl Content {
 
     /// Reads through the program's own view.
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> OpResult<usize> {
-        self.readable()
-            .read_at(buffer, offset)
+        let from = self.readable();
+        let len = from.within(offset, buffer.len() as u64) as usize;
+        from.file
+            .read_at(&mut buffer[..len], offset)
             .map_err(|e| errno_of(&e))
     }
 
@@ -293,7 +298,9 @@ impl Content {
         };
         // A link may have left a copy of an older base there.
         rustix::fs::ftruncate(&*self.file, 0)?;
-        at::copy_contents(&base, &self.file).map_err(|e| {
+        // What is being added to it right now is not whole yet.
+        let len = base.length()?;
+        at::copy_contents(&base.file, &self.file, len).map_err(|e| {
             rustix::fs::ftruncate(&*self.file, 0).ok();
             errno_of(&e)
         })?;
@@ -331,7 +338,7 @@ impl Content {
         let len = self.size()?;
         if guard != self.guard {
             // On its way to a name with another guard (C11).
-            return examine(guard, &*self.readable(), len).map_err(|e| errno_of(&e));
+            return examine(guard, &*self.readable().file, len).map_err(|e| errno_of(&e));
         }
         if let Some(verdict) = &self.verdict {
             return Ok(verdict.clone());
@@ -343,7 +350,7 @@ impl Content {
                 next,
                 ..
             } if *next == len => json.verdict(),
-            _ => examine(self.guard, &*self.readable(), len).map_err(|e| errno_of(&e))?,
+            _ => examine(self.guard, &*self.readable().file, len).map_err(|e| errno_of(&e))?,
         };
         self.verdict = Some(verdict.clone());
         Ok(verdict)
@@ -363,6 +370,7 @@ impl Content {
         } else if len <= REREAD_LIMIT {
             let mut content = vec![0u8; len as usize];
             self.readable()
+                .file
                 .read_exact_at(&mut content, 0)
                 .map_err(|e| errno_of(&e))?;
             Some(crc32c::crc32c(&content))
@@ -394,7 +402,7 @@ impl Content {
     }
 
     /// Starts from another content. Only as long as nothing is written.
-    pub fn start_from(&mut self, base: Arc<File>) {
+    pub fn start_from(&mut self, base: Shown) {
         debug_assert!(!self.changed);
         if self.base.is_none() {
             self.sequence.intact = false;
@@ -416,7 +424,7 @@ impl Content {
     pub fn continue_in(&mut self, id: TxnId, file: File, copied: bool) -> Arc<File> {
         let published = std::mem::replace(&mut self.file, Arc::new(file));
         self.id = id;
-        self.base = (!copied).then(|| published.clone());
+        self.base = (!copied).then(|| Shown::all_of(published.clone()));
         // What was copied is still to be committed under its own name.
         self.changed &= copied;
         self.dirty = true;

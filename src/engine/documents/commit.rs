@@ -526,7 +526,7 @@ impl Engine {
         }
         self.write_out(&slot)?;
         let base = match staging.lock() {
-            content if content.must_copy() => at::stat(&*content.readable())?,
+            content if content.must_copy() => at::stat(&*content.readable().file)?,
             _ => return Ok(()),
         };
         let mut guard = self.lock();

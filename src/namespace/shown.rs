@@ -1,0 +1,98 @@
+//! What programs see of a file that may be growing.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::{Nodes, WHOLE};
+use crate::sys::at;
+use crate::types::{NodeId, OpResult, errno_of};
+
+/// A version's file up to the end that is shown: see [`super::Node::end`].
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The file.
+    pub file: Arc<File>,
+    /// Where what is shown ends.
+    pub end: Arc<AtomicU64>,
+}
+
+/// The ends that an append moves, in bytes: of what is shown of a version, and of the whole appends
+/// in its file.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    pub(super) shown: Arc<AtomicU64>,
+    pub(super) whole: Arc<AtomicU64>,
+}
+
+impl Ends {
+    /// What lies behind `end` is not to be seen until it is complete.
+    pub fn hold(&self, end: u64) {
+        self.shown.store(end, Ordering::Release);
+        self.whole.store(end, Ordering::Release);
+    }
+
+    /// An append is complete. A file that was never held, or isn't any more, shows all it has.
+    pub fn advance(&self, end: u64) {
+        for one in [&self.shown, &self.whole] {
+            one.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
+                (before != WHOLE).then_some(end)
+            })
+            .ok();
+        }
+    }
+
+    /// What is shown of `file`, a version's.
+    pub fn show(&self, file: Arc<File>) -> Shown {
+        let end = self.shown.clone();
+        Shown { file, end }
+    }
+
+    /// All that the file has is shown.
+    pub fn release(&self) {
+        self.hold(WHOLE);
+    }
+}
+
+impl Shown {
+    /// Opens a version for reading.
+    pub fn of(nodes: &Nodes, id: NodeId) -> OpResult<Shown> {
+        let node = nodes.get(id).ok_or(Errno::STALE)?;
+        Ok(Shown {
+            file: Arc::new(at::reopen(&*nodes.fd(id)?, OFlags::RDONLY)?),
+            end: node.end.clone(),
+        })
+    }
+
+    /// Opens a version for an editor, who sees what is added to its file as long as nothing is
+    /// copied, by whole appends.
+    pub fn growing(nodes: &Nodes, id: NodeId) -> OpResult<Shown> {
+        let end = nodes.get(id).ok_or(Errno::STALE)?.whole.clone();
+        Ok(Shown {
+            end,
+            ..Shown::of(nodes, id)?
+        })
+    }
+
+    /// A file that nobody adds to.
+    pub fn all_of(file: Arc<File>) -> Shown {
+        let end = Arc::new(AtomicU64::new(WHOLE));
+        Shown { file, end }
+    }
+
+    /// Bytes that are shown.
+    pub fn length(&self) -> OpResult<u64> {
+        // In this order: the end is set before the file grows beyond it.
+        let whole = self.file.metadata().map_err(|e| errno_of(&e))?.len();
+        Ok(whole.min(self.end.load(Ordering::Acquire)))
+    }
+
+    /// As much of `size` bytes at `offset` as lies before the end.
+    pub fn within(&self, offset: u64, size: u64) -> u64 {
+        let end = self.end.load(Ordering::Acquire);
+        size.min(end.saturating_sub(offset))
+    }
+}
