@@ -733,3 +733,134 @@ fn patches_that_were_put_in_place_are_not_found_unfit_after_a_kill() {
     assert_content(m.read("s.json"), br#"{"n": 2}"#, "the document");
     assert!(m.rejected().is_empty(), "{:?}", m.rejected().len());
 }
+
+#[test]
+fn who_stops_appending_to_a_document_goes_on_from_its_patched_text() {
+    need_daemon!();
+    let m = mount!();
+    // No guard, and it ends in a newline: it is appended to in place.
+    m.save("state", "{\"n\": 0, \"text\": \"\"}\n");
+    let script = r#"
+import os
+fd = os.open('state', os.O_RDWR | os.O_APPEND)
+patch = b'[{"op": "replace", "path": "/text", "value": "abc"}]'
+for n in range(3):
+    os.setxattr('state', 'user.commitfs.json.patch', patch.replace(b'abc', b'abc' * n))
+os.ftruncate(fd, 1000)
+os.ftruncate(fd, 27)
+os.close(fd)
+"#;
+    m.python(script).ok();
+    assert_content(
+        m.read("state"),
+        b"{\"n\": 0, \"text\": \"abcabc\"}\n",
+        "what was patched",
+    );
+}
+
+#[test]
+fn who_creates_a_file_that_was_committed_and_patched_meanwhile_edits_the_patched_text() {
+    need_daemon!();
+    let m = mount!(Mount::options().env("COMMITFS_CREATE_DELAY_MS", 500));
+    let script = r#"
+import os, time
+begun, begin = os.pipe()
+# Not the other way round: a child sees what its parent has staged.
+creator = os.fork()
+if not creator:
+    first = os.open('s.json', os.O_WRONLY | os.O_CREAT)
+    same = os.open('s.json', os.O_RDONLY)
+    os.write(first, b'{"n": 0}')
+    os.write(begin, b'.')
+    time.sleep(0.2)
+    # The editor has found no such file by now, and is about to create it.
+    os.close(first)
+    for _ in range(3):
+        os.setxattr(same, 'user.commitfs.json.patch', b'[{"op": "increment", "path": "/n", "value": 1}]')
+    os._exit(0)
+os.read(begun, 1)
+editor = os.open('s.json', os.O_RDWR | os.O_CREAT)
+assert os.fstat(editor).st_size == 8, os.fstat(editor)
+text = os.read(editor, 100)
+assert text == b'{"n": 3}', text
+os.pwrite(editor, b'{"m"', 0)
+os.close(editor)
+assert os.waitpid(creator, 0)[1] == 0
+"#;
+    m.python(script).ok();
+    assert_content(m.read("s.json"), br#"{"m": 3}"#, "the document");
+}
+
+#[test]
+fn whatever_is_done_to_a_name_while_it_is_patched_no_patch_is_lost_and_no_old_text_comes_back() {
+    need_daemon!();
+    for name in ["s.json", "state"] {
+        let m = mount!(Mount::options().limit(Duration::from_secs(120)));
+        let mut patching = m.live_python(&format!(
+            "import itertools, os\n\
+             patch = b'[{{\"op\": \"increment\", \"path\": \"/others\", \"value\": 1}}]'\n\
+             print('patching')\n\
+             while True:\n    \
+                 try: os.setxattr({name:?}, 'user.commitfs.json.patch', patch)\n    \
+                 except OSError: pass\n"
+        ));
+        patching.expect("patching");
+        let script = r#"
+import json, os, random
+generation = mine = 0
+def save(flags):
+    global generation, mine
+    generation, mine = generation + 1, 0
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | flags)
+    os.write(fd, json.dumps({"generation": generation, "mine": 0, "others": 0, "text": "x" * random.randrange(9000)}).encode())
+    os.close(fd)
+def patch(at, times):
+    global mine
+    for _ in range(times):
+        os.setxattr(at, 'user.commitfs.json.patch', b'[{"op": "increment", "path": "/mine", "value": 1}]')
+        mine += 1
+def check(how, at, flags=os.O_RDONLY):
+    fd = os.open(at, flags)
+    text = os.read(fd, 100000)
+    os.close(fd)
+    found = json.loads(text)
+    assert (found["generation"], found["mine"]) == (generation, mine), (how, text[:60], generation, mine)
+save(os.O_EXCL)
+for _ in range(rounds):
+    patch(name, random.randrange(4))
+    how = random.choice(["read", "edit", "create", "append", "link", "rename", "truncate", "replace", "unlink"])
+    if how == "read":
+        check(how, name)
+    elif how == "edit":
+        check(how, name, os.O_RDWR)
+    elif how == "create":
+        check(how, name, os.O_RDWR | os.O_CREAT)
+    elif how == "append":
+        check(how, name, os.O_RDWR | os.O_APPEND)
+    elif how == "link":
+        os.link(name, "link")
+        check(how, "link")
+        os.unlink("link")
+    elif how == "rename":
+        os.rename(name, "elsewhere")
+        check(how, "elsewhere")
+        patch("elsewhere", random.randrange(3))
+        os.rename("elsewhere", name)
+    elif how == "truncate":
+        save(os.O_TRUNC)
+    elif how == "replace":
+        os.rename(name, "old")
+        save(os.O_EXCL)
+        os.unlink("old")
+    else:
+        os.unlink(name)
+        assert not os.path.exists(name)
+        save(os.O_EXCL)
+    check("after " + how, name)
+"#;
+        let rounds = times(150, 2000);
+        let done = m.python(&format!("name, rounds = {name:?}, {rounds}\n{script}"));
+        patching.kill(libc::SIGKILL);
+        done.ok();
+    }
+}

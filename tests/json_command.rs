@@ -259,6 +259,87 @@ fn bad_edits_change_nothing_and_say_what_to_do() {
 }
 
 #[test]
+fn what_is_proposed_for_a_pointer_that_leads_nowhere_makes_way_for_the_edit() {
+    need_daemon!();
+    let m = mount!();
+    let plain = m.scratch("plain");
+    std::fs::create_dir(&plain).unwrap();
+    let text = r#"{"a": {"n": 1}, "l": [{"m": 0}, 5]}"#;
+    // An edit, the place where its path ends, and the document once the proposal and it were made.
+    let cases = [
+        (
+            "incr s.json /a/b/c 2",
+            "/a has no member \"b\"",
+            r#"{"a": {"n": 1, "b": {"c": 2}}, "l": [{"m": 0}, 5]}"#,
+        ),
+        (
+            "incr s.json /x/y/z",
+            "the document has no member \"x\"",
+            r#"{"a": {"n": 1}, "l": [{"m": 0}, 5], "x": {"y": {"z": 1}}}"#,
+        ),
+        (
+            "incr s.json /l/0/x/y",
+            "/l/0 has no member \"x\"",
+            r#"{"a": {"n": 1}, "l": [{"m": 0, "x": {"y": 1}}, 5]}"#,
+        ),
+        (
+            "incr s.json /l/2 3",
+            "/l is an array of 2 and has no item 2",
+            r#"{"a": {"n": 1}, "l": [{"m": 0}, 5, 3]}"#,
+        ),
+        (
+            "set s.json /x/y 7",
+            "the document has no member \"x\"",
+            r#"{"a": {"n": 1}, "l": [{"m": 0}, 5], "x": {"y": 7}}"#,
+        ),
+        (
+            "set s.json /l/0/x/y 7",
+            "/l/0 has no member \"x\"",
+            r#"{"a": {"n": 1}, "l": [{"m": 0, "x": {"y": 7}}, 5]}"#,
+        ),
+    ];
+    for (edit, place, result) in cases {
+        for directory in [m.mountpoint(), &plain] {
+            let sh = |arguments: &str| {
+                let script = format!("{BINARY} {arguments}");
+                common::sh(directory, &script, Duration::from_secs(20))
+            };
+            std::fs::write(directory.join("s.json"), text).unwrap();
+            let run = sh(&format!("json {edit}"));
+            let pointer = edit.split(' ').nth(2).unwrap();
+            let proposed = run.err.split('`').nth(1).unwrap_or_default();
+            let proposed = proposed.replace("commitfs ", "").replace("FILE", "s.json");
+            refused(run, 8, &["s.json", pointer, place]);
+            sh(&proposed).ok();
+            sh(&format!("json {edit}")).ok();
+            let found = std::fs::read(directory.join("s.json")).unwrap();
+            assert_content(Some(found), result.as_bytes(), edit);
+        }
+    }
+    m.save("s.json", text);
+    for (patch, words) in [
+        (
+            r#"[{"op": "replace", "path": "/b", "value": 1}]"#,
+            ["/b", "no member \"b\"", "`add`"],
+        ),
+        (
+            r#"[{"op": "remove", "path": "/l/7"}]"#,
+            ["/l/7", "no item 7", "`add` at -"],
+        ),
+    ] {
+        refused(json(&m, &["patch", "s.json", patch]), 8, &words);
+    }
+    let path = m.path("s.json");
+    let patch = br#"[{"op": "increment", "path": "/x/y", "value": 1}]"#;
+    let mut actor = Actor::new();
+    let set = actor.setxattr(&path, "user.commitfs.json.patch", patch);
+    assert_errno(set, "ENOENT");
+    let why = actor.getxattr(&path, "user.commitfs.json.error").unwrap();
+    let expected = b"operation 1: increment failed at /x/y: the document has no member \"x\"";
+    assert_content(Some(why), expected, "what the attribute says");
+}
+
+#[test]
 fn a_missing_file_is_created_if_asked_and_only_with_what_was_asked() {
     need_daemon!();
     let m = mount!();

@@ -16,9 +16,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use commitfs::journal::{self, Edit, Record};
 use common::{
-    Actor, Disk, Failure, Mount, Options, Random, run, stamped, temporary_directory, times,
-    version_of,
+    Actor, Disk, Failure, Mount, Options, Random, commitfs, run, stamped, temporary_directory,
+    times, version_of,
 };
 
 const FILES: u64 = 5;
@@ -380,4 +381,100 @@ fn a_name_goes_only_after_what_was_committed_before_is_in_its_place() {
         let placed = std::fs::read(m.backing().join(&new)).ok();
         assert_eq!(placed.as_deref(), Some(b"2".as_slice()), "{way}");
     }
+}
+
+const MERGE: &str = "[[rule]]\nglob = \"*.json\"\non_conflict = \"merge\"\n";
+
+/// Somebody loads a document, another one patches it, and the first saves: the patch is merged in. A
+/// mapping keeps the commit from following the close, which has promised it.
+fn save_merged(m: &Mount, fsync: bool) -> Actor {
+    let document = m.path("s.json");
+    m.save("s.json", r#"{"old": 1}"#);
+    let (mut saver, mut other) = (Actor::new(), Actor::new());
+    saver.cat(&document).unwrap();
+    let patch = br#"[{"op": "add", "path": "/theirs", "value": 1}]"#;
+    other
+        .setxattr(&document, "user.commitfs.json.patch", patch)
+        .unwrap();
+    saver.open("f", "w+", &document).unwrap();
+    saver.write("f", r#"{"old": 1, "mine": 1}"#).unwrap();
+    if fsync {
+        saver.fsync("f").unwrap();
+    }
+    saver.mmap("f", "map", 4096, "rw").unwrap();
+    saver.close("f").unwrap();
+    saver
+}
+
+/// What a dead daemon has left, with so many of its records on the medium.
+fn recovered(m: &Mount, records: &[Record]) -> serde_json::Value {
+    let copy = temporary_directory().join("copy");
+    let mut cp = Command::new("cp");
+    let limit = Duration::from_secs(20);
+    run(cp.arg("-a").arg(m.backing()).arg(&copy), limit).ok();
+    let mut header = journal_of(m).header;
+    header.instance = "before the power cut".into();
+    let bytes = journal::encode(&header, records).unwrap();
+    std::fs::write(copy.join(".commitfs/journal"), bytes).unwrap();
+    commitfs(["check", "--recover", copy.to_str().unwrap()]).ok();
+    let text = std::fs::read(copy.join("s.json")).unwrap();
+    std::fs::remove_dir_all(copy.parent().unwrap()).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+fn journal_of(m: &Mount) -> journal::Contents {
+    let bytes = std::fs::read(m.backing().join(".commitfs/journal")).unwrap();
+    journal::decode(&bytes).unwrap()
+}
+
+#[test]
+fn wherever_the_journal_ends_a_merged_save_takes_back_nothing_that_it_was_merged_with() {
+    need_daemon!();
+    let mut m = mount!(Mount::options().separate().rules(MERGE).sync());
+    let saver = save_merged(&m, false);
+    m.kill_daemon();
+    drop(saver);
+    let records = journal_of(&m).records;
+    for end in 0..=records.len() {
+        let found = recovered(&m, &records[..end]);
+        let last = &records[..end].last();
+        assert_eq!(found["theirs"], 1, "behind {last:?}: {found}");
+    }
+    let whole = recovered(&m, &records);
+    assert_eq!(whole["mine"], 1, "the close had promised it: {whole}");
+}
+
+#[test]
+fn a_new_journal_knows_that_a_merged_save_was_promised() {
+    need_daemon!();
+    let options = Mount::options().separate().rules(MERGE);
+    let options = options.args(["--bound", "60000"]);
+    let mut m = mount!(options.env("COMMITFS_JOURNAL_LIMIT", 1));
+    let saver = save_merged(&m, true);
+    let mut other = Actor::new();
+    other.save(&m.path("other"), "put in place").unwrap();
+    other.open("d", "r|directory", m.mountpoint()).unwrap();
+    other.fsync("d").unwrap();
+    other.save(&m.path("later"), "not on the medium").unwrap();
+    assert!(m.exists("later"), "its commit follows the close");
+    m.kill_daemon();
+    drop(saver);
+    let records = journal_of(&m).records;
+    let staged = |edit: &Edit| match edit {
+        Edit::Put { path, id, .. } if path.as_os_str() == "later" => Some(*id),
+        _ => None,
+    };
+    let later = records.iter().find_map(|record| match record {
+        Record::Commit { edits, .. } => edits.iter().find_map(staged),
+        _ => None,
+    });
+    let staging = m.backing().join(".commitfs/staging");
+    let lost = staging.join(format!("{:016x}", later.expect("its commit")));
+    std::fs::write(lost, "").unwrap();
+    let found = recovered(&m, &records);
+    assert_eq!(
+        (&found["mine"], &found["theirs"]),
+        (&1.into(), &1.into()),
+        "{found}\n{records:#?}"
+    );
 }

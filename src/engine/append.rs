@@ -619,11 +619,17 @@ impl Engine {
             };
         }
         self.flush_tail(appender, &mut inner)?;
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let Place::At(slot) = appender.place.lock().clone() else {
-            return Err(Errno::NOENT);
+        // A document that was patched may have its text in memory alone.
+        let (mut guard, slot) = loop {
+            let Place::At(slot) = appender.place.lock().clone() else {
+                return Err(Errno::NOENT);
+            };
+            let guard = self.lock_settled(&slot)?;
+            if matches!(&*appender.place.lock(), Place::At(now) if *now == slot) {
+                break (guard, slot);
+            }
         };
+        let state = &mut *guard;
         let base = self.current(state, &slot)?;
         let id = self.begin_on(state, slot, base, Begun::Edit)?;
         let leaver = match writeback {

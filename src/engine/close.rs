@@ -253,13 +253,7 @@ impl Engine {
         };
         let durable = self.config.durability == Durability::Sync || fsynced;
         if durable && !failpoint::mutant("C7-close") {
-            if let (Some(_), content) = (&ready.merged, &ready.content) {
-                rustix::fs::fdatasync(&*ready.file).map_err(failed)?;
-                let (id, content) = (ready.id, content.clone());
-                self.append(&Record::Fsynced { id, content })
-                    .map_err(failed)?;
-            }
-            self.make_durable(id, staging, &record, by)
+            self.make_durable(id, staging, &ready, &record, by)
                 .map_err(failed)?;
             ready.synced = true;
         } else if !failpoint::mutant("C18-prepared") {
@@ -275,8 +269,21 @@ impl Engine {
     }
 
     /// The order of commits holds on the medium, too: all earlier ones first, then this.
-    fn make_durable(&self, id: TxnId, staging: &Staging, record: &Record, by: u32) -> OpResult<()> {
-        let (staging_id, described) = {
+    fn make_durable(
+        &self,
+        id: TxnId,
+        staging: &Staging,
+        ready: &Ready,
+        record: &Record,
+        by: u32,
+    ) -> OpResult<()> {
+        let is_merged = ready.merged.is_some();
+        let (staging_id, described) = if is_merged {
+            // Not what was written: if the journal ended there, it would be rolled forward, over
+            // what it has been merged with.
+            rustix::fs::fdatasync(&*ready.file)?;
+            (ready.id, ready.content.clone())
+        } else {
             let mut content = staging.lock();
             let described = content.fsync()?;
             (content.id, described)
@@ -292,7 +299,11 @@ impl Engine {
                 continue;
             }
             if let Some(txn) = state.txns.get_mut(&id) {
-                txn.note_durable(described.clone());
+                if is_merged {
+                    txn.note_durable_merge(ready.id);
+                } else {
+                    txn.note_durable(described.clone());
+                }
                 txn.note_promised(by);
             }
             self.append(&Record::Fsynced {

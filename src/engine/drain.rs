@@ -614,6 +614,10 @@ impl Engine {
             && txn.verdict.is_none()
             && txn.death().is_none()
         {
+            if ready.synced && ready.merged.is_some() {
+                let (id, content) = (ready.id, ready.content.clone());
+                records.push(Record::Fsynced { id, content });
+            }
             records.push(Record::Prepared {
                 id: ready.id,
                 sure: true,

@@ -851,16 +851,51 @@ impl Engine {
         if virtualdir::is_virtual(request.dir) || Engine::is_state_dir(request.dir, &request.name) {
             return done(Err(Errno::PERM));
         }
+        let delay = failpoint::number("COMMITFS_CREATE_DELAY_MS", 0);
+        if delay > 0 {
+            let engine = self.clone();
+            return self.pool.run(move || {
+                std::thread::sleep(std::time::Duration::from_millis(delay));
+                engine.create_found_missing(caller, request, done);
+            });
+        }
+        self.create_found_missing(caller, request, done);
+    }
+
+    fn create_found_missing(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: CreateRequest,
+        done: impl FnOnce(OpResult<Created>) + Send + 'static,
+    ) {
         match self.create_now(self.lock(), caller, &request, false) {
             Err(Unready::Failed(e)) => done(Err(e)),
+            Ok(created) if self.is_on_unwritten(&created) => {
+                let engine = self.clone();
+                self.pool.run(move || done(engine.settle_created(created)));
+            }
             Ok(created) => done(Ok(created)),
             Err(Unready::MustWait(slot)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
-                    done(engine.create_waiting(caller, &slot, &request));
+                    let created = engine.create_waiting(caller, &slot, &request);
+                    done(created.and_then(|created| engine.settle_created(created)));
                 });
             }
         }
+    }
+
+    /// What somebody else has created in the same moment may be a patched document already.
+    fn is_on_unwritten(&self, created: &Created) -> bool {
+        self.is_unsettled(created.attr.ino)
+            || self.unsettled_editor(created.opened.handle).is_some()
+    }
+
+    fn settle_created(&self, created: Created) -> OpResult<Created> {
+        self.settle(created.attr.ino)?;
+        let opened = self.settle_editor(created.opened)?;
+        let attr = self.attr(created.attr.ino)?;
+        Ok(Created { attr, opened })
     }
 
     /// Somebody else has created the file in the same moment, and edits it already.

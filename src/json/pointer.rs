@@ -68,7 +68,7 @@ impl Pointer {
     }
 
     /// The pointer to what holds what this one leads to; none for the whole document.
-    pub(super) fn above(&self) -> Option<Pointer> {
+    pub fn above(&self) -> Option<Pointer> {
         let (_, above) = self.tokens.split_last()?;
         Some(Pointer {
             tokens: above.to_vec(),

@@ -260,6 +260,18 @@ impl Transaction {
         self.overtaken = false;
     }
 
+    /// The same of a merge that a close promises. What an fsync has told of the text as it was
+    /// written stays told, unless it is older than a version that has come since.
+    pub fn note_durable_merge(&mut self, merged: TxnId) {
+        if self.overtaken {
+            self.last_fsync = None;
+        }
+        self.overtaken = false;
+        if let Some(ready) = self.content.as_mut().filter(|ready| ready.id == merged) {
+            ready.synced = true;
+        }
+    }
+
     /// The journal is told that a close, surely the last, has promised what was prepared: under the
     /// same lock, as a new journal must carry it.
     pub fn note_promised(&mut self, by: u32) {

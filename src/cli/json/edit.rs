@@ -10,7 +10,7 @@ use crate::json::{
 #[derive(Debug)]
 pub(super) enum Edit {
     Set { pointer: Pointer, value: String },
-    Increment { text: String },
+    Increment { pointer: Pointer, text: String },
     Patch { text: Vec<u8> },
     Merge { text: Vec<u8> },
 }
@@ -48,7 +48,7 @@ impl Edit {
         Document::parse(by.as_bytes()).map_err(|e| bad(&e))?;
         let text = operation("increment", &pointer, by);
         parse_patch(text.as_bytes()).map_err(|e| bad(&e.reason))?;
-        Ok(Edit::Increment { text })
+        Ok(Edit::Increment { pointer, text })
     }
 
     pub fn patch(text: Vec<u8>) -> Result<Edit, Failure> {
@@ -101,7 +101,7 @@ impl Edit {
                     other => other,
                 }
             }
-            Edit::Increment { text } => patch(text.as_bytes()),
+            Edit::Increment { text, .. } => patch(text.as_bytes()),
             Edit::Patch { text } => patch(text),
             Edit::Merge { text } => {
                 document.apply_merge(&MergePatch::parse(text, &limits)?, &limits)
@@ -111,10 +111,12 @@ impl Edit {
 
     /// Says it in the words of the command that was given, and how it would work.
     pub fn explain(&self, trouble: Trouble) -> Trouble {
-        let (Edit::Set { .. } | Edit::Increment { .. }) = self else {
-            return trouble;
-        };
         match trouble {
+            Trouble::PointerMissing(reason) if matches!(self, Edit::Patch { .. }) => {
+                let hint = self.hint(&reason);
+                Trouble::PointerMissing(reason + &hint)
+            }
+            other if matches!(self, Edit::Patch { .. } | Edit::Merge { .. }) => other,
             Trouble::PointerMissing(reason) => {
                 let hint = self.hint(&reason);
                 Trouble::PointerMissing(self.in_own_words(&reason) + &hint)
@@ -139,20 +141,63 @@ impl Edit {
     }
 
     fn hint(&self, reason: &str) -> String {
+        let (no_member, no_item) = (
+            reason.contains(" has no member "),
+            reason.contains(" has no item "),
+        );
         match self {
-            Edit::Set { pointer, value } if reason.contains(" has no member ") => {
-                let merge = nested(pointer, value);
-                format!("; `commitfs json merge FILE '{merge}'` would make it")
+            Edit::Set { pointer, value } if no_member => {
+                let shown = match value.len() {
+                    0..=40 => value.clone(),
+                    _ => "…".to_owned(),
+                };
+                let command = making(pointer, shown, reason);
+                format!("; `{command}` would make it")
             }
-            Edit::Set { .. } if reason.contains(" has no item ") => {
-                "; - in place of the number appends".to_owned()
+            Edit::Set { .. } if no_item => "; - in place of the number appends".to_owned(),
+            Edit::Increment { pointer, .. } => match pointer.above() {
+                Some(above) if no_member => {
+                    // Empty: it may have been made by then, and loses nothing so.
+                    let command = making(&above, "{}".to_owned(), reason);
+                    format!("; `{command}` would make a place for it, where it begins at 0")
+                }
+                Some(above) if no_item => {
+                    format!("; `commitfs json set FILE {above}/- 0` appends one")
+                }
+                _ => String::new(),
+            },
+            Edit::Patch { .. } if no_member => {
+                "; `add` sets a member whether it is there or not, but makes no object around it"
+                    .to_owned()
             }
-            Edit::Increment { .. } if reason.contains(" has no member ") => {
-                "; `commitfs json merge` makes what is missing".to_owned()
+            Edit::Patch { .. } if no_item => {
+                "; `add` at - in place of the number appends".to_owned()
             }
             _ => String::new(),
         }
     }
+}
+
+/// The command that puts a value where a pointer leads, and makes what is missing on the way.
+fn making(pointer: &Pointer, value: String, reason: &str) -> String {
+    let tokens = pointer.tokens();
+    let may_be_position = |name: &String| name == "-" || name.bytes().all(|b| b.is_ascii_digit());
+    if !tokens.iter().any(may_be_position) {
+        return format!("commitfs json merge FILE '{}'", nested(tokens, value));
+    }
+    // A merge would put an object in the place of an array.
+    let ends_at = |count: &usize| {
+        let there: Pointer = tokens[..*count].iter().cloned().collect();
+        let whose = match count {
+            0 => "the document".to_owned(),
+            _ => there.to_string(),
+        };
+        reason.contains(&format!(": {whose} has no member "))
+    };
+    let there = (0..tokens.len()).find(ends_at).unwrap_or(0);
+    let missing: Pointer = tokens[..=there].iter().cloned().collect();
+    let value = nested(&tokens[there + 1..], value);
+    format!("commitfs json set FILE {missing} '{value}'")
 }
 
 fn operation(name: &str, pointer: &Pointer, value: &str) -> String {
@@ -172,14 +217,10 @@ fn quoted(string: &str) -> String {
     serde_json::Value::from(string).to_string()
 }
 
-/// A merge patch that has a value at a pointer.
-fn nested(pointer: &Pointer, value: &str) -> String {
-    let inner = match value.len() {
-        0..=40 => value.to_owned(),
-        _ => "…".to_owned(),
-    };
+/// A value within objects of so many members.
+fn nested(names: &[String], value: String) -> String {
     let around = |inner: String, name: &String| format!("{{{}: {inner}}}", quoted(name));
-    pointer.tokens().iter().rev().fold(inner, around)
+    names.iter().rev().fold(value, around)
 }
 
 fn brief(text: &str) -> String {

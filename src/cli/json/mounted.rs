@@ -59,7 +59,7 @@ pub(super) fn change(file: &Path, edit: &Edit, expected: Option<u64>) -> Result<
             let text = Edit::adding(pointer, value);
             set(file, "patch", text.as_bytes(), expected)
         }
-        Edit::Increment { text } => set(file, "patch", text.as_bytes(), expected),
+        Edit::Increment { text, .. } => set(file, "patch", text.as_bytes(), expected),
         Edit::Patch { text } => set(file, "patch", text, expected),
         Edit::Merge { text } => set(file, "merge", text, expected),
     }
