@@ -178,6 +178,27 @@ proptest! {
     }
 
     #[test]
+    fn a_document_in_memory_is_patched_to_the_same_values_as_one_that_was_written_and_read(
+        text in small(),
+        operations in prop::collection::vec(operation(), 2..6),
+    ) {
+        let limits = Limits::default();
+        let value = serde_json::from_str(&text).expect("it is JSON");
+        for text in styles(&value) {
+            let mut kept = document(&text);
+            for operation in &operations {
+                let patch = Patch::parse(format!("[{operation}]").as_bytes(), &limits);
+                let Ok(patch) = patch else { continue };
+                let mut read = document(&kept.to_text());
+                let (one, two) = (kept.apply(&patch, &limits), read.apply(&patch, &limits));
+                prop_assert_eq!(one.is_ok(), two.is_ok());
+                // Their texts may differ: one that was emptied remembers how it was laid out.
+                prop_assert!(kept.value().is_identical(read.value()));
+            }
+        }
+    }
+
+    #[test]
     fn a_merge_patch_can_be_taken_back(text in small(), patch in small()) {
         let limits = Limits::default();
         let patch = MergePatch::parse(patch.as_bytes(), &limits).expect("it is JSON");
