@@ -1,6 +1,7 @@
-//! Random programs against the contract (C1 to C7, C9 to C12, C18). What goes wrong in practice is not
-//! any single call but a combination nobody thought of: a file renamed while its child still
-//! writes, a claim whose directory moves, an exec between a mapping and the daemon's death.
+//! Random programs against the contract (C1 to C7, C9 to C12, C18, C21, C22). What goes wrong in
+//! practice is not any single call but a combination nobody thought of: a file renamed while its
+//! child still writes, a claim whose directory moves, an exec between a mapping and the daemon's
+//! death.
 //!
 //! Several processes do one system call after another on a real mount. After each one, every
 //! process and a stranger look at every name and through every descriptor, and must find what
@@ -21,13 +22,32 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use common::{Actor, Failure, Mount, eventually, times};
+use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use world::locks::Call;
 use world::{Found, Mode, STRANGER, Slot, Told, World};
 
-/// Where files may be, and directories.
-const FILES: [&str; 5] = ["a", "b", "c", "d/x", "e/x"];
+/// What a program is about besides what all are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Theme {
+    Plain,
+    /// Some names are guarded (C21), and what is written are documents, and parts of them.
+    Documents,
+}
+
+impl Theme {
+    /// Where files may be.
+    fn files(self) -> [&'static str; FILES] {
+        match self {
+            Theme::Plain => ["a", "b", "c", "d/x", "e/x"],
+            Theme::Documents => ["a.json", "b", "c", "d/x.json", "e/x"],
+        }
+    }
+}
+
+/// How many files there may be, and where directories may.
+const FILES: usize = 5;
 const DIRS: [&str; 3] = ["c", "d", "e"];
 /// Processes to begin with, and at most.
 const FIRST: usize = 3;
@@ -63,6 +83,9 @@ enum Op {
     Kill(u8, bool),
     Rename(u8, u8, u8),
     RenameDir(u8, u8, u8),
+    /// Where there is nothing, as mv(1) does.
+    RenameNew(u8, u8, u8),
+    Exchange(u8, u8, u8),
     Link(u8, u8, u8),
     Unlink(u8, u8),
     Mkdir(u8, u8),
@@ -99,7 +122,7 @@ use Op::*;
 
 fn an_op() -> impl Strategy<Value = Op> {
     let who = 0..MOST as u8;
-    let file = 0..FILES.len() as u8;
+    let file = 0..FILES as u8;
     let dir = 0..DIRS.len() as u8;
     let one = 0..12u8;
     let len = prop_oneof![8 => 0..60u16, 1 => Just(4200u16)];
@@ -159,6 +182,27 @@ fn an_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// One of those that tell most of guards.
+fn a_document_op() -> impl Strategy<Value = Op> {
+    let who = 0..MOST as u8;
+    let file = 0..FILES as u8;
+    let len = 0..60u16;
+    prop_oneof![
+        2 => (who.clone(), file.clone(), len).prop_map(|(w, f, n)| Save(w, f, n)),
+        1 => (who.clone(), file.clone(), file.clone()).prop_map(|(w, a, b)| RenameNew(w, a, b)),
+        1 => (who, file.clone(), file).prop_map(|(w, a, b)| Exchange(w, a, b)),
+    ]
+}
+
+fn a_program() -> impl Strategy<Value = (Theme, Vec<Op>)> {
+    let many = 1..40;
+    let documents = prop_oneof![5 => an_op(), 1 => a_document_op()];
+    prop_oneof![
+        4 => (Just(Theme::Plain), vec(an_op(), many.clone())),
+        1 => (Just(Theme::Documents), vec(documents, many)),
+    ]
+}
+
 /// A mount that serves many programs, each in a directory of its own.
 struct Stage {
     m: Mount,
@@ -181,11 +225,12 @@ impl Stage {
     }
 
     /// Runs a program; after a failure the mount is a new one.
-    fn run(&mut self, program: &[Op]) -> Result<(), String> {
+    fn run(&mut self, theme: Theme, program: &[Op]) -> Result<(), String> {
         self.programs += 1;
         let name = format!("program-{}", self.programs);
         let mut case = Case {
             stage: self,
+            theme,
             name,
             world: World::new(),
             actors: BTreeMap::new(),
@@ -212,6 +257,7 @@ impl Stage {
 
 struct Case<'a> {
     stage: &'a mut Stage,
+    theme: Theme,
     name: String,
     world: World,
     actors: BTreeMap<u32, Actor>,
@@ -228,7 +274,11 @@ impl Case<'_> {
         let made = self.actor(first).mkdir(&root);
         made.map_err(|e| format!("mkdir: {e:?}"))?;
         self.mkdir(first, "d")?;
-        self.save(first, "a", b"as it was")?;
+        let content = match self.theme {
+            Theme::Plain => b"as it was".to_vec(),
+            Theme::Documents => self.document(0),
+        };
+        self.save(first, self.theme.files()[0], &content)?;
         for (n, op) in program.iter().enumerate() {
             self.step = n + 1;
             self.perform(op)
@@ -237,6 +287,7 @@ impl Case<'_> {
                 .and_then(|()| self.compare())
                 .map_err(|why| format!("step {n}, {op:?}: {why}"))?;
         }
+        self.check_errors()?;
         self.check_rejected()
     }
 
@@ -274,6 +325,9 @@ impl Case<'_> {
 
     /// Content that tells where it comes from, often with whole lines.
     fn data(&self, len: u16) -> Vec<u8> {
+        if self.theme == Theme::Documents && len > 0 {
+            return self.document(len);
+        }
         let (mark, len) = (format!("{}.", self.step), len as usize);
         let mut data: Vec<u8> = mark.bytes().cycle().take(len).collect();
         if len % 3 > 0 {
@@ -285,8 +339,25 @@ impl Case<'_> {
         data
     }
 
+    /// A document, half of one, or something else.
+    fn document(&self, n: u16) -> Vec<u8> {
+        let step = self.step;
+        let (head, tail) = (
+            format!("{{\"n\": {step}, "),
+            format!("\"by\": [{step}, {n}]}}\n"),
+        );
+        let text = match n % 6 {
+            0..3 => head + &tail,
+            3 => head,
+            4 => tail,
+            _ => format!("plain {step}\n"),
+        };
+        text.into_bytes()
+    }
+
     fn perform(&mut self, op: &Op) -> Result<(), String> {
-        let file = |n: &u8| FILES[*n as usize];
+        let files = self.theme.files();
+        let file = |n: &u8| files[*n as usize];
         let dir = |n: &u8| DIRS[*n as usize];
         match op {
             Open(who, name, mode, cloexec) => {
@@ -300,7 +371,10 @@ impl Case<'_> {
             Append(who, name) => self.append(self.process(*who), file(name))?,
             TruncatePath(who, name, len) => {
                 let (who, path) = (self.process(*who), self.path(file(name)));
-                let expected = self.world.truncate_path(who, file(name), *len as usize);
+                let Some(expected) = self.world.truncate_path(who, file(name), *len as usize)
+                else {
+                    return Ok(());
+                };
                 let found = self.actor(who).truncate(&path, (*len).into());
                 agree(Some(expected), found)?;
             }
@@ -347,7 +421,23 @@ impl Case<'_> {
                 self.bury(who);
             }
             Rename(who, from, to) => self.rename(self.process(*who), file(from), file(to))?,
+            RenameNew(who, from, to) => {
+                let (who, from, to) = (self.process(*who), file(from), file(to));
+                let Some(expected) = self.world.rename_new(who, from, to) else {
+                    return Ok(());
+                };
+                let (from, to) = (self.path(from), self.path(to));
+                agree(Some(expected), self.actor(who).rename_noreplace(&from, &to))?;
+            }
             RenameDir(who, from, to) => self.rename(self.process(*who), dir(from), dir(to))?,
+            Exchange(who, from, to) => {
+                let (who, from, to) = (self.process(*who), file(from), file(to));
+                let Some(expected) = self.world.exchange(who, from, to) else {
+                    return Ok(());
+                };
+                let (from, to) = (self.path(from), self.path(to));
+                agree(Some(expected), self.actor(who).exchange(&from, &to))?;
+            }
             Link(who, from, to) => {
                 let (who, from, to) = (self.process(*who), file(from), file(to));
                 let Some(expected) = self.world.link(who, from, to) else {
@@ -709,6 +799,7 @@ impl Case<'_> {
         });
         m.reap_daemon(limit);
         m.remount();
+        self.world.forget_errors();
         Ok(())
     }
 
@@ -779,7 +870,8 @@ impl Case<'_> {
             .chain(self.actors.keys().copied())
             .filter(|who| !self.world.waits(*who))
             .collect();
-        let mut all_names: Vec<String> = FILES.iter().map(|f| (*f).to_owned()).collect();
+        let files = self.theme.files();
+        let mut all_names: Vec<String> = files.iter().map(|f| (*f).to_owned()).collect();
         all_names.push("/".into());
         all_names.extend(DIRS.iter().map(|d| format!("{d}/")));
         let root = self.stage.m.path(&self.name).to_string_lossy().into_owned();
@@ -823,7 +915,22 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Aborted content is kept (C4, C5, C18).
+    /// What a guard has refused is told of under its name (C22).
+    fn check_errors(&mut self) -> Result<(), String> {
+        for name in self.theme.files() {
+            let Some(expected) = self.world.has_error(name) else {
+                continue;
+            };
+            let path = self.path(name);
+            let found = self.stage.stranger.getxattr(&path, "user.commitfs.error");
+            if found.is_ok() != expected {
+                return Err(format!("the error of {name} is {found:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Aborted content is kept (C4, C5, C18, C21).
     fn check_rejected(&mut self) -> Result<(), String> {
         let mut missing = std::mem::take(&mut self.world.rejected);
         if missing.is_empty() {
@@ -871,10 +978,15 @@ fn agree(expected: Option<Told>, found: Result<(), Failure>) -> Result<(), Strin
 /// Runs one program on a mount of its own.
 #[track_caller]
 fn holds(program: &[Op]) {
+    holds_with(Theme::Plain, program);
+}
+
+#[track_caller]
+fn holds_with(theme: Theme, program: &[Op]) {
     let Some(mut stage) = Stage::new(Duration::from_secs(60)) else {
         return;
     };
-    if let Err(why) = stage.run(program) {
+    if let Err(why) = stage.run(theme, program) {
         panic!("{why}");
     }
 }
@@ -904,9 +1016,8 @@ fn random_programs_find_what_the_contract_says() {
         };
         let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
         let mut runner = TestRunner::new_with_rng(config, random);
-        let programs = proptest::collection::vec(an_op(), 1..40);
-        let outcome = runner.run(&programs, |program| {
-            let result = stage.borrow_mut().run(&program);
+        let outcome = runner.run(&a_program(), |(theme, program)| {
+            let result = stage.borrow_mut().run(theme, &program);
             result.map_err(TestCaseError::fail)
         });
         match outcome {
@@ -1366,4 +1477,18 @@ fn a_killed_process_that_has_locked_what_it_merely_inherited_commits_nothing() {
         Close(10),
         Kill(3, true),
     ]);
+}
+
+#[test]
+fn who_has_written_whole_lines_before_takes_no_unfinished_one_along() {
+    let shared = [Open(0, 0, Mode::Append, false), Fork(0)];
+    holds(
+        &[
+            shared.as_slice(),
+            &[Write(1, 4), Write(0, 3), Kill(3, true)],
+        ]
+        .concat(),
+    );
+    let synced = [Write(1, 3), Fsync(0), Write(0, 3), Kill(3, true)];
+    holds(&[shared.as_slice(), &synced].concat());
 }

@@ -18,7 +18,7 @@ use crate::guard::{Guard, Verdict, examine, permits};
 use crate::journal::Record;
 use crate::locks::FileId;
 use crate::namespace::Kind;
-use crate::rules::OnSignal;
+use crate::rules::{OnSignal, Policy};
 use crate::store::Rejected;
 use crate::sys::{at, failpoint, pidfd, proc};
 use crate::txn::{Abort, Flushed, Ready, Staging, Transaction};
@@ -839,7 +839,10 @@ impl Engine {
             return;
         }
         let mut ready = self.prepare_content(id, staging, &slot, &policy, false);
-        if ready.is_err() && staging.lock().cut_back_to_fsynced() {
+        if ready.is_err()
+            && self.permits_fsynced(staging, &slot, &policy)
+            && staging.lock().cut_back_to_fsynced()
+        {
             ready = self.prepare_content(id, staging, &slot, &policy, false);
         }
         let mut state = self.lock();
@@ -852,6 +855,26 @@ impl Engine {
             }
             let path = self.show(&state, &slot);
             log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
+        }
+    }
+
+    /// Whether the guard lets a name have what was fsync'd. If not, all that was staged is kept for
+    /// rejected.
+    fn permits_fsynced(&self, staging: &Staging, slot: &Slot, policy: &Policy) -> bool {
+        if policy.guard == Guard::None {
+            return true;
+        }
+        let verdict = {
+            let content = staging.lock();
+            let len = content.fsynced_len();
+            len.and_then(|len| examine(policy.guard, &*content.readable(), len).ok())
+        };
+        let current = self.verdict_on_current(slot, policy.guard);
+        match (verdict, current) {
+            (Some(new), Ok(old)) => {
+                permits(policy.guard, &new, old.as_ref(), policy.allow_empty).is_ok()
+            }
+            _ => false,
         }
     }
 

@@ -208,15 +208,15 @@ impl Engine {
                 old.superseded = true;
             }
         }
-        state.errors.remove(slot);
         self.supersede(state, slot, old);
         self.overtake(state, slot);
     }
 
     /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
-    /// so that everybody sees what was committed last; and what was promised of an open transaction
-    /// before is older than that.
+    /// so that everybody sees what was committed last; what was promised of an open transaction
+    /// before is older than that; and an error of the name is the last one no more.
     pub(super) fn overtake(&self, state: &mut State, slot: &Slot) {
+        state.errors.remove(slot);
         let open: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
         for id in open {
             let Some(txn) = state.txns.get_mut(&id) else {
@@ -425,7 +425,7 @@ impl Engine {
         if how == Move::Rename {
             state.unname(to, lost);
             state.rename_appenders(&from, to);
-            state.retarget(id, to.clone());
+            self.retarget(state, id, to);
         }
         let txn = state.txns.get_mut(&id).expect("held above");
         txn.staging_id = fresh_id;
