@@ -469,3 +469,13 @@ fn an_fsync_of_half_a_document_loses_nothing_of_what_came_after_it() {
     assert_kept(&m, "half a document");
     m.await_rejected("state.json", b"{\"step\": 101, \"loss\": ");
 }
+
+#[test]
+fn a_truncation_that_leaves_half_a_document_is_refused_whoever_edits_it() {
+    let m = with_document!();
+    let (mut editor, mut actor) = (Actor::new(), Actor::new());
+    assert_errno(actor.truncate(&m.path("state.json"), 7), "EBADMSG");
+    editor.open("f", "r+", &m.path("state.json")).unwrap();
+    assert_errno(actor.truncate(&m.path("state.json"), 7), "EBADMSG");
+    assert_kept(&m, "half a document");
+}

@@ -1,4 +1,4 @@
-//! Random programs against the contract (C1 to C7, C9 to C12, C18, C21, C22). What goes wrong in
+//! Random programs against the contract (C1 to C7, C9 to C12, C14, C18, C21, C22). What goes wrong in
 //! practice is not any single call but a combination nobody thought of: a file renamed while its
 //! child still writes, a claim whose directory moves, an exec between a mapping and the daemon's
 //! death.
@@ -34,6 +34,8 @@ enum Theme {
     Plain,
     /// Some names are guarded (C21), and what is written are documents, and parts of them.
     Documents,
+    /// Some names are in direct mode (C14).
+    Direct,
 }
 
 impl Theme {
@@ -41,6 +43,7 @@ impl Theme {
     fn files(self) -> [&'static str; FILES] {
         match self {
             Theme::Plain => ["a", "b", "c", "d/x", "e/x"],
+            Theme::Direct => ["a.log", "b", "c", "d/x.log", "e/x"],
             Theme::Documents => ["a.json", "b", "c", "d/x.json", "e/x"],
         }
     }
@@ -86,6 +89,10 @@ enum Op {
     /// Where there is nothing, as mv(1) does.
     RenameNew(u8, u8, u8),
     Exchange(u8, u8, u8),
+    /// Adds 1 in a document: in whatever version is current, or only in that, or in the one before.
+    Patch(u8, u8, Option<bool>),
+    /// The same, and the daemon is killed at once.
+    PatchAndStrike(u8, u8),
     Link(u8, u8, u8),
     Unlink(u8, u8),
     Mkdir(u8, u8),
@@ -190,6 +197,9 @@ fn a_document_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         2 => (who.clone(), file.clone(), len).prop_map(|(w, f, n)| Save(w, f, n)),
         1 => (who.clone(), file.clone(), file.clone()).prop_map(|(w, a, b)| RenameNew(w, a, b)),
+        3 => (who.clone(), file.clone(), proptest::option::of(any::<bool>()))
+            .prop_map(|(w, f, n)| Patch(w, f, n)),
+        1 => (who.clone(), file.clone()).prop_map(|(w, f)| PatchAndStrike(w, f)),
         1 => (who, file.clone(), file).prop_map(|(w, a, b)| Exchange(w, a, b)),
     ]
 }
@@ -198,8 +208,9 @@ fn a_program() -> impl Strategy<Value = (Theme, Vec<Op>)> {
     let many = 1..40;
     let documents = prop_oneof![5 => an_op(), 1 => a_document_op()];
     prop_oneof![
-        4 => (Just(Theme::Plain), vec(an_op(), many.clone())),
-        1 => (Just(Theme::Documents), vec(documents, many)),
+        8 => (Just(Theme::Plain), vec(an_op(), many.clone())),
+        1 => (Just(Theme::Direct), vec(an_op(), many.clone())),
+        3 => (Just(Theme::Documents), vec(documents, many)),
     ]
 }
 
@@ -275,7 +286,7 @@ impl Case<'_> {
         made.map_err(|e| format!("mkdir: {e:?}"))?;
         self.mkdir(first, "d")?;
         let content = match self.theme {
-            Theme::Plain => b"as it was".to_vec(),
+            Theme::Plain | Theme::Direct => b"as it was".to_vec(),
             Theme::Documents => self.document(0),
         };
         self.save(first, self.theme.files()[0], &content)?;
@@ -437,6 +448,14 @@ impl Case<'_> {
                 };
                 let (from, to) = (self.path(from), self.path(to));
                 agree(Some(expected), self.actor(who).exchange(&from, &to))?;
+            }
+            Patch(who, name, version) => {
+                self.patch(self.process(*who), file(name), *version)?;
+            }
+            PatchAndStrike(who, name) => {
+                self.end_waiters();
+                self.patch(self.process(*who), file(name), None)?;
+                self.strike(None)?;
             }
             Link(who, from, to) => {
                 let (who, from, to) = (self.process(*who), file(from), file(to));
@@ -745,6 +764,48 @@ impl Case<'_> {
         let expected = self.world.close(who, "append");
         agree(expected, self.actor(who).close("append"))?;
         self.world.conclude();
+        Ok(())
+    }
+
+    /// A patch grows the version number by one (C15), and is refused where that is another one
+    /// than it says.
+    fn patch(&mut self, who: u32, name: &str, at: Option<bool>) -> Result<(), String> {
+        const PATCH: &str = "user.commitfs.json.patch";
+        const INCREMENT: &[u8] = br#"[{"op": "increment", "path": "/n", "value": 1}]"#;
+        if at.is_some() && !self.world.can_patch(who, name) {
+            return Ok(());
+        }
+        let path = self.path(name);
+        let stranger = &mut self.stage.stranger;
+        let mut version = || -> Option<u64> {
+            let text = stranger.getxattr(&path, "user.commitfs.version").ok()?;
+            String::from_utf8(text).ok()?.parse().ok()
+        };
+        let before = version();
+        let (attribute, is_current) = match (at, before) {
+            (None, _) => (PATCH.to_owned(), true),
+            (Some(is_current), Some(n)) => (
+                format!("{PATCH}@{}", n - u64::from(!is_current)),
+                is_current,
+            ),
+            (Some(_), None) => return Err("no version".into()),
+        };
+        let expected = match is_current {
+            true => self.world.patch(who, name),
+            false => Some(Err("ESTALE")),
+        };
+        let Some(expected) = expected else {
+            return Ok(());
+        };
+        let found = self.actor(who).setxattr(&path, &attribute, INCREMENT);
+        agree(Some(expected), found)?;
+        let stranger = &mut self.stage.stranger;
+        let after = stranger.getxattr(&path, "user.commitfs.version").ok();
+        let after = after.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
+        let expected = before.map(|n| n + u64::from(expected.is_ok()));
+        if after != expected {
+            return Err(format!("{name} was version {before:?} and is {after:?}"));
+        }
         Ok(())
     }
 

@@ -646,8 +646,12 @@ impl Engine {
         result: OpResult<()>,
     ) -> OpResult<()> {
         let pid = self.lock().txns.get(&id).map_or(0, |t| t.opener);
-        let result = result.and_then(|()| self.prepare(id, staging, pid));
+        let mut result = result.and_then(|()| self.prepare(id, staging, pid));
         let mut state = self.lock();
+        // Nobody else has it open, whatever the last look at descriptors came to.
+        if let Some(abort) = state.txns.get(&id).and_then(|t| t.verdict.as_ref()) {
+            result = result.and(Err(abort.errno()));
+        }
         if let (Err(errno), Some(t)) = (result, state.txns.get_mut(&id)) {
             t.verdict.get_or_insert(Abort::FailedWrite {
                 what: "truncate",

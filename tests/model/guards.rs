@@ -41,6 +41,10 @@ pub(super) fn is_guarded(slot: &Slot) -> bool {
     slot.1.ends_with(".json")
 }
 
+pub(super) fn is_no_document(content: &[u8]) -> bool {
+    matches!(kind(content), Kind::Half | Kind::Foreign)
+}
+
 impl World {
     /// Whether the guard of a name refuses content; `None` where that is not said.
     pub(super) fn refuses(&self, slot: &Slot, content: &[u8]) -> Option<bool> {
@@ -102,13 +106,7 @@ impl World {
             Ok(both) => both,
             Err(errno) => return Some(Err(errno)),
         };
-        let in_use = |slot: &Slot| {
-            self.at(slot).next().is_some()
-                || self.is_waited_for_by_name(slot)
-                || self.is_locked(slot)
-                || self.is_added_to(slot)
-                || self.dirs.contains_key(&slot.1)
-        };
+        let in_use = |slot: &Slot| self.is_in_use(slot) || self.dirs.contains_key(&slot.1);
         if in_use(&one) || in_use(&other) {
             return None;
         }

@@ -1,10 +1,12 @@
-//! The contract (C1 to C7, C9 to C12, C18, C21, C22) in the simplest data structures that can hold
+//! The contract (C1 to C7, C9 to C12, C14, C18, C21, C22) in the simplest data structures that can hold
 //! it: names with whole contents, and transactions with private ones. Knows nothing of daemons,
 //! journals or nodes.
 //!
 //! Where the contract leaves the outcome of an end open (a killed writer had called fsync, say),
 //! [`World::open_ends`] lists what may be found, and [`World::settle`] takes what was.
 
+mod direct;
+mod documents;
 mod guards;
 mod lines;
 pub mod locks;
@@ -138,6 +140,12 @@ enum What {
         writes: bool,
     },
     Lines(Lines),
+    /// In direct mode: the file's number.
+    Direct {
+        number: u32,
+        reads: bool,
+        writes: bool,
+    },
     /// What it reads is not known any more.
     Unknown,
 }
@@ -389,6 +397,15 @@ impl World {
             What::Staged { .. } if description.elsewhere => None,
             What::Staged { txn, .. } => Some(self.txns[txn].content.len().to_string().into_bytes()),
             What::Lines(lines) => self.read_lines(lines),
+            What::Direct { number, reads, .. } => {
+                let content = self.content_in_place(*number);
+                let len = content.len().to_string();
+                Some(if *reads {
+                    content.clone()
+                } else {
+                    len.into_bytes()
+                })
+            }
             What::Unknown => None,
         }
     }
@@ -400,7 +417,9 @@ impl World {
             for (slot, (description, _)) in &process.slots {
                 let writes = matches!(
                     self.descriptions[description].what,
-                    What::Staged { writes: true, .. } | What::Lines(_)
+                    What::Staged { writes: true, .. }
+                        | What::Direct { writes: true, .. }
+                        | What::Lines(_)
                 );
                 if writes || !writing {
                     all.push((*who, slot.clone()));
@@ -439,6 +458,9 @@ impl World {
             Ok(slot) => slot,
             Err(errno) => return Some(Err(errno)),
         };
+        if self.is_direct(&slot) {
+            return self.open_direct(who, slot, mode, name, cloexec);
+        }
         let seen = self.look(who, &slot);
         let hidden = self.at(&slot).next().is_some();
         let content = match (mode, seen) {
@@ -532,6 +554,7 @@ impl World {
             What::Version(number, _) => self.files.values().find(|f| f.number == *number),
             What::Staged { txn, .. } => self.files.get(&self.txns[txn].slot),
             What::Lines(lines) => lines.slot().and_then(|slot| self.files.get(slot)),
+            What::Direct { number, .. } => self.files.values().find(|f| f.number == *number),
             What::Unknown => None,
         };
         let of = of.map(|f| f.file);
@@ -573,6 +596,9 @@ impl World {
     /// Writes at an offset, or at the description's position. `false`: not to be tried.
     pub fn write(&mut self, who: u32, slot: &str, at: Option<usize>, data: &[u8]) -> bool {
         let (description, _) = self.processes[&who].slots[slot];
+        if self.write_direct(description, at, data) {
+            return true;
+        }
         let Some(id) = self.staged_by(description) else {
             self.write_lines(who, description, data);
             return true;
@@ -606,11 +632,17 @@ impl World {
     /// Whether a write beyond all limits fails through this descriptor: O_APPEND goes by no offset.
     pub fn can_fail(&self, who: u32, slot: &str) -> bool {
         let (description, _) = self.processes[&who].slots[slot];
-        !self.descriptions[&description].appends
+        let description = &self.descriptions[&description];
+        !description.appends && !matches!(description.what, What::Direct { .. })
     }
 
     /// `false`: not to be tried.
     pub fn truncate(&mut self, who: u32, slot: &str, len: usize) -> bool {
+        let (description, _) = self.processes[&who].slots[slot];
+        if let What::Direct { number, .. } = self.descriptions[&description].what {
+            self.change_in_place(number, |content| content.resize(len, 0));
+            return true;
+        }
         let Some(id) = self.staged(who, slot).or_else(|| self.leave(who, slot)) else {
             return false;
         };
@@ -640,6 +672,11 @@ impl World {
         Some(match seen {
             Found::Nothing => Err("ENOENT"),
             Found::Dir(_) => Err("EISDIR"),
+            Found::File(_) if self.is_direct(&slot) => {
+                let number = self.files[&slot].number;
+                self.change_in_place(number, |content| content.resize(len, 0));
+                Ok(())
+            }
             Found::File(mut content) => {
                 content.resize(len, 0);
                 if self.refuses(&slot, &content)? {
@@ -953,7 +990,12 @@ impl World {
     fn replace(&mut self, slot: &Slot, mut file: File) {
         file.since = self.number();
         self.errors.insert(slot.clone(), false);
-        self.files.insert(slot.clone(), file);
+        let number = file.number;
+        if let Some(old) = self.files.insert(slot.clone(), file)
+            && old.number != number
+        {
+            self.nameless.insert(old.number, old.content);
+        }
         for txn in self.txns.values_mut().filter(|t| t.slot == *slot) {
             txn.claim = false;
         }
@@ -1171,6 +1213,13 @@ impl World {
     fn rename_file(&mut self, who: u32, source: &Slot, target: &Slot) -> Option<Told> {
         // Who waits for it may come in before the name is gone.
         if self.is_waited_for_by_name(source) {
+            return None;
+        }
+        // Of what becomes of those who have it open in the other mode.
+        let direct = [source, target]
+            .into_iter()
+            .any(|slot| self.is_direct(slot));
+        if direct && (self.is_in_use(source) || self.is_in_use(target)) {
             return None;
         }
         // What a lock belongs to then is another test's.
