@@ -1,4 +1,4 @@
-//! Random programs against the contract (C1 to C7, C9 to C12, C14, C18, C21, C22). What goes wrong in
+//! Random programs against the contract (C1 to C12, C14 to C16, C18, C21, C22). What goes wrong in
 //! practice is not any single call but a combination nobody thought of: a file renamed while its
 //! child still writes, a claim whose directory moves, an exec between a mapping and the daemon's
 //! death.
@@ -88,6 +88,7 @@ enum Op {
     RenameDir(u8, u8, u8),
     /// Where there is nothing, as mv(1) does.
     RenameNew(u8, u8, u8),
+    Chmod(u8, u8, bool),
     Exchange(u8, u8, u8),
     /// Adds 1 in a document: in whatever version is current, or only in that, or in the one before.
     Patch(u8, u8, Option<bool>),
@@ -171,6 +172,7 @@ fn an_op() -> impl Strategy<Value = Op> {
         3 => (who.clone(), file.clone(), len.clone()).prop_map(|(w, f, n)| Save(w, f, n)),
         1 => (who.clone(), file.clone()).prop_map(|(w, f)| Append(w, f)),
         2 => (who.clone(), file.clone(), 0..80u16).prop_map(|(w, f, n)| TruncatePath(w, f, n)),
+        1 => (who.clone(), file.clone(), any::<bool>()).prop_map(|(w, f, all)| Chmod(w, f, all)),
         2 => one.clone().prop_map(Map),
         3 => (one.clone(), 0..80u16).prop_map(|(m, at)| MapWrite(m, at)),
         2 => one.clone().prop_map(Unmap),
@@ -244,6 +246,7 @@ impl Stage {
             theme,
             name,
             world: World::new(),
+            looks: BTreeMap::new(),
             actors: BTreeMap::new(),
             step: 0,
         };
@@ -271,6 +274,8 @@ struct Case<'a> {
     theme: Theme,
     name: String,
     world: World,
+    /// What stat(2) has said of names: of which version, its inode's number and time.
+    looks: BTreeMap<String, (u32, u64, i64)>,
     actors: BTreeMap<u32, Actor>,
     step: usize,
 }
@@ -296,6 +301,7 @@ impl Case<'_> {
                 .and_then(|()| self.settle())
                 .and_then(|()| self.admit())
                 .and_then(|()| self.compare())
+                .and_then(|()| self.compare_looks())
                 .map_err(|why| format!("step {n}, {op:?}: {why}"))?;
         }
         self.check_errors()?;
@@ -449,8 +455,22 @@ impl Case<'_> {
                 let (from, to) = (self.path(from), self.path(to));
                 agree(Some(expected), self.actor(who).exchange(&from, &to))?;
             }
+            Chmod(who, name, all) => {
+                let (who, path) = (self.process(*who), self.path(file(name)));
+                let mode = if *all { 0o777 } else { 0o600 };
+                let Some(expected) = self.world.chmod(who, file(name), mode) else {
+                    return Ok(());
+                };
+                let found = self.actor(who).with_numbers("chmod", &path, &[mode.into()]);
+                agree(Some(expected), found.map(drop))?;
+            }
             Patch(who, name, version) => {
-                self.patch(self.process(*who), file(name), *version)?;
+                let who = self.process(*who);
+                self.patch(who, file(name), *version)?;
+                if version.is_none() {
+                    // Before anybody has looked.
+                    self.patch(who, file(name), None)?;
+                }
             }
             PatchAndStrike(who, name) => {
                 self.end_waiters();
@@ -861,6 +881,7 @@ impl Case<'_> {
         m.reap_daemon(limit);
         m.remount();
         self.world.forget_errors();
+        self.looks.clear();
         Ok(())
     }
 
@@ -887,6 +908,7 @@ impl Case<'_> {
             self.actor(who).close(&slot).ok();
         }
         self.world.strike();
+        self.looks.clear();
         self.stage.m.remount();
         Ok(())
     }
@@ -971,6 +993,44 @@ impl Case<'_> {
                         show(&expected)
                     ));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Permissions stay, hard links are split, and each version has a number and a later time of
+    /// its own (C8).
+    fn compare_looks(&mut self) -> Result<(), String> {
+        let files = self.theme.files();
+        let root = self.path("").to_string_lossy().into_owned();
+        let paths: Vec<Vec<u8>> = files
+            .iter()
+            .map(|name| format!("stat:{root}{name}").into_bytes())
+            .collect();
+        let answers = self.stage.stranger.survey(&paths, &[]);
+        for (name, answer) in files.into_iter().zip(&answers) {
+            let before = self.looks.remove(name);
+            let Some(looks) = self.world.looks(name) else {
+                continue;
+            };
+            let Some(stat) = common::surveyed_stat(answer) else {
+                return Err(format!("stat of {name}: {}", show(answer)));
+            };
+            self.looks
+                .insert(name.to_owned(), (looks.number, stat.ino, stat.mtime_ns));
+            let has_mode = looks.mode.is_none_or(|mode| stat.mode & 0o7777 == mode);
+            if !has_mode || stat.nlink != looks.names {
+                return Err(format!("{name} is {stat:?}, not {looks:?}"));
+            }
+            let told = match before {
+                Some((number, ino, _)) if number == looks.number => stat.ino == ino,
+                Some((number, ino, mtime)) if looks.after == Some(number) => {
+                    stat.ino != ino && stat.mtime_ns > mtime
+                }
+                _ => true,
+            };
+            if !told {
+                return Err(format!("{name} is {stat:?} and was {before:?}"));
             }
         }
         Ok(())

@@ -971,16 +971,21 @@ fn grow_mtime(content: &mut crate::txn::Content, current: &std::os::fd::OwnedFd)
     if content.times_set {
         return Ok(());
     }
-    outgrow_mtime(&content.file, current)
+    outgrow_mtime(&content.file, current).map(drop)
 }
 
-/// Moves a file's modification time past that of another.
-pub(super) fn outgrow_mtime(file: &std::fs::File, current: &std::os::fd::OwnedFd) -> OpResult<()> {
+/// Moves a file's modification time past that of another. Gives what it is then.
+pub(super) fn outgrow_mtime(
+    file: &std::fs::File,
+    current: &std::os::fd::OwnedFd,
+) -> OpResult<i128> {
     let before = mtime_ns(&at::stat(current)?);
-    if mtime_ns(&at::stat(file)?) <= before && !failpoint::mutant("C8-mtime") {
-        at::set_mtime(file, before + 1000)?;
+    let own = mtime_ns(&at::stat(file)?);
+    if own > before || failpoint::mutant("C8-mtime") {
+        return Ok(own);
     }
-    Ok(())
+    at::set_mtime(file, before + 1000)?;
+    Ok(before + 1000)
 }
 
 impl Engine {

@@ -72,7 +72,7 @@ impl Engine {
 
     /// Commits a prepared transaction whose last reference is gone.
     pub(super) fn commit(&self, state: &mut State, txn: Transaction, save: Option<&Save>) {
-        let Some(ready) = txn.content.clone() else {
+        let Some(mut ready) = txn.content.clone() else {
             log::error!(
                 "{}: transaction {} closed unprepared",
                 self.show(state, &txn.slot),
@@ -81,6 +81,14 @@ impl Engine {
             return;
         };
         let current = self.current_if_any(state, &txn.slot).ok().flatten();
+        if let Some(current) = current.filter(|current| ready.onto != Some(*current)) {
+            // Somebody has committed since it was prepared: before this one.
+            let fd = state.nodes.fd(current);
+            let own_time = txn.staging.try_lock().is_none_or(|c| c.times_set);
+            let grown = fd.ok().filter(|_| !own_time);
+            let grown = grown.and_then(|fd| super::close::outgrow_mtime(&ready.file, &fd).ok());
+            ready.content.mtime_ns = grown.unwrap_or(ready.content.mtime_ns);
+        }
         let seen = state.overwrites.last_seen(txn.opener_tid, &txn.slot);
         let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
             (_, None) => true,

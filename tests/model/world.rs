@@ -1,10 +1,11 @@
-//! The contract (C1 to C7, C9 to C12, C14, C18, C21, C22) in the simplest data structures that can hold
+//! The contract (C1 to C12, C14 to C16, C18, C21, C22) in the simplest data structures that can hold
 //! it: names with whole contents, and transactions with private ones. Knows nothing of daemons,
 //! journals or nodes.
 //!
 //! Where the contract leaves the outcome of an end open (a killed writer had called fsync, say),
 //! [`World::open_ends`] lists what may be found, and [`World::settle`] takes what was.
 
+pub mod attributes;
 mod direct;
 mod documents;
 mod guards;
@@ -39,6 +40,10 @@ struct File {
     file: u32,
     /// When it took its name.
     since: u32,
+    /// The version that it was committed in the place of.
+    after: Option<u32>,
+    /// Permissions, if somebody has set them.
+    mode: Option<u32>,
     content: Content,
 }
 
@@ -96,6 +101,8 @@ struct Txn {
     holds_slot: bool,
     /// Number of the file it was opened on.
     base: Option<u32>,
+    /// That file's permissions.
+    mode: Option<u32>,
     changed: bool,
     /// The name was emptied through its path by a process that saw this content there, and
     /// nothing has been written here since.
@@ -518,6 +525,7 @@ impl World {
         let base = self.files.get(&slot).map(|f| f.number);
         let guarded = guards::is_guarded(&slot);
         let txn = Txn {
+            mode: self.files.get(&slot).and_then(|f| f.mode),
             slot,
             base,
             order: id,
@@ -974,13 +982,18 @@ impl World {
     fn commit(&mut self, slot: &Slot, content: Content) {
         let number = self.number();
         let since = number;
-        let file = self.files.get(slot).map_or(number, |old| old.file);
+        let old = self.files.get(slot);
+        let file = old.map_or(number, |old| old.file);
+        let after = old.map(|old| old.number);
+        let mode = old.and_then(|old| old.mode);
         self.replace(
             slot,
             File {
                 number,
                 file,
                 since,
+                after,
+                mode,
                 content,
             },
         );
@@ -1097,6 +1110,7 @@ impl World {
                 continue;
             }
             let (content, claim) = (txn.content.clone(), txn.claim);
+            let staged = content.clone();
             let mut ends: Vec<Option<Content>> = match &txn.synced {
                 Some(states) => states.iter().cloned().map(Some).collect(),
                 None if claim => vec![Some(content.clone())],
@@ -1111,9 +1125,14 @@ impl World {
                 ends.extend([None, Some(content), txn.at_close.clone()]);
             }
             let slot = txn.slot.clone();
+            let is_left = !mapped_only && !txn.unwritten && !txn.outdated;
+            let is_left = is_left && txn.synced.is_none() && !claim;
             ends = self.permitted(&slot, ends);
             if self.vanished(&slot).is_err() {
                 ends = vec![None];
+            }
+            if is_left {
+                self.reject(staged);
             }
             self.ended.push((id, slot, ends));
         }
@@ -1155,7 +1174,10 @@ impl World {
             return self.refuse(to);
         }
         self.txns.get_mut(&id).expect("it is there").synced = None;
+        let mode = self.txns[&id].mode;
         self.commit(to, content);
+        // The file that takes the name brings its own.
+        self.files.get_mut(to).expect("just made").mode = mode;
         Ok(())
     }
 
