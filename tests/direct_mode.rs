@@ -113,6 +113,23 @@ fn byte_range_locks_and_flock_exclude_on_direct_files() {
 }
 
 #[test]
+fn what_was_saved_elsewhere_and_renamed_to_a_direct_name_is_shared_at_once() {
+    let m = mount!();
+    for how in ["w", "r+", "a"] {
+        m.save("run.tmp", "one");
+        let mut writer = Actor::new();
+        writer
+            .rename(&m.path("run.tmp"), &m.path("run.log"))
+            .unwrap();
+        writer.open("f", how, &m.path("run.log")).unwrap();
+        writer.write("f", "two").unwrap();
+        let seen = if how == "a" { "onetwo" } else { "two" };
+        assert_content(m.read("run.log"), seen.as_bytes(), how);
+        writer.close("f").unwrap();
+    }
+}
+
+#[test]
 fn rules_make_names_direct_and_direct_names_atomic() {
     let rules = "[[rule]]\nglob = \"live/**\"\nmode = \"direct\"\n\
                  [[rule]]\nglob = \"*.log\"\nmode = \"atomic\"\n";

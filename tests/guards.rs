@@ -393,3 +393,89 @@ fn a_guard_says_in_log_and_commands_what_it_refused() {
         "no line names file and writer:\n{log}"
     );
 }
+
+#[test]
+fn what_is_written_after_a_rename_is_guarded_by_the_new_name() {
+    let m = with_document!();
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("new.tmp")).unwrap();
+    writer.write("f", "{\"step\": 101}\n").unwrap();
+    writer
+        .rename(&m.path("new.tmp"), &m.path("state.json"))
+        .unwrap();
+    writer.write("f", "{\"step\": ").unwrap();
+    assert_errno(writer.close("f"), "EBADMSG");
+    assert_content(
+        m.read("state.json"),
+        b"{\"step\": 101}\n",
+        "half of what came after the rename",
+    );
+
+    // Its editor didn't rename it.
+    m.save("plain", WHOLE);
+    writer.open("f", "r+", &m.path("plain")).unwrap();
+    m.sh("mv plain renamed.json").ok();
+    writer.write("f", "half").unwrap();
+    let told = writer.close("f");
+    assert_content(m.read("renamed.json"), WHOLE.as_bytes(), "renamed by mv");
+    assert_errno(told, "EBADMSG");
+
+    writer.open("f", "r+", &m.path("renamed.json")).unwrap();
+    m.sh("mv renamed.json plain").ok();
+    writer.write("f", "half").unwrap();
+    writer.close("f").expect("no guard there");
+}
+
+#[test]
+fn the_next_version_ends_the_error_however_it_comes() {
+    let m = with_document!();
+    let mut actor = Actor::new();
+    let error = |actor: &mut Actor| actor.getxattr(&m.path("state.json"), "user.commitfs.error");
+    let refuse = |actor: &mut Actor| {
+        assert_errno(actor.save(&m.path("state.json"), "{\"half"), "EBADMSG");
+        error(actor).expect("an error");
+    };
+    refuse(&mut actor);
+    m.save("state.json", WHOLE);
+    assert_errno(error(&mut actor), "ENODATA");
+    for (from, sync) in [("fresh", false), ("old", true)] {
+        refuse(&mut actor);
+        m.save(from, WHOLE);
+        if sync {
+            m.sh("sync -f .").ok();
+        }
+        actor.rename(&m.path(from), &m.path("state.json")).unwrap();
+        assert_errno(error(&mut actor), "ENODATA");
+    }
+    for back in [false, true] {
+        refuse(&mut actor);
+        m.save("other", WHOLE);
+        let (one, two) = (m.path("other"), m.path("state.json"));
+        let (one, two) = if back { (two, one) } else { (one, two) };
+        actor.exchange(&one, &two).unwrap();
+        assert_errno(error(&mut actor), "ENODATA");
+    }
+}
+
+#[test]
+fn an_fsync_of_half_a_document_loses_nothing_of_what_came_after_it() {
+    let m = with_document!();
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("state.json")).unwrap();
+    writer.write("f", "{\"step\": ").unwrap();
+    writer.fsync("f").unwrap();
+    writer.write("f", "101, \"loss\": ").unwrap();
+    assert_errno(writer.close("f"), "EBADMSG");
+    assert_kept(&m, "half a document");
+    m.await_rejected("state.json", b"{\"step\": 101, \"loss\": ");
+}
+
+#[test]
+fn a_truncation_that_leaves_half_a_document_is_refused_whoever_edits_it() {
+    let m = with_document!();
+    let (mut editor, mut actor) = (Actor::new(), Actor::new());
+    assert_errno(actor.truncate(&m.path("state.json"), 7), "EBADMSG");
+    editor.open("f", "r+", &m.path("state.json")).unwrap();
+    assert_errno(actor.truncate(&m.path("state.json"), 7), "EBADMSG");
+    assert_kept(&m, "half a document");
+}

@@ -1,6 +1,7 @@
-//! Random programs against the contract (C1 to C7, C9 to C12, C18). What goes wrong in practice is not
-//! any single call but a combination nobody thought of: a file renamed while its child still
-//! writes, a claim whose directory moves, an exec between a mapping and the daemon's death.
+//! Random programs against the contract (C1 to C12, C14 to C16, C18, C21, C22). What goes wrong in
+//! practice is not any single call but a combination nobody thought of: a file renamed while its
+//! child still writes, a claim whose directory moves, an exec between a mapping and the daemon's
+//! death.
 //!
 //! Several processes do one system call after another on a real mount. After each one, every
 //! process and a stranger look at every name and through every descriptor, and must find what
@@ -21,13 +22,35 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use common::{Actor, Failure, Mount, eventually, times};
+use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use world::locks::Call;
 use world::{Found, Mode, STRANGER, Slot, Told, World};
 
-/// Where files may be, and directories.
-const FILES: [&str; 5] = ["a", "b", "c", "d/x", "e/x"];
+/// What a program is about besides what all are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Theme {
+    Plain,
+    /// Some names are guarded (C21), and what is written are documents, and parts of them.
+    Documents,
+    /// Some names are in direct mode (C14).
+    Direct,
+}
+
+impl Theme {
+    /// Where files may be.
+    fn files(self) -> [&'static str; FILES] {
+        match self {
+            Theme::Plain => ["a", "b", "c", "d/x", "e/x"],
+            Theme::Direct => ["a.log", "b", "c", "d/x.log", "e/x"],
+            Theme::Documents => ["a.json", "b", "c", "d/x.json", "e/x"],
+        }
+    }
+}
+
+/// How many files there may be, and where directories may.
+const FILES: usize = 5;
 const DIRS: [&str; 3] = ["c", "d", "e"];
 /// Processes to begin with, and at most.
 const FIRST: usize = 3;
@@ -63,6 +86,14 @@ enum Op {
     Kill(u8, bool),
     Rename(u8, u8, u8),
     RenameDir(u8, u8, u8),
+    /// Where there is nothing, as mv(1) does.
+    RenameNew(u8, u8, u8),
+    Chmod(u8, u8, bool),
+    Exchange(u8, u8, u8),
+    /// Adds 1 in a document: in whatever version is current, or only in that, or in the one before.
+    Patch(u8, u8, Option<bool>),
+    /// The same, and the daemon is killed at once.
+    PatchAndStrike(u8, u8),
     Link(u8, u8, u8),
     Unlink(u8, u8),
     Mkdir(u8, u8),
@@ -99,7 +130,7 @@ use Op::*;
 
 fn an_op() -> impl Strategy<Value = Op> {
     let who = 0..MOST as u8;
-    let file = 0..FILES.len() as u8;
+    let file = 0..FILES as u8;
     let dir = 0..DIRS.len() as u8;
     let one = 0..12u8;
     let len = prop_oneof![8 => 0..60u16, 1 => Just(4200u16)];
@@ -141,6 +172,7 @@ fn an_op() -> impl Strategy<Value = Op> {
         3 => (who.clone(), file.clone(), len.clone()).prop_map(|(w, f, n)| Save(w, f, n)),
         1 => (who.clone(), file.clone()).prop_map(|(w, f)| Append(w, f)),
         2 => (who.clone(), file.clone(), 0..80u16).prop_map(|(w, f, n)| TruncatePath(w, f, n)),
+        1 => (who.clone(), file.clone(), any::<bool>()).prop_map(|(w, f, all)| Chmod(w, f, all)),
         2 => one.clone().prop_map(Map),
         3 => (one.clone(), 0..80u16).prop_map(|(m, at)| MapWrite(m, at)),
         2 => one.clone().prop_map(Unmap),
@@ -156,6 +188,31 @@ fn an_op() -> impl Strategy<Value = Op> {
         2 => (who, dir).prop_map(|(w, d)| Rmdir(w, d)),
         1 => Just(Remount),
         2 => proptest::option::of(one).prop_map(Strike),
+    ]
+}
+
+/// One of those that tell most of guards.
+fn a_document_op() -> impl Strategy<Value = Op> {
+    let who = 0..MOST as u8;
+    let file = 0..FILES as u8;
+    let len = 0..60u16;
+    prop_oneof![
+        2 => (who.clone(), file.clone(), len).prop_map(|(w, f, n)| Save(w, f, n)),
+        1 => (who.clone(), file.clone(), file.clone()).prop_map(|(w, a, b)| RenameNew(w, a, b)),
+        3 => (who.clone(), file.clone(), proptest::option::of(any::<bool>()))
+            .prop_map(|(w, f, n)| Patch(w, f, n)),
+        1 => (who.clone(), file.clone()).prop_map(|(w, f)| PatchAndStrike(w, f)),
+        1 => (who, file.clone(), file).prop_map(|(w, a, b)| Exchange(w, a, b)),
+    ]
+}
+
+fn a_program() -> impl Strategy<Value = (Theme, Vec<Op>)> {
+    let many = 1..40;
+    let documents = prop_oneof![5 => an_op(), 1 => a_document_op()];
+    prop_oneof![
+        8 => (Just(Theme::Plain), vec(an_op(), many.clone())),
+        1 => (Just(Theme::Direct), vec(an_op(), many.clone())),
+        3 => (Just(Theme::Documents), vec(documents, many)),
     ]
 }
 
@@ -181,13 +238,15 @@ impl Stage {
     }
 
     /// Runs a program; after a failure the mount is a new one.
-    fn run(&mut self, program: &[Op]) -> Result<(), String> {
+    fn run(&mut self, theme: Theme, program: &[Op]) -> Result<(), String> {
         self.programs += 1;
         let name = format!("program-{}", self.programs);
         let mut case = Case {
             stage: self,
+            theme,
             name,
             world: World::new(),
+            looks: BTreeMap::new(),
             actors: BTreeMap::new(),
             step: 0,
         };
@@ -212,8 +271,11 @@ impl Stage {
 
 struct Case<'a> {
     stage: &'a mut Stage,
+    theme: Theme,
     name: String,
     world: World,
+    /// What stat(2) has said of names: of which version, its inode's number and time.
+    looks: BTreeMap<String, (u32, u64, i64)>,
     actors: BTreeMap<u32, Actor>,
     step: usize,
 }
@@ -228,15 +290,21 @@ impl Case<'_> {
         let made = self.actor(first).mkdir(&root);
         made.map_err(|e| format!("mkdir: {e:?}"))?;
         self.mkdir(first, "d")?;
-        self.save(first, "a", b"as it was")?;
+        let content = match self.theme {
+            Theme::Plain | Theme::Direct => b"as it was".to_vec(),
+            Theme::Documents => self.document(0),
+        };
+        self.save(first, self.theme.files()[0], &content)?;
         for (n, op) in program.iter().enumerate() {
             self.step = n + 1;
             self.perform(op)
                 .and_then(|()| self.settle())
                 .and_then(|()| self.admit())
                 .and_then(|()| self.compare())
+                .and_then(|()| self.compare_looks())
                 .map_err(|why| format!("step {n}, {op:?}: {why}"))?;
         }
+        self.check_errors()?;
         self.check_rejected()
     }
 
@@ -274,6 +342,9 @@ impl Case<'_> {
 
     /// Content that tells where it comes from, often with whole lines.
     fn data(&self, len: u16) -> Vec<u8> {
+        if self.theme == Theme::Documents && len > 0 {
+            return self.document(len);
+        }
         let (mark, len) = (format!("{}.", self.step), len as usize);
         let mut data: Vec<u8> = mark.bytes().cycle().take(len).collect();
         if len % 3 > 0 {
@@ -285,8 +356,25 @@ impl Case<'_> {
         data
     }
 
+    /// A document, half of one, or something else.
+    fn document(&self, n: u16) -> Vec<u8> {
+        let step = self.step;
+        let (head, tail) = (
+            format!("{{\"n\": {step}, "),
+            format!("\"by\": [{step}, {n}]}}\n"),
+        );
+        let text = match n % 6 {
+            0..3 => head + &tail,
+            3 => head,
+            4 => tail,
+            _ => format!("plain {step}\n"),
+        };
+        text.into_bytes()
+    }
+
     fn perform(&mut self, op: &Op) -> Result<(), String> {
-        let file = |n: &u8| FILES[*n as usize];
+        let files = self.theme.files();
+        let file = |n: &u8| files[*n as usize];
         let dir = |n: &u8| DIRS[*n as usize];
         match op {
             Open(who, name, mode, cloexec) => {
@@ -300,7 +388,10 @@ impl Case<'_> {
             Append(who, name) => self.append(self.process(*who), file(name))?,
             TruncatePath(who, name, len) => {
                 let (who, path) = (self.process(*who), self.path(file(name)));
-                let expected = self.world.truncate_path(who, file(name), *len as usize);
+                let Some(expected) = self.world.truncate_path(who, file(name), *len as usize)
+                else {
+                    return Ok(());
+                };
                 let found = self.actor(who).truncate(&path, (*len).into());
                 agree(Some(expected), found)?;
             }
@@ -347,7 +438,45 @@ impl Case<'_> {
                 self.bury(who);
             }
             Rename(who, from, to) => self.rename(self.process(*who), file(from), file(to))?,
+            RenameNew(who, from, to) => {
+                let (who, from, to) = (self.process(*who), file(from), file(to));
+                let Some(expected) = self.world.rename_new(who, from, to) else {
+                    return Ok(());
+                };
+                let (from, to) = (self.path(from), self.path(to));
+                agree(Some(expected), self.actor(who).rename_noreplace(&from, &to))?;
+            }
             RenameDir(who, from, to) => self.rename(self.process(*who), dir(from), dir(to))?,
+            Exchange(who, from, to) => {
+                let (who, from, to) = (self.process(*who), file(from), file(to));
+                let Some(expected) = self.world.exchange(who, from, to) else {
+                    return Ok(());
+                };
+                let (from, to) = (self.path(from), self.path(to));
+                agree(Some(expected), self.actor(who).exchange(&from, &to))?;
+            }
+            Chmod(who, name, all) => {
+                let (who, path) = (self.process(*who), self.path(file(name)));
+                let mode = if *all { 0o777 } else { 0o600 };
+                let Some(expected) = self.world.chmod(who, file(name), mode) else {
+                    return Ok(());
+                };
+                let found = self.actor(who).with_numbers("chmod", &path, &[mode.into()]);
+                agree(Some(expected), found.map(drop))?;
+            }
+            Patch(who, name, version) => {
+                let who = self.process(*who);
+                self.patch(who, file(name), *version)?;
+                if version.is_none() {
+                    // Before anybody has looked.
+                    self.patch(who, file(name), None)?;
+                }
+            }
+            PatchAndStrike(who, name) => {
+                self.end_waiters();
+                self.patch(self.process(*who), file(name), None)?;
+                self.strike(None)?;
+            }
             Link(who, from, to) => {
                 let (who, from, to) = (self.process(*who), file(from), file(to));
                 let Some(expected) = self.world.link(who, from, to) else {
@@ -658,6 +787,48 @@ impl Case<'_> {
         Ok(())
     }
 
+    /// A patch grows the version number by one (C15), and is refused where that is another one
+    /// than it says.
+    fn patch(&mut self, who: u32, name: &str, at: Option<bool>) -> Result<(), String> {
+        const PATCH: &str = "user.commitfs.json.patch";
+        const INCREMENT: &[u8] = br#"[{"op": "increment", "path": "/n", "value": 1}]"#;
+        if at.is_some() && !self.world.can_patch(who, name) {
+            return Ok(());
+        }
+        let path = self.path(name);
+        let stranger = &mut self.stage.stranger;
+        let mut version = || -> Option<u64> {
+            let text = stranger.getxattr(&path, "user.commitfs.version").ok()?;
+            String::from_utf8(text).ok()?.parse().ok()
+        };
+        let before = version();
+        let (attribute, is_current) = match (at, before) {
+            (None, _) => (PATCH.to_owned(), true),
+            (Some(is_current), Some(n)) => (
+                format!("{PATCH}@{}", n - u64::from(!is_current)),
+                is_current,
+            ),
+            (Some(_), None) => return Err("no version".into()),
+        };
+        let expected = match is_current {
+            true => self.world.patch(who, name),
+            false => Some(Err("ESTALE")),
+        };
+        let Some(expected) = expected else {
+            return Ok(());
+        };
+        let found = self.actor(who).setxattr(&path, &attribute, INCREMENT);
+        agree(Some(expected), found)?;
+        let stranger = &mut self.stage.stranger;
+        let after = stranger.getxattr(&path, "user.commitfs.version").ok();
+        let after = after.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
+        let expected = before.map(|n| n + u64::from(expected.is_ok()));
+        if after != expected {
+            return Err(format!("{name} was version {before:?} and is {after:?}"));
+        }
+        Ok(())
+    }
+
     fn rename(&mut self, who: u32, from: &str, to: &str) -> Result<(), String> {
         let Some(expected) = self.world.rename(who, from, to) else {
             return Ok(());
@@ -709,6 +880,8 @@ impl Case<'_> {
         });
         m.reap_daemon(limit);
         m.remount();
+        self.world.forget_errors();
+        self.looks.clear();
         Ok(())
     }
 
@@ -735,6 +908,7 @@ impl Case<'_> {
             self.actor(who).close(&slot).ok();
         }
         self.world.strike();
+        self.looks.clear();
         self.stage.m.remount();
         Ok(())
     }
@@ -779,7 +953,8 @@ impl Case<'_> {
             .chain(self.actors.keys().copied())
             .filter(|who| !self.world.waits(*who))
             .collect();
-        let mut all_names: Vec<String> = FILES.iter().map(|f| (*f).to_owned()).collect();
+        let files = self.theme.files();
+        let mut all_names: Vec<String> = files.iter().map(|f| (*f).to_owned()).collect();
         all_names.push("/".into());
         all_names.extend(DIRS.iter().map(|d| format!("{d}/")));
         let root = self.stage.m.path(&self.name).to_string_lossy().into_owned();
@@ -823,7 +998,60 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Aborted content is kept (C4, C5, C18).
+    /// Permissions stay, hard links are split, and each version has a number and a later time of
+    /// its own (C8).
+    fn compare_looks(&mut self) -> Result<(), String> {
+        let files = self.theme.files();
+        let root = self.path("").to_string_lossy().into_owned();
+        let paths: Vec<Vec<u8>> = files
+            .iter()
+            .map(|name| format!("stat:{root}{name}").into_bytes())
+            .collect();
+        let answers = self.stage.stranger.survey(&paths, &[]);
+        for (name, answer) in files.into_iter().zip(&answers) {
+            let before = self.looks.remove(name);
+            let Some(looks) = self.world.looks(name) else {
+                continue;
+            };
+            let Some(stat) = common::surveyed_stat(answer) else {
+                return Err(format!("stat of {name}: {}", show(answer)));
+            };
+            self.looks
+                .insert(name.to_owned(), (looks.number, stat.ino, stat.mtime_ns));
+            let has_mode = looks.mode.is_none_or(|mode| stat.mode & 0o7777 == mode);
+            if !has_mode || stat.nlink != looks.names {
+                return Err(format!("{name} is {stat:?}, not {looks:?}"));
+            }
+            let told = match before {
+                Some((number, ino, _)) if number == looks.number => stat.ino == ino,
+                Some((number, ino, mtime)) if looks.after == Some(number) => {
+                    stat.ino != ino && stat.mtime_ns > mtime
+                }
+                _ => true,
+            };
+            if !told {
+                return Err(format!("{name} is {stat:?} and was {before:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a guard has refused is told of under its name (C22).
+    fn check_errors(&mut self) -> Result<(), String> {
+        for name in self.theme.files() {
+            let Some(expected) = self.world.has_error(name) else {
+                continue;
+            };
+            let path = self.path(name);
+            let found = self.stage.stranger.getxattr(&path, "user.commitfs.error");
+            if found.is_ok() != expected {
+                return Err(format!("the error of {name} is {found:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Aborted content is kept (C4, C5, C18, C21).
     fn check_rejected(&mut self) -> Result<(), String> {
         let mut missing = std::mem::take(&mut self.world.rejected);
         if missing.is_empty() {
@@ -871,10 +1099,15 @@ fn agree(expected: Option<Told>, found: Result<(), Failure>) -> Result<(), Strin
 /// Runs one program on a mount of its own.
 #[track_caller]
 fn holds(program: &[Op]) {
+    holds_with(Theme::Plain, program);
+}
+
+#[track_caller]
+fn holds_with(theme: Theme, program: &[Op]) {
     let Some(mut stage) = Stage::new(Duration::from_secs(60)) else {
         return;
     };
-    if let Err(why) = stage.run(program) {
+    if let Err(why) = stage.run(theme, program) {
         panic!("{why}");
     }
 }
@@ -904,9 +1137,8 @@ fn random_programs_find_what_the_contract_says() {
         };
         let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
         let mut runner = TestRunner::new_with_rng(config, random);
-        let programs = proptest::collection::vec(an_op(), 1..40);
-        let outcome = runner.run(&programs, |program| {
-            let result = stage.borrow_mut().run(&program);
+        let outcome = runner.run(&a_program(), |(theme, program)| {
+            let result = stage.borrow_mut().run(theme, &program);
             result.map_err(TestCaseError::fail)
         });
         match outcome {
@@ -1366,4 +1598,18 @@ fn a_killed_process_that_has_locked_what_it_merely_inherited_commits_nothing() {
         Close(10),
         Kill(3, true),
     ]);
+}
+
+#[test]
+fn who_has_written_whole_lines_before_takes_no_unfinished_one_along() {
+    let shared = [Open(0, 0, Mode::Append, false), Fork(0)];
+    holds(
+        &[
+            shared.as_slice(),
+            &[Write(1, 4), Write(0, 3), Kill(3, true)],
+        ]
+        .concat(),
+    );
+    let synced = [Write(1, 3), Fsync(0), Write(0, 3), Kill(3, true)];
+    holds(&[shared.as_slice(), &synced].concat());
 }

@@ -76,6 +76,24 @@ fn the_modification_time_grows_strictly_and_the_inode_number_changes_with_every_
 }
 
 #[test]
+fn the_time_grows_although_somebody_has_committed_since_the_last_descriptor_was_closed() {
+    let m = mount!();
+    m.save("f", "old content");
+    let mut editor = Actor::new();
+    editor.open("f", "r+", &m.path("f")).unwrap();
+    editor.mmap("f", "m", 4096, "rw").unwrap();
+    editor.map_write("m", 0, b"new").unwrap();
+    editor.close("f").unwrap();
+    m.save("f", "another");
+    let before = Actor::new().stat(&m.path("f")).unwrap();
+    editor.munmap("m").unwrap();
+    let is_there = || m.read("f").as_deref() == Some(b"new content");
+    common::eventually(std::time::Duration::from_secs(5), "committed", is_there);
+    let after = Actor::new().stat(&m.path("f")).unwrap();
+    assert!(after.mtime_ns > before.mtime_ns, "{before:?} {after:?}");
+}
+
+#[test]
 fn a_time_in_the_future_does_not_keep_the_next_one_from_being_later() {
     let m: Mount = mount!();
     m.save("f", "0");

@@ -109,7 +109,7 @@ impl Inner {
     /// Keeps the unfinished rest of what a process has written.
     fn hold(&mut self, rest: &[u8], by: u32) {
         self.tail = rest.to_vec();
-        self.by = BTreeSet::from([by]);
+        self.by = (!rest.is_empty()).then_some(by).into_iter().collect();
         self.since = (!rest.is_empty()).then(Instant::now);
     }
 }
@@ -288,6 +288,8 @@ impl Engine {
         }
         let tail = std::mem::take(&mut inner.tail);
         inner.since = None;
+        // Nobody has written any of the next one.
+        inner.by.clear();
         self.append_records(appender, inner, &tail)?;
         if let Some(notify) = self.notify.get() {
             notify.attributes_changed(appender.node);
@@ -439,6 +441,7 @@ impl Engine {
                 );
             }
             inner.tail.clear();
+            inner.by.clear();
             inner.since = None;
             return Ok(());
         }

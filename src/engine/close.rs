@@ -18,7 +18,7 @@ use crate::guard::{Guard, Verdict, examine, permits};
 use crate::journal::Record;
 use crate::locks::FileId;
 use crate::namespace::Kind;
-use crate::rules::OnSignal;
+use crate::rules::{OnSignal, Policy};
 use crate::store::Rejected;
 use crate::sys::{at, failpoint, pidfd, proc};
 use crate::txn::{Abort, Flushed, Ready, Staging, Transaction};
@@ -657,8 +657,12 @@ impl Engine {
         result: OpResult<()>,
     ) -> OpResult<()> {
         let pid = self.lock().txns.get(&id).map_or(0, |t| t.opener);
-        let result = result.and_then(|()| self.prepare(id, staging, pid));
+        let mut result = result.and_then(|()| self.prepare(id, staging, pid));
         let mut state = self.lock();
+        // Nobody else has it open, whatever the last look at descriptors came to.
+        if let Some(abort) = state.txns.get(&id).and_then(|t| t.verdict.as_ref()) {
+            result = result.and(Err(abort.errno()));
+        }
         if let (Err(errno), Some(t)) = (result, state.txns.get_mut(&id)) {
             t.verdict.get_or_insert(Abort::FailedWrite {
                 what: "truncate",
@@ -850,7 +854,10 @@ impl Engine {
             return;
         }
         let mut ready = self.prepare_content(id, staging, &slot, &policy, false);
-        if ready.is_err() && staging.lock().cut_back_to_fsynced() {
+        if ready.is_err()
+            && self.permits_fsynced(staging, &slot, &policy)
+            && staging.lock().cut_back_to_fsynced()
+        {
             ready = self.prepare_content(id, staging, &slot, &policy, false);
         }
         let mut state = self.lock();
@@ -863,6 +870,26 @@ impl Engine {
             }
             let path = self.show(&state, &slot);
             log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
+        }
+    }
+
+    /// Whether the guard lets a name have what was fsync'd. If not, all that was staged is kept for
+    /// rejected.
+    fn permits_fsynced(&self, staging: &Staging, slot: &Slot, policy: &Policy) -> bool {
+        if policy.guard == Guard::None {
+            return true;
+        }
+        let verdict = {
+            let content = staging.lock();
+            let len = content.fsynced_len();
+            len.and_then(|len| examine(policy.guard, &*content.readable().file, len).ok())
+        };
+        let current = self.verdict_on_current(slot, policy.guard);
+        match (verdict, current) {
+            (Some(new), Ok(old)) => {
+                permits(policy.guard, &new, old.as_ref(), policy.allow_empty).is_ok()
+            }
+            _ => false,
         }
     }
 
@@ -955,16 +982,21 @@ fn grow_mtime(content: &mut crate::txn::Content, current: &std::os::fd::OwnedFd)
     if content.times_set {
         return Ok(());
     }
-    outgrow_mtime(&content.file, current)
+    outgrow_mtime(&content.file, current).map(drop)
 }
 
-/// Moves a file's modification time past that of another.
-pub(super) fn outgrow_mtime(file: &std::fs::File, current: &std::os::fd::OwnedFd) -> OpResult<()> {
+/// Moves a file's modification time past that of another. Gives what it is then.
+pub(super) fn outgrow_mtime(
+    file: &std::fs::File,
+    current: &std::os::fd::OwnedFd,
+) -> OpResult<i128> {
     let before = mtime_ns(&at::stat(current)?);
-    if mtime_ns(&at::stat(file)?) <= before && !failpoint::mutant("C8-mtime") {
-        at::set_mtime(file, before + 1000)?;
+    let own = mtime_ns(&at::stat(file)?);
+    if own > before || failpoint::mutant("C8-mtime") {
+        return Ok(own);
     }
-    Ok(())
+    at::set_mtime(file, before + 1000)?;
+    Ok(before + 1000)
 }
 
 impl Engine {

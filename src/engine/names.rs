@@ -762,7 +762,10 @@ impl Engine {
             state.counters.commits += 1;
             self.store_version(state, source, version);
             self.overtake(state, to);
-            if flags.is_empty() {
+            if exchange {
+                self.overtake(state, from);
+            }
+            if !exchange {
                 self.follow(state, from, to, source);
             }
         }
@@ -785,9 +788,27 @@ impl Engine {
             .collect();
         // The newest last, as they are listed: it is the one that its process sees.
         for id in ids.into_iter().rev() {
-            state.retarget(id, to.clone());
+            self.retarget(state, id, to);
             self.journal_target(state, id);
         }
+    }
+
+    /// A transaction goes on under another name, and what that name's guard refuses.
+    pub(super) fn retarget(&self, state: &mut State, id: TxnId, to: &Slot) {
+        let policy = self.policy(state, to, Creation::default());
+        if let Some(txn) = state.txns.get_mut(&id) {
+            let before = (txn.policy.guard, txn.policy.allow_empty);
+            (txn.policy.guard, txn.policy.allow_empty) = (policy.guard, policy.allow_empty);
+            // An earlier close has judged by the old name's. Unless it was the last, and is told.
+            let told = txn.flushed.is_some_and(|f| f.sure);
+            if before != (policy.guard, policy.allow_empty) && !told {
+                (txn.verdict, txn.unprepared) = (None, true);
+                if let Some(ready) = txn.content.take() {
+                    self.append(&Record::Unprepared { id: ready.id }).ok();
+                }
+            }
+        }
+        state.retarget(id, to.clone());
     }
 
     fn journal_target(&self, state: &State, id: TxnId) {
@@ -920,6 +941,7 @@ impl Engine {
         let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
         n.lookups += 1;
         self.mark_dirty(state, to.dir);
+        self.overtake(state, to);
         Ok(Step::Done(node))
     }
 

@@ -133,6 +133,24 @@ impl Engine {
                 Err(errno) => done(Err(errno)),
             });
         }
+        if self.has_to_come_out(caller, node) {
+            let engine = self.clone();
+            return self.pool.run(move || {
+                // Should the disk fail, the version that is there is opened as any other.
+                engine.drain_all().ok();
+                engine.open_settled(caller, node, request, done);
+            });
+        }
+        self.open_settled(caller, node, request, done);
+    }
+
+    fn open_settled(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        request: OpenRequest,
+        done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+    ) {
         match self.open_now(caller, node, request.flags) {
             Ok(OpenStep::Done(opened)) if self.unsettled_editor(opened.handle).is_some() => {
                 let engine = self.clone();
@@ -148,6 +166,26 @@ impl Engine {
             }
             Err(e) => done(Err(e)),
         }
+    }
+
+    /// Whether what was committed under a direct name is still to be brought into the backing
+    /// directory: it was renamed to it, say. Only there it is shared.
+    fn has_to_come_out(&self, caller: Caller, id: NodeId) -> bool {
+        let guard = self.lock();
+        let state = &*guard;
+        let Some(node) = state.nodes.get(id).filter(|n| n.kind == Kind::File) else {
+            return false;
+        };
+        let looked_up = state.lookups.get(&caller.tid);
+        let looked_up = looked_up.filter(|(_, found)| *found == id);
+        let Some(slot) = looked_up.map(|(slot, _)| slot).or(node.at.as_ref()) else {
+            return false;
+        };
+        let is_pending = state.pending.get(slot.dir, &slot.name).is_some();
+        is_pending
+            && node.direct == 0
+            && !failpoint::mutant("C14")
+            && self.policy(state, slot, Creation::default()).mode == RuleMode::Direct
     }
 
     /// See [`Engine::settle_base`].

@@ -72,7 +72,7 @@ impl Engine {
 
     /// Commits a prepared transaction whose last reference is gone.
     pub(super) fn commit(&self, state: &mut State, txn: Transaction, save: Option<&Save>) {
-        let Some(ready) = txn.content.clone() else {
+        let Some(mut ready) = txn.content.clone() else {
             log::error!(
                 "{}: transaction {} closed unprepared",
                 self.show(state, &txn.slot),
@@ -81,6 +81,14 @@ impl Engine {
             return;
         };
         let current = self.current_if_any(state, &txn.slot).ok().flatten();
+        if let Some(current) = current.filter(|current| ready.onto != Some(*current)) {
+            // Somebody has committed since it was prepared: before this one.
+            let fd = state.nodes.fd(current);
+            let own_time = txn.staging.try_lock().is_none_or(|c| c.times_set);
+            let grown = fd.ok().filter(|_| !own_time);
+            let grown = grown.and_then(|fd| super::close::outgrow_mtime(&ready.file, &fd).ok());
+            ready.content.mtime_ns = grown.unwrap_or(ready.content.mtime_ns);
+        }
         let seen = state.overwrites.last_seen(txn.opener_tid, &txn.slot);
         let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
             (_, None) => true,
@@ -208,15 +216,15 @@ impl Engine {
                 old.superseded = true;
             }
         }
-        state.errors.remove(slot);
         self.supersede(state, slot, old);
         self.overtake(state, slot);
     }
 
     /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
-    /// so that everybody sees what was committed last; and what was promised of an open transaction
-    /// before is older than that.
+    /// so that everybody sees what was committed last; what was promised of an open transaction
+    /// before is older than that; and an error of the name is the last one no more.
     pub(super) fn overtake(&self, state: &mut State, slot: &Slot) {
+        state.errors.remove(slot);
         let open: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
         for id in open {
             let Some(txn) = state.txns.get_mut(&id) else {
@@ -426,7 +434,7 @@ impl Engine {
         if how == Move::Rename {
             state.unname(to, lost);
             state.rename_appenders(&from, to);
-            state.retarget(id, to.clone());
+            self.retarget(state, id, to);
         }
         let txn = state.txns.get_mut(&id).expect("held above");
         txn.staging_id = fresh_id;

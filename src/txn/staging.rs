@@ -385,20 +385,20 @@ impl Content {
         })
     }
 
-    /// Cuts the content back to what the last fsync had made durable, if nothing below was
-    /// touched since. Gives whether it could.
+    /// The length of what the last fsync had made durable, if nothing of it was touched since.
+    pub fn fsynced_len(&self) -> Option<u64> {
+        let fsynced = self.fsynced.as_ref().filter(|f| !f.overwritten)?;
+        Some(fsynced.content.len)
+    }
+
+    /// Cuts the content back to what the last fsync had made durable. Gives whether it could.
     pub fn cut_back_to_fsynced(&mut self) -> bool {
-        match &self.fsynced {
-            Some(f) if !f.overwritten => {
-                let len = f.content.len;
-                let cut = self.truncate(len).is_ok();
-                if cut {
-                    self.failed = None;
-                }
-                cut
-            }
-            _ => false,
+        let cut = self.fsynced_len().map(|len| self.truncate(len));
+        let is_cut = matches!(cut, Some(Ok(())));
+        if is_cut {
+            self.failed = None;
         }
+        is_cut
     }
 
     /// Starts from another content. Only as long as nothing is written.

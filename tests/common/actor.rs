@@ -140,8 +140,8 @@ impl Actor {
         self.conversation = door.admit();
     }
 
-    /// All that the process sees of some paths (names of those that end in a slash, content of
-    /// the others) and through some descriptors.
+    /// All that the process sees of some paths (names of those that end in a slash, numbers as of
+    /// stat(2) where it says `stat:` before them, content of the others) and through some descriptors.
     #[track_caller]
     pub fn survey(&mut self, paths: &[Vec<u8>], slots: &[&str]) -> Vec<Vec<u8>> {
         let mut args: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
@@ -508,6 +508,12 @@ fn only(mut words: Vec<Vec<u8>>) -> Vec<u8> {
 
 fn number(word: &[u8]) -> u64 {
     String::from_utf8_lossy(word).parse().expect("a number")
+}
+
+/// What a survey says of `stat:` and a path.
+pub fn surveyed_stat(answer: &[u8]) -> Option<Stat> {
+    let words: Vec<Vec<u8>> = answer.split(|b| *b == b' ').map(<[u8]>::to_vec).collect();
+    (words.len() > 1).then(|| stat(&words))
 }
 
 fn stat(words: &[Vec<u8>]) -> Stat {

@@ -26,7 +26,7 @@ pub mod stamp;
 #[path = "../helper/wire.rs"]
 mod wire;
 
-pub use actor::{Actor, Failure, Stat};
+pub use actor::{Actor, Failure, Stat, surveyed_stat};
 pub use disk::Disk;
 pub use mount::{Mount, Options, Rejected, detach, is_mounted};
 pub use run::{Live, Run, Shell, alive, bash, commitfs, python, run, sh, shell};

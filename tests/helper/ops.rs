@@ -564,7 +564,10 @@ fn survey(state: &State, args: &mut Words) -> Outcome<Answer> {
     for path in paths {
         seen.push(told(match path.strip_suffix(b"/") {
             Some(directory) => list(directory).map(|names| names.join(&b'/')),
-            None => cat(path),
+            None => match path.strip_prefix(b"stat:") {
+                Some(path) => sys::stat(path).map(|s| describe(&s).join(&b' ')),
+                None => cat(path),
+            },
         }));
     }
     for slot in slots.iter().skip(1) {

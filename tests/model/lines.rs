@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Content, File, Found, Killed, Mode, Slot, Told, What, World};
+use super::{Content, File, Found, Killed, Mode, Slot, Told, What, World, guards};
 
 /// What a description adds to.
 #[derive(Clone, Debug)]
@@ -54,6 +54,12 @@ fn split(data: &[u8]) -> (&[u8], &[u8]) {
     data.split_at(newline.map_or(0, |n| n + 1))
 }
 
+/// The unfinished line that a write leaves, and who has written it.
+fn unfinished(rest: &[u8], who: u32) -> (Content, BTreeSet<u32>) {
+    let by = (!rest.is_empty()).then_some(who);
+    (rest.to_vec(), by.into_iter().collect())
+}
+
 impl World {
     fn lines(&mut self, description: u32) -> Option<&mut Lines> {
         match &mut self.descriptions.get_mut(&description)?.what {
@@ -87,6 +93,14 @@ impl World {
             self.join(who, txn, mode)
         } else if self.is_edited_by_heirs(&slot) {
             return None;
+        } else if let Some(file) = self.files.get(&slot).filter(|_| guards::is_guarded(&slot)) {
+            lockable = Some(file.file);
+            let content = file.content.clone();
+            What::Staged {
+                txn: self.begin(who, slot, mode, content),
+                reads: mode.reads(),
+                writes: true,
+            }
         } else if let Some(file) = self.files.get(&slot) {
             lockable = Some(file.file);
             What::Lines(Lines::new(&slot, file.number, mode.reads()))
@@ -138,7 +152,7 @@ impl World {
             return;
         }
         let whole = [lines.rest.as_slice(), whole].concat();
-        (lines.rest, lines.by) = (rest.to_vec(), BTreeSet::from([who]));
+        (lines.rest, lines.by) = unfinished(rest, who);
         let place = lines.place.clone();
         self.grow(&place, &whole);
     }
@@ -182,7 +196,7 @@ impl World {
         self.change(id, who, 0, |content| content.extend(whole));
         self.be_born(id);
         let lines = self.lines(description).expect("just made");
-        (lines.rest, lines.by) = (rest.to_vec(), BTreeSet::from([who]));
+        (lines.rest, lines.by) = unfinished(rest, who);
         true
     }
 
@@ -307,6 +321,11 @@ impl World {
         self.processes.keys().copied().filter(inherits)
     }
 
+    pub(super) fn is_added_to(&self, slot: &Slot) -> bool {
+        let mut all = self.descriptions.values();
+        all.any(|d| matches!(&d.what, What::Lines(lines) if lines.slot() == Some(slot)))
+    }
+
     /// Whether somebody who opens a file in place would look like heirs of one that is dead.
     pub(super) fn is_edited_by_heirs(&self, slot: &Slot) -> bool {
         let dead = |who: &u32| !self.processes.contains_key(who);
@@ -318,17 +337,13 @@ impl World {
 
     /// Whether the end of a process would leave heirs beside others who look like them.
     pub fn leaves_heirs_beside_others(&self, who: u32) -> bool {
-        let adds_to = |slot: &Slot| {
-            let mut all = self.descriptions.values();
-            all.any(|d| matches!(&d.what, What::Lines(lines) if lines.slot() == Some(slot)))
-        };
         self.txns.iter().any(|(id, txn)| {
             let leaves = txn.edit
                 && !txn.done
                 && txn.participants().any(|p| *p == who)
                 && self.heirs(*id).any(|heir| heir != who);
             let mut others = self.at(&txn.slot).filter(|other| other != id);
-            leaves && (adds_to(&txn.slot) || others.any(|other| self.txns[&other].edit))
+            leaves && (self.is_added_to(&txn.slot) || others.any(|other| self.txns[&other].edit))
         })
     }
 

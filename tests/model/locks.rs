@@ -4,7 +4,7 @@
 //! where the other's stands on the same bytes is therefore left out, and so is who takes both
 //! through one description.
 
-use super::{Description, Killed, Slot, Told, What, World};
+use super::{Description, Killed, Slot, Told, What, World, guards};
 
 /// What a lock is taken by; fcntl's on some bytes, the first and the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +158,8 @@ impl World {
         let owner = match call {
             Call::Flock => Owner::Flock(description),
             Call::Open(..) => Owner::Description(description),
+            // What a close commits under them and a guard refuses is another test's.
+            Call::Process(..) if guards::is_guarded(&name) => return None,
             Call::Process(..) if !self.knows_its_closes(who, file, &name) => return None,
             Call::Process(..) => Owner::Process(who),
         };
@@ -165,7 +167,7 @@ impl World {
             What::Version(..) => (true, false),
             What::Staged { reads, writes, .. } => (*reads, *writes),
             What::Lines(lines) => (lines.reads(), true),
-            What::Unknown => return None,
+            What::Direct { .. } | What::Unknown => return None,
         };
         if !call.is_flock() && !(if alone { writes } else { reads }) {
             return Some(Err("EBADF"));
@@ -278,7 +280,12 @@ impl World {
             return None;
         }
         for id in written {
-            self.commit_so_far(id, name);
+            let refused = self.refuses(name, &self.txns[&id].content)?;
+            if refused && !self.txns[&id].failed {
+                let _ = self.refuse(name);
+            } else {
+                self.commit_so_far(id, name);
+            }
         }
         Some(())
     }

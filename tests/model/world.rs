@@ -1,9 +1,14 @@
-//! The contract (C1 to C7, C9 to C12, C18) in the simplest data structures that can hold it: names with
-//! whole contents, and transactions with private ones. Knows nothing of daemons, journals or nodes.
+//! The contract (C1 to C12, C14 to C16, C18, C21, C22) in the simplest data structures that can hold
+//! it: names with whole contents, and transactions with private ones. Knows nothing of daemons,
+//! journals or nodes.
 //!
 //! Where the contract leaves the outcome of an end open (a killed writer had called fsync, say),
 //! [`World::open_ends`] lists what may be found, and [`World::settle`] takes what was.
 
+pub mod attributes;
+mod direct;
+mod documents;
+mod guards;
 mod lines;
 pub mod locks;
 mod queue;
@@ -35,6 +40,10 @@ struct File {
     file: u32,
     /// When it took its name.
     since: u32,
+    /// The version that it was committed in the place of.
+    after: Option<u32>,
+    /// Permissions, if somebody has set them.
+    mode: Option<u32>,
     content: Content,
 }
 
@@ -92,11 +101,14 @@ struct Txn {
     holds_slot: bool,
     /// Number of the file it was opened on.
     base: Option<u32>,
+    /// That file's permissions.
+    mode: Option<u32>,
     changed: bool,
     /// The name was emptied through its path by a process that saw this content there, and
     /// nothing has been written here since.
     outdated: bool,
-    exclusive: bool,
+    /// It is of a new file, and was not to empty one.
+    creates: bool,
     /// A new file whose first complete line is its first version (C10).
     stream: bool,
     claim: bool,
@@ -135,6 +147,12 @@ enum What {
         writes: bool,
     },
     Lines(Lines),
+    /// In direct mode: the file's number.
+    Direct {
+        number: u32,
+        reads: bool,
+        writes: bool,
+    },
     /// What it reads is not known any more.
     Unknown,
 }
@@ -187,6 +205,8 @@ pub struct World {
     pub open_ends: BTreeMap<Slot, Vec<Option<Content>>>,
     /// Contents that must be in rejected.
     pub rejected: Vec<Content>,
+    /// Whether names tell of an error (C22), as far as that is known.
+    errors: BTreeMap<Slot, bool>,
 }
 
 fn splice(content: &mut Content, at: usize, data: &[u8]) {
@@ -212,6 +232,7 @@ impl World {
             late: false,
             open_ends: BTreeMap::new(),
             rejected: Vec::new(),
+            errors: BTreeMap::new(),
         }
     }
 
@@ -285,7 +306,7 @@ impl World {
     /// under its name.
     fn holds_nothing(&self, id: u32) -> bool {
         let txn = &self.txns[&id];
-        txn.outdated || ((txn.exclusive || txn.stream) && !txn.edit && !txn.changed)
+        txn.outdated || (txn.creates && !txn.edit && !txn.changed)
     }
 
     /// And somebody has.
@@ -383,6 +404,15 @@ impl World {
             What::Staged { .. } if description.elsewhere => None,
             What::Staged { txn, .. } => Some(self.txns[txn].content.len().to_string().into_bytes()),
             What::Lines(lines) => self.read_lines(lines),
+            What::Direct { number, reads, .. } => {
+                let content = self.content_in_place(*number);
+                let len = content.len().to_string();
+                Some(if *reads {
+                    content.clone()
+                } else {
+                    len.into_bytes()
+                })
+            }
             What::Unknown => None,
         }
     }
@@ -394,7 +424,9 @@ impl World {
             for (slot, (description, _)) in &process.slots {
                 let writes = matches!(
                     self.descriptions[description].what,
-                    What::Staged { writes: true, .. } | What::Lines(_)
+                    What::Staged { writes: true, .. }
+                        | What::Direct { writes: true, .. }
+                        | What::Lines(_)
                 );
                 if writes || !writing {
                     all.push((*who, slot.clone()));
@@ -433,6 +465,9 @@ impl World {
             Ok(slot) => slot,
             Err(errno) => return Some(Err(errno)),
         };
+        if self.is_direct(&slot) {
+            return self.open_direct(who, slot, mode, name, cloexec);
+        }
         let seen = self.look(who, &slot);
         let hidden = self.at(&slot).next().is_some();
         let content = match (mode, seen) {
@@ -488,18 +523,21 @@ impl World {
     fn begin(&mut self, who: u32, slot: Slot, mode: Mode, content: Content) -> u32 {
         let id = self.number();
         let base = self.files.get(&slot).map(|f| f.number);
+        let guarded = guards::is_guarded(&slot);
         let txn = Txn {
+            mode: self.files.get(&slot).and_then(|f| f.mode),
             slot,
             base,
             order: id,
             content,
-            edit: mode.edits(),
+            // Where a guard wants whole documents, an append is an edit of a copy (C10).
+            edit: mode.edits() || (guarded && mode.appends() && base.is_some()),
             holds_slot: false,
             changed: false,
             outdated: false,
-            exclusive: mode == Mode::Exclusive,
-            stream: mode.appends(),
-            claim: mode == Mode::Exclusive,
+            creates: mode == Mode::Exclusive || (mode.appends() && base.is_none()),
+            stream: mode.appends() && !guarded,
+            claim: mode == Mode::Exclusive && !guarded,
             discarded: false,
             done: false,
             failed: false,
@@ -524,6 +562,7 @@ impl World {
             What::Version(number, _) => self.files.values().find(|f| f.number == *number),
             What::Staged { txn, .. } => self.files.get(&self.txns[txn].slot),
             What::Lines(lines) => lines.slot().and_then(|slot| self.files.get(slot)),
+            What::Direct { number, .. } => self.files.values().find(|f| f.number == *number),
             What::Unknown => None,
         };
         let of = of.map(|f| f.file);
@@ -565,6 +604,9 @@ impl World {
     /// Writes at an offset, or at the description's position. `false`: not to be tried.
     pub fn write(&mut self, who: u32, slot: &str, at: Option<usize>, data: &[u8]) -> bool {
         let (description, _) = self.processes[&who].slots[slot];
+        if self.write_direct(description, at, data) {
+            return true;
+        }
         let Some(id) = self.staged_by(description) else {
             self.write_lines(who, description, data);
             return true;
@@ -598,11 +640,17 @@ impl World {
     /// Whether a write beyond all limits fails through this descriptor: O_APPEND goes by no offset.
     pub fn can_fail(&self, who: u32, slot: &str) -> bool {
         let (description, _) = self.processes[&who].slots[slot];
-        !self.descriptions[&description].appends
+        let description = &self.descriptions[&description];
+        !description.appends && !matches!(description.what, What::Direct { .. })
     }
 
     /// `false`: not to be tried.
     pub fn truncate(&mut self, who: u32, slot: &str, len: usize) -> bool {
+        let (description, _) = self.processes[&who].slots[slot];
+        if let What::Direct { number, .. } = self.descriptions[&description].what {
+            self.change_in_place(number, |content| content.resize(len, 0));
+            return true;
+        }
         let Some(id) = self.staged(who, slot).or_else(|| self.leave(who, slot)) else {
             return false;
         };
@@ -611,8 +659,12 @@ impl World {
     }
 
     /// truncate(2): a transaction of its own, unless the process has one open.
-    pub fn truncate_path(&mut self, who: u32, path: &str, len: usize) -> Told {
-        let slot = self.slot(who, path)?;
+    /// `None`: not to be tried.
+    pub fn truncate_path(&mut self, who: u32, path: &str, len: usize) -> Option<Told> {
+        let slot = match self.slot(who, path) {
+            Ok(slot) => slot,
+            Err(errno) => return Some(Err(errno)),
+        };
         let seen = self.look(who, &slot);
         if let Some(id) = self.own(who, &slot).or_else(|| self.claim(&slot)) {
             let txn = self.txns.get_mut(&id).expect("it is there");
@@ -623,17 +675,26 @@ impl World {
             if let Some(states) = &mut txn.synced {
                 states.push(now);
             }
-            return Ok(());
+            return Some(Ok(()));
         }
-        match seen {
+        Some(match seen {
             Found::Nothing => Err("ENOENT"),
             Found::Dir(_) => Err("EISDIR"),
+            Found::File(_) if self.is_direct(&slot) => {
+                let number = self.files[&slot].number;
+                self.change_in_place(number, |content| content.resize(len, 0));
+                Ok(())
+            }
             Found::File(mut content) => {
                 content.resize(len, 0);
+                if self.refuses(&slot, &content)? {
+                    self.reject(content);
+                    return Some(self.refuse(&slot));
+                }
                 self.commit(&slot, content);
                 Ok(())
             }
-        }
+        })
     }
 
     pub fn fsync(&mut self, who: u32, slot: &str) {
@@ -740,10 +801,10 @@ impl World {
             self.vanished(&txn.slot).is_err()
         });
         let told = self.let_go(description);
-        let told = if spoilt { Err("EFBIG") } else { told };
-        let early = early && (told.is_ok() || unlinked);
+        let told = if spoilt { Some(Err("EFBIG")) } else { told };
+        let early = early && (told.is_none_or(|told| told.is_ok()) || unlinked);
         let open = mapped || early || (spoilt && unlinked);
-        (!open).then_some(told)
+        told.filter(|_| !open)
     }
 
     pub fn unmap(&mut self, who: u32, map: &str) {
@@ -752,19 +813,19 @@ impl World {
         let _ = self.let_go(description);
     }
 
-    /// One reference is gone; what follows if it was the last.
-    fn let_go(&mut self, description: u32) -> Told {
+    /// One reference is gone; what follows if it was the last. `None`: it is not said.
+    fn let_go(&mut self, description: u32) -> Option<Told> {
         let held = |p: &Process| {
             p.slots.values().any(|(d, _)| *d == description)
                 || p.maps.values().any(|d| *d == description)
         };
         if self.processes.values().any(held) {
-            return Ok(());
+            return Some(Ok(()));
         }
         self.unlock_description(description);
         let Some(id) = self.staged_by(description) else {
             self.descriptions.remove(&description);
-            return Ok(());
+            return Some(Ok(()));
         };
         self.descriptions.remove(&description);
         if self
@@ -772,7 +833,7 @@ impl World {
             .keys()
             .any(|d| self.staged_by(*d) == Some(id))
         {
-            return Ok(());
+            return Some(Ok(()));
         }
         self.finish(id)
     }
@@ -786,17 +847,24 @@ impl World {
         }
     }
 
-    fn finish(&mut self, id: u32) -> Told {
+    fn reject(&mut self, content: Content) {
+        if !content.is_empty() {
+            self.rejected.push(content);
+        }
+    }
+
+    fn finish(&mut self, id: u32) -> Option<Told> {
         let txn = self.txns.get_mut(&id).expect("it is there");
         txn.done = true;
         if txn.discarded || (txn.edit && !txn.changed) {
-            return Ok(());
+            return Some(Ok(()));
         }
         if self.is_moot(id) {
-            return Ok(());
+            return Some(Ok(()));
         }
         let txn = &self.txns[&id];
-        let content = txn.content.clone();
+        let (slot, content) = (txn.slot.clone(), txn.content.clone());
+        let refused = self.refuses(&slot, &content);
         let mut ends: Vec<Option<Content>> = Vec::new();
         if txn.killed != Killed::Yes && !txn.failed {
             ends.push(Some(content.clone()));
@@ -804,7 +872,8 @@ impl World {
         if txn.killed == Killed::Maybe {
             ends.push(None);
         }
-        if txn.killed == Killed::Yes || txn.failed {
+        let aborts = txn.killed == Killed::Yes || txn.failed;
+        if aborts || (refused != Some(false) && txn.synced.is_some()) {
             match &txn.synced {
                 Some(states) => {
                     ends.extend(states.iter().cloned().map(Some));
@@ -821,15 +890,28 @@ impl World {
                 ends.push(None);
             }
         }
-        let vanished = self.vanished(&txn.slot);
+        let (failed, survives) = (txn.failed, !aborts && txn.synced.is_none());
+        ends = self.permitted(&slot, ends);
+        let vanished = self.vanished(&slot);
         if vanished.is_err() {
             ends = vec![None];
         }
-        let told = if txn.failed { Err("EFBIG") } else { vanished };
-        if ends == [None] && !content.is_empty() {
-            self.rejected.push(content);
+        let told = match refused {
+            _ if failed => Some(Err("EFBIG")),
+            _ if vanished.is_err() => Some(vanished),
+            Some(true) => Some(Err("EBADMSG")),
+            Some(false) => Some(Ok(())),
+            None => None,
+        };
+        if told == Some(Err("EBADMSG")) && survives {
+            let _ = self.refuse(&slot);
+        } else {
+            self.errors.remove(&slot);
         }
-        self.ended.push((id, self.txns[&id].slot.clone(), ends));
+        if ends == [None] {
+            self.reject(content);
+        }
+        self.ended.push((id, slot, ends));
         told
     }
 
@@ -845,6 +927,9 @@ impl World {
         }
         for (slot, all) in by_slot {
             let unchanged = all.iter().all(|ends| ends.contains(&None));
+            if all.len() > 1 {
+                self.errors.remove(&slot);
+            }
             let mut ends: Vec<_> = all.concat();
             ends.retain(|end| end.is_some() || unchanged);
             ends.dedup();
@@ -897,13 +982,18 @@ impl World {
     fn commit(&mut self, slot: &Slot, content: Content) {
         let number = self.number();
         let since = number;
-        let file = self.files.get(slot).map_or(number, |old| old.file);
+        let old = self.files.get(slot);
+        let file = old.map_or(number, |old| old.file);
+        let after = old.map(|old| old.number);
+        let mode = old.and_then(|old| old.mode);
         self.replace(
             slot,
             File {
                 number,
                 file,
                 since,
+                after,
+                mode,
                 content,
             },
         );
@@ -912,7 +1002,13 @@ impl World {
     /// A version takes a name; nobody's claim on it stands any longer.
     fn replace(&mut self, slot: &Slot, mut file: File) {
         file.since = self.number();
-        self.files.insert(slot.clone(), file);
+        self.errors.insert(slot.clone(), false);
+        let number = file.number;
+        if let Some(old) = self.files.insert(slot.clone(), file)
+            && old.number != number
+        {
+            self.nameless.insert(old.number, old.content);
+        }
         for txn in self.txns.values_mut().filter(|t| t.slot == *slot) {
             txn.claim = false;
         }
@@ -1014,6 +1110,7 @@ impl World {
                 continue;
             }
             let (content, claim) = (txn.content.clone(), txn.claim);
+            let staged = content.clone();
             let mut ends: Vec<Option<Content>> = match &txn.synced {
                 Some(states) => states.iter().cloned().map(Some).collect(),
                 None if claim => vec![Some(content.clone())],
@@ -1027,12 +1124,19 @@ impl World {
             if mapped_only {
                 ends.extend([None, Some(content), txn.at_close.clone()]);
             }
-            if self.vanished(&txn.slot).is_err() {
+            let slot = txn.slot.clone();
+            let is_left = !mapped_only && !txn.unwritten && !txn.outdated;
+            let is_left = is_left && txn.synced.is_none() && !claim;
+            ends = self.permitted(&slot, ends);
+            if self.vanished(&slot).is_err() {
                 ends = vec![None];
             }
-            let slot = txn.slot.clone();
+            if is_left {
+                self.reject(staged);
+            }
             self.ended.push((id, slot, ends));
         }
+        self.forget_errors();
         self.txns.clear();
         self.locks.clear();
         self.descriptions.clear();
@@ -1040,6 +1144,11 @@ impl World {
             process.slots.clear();
             process.maps.clear();
         }
+    }
+
+    /// Errors are the daemon's memory.
+    pub fn forget_errors(&mut self) {
+        self.errors.clear();
     }
 
     // Names.
@@ -1061,8 +1170,14 @@ impl World {
             return Err("EISDIR");
         }
         let content = txn.content.clone();
+        if self.refuses(to, &content) != Some(false) {
+            return self.refuse(to);
+        }
         self.txns.get_mut(&id).expect("it is there").synced = None;
+        let mode = self.txns[&id].mode;
         self.commit(to, content);
+        // The file that takes the name brings its own.
+        self.files.get_mut(to).expect("just made").mode = mode;
         Ok(())
     }
 
@@ -1104,9 +1219,29 @@ impl World {
         }
     }
 
+    /// A rename that replaces nothing.
+    pub fn rename_new(&mut self, who: u32, from: &str, to: &str) -> Option<Told> {
+        let slots = self
+            .slot(who, from)
+            .and_then(|a| Ok((a, self.slot(who, to)?)));
+        match slots {
+            Err(errno) => Some(Err(errno)),
+            Ok((source, _)) if self.look(who, &source) == Found::Nothing => Some(Err("ENOENT")),
+            Ok((_, target)) if self.look(who, &target) != Found::Nothing => Some(Err("EEXIST")),
+            Ok(_) => self.rename(who, from, to),
+        }
+    }
+
     fn rename_file(&mut self, who: u32, source: &Slot, target: &Slot) -> Option<Told> {
         // Who waits for it may come in before the name is gone.
         if self.is_waited_for_by_name(source) {
+            return None;
+        }
+        // Of what becomes of those who have it open in the other mode.
+        let direct = [source, target]
+            .into_iter()
+            .any(|slot| self.is_direct(slot));
+        if direct && (self.is_in_use(source) || self.is_in_use(target)) {
             return None;
         }
         // What a lock belongs to then is another test's.
@@ -1115,6 +1250,15 @@ impl World {
         }
         // It has the other name still, and no rule about who adds to it (C10).
         if source != target && self.unnames_appenders_of_a_linked_file(target) {
+            return None;
+        }
+        let open = self.own(who, source).or_else(|| self.claim(source));
+        let refused = match open {
+            Some(id) => self.refuses(target, &self.txns[&id].content),
+            None => self.refuses(target, &self.files[source].content),
+        };
+        let refused = refused?;
+        if guards::is_guarded(target) && self.is_added_to(source) {
             return None;
         }
         if let Some(id) = self.own(who, source)
@@ -1154,6 +1298,9 @@ impl World {
         }
         if let Found::Dir(_) = self.current(target) {
             return Some(Err("EISDIR"));
+        }
+        if refused && source != target {
+            return Some(self.refuse(target));
         }
         let mut file = self.files[source].clone();
         if self
@@ -1226,10 +1373,14 @@ impl World {
                 return None;
             }
             if !(untouched && txn.base == current) {
+                self.refuses(&target, &txn.content)?;
                 return Some(self.publish(id, &target));
             }
         }
         let file = self.files[&source].clone();
+        if self.refuses(&target, &file.content)? {
+            return Some(self.refuse(&target));
+        }
         self.replace(&target, file);
         Some(Ok(()))
     }
@@ -1253,6 +1404,7 @@ impl World {
         }
         let lost = self.files.remove(&slot);
         self.unname(&slot, lost);
+        self.errors.remove(&slot);
         Some(Ok(()))
     }
 

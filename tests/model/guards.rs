@@ -1,0 +1,134 @@
+//! Guards (C21): under the name of a JSON document only a whole one takes the place of another.
+//! And the error that stays on the name of what was refused (C22).
+
+use serde_json::{Deserializer, Value};
+
+use super::{Content, Slot, Told, World};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Whole,
+    Empty,
+    /// It breaks off.
+    Half,
+    /// It doesn't begin like JSON.
+    Foreign,
+    /// It begins like JSON, or with a hole, and goes on as something else: half a document, or
+    /// none.
+    Odd,
+}
+
+fn kind(content: &[u8]) -> Kind {
+    let text = content.trim_ascii_start();
+    let Some(first) = text.first() else {
+        return Kind::Empty;
+    };
+    if *first == 0 {
+        return Kind::Odd;
+    }
+    if !b"{[\"-0123456789".contains(first) {
+        return Kind::Foreign;
+    }
+    let mut values = Deserializer::from_slice(text).into_iter::<Value>();
+    match values.find_map(Result::err) {
+        None => Kind::Whole,
+        Some(error) if error.is_eof() => Kind::Half,
+        Some(_) => Kind::Odd,
+    }
+}
+
+pub(super) fn is_guarded(slot: &Slot) -> bool {
+    slot.1.ends_with(".json")
+}
+
+pub(super) fn is_no_document(content: &[u8]) -> bool {
+    matches!(kind(content), Kind::Half | Kind::Foreign)
+}
+
+impl World {
+    /// Whether the guard of a name refuses content; `None` where that is not said.
+    pub(super) fn refuses(&self, slot: &Slot, content: &[u8]) -> Option<bool> {
+        if !is_guarded(slot) {
+            return Some(false);
+        }
+        let current = self.files.get(slot).map(|file| kind(&file.content));
+        let over_whole = current == Some(Kind::Whole);
+        match kind(content) {
+            Kind::Whole => Some(false),
+            Kind::Half => Some(true),
+            Kind::Empty | Kind::Foreign => Some(over_whole),
+            Kind::Odd => over_whole.then_some(true),
+        }
+    }
+
+    /// What may be found under a name at the end of a transaction, with its guard's consent.
+    pub(super) fn permitted(
+        &self,
+        slot: &Slot,
+        ends: Vec<Option<Content>>,
+    ) -> Vec<Option<Content>> {
+        let mut left = Vec::new();
+        let mut is_sure = true;
+        for end in ends {
+            let refused = end.as_ref().map_or(Some(false), |c| self.refuses(slot, c));
+            is_sure &= refused.is_some();
+            if refused != Some(true) {
+                left.push(end);
+            }
+        }
+        if left.is_empty() || !is_sure {
+            left.push(None);
+        }
+        left
+    }
+
+    /// A name's guard has refused something, and says so there until the next version comes.
+    pub(super) fn refuse(&mut self, slot: &Slot) -> Told {
+        self.errors.insert(slot.clone(), true);
+        Err("EBADMSG")
+    }
+
+    /// Whether an error stands on a name that everybody sees; `None` where that is not said.
+    pub fn has_error(&self, path: &str) -> Option<bool> {
+        let slot = self.slot(super::STRANGER, path).ok()?;
+        let number = self.files.get(&slot)?.number;
+        let names = self.files.values().filter(|f| f.number == number).count();
+        let error = self.errors.get(&slot).copied();
+        error.filter(|_| names == 1 && self.claim(&slot).is_none())
+    }
+
+    /// Two names change their files; `None`: not to be tried.
+    pub fn exchange(&mut self, who: u32, from: &str, to: &str) -> Option<Told> {
+        let slots = self
+            .slot(who, from)
+            .and_then(|a| Ok((a, self.slot(who, to)?)));
+        let (one, other) = match slots {
+            Ok(both) => both,
+            Err(errno) => return Some(Err(errno)),
+        };
+        let in_use = |slot: &Slot| self.is_in_use(slot) || self.dirs.contains_key(&slot.1);
+        if in_use(&one) || in_use(&other) {
+            return None;
+        }
+        let (Some(first), Some(second)) = (self.files.get(&one), self.files.get(&other)) else {
+            return Some(Err("ENOENT"));
+        };
+        let (mut first, mut second) = (first.clone(), second.clone());
+        if first.number == second.number {
+            return Some(Ok(()));
+        }
+        let is_linked = |file: u32| self.files.values().filter(|f| f.file == file).count() > 1;
+        if is_linked(first.file) || is_linked(second.file) {
+            return None;
+        }
+        for (slot, content) in [(&other, &first.content), (&one, &second.content)] {
+            if self.refuses(slot, content)? {
+                return Some(self.refuse(slot));
+            }
+        }
+        (first.file, second.file) = (self.number(), self.number());
+        self.replace(&other, first);
+        self.replace(&one, second);
+        Some(Ok(()))
+    }
+}
