@@ -1613,3 +1613,12 @@ fn who_has_written_whole_lines_before_takes_no_unfinished_one_along() {
     let synced = [Write(1, 3), Fsync(0), Write(0, 3), Kill(3, true)];
     holds(&[shared.as_slice(), &synced].concat());
 }
+
+#[test]
+fn half_a_document_that_has_lost_its_name_is_closed_without_an_error() {
+    let program = [Open(0, 0, Mode::Rewrite, false), Unlink(0, 0), Write(0, 10)];
+    holds_with(
+        Theme::Documents,
+        &[program.as_slice(), &[Close(0)]].concat(),
+    );
+}

@@ -191,7 +191,9 @@ impl Engine {
                 // Only the last close may say so: an earlier one of a shell group must not.
                 let told = sure || !matches!(abort, Abort::Guard(_) | Abort::Conflict);
                 let errno = abort.errno();
-                let silent = matches!(abort, Abort::Discarded | Abort::Killed { .. });
+                // Nobody is to see what has lost its name, whole or not.
+                let unseen = txn.discarded && matches!(abort, Abort::Guard(_));
+                let silent = unseen || matches!(abort, Abort::Discarded | Abort::Killed { .. });
                 txn.verdict = Some(abort);
                 if told && !silent { Err(errno) } else { Ok(()) }
             }
