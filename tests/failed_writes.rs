@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::{Actor, Disk, Mount, assert_content, assert_errno, stamped};
@@ -259,4 +260,85 @@ fn nothing_is_acknowledged_that_only_a_nameless_journal_knows() {
         format!("{saved}").as_bytes(),
         "the last that was acknowledged",
     );
+}
+
+/// Fills the disk with files of the sizes that fit still. Gives what was acknowledged.
+fn fill(m: &Mount) -> BTreeMap<String, Vec<u8>> {
+    let mut actor = Actor::new();
+    let mut saved = BTreeMap::new();
+    for size in [2_000_000, 300_000, 3_000, 300] {
+        for n in 0..400 {
+            // A long name: its directory grows with few files.
+            let name = format!("f{size}-{n}-{}", "x".repeat(120));
+            let content = vec![b'a' + (n % 26) as u8; size];
+            if actor.save(&m.path(&name), &content).is_err() {
+                break;
+            }
+            saved.insert(name, content);
+        }
+    }
+    saved
+}
+
+#[track_caller]
+fn assert_all_there(saved: &BTreeMap<String, Vec<u8>>, read: impl Fn(&str) -> Option<Vec<u8>>) {
+    let missing: Vec<_> = saved
+        .iter()
+        .filter(|(name, content)| read(name).as_ref() != Some(content))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "{} of {}: {missing:?}",
+        missing.len(),
+        saved.len()
+    );
+}
+
+#[test]
+fn what_was_saved_before_the_disk_was_full_outlives_daemon_and_mount() {
+    need_root!();
+    let mut m = on_a_small_disk!();
+    let saved = fill(&m);
+    assert!(saved.len() > 10, "{}", saved.len());
+    assert_all_there(&saved, |name| m.read(name));
+    m.kill_daemon();
+    m.remount();
+    assert_all_there(&saved, |name| m.read(name));
+    m.unmount();
+    assert_all_there(&saved, |name| std::fs::read(m.backing().join(name)).ok());
+}
+
+#[test]
+fn what_is_rejected_on_a_full_disk_is_kept_with_its_name_and_reason() {
+    need_daemon!();
+    let full = format!("reject-meta:{}:1", libc::ENOSPC);
+    let m = mount!(Mount::options().env("COMMITFS_FAIL_AT", full));
+    Actor::new()
+        .save(&m.path("f.json"), "{")
+        .expect_err("half a document");
+    let listed = m.command(&["rejected", "list"]).ok().out;
+    assert!(listed.contains("f.json  guard json"), "{listed}");
+}
+
+#[test]
+fn an_unmount_that_would_leave_commits_behind_is_refused_and_says_what_to_do() {
+    need_daemon!();
+    let full = format!("apply:{}:1000000", libc::ENOSPC);
+    let mut m = mount!(Mount::options().env("COMMITFS_FAIL_AT", full));
+    m.save("f", "saved");
+    let refused = m.command(&["umount"]);
+    assert_eq!(refused.code, Some(4), "{refused:#?}");
+    for word in ["1 commits", "No space left", "make room", "--force"] {
+        assert!(refused.err.contains(word), "{refused:#?}");
+    }
+    assert_content(m.read("f"), b"saved", "still mounted");
+    let status = m.command(&["status"]);
+    assert!(status.out.contains("CAN'T BE PUT IN PLACE"), "{status:#?}");
+    m.command(&["umount", "--force"]).ok();
+    m.reap_daemon(Duration::from_secs(10));
+    assert!(!m.backing().join("f").exists());
+    m.clear_env();
+    m.remount();
+    assert_content(m.read("f"), b"saved", "the next mount puts it in place");
 }

@@ -49,7 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let rules = super::mount::load_rules(arguments.rules.as_deref(), backing)?;
     if arguments.recover {
         let recovered =
-            recovery::recover(&store, &rules).map_err(|e| Failure::new(exit::DAMAGED, e))?;
+            recovery::recover(&store, &rules).map_err(super::mount::recovery_failure)?;
         println!("versions put in place: {}", recovered.applied);
         println!("contents moved to rejected: {}", recovered.rejected);
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use rustix::io::Errno;
 
 use super::options::Options;
 use super::{Failure, exit};
@@ -18,6 +19,7 @@ use crate::sys::background::{self, Outcome, ReadyWriter};
 use crate::sys::mount::{self as sysmount, FsKind, MountError, MountRequest};
 use crate::sys::{failpoint, proc, signals};
 use crate::txn::recovery::{RecoveryError, recover};
+use crate::types::errno_of;
 
 /// When a commit survives a power cut.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -366,13 +368,32 @@ fn serve(plan: &Plan, writer: Option<ReadyWriter>) -> Served<()> {
     }
 }
 
+pub(super) fn recovery_failure(error: RecoveryError) -> Failure {
+    let code = match &error {
+        RecoveryError::Journal { .. } => exit::DAMAGED,
+        RecoveryError::Io { .. } | RecoveryError::Full { .. } => exit::REFUSED,
+    };
+    Failure::new(code, error)
+}
+
 fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure> {
     let refused = |e: std::io::Error| Failure::new(exit::REFUSED, e);
     signals::block().map_err(refused)?;
     let descriptors = background::raise_nofile_limit();
     let store = Store::open(&plan.backing).map_err(store_failure)?;
-    let renames = sysmount::has_rename_semantics(store.state.as_fd())
-        .map_err(|e| Failure::new(exit::BAD_INPUT, format!("{}: {e}", plan.backing.display())))?;
+    let renames = store
+        .with_reserve(|| {
+            sysmount::has_rename_semantics(store.state.as_fd()).map_err(|e| errno_of(&e))
+        })
+        .map_err(|e| {
+            let hint = match e {
+                Errno::NOSPC | Errno::DQUOT => {
+                    "; make room on this disk and mount again: what was committed waits in .commitfs"
+                }
+                _ => "",
+            };
+            Failure::new(exit::BAD_INPUT, format!("{}: {e}{hint}", plan.backing.display()))
+        })?;
     if !renames {
         return Err(Failure::new(
             exit::BAD_INPUT,
@@ -383,13 +404,7 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
         ));
     }
     let rules = load_rules(plan.rules_file.as_deref(), &plan.backing)?;
-    let recovered = recover(&store, &rules).map_err(|e| {
-        let code = match &e {
-            RecoveryError::Journal { .. } => exit::DAMAGED,
-            RecoveryError::Io { .. } => exit::REFUSED,
-        };
-        Failure::new(code, e)
-    })?;
+    let recovered = recover(&store, &rules).map_err(recovery_failure)?;
     store
         .record_pid(std::process::id())
         .map_err(|e| refused(e.into()))?;
@@ -399,6 +414,12 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
             plan.backing.display(),
             recovered.applied,
             recovered.rejected
+        );
+    }
+    if let Err(e) = store.keep_reserve() {
+        log::warn!(
+            "{}: nothing can be saved until there is room: {e}",
+            plan.backing.display()
         );
     }
     // Before the mount stands: it starts a process and kills it.

@@ -85,6 +85,11 @@ fn for_people(s: &Value) -> String {
             "COMMITS CAN'T BE MADE DURABLE: {failed}; unmount, look at the disk, mount again\n"
         );
     }
+    if let Some(stuck) = s["stuck"].as_str() {
+        out += &format!(
+            "COMMITS CAN'T BE PUT IN PLACE: {stuck}; they are kept in .commitfs, make room on the disk\n"
+        );
+    }
     let detection = &s["killed_writer_detection"];
     out += &match detection["on"].as_bool() {
         Some(true) => "killed-writer detection: on\n".to_owned(),

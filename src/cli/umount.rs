@@ -68,6 +68,7 @@ fn ask(
     command: &Command,
     arguments: &Arguments,
 ) -> Result<(), Failure> {
+    let mut told = false;
     loop {
         let answer = match control::send(&mount.mount_point, command) {
             Ok(answer) => answer,
@@ -80,6 +81,13 @@ fn ask(
         }
         if !arguments.wait {
             return Err(refusal(&mount.mount_point, &answer));
+        }
+        if answer.open.is_empty() && !told {
+            eprintln!(
+                "{}; waiting for that",
+                refusal(&mount.mount_point, &answer).message
+            );
+            told = true;
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -153,6 +161,14 @@ fn is_gone(mount: &sysmount::MountEntry) -> std::io::Result<bool> {
 }
 
 fn refusal(mountpoint: &std::path::Path, answer: &Answer) -> Failure {
+    if answer.open.is_empty() {
+        let why = answer.error.as_deref().unwrap_or("the daemon refuses");
+        let text = format!(
+            "{}: not unmounted, {why}; make room on its disk, or use --force: the next mount puts them in place",
+            mountpoint.display()
+        );
+        return Failure::new(exit::BUSY, text);
+    }
     let mut text = format!(
         "{}: not unmounted, there are open transactions:",
         mountpoint.display()

@@ -1061,9 +1061,14 @@ impl Engine {
             self.happened
                 .wait_for(&mut state, std::time::Duration::from_millis(100));
         }
-        while !state.pending.is_empty() && state.drain.failed.is_none() {
+        while !state.pending.is_empty() && state.drain.failed.or(state.drain.stuck).is_none() {
             self.happened
                 .wait_for(&mut state, std::time::Duration::from_millis(100));
+        }
+        if let (Some(e), waiting @ 1..) = (state.drain.stuck, state.pending.iter().count()) {
+            log::error!(
+                "{waiting} commits can't be put in place: {e}; they are kept in .commitfs, and the next mount does it"
+            );
         }
         if state.pending.is_empty() {
             self.rotate(&mut state);

@@ -206,6 +206,9 @@ impl Engine {
             Ok(stuck) => {
                 state.drain.stuck = stuck;
                 self.after_round(&mut state, &round);
+                if stuck.is_none() {
+                    self.store.keep_reserve().ok();
+                }
             }
             Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => {
                 log::error!("commits wait for space on the disk: {errno}");

@@ -114,6 +114,8 @@ pub struct Status {
     pub pending: usize,
     /// Why commits can't be made durable, if they can't.
     pub failed: Option<String>,
+    /// Why commits can't be put in place for now; they are kept, and it is tried again.
+    pub stuck: Option<String>,
     /// Rejected content.
     pub rejected: RejectedSum,
     /// Updates overwritten by who had not seen them, by path, where no rule keeps them.
@@ -174,6 +176,7 @@ impl Engine {
             },
             pending: state.pending.len(),
             failed: state.drain.failed.map(|e| e.to_string()),
+            stuck: state.drain.stuck.map(|e| e.to_string()),
             rejected: RejectedSum {
                 count: rejected.len(),
                 bytes: rejected.iter().map(|r| r.len).sum(),

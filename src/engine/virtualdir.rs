@@ -282,6 +282,20 @@ impl Engine {
 
     /// Unmounts unless open transactions stand against it (C20).
     pub fn ask_unmount(self: &Arc<Self>, force: bool, check: bool) -> Answer {
+        let placed = if force || check {
+            Ok(())
+        } else {
+            self.drain_all()
+        };
+        if let Err(e) = placed {
+            // The plain files would be older than what programs have been told is saved.
+            let waiting = self.lock().pending.iter().count();
+            return Answer {
+                ok: false,
+                error: Some(format!("{waiting} commits can't be put in place: {e}")),
+                open: Vec::new(),
+            };
+        }
         let open = {
             let mut state = self.lock();
             let open = self.open_transactions(&state);

@@ -11,6 +11,7 @@
 //! Everything here goes through descriptors opened before the mount covers the directory.
 
 mod rejected;
+mod reserve;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -92,6 +93,7 @@ pub struct Store {
     /// `.commitfs/rejected`
     pub rejected: OwnedFd,
     lock: File,
+    reserve: reserve::Reserve,
 }
 
 /// Name of a staging or rejected file.
@@ -161,6 +163,7 @@ impl Store {
             staging,
             rejected,
             lock,
+            reserve: reserve::Reserve::default(),
         })
     }
 
@@ -341,7 +344,7 @@ impl Store {
     /// Moves a staging file to its name in the backing directory, over whatever file is there.
     pub fn apply(&self, id: TxnId, dir: impl AsFd, name: &OsStr) -> Result<(), Errno> {
         crate::sys::failpoint::fail_point("apply")?;
-        rustix::fs::renameat(&self.staging, id_name(id), dir, name)
+        self.with_reserve(|| rustix::fs::renameat(&self.staging, id_name(id), &dir, name))
     }
 
     /// Removes a staging file; one that is already gone is fine.

@@ -58,19 +58,21 @@ impl Store {
     pub fn reject(&self, meta: &Rejected) -> Result<(), Errno> {
         let name = id_name(meta.id);
         let text = serde_json::to_vec_pretty(meta).map_err(|_| Errno::INVAL)?;
-        let written = rustix::fs::openat(
-            &self.rejected,
-            format!("{name}.meta"),
-            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-            Mode::from_raw_mode(0o600),
-        )
-        .and_then(|fd| {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let written = self.with_reserve(|| {
+            crate::sys::failpoint::fail_point("reject-meta")?;
+            let fd = rustix::fs::openat(
+                &self.rejected,
+                format!("{name}.meta"),
+                flags | OFlags::NOFOLLOW,
+                Mode::from_raw_mode(0o600),
+            )?;
             use std::io::Write;
             File::from(fd)
                 .write_all(&text)
                 .map_err(|e| crate::types::errno_of(&e))
         });
-        rustix::fs::renameat(&self.staging, &name, &self.rejected, &name)?;
+        self.with_reserve(|| rustix::fs::renameat(&self.staging, &name, &self.rejected, &name))?;
         written
     }
 

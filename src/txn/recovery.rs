@@ -38,6 +38,14 @@ pub enum RecoveryError {
         /// What is wrong with it.
         source: JournalError,
     },
+    /// There is no space for a journal, or for the names of what is put in place.
+    #[error(
+        "{path}: recovery needs room on this disk, up to 2 MiB; remove something and mount again: what was committed waits in .commitfs"
+    )]
+    Full {
+        /// The backing directory.
+        path: PathBuf,
+    },
     /// A file operation failed.
     #[error("{path}: recovery: {what}: {source}")]
     Io {
@@ -145,6 +153,32 @@ pub fn instance(root: impl AsFd) -> String {
 /// # Errors
 /// [`RecoveryError`]; a journal that can't be understood is left as it is.
 pub fn recover(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError> {
+    let full = |e: &RecoveryError| match e {
+        RecoveryError::Io { source, .. } => is_full(source),
+        RecoveryError::Journal {
+            source: JournalError::Io { source, .. },
+            ..
+        } => is_full(source),
+        RecoveryError::Journal { .. } | RecoveryError::Full { .. } => false,
+    };
+    let recovered = match recover_once(store, rules) {
+        // Recovery may end anywhere and begin again.
+        Err(e) if full(&e) && store.release_reserve() => recover_once(store, rules),
+        other => other,
+    };
+    recovered.map_err(|e| match full(&e) {
+        true => RecoveryError::Full {
+            path: store.path.clone(),
+        },
+        false => e,
+    })
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError> {
     let path = store.path.clone();
     let told = journal::read(store.state.as_fd()).map_err(|source| RecoveryError::Journal {
         path: path.clone(),
