@@ -308,8 +308,13 @@ fn rejected_content_can_be_listed_shown_and_restored() {
     let show = commitfs(["rejected", "show", directory, &rejected.id]).ok();
     mentions(&show, &[r#"{"lost": "hal"#]);
     assert_content(m.read("d"), b"old", "showing changes nothing");
-    commitfs(["rejected", "restore", directory, &rejected.id]).ok();
+    let refused = commitfs(["rejected", "restore", directory, &rejected.id]).fails();
+    assert!(refused.err.contains("--force"), "{refused:?}");
+    assert_content(m.read("d"), b"old", "what is there is not replaced unasked");
+    commitfs(["rejected", "restore", "--force", directory, &rejected.id]).ok();
     assert_content(m.read("d"), br#"{"lost": "hal"#, "restored");
+    let checked = commitfs(["check", directory]);
+    assert_eq!(checked.code, Some(4), "{checked:?}");
     commitfs(["rejected", "show", directory, "no-such-id"]).fails();
     commitfs(["rejected", "restore", directory, "../../escape"]).fails();
     let short = rejected.id.trim_start_matches('0');

@@ -33,6 +33,15 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let bad =
         |code, e: &dyn std::fmt::Display| Failure::new(code, format!("{}: {e}", backing.display()));
     let dir = File::open(backing).map_err(|e| control::unusable(backing, &e))?;
+    if let Ok(mount) = control::mount_of(backing) {
+        return Err(bad(
+            exit::BUSY,
+            &format!(
+                "it lies on the mount {}; unmount that first, then check",
+                mount.mount_point.display()
+            ),
+        ));
+    }
     if let Some(pid) = Store::lock_holder(dir.as_fd()) {
         return Err(bad(
             exit::BUSY,

@@ -43,6 +43,9 @@ pub fn mount_of(path: &Path) -> Result<MountEntry, Failure> {
     // The root itself needs no daemon to be found.
     match mount.mount_point.join(STATE_DIR).symlink_metadata() {
         Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => Err(bad(e)),
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => Err(bad(std::io::Error::other(
+            "only the user who has mounted it can ask its daemon",
+        ))),
         _ => Ok(mount),
     }
 }

@@ -39,7 +39,7 @@ enum Action {
         dir: PathBuf,
         /// Its id, as listed
         id: String,
-        /// Where to, instead of the path it was meant for; must not exist unless --force is given
+        /// Where to, instead of the path it was meant for; neither may exist unless --force is given
         to: Option<PathBuf>,
         /// Replace an existing file
         #[arg(long)]
@@ -134,16 +134,19 @@ fn open(dir: &Path, id: &str) -> Result<File, Failure> {
 fn restore(dir: &Path, id: &str, to: Option<&Path>, force: bool) -> Result<u8, Failure> {
     let mut from = open(dir, id)?;
     let to = match to {
-        Some(to) if to.symlink_metadata().is_ok() && !force => {
-            return Err(Failure::new(
-                exit::BAD_INPUT,
-                format!("{}: exists; --force replaces it", to.display()),
-            ));
-        }
         Some(to) => to.to_owned(),
-        // Back to where it belongs: asked for by name, so what stands there makes way.
         None => meant_for(dir, id)?,
     };
+    if to.symlink_metadata().is_ok() && !force {
+        return Err(Failure::new(
+            exit::BAD_INPUT,
+            format!(
+                "{}: exists; --force replaces it, or name another file: `commitfs rejected restore {} {id} FILE`",
+                to.display(),
+                dir.display()
+            ),
+        ));
+    }
     let bad = |e: std::io::Error| {
         let why = match e.raw_os_error() {
             Some(libc::EBADMSG) => format!(
