@@ -11,6 +11,7 @@ use std::time::Instant;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
+use super::append::by_lines;
 use super::merging::{Outcome, Save};
 use super::state::{Handle, Unseen};
 use super::{Durability, Engine, State};
@@ -21,7 +22,7 @@ use crate::namespace::Kind;
 use crate::rules::OnSignal;
 use crate::store::Rejected;
 use crate::sys::{at, failpoint, pidfd, proc};
-use crate::txn::{Abort, Flushed, Ready, Staging, Transaction};
+use crate::txn::{Abort, Begun, Flushed, Grown, Ready, Staging, Transaction};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns};
 
 impl Engine {
@@ -133,7 +134,11 @@ impl Engine {
     pub(super) fn prepare(&self, id: TxnId, staging: &Arc<Staging>, pid: u32) -> OpResult<()> {
         let watched = {
             let state = self.lock();
-            let txn = state.txns.get(&id).filter(|t| Engine::watches(&t.policy));
+            // Until the commit, others neither merge nor add to what is replaced.
+            let is_bound = |t: &&Transaction| {
+                Engine::watches(&t.policy) || t.begun == Begun::Edit && by_lines(&t.policy)
+            };
+            let txn = state.txns.get(&id).filter(is_bound);
             txn.map(|t| t.slot.clone())
         };
         if let Some(slot) = &watched {
@@ -334,6 +339,7 @@ impl Engine {
         }
         let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
         content.copy_base().map_err(failed("copy"))?;
+        self.take_added(&mut content).map_err(failed("copy"))?;
         self.check_target(slot)?;
         self.check_limit(id, &mut content)?;
         if policy.guard != Guard::None && !failpoint::mutant("C21") {
@@ -367,7 +373,14 @@ impl Engine {
             synced: false,
             onto,
             merged: None,
+            grown: content.grown(),
         })
+    }
+
+    /// Takes over the lines that others have added since an editor's base was copied (C10).
+    pub(super) fn take_added(&self, content: &mut crate::txn::Content) -> OpResult<()> {
+        let _nobody_adds = self.append_lock.lock();
+        content.take_added()
     }
 
     /// The name must still be one a file can be put under (C6).
@@ -581,7 +594,8 @@ impl Engine {
             && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));
         let certain = t.verdict.is_some() || t.discarded || !t.would_commit();
         let prepared = !t.unprepared;
-        let ready = certain || (prepared && self.still_fits(state, id));
+        let ready =
+            certain || (prepared && self.still_fits(state, id) && self.has_all_added(state, id));
         // FLUSH has prepared nothing, and there is nothing to wait for.
         if (ready || self.is_moot(state, id)) && !rescue {
             let fallen = self.finish(state, id);
@@ -598,6 +612,15 @@ impl Engine {
         self.finish_later(id, staging, unlock);
     }
 
+    /// Whether nothing was added to what an editor has copied, nor is being added, since it was
+    /// prepared.
+    fn has_all_added(&self, state: &State, id: TxnId) -> bool {
+        let Some(grown) = grown_of(state, id) else {
+            return true;
+        };
+        self.append_lock.try_lock().is_some() && grown.is_complete()
+    }
+
     /// Content that changed after its last FLUSH (a mapping) is prepared now, on a worker;
     /// lookups of the name wait meanwhile.
     fn finish_later(self: &Arc<Self>, id: TxnId, staging: Arc<Staging>, unlock: Unlock) {
@@ -609,14 +632,16 @@ impl Engine {
                 (txn.map_or(0, |t| t.opener), txn.is_some_and(|t| t.fsynced))
             };
             // Others may commit while it is being merged into what they had committed before.
-            let mut state = loop {
+            let (mut state, _nobody_adds) = loop {
                 engine.prepare(id, &staging, pid).ok();
                 if rescue {
                     engine.rescue(id, &staging);
                 }
+                let nobody_adds = engine.append_lock.lock();
                 let mut state = engine.lock();
-                if engine.still_fits(&mut state, id) {
-                    break state;
+                let grown = grown_of(&state, id);
+                if engine.still_fits(&mut state, id) && grown.is_none_or(|g| g.is_complete()) {
+                    break (state, nobody_adds);
                 }
             };
             if state
@@ -929,6 +954,11 @@ pub(super) fn check_target(engine: &Engine, state: &State, slot: &Slot) -> OpRes
         }
         _ => Ok(()),
     }
+}
+
+fn grown_of(state: &State, id: TxnId) -> Option<Grown> {
+    let ready = state.txns.get(&id)?.content.as_ref()?;
+    ready.grown.clone()
 }
 
 /// Looks at the closing task: whether it is ending, and how. Gives its process.

@@ -287,6 +287,16 @@ impl Engine {
     /// C11: a rename or link of a file that is still being written commits what is written so
     /// far under the new name; the transaction goes on with a copy.
     pub(super) fn publish_open(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<NodeId> {
+        if how != Move::Stay {
+            return self.publish_now(id, to, how);
+        }
+        self.take_turn(to, id);
+        let published = self.publish_now(id, to, how);
+        self.end_turn(&mut self.lock(), to, id);
+        published
+    }
+
+    fn publish_now(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<NodeId> {
         let (staging, policy) = {
             let state = self.lock();
             let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
@@ -306,6 +316,7 @@ impl Engine {
             if !content.changed {
                 return Err(Errno::NODATA);
             }
+            self.take_added(&mut content)?;
             self.settle_attributes(id, &mut content, to)?;
         } else {
             self.grow_mtime(&mut content, to)?;
@@ -377,13 +388,16 @@ impl Engine {
         if let Some(promised) = &promised {
             content.keep_promise(promised.clone());
         }
-        drop(content);
         state
             .nodes
             .move_to(node, Arc::new(fd), (stat.st_dev, stat.st_ino));
         let version = state
             .nodes
             .create(Kind::File, Arc::new(old), key, to.clone());
+        if let Some(node) = state.nodes.get(version) {
+            content.base_ends_at(node.whole.clone());
+        }
+        drop(content);
         let is_merged = matches!(merged, Outcome::Merged(_));
         let (version, ready) = match merged {
             Outcome::Merged(merged) => {
@@ -404,6 +418,7 @@ impl Engine {
                     synced: false,
                     onto: None,
                     merged: None,
+                    grown: None,
                 },
             ),
         };

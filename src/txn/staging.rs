@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
@@ -42,6 +42,24 @@ pub enum Own {
     NoSetId = 8,
 }
 
+/// Bytes that are taken over at once.
+const PIECE: usize = 1 << 20;
+
+/// The file that a content was copied from, to which others add records in place (C10), and how many
+/// bytes of it the content has.
+#[derive(Clone, Debug)]
+pub struct Grown {
+    from: Shown,
+    len: u64,
+}
+
+impl Grown {
+    /// Whether the content has all that was added.
+    pub fn is_complete(&self) -> bool {
+        self.from.length().is_ok_and(|len| len == self.len)
+    }
+}
+
 /// What the handles of one transaction write into.
 #[derive(Debug)]
 pub struct Content {
@@ -51,6 +69,8 @@ pub struct Content {
     pub file: Arc<File>,
     /// What the content starts from, as long as it hasn't been copied.
     base: Option<Shown>,
+    /// The growing file that it was copied from.
+    grown: Option<Grown>,
     /// Something was written or truncated, ever.
     pub changed: bool,
     /// Something was written or truncated since the last [`Content::examine`].
@@ -132,6 +152,7 @@ impl Staging {
             id,
             file: Arc::new(file),
             base,
+            grown: None,
             changed: false,
             dirty: true,
             failed: None,
@@ -222,8 +243,12 @@ impl Content {
 
     /// Sets the length.
     pub fn truncate(&mut self, len: u64) -> OpResult<()> {
-        if len == 0 {
-            self.base = None;
+        if len == 0
+            && let Some(base) = self.base.take()
+        {
+            // What is added from now on comes behind what is written.
+            let len = base.length()?;
+            self.grown = Some(Grown { from: base, len });
         }
         self.mutate("truncate", |c| {
             crate::sys::failpoint::fail_point("truncate")?;
@@ -305,7 +330,43 @@ impl Content {
             errno_of(&e)
         })?;
         self.base = None;
+        self.grown = (self.guard == Guard::None).then_some(Grown { from: base, len });
         Ok(())
+    }
+
+    /// Takes over what others have added to the file since it was copied: on the plain directory,
+    /// too, the lines that others append stay. While nobody adds to anything.
+    pub fn take_added(&mut self) -> OpResult<()> {
+        let Some(mut grown) = self.grown.take() else {
+            return Ok(());
+        };
+        let whole = grown.from.length()?;
+        let mut piece = vec![
+            0;
+            usize::try_from(whole.saturating_sub(grown.len))
+                .unwrap_or(PIECE)
+                .min(PIECE)
+        ];
+        while grown.len < whole {
+            let size = piece
+                .len()
+                .min(usize::try_from(whole - grown.len).unwrap_or(PIECE));
+            grown
+                .from
+                .file
+                .read_exact_at(&mut piece[..size], grown.len)
+                .map_err(|e| errno_of(&e))?;
+            let end = self.size()?;
+            self.write(&piece[..size], end)?;
+            grown.len += size as u64;
+        }
+        self.grown = Some(grown);
+        Ok(())
+    }
+
+    /// What [`Content::take_added`] has taken it over from.
+    pub fn grown(&self) -> Option<Grown> {
+        self.grown.clone()
     }
 
     /// Marks the content as spoilt by a failed call.
@@ -427,10 +488,18 @@ impl Content {
         self.base = (!copied).then(|| Shown::all_of(published.clone()));
         // What was copied is still to be committed under its own name.
         self.changed &= copied;
+        self.grown = self.grown.take().filter(|_| copied);
         self.dirty = true;
         self.fsynced = None;
         self.sequence.intact = false;
         self.verdict = None;
         published
+    }
+
+    /// What it starts from has this end (see [`crate::namespace::Node::whole`]).
+    pub fn base_ends_at(&mut self, end: Arc<AtomicU64>) {
+        if let Some(base) = &mut self.base {
+            base.end = end;
+        }
     }
 }
