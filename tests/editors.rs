@@ -358,3 +358,88 @@ fn an_editors_copy_has_only_whole_appends() {
         appender.finish().unwrap();
     }
 }
+
+#[test]
+fn lines_that_others_add_while_a_file_is_edited_stay() {
+    need_daemon!();
+    let m = mount!();
+    let path = m.path("log");
+    let added = b"added\n";
+    type Edit = fn(&mut Actor);
+    let edits: [(&str, Edit, &[u8]); 4] = [
+        (
+            "in place",
+            |e| e.pwrite("f", 0, b"B").unwrap(),
+            b"Begun\nadded\n",
+        ),
+        ("cut", |e| e.ftruncate("f", 2).unwrap(), b"beadded\n"),
+        (
+            "written anew",
+            |e| {
+                e.ftruncate("f", 0).unwrap();
+                e.pwrite("f", 0, b"new\n").unwrap();
+            },
+            b"new\nadded\n",
+        ),
+        (
+            "grown",
+            |e| e.pwrite("f", 6, b"more\n").unwrap(),
+            b"begun\nmore\nadded\n",
+        ),
+    ];
+    for (what, edit, expected) in edits {
+        m.save("log", "begun\n");
+        let (mut appender, mut editor) = (Actor::new(), Actor::new());
+        appender.open("f", "a", &path).unwrap();
+        editor.open("f", "r+", &path).unwrap();
+        edit(&mut editor);
+        appender.write("f", added).unwrap();
+        assert_content(m.read("log"), b"begun\nadded\n", what);
+        editor.close("f").unwrap();
+        assert_content(m.read("log"), expected, what);
+        appender.write("f", added).unwrap();
+        let both = [expected, added].concat();
+        assert_content(m.read("log"), &both, "added after the commit");
+    }
+}
+
+#[test]
+fn no_line_is_lost_among_editors_and_appenders() {
+    need_daemon!();
+    let mut m = mount!();
+    m.save("log", "0");
+    m.save("log", "begun\n");
+    let load = "
+import os, sys, multiprocessing
+def append(me):
+    fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+    for n in range(300):
+        os.write(fd, b'%d %d\\n' % (me, n))
+def edit(me):
+    for n in range(100):
+        fd = os.open(sys.argv[1], os.O_RDWR)
+        os.pwrite(fd, b'B', 0)
+        os.close(fd)
+if __name__ == '__main__':
+    all = [multiprocessing.Process(target=f, args=(n,)) for n, f in enumerate([append, edit, append, edit])]
+    for one in all: one.start()
+    for one in all: one.join()
+";
+    let path = m.path("log").to_string_lossy().into_owned();
+    let script = load.replace("sys.argv[1]", &format!("{path:?}"));
+    m.python(&script).ok();
+    for remounted in [false, true] {
+        if remounted {
+            m.unmount();
+            m.remount();
+        }
+        let text = m.text("log").unwrap();
+        for me in [0, 2] {
+            let of = format!("{me} ");
+            let lines: Vec<_> = text.lines().filter(|l| l.starts_with(&of)).collect();
+            let expected: Vec<_> = (0..300).map(|n| format!("{me} {n}")).collect();
+            assert_eq!(lines, expected, "{me}, {remounted}");
+        }
+        assert!(text.starts_with("Begun\n") && text.lines().count() == 601);
+    }
+}

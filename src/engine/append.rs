@@ -310,6 +310,13 @@ impl Engine {
                     return add_unnamed(&file, bytes);
                 }
             };
+            if state.parties.is_turn_taken(&slot) {
+                // An in-place editor is about to commit what it has of this file.
+                drop(guard);
+                drop(lock);
+                self.await_turn(&slot);
+                continue;
+            }
             if state.pending.get(slot.dir, &slot.name).is_some() {
                 drop(guard);
                 drop(lock);
@@ -529,6 +536,7 @@ impl Engine {
             synced: false,
             onto: None,
             merged: None,
+            grown: None,
         };
         drop(content);
         let slot = self.lock().txns.get(&id).map(|txn| txn.slot.clone());

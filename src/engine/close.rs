@@ -11,6 +11,7 @@ use std::time::Instant;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
+use super::append::by_lines;
 use super::merging::{Outcome, Save};
 use super::state::{Handle, Unseen};
 use super::{Durability, Engine, State};
@@ -21,7 +22,7 @@ use crate::namespace::Kind;
 use crate::rules::{OnSignal, Policy};
 use crate::store::Rejected;
 use crate::sys::{at, failpoint, pidfd, proc};
-use crate::txn::{Abort, Flushed, Ready, Staging, Transaction};
+use crate::txn::{Abort, Begun, Flushed, Grown, Ready, Staging, Transaction};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns};
 
 impl Engine {
@@ -133,13 +134,17 @@ impl Engine {
     pub(super) fn prepare(&self, id: TxnId, staging: &Arc<Staging>, pid: u32) -> OpResult<()> {
         let watched = {
             let state = self.lock();
-            let txn = state.txns.get(&id).filter(|t| Engine::watches(&t.policy));
+            // Until the commit, others neither merge nor add to what is replaced.
+            let is_bound = |t: &&Transaction| {
+                Engine::watches(&t.policy) || t.begun == Begun::Edit && by_lines(&t.policy)
+            };
+            let txn = state.txns.get(&id).filter(is_bound);
             txn.map(|t| t.slot.clone())
         };
         if let Some(slot) = &watched {
             self.take_turn(slot, id);
         }
-        let (probe, merged_before, slot, policy) = {
+        let (probe, ends, merged_before, slot, policy) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
                 return Ok(());
@@ -147,14 +152,16 @@ impl Engine {
             let before = txn.content.as_ref().filter(|c| c.merged.is_some());
             (
                 self.probe(&state, txn, pid),
+                txn.closing,
                 before.map(|c| c.id),
                 txn.slot.clone(),
                 txn.policy.clone(),
             )
         };
         let sure = probe.is_surely_last();
+        let takes_added = (sure || ends) && !self.lock().txns.get(&id).is_none_or(is_doomed);
         let result = self
-            .prepare_content(id, staging, &slot, &policy, sure)
+            .prepare_content(id, staging, &slot, &policy, (sure, takes_added))
             .and_then(|ready| self.promise(id, staging, &slot, ready, sure.then_some(pid)));
         if failpoint::mutant("C3") && !sure {
             self.publish_open(id, &slot, super::names::Move::Link).ok();
@@ -325,7 +332,7 @@ impl Engine {
         staging: &Staging,
         slot: &Slot,
         policy: &crate::rules::Policy,
-        sure: bool,
+        (sure, takes_added): (bool, bool),
     ) -> Result<Ready, Abort> {
         let mut content = staging.lock();
         if let Some(failure) = &content.failed {
@@ -336,6 +343,9 @@ impl Engine {
         }
         let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
         content.copy_base().map_err(failed("copy"))?;
+        if takes_added {
+            self.take_added(&mut content).map_err(failed("copy"))?;
+        }
         self.check_target(slot)?;
         self.check_limit(id, &mut content)?;
         if policy.guard != Guard::None && !failpoint::mutant("C21") {
@@ -369,7 +379,14 @@ impl Engine {
             synced: false,
             onto,
             merged: None,
+            grown: content.grown(),
         })
+    }
+
+    /// Takes over the lines that others have added since an editor's base was copied (C10).
+    pub(super) fn take_added(&self, content: &mut crate::txn::Content) -> OpResult<()> {
+        let _nobody_adds = self.append_lock.lock();
+        content.take_added()
     }
 
     /// The name must still be one a file can be put under (C6).
@@ -583,7 +600,8 @@ impl Engine {
             && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));
         let certain = t.verdict.is_some() || t.discarded || !t.would_commit();
         let prepared = !t.unprepared;
-        let ready = certain || (prepared && self.still_fits(state, id));
+        let ready =
+            certain || (prepared && self.still_fits(state, id) && self.has_all_added(state, id));
         // FLUSH has prepared nothing, and there is nothing to wait for.
         if (ready || self.is_moot(state, id)) && !rescue {
             let fallen = self.finish(state, id);
@@ -600,6 +618,15 @@ impl Engine {
         self.finish_later(id, staging, unlock);
     }
 
+    /// Whether nothing was added to what an editor has copied, nor is being added, since it was
+    /// prepared.
+    fn has_all_added(&self, state: &State, id: TxnId) -> bool {
+        let Some(grown) = grown_of(state, id) else {
+            return true;
+        };
+        self.append_lock.try_lock().is_some() && grown.is_complete()
+    }
+
     /// Content that changed after its last FLUSH (a mapping) is prepared now, on a worker;
     /// lookups of the name wait meanwhile.
     fn finish_later(self: &Arc<Self>, id: TxnId, staging: Arc<Staging>, unlock: Unlock) {
@@ -611,14 +638,16 @@ impl Engine {
                 (txn.map_or(0, |t| t.opener), txn.is_some_and(|t| t.fsynced))
             };
             // Others may commit while it is being merged into what they had committed before.
-            let mut state = loop {
+            let (mut state, _nobody_adds) = loop {
                 engine.prepare(id, &staging, pid).ok();
                 if rescue {
                     engine.rescue(id, &staging);
                 }
+                let nobody_adds = engine.append_lock.lock();
                 let mut state = engine.lock();
-                if engine.still_fits(&mut state, id) {
-                    break state;
+                let grown = grown_of(&state, id);
+                if engine.still_fits(&mut state, id) && grown.is_none_or(|g| g.is_complete()) {
+                    break (state, nobody_adds);
                 }
             };
             if state
@@ -710,10 +739,7 @@ impl Engine {
         if txn.discarded || !txn.would_commit() || self.adds_nothing(state, &txn) {
             return Some(self.fall(state, txn, None));
         }
-        // A claim is what everybody sees already (C6).
-        let exempt =
-            txn.claim || txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4");
-        let death = if exempt { None } else { txn.death() };
+        let death = txn.death().filter(|_| is_doomed(&txn));
         let abort = match (death, &txn.verdict) {
             (Some(death), _) => Some(death),
             (None, Some(verdict)) => Some(verdict.clone()),
@@ -855,12 +881,13 @@ impl Engine {
         if current != Ok(then) {
             return;
         }
-        let mut ready = self.prepare_content(id, staging, &slot, &policy, false);
+        let prepare = || self.prepare_content(id, staging, &slot, &policy, (false, true));
+        let mut ready = prepare();
         if ready.is_err()
             && self.permits_fsynced(staging, &slot, &policy)
             && staging.lock().cut_back_to_fsynced()
         {
-            ready = self.prepare_content(id, staging, &slot, &policy, false);
+            ready = prepare();
         }
         let mut state = self.lock();
         if let (Ok(ready), Some(txn)) = (ready, state.txns.get_mut(&id)) {
@@ -958,6 +985,21 @@ pub(super) fn check_target(engine: &Engine, state: &State, slot: &Slot) -> OpRes
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a writer's death keeps it from being committed (C4).
+fn is_doomed(txn: &Transaction) -> bool {
+    // A claim is what everybody sees already (C6).
+    let exempt = txn.claim || txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4");
+    txn.death().is_some() && !exempt
+}
+
+/// The file from which an editor that is to commit still has to take over what others add.
+fn grown_of(state: &State, id: TxnId) -> Option<Grown> {
+    let txn = state.txns.get(&id)?;
+    let commits = !txn.discarded && txn.verdict.is_none() && !is_doomed(txn);
+    let ready = txn.content.as_ref().filter(|_| commits)?;
+    ready.grown.clone()
 }
 
 /// Looks at the closing task: whether it is ending, and how. Gives its process.

@@ -94,6 +94,12 @@ impl Parties {
         introduced(self.last, ancestors);
         Some(self.last)
     }
+
+    /// Whether a save is between its merge and its commit.
+    pub(super) fn is_turn_taken(&self, slot: &Slot) -> bool {
+        let turn = self.turns.get(slot);
+        turn.is_some_and(|(_, until)| *until > Instant::now())
+    }
 }
 
 /// What became of a save at its merge.
@@ -353,9 +359,7 @@ impl Engine {
 
     /// Whether a save is between its merge and its commit.
     pub(super) fn is_turn_taken(&self, slot: &Slot) -> bool {
-        let state = self.lock();
-        let turn = state.parties.turns.get(slot);
-        turn.is_some_and(|(_, until)| *until > Instant::now())
+        self.lock().parties.is_turn_taken(slot)
     }
 
     /// Waits until none is, be it that its turn is over.
@@ -576,6 +580,7 @@ impl MergedFile {
                 path: self.path,
                 key: self.key,
             }),
+            grown: None,
         }
     }
 }

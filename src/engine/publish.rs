@@ -295,6 +295,18 @@ impl Engine {
     /// C11: a rename or link of a file that is still being written commits what is written so
     /// far under the new name; the transaction goes on with a copy.
     pub(super) fn publish_open(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<NodeId> {
+        let txn = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
+        let Some(from) = txn.filter(|_| how != Move::Link) else {
+            return self.publish_now(id, to, how);
+        };
+        // Others add nothing to what is replaced.
+        self.take_turn(&from, id);
+        let published = self.publish_now(id, to, how);
+        self.end_turn(&mut self.lock(), &from, id);
+        published
+    }
+
+    fn publish_now(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<NodeId> {
         let (staging, policy) = {
             let state = self.lock();
             let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
@@ -310,6 +322,9 @@ impl Engine {
         content.copy_base()?;
         self.check_guard(&mut content, to, &policy)
             .map_err(|abort| self.refuse(to, abort))?;
+        if how != Move::Link && content.changed {
+            self.take_added(&mut content)?;
+        }
         if how == Move::Stay {
             if !content.changed {
                 return Err(Errno::NODATA);
@@ -385,13 +400,16 @@ impl Engine {
         if let Some(promised) = &promised {
             content.keep_promise(promised.clone());
         }
-        drop(content);
         state
             .nodes
             .move_to(node, Arc::new(fd), (stat.st_dev, stat.st_ino));
         let version = state
             .nodes
             .create(Kind::File, Arc::new(old), key, to.clone());
+        if let Some(node) = state.nodes.get(version) {
+            content.base_ends_at(node.whole.clone());
+        }
+        drop(content);
         let is_merged = matches!(merged, Outcome::Merged(_));
         let (version, ready) = match merged {
             Outcome::Merged(merged) => {
@@ -412,6 +430,7 @@ impl Engine {
                     synced: false,
                     onto: None,
                     merged: None,
+                    grown: None,
                 },
             ),
         };

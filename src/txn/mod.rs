@@ -18,5 +18,5 @@ mod transaction;
 pub use attributes::{OURS, VERSION, copy_attributes, copy_xattrs, mark_version, marked_version};
 pub use moves::{after_move, each_path};
 pub use replay::write_text;
-pub use staging::{Content, Failure, Fsynced, Own, Staging};
+pub use staging::{Content, Failure, Fsynced, Grown, Own, Staging};
 pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction, Written};

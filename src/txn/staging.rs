@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
@@ -42,6 +42,27 @@ pub enum Own {
     NoSetId = 8,
 }
 
+/// Bytes that are taken over at once.
+const PIECE: usize = 1 << 20;
+
+/// The file that a content was copied from, to which others add records in place (C10), and how many
+/// bytes of it the content has.
+#[derive(Clone, Debug)]
+pub struct Grown {
+    from: Shown,
+    /// As it was copied.
+    copied: u64,
+    /// With what was taken over since.
+    len: u64,
+}
+
+impl Grown {
+    /// Whether the content has all that was added.
+    pub fn is_complete(&self) -> bool {
+        self.from.length().is_ok_and(|len| len == self.len)
+    }
+}
+
 /// What the handles of one transaction write into.
 #[derive(Debug)]
 pub struct Content {
@@ -51,6 +72,8 @@ pub struct Content {
     pub file: Arc<File>,
     /// What the content starts from, as long as it hasn't been copied.
     base: Option<Shown>,
+    /// The growing file that it was copied from.
+    grown: Option<Grown>,
     /// Something was written or truncated, ever.
     pub changed: bool,
     /// Something was written or truncated since the last [`Content::examine`].
@@ -132,6 +155,7 @@ impl Staging {
             id,
             file: Arc::new(file),
             base,
+            grown: None,
             changed: false,
             dirty: true,
             failed: None,
@@ -222,8 +246,12 @@ impl Content {
 
     /// Sets the length.
     pub fn truncate(&mut self, len: u64) -> OpResult<()> {
-        if len == 0 {
-            self.base = None;
+        if len == 0
+            && let Some(base) = self.base.take()
+        {
+            // What is added from now on comes behind what is written.
+            let len = base.length()?;
+            self.grows_from(base, len);
         }
         self.mutate("truncate", |c| {
             crate::sys::failpoint::fail_point("truncate")?;
@@ -305,7 +333,53 @@ impl Content {
             errno_of(&e)
         })?;
         self.base = None;
+        self.grows_from(base, len);
         Ok(())
+    }
+
+    /// Others may add to what this was copied from, unless a guard wants whole documents there.
+    fn grows_from(&mut self, from: Shown, len: u64) {
+        let grows = self.guard == Guard::None && !crate::sys::failpoint::mutant("C10-editors");
+        self.grown = grows.then_some(Grown {
+            from,
+            copied: len,
+            len,
+        });
+    }
+
+    /// Takes over what others have added to the file since it was copied: on the plain directory,
+    /// too, the lines that others append stay. While nobody adds to anything.
+    pub fn take_added(&mut self) -> OpResult<()> {
+        let Some(mut grown) = self.grown.take() else {
+            return Ok(());
+        };
+        let whole = grown.from.length()?;
+        let mut piece = vec![
+            0;
+            usize::try_from(whole.saturating_sub(grown.len))
+                .unwrap_or(PIECE)
+                .min(PIECE)
+        ];
+        while grown.len < whole {
+            let size = piece
+                .len()
+                .min(usize::try_from(whole - grown.len).unwrap_or(PIECE));
+            grown
+                .from
+                .file
+                .read_exact_at(&mut piece[..size], grown.len)
+                .map_err(|e| errno_of(&e))?;
+            let end = self.size()?;
+            self.write(&piece[..size], end)?;
+            grown.len += size as u64;
+        }
+        self.grown = Some(grown);
+        Ok(())
+    }
+
+    /// What [`Content::take_added`] has taken it over from.
+    pub fn grown(&self) -> Option<Grown> {
+        self.grown.clone()
     }
 
     /// Marks the content as spoilt by a failed call.
@@ -397,6 +471,9 @@ impl Content {
         let is_cut = matches!(cut, Some(Ok(())));
         if is_cut {
             self.failed = None;
+            if let Some(grown) = &mut self.grown {
+                grown.len = grown.copied;
+            }
         }
         is_cut
     }
@@ -427,10 +504,18 @@ impl Content {
         self.base = (!copied).then(|| Shown::all_of(published.clone()));
         // What was copied is still to be committed under its own name.
         self.changed &= copied;
+        self.grown = self.grown.take().filter(|_| copied);
         self.dirty = true;
         self.fsynced = None;
         self.sequence.intact = false;
         self.verdict = None;
         published
+    }
+
+    /// What it starts from has this end (see [`crate::namespace::Node::whole`]).
+    pub fn base_ends_at(&mut self, end: Arc<AtomicU64>) {
+        if let Some(base) = &mut self.base {
+            base.end = end;
+        }
     }
 }

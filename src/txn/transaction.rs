@@ -216,6 +216,8 @@ pub struct Ready {
     pub onto: Option<NodeId>,
     /// It is merged: what was written lies elsewhere.
     pub merged: Option<Written>,
+    /// The file that it was copied from, if others may add to that (C10).
+    pub grown: Option<super::Grown>,
 }
 
 /// What a transaction has written, where something else is committed for it, and that file.

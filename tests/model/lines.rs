@@ -178,8 +178,11 @@ impl World {
             }
         }
         for txn in self.txns.values_mut() {
-            if txn.edit && !txn.changed && txn.base == Some(number) {
-                txn.content.extend(bytes);
+            if txn.edit && txn.base == Some(number) {
+                match txn.changed {
+                    true => txn.added.extend(bytes),
+                    false => txn.content.extend(bytes),
+                }
             }
         }
     }

@@ -308,6 +308,7 @@ impl World {
             return;
         }
         (txn.edit, txn.changed, txn.claim, txn.synced) = (true, false, false, None);
+        txn.take_added();
         let content = txn.content.clone();
         self.commit(name, content);
         let number = self.files[name].number;

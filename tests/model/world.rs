@@ -95,6 +95,8 @@ struct Txn {
     /// The newest of a process's transactions on one name is the one it sees.
     order: u32,
     content: Content,
+    /// What others have added to the file since this was copied from it: to be committed with it.
+    added: Content,
     /// Commits only when changed.
     edit: bool,
     /// The next editor waits for its end (C9).
@@ -132,6 +134,10 @@ struct Txn {
 }
 
 impl Txn {
+    fn take_added(&mut self) {
+        self.content.append(&mut self.added);
+    }
+
     fn participants(&self) -> impl Iterator<Item = &u32> {
         self.openers.iter().chain(&self.wrote).chain(&self.closed)
     }
@@ -530,6 +536,7 @@ impl World {
             base,
             order: id,
             content,
+            added: Content::new(),
             // Where a guard wants whole documents, an append is an edit of a copy (C10).
             edit: mode.edits() || (guarded && mode.appends() && base.is_some()),
             holds_slot: false,
@@ -862,6 +869,10 @@ impl World {
         if self.is_moot(id) {
             return Some(Ok(()));
         }
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        if txn.killed != Killed::Yes && !txn.failed {
+            txn.take_added();
+        }
         let txn = &self.txns[&id];
         let (slot, content) = (txn.slot.clone(), txn.content.clone());
         let refused = self.refuses(&slot, &content);
@@ -876,7 +887,8 @@ impl World {
         if aborts || (refused != Some(false) && txn.synced.is_some()) {
             match &txn.synced {
                 Some(states) => {
-                    ends.extend(states.iter().cloned().map(Some));
+                    let added = |state: &Content| [state.as_slice(), &txn.added].concat();
+                    ends.extend(states.iter().map(added).map(Some));
                     self.late = true;
                 }
                 None if txn.claim => ends.push(Some(content.clone())),
@@ -1122,7 +1134,8 @@ impl World {
             }
             // What came through the mapping may not be known yet.
             if mapped_only {
-                ends.extend([None, Some(content), txn.at_close.clone()]);
+                let with_added = [content.as_slice(), &txn.added].concat();
+                ends.extend([None, Some(content), Some(with_added), txn.at_close.clone()]);
             }
             let slot = txn.slot.clone();
             let is_left = !mapped_only && !txn.unwritten && !txn.outdated;
@@ -1161,7 +1174,7 @@ impl World {
     }
 
     /// The file of a transaction gets another name: what was written so far is committed (C11).
-    fn publish(&mut self, id: u32, to: &Slot) -> Told {
+    fn publish(&mut self, id: u32, to: &Slot, renames: bool) -> Told {
         let txn = &self.txns[&id];
         if txn.failed {
             return Err("EFBIG");
@@ -1169,9 +1182,15 @@ impl World {
         if let Found::Dir(_) = self.current(to) {
             return Err("EISDIR");
         }
-        let content = txn.content.clone();
+        let content = match renames {
+            true => [txn.content.as_slice(), &txn.added].concat(),
+            false => txn.content.clone(),
+        };
         if self.refuses(to, &content) != Some(false) {
             return self.refuse(to);
+        }
+        if renames {
+            self.txns.get_mut(&id).expect("it is there").take_added();
         }
         self.txns.get_mut(&id).expect("it is there").synced = None;
         let mode = self.txns[&id].mode;
@@ -1279,7 +1298,7 @@ impl World {
                 return Some(Ok(()));
             }
             let lost = self.files.get(target).cloned();
-            if let Err(errno) = self.publish(id, target) {
+            if let Err(errno) = self.publish(id, target, true) {
                 return Some(Err(errno));
             }
             let renamed = self.renamed_file(source, target);
@@ -1374,7 +1393,7 @@ impl World {
             }
             if !(untouched && txn.base == current) {
                 self.refuses(&target, &txn.content)?;
-                return Some(self.publish(id, &target));
+                return Some(self.publish(id, &target, false));
             }
         }
         let file = self.files[&source].clone();

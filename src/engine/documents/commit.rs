@@ -227,6 +227,7 @@ impl Engine {
             synced: false,
             onto: None,
             merged: None,
+            grown: None,
         };
         self.publish(state, &base.slot, ready, node);
         Ok(Some(Edited {
