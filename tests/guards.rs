@@ -479,29 +479,3 @@ fn a_truncation_that_leaves_half_a_document_is_refused_whoever_edits_it() {
     assert_errno(actor.truncate(&m.path("state.json"), 7), "EBADMSG");
     assert_kept(&m, "half a document");
 }
-
-#[test]
-fn who_appends_to_a_file_that_gets_a_guarded_name_is_judged_like_others() {
-    need_daemon!();
-    let m = mount!();
-    m.save("lines", "{}\n");
-    let mut appender = Actor::new();
-    appender.open("f", "a", &m.path("lines")).unwrap();
-    appender.write("f", "{\"n\": 1}\n").unwrap();
-    Actor::new()
-        .rename(&m.path("lines"), &m.path("state.json"))
-        .unwrap();
-    appender.write("f", "{\"n\": \n").unwrap();
-    let whole = b"{}\n{\"n\": 1}\n";
-    assert_content(m.read("state.json"), whole, "half a document");
-    appender.write("f", "2}\n").unwrap();
-    appender.dup("f", "g").unwrap();
-    appender.close("f").unwrap();
-    appender.close("g").unwrap();
-    let more = b"{}\n{\"n\": 1}\n{\"n\": \n2}\n";
-    assert_content(m.read("state.json"), more, "whole again");
-    appender.open("f", "a", &m.path("state.json")).unwrap();
-    appender.write("f", "{").unwrap();
-    assert_errno(appender.close("f"), "EBADMSG");
-    assert_content(m.read("state.json"), more, "the old version stays");
-}

@@ -501,7 +501,8 @@ fn end_on_signal(engine: &Arc<Engine>, signal: i32) {
     if answer.ok {
         return;
     }
-    log::warn!("signal {signal}: not unmounted, there are open transactions:");
+    let why = answer.error.as_deref().unwrap_or_default();
+    log::warn!("signal {signal}: not unmounted: {why}");
     for open in answer.open {
         log::warn!(
             "  {} opened by {} ({}) {} ms ago",

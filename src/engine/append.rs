@@ -25,9 +25,9 @@ use super::{Engine, State};
 use crate::guard::Guard;
 use crate::journal::{Edit, Record};
 use crate::namespace::{Ends, Kind, Shown};
-use crate::rules::{Creation, Policy, Record as RecordRule};
+use crate::rules::{Policy, Record as RecordRule};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Ready, Staging};
+use crate::txn::{Begun, Ready, Staging, Transaction};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
 
 /// An unfinished line becomes visible after this time, in milliseconds.
@@ -46,8 +46,6 @@ pub struct Appender {
     pub sync: bool,
     /// Process that opened it; those it forked may hold it as well.
     opener: u32,
-    /// The name it was opened under.
-    opened_at: Slot,
     /// Where its lines go. Locked under `State` only.
     place: Mutex<Place>,
     inner: Mutex<Inner>,
@@ -95,7 +93,6 @@ impl Appender {
             always,
             sync,
             opener,
-            opened_at: slot.clone(),
             place: Mutex::new(Place::At(slot)),
             inner: Mutex::new(Inner {
                 read,
@@ -243,16 +240,10 @@ impl Engine {
             offset, writeback, ..
         } = request;
         let goes_on = appender.always || offset == inner.read.length()? + inner.tail.len() as u64;
-        let is_judged = self.is_judged(appender);
-        if inner.left || writeback || !goes_on || is_judged {
-            let unfinished = match is_judged {
-                true => std::mem::take(&mut inner.tail),
-                false => Vec::new(),
-            };
+        if inner.left || writeback || !goes_on {
             drop(inner);
             let (txn, staging) = self.leave_stream(caller, handle, appender, writeback)?;
             self.note_write(txn, caller, offset + data.len() as u64);
-            let data = &[unfinished.as_slice(), data].concat();
             let mut content = staging.lock();
             let at_end = appender.always && !writeback;
             let offset = if at_end { content.size()? } else { offset };
@@ -288,15 +279,6 @@ impl Engine {
             self.drain_all()?;
         }
         Ok(())
-    }
-
-    /// Whether its file has got a name whose guard judges whole documents.
-    fn is_judged(&self, appender: &Appender) -> bool {
-        let slot = match &*appender.place.lock() {
-            Place::At(slot) if *slot != appender.opened_at => slot.clone(),
-            _ => return false,
-        };
-        !by_lines(&self.policy(&self.lock(), &slot, Creation::default()))
     }
 
     /// Makes the unfinished line visible.
@@ -347,6 +329,19 @@ impl Engine {
             let from = file.metadata().map_err(|e| errno_of(&e))?.len();
             let (current, ends) = self.hold_end(state, current, &slot, from)?;
             let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
+            // What an editor's close has promised while others still hold it is older than this.
+            let promised = |t: &&Transaction| {
+                t.begun == Begun::Edit && !t.closing && t.flushed.is_some_and(|f| f.sure)
+            };
+            let promised: Vec<TxnId> = state
+                .transactions_at(&slot)
+                .filter(promised)
+                .filter(|t| !t.unprepared)
+                .map(|t| t.id)
+                .collect();
+            for id in promised {
+                self.unprepare(state, id);
+            }
             state.seq += 1;
             let seq = state.seq;
             let record = Record::Commit {

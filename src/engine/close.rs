@@ -172,7 +172,10 @@ impl Engine {
             // Only now: what close() has promised before holds until something newer does.
             self.append(&Record::Unprepared { id }).ok();
         }
-        if let Some(slot) = watched.as_ref().filter(|_| !sure || result.is_err()) {
+        if let Some(slot) = watched
+            .as_ref()
+            .filter(|_| !(sure || ends) || result.is_err())
+        {
             self.end_turn(&mut state, slot, id);
         }
         let Some(txn) = state.txns.get_mut(&id) else {
@@ -385,6 +388,9 @@ impl Engine {
 
     /// Takes over the lines that others have added since an editor's base was copied (C10).
     pub(super) fn take_added(&self, content: &mut crate::txn::Content) -> OpResult<()> {
+        if content.grown().is_none() {
+            return Ok(());
+        }
         let _nobody_adds = self.append_lock.lock();
         content.take_added()
     }
@@ -638,12 +644,13 @@ impl Engine {
                 (txn.map_or(0, |t| t.opener), txn.is_some_and(|t| t.fsynced))
             };
             // Others may commit while it is being merged into what they had committed before.
-            let (mut state, _nobody_adds) = loop {
+            let (mut state, nobody_adds) = loop {
                 engine.prepare(id, &staging, pid).ok();
                 if rescue {
                     engine.rescue(id, &staging);
                 }
-                let nobody_adds = engine.append_lock.lock();
+                let grows = grown_of(&engine.lock(), id).is_some();
+                let nobody_adds = grows.then(|| engine.append_lock.lock());
                 let mut state = engine.lock();
                 let grown = grown_of(&state, id);
                 if engine.still_fits(&mut state, id) && grown.is_none_or(|g| g.is_complete()) {
@@ -664,6 +671,8 @@ impl Engine {
             let fallen = engine.finish(&mut state, id);
             engine.give_back(&mut state, &unlock);
             drop(state);
+            // Before what falls is locked: its owner may wait for this.
+            drop(nobody_adds);
             engine.happened.notify_all();
             if let Some(fallen) = fallen {
                 engine.bury_aborted(fallen);

@@ -29,6 +29,8 @@ use rustix::fs::OFlags;
 
 /// A turn that has not led to a commit by then is over: other descriptors are still open.
 const TURN: Duration = Duration::from_millis(200);
+/// The same of a transaction that has nothing left but to end; the disk may be slow.
+const LAST_TURN: Duration = Duration::from_secs(30);
 /// How far up the processes that a reader descends from are looked at.
 const GENERATIONS: usize = 4;
 /// Versions of which it is known who wrote them.
@@ -353,7 +355,10 @@ impl Engine {
             };
             self.happened.wait_until(&mut state, until);
         }
-        let until = Instant::now() + TURN;
+        // Nobody else's descriptors can keep one from ending whose last reference is gone.
+        let closing = state.txns.get(&id).is_some_and(|t| t.closing);
+        let turn = if closing { LAST_TURN } else { TURN };
+        let until = Instant::now() + turn;
         state.parties.turns.insert(slot.clone(), (id, until));
     }
 

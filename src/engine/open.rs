@@ -794,13 +794,8 @@ impl Engine {
 
     /// A staging file; rejected content makes room if the disk is full (C5).
     pub(super) fn create_staging_making_room(&self, id: TxnId) -> OpResult<File> {
-        let create = || {
-            // What is acknowledged must find its place (see `store::reserve`).
-            self.store.keep_reserve()?;
-            self.store.create_staging(id)
-        };
-        match create() {
-            Err(Errno::NOSPC | Errno::DQUOT) if self.make_room() => create(),
+        match self.store.create_staging(id) {
+            Err(Errno::NOSPC | Errno::DQUOT) if self.make_room() => self.store.create_staging(id),
             other => other,
         }
     }

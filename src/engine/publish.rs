@@ -20,6 +20,13 @@ impl Engine {
     /// Space in the journal for a commit, so that the commit itself can't fail.
     pub(super) fn reserve_commit(&self) -> OpResult<()> {
         let gone = self.departures.ended();
+        // What is acknowledged must find its place (see `store::reserve`).
+        if let Err(e) = self.store.keep_reserve()
+            && !(self.find_room(gone) && self.store.keep_reserve().is_ok())
+        {
+            log::warn!("the disk is full, nothing more is committed: {e}");
+            return Err(Errno::NOSPC);
+        }
         let mut journal = self.journal.lock();
         match journal.reserve(64 << 10) {
             Ok(()) => Ok(()),
@@ -322,7 +329,7 @@ impl Engine {
         content.copy_base()?;
         self.check_guard(&mut content, to, &policy)
             .map_err(|abort| self.refuse(to, abort))?;
-        if how != Move::Link && content.changed {
+        if how != Move::Link {
             self.take_added(&mut content)?;
         }
         if how == Move::Stay {
@@ -333,7 +340,7 @@ impl Engine {
         } else {
             self.grow_mtime(&mut content, to)?;
         }
-        let described = content.describe()?;
+        let mut described = content.describe()?;
         let fresh_id = self.lock().new_id();
         let copied = how == Move::Link;
         // What was fsync'd under this name stays promised.
@@ -379,11 +386,19 @@ impl Engine {
             })?;
             let mut state = self.lock();
             let current = self.current_if_any(&mut state, to).ok().flatten();
-            if base.is_none() || current == onto {
+            let grown = content.grown().filter(|_| how != Move::Link);
+            let has_all =
+                grown.is_none_or(|g| self.append_lock.try_lock().is_some() && g.is_complete());
+            if has_all && (base.is_none() || current == onto) {
                 break (by, state, outcome);
             }
+            drop(state);
             if let Outcome::Merged(merged) = outcome {
                 self.store.remove_staging(merged.id).ok();
+            }
+            if !has_all {
+                self.take_added(&mut content).inspect_err(unused)?;
+                described = content.describe().inspect_err(unused)?;
             }
         };
         let state = &mut *guard;

@@ -169,12 +169,12 @@ fn still_linked(mut attr: Attr) -> Attr {
 
 fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<News>) {
     let mut lingering: HashMap<Slot, Vec<NodeId>> = HashMap::new();
+    let mut touched = HashSet::new();
     while let Ok(first) = news.recv() {
         std::thread::sleep(SETTLE);
         let Some(engine) = engine.upgrade() else {
             return;
         };
-        let mut touched = HashSet::new();
         for (slot, old) in std::iter::once(first).chain(news.try_iter()) {
             if let Some(old) = old {
                 let versions = lingering.entry(slot.clone()).or_default();
@@ -193,6 +193,7 @@ fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<News>
             watchers.lingering.store(lingering.len(), Ordering::Relaxed);
         }
         if engine.lock().leaving {
+            // To be told with what comes next, should the unmount not come about.
             continue;
         }
         for id in touched.iter().filter_map(|s| lingering.get(s)).flatten() {
@@ -202,5 +203,6 @@ fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<News>
                 return engine.herald_gone();
             }
         }
+        touched.clear();
     }
 }

@@ -85,9 +85,21 @@ impl Shown {
 
     /// Bytes that are shown.
     pub fn length(&self) -> OpResult<u64> {
-        // In this order: the end is set before the file grows beyond it.
-        let whole = self.file.metadata().map_err(|e| errno_of(&e))?.len();
-        Ok(whole.min(self.end.load(Ordering::Acquire)))
+        // The end is set before the file grows beyond it, and moves once that is complete: a length
+        // between the two is half an append's.
+        let mut end = self.end.load(Ordering::Acquire);
+        loop {
+            let whole = self.file.metadata().map_err(|e| errno_of(&e))?.len();
+            let before = std::mem::replace(&mut end, self.end.load(Ordering::Acquire));
+            if before == end {
+                return Ok(whole.min(end));
+            }
+        }
+    }
+
+    /// Whether nobody has added records to it, so that all it has is shown.
+    pub fn is_whole(&self) -> bool {
+        self.end.load(Ordering::Acquire) == WHOLE
     }
 
     /// As much of `size` bytes at `offset` as lies before the end.

@@ -51,11 +51,13 @@ impl Store {
 
     /// Gives the space up for what can't wait. Gives whether there was any.
     pub fn release_reserve(&self) -> bool {
-        let released = rustix::fs::unlinkat(&self.state, NAME, AtFlags::empty()).is_ok();
+        if rustix::fs::unlinkat(&self.state, NAME, AtFlags::empty()).is_err() {
+            return false;
+        }
         // ext4 gives blocks away again once the transaction that freed them is on the medium.
         rustix::fs::fsync(&self.state).ok();
         self.reserve.kept.store(false, Ordering::Release);
-        released
+        true
     }
 
     /// What only the want of space keeps from happening is tried once more without the reserve.

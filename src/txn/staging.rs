@@ -59,7 +59,8 @@ pub struct Grown {
 impl Grown {
     /// Whether the content has all that was added.
     pub fn is_complete(&self) -> bool {
-        self.from.length().is_ok_and(|len| len == self.len)
+        // What nobody adds records to, or was written in place, has none to take over.
+        self.from.is_whole() || self.from.length().is_ok_and(|len| len <= self.len)
     }
 }
 
@@ -350,7 +351,7 @@ impl Content {
     /// Takes over what others have added to the file since it was copied: on the plain directory,
     /// too, the lines that others append stay. While nobody adds to anything.
     pub fn take_added(&mut self) -> OpResult<()> {
-        let Some(mut grown) = self.grown.take() else {
+        let Some(mut grown) = self.grown.clone().filter(|g| !g.is_complete()) else {
             return Ok(());
         };
         let whole = grown.from.length()?;
