@@ -295,6 +295,79 @@ fn a_stale_rename_fails_where_the_rule_says_so() {
     assert_eq!(m.aborts("conflict"), 1);
 }
 
+/// `workers` shells that each add one `rounds` times the way people do it with jq: one process
+/// reads the document and writes the new one aside, another renames it.
+fn shells(m: &Mount, workers: usize, rounds: usize, aside: &str) {
+    let add = r#"{ match($0, /[0-9]+/); print "{\"n\": " substr($0, RSTART, RLENGTH) + 1 "}" }"#;
+    m.bash(&format!(
+        "for w in $(seq {workers}); do
+            (for i in $(seq {rounds}); do
+                awk '{add}' s.json > {aside} && mv {aside} s.json || exit 1
+            done) & all=\"$all $!\"
+        done
+        for one in $all; do wait $one || exit 1; done"
+    ))
+    .ok();
+}
+
+#[test]
+fn who_renames_what_a_process_that_is_gone_has_written_loses_no_increment() {
+    need_daemon!();
+    for round in 0..times(6, 40) {
+        let aside = ["tmp$w", "tmp$w.json"][round % 2];
+        let workers = [2, 4, 8][round % 3];
+        let m = mount!(Mount::options().rules(RULES));
+        m.save("s.json", r#"{"n": 0}"#);
+        shells(&m, workers, 10, aside);
+        let counters = m.status()["counters"].clone();
+        let n = number(&m, "n");
+        assert_eq!(n, 10 * workers as i64, "{workers} by {aside}: {counters}");
+        assert_eq!(counters["uncertain_bases"], 0);
+    }
+}
+
+#[test]
+fn what_is_renamed_long_after_its_author_has_gone_is_merged() {
+    need_daemon!();
+    for aside in ["tmp", "tmp.json", "tmp.txt", "tmp.part"] {
+        let m = mount!(Mount::options().rules(RULES));
+        m.save("s.json", r#"{"n": 0, "a": 0}"#);
+        m.bash(&format!(
+            r#"sed 's/"n": 0/"n": 1/' s.json > {aside}
+            sed 's/"a": 0/"a": 1/' s.json > other && mv other s.json
+            sleep 2
+            mv {aside} s.json"#
+        ))
+        .ok();
+        assert_eq!((number(&m, "n"), number(&m, "a")), (1, 1), "{aside}");
+        assert_eq!(counter(&m, "merges"), 1, "{aside}");
+    }
+}
+
+#[test]
+fn a_save_that_another_process_of_its_shell_has_read_for_is_never_silent() {
+    need_daemon!();
+    // What reads and what writes are two processes, and the file system sees no more of it.
+    let ways = [
+        "sed 's/\"n\": 0/\"n\": 1/' s.json > ../aside; $other; cat ../aside > s.json",
+        "sed 's/\"n\": 0/\"n\": 1/' s.json | tee aside | cat > ../aside; $other; mv aside s.json",
+    ];
+    for way in ways {
+        let m = mount!(Mount::options().rules(RULES));
+        let path = m.path("s.json");
+        m.save("s.json", r#"{"n": 0, "a": 0}"#);
+        let mut other = Actor::new();
+        other.cat(&path).unwrap();
+        let (before, after) = way.split_once("$other;").unwrap();
+        let mut shell = m.shell("bash");
+        shell.run(before);
+        other.save(&path, br#"{"n": 0, "a": 1}"#).unwrap();
+        shell.run(after);
+        assert_eq!((number(&m, "n"), number(&m, "a")), (1, 0), "{way}");
+        assert_eq!(counter(&m, "uncertain_bases"), 1, "{way}");
+    }
+}
+
 #[test]
 fn a_shell_that_reads_through_a_child_counts_nothing_twice() {
     need_daemon!();

@@ -6,7 +6,7 @@
 //! before RELEASE. So that this hardly ever happens, a save under such a rule waits its turn: from
 //! the merge to the commit nobody else's is prepared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -40,14 +40,24 @@ pub struct Parties {
     by_pid: HashMap<u32, ProcessId>,
     descriptors: HashMap<ProcessId, (OwnedFd, Option<Instant>)>,
     last: ProcessId,
-    authors: HashMap<NodeId, Actor>,
+    authors: HashMap<NodeId, Author>,
     authored: std::collections::VecDeque<NodeId>,
+    /// Who began the open transactions.
+    writers: HashMap<TxnId, Author>,
     /// Whose save is between its merge and its commit.
     turns: HashMap<Slot, (TxnId, Instant)>,
     /// The last rename that was refused: by which thread, of which version.
     pub(super) refused: Option<(u32, NodeId)>,
     /// Open transactions under a rule for conflicts.
     pub(super) saves: HashMap<TxnId, Save>,
+}
+
+/// Who writes a file, asked when it is opened: by the commit the process may be gone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Author {
+    pub tid: u32,
+    /// Where there are rules for conflicts.
+    pub actor: Option<Actor>,
 }
 
 /// What is known of an open transaction that a rule for conflicts is for.
@@ -62,6 +72,29 @@ pub(super) struct Save {
 }
 
 impl Parties {
+    /// Who wrote a version that is about to be renamed.
+    pub(super) fn author(&self, version: NodeId) -> Option<Author> {
+        self.authors.get(&version).copied()
+    }
+
+    /// A transaction has come to its end.
+    pub(super) fn forget(&mut self, id: TxnId) {
+        self.saves.remove(&id);
+        self.writers.remove(&id);
+    }
+
+    fn note_author(&mut self, version: NodeId, author: Author) {
+        if self.authors.insert(version, author).is_some() {
+            return;
+        }
+        self.authored.push_back(version);
+        if self.authored.len() > AUTHORS
+            && let Some(oldest) = self.authored.pop_front()
+        {
+            self.authors.remove(&oldest);
+        }
+    }
+
     /// The number of a living process. `introduced` is told of one that is new, with those that
     /// it descends from.
     fn number(
@@ -165,12 +198,15 @@ impl Engine {
 
     /// A thread begins to write: what it builds on is what it knows of the file by now.
     pub(super) fn note_begin(&self, state: &mut State, tid: u32, id: TxnId) {
+        let author = self.author(state, tid);
+        state.parties.writers.insert(id, author);
         let Some(txn) = state.txns.get(&id).filter(|t| Engine::watches(&t.policy)) else {
             return;
         };
         let (slot, base, edits) = (txn.slot.clone(), txn.base, txn.begun == Begun::Edit);
+        let policy = txn.policy.clone();
         let creates = matches!(txn.begun, Begun::Create { .. });
-        let actor = self.actor(state, tid);
+        let actor = author.actor;
         let begun = state.ledger.now();
         let base = match (base, actor) {
             (Some(base), _) if edits => Engine::base_at(state, base),
@@ -182,8 +218,9 @@ impl Engine {
             text: Text::Missing,
             is_certain: true,
         };
+        let base = base.or(creates.then_some(nothing));
         let save = Save {
-            base: base.or(creates.then_some(nothing)),
+            base: base.or_else(|| Engine::doubtful_base(state, &policy, &slot, actor)),
             by: actor.map(|a| (a, begun)),
             merges: Vec::new(),
         };
@@ -244,21 +281,23 @@ impl Engine {
             .note_saved(slot, actor, begun, (version, is_merged), text);
     }
 
+    fn author(&self, state: &mut State, tid: u32) -> Author {
+        let has_rules = self.rules.has_conflict_rules();
+        let actor = has_rules.then(|| self.actor(state, tid)).flatten();
+        Author { tid, actor }
+    }
+
     /// Remembers who has written a version: it may be renamed over another name.
-    pub(super) fn note_author(&self, state: &mut State, version: NodeId, tid: u32) {
-        if !self.rules.has_conflict_rules() {
-            return;
+    pub(super) fn note_author(state: &mut State, version: NodeId, id: TxnId) {
+        if let Some(author) = state.parties.writers.get(&id).copied() {
+            state.parties.note_author(version, author);
         }
-        if let Some(actor) = self.actor(state, tid) {
-            let parties = &mut state.parties;
-            parties.authors.insert(version, actor);
-            parties.authored.push_back(version);
-            if parties.authored.len() > AUTHORS
-                && let Some(oldest) = parties.authored.pop_front()
-            {
-                parties.authors.remove(&oldest);
-            }
-        }
+    }
+
+    /// The same of a file that is written in place.
+    pub(super) fn note_direct_author(&self, state: &mut State, file: NodeId, tid: u32) {
+        let author = self.author(state, tid);
+        state.parties.note_author(file, author);
     }
 
     /// What a rename of a version over a name builds on: what its author knew of that name, or who
@@ -269,14 +308,33 @@ impl Engine {
         tid: u32,
         source: NodeId,
         to: &Slot,
+        policy: &Policy,
     ) -> Option<(Actor, Option<Base>)> {
         let renamer = self.actor(state, tid)?;
-        let author = state.parties.authors.get(&source).copied();
+        let author = state.parties.author(source).and_then(|a| a.actor);
         let author = author.filter(|a| *a != renamer);
         if let Some(base) = author.and_then(|a| state.ledger.base_of(to, a)) {
             return Some((author?, Some(base)));
         }
-        Some((renamer, state.ledger.base_of(to, renamer)))
+        let base = state.ledger.base_of(to, renamer);
+        let mut kin = [author, Some(renamer)].into_iter().flatten();
+        let base =
+            base.or_else(|| kin.find_map(|a| Engine::doubtful_base(state, policy, to, Some(a))));
+        Some((renamer, base))
+    }
+
+    /// What somebody who knows nothing of the file may yet build on: the last close wins, but not
+    /// silently. Not where a stale save fails: it would fail again and again.
+    fn doubtful_base(
+        state: &State,
+        policy: &Policy,
+        slot: &Slot,
+        actor: Option<Actor>,
+    ) -> Option<Base> {
+        if policy.on_conflict != OnConflict::Merge {
+            return None;
+        }
+        state.ledger.base_among_kin(slot, actor?)
     }
 
     /// What is published of an open transaction builds on, and whose it is.
@@ -289,9 +347,6 @@ impl Engine {
     ) -> (Option<(Actor, u64)>, Option<Base>) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(tid) = state.txns.get(&id).map(|t| t.opener_tid) else {
-            return (None, None);
-        };
         if !Engine::watches(policy) {
             return (None, None);
         }
@@ -300,7 +355,7 @@ impl Engine {
             return save.map_or((None, None), |s| (s.by, s.base.clone()));
         }
         let begun = state.ledger.now();
-        let Some(actor) = self.actor(state, tid) else {
+        let Some(actor) = state.parties.writers.get(&id).and_then(|w| w.actor) else {
             return (None, None);
         };
         (Some((actor, begun)), state.ledger.base_of(to, actor))
@@ -312,11 +367,11 @@ impl Engine {
         state: &mut State,
         id: TxnId,
         to: &Slot,
-        (by, tid): (Option<(Actor, u64)>, u32),
+        by: Option<(Actor, u64)>,
         (version, is_merged): (NodeId, bool),
         written: Arc<File>,
     ) {
-        self.note_author(state, version, tid);
+        Engine::note_author(state, version, id);
         let Some((actor, begun)) = by else {
             return;
         };
@@ -543,12 +598,15 @@ impl Engine {
             }
         }
         let descriptors = &parties.descriptors;
-        state
-            .ledger
-            .bury(|process| match descriptors.get(&process) {
+        let authors = parties.authors.values().filter_map(|a| a.actor);
+        let authors: HashSet<ProcessId> = authors.map(|a| a.process).collect();
+        state.ledger.bury(
+            |process| match descriptors.get(&process) {
                 Some((_, gone)) => gone.map(|at| now - at),
                 None => Some(Duration::MAX),
-            });
+            },
+            |process| authors.contains(&process),
+        );
         let wanted = state.ledger.processes();
         parties.descriptors.retain(|process, (_, gone)| {
             gone.is_none_or(|at| wanted.contains(process) && now - at < Duration::from_secs(120))

@@ -476,7 +476,8 @@ impl Engine {
                 }
                 let file = at::reopen(&*state.nodes.fd(source)?, rustix::fs::OFlags::RDONLY)?;
                 let begun = state.ledger.now();
-                let Some((actor, base)) = self.base_of_rename(state, caller.tid, source, to) else {
+                let known = self.base_of_rename(state, caller.tid, source, to, policy);
+                let Some((actor, base)) = known else {
                     return Ok(false);
                 };
                 (source, Arc::new(file), begun, actor, base)

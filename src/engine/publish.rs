@@ -120,7 +120,7 @@ impl Engine {
         }
         self.publish(state, slot, ready, version);
         state.overwrites.note_seen(txn.opener_tid, slot, version);
-        self.note_author(state, version, txn.opener_tid);
+        Engine::note_author(state, version, txn.id);
         if let Some(by) = save.and_then(|s| s.by) {
             let version = (version, written.is_some());
             self.note_saved(state, slot, by, version, as_written);
@@ -377,7 +377,7 @@ impl Engine {
             unused(&Errno::NOENT);
             return Err(Errno::NOENT);
         };
-        let (node, from, tid) = (txn.node, txn.slot.clone(), txn.opener_tid);
+        let (node, from) = (txn.node, txn.slot.clone());
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let published_id = content.id;
         let published = content.continue_in(fresh_id, file, copied);
@@ -429,7 +429,7 @@ impl Engine {
         };
         self.publish(state, to, ready, version);
         if how != Move::Link {
-            self.note_published(state, id, to, (by, tid), (version, is_merged), published);
+            self.note_published(state, id, to, by, (version, is_merged), published);
         }
         if how == Move::Rename {
             state.unname(to, lost);
