@@ -403,7 +403,7 @@ elsewhere({"n": 4}); save({"n": 5}); elsewhere({"n": 1})"#,
 #[test]
 fn without_a_rule_status_names_what_was_overwritten_and_the_rule_that_keeps_it() {
     need_daemon!();
-    for way in ["in place", "by replace"] {
+    for way in WAYS {
         let mut m = mount!();
         m.save("s.json", r#"{"n": 0, "who": "nobody"}"#);
         program(&m, way, "processes(20, increment, 10)");
@@ -426,6 +426,53 @@ fn without_a_rule_status_names_what_was_overwritten_and_the_rule_that_keeps_it()
         program(&m, way, "processes(20, increment, 10)");
         assert_eq!(number(&m, "n"), 200, "{way}");
     }
+}
+
+#[test]
+fn status_names_what_shells_overwrite_and_the_rule_that_keeps_it() {
+    need_daemon!();
+    for aside in ["tmp$w", "tmp$w.json", "tmp$w.part"] {
+        let m = mount!();
+        m.save("s.json", r#"{"n": 0}"#);
+        shells(&m, 4, 10, aside);
+        assert_overwritten(&m, 40, aside);
+    }
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    let within = r#"for i in 1 2 3 4 5 6 7 8 9 10; do
+        x=$(sed 's/[^0-9]//g' s.json); echo "{\"n\": $((x + 1))}" > s.json; done"#;
+    m.bash(&format!("for j in 1 2 3 4; do ({within}) & done; wait"))
+        .ok();
+    assert_overwritten(&m, 40, "a variable");
+}
+
+/// Every update that is missing has been overwritten by some save, and status says so.
+fn assert_overwritten(m: &Mount, saves: i64, way: &str) {
+    let lost = saves - number(m, "n");
+    let overwritten = m.status()["overwritten"][0].clone();
+    assert!(lost > 0, "{way}: the shells have not met");
+    assert_eq!(overwritten["path"], "s.json", "{way}: {lost} lost");
+    // One that is read before two saves loses them both.
+    let count = overwritten["count"].as_i64().unwrap();
+    assert!(3 * count >= lost, "{way}: {count} for {lost} lost");
+    let expected = "[[rule]]\nglob = \"s.json\"\non_conflict = \"merge\"\ncounters = [\"/n\"]\n";
+    assert_eq!(overwritten["rule"], expected, "{way}");
+}
+
+#[test]
+fn who_has_read_what_it_replaces_overwrites_nothing() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    shells(&m, 1, 10, "tmp$w");
+    let within = r#"x=$(sed 's/[^0-9]//g' s.json); echo "{\"n\": $((x + 1))}" > s.json"#;
+    m.bash(&format!(
+        "{within}; {within}; mv s.json s; mv s s.json; {within}"
+    ))
+    .ok();
+    program(&m, "within", "increment(10)");
+    assert_eq!(number(&m, "n"), 23);
+    assert_eq!(counter(&m, "overwritten_updates"), 0);
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl Engine {
         read: Option<(NodeId, &Arc<File>)>,
     ) {
         if let Some((version, _)) = read {
-            state.overwrites.note_seen(caller.tid, slot, version);
+            state.overwrites.note_read(caller.tid, slot, version);
         }
         if !self.rules.has_conflict_rules() {
             return;

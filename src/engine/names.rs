@@ -329,21 +329,12 @@ impl Engine {
             }
             return Ok(());
         }
-        let replaces = |state: &mut State| -> OpResult<_> {
-            let source = self.current(state, from)?;
-            Ok((source, self.current_if_any(state, to)?))
-        };
-        let (source, lost) = replaces(&mut self.lock())?;
-        self.drain_until(|engine, barrier| {
-            engine
-                .rename_step(from, to, flags, None, barrier)
-                .map(|s| match s {
-                    Step::Done(_) => Step::Done(()),
-                    Step::DrainFirst => Step::DrainFirst,
-                })
-        })?;
-        if flags.is_empty() {
-            self.note_renamed(&mut self.lock(), caller, to, source, lost);
+        let renamed =
+            self.drain_until(|engine, barrier| engine.rename_step(from, to, flags, None, barrier))?;
+        if let Some((source, lost)) = renamed.filter(|_| flags.is_empty()) {
+            let mut state = self.lock();
+            let author = state.parties.author(source).map(|a| a.tid);
+            self.note_replaced(&mut state, caller.tid, author, to, (lost, source));
         }
         if self.config.durability == Durability::Sync {
             self.drain_all()?;
@@ -415,27 +406,37 @@ impl Engine {
         Ok(())
     }
 
-    /// A file was renamed over a name: whether its thread had seen what it replaced.
-    fn note_renamed(
+    /// A file was renamed over a name: whether who wrote it, or else who renamed it, had seen what
+    /// it replaced.
+    pub(super) fn note_replaced(
         &self,
         state: &mut State,
-        caller: Caller,
+        renamer: u32,
+        author: Option<u32>,
         to: &Slot,
-        source: NodeId,
-        lost: Option<NodeId>,
+        (lost, by): (Option<NodeId>, NodeId),
     ) {
-        let seen = state.overwrites.last_seen(caller.tid, to);
+        let version = |state: &State, tid| state.overwrites.last_seen(tid, to).map(|s| s.version);
+        let author = author.filter(|tid| *tid != renamer);
+        let seen_by_author = author.and_then(|tid| version(state, tid));
+        let seen_by_renamer = version(state, renamer);
         let lost = lost.filter(|l| state.nodes.get(*l).is_some_and(|n| n.kind == Kind::File));
-        match (seen, lost) {
+        match (seen_by_author.or(seen_by_renamer), lost) {
             (Some(seen), Some(lost)) if seen != lost => {
-                let pid = crate::sys::proc::tgid(caller.tid).unwrap_or(caller.tid);
+                let pid = crate::sys::proc::tgid(renamer).unwrap_or(renamer);
                 let command = crate::sys::proc::comm(pid).unwrap_or_default();
-                self.note_overwritten(state, to, (pid, &command), lost, source);
+                self.note_overwritten(state, to, (pid, &command), lost, by);
             }
-            (Some(_), Some(old)) => self.note_followed(state, to, old, source),
+            (Some(_), Some(old)) => self.note_followed(state, to, old, by),
             _ => {}
         }
-        state.overwrites.note_seen(caller.tid, to, source);
+        if let Some(author) = author.filter(|_| seen_by_author.is_some()) {
+            state.overwrites.note_saved(author, to, by);
+        }
+        // A program that does nothing but rename what others write has not seen anything.
+        if author.is_none() || seen_by_renamer.is_some() {
+            state.overwrites.note_saved(renamer, to, by);
+        }
     }
 
     /// Renames a file over a name with a rule for conflicts. Gives whether it is done; it isn't where
@@ -499,7 +500,7 @@ impl Engine {
                         let expected = base.as_ref().map(|_| (source, onto));
                         engine.rename_step(from, to, flags, expected, barrier)
                     })?;
-                    if !renamed {
+                    if renamed.is_none() {
                         continue;
                     }
                 }
@@ -522,7 +523,7 @@ impl Engine {
                         engine.unlink_step(caller, from, &mut discarded, barrier)
                     })
                     .or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })?;
-                    self.lock().overwrites.note_seen(caller.tid, to, version);
+                    self.lock().overwrites.note_saved(caller.tid, to, version);
                     return Ok(true);
                 }
             }
@@ -557,8 +558,8 @@ impl Engine {
         Ok(Some(version))
     }
 
-    /// Gives `false` if it was to be done only with certain versions under the two names, and they
-    /// are not there any more.
+    /// Gives the two versions that the names had; `None` if it was to be done only with certain
+    /// ones, and they are not there any more.
     fn rename_step(
         &self,
         from: &Slot,
@@ -566,7 +567,7 @@ impl Engine {
         flags: RenameFlags,
         expected: Option<(NodeId, Option<NodeId>)>,
         barrier: &mut Barrier,
-    ) -> OpResult<Step<bool>> {
+    ) -> OpResult<Step<Option<(NodeId, Option<NodeId>)>>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let source = self.current(state, from)?;
@@ -576,13 +577,13 @@ impl Engine {
         }
         let target = self.current_if_any(state, to)?;
         if target == Some(source) && !flags.contains(RenameFlags::EXCHANGE) {
-            return Ok(Step::Done(true));
+            return Ok(Step::Done(Some((source, None))));
         }
         if expected.is_some_and(|expected| expected != (source, target)) {
-            return Ok(Step::Done(false));
+            return Ok(Step::Done(None));
         }
         if kind == Kind::File && flags.is_empty() && self.rename_pending(state, from, to)? {
-            return Ok(Step::Done(true));
+            return Ok(Step::Done(Some((source, target))));
         }
         if state.pending.get(from.dir, &from.name).is_some()
             || state.pending.get(to.dir, &to.name).is_some()
@@ -591,7 +592,7 @@ impl Engine {
             return Ok(Step::DrainFirst);
         }
         self.rename_backing(state, from, to, flags, source, target)?;
-        Ok(Step::Done(true))
+        Ok(Step::Done(Some((source, target))))
     }
 
     /// Renames a pending name that the backing directory doesn't have. Gives whether it could.

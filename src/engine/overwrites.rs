@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{Engine, State};
 use crate::json::Value;
 use crate::rules::{Creation, OnConflict};
+use crate::sys::proc;
 use crate::types::{NodeId, Slot, now_ns};
 
 /// Threads of which it is known what they have read, at most.
@@ -33,10 +34,31 @@ const SHOWN: usize = 20;
 /// What threads have read, and what was overwritten.
 #[derive(Debug, Default)]
 pub struct Overwrites {
-    seen: HashMap<u32, VecDeque<(Slot, NodeId)>>,
+    threads: HashMap<u32, Thread>,
+    /// In the order in which they came.
+    order: VecDeque<u32>,
+    clock: u64,
     paths: HashMap<String, Overwritten>,
     /// Versions to be compared, of a path: one, and the one that replaced it.
     unseen: VecDeque<(String, Arc<OwnedFd>, Arc<OwnedFd>)>,
+}
+
+#[derive(Debug, Default)]
+struct Thread {
+    /// Its process's parent, once it has been asked for.
+    parent: Option<u32>,
+    files: VecDeque<Seen>,
+}
+
+/// The version of a file that a thread has to do with.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    slot: Slot,
+    /// The version.
+    pub version: NodeId,
+    at: u64,
+    /// What a child has read, for the parent's next save.
+    by_child: bool,
 }
 
 /// The updates of one path that were overwritten.
@@ -62,26 +84,58 @@ pub struct Overwritten {
 }
 
 impl Overwrites {
-    /// A thread has read a version, or written it.
-    pub fn note_seen(&mut self, tid: u32, slot: &Slot, version: NodeId) {
-        if self.seen.len() >= THREADS && !self.seen.contains_key(&tid) {
-            self.seen.clear();
+    /// A thread has read a version: for itself, or for its parent (`x=$(jq … f)`).
+    pub fn note_read(&mut self, tid: u32, slot: &Slot, version: NodeId) {
+        self.note(tid, slot, version, false);
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            let parent = *thread
+                .parent
+                .get_or_insert_with(|| proc::parent(tid).unwrap_or(0));
+            if parent > 1 {
+                self.note(parent, slot, version, true);
+            }
         }
-        let seen = self.seen.entry(tid).or_default();
-        if let Some(known) = seen.iter_mut().find(|(of, _)| of == slot) {
-            known.1 = version;
-            return;
-        }
-        if seen.len() >= FILES {
-            seen.pop_front();
-        }
-        seen.push_back((slot.clone(), version));
     }
 
-    /// The version of a name that a thread saw last.
-    pub fn last_seen(&self, tid: u32, slot: &Slot) -> Option<NodeId> {
-        let seen = self.seen.get(&tid)?;
-        seen.iter().find(|(of, _)| of == slot).map(|(_, v)| *v)
+    /// A thread has written a version. What it has read was not for its parent.
+    pub fn note_saved(&mut self, tid: u32, slot: &Slot, version: NodeId) {
+        let parent = self.threads.get(&tid).and_then(|t| t.parent);
+        for tid in [Some(tid), parent].into_iter().flatten() {
+            if let Some(thread) = self.threads.get_mut(&tid) {
+                thread.files.retain(|s| !s.by_child || s.slot != *slot);
+            }
+        }
+        self.note(tid, slot, version, false);
+    }
+
+    fn note(&mut self, tid: u32, slot: &Slot, version: NodeId, by_child: bool) {
+        if !self.threads.contains_key(&tid) {
+            while self.threads.len() >= THREADS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.threads.remove(&oldest);
+            }
+            self.order.push_back(tid);
+        }
+        self.clock += 1;
+        let seen = Seen {
+            slot: slot.clone(),
+            version,
+            at: self.clock,
+            by_child,
+        };
+        let files = &mut self.threads.entry(tid).or_default().files;
+        files.retain(|s| s.slot != *slot || s.by_child != by_child);
+        if files.len() >= FILES {
+            files.pop_front();
+        }
+        files.push_back(seen);
+    }
+
+    /// The version of a name that a thread, or a child of it, saw last.
+    pub fn last_seen(&self, tid: u32, slot: &Slot) -> Option<&Seen> {
+        let files = self.threads.get(&tid)?.files.iter();
+        files.filter(|s| s.slot == *slot).max_by_key(|s| s.at)
     }
 
     /// Those that status shows: the most frequent first.

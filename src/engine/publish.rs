@@ -90,6 +90,7 @@ impl Engine {
             ready.content.mtime_ns = grown.unwrap_or(ready.content.mtime_ns);
         }
         let seen = state.overwrites.last_seen(txn.opener_tid, &txn.slot);
+        let seen = seen.map(|s| s.version);
         let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
             (_, None) => true,
             (Some(base), _) => !Engine::is_stale(base, current),
@@ -119,7 +120,7 @@ impl Engine {
             (None, None) => {}
         }
         self.publish(state, slot, ready, version);
-        state.overwrites.note_seen(txn.opener_tid, slot, version);
+        state.overwrites.note_saved(txn.opener_tid, slot, version);
         Engine::note_author(state, version, txn.id);
         if let Some(by) = save.and_then(|s| s.by) {
             let version = (version, written.is_some());
@@ -427,6 +428,11 @@ impl Engine {
             }
             Move::Link | Move::Stay => None,
         };
+        if how == Move::Rename && !Engine::watches(&policy) {
+            let replaced = self.current_if_any(state, to)?;
+            let author = state.txns.get(&id).map_or(0, |t| t.opener_tid);
+            self.note_replaced(state, author, Some(author), to, (replaced, version));
+        }
         self.publish(state, to, ready, version);
         if how != Move::Link {
             self.note_published(state, id, to, by, (version, is_merged), published);
