@@ -476,6 +476,43 @@ fn who_has_read_what_it_replaces_overwrites_nothing() {
 }
 
 #[test]
+fn a_file_that_stays_empty_or_the_same_is_overwritten_by_nobody() {
+    need_daemon!();
+    let m = mount!();
+    m.bash(
+        r#"for w in 1 2 3 4; do
+            (for i in 1 2 3 4 5; do (exec 9> side.lock; flock 9; echo >> out); done) &
+        done; wait; test $(wc -l < out) = 20"#,
+    )
+    .ok();
+    let locks = r#"
+import fcntl
+def locks():
+    for _ in range(20):
+        with open("side.lock", "w") as l:
+            fcntl.flock(l, fcntl.LOCK_EX)
+processes(4, locks)"#;
+    program(&m, "in place", locks);
+    let (mut one, mut two) = (Actor::new(), Actor::new());
+    let path = m.path("same");
+    m.save("same", "a");
+    one.cat(&path).unwrap();
+    two.save(&path, "a").unwrap();
+    one.save(&path, "b").unwrap();
+    let status = m.status();
+    assert_eq!(status["counters"]["overwritten_updates"], 0, "{status}");
+    assert_eq!(status["overwritten"].as_array().map(Vec::len), Some(0));
+    // A patch whose text is not written yet is no empty file.
+    m.save("p.json", r#"{"n": 0}"#);
+    one.cat(&m.path("p.json")).unwrap();
+    let patch = br#"[{"op": "increment", "path": "/n", "value": 1}]"#;
+    two.setxattr(&m.path("p.json"), "user.commitfs.json.patch", patch)
+        .unwrap();
+    one.save(&m.path("p.json"), br#"{"n": 0}"#).unwrap();
+    assert_eq!(counter(&m, "overwritten_updates"), 1);
+}
+
+#[test]
 fn a_proposed_rule_names_counters_though_those_who_overwrote_each_other_counted_alike() {
     need_daemon!();
     for by_rename in [false, true] {

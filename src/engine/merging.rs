@@ -183,7 +183,8 @@ impl Engine {
         read: Option<(NodeId, &Arc<File>)>,
     ) {
         if let Some((version, _)) = read {
-            state.overwrites.note_read(caller.tid, slot, version);
+            let sum = state.nodes.sum(version);
+            state.overwrites.note_read(caller.tid, slot, (version, sum));
         }
         if !self.rules.has_conflict_rules() {
             return;

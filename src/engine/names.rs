@@ -416,13 +416,13 @@ impl Engine {
         to: &Slot,
         (lost, by): (Option<NodeId>, NodeId),
     ) {
-        let version = |state: &State, tid| state.overwrites.last_seen(tid, to).map(|s| s.version);
+        let seen = |state: &State, tid| state.overwrites.last_seen(tid, to).cloned();
         let author = author.filter(|tid| *tid != renamer);
-        let seen_by_author = author.and_then(|tid| version(state, tid));
-        let seen_by_renamer = version(state, renamer);
+        let seen_by_author = author.and_then(|tid| seen(state, tid));
+        let seen_by_renamer = seen(state, renamer);
         let lost = lost.filter(|l| state.nodes.get(*l).is_some_and(|n| n.kind == Kind::File));
-        match (seen_by_author.or(seen_by_renamer), lost) {
-            (Some(seen), Some(lost)) if seen != lost => {
+        match (seen_by_author.as_ref().or(seen_by_renamer.as_ref()), lost) {
+            (Some(seen), Some(lost)) if !state.is_as_seen(seen, lost) => {
                 let pid = crate::sys::proc::tgid(renamer).unwrap_or(renamer);
                 let command = crate::sys::proc::comm(pid).unwrap_or_default();
                 self.note_overwritten(state, to, (pid, &command), lost, by);
@@ -431,11 +431,11 @@ impl Engine {
             _ => {}
         }
         if let Some(author) = author.filter(|_| seen_by_author.is_some()) {
-            state.overwrites.note_saved(author, to, by);
+            state.note_saved(author, to, by);
         }
         // A program that does nothing but rename what others write has not seen anything.
         if author.is_none() || seen_by_renamer.is_some() {
-            state.overwrites.note_saved(renamer, to, by);
+            state.note_saved(renamer, to, by);
         }
     }
 
@@ -523,7 +523,7 @@ impl Engine {
                         engine.unlink_step(caller, from, &mut discarded, barrier)
                     })
                     .or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })?;
-                    self.lock().overwrites.note_saved(caller.tid, to, version);
+                    self.lock().note_saved(caller.tid, to, version);
                     return Ok(true);
                 }
             }

@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use super::{Engine, State};
 use crate::json::Value;
+use crate::namespace::Sum;
 use crate::rules::{Creation, OnConflict};
-use crate::sys::proc;
+use crate::sys::{at, proc};
 use crate::types::{NodeId, Slot, now_ns};
 
 /// Threads of which it is known what they have read, at most.
@@ -56,6 +57,8 @@ pub struct Seen {
     slot: Slot,
     /// The version.
     pub version: NodeId,
+    /// Its length and checksum.
+    sum: Option<Sum>,
     at: u64,
     /// What a child has read, for the parent's next save.
     by_child: bool,
@@ -85,7 +88,7 @@ pub struct Overwritten {
 
 impl Overwrites {
     /// A thread has read a version: for itself, or for its parent (`x=$(jq … f)`).
-    pub fn note_read(&mut self, tid: u32, slot: &Slot, version: NodeId) {
+    pub fn note_read(&mut self, tid: u32, slot: &Slot, version: (NodeId, Option<Sum>)) {
         self.note(tid, slot, version, false);
         if let Some(thread) = self.threads.get_mut(&tid) {
             let parent = *thread
@@ -98,7 +101,7 @@ impl Overwrites {
     }
 
     /// A thread has written a version. What it has read was not for its parent.
-    pub fn note_saved(&mut self, tid: u32, slot: &Slot, version: NodeId) {
+    pub fn note_saved(&mut self, tid: u32, slot: &Slot, version: (NodeId, Option<Sum>)) {
         let parent = self.threads.get(&tid).and_then(|t| t.parent);
         for tid in [Some(tid), parent].into_iter().flatten() {
             if let Some(thread) = self.threads.get_mut(&tid) {
@@ -108,7 +111,13 @@ impl Overwrites {
         self.note(tid, slot, version, false);
     }
 
-    fn note(&mut self, tid: u32, slot: &Slot, version: NodeId, by_child: bool) {
+    fn note(
+        &mut self,
+        tid: u32,
+        slot: &Slot,
+        (version, sum): (NodeId, Option<Sum>),
+        by_child: bool,
+    ) {
         if !self.threads.contains_key(&tid) {
             while self.threads.len() >= THREADS
                 && let Some(oldest) = self.order.pop_front()
@@ -121,6 +130,7 @@ impl Overwrites {
         let seen = Seen {
             slot: slot.clone(),
             version,
+            sum,
             at: self.clock,
             by_child,
         };
@@ -160,6 +170,9 @@ impl Engine {
         lost: NodeId,
         by: NodeId,
     ) {
+        if state.is_empty(lost) {
+            return;
+        }
         state.counters.overwritten += 1;
         let path = self.show(state, slot);
         log::info!("{path}: {pid} ({command}) replaced a version that it had not seen");
@@ -216,6 +229,28 @@ impl Engine {
 }
 
 impl State {
+    /// Whether who saw a version last has seen what stands in another: rewritten with the same
+    /// bytes it is no other.
+    pub(super) fn is_as_seen(&self, seen: &Seen, version: NodeId) -> bool {
+        seen.version == version || seen.sum.is_some() && seen.sum == self.nodes.sum(version)
+    }
+
+    /// A thread has written a version.
+    pub(super) fn note_saved(&mut self, tid: u32, slot: &Slot, version: NodeId) {
+        let sum = self.nodes.sum(version);
+        self.overwrites.note_saved(tid, slot, (version, sum));
+    }
+
+    /// Files that serve as locks only are opened for writing all the time.
+    fn is_empty(&self, version: NodeId) -> bool {
+        let is_written = self
+            .nodes
+            .get(version)
+            .is_some_and(|n| n.unwritten.is_none());
+        let stat = || at::stat(&*self.nodes.fd(version)?);
+        is_written && stat().is_ok_and(|stat| stat.st_size == 0)
+    }
+
     /// Has two versions of a path compared, if some of its were overwritten, but not for ever.
     fn compare(&mut self, path: String, old: NodeId, by: NodeId) {
         let overwrites = &mut self.overwrites;

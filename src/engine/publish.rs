@@ -90,12 +90,13 @@ impl Engine {
             ready.content.mtime_ns = grown.unwrap_or(ready.content.mtime_ns);
         }
         let seen = state.overwrites.last_seen(txn.opener_tid, &txn.slot);
-        let seen = seen.map(|s| s.version);
         let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
             (_, None) => true,
             (Some(base), _) => !Engine::is_stale(base, current),
-            (None, _) if txn.begun == Begun::Rewrite && seen.is_some() => current == seen,
-            (None, _) => current == txn.base,
+            (None, Some(current)) => match seen.filter(|_| txn.begun == Begun::Rewrite) {
+                Some(seen) => state.is_as_seen(seen, current),
+                None => txn.base.is_some_and(|b| state.nodes.is_same(b, current)),
+            },
         };
         let lost = current.filter(|_| !has_seen && ready.merged.is_none());
         let (slot, written) = (&txn.slot, ready.merged.clone());
@@ -120,7 +121,7 @@ impl Engine {
             (None, None) => {}
         }
         self.publish(state, slot, ready, version);
-        state.overwrites.note_saved(txn.opener_tid, slot, version);
+        state.note_saved(txn.opener_tid, slot, version);
         Engine::note_author(state, version, txn.id);
         if let Some(by) = save.and_then(|s| s.by) {
             let version = (version, written.is_some());
@@ -150,6 +151,9 @@ impl Engine {
             log::error!("{:?}: its directory is gone", slot.name);
             return;
         };
+        if let Some(n) = state.nodes.get_mut(node) {
+            n.sum = ready.content.crc.map(|crc| (ready.content.len, crc));
+        }
         let edit = Edit::Put {
             path,
             id: ready.id,
