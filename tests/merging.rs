@@ -512,6 +512,134 @@ processes(4, locks)"#;
     assert_eq!(counter(&m, "overwritten_updates"), 1);
 }
 
+/// Two who have both read a file save one after the other, without any error.
+fn overtake(m: &Mount, name: &str, way: &str, [old, first, second]: [&str; 3]) {
+    let (mut one, mut two) = (Actor::new(), Actor::new());
+    let path = m.path(name);
+    m.save(name, old);
+    one.cat(&path).unwrap();
+    two.cat(&path).unwrap();
+    one.save(&path, first).unwrap();
+    let aside = m.path("aside");
+    match way {
+        "in place" => two.save(&path, second).unwrap(),
+        "by replace" => {
+            two.save(&aside, second).unwrap();
+            two.rename(&aside, &path).unwrap();
+        }
+        _ => {
+            two.open("f", "w", &aside).unwrap();
+            two.write("f", second).unwrap();
+            two.rename(&aside, &path).unwrap();
+            two.close("f").unwrap();
+        }
+    }
+}
+
+#[test]
+fn no_merge_is_proposed_for_what_is_no_document() {
+    need_daemon!();
+    for way in WAYS {
+        let mut m = mount!();
+        let lines = ["begin\n", "one\n", "two\n"];
+        overtake(&m, "x.bin", way, lines);
+        let overwritten = m.status()["overwritten"][0].clone();
+        assert_eq!(overwritten["count"], 1, "{way}");
+        let rule = overwritten["rule"].as_str().unwrap().to_owned();
+        let expected = "[[rule]]\nglob = \"x.bin\"\non_conflict = \"fail\"\n";
+        assert_eq!(rule, expected, "{way}");
+        let shown = m.command(&["status"]).out;
+        assert!(shown.contains("OVERWRITTEN x.bin"), "{shown}");
+        assert!(
+            shown.contains("flock") && shown.contains("ESTALE"),
+            "{shown}"
+        );
+        m.unmount();
+        std::fs::write(m.backing().join(".commitfs/rules.toml"), rule).unwrap();
+        m.remount();
+        let (mut one, mut two) = (Actor::new(), Actor::new());
+        let path = m.path("x.bin");
+        two.cat(&path).unwrap();
+        one.cat(&path).unwrap();
+        one.save(&path, "one").unwrap();
+        assert_errno(two.save(&path, "two"), "ESTALE");
+    }
+}
+
+#[test]
+fn what_a_rule_could_not_merge_is_shown_as_overwritten() {
+    need_daemon!();
+    let rules = "[[rule]]\nglob = \"x*\"\non_conflict = \"merge\"\n";
+    for way in WAYS {
+        let m = mount!(Mount::options().rules(rules));
+        overtake(&m, "x.bin", way, ["begin\n", "one\n", "two\n"]);
+        assert_eq!(counter(&m, "unmerged"), 1, "{way}");
+        assert_eq!(counter(&m, "overwritten_updates"), 1, "{way}");
+        let overwritten = m.status()["overwritten"][0].clone();
+        assert_eq!(overwritten["path"], "x.bin", "{way}");
+        assert_eq!(overwritten["count"], 1, "{way}");
+        let shown = m.command(&["status"]).out;
+        assert!(shown.contains("OVERWRITTEN x.bin"), "{shown}");
+        assert!(shown.contains("on_conflict = \"fail\""), "{shown}");
+    }
+    let m = mount!(Mount::options().rules(rules));
+    m.save("x.json", r#"{"n": 0}"#);
+    let mut other = Actor::new();
+    let mut shell = m.shell("bash");
+    shell.run("sed s/0/1/ x.json > ../aside");
+    other.save(&m.path("x.json"), r#"{"n": 5}"#).unwrap();
+    shell.run("cat ../aside > x.json");
+    let overwritten = m.status()["overwritten"][0].clone();
+    assert_eq!(overwritten["path"], "x.json");
+    assert_eq!(overwritten["rule"], "", "no rule helps");
+    let shown = m.command(&["status"]).out;
+    assert!(shown.contains("not certain what was changed"), "{shown}");
+}
+
+#[test]
+fn what_is_merged_is_not_overwritten_though_it_is_what_was_written() {
+    need_daemon!();
+    for way in WAYS {
+        let m = mount!(Mount::options().rules(RULES));
+        let documents = [r#"{"a": 0}"#, r#"{"a": 1}"#, r#"{"a": 1}"#];
+        overtake(&m, "s.json", way, documents);
+        assert_eq!(counter(&m, "merges"), 1, "{way}");
+        assert_eq!(counter(&m, "overwritten_updates"), 0, "{way}");
+    }
+}
+
+#[test]
+fn who_has_never_read_a_file_counts_nothing_in_it() {
+    need_daemon!();
+    let m = mount!();
+    let (mut one, mut two) = (Actor::new(), Actor::new());
+    for i in 0..3 {
+        for (who, actor) in [(1, &mut one), (2, &mut two)] {
+            let text = format!("{{\"w\": {who}, \"i\": {i}}}");
+            actor.save(&m.path("s.json"), text).unwrap();
+        }
+    }
+    let overwritten = m.status()["overwritten"][0].clone();
+    assert!(overwritten["count"].as_u64() > Some(0));
+    let expected = "[[rule]]\nglob = \"s.json\"\non_conflict = \"merge\"\n";
+    assert_eq!(overwritten["rule"], expected);
+}
+
+#[test]
+fn a_file_that_is_a_number_is_a_counter() {
+    need_daemon!();
+    let mut m = mount!();
+    overtake(&m, "c", "in place", ["1\n", "2\n", "5\n"]);
+    let rule = m.status()["overwritten"][0]["rule"].clone();
+    let rule = rule.as_str().unwrap().to_owned();
+    assert!(rule.contains(r#"counters = [""]"#), "{rule}");
+    m.unmount();
+    std::fs::write(m.backing().join(".commitfs/rules.toml"), rule).unwrap();
+    m.remount();
+    overtake(&m, "c", "in place", ["1\n", "2\n", "5\n"]);
+    assert_content(m.read("c"), b"6\n", "both");
+}
+
 #[test]
 fn a_proposed_rule_names_counters_though_those_who_overwrote_each_other_counted_alike() {
     need_daemon!();

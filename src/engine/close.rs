@@ -355,6 +355,9 @@ impl Engine {
         };
         let (onto, outcome) = self.reconcile(slot, policy, base.as_ref(), &content.file)?;
         failpoint::crash_point("staging-written");
+        if let Some(save) = self.lock().parties.saves.get_mut(&id) {
+            save.overwrites = outcome.overwrites();
+        }
         if let Outcome::Merged(merged) = outcome {
             if let Some(save) = self.lock().parties.saves.get_mut(&id) {
                 save.merges.push(merged.id);

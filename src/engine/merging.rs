@@ -69,6 +69,8 @@ pub(super) struct Save {
     pub by: Option<(Actor, u64)>,
     /// Staging files of its merges.
     pub merges: Vec<TxnId>,
+    /// Why the last try to merge it failed, if it did.
+    pub overwrites: Option<Why>,
 }
 
 impl Parties {
@@ -129,13 +131,34 @@ impl Parties {
     }
 }
 
+/// Why a stale save could not be merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// One of the three texts is no JSON document.
+    NoDocument,
+    /// It is not certain what it builds on.
+    Uncertain,
+}
+
 /// What became of a save at its merge.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It is committed as it was written.
     AsWritten,
+    /// It is, too, and others' updates are lost.
+    Overwrites(Why),
     /// This is committed in its place.
     Merged(Box<MergedFile>),
+}
+
+impl Outcome {
+    /// Why others' updates are lost, if they are.
+    pub fn overwrites(&self) -> Option<Why> {
+        match self {
+            Outcome::Overwrites(why) => Some(*why),
+            Outcome::AsWritten | Outcome::Merged(_) => None,
+        }
+    }
 }
 
 /// A merged text in a staging file of its own.
@@ -224,6 +247,7 @@ impl Engine {
             base: base.or_else(|| Engine::doubtful_base(state, &policy, &slot, actor)),
             by: actor.map(|a| (a, begun)),
             merges: Vec::new(),
+            overwrites: None,
         };
         state.parties.saves.insert(id, save);
     }
@@ -475,14 +499,15 @@ impl Engine {
             }
         };
         let outcome = match self.merged_text(slot, policy, base, mine, document) {
-            Some(text) => {
+            Ok(Some(text)) => {
                 self.stage_merged(&text, mine, theirs)
                     .map_err(|errno| Abort::FailedWrite {
                         what: "merge",
                         errno,
                     })?
             }
-            None => Outcome::AsWritten,
+            Ok(None) => Outcome::AsWritten,
+            Err(why) => Outcome::Overwrites(why),
         };
         Ok((current, outcome))
     }
@@ -493,7 +518,7 @@ impl Engine {
         current.filter(|c| state.nodes.get(*c).is_some_and(|n| n.kind == Kind::File))
     }
 
-    /// `None`: one of the three is no document, or the result is what was written.
+    /// `None`: the result is what was written.
     fn merged_text(
         &self,
         slot: &Slot,
@@ -501,7 +526,7 @@ impl Engine {
         base: &Base,
         mine: &File,
         theirs: Option<Document>,
-    ) -> Option<String> {
+    ) -> Result<Option<String>, Why> {
         let name = |engine: &Engine| engine.show(&engine.lock(), slot);
         let old = match &base.text {
             Text::Missing => Document::parse(b"").ok(),
@@ -509,19 +534,21 @@ impl Engine {
             Text::Dropped => None,
         };
         let mine = read_document_in(mine);
-        let counters = json::Policy::new(&policy.counters).ok()?;
+        let Ok(counters) = json::Policy::new(&policy.counters) else {
+            return Err(Why::Uncertain);
+        };
         if !base.is_certain || matches!(base.text, Text::Dropped) {
             log::info!(
                 "{}: it is not certain what was saved builds on: the last close wins",
                 name(self)
             );
             self.lock().counters.uncertain_bases += 1;
-            return None;
+            return Err(Why::Uncertain);
         }
         let (Some(old), Some(mine), Some(theirs)) = (old, mine, theirs) else {
             log::info!("{}: can't be merged: the last close wins", name(self));
             self.lock().counters.unmerged += 1;
-            return None;
+            return Err(Why::NoDocument);
         };
         let old = if failpoint::mutant("C17-base") {
             theirs.clone()
@@ -546,7 +573,7 @@ impl Engine {
             );
         }
         let text = merged.to_text();
-        (text != mine.to_text()).then_some(text)
+        Ok((text != mine.to_text()).then_some(text))
     }
 
     /// Writes a merged text to a staging file with the attributes of what it stands for.
@@ -639,14 +666,8 @@ impl MergedFile {
     }
 }
 
-/// The document in a version's file.
-pub(super) fn read_document_of(version: &OwnedFd, limit: usize) -> Option<Document> {
-    let file = at::reopen(version, OFlags::RDONLY).ok()?;
-    let is_small = file.metadata().ok()?.len() <= limit as u64;
-    is_small.then(|| read_document_in(&file))?
-}
-
-fn read_document_in(file: &File) -> Option<Document> {
+/// The document in a file.
+pub(super) fn read_document_in(file: &File) -> Option<Document> {
     let limits = Limits::default();
     let size = usize::try_from(file.metadata().ok()?.len()).ok()?;
     if size > limits.bytes {

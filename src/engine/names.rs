@@ -13,7 +13,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
 
-use super::merging::Outcome;
+use super::merging::{Outcome, Why};
+use super::overwrites::Loss;
 use super::{Durability, Engine, State, virtualdir};
 use crate::guard::{Guard, Verdict, examine, permits};
 use crate::journal::{Edit, Record};
@@ -423,11 +424,15 @@ impl Engine {
         let lost = lost.filter(|l| state.nodes.get(*l).is_some_and(|n| n.kind == Kind::File));
         match (seen_by_author.as_ref().or(seen_by_renamer.as_ref()), lost) {
             (Some(seen), Some(lost)) if !state.is_as_seen(seen, lost) => {
-                let pid = crate::sys::proc::tgid(renamer).unwrap_or(renamer);
-                let command = crate::sys::proc::comm(pid).unwrap_or_default();
-                self.note_overwritten(state, to, (pid, &command), lost, by);
+                let loss = Loss {
+                    lost,
+                    by,
+                    has_read: seen.has_read,
+                    why: None,
+                };
+                self.note_overwritten_by(state, renamer, to, loss);
             }
-            (Some(_), Some(old)) => self.note_followed(state, to, old, by),
+            (Some(seen), Some(old)) => self.note_followed(state, to, (old, by), seen.has_read),
             _ => {}
         }
         if let Some(author) = author.filter(|_| seen_by_author.is_some()) {
@@ -437,6 +442,30 @@ impl Engine {
         if author.is_none() || seen_by_renamer.is_some() {
             state.note_saved(renamer, to, by);
         }
+    }
+
+    /// A version was replaced under a rule that could not merge the two.
+    pub(super) fn note_unmerged(
+        &self,
+        state: &mut State,
+        tid: u32,
+        to: &Slot,
+        (lost, by): (NodeId, NodeId),
+        why: Option<Why>,
+    ) {
+        let loss = Loss {
+            lost,
+            by,
+            has_read: true,
+            why,
+        };
+        self.note_overwritten_by(state, tid, to, loss);
+    }
+
+    fn note_overwritten_by(&self, state: &mut State, tid: u32, to: &Slot, loss: Loss) {
+        let pid = crate::sys::proc::tgid(tid).unwrap_or(tid);
+        let command = crate::sys::proc::comm(pid).unwrap_or_default();
+        self.note_overwritten(state, to, (pid, &command), loss);
     }
 
     /// Renames a file over a name with a rule for conflicts. Gives whether it is done; it isn't where
@@ -494,8 +523,9 @@ impl Engine {
                 self.lock().parties.refused = Some(asked);
                 self.refuse(to, abort)
             })?;
+            let why = outcome.overwrites();
             match outcome {
-                Outcome::AsWritten => {
+                Outcome::AsWritten | Outcome::Overwrites(_) => {
                     let renamed = self.drain_until(|engine, barrier| {
                         let expected = base.as_ref().map(|_| (source, onto));
                         engine.rename_step(from, to, flags, expected, barrier)
@@ -528,6 +558,9 @@ impl Engine {
                 }
             }
             let mut state = self.lock();
+            if let (Some(_), Some(lost)) = (why, onto) {
+                self.note_unmerged(&mut state, caller.tid, to, (lost, source), why);
+            }
             self.note_saved(&mut state, to, (actor, begun), (source, false), file);
             return Ok(true);
         }

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use super::merging::{Outcome, Save};
 use super::names::Move;
+use super::overwrites::Loss;
 use super::{Engine, State};
 use crate::journal::{Edit, Record};
 use crate::namespace::{Kind, Pending};
@@ -90,8 +91,10 @@ impl Engine {
             ready.content.mtime_ns = grown.unwrap_or(ready.content.mtime_ns);
         }
         let seen = state.overwrites.last_seen(txn.opener_tid, &txn.slot);
+        let has_read = seen.is_some_and(|s| s.has_read);
         let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
             (_, None) => true,
+            (Some(_), _) if current == ready.onto => save.is_some_and(|s| s.overwrites.is_none()),
             (Some(base), _) => !Engine::is_stale(base, current),
             (None, Some(current)) => match seen.filter(|_| txn.begun == Begun::Rewrite) {
                 Some(seen) => state.is_as_seen(seen, current),
@@ -114,10 +117,16 @@ impl Engine {
         let as_written = written.as_ref().map_or(&ready.file, |w| &w.file).clone();
         match (lost, current) {
             (Some(lost), _) => {
-                let by = (txn.opener, txn.command.as_str());
-                self.note_overwritten(state, slot, by, lost, version);
+                let loss = Loss {
+                    lost,
+                    by: version,
+                    has_read,
+                    why: save.and_then(|s| s.overwrites),
+                };
+                let who = (txn.opener, txn.command.as_str());
+                self.note_overwritten(state, slot, who, loss);
             }
-            (None, Some(old)) => self.note_followed(state, slot, old, version),
+            (None, Some(old)) => self.note_followed(state, slot, (old, version), has_read),
             (None, None) => {}
         }
         self.publish(state, slot, ready, version);
@@ -398,6 +407,7 @@ impl Engine {
             .nodes
             .create(Kind::File, Arc::new(old), key, to.clone());
         let is_merged = matches!(merged, Outcome::Merged(_));
+        let why = merged.overwrites();
         let (version, ready) = match merged {
             Outcome::Merged(merged) => {
                 self.leave_written(state, published_id, version);
@@ -407,7 +417,7 @@ impl Engine {
                         .create(Kind::File, merged.path.clone(), merged.key, to.clone());
                 (node, merged.ready(published.clone(), None))
             }
-            Outcome::AsWritten => (
+            Outcome::AsWritten | Outcome::Overwrites(_) => (
                 version,
                 Ready {
                     id: published_id,
@@ -432,9 +442,11 @@ impl Engine {
             }
             Move::Link | Move::Stay => None,
         };
-        if how == Move::Rename && !Engine::watches(&policy) {
-            let replaced = self.current_if_any(state, to)?;
-            let author = state.txns.get(&id).map_or(0, |t| t.opener_tid);
+        let author = state.txns.get(&id).map_or(0, |t| t.opener_tid);
+        let replaced = self.current_if_any(state, to)?;
+        if let (Some(_), Some(lost)) = (why, replaced) {
+            self.note_unmerged(state, author, to, (lost, version), why);
+        } else if how == Move::Rename && !Engine::watches(&policy) {
             self.note_replaced(state, author, Some(author), to, (replaced, version));
         }
         self.publish(state, to, ready, version);
