@@ -43,6 +43,9 @@ struct Barrier {
     waived: bool,
 }
 
+/// The version that was renamed, and the one that it replaced.
+type Renamed = (NodeId, Option<NodeId>);
+
 /// Whether an operation on names is done or has to wait for the drain first.
 enum Step<T> {
     Done(T),
@@ -600,7 +603,7 @@ impl Engine {
         flags: RenameFlags,
         expected: Option<(NodeId, Option<NodeId>)>,
         barrier: &mut Barrier,
-    ) -> OpResult<Step<Option<(NodeId, Option<NodeId>)>>> {
+    ) -> OpResult<Step<Option<Renamed>>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let source = self.current(state, from)?;

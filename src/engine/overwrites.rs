@@ -359,7 +359,7 @@ impl State {
 
 /// What a version holds, for a proposal.
 enum Text {
-    Document(Document),
+    Document(Box<Document>),
     /// Too large to be parsed for a proposal, but it looks like one.
     LargeDocument,
     Other,
@@ -390,7 +390,7 @@ fn read_text(version: &OwnedFd) -> OpResult<Text> {
     let file = at::reopen(version, OFlags::RDONLY)?;
     let len = at::stat(&file)?.st_size;
     if usize::try_from(len).is_ok_and(|len| len <= COMPARED) {
-        return Ok(read_document_in(&file).map_or(Text::Other, Text::Document));
+        return Ok(read_document_in(&file).map_or(Text::Other, |d| Text::Document(Box::new(d))));
     }
     let mut head = [0; 64];
     let read = file.read_at(&mut head, 0).map_err(|e| errno_of(&e))?;
@@ -456,8 +456,7 @@ mod tests {
     fn a_proposed_rule_is_one_and_matches_its_path() {
         for path in ["s.json", "a/b.json", "a [1]*{x}?.json", "q\"\\.json"] {
             let counters = BTreeSet::from(["/n".to_owned(), "/a \"b\"".to_owned()]);
-            let rules =
-                Rules::parse(&rule_for(path, OnConflict::Merge, &counters), "test").unwrap();
+            let rules = Rules::parse(&rule_for(path, "merge", &counters), "test").unwrap();
             let policy = rules.decide(path.as_ref(), Creation::default());
             assert_eq!(policy.on_conflict, OnConflict::Merge, "{path}");
             assert_eq!(policy.counters.len(), 2);
