@@ -295,6 +295,79 @@ fn a_stale_rename_fails_where_the_rule_says_so() {
     assert_eq!(m.aborts("conflict"), 1);
 }
 
+/// `workers` shells that each add one `rounds` times the way people do it with jq: one process
+/// reads the document and writes the new one aside, another renames it.
+fn shells(m: &Mount, workers: usize, rounds: usize, aside: &str) {
+    let add = r#"{ match($0, /[0-9]+/); print "{\"n\": " substr($0, RSTART, RLENGTH) + 1 "}" }"#;
+    m.bash(&format!(
+        "for w in $(seq {workers}); do
+            (for i in $(seq {rounds}); do
+                awk '{add}' s.json > {aside} && mv {aside} s.json || exit 1
+            done) & all=\"$all $!\"
+        done
+        for one in $all; do wait $one || exit 1; done"
+    ))
+    .ok();
+}
+
+#[test]
+fn who_renames_what_a_process_that_is_gone_has_written_loses_no_increment() {
+    need_daemon!();
+    for round in 0..times(6, 40) {
+        let aside = ["tmp$w", "tmp$w.json"][round % 2];
+        let workers = [2, 4, 8][round % 3];
+        let m = mount!(Mount::options().rules(RULES));
+        m.save("s.json", r#"{"n": 0}"#);
+        shells(&m, workers, 10, aside);
+        let counters = m.status()["counters"].clone();
+        let n = number(&m, "n");
+        assert_eq!(n, 10 * workers as i64, "{workers} by {aside}: {counters}");
+        assert_eq!(counters["uncertain_bases"], 0);
+    }
+}
+
+#[test]
+fn what_is_renamed_long_after_its_author_has_gone_is_merged() {
+    need_daemon!();
+    for aside in ["tmp", "tmp.json", "tmp.txt", "tmp.part"] {
+        let m = mount!(Mount::options().rules(RULES));
+        m.save("s.json", r#"{"n": 0, "a": 0}"#);
+        m.bash(&format!(
+            r#"sed 's/"n": 0/"n": 1/' s.json > {aside}
+            sed 's/"a": 0/"a": 1/' s.json > other && mv other s.json
+            sleep 2
+            mv {aside} s.json"#
+        ))
+        .ok();
+        assert_eq!((number(&m, "n"), number(&m, "a")), (1, 1), "{aside}");
+        assert_eq!(counter(&m, "merges"), 1, "{aside}");
+    }
+}
+
+#[test]
+fn a_save_that_another_process_of_its_shell_has_read_for_is_never_silent() {
+    need_daemon!();
+    // What reads and what writes are two processes, and the file system sees no more of it.
+    let ways = [
+        "sed 's/\"n\": 0/\"n\": 1/' s.json > ../aside; $other; cat ../aside > s.json",
+        "sed 's/\"n\": 0/\"n\": 1/' s.json | tee aside | cat > ../aside; $other; mv aside s.json",
+    ];
+    for way in ways {
+        let m = mount!(Mount::options().rules(RULES));
+        let path = m.path("s.json");
+        m.save("s.json", r#"{"n": 0, "a": 0}"#);
+        let mut other = Actor::new();
+        other.cat(&path).unwrap();
+        let (before, after) = way.split_once("$other;").unwrap();
+        let mut shell = m.shell("bash");
+        shell.run(before);
+        other.save(&path, br#"{"n": 0, "a": 1}"#).unwrap();
+        shell.run(after);
+        assert_eq!((number(&m, "n"), number(&m, "a")), (1, 0), "{way}");
+        assert_eq!(counter(&m, "uncertain_bases"), 1, "{way}");
+    }
+}
+
 #[test]
 fn a_shell_that_reads_through_a_child_counts_nothing_twice() {
     need_daemon!();
@@ -330,7 +403,7 @@ elsewhere({"n": 4}); save({"n": 5}); elsewhere({"n": 1})"#,
 #[test]
 fn without_a_rule_status_names_what_was_overwritten_and_the_rule_that_keeps_it() {
     need_daemon!();
-    for way in ["in place", "by replace"] {
+    for way in WAYS {
         let mut m = mount!();
         m.save("s.json", r#"{"n": 0, "who": "nobody"}"#);
         program(&m, way, "processes(20, increment, 10)");
@@ -353,6 +426,218 @@ fn without_a_rule_status_names_what_was_overwritten_and_the_rule_that_keeps_it()
         program(&m, way, "processes(20, increment, 10)");
         assert_eq!(number(&m, "n"), 200, "{way}");
     }
+}
+
+#[test]
+fn status_names_what_shells_overwrite_and_the_rule_that_keeps_it() {
+    need_daemon!();
+    for aside in ["tmp$w", "tmp$w.json", "tmp$w.part"] {
+        let m = mount!();
+        m.save("s.json", r#"{"n": 0}"#);
+        shells(&m, 4, 10, aside);
+        assert_overwritten(&m, 40, aside);
+    }
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    let within = r#"for i in 1 2 3 4 5 6 7 8 9 10; do
+        x=$(sed 's/[^0-9]//g' s.json); echo "{\"n\": $((x + 1))}" > s.json; done"#;
+    m.bash(&format!("for j in 1 2 3 4; do ({within}) & done; wait"))
+        .ok();
+    assert_overwritten(&m, 40, "a variable");
+}
+
+/// Every update that is missing has been overwritten by some save, and status says so.
+fn assert_overwritten(m: &Mount, saves: i64, way: &str) {
+    let lost = saves - number(m, "n");
+    let overwritten = m.status()["overwritten"][0].clone();
+    assert!(lost > 0, "{way}: the shells have not met");
+    assert_eq!(overwritten["path"], "s.json", "{way}: {lost} lost");
+    // One that is read before two saves loses them both.
+    let count = overwritten["count"].as_i64().unwrap();
+    assert!(3 * count >= lost, "{way}: {count} for {lost} lost");
+    let expected = "[[rule]]\nglob = \"s.json\"\non_conflict = \"merge\"\ncounters = [\"/n\"]\n";
+    assert_eq!(overwritten["rule"], expected, "{way}");
+}
+
+#[test]
+fn who_has_read_what_it_replaces_overwrites_nothing() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0}"#);
+    shells(&m, 1, 10, "tmp$w");
+    let within = r#"x=$(sed 's/[^0-9]//g' s.json); echo "{\"n\": $((x + 1))}" > s.json"#;
+    m.bash(&format!(
+        "{within}; {within}; mv s.json s; mv s s.json; {within}"
+    ))
+    .ok();
+    program(&m, "within", "increment(10)");
+    assert_eq!(number(&m, "n"), 23);
+    assert_eq!(counter(&m, "overwritten_updates"), 0);
+}
+
+#[test]
+fn a_file_that_stays_empty_or_the_same_is_overwritten_by_nobody() {
+    need_daemon!();
+    let m = mount!();
+    m.bash(
+        r#"for w in 1 2 3 4; do
+            (for i in 1 2 3 4 5; do (exec 9> side.lock; flock 9; echo >> out); done) &
+        done; wait; test $(wc -l < out) = 20"#,
+    )
+    .ok();
+    let locks = r#"
+import fcntl
+def locks():
+    for _ in range(20):
+        with open("side.lock", "w") as l:
+            fcntl.flock(l, fcntl.LOCK_EX)
+processes(4, locks)"#;
+    program(&m, "in place", locks);
+    let (mut one, mut two) = (Actor::new(), Actor::new());
+    let path = m.path("same");
+    m.save("same", "a");
+    one.cat(&path).unwrap();
+    two.save(&path, "a").unwrap();
+    one.save(&path, "b").unwrap();
+    let status = m.status();
+    assert_eq!(status["counters"]["overwritten_updates"], 0, "{status}");
+    assert_eq!(status["overwritten"].as_array().map(Vec::len), Some(0));
+    // A patch whose text is not written yet is no empty file.
+    m.save("p.json", r#"{"n": 0}"#);
+    one.cat(&m.path("p.json")).unwrap();
+    let patch = br#"[{"op": "increment", "path": "/n", "value": 1}]"#;
+    two.setxattr(&m.path("p.json"), "user.commitfs.json.patch", patch)
+        .unwrap();
+    one.save(&m.path("p.json"), br#"{"n": 0}"#).unwrap();
+    assert_eq!(counter(&m, "overwritten_updates"), 1);
+}
+
+/// Two who have both read a file save one after the other, without any error.
+fn overtake(m: &Mount, name: &str, way: &str, [old, first, second]: [&str; 3]) {
+    let (mut one, mut two) = (Actor::new(), Actor::new());
+    let path = m.path(name);
+    m.save(name, old);
+    one.cat(&path).unwrap();
+    two.cat(&path).unwrap();
+    one.save(&path, first).unwrap();
+    let aside = m.path("aside");
+    match way {
+        "in place" => two.save(&path, second).unwrap(),
+        "by replace" => {
+            two.save(&aside, second).unwrap();
+            two.rename(&aside, &path).unwrap();
+        }
+        _ => {
+            two.open("f", "w", &aside).unwrap();
+            two.write("f", second).unwrap();
+            two.rename(&aside, &path).unwrap();
+            two.close("f").unwrap();
+        }
+    }
+}
+
+#[test]
+fn no_merge_is_proposed_for_what_is_no_document() {
+    need_daemon!();
+    for way in WAYS {
+        let mut m = mount!();
+        let lines = ["begin\n", "one\n", "two\n"];
+        overtake(&m, "x.bin", way, lines);
+        let overwritten = m.status()["overwritten"][0].clone();
+        assert_eq!(overwritten["count"], 1, "{way}");
+        let rule = overwritten["rule"].as_str().unwrap().to_owned();
+        let expected = "[[rule]]\nglob = \"x.bin\"\non_conflict = \"fail\"\n";
+        assert_eq!(rule, expected, "{way}");
+        let shown = m.command(&["status"]).out;
+        assert!(shown.contains("OVERWRITTEN x.bin"), "{shown}");
+        assert!(
+            shown.contains("flock") && shown.contains("ESTALE"),
+            "{shown}"
+        );
+        m.unmount();
+        std::fs::write(m.backing().join(".commitfs/rules.toml"), rule).unwrap();
+        m.remount();
+        let (mut one, mut two) = (Actor::new(), Actor::new());
+        let path = m.path("x.bin");
+        two.cat(&path).unwrap();
+        one.cat(&path).unwrap();
+        one.save(&path, "one").unwrap();
+        assert_errno(two.save(&path, "two"), "ESTALE");
+    }
+}
+
+#[test]
+fn what_a_rule_could_not_merge_is_shown_as_overwritten() {
+    need_daemon!();
+    let rules = "[[rule]]\nglob = \"x*\"\non_conflict = \"merge\"\n";
+    for way in WAYS {
+        let m = mount!(Mount::options().rules(rules));
+        overtake(&m, "x.bin", way, ["begin\n", "one\n", "two\n"]);
+        assert_eq!(counter(&m, "unmerged"), 1, "{way}");
+        assert_eq!(counter(&m, "overwritten_updates"), 1, "{way}");
+        let overwritten = m.status()["overwritten"][0].clone();
+        assert_eq!(overwritten["path"], "x.bin", "{way}");
+        assert_eq!(overwritten["count"], 1, "{way}");
+        let shown = m.command(&["status"]).out;
+        assert!(shown.contains("OVERWRITTEN x.bin"), "{shown}");
+        assert!(shown.contains("on_conflict = \"fail\""), "{shown}");
+    }
+    let m = mount!(Mount::options().rules(rules));
+    m.save("x.json", r#"{"n": 0}"#);
+    let mut other = Actor::new();
+    let mut shell = m.shell("bash");
+    shell.run("sed s/0/1/ x.json > ../aside");
+    other.save(&m.path("x.json"), r#"{"n": 5}"#).unwrap();
+    shell.run("cat ../aside > x.json");
+    let overwritten = m.status()["overwritten"][0].clone();
+    assert_eq!(overwritten["path"], "x.json");
+    assert_eq!(overwritten["rule"], "", "no rule helps");
+    let shown = m.command(&["status"]).out;
+    assert!(shown.contains("not certain what was changed"), "{shown}");
+}
+
+#[test]
+fn what_is_merged_is_not_overwritten_though_it_is_what_was_written() {
+    need_daemon!();
+    for way in WAYS {
+        let m = mount!(Mount::options().rules(RULES));
+        let documents = [r#"{"a": 0}"#, r#"{"a": 1}"#, r#"{"a": 1}"#];
+        overtake(&m, "s.json", way, documents);
+        assert_eq!(counter(&m, "merges"), 1, "{way}");
+        assert_eq!(counter(&m, "overwritten_updates"), 0, "{way}");
+    }
+}
+
+#[test]
+fn who_has_never_read_a_file_counts_nothing_in_it() {
+    need_daemon!();
+    let m = mount!();
+    let (mut one, mut two) = (Actor::new(), Actor::new());
+    for i in 0..3 {
+        for (who, actor) in [(1, &mut one), (2, &mut two)] {
+            let text = format!("{{\"w\": {who}, \"i\": {i}}}");
+            actor.save(&m.path("s.json"), text).unwrap();
+        }
+    }
+    let overwritten = m.status()["overwritten"][0].clone();
+    assert!(overwritten["count"].as_u64() > Some(0));
+    let expected = "[[rule]]\nglob = \"s.json\"\non_conflict = \"merge\"\n";
+    assert_eq!(overwritten["rule"], expected);
+}
+
+#[test]
+fn a_file_that_is_a_number_is_a_counter() {
+    need_daemon!();
+    let mut m = mount!();
+    overtake(&m, "c", "in place", ["1\n", "2\n", "5\n"]);
+    let rule = m.status()["overwritten"][0]["rule"].clone();
+    let rule = rule.as_str().unwrap().to_owned();
+    assert!(rule.contains(r#"counters = [""]"#), "{rule}");
+    m.unmount();
+    std::fs::write(m.backing().join(".commitfs/rules.toml"), rule).unwrap();
+    m.remount();
+    overtake(&m, "c", "in place", ["1\n", "2\n", "5\n"]);
+    assert_content(m.read("c"), b"6\n", "both");
 }
 
 #[test]

@@ -131,11 +131,13 @@ fn for_people(s: &Value) -> String {
     }
     for o in s["overwritten"].as_array().into_iter().flatten() {
         out += &format!(
-            "OVERWRITTEN {}: {} times somebody's update, last by {} ({}); a rule that keeps them:\n",
+            "OVERWRITTEN {}: {} times somebody's update, last by {} ({}); {}{}\n",
             text(&o["path"]),
             o["count"],
             o["pid"],
-            text(&o["command"])
+            text(&o["command"]),
+            text(&o["help"]),
+            if o["rule"] == "" { "" } else { ":" }
         );
         for line in text(&o["rule"]).lines() {
             out += &format!("    {line}\n");

@@ -575,6 +575,8 @@ impl Engine {
         };
         state.txns.remove(&id);
         state.unlist(&slot, id);
+        Engine::note_author(state, node, id);
+        state.parties.forget(id);
         let writers: Vec<(HandleId, bool, u32)> = writers(state, id).collect();
         if let Some(n) = state.nodes.get_mut(node) {
             n.kind = Kind::File;

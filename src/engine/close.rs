@@ -368,6 +368,9 @@ impl Engine {
         };
         let (onto, outcome) = self.reconcile(slot, policy, base.as_ref(), &content.file)?;
         failpoint::crash_point("staging-written");
+        if let Some(save) = self.lock().parties.saves.get_mut(&id) {
+            save.overwrites = outcome.overwrites();
+        }
         if let Outcome::Merged(merged) = outcome {
             if let Some(save) = self.lock().parties.saves.get_mut(&id) {
                 save.merges.push(merged.id);
@@ -725,13 +728,14 @@ impl Engine {
     /// Decides: commits, or gives what is left of a transaction that doesn't.
     pub(super) fn finish(&self, state: &mut State, id: TxnId) -> Option<Fallen> {
         let txn = state.txns.remove(&id)?;
-        let save = state.parties.saves.remove(&id);
+        let save = state.parties.saves.get(&id).cloned();
         self.end_turn(state, &txn.slot, id);
         state.unlist(&txn.slot, id);
         let file = state.file_of(txn.node);
         let releases = txn.releases.clone();
         let committed = txn.content.as_ref().map(|c| c.id);
         let fallen = self.decide(state, txn, save.as_ref());
+        state.parties.forget(id);
         let merges = save.map(|s| s.merges).unwrap_or_default();
         for merge in merges {
             if fallen.is_some() || committed != Some(merge) {

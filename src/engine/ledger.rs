@@ -268,6 +268,21 @@ impl Ledger {
         base
     }
 
+    /// What a save may build on though the process itself knows nothing of the file: what its parent,
+    /// or another process of that one, has read (`jq … f | sponge f`). Never certain: the two may have
+    /// nothing to do with each other.
+    pub fn base_among_kin(&self, slot: &Slot, actor: Actor) -> Option<Base> {
+        let parent = self.ancestors.get(&actor.process)?.first()?;
+        let is_kin = |process: &ProcessId| {
+            let above = self.ancestors.get(process);
+            process == parent || above.is_some_and(|above| above.contains(parent))
+        };
+        let parties = self.names.get(slot)?.iter().filter(|(p, _)| is_kin(p));
+        let reads = parties.flat_map(|(_, party)| party.reads());
+        let newest = reads.max_by_key(|r| r.event.at)?;
+        Some(newest.event.as_base(false))
+    }
+
     /// The newest text that the process, or one that descends from it, has to do with.
     fn newest(party: &Party, below: &[&Outstanding]) -> Option<Base> {
         let written = party.newest_write();
@@ -282,16 +297,21 @@ impl Ledger {
         Some(newest.event.as_base(is_only && is_clear))
     }
 
-    /// Drops what dead processes did, but for what their parents may still build on. `gone` says
-    /// for how long a process has been dead.
-    pub fn bury(&mut self, gone: impl Fn(ProcessId) -> Option<Duration>) {
+    /// Drops what dead processes did, but for what their parents may still build on, and for what
+    /// authors of files that may still be renamed did. `gone` says for how long a process has been
+    /// dead.
+    pub fn bury(
+        &mut self,
+        gone: impl Fn(ProcessId) -> Option<Duration>,
+        is_author: impl Fn(ProcessId) -> bool,
+    ) {
         let ancestors = &self.ancestors;
         let matters = |process: ProcessId, party: &Party| {
             let parents = ancestors.get(&process).map_or(&[][..], Vec::as_slice);
             gone(process).is_none_or(|since| {
-                since < AFTERLIFE
-                    && party.reads().next().is_some()
-                    && parents.iter().any(|p| gone(*p).is_none())
+                let serves_parents =
+                    || party.reads().next().is_some() && parents.iter().any(|p| gone(*p).is_none());
+                since < AFTERLIFE && (is_author(process) || serves_parents())
             })
         };
         for name in self.names.values_mut() {

@@ -6,7 +6,7 @@
 //! before RELEASE. So that this hardly ever happens, a save under such a rule waits its turn: from
 //! the merge to the commit nobody else's is prepared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -42,14 +42,24 @@ pub struct Parties {
     by_pid: HashMap<u32, ProcessId>,
     descriptors: HashMap<ProcessId, (OwnedFd, Option<Instant>)>,
     last: ProcessId,
-    authors: HashMap<NodeId, Actor>,
+    authors: HashMap<NodeId, Author>,
     authored: std::collections::VecDeque<NodeId>,
+    /// Who began the open transactions.
+    writers: HashMap<TxnId, Author>,
     /// Whose save is between its merge and its commit.
     turns: HashMap<Slot, (TxnId, Instant)>,
     /// The last rename that was refused: by which thread, of which version.
     pub(super) refused: Option<(u32, NodeId)>,
     /// Open transactions under a rule for conflicts.
     pub(super) saves: HashMap<TxnId, Save>,
+}
+
+/// Who writes a file, asked when it is opened: by the commit the process may be gone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Author {
+    pub tid: u32,
+    /// Where there are rules for conflicts.
+    pub actor: Option<Actor>,
 }
 
 /// What is known of an open transaction that a rule for conflicts is for.
@@ -61,9 +71,34 @@ pub(super) struct Save {
     pub by: Option<(Actor, u64)>,
     /// Staging files of its merges.
     pub merges: Vec<TxnId>,
+    /// Why the last try to merge it failed, if it did.
+    pub overwrites: Option<Why>,
 }
 
 impl Parties {
+    /// Who wrote a version that is about to be renamed.
+    pub(super) fn author(&self, version: NodeId) -> Option<Author> {
+        self.authors.get(&version).copied()
+    }
+
+    /// A transaction has come to its end.
+    pub(super) fn forget(&mut self, id: TxnId) {
+        self.saves.remove(&id);
+        self.writers.remove(&id);
+    }
+
+    fn note_author(&mut self, version: NodeId, author: Author) {
+        if self.authors.insert(version, author).is_some() {
+            return;
+        }
+        self.authored.push_back(version);
+        if self.authored.len() > AUTHORS
+            && let Some(oldest) = self.authored.pop_front()
+        {
+            self.authors.remove(&oldest);
+        }
+    }
+
     /// The number of a living process. `introduced` is told of one that is new, with those that
     /// it descends from.
     fn number(
@@ -104,13 +139,34 @@ impl Parties {
     }
 }
 
+/// Why a stale save could not be merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// One of the three texts is no JSON document.
+    NoDocument,
+    /// It is not certain what it builds on.
+    Uncertain,
+}
+
 /// What became of a save at its merge.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It is committed as it was written.
     AsWritten,
+    /// It is, too, and others' updates are lost.
+    Overwrites(Why),
     /// This is committed in its place.
     Merged(Box<MergedFile>),
+}
+
+impl Outcome {
+    /// Why others' updates are lost, if they are.
+    pub fn overwrites(&self) -> Option<Why> {
+        match self {
+            Outcome::Overwrites(why) => Some(*why),
+            Outcome::AsWritten | Outcome::Merged(_) => None,
+        }
+    }
 }
 
 /// A merged text in a staging file of its own.
@@ -158,7 +214,8 @@ impl Engine {
         read: Option<(NodeId, &Arc<File>)>,
     ) {
         if let Some((version, _)) = read {
-            state.overwrites.note_seen(caller.tid, slot, version);
+            let sum = state.nodes.sum(version);
+            state.overwrites.note_read(caller.tid, slot, (version, sum));
         }
         if !self.rules.has_conflict_rules() {
             return;
@@ -173,12 +230,15 @@ impl Engine {
 
     /// A thread begins to write: what it builds on is what it knows of the file by now.
     pub(super) fn note_begin(&self, state: &mut State, tid: u32, id: TxnId) {
+        let author = self.author(state, tid);
+        state.parties.writers.insert(id, author);
         let Some(txn) = state.txns.get(&id).filter(|t| Engine::watches(&t.policy)) else {
             return;
         };
         let (slot, base, edits) = (txn.slot.clone(), txn.base, txn.begun == Begun::Edit);
+        let policy = txn.policy.clone();
         let creates = matches!(txn.begun, Begun::Create { .. });
-        let actor = self.actor(state, tid);
+        let actor = author.actor;
         let begun = state.ledger.now();
         let base = match (base, actor) {
             (Some(base), _) if edits => Engine::base_at(state, base),
@@ -190,10 +250,12 @@ impl Engine {
             text: Text::Missing,
             is_certain: true,
         };
+        let base = base.or(creates.then_some(nothing));
         let save = Save {
-            base: base.or(creates.then_some(nothing)),
+            base: base.or_else(|| Engine::doubtful_base(state, &policy, &slot, actor)),
             by: actor.map(|a| (a, begun)),
             merges: Vec::new(),
+            overwrites: None,
         };
         state.parties.saves.insert(id, save);
     }
@@ -252,21 +314,23 @@ impl Engine {
             .note_saved(slot, actor, begun, (version, is_merged), text);
     }
 
+    fn author(&self, state: &mut State, tid: u32) -> Author {
+        let has_rules = self.rules.has_conflict_rules();
+        let actor = has_rules.then(|| self.actor(state, tid)).flatten();
+        Author { tid, actor }
+    }
+
     /// Remembers who has written a version: it may be renamed over another name.
-    pub(super) fn note_author(&self, state: &mut State, version: NodeId, tid: u32) {
-        if !self.rules.has_conflict_rules() {
-            return;
+    pub(super) fn note_author(state: &mut State, version: NodeId, id: TxnId) {
+        if let Some(author) = state.parties.writers.get(&id).copied() {
+            state.parties.note_author(version, author);
         }
-        if let Some(actor) = self.actor(state, tid) {
-            let parties = &mut state.parties;
-            parties.authors.insert(version, actor);
-            parties.authored.push_back(version);
-            if parties.authored.len() > AUTHORS
-                && let Some(oldest) = parties.authored.pop_front()
-            {
-                parties.authors.remove(&oldest);
-            }
-        }
+    }
+
+    /// The same of a file that is written in place.
+    pub(super) fn note_direct_author(&self, state: &mut State, file: NodeId, tid: u32) {
+        let author = self.author(state, tid);
+        state.parties.note_author(file, author);
     }
 
     /// What a rename of a version over a name builds on: what its author knew of that name, or who
@@ -277,14 +341,33 @@ impl Engine {
         tid: u32,
         source: NodeId,
         to: &Slot,
+        policy: &Policy,
     ) -> Option<(Actor, Option<Base>)> {
         let renamer = self.actor(state, tid)?;
-        let author = state.parties.authors.get(&source).copied();
+        let author = state.parties.author(source).and_then(|a| a.actor);
         let author = author.filter(|a| *a != renamer);
         if let Some(base) = author.and_then(|a| state.ledger.base_of(to, a)) {
             return Some((author?, Some(base)));
         }
-        Some((renamer, state.ledger.base_of(to, renamer)))
+        let base = state.ledger.base_of(to, renamer);
+        let mut kin = [author, Some(renamer)].into_iter().flatten();
+        let base =
+            base.or_else(|| kin.find_map(|a| Engine::doubtful_base(state, policy, to, Some(a))));
+        Some((renamer, base))
+    }
+
+    /// What somebody who knows nothing of the file may yet build on: the last close wins, but not
+    /// silently. Not where a stale save fails: it would fail again and again.
+    fn doubtful_base(
+        state: &State,
+        policy: &Policy,
+        slot: &Slot,
+        actor: Option<Actor>,
+    ) -> Option<Base> {
+        if policy.on_conflict != OnConflict::Merge {
+            return None;
+        }
+        state.ledger.base_among_kin(slot, actor?)
     }
 
     /// What is published of an open transaction builds on, and whose it is.
@@ -297,9 +380,6 @@ impl Engine {
     ) -> (Option<(Actor, u64)>, Option<Base>) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(tid) = state.txns.get(&id).map(|t| t.opener_tid) else {
-            return (None, None);
-        };
         if !Engine::watches(policy) {
             return (None, None);
         }
@@ -308,7 +388,7 @@ impl Engine {
             return save.map_or((None, None), |s| (s.by, s.base.clone()));
         }
         let begun = state.ledger.now();
-        let Some(actor) = self.actor(state, tid) else {
+        let Some(actor) = state.parties.writers.get(&id).and_then(|w| w.actor) else {
             return (None, None);
         };
         (Some((actor, begun)), state.ledger.base_of(to, actor))
@@ -320,11 +400,11 @@ impl Engine {
         state: &mut State,
         id: TxnId,
         to: &Slot,
-        (by, tid): (Option<(Actor, u64)>, u32),
+        by: Option<(Actor, u64)>,
         (version, is_merged): (NodeId, bool),
         written: Arc<File>,
     ) {
-        self.note_author(state, version, tid);
+        Engine::note_author(state, version, id);
         let Some((actor, begun)) = by else {
             return;
         };
@@ -428,14 +508,15 @@ impl Engine {
             }
         };
         let outcome = match self.merged_text(slot, policy, base, mine, document) {
-            Some(text) => {
+            Ok(Some(text)) => {
                 self.stage_merged(&text, mine, theirs)
                     .map_err(|errno| Abort::FailedWrite {
                         what: "merge",
                         errno,
                     })?
             }
-            None => Outcome::AsWritten,
+            Ok(None) => Outcome::AsWritten,
+            Err(why) => Outcome::Overwrites(why),
         };
         Ok((current, outcome))
     }
@@ -446,7 +527,7 @@ impl Engine {
         current.filter(|c| state.nodes.get(*c).is_some_and(|n| n.kind == Kind::File))
     }
 
-    /// `None`: one of the three is no document, or the result is what was written.
+    /// `None`: the result is what was written.
     fn merged_text(
         &self,
         slot: &Slot,
@@ -454,7 +535,7 @@ impl Engine {
         base: &Base,
         mine: &File,
         theirs: Option<Document>,
-    ) -> Option<String> {
+    ) -> Result<Option<String>, Why> {
         let name = |engine: &Engine| engine.show(&engine.lock(), slot);
         let old = match &base.text {
             Text::Missing => Document::parse(b"").ok(),
@@ -462,19 +543,21 @@ impl Engine {
             Text::Dropped => None,
         };
         let mine = read_document_in(mine);
-        let counters = json::Policy::new(&policy.counters).ok()?;
+        let Ok(counters) = json::Policy::new(&policy.counters) else {
+            return Err(Why::Uncertain);
+        };
         if !base.is_certain || matches!(base.text, Text::Dropped) {
             log::info!(
                 "{}: it is not certain what was saved builds on: the last close wins",
                 name(self)
             );
             self.lock().counters.uncertain_bases += 1;
-            return None;
+            return Err(Why::Uncertain);
         }
         let (Some(old), Some(mine), Some(theirs)) = (old, mine, theirs) else {
             log::info!("{}: can't be merged: the last close wins", name(self));
             self.lock().counters.unmerged += 1;
-            return None;
+            return Err(Why::NoDocument);
         };
         let old = if failpoint::mutant("C17-base") {
             theirs.clone()
@@ -499,7 +582,7 @@ impl Engine {
             );
         }
         let text = merged.to_text();
-        (text != mine.to_text()).then_some(text)
+        Ok((text != mine.to_text()).then_some(text))
     }
 
     /// Writes a merged text to a staging file with the attributes of what it stands for.
@@ -552,12 +635,15 @@ impl Engine {
             }
         }
         let descriptors = &parties.descriptors;
-        state
-            .ledger
-            .bury(|process| match descriptors.get(&process) {
+        let authors = parties.authors.values().filter_map(|a| a.actor);
+        let authors: HashSet<ProcessId> = authors.map(|a| a.process).collect();
+        state.ledger.bury(
+            |process| match descriptors.get(&process) {
                 Some((_, gone)) => gone.map(|at| now - at),
                 None => Some(Duration::MAX),
-            });
+            },
+            |process| authors.contains(&process),
+        );
         let wanted = state.ledger.processes();
         parties.descriptors.retain(|process, (_, gone)| {
             gone.is_none_or(|at| wanted.contains(process) && now - at < Duration::from_secs(120))
@@ -590,14 +676,8 @@ impl MergedFile {
     }
 }
 
-/// The document in a version's file.
-pub(super) fn read_document_of(version: &OwnedFd, limit: usize) -> Option<Document> {
-    let file = at::reopen(version, OFlags::RDONLY).ok()?;
-    let is_small = file.metadata().ok()?.len() <= limit as u64;
-    is_small.then(|| read_document_in(&file))?
-}
-
-fn read_document_in(file: &File) -> Option<Document> {
+/// The document in a file.
+pub(super) fn read_document_in(file: &File) -> Option<Document> {
     let limits = Limits::default();
     let size = usize::try_from(file.metadata().ok()?.len()).ok()?;
     if size > limits.bytes {

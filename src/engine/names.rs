@@ -13,7 +13,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
 
-use super::merging::Outcome;
+use super::merging::{Outcome, Why};
+use super::overwrites::Loss;
 use super::{Durability, Engine, State, virtualdir};
 use crate::guard::{Guard, Verdict, examine, permits};
 use crate::journal::{Edit, Record};
@@ -41,6 +42,9 @@ struct Barrier {
     /// Given up: the disk is full, and the operation may be what makes room.
     waived: bool,
 }
+
+/// The version that was renamed, and the one that it replaced.
+type Renamed = (NodeId, Option<NodeId>);
 
 /// Whether an operation on names is done or has to wait for the drain first.
 enum Step<T> {
@@ -329,21 +333,12 @@ impl Engine {
             }
             return Ok(());
         }
-        let replaces = |state: &mut State| -> OpResult<_> {
-            let source = self.current(state, from)?;
-            Ok((source, self.current_if_any(state, to)?))
-        };
-        let (source, lost) = replaces(&mut self.lock())?;
-        self.drain_until(|engine, barrier| {
-            engine
-                .rename_step(from, to, flags, None, barrier)
-                .map(|s| match s {
-                    Step::Done(_) => Step::Done(()),
-                    Step::DrainFirst => Step::DrainFirst,
-                })
-        })?;
-        if flags.is_empty() {
-            self.note_renamed(&mut self.lock(), caller, to, source, lost);
+        let renamed =
+            self.drain_until(|engine, barrier| engine.rename_step(from, to, flags, None, barrier))?;
+        if let Some((source, lost)) = renamed.filter(|_| flags.is_empty()) {
+            let mut state = self.lock();
+            let author = state.parties.author(source).map(|a| a.tid);
+            self.note_replaced(&mut state, caller.tid, author, to, (lost, source));
         }
         if self.config.durability == Durability::Sync {
             self.drain_all()?;
@@ -415,27 +410,65 @@ impl Engine {
         Ok(())
     }
 
-    /// A file was renamed over a name: whether its thread had seen what it replaced.
-    fn note_renamed(
+    /// A file was renamed over a name: whether who wrote it, or else who renamed it, had seen what
+    /// it replaced.
+    pub(super) fn note_replaced(
         &self,
         state: &mut State,
-        caller: Caller,
+        renamer: u32,
+        author: Option<u32>,
         to: &Slot,
-        source: NodeId,
-        lost: Option<NodeId>,
+        (lost, by): (Option<NodeId>, NodeId),
     ) {
-        let seen = state.overwrites.last_seen(caller.tid, to);
+        let seen = |state: &State, tid| state.overwrites.last_seen(tid, to).cloned();
+        let author = author.filter(|tid| *tid != renamer);
+        let seen_by_author = author.and_then(|tid| seen(state, tid));
+        let seen_by_renamer = seen(state, renamer);
         let lost = lost.filter(|l| state.nodes.get(*l).is_some_and(|n| n.kind == Kind::File));
-        match (seen, lost) {
-            (Some(seen), Some(lost)) if seen != lost => {
-                let pid = crate::sys::proc::tgid(caller.tid).unwrap_or(caller.tid);
-                let command = crate::sys::proc::comm(pid).unwrap_or_default();
-                self.note_overwritten(state, to, (pid, &command), lost, source);
+        match (seen_by_author.as_ref().or(seen_by_renamer.as_ref()), lost) {
+            (Some(seen), Some(lost)) if !state.is_as_seen(seen, lost) => {
+                let loss = Loss {
+                    lost,
+                    by,
+                    has_read: seen.has_read,
+                    why: None,
+                };
+                self.note_overwritten_by(state, renamer, to, loss);
             }
-            (Some(_), Some(old)) => self.note_followed(state, to, old, source),
+            (Some(seen), Some(old)) => self.note_followed(state, to, (old, by), seen.has_read),
             _ => {}
         }
-        state.overwrites.note_seen(caller.tid, to, source);
+        if let Some(author) = author.filter(|_| seen_by_author.is_some()) {
+            state.note_saved(author, to, by);
+        }
+        // A program that does nothing but rename what others write has not seen anything.
+        if author.is_none() || seen_by_renamer.is_some() {
+            state.note_saved(renamer, to, by);
+        }
+    }
+
+    /// A version was replaced under a rule that could not merge the two.
+    pub(super) fn note_unmerged(
+        &self,
+        state: &mut State,
+        tid: u32,
+        to: &Slot,
+        (lost, by): (NodeId, NodeId),
+        why: Option<Why>,
+    ) {
+        let loss = Loss {
+            lost,
+            by,
+            has_read: true,
+            why,
+        };
+        self.note_overwritten_by(state, tid, to, loss);
+    }
+
+    fn note_overwritten_by(&self, state: &mut State, tid: u32, to: &Slot, loss: Loss) {
+        let pid = crate::sys::proc::tgid(tid).unwrap_or(tid);
+        let command = crate::sys::proc::comm(pid).unwrap_or_default();
+        self.note_overwritten(state, to, (pid, &command), loss);
     }
 
     /// Renames a file over a name with a rule for conflicts. Gives whether it is done; it isn't where
@@ -476,7 +509,8 @@ impl Engine {
                 }
                 let file = at::reopen(&*state.nodes.fd(source)?, rustix::fs::OFlags::RDONLY)?;
                 let begun = state.ledger.now();
-                let Some((actor, base)) = self.base_of_rename(state, caller.tid, source, to) else {
+                let known = self.base_of_rename(state, caller.tid, source, to, policy);
+                let Some((actor, base)) = known else {
                     return Ok(false);
                 };
                 (source, Arc::new(file), begun, actor, base)
@@ -492,13 +526,14 @@ impl Engine {
                 self.lock().parties.refused = Some(asked);
                 self.refuse(to, abort)
             })?;
+            let why = outcome.overwrites();
             match outcome {
-                Outcome::AsWritten => {
+                Outcome::AsWritten | Outcome::Overwrites(_) => {
                     let renamed = self.drain_until(|engine, barrier| {
                         let expected = base.as_ref().map(|_| (source, onto));
                         engine.rename_step(from, to, flags, expected, barrier)
                     })?;
-                    if !renamed {
+                    if renamed.is_none() {
                         continue;
                     }
                 }
@@ -521,11 +556,14 @@ impl Engine {
                         engine.unlink_step(caller, from, &mut discarded, barrier)
                     })
                     .or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })?;
-                    self.lock().overwrites.note_seen(caller.tid, to, version);
+                    self.lock().note_saved(caller.tid, to, version);
                     return Ok(true);
                 }
             }
             let mut state = self.lock();
+            if let (Some(_), Some(lost)) = (why, onto) {
+                self.note_unmerged(&mut state, caller.tid, to, (lost, source), why);
+            }
             self.note_saved(&mut state, to, (actor, begun), (source, false), file);
             return Ok(true);
         }
@@ -556,8 +594,8 @@ impl Engine {
         Ok(Some(version))
     }
 
-    /// Gives `false` if it was to be done only with certain versions under the two names, and they
-    /// are not there any more.
+    /// Gives the two versions that the names had; `None` if it was to be done only with certain
+    /// ones, and they are not there any more.
     fn rename_step(
         &self,
         from: &Slot,
@@ -565,7 +603,7 @@ impl Engine {
         flags: RenameFlags,
         expected: Option<(NodeId, Option<NodeId>)>,
         barrier: &mut Barrier,
-    ) -> OpResult<Step<bool>> {
+    ) -> OpResult<Step<Option<Renamed>>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let source = self.current(state, from)?;
@@ -575,13 +613,13 @@ impl Engine {
         }
         let target = self.current_if_any(state, to)?;
         if target == Some(source) && !flags.contains(RenameFlags::EXCHANGE) {
-            return Ok(Step::Done(true));
+            return Ok(Step::Done(Some((source, None))));
         }
         if expected.is_some_and(|expected| expected != (source, target)) {
-            return Ok(Step::Done(false));
+            return Ok(Step::Done(None));
         }
         if kind == Kind::File && flags.is_empty() && self.rename_pending(state, from, to)? {
-            return Ok(Step::Done(true));
+            return Ok(Step::Done(Some((source, target))));
         }
         if state.pending.get(from.dir, &from.name).is_some()
             || state.pending.get(to.dir, &to.name).is_some()
@@ -590,7 +628,7 @@ impl Engine {
             return Ok(Step::DrainFirst);
         }
         self.rename_backing(state, from, to, flags, source, target)?;
-        Ok(Step::Done(true))
+        Ok(Step::Done(Some((source, target))))
     }
 
     /// Renames a pending name that the backing directory doesn't have. Gives whether it could.

@@ -317,6 +317,9 @@ impl Engine {
         node.written_in_place |= writes;
         node.cached = true;
         node.ends().release();
+        if writes {
+            self.note_direct_author(state, id, caller.tid);
+        }
         let handle = state.add_handle(Handle::Direct {
             node: id,
             file: Arc::new(file),
@@ -686,7 +689,7 @@ impl Engine {
             return;
         }
         let txn = state.txns.remove(&id).expect("looked up above");
-        state.parties.saves.remove(&id);
+        state.parties.forget(id);
         state.unlist(&txn.slot, id);
         if let Some(node) = state.nodes.get_mut(txn.node) {
             node.kind = Kind::File;
@@ -999,6 +1002,7 @@ impl Engine {
         let fresh = self.fresh(&dir, caller, request.mode & 0o7777)?;
         if policy.mode == RuleMode::Direct && !failpoint::mutant("C14") {
             let created = self.create_direct(state, &slot, request, fresh)?;
+            self.note_direct_author(state, created.attr.ino, caller.tid);
             if exclusive {
                 self.note_claim(state, caller, &slot, created.attr.ino, &policy);
             }

@@ -4,14 +4,19 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 
+use super::merging::{Why, read_document_in};
 use super::{Engine, State};
-use crate::json::Value;
+use crate::json::{Document, Value};
+use crate::namespace::Sum;
 use crate::rules::{Creation, OnConflict};
-use crate::types::{NodeId, Slot, now_ns};
+use crate::sys::{at, proc};
+use crate::types::{NodeId, OpResult, Slot, errno_of, now_ns};
 
 /// Threads of which it is known what they have read, at most.
 const THREADS: usize = 4096;
@@ -33,10 +38,55 @@ const SHOWN: usize = 20;
 /// What threads have read, and what was overwritten.
 #[derive(Debug, Default)]
 pub struct Overwrites {
-    seen: HashMap<u32, VecDeque<(Slot, NodeId)>>,
+    threads: HashMap<u32, Thread>,
+    /// In the order in which they came.
+    order: VecDeque<u32>,
+    clock: u64,
     paths: HashMap<String, Overwritten>,
-    /// Versions to be compared, of a path: one, and the one that replaced it.
-    unseen: VecDeque<(String, Arc<OwnedFd>, Arc<OwnedFd>)>,
+    unseen: VecDeque<Pair>,
+}
+
+/// Versions of a path to be compared: one, and the one that replaced it.
+#[derive(Debug)]
+struct Pair {
+    path: String,
+    lost: Arc<OwnedFd>,
+    by: Arc<OwnedFd>,
+    /// Who wrote the later one had read the file.
+    has_read: bool,
+}
+
+/// A version that was replaced by one that does not build on it.
+#[derive(Debug)]
+pub(super) struct Loss {
+    pub lost: NodeId,
+    pub by: NodeId,
+    /// Whoever saved has read some version.
+    pub has_read: bool,
+    /// Why a rule has not merged them.
+    pub why: Option<Why>,
+}
+
+#[derive(Debug, Default)]
+struct Thread {
+    /// Its process's parent, once it has been asked for.
+    parent: Option<u32>,
+    files: VecDeque<Seen>,
+}
+
+/// The version of a file that a thread has to do with.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    slot: Slot,
+    /// The version.
+    pub version: NodeId,
+    /// Its length and checksum.
+    sum: Option<Sum>,
+    at: u64,
+    /// It, or one before it, was read: what is saved now may be a change of that.
+    pub has_read: bool,
+    /// What a child has read, for the parent's next save.
+    by_child: bool,
 }
 
 /// The updates of one path that were overwritten.
@@ -52,36 +102,85 @@ pub struct Overwritten {
     pub command: String,
     /// When, in nanoseconds since the epoch.
     pub time_ns: i64,
-    /// The rule that would have kept them, as it stands in a rules file.
+    /// What helps.
+    pub help: String,
+    /// The rule for that, as it stands in a rules file; empty if none helps.
     pub rule: String,
     #[serde(skip)]
     counters: BTreeSet<String>,
+    /// There is a rule that merges, but it could not.
+    #[serde(skip)]
+    is_merged: bool,
+    /// Versions of it that were JSON documents, as far as they were looked at, and others.
+    #[serde(skip)]
+    documents: (u64, u64),
     /// How often its documents were compared.
     #[serde(skip)]
     looks: u32,
 }
 
 impl Overwrites {
-    /// A thread has read a version, or written it.
-    pub fn note_seen(&mut self, tid: u32, slot: &Slot, version: NodeId) {
-        if self.seen.len() >= THREADS && !self.seen.contains_key(&tid) {
-            self.seen.clear();
+    /// A thread has read a version: for itself, or for its parent (`x=$(jq … f)`).
+    pub fn note_read(&mut self, tid: u32, slot: &Slot, version: (NodeId, Option<Sum>)) {
+        self.note(tid, slot, version, (true, false));
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            let parent = *thread
+                .parent
+                .get_or_insert_with(|| proc::parent(tid).unwrap_or(0));
+            if parent > 1 {
+                self.note(parent, slot, version, (true, true));
+            }
         }
-        let seen = self.seen.entry(tid).or_default();
-        if let Some(known) = seen.iter_mut().find(|(of, _)| of == slot) {
-            known.1 = version;
-            return;
-        }
-        if seen.len() >= FILES {
-            seen.pop_front();
-        }
-        seen.push_back((slot.clone(), version));
     }
 
-    /// The version of a name that a thread saw last.
-    pub fn last_seen(&self, tid: u32, slot: &Slot) -> Option<NodeId> {
-        let seen = self.seen.get(&tid)?;
-        seen.iter().find(|(of, _)| of == slot).map(|(_, v)| *v)
+    /// A thread has written a version. What it has read was not for its parent.
+    pub fn note_saved(&mut self, tid: u32, slot: &Slot, version: (NodeId, Option<Sum>)) {
+        let has_read = self.last_seen(tid, slot).is_some_and(|s| s.has_read);
+        let parent = self.threads.get(&tid).and_then(|t| t.parent);
+        for tid in [Some(tid), parent].into_iter().flatten() {
+            if let Some(thread) = self.threads.get_mut(&tid) {
+                thread.files.retain(|s| !s.by_child || s.slot != *slot);
+            }
+        }
+        self.note(tid, slot, version, (has_read, false));
+    }
+
+    fn note(
+        &mut self,
+        tid: u32,
+        slot: &Slot,
+        (version, sum): (NodeId, Option<Sum>),
+        (has_read, by_child): (bool, bool),
+    ) {
+        if !self.threads.contains_key(&tid) {
+            while self.threads.len() >= THREADS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.threads.remove(&oldest);
+            }
+            self.order.push_back(tid);
+        }
+        self.clock += 1;
+        let seen = Seen {
+            slot: slot.clone(),
+            version,
+            sum,
+            at: self.clock,
+            has_read,
+            by_child,
+        };
+        let files = &mut self.threads.entry(tid).or_default().files;
+        files.retain(|s| s.slot != *slot || s.by_child != by_child);
+        if files.len() >= FILES {
+            files.pop_front();
+        }
+        files.push_back(seen);
+    }
+
+    /// The version of a name that a thread, or a child of it, saw last.
+    pub fn last_seen(&self, tid: u32, slot: &Slot) -> Option<&Seen> {
+        let files = self.threads.get(&tid)?.files.iter();
+        files.filter(|s| s.slot == *slot).max_by_key(|s| s.at)
     }
 
     /// Those that status shows: the most frequent first.
@@ -90,9 +189,42 @@ impl Overwrites {
         all.sort_by(|a, b| (b.count, &a.path).cmp(&(a.count, &b.path)));
         all.truncate(SHOWN);
         for one in &mut all {
-            one.rule = rule_for(&one.path, &one.counters);
+            let (help, rule) = one.advice();
+            (one.help, one.rule) = (help.to_owned(), rule);
         }
         all
+    }
+}
+
+impl Overwritten {
+    fn advice(&self) -> (&'static str, String) {
+        let is_document = match self.documents {
+            (0, 0) => self.path.to_ascii_lowercase().ends_with(".json"),
+            (documents, others) => documents > others,
+        };
+        match (is_document, self.is_merged) {
+            (true, false) => (
+                "a rule that keeps them",
+                rule_for(&self.path, "merge", &self.counters),
+            ),
+            (true, true) => (
+                "its rule could not merge them, as it was not certain what was changed. \
+                 Load and save by the same thread, or use `commitfs json`",
+                String::new(),
+            ),
+            (false, is_merged) => (
+                if is_merged {
+                    "its rule could not merge them, as they are no JSON documents. Lock it (flock) \
+                     from load to save, or append to it (O_APPEND); with this rule before that one, \
+                     the close of a save that is out of date fails with ESTALE"
+                } else {
+                    "they are no JSON documents, which a rule could merge. Lock it (flock) from \
+                     load to save, or append to it (O_APPEND); with this rule, the close of a save \
+                     that is out of date fails with ESTALE"
+                },
+                rule_for(&self.path, "fail", &BTreeSet::new()),
+            ),
+        }
     }
 }
 
@@ -103,14 +235,16 @@ impl Engine {
         state: &mut State,
         slot: &Slot,
         (pid, command): (u32, &str),
-        lost: NodeId,
-        by: NodeId,
+        loss: Loss,
     ) {
+        if state.is_empty(loss.lost) {
+            return;
+        }
         state.counters.overwritten += 1;
         let path = self.show(state, slot);
         log::info!("{path}: {pid} ({command}) replaced a version that it had not seen");
         let policy = self.policy(state, slot, Creation::default());
-        if policy.on_conflict != OnConflict::Last {
+        if policy.on_conflict == OnConflict::Fail {
             return;
         }
         let paths = &mut state.overwrites.paths;
@@ -124,15 +258,26 @@ impl Engine {
         entry.path.clone_from(&path);
         entry.count += 1;
         (entry.pid, entry.command, entry.time_ns) = (pid, command.to_owned(), now_ns());
-        state.compare(path, lost, by);
+        entry.is_merged = policy.on_conflict == OnConflict::Merge;
+        match loss.why {
+            Some(Why::NoDocument) => entry.documents.1 += 1,
+            Some(Why::Uncertain) => entry.documents.0 += 1,
+            None => state.compare(path, (loss.lost, loss.by), loss.has_read),
+        }
     }
 
     /// A save has replaced the version that it builds on. Two that overwrote each other may have
     /// counted alike: what those that follow change tells what they count by.
-    pub(super) fn note_followed(&self, state: &mut State, slot: &Slot, old: NodeId, by: NodeId) {
+    pub(super) fn note_followed(
+        &self,
+        state: &mut State,
+        slot: &Slot,
+        versions: (NodeId, NodeId),
+        has_read: bool,
+    ) {
         if !state.overwrites.paths.is_empty() {
             let path = self.show(state, slot);
-            state.compare(path, old, by);
+            state.compare(path, versions, has_read);
         }
     }
 
@@ -141,17 +286,24 @@ impl Engine {
     pub(super) fn guess_counters(&self) {
         loop {
             let next = self.lock().overwrites.unseen.pop_front();
-            let Some((path, lost, by)) = next else {
+            let Some(pair) = next else {
                 return;
             };
-            let read = |fd: &OwnedFd| super::merging::read_document_of(fd, COMPARED);
-            let (Some(lost), Some(by)) = (read(&lost), read(&by)) else {
+            let (Ok(lost), Ok(by)) = (read_text(&pair.lost), read_text(&pair.by)) else {
                 continue;
             };
             let mut found = BTreeSet::new();
-            differing_numbers(lost.value(), by.value(), &mut String::new(), &mut found);
+            if let (Some(lost), Some(by)) = (lost.document(), by.document())
+                && pair.has_read
+            {
+                differing_numbers(lost.value(), by.value(), &mut String::new(), &mut found);
+            }
             let mut state = self.lock();
-            if let Some(entry) = state.overwrites.paths.get_mut(&path) {
+            if let Some(entry) = state.overwrites.paths.get_mut(&pair.path) {
+                match lost.can_be_merged() && by.can_be_merged() {
+                    true => entry.documents.0 += 1,
+                    false => entry.documents.1 += 1,
+                }
                 entry.counters.extend(found);
                 while entry.counters.len() > COUNTERS {
                     entry.counters.pop_last();
@@ -162,20 +314,90 @@ impl Engine {
 }
 
 impl State {
+    /// Whether who saw a version last has seen what stands in another: rewritten with the same
+    /// bytes it is no other.
+    pub(super) fn is_as_seen(&self, seen: &Seen, version: NodeId) -> bool {
+        seen.version == version || seen.sum.is_some() && seen.sum == self.nodes.sum(version)
+    }
+
+    /// A thread has written a version.
+    pub(super) fn note_saved(&mut self, tid: u32, slot: &Slot, version: NodeId) {
+        let sum = self.nodes.sum(version);
+        self.overwrites.note_saved(tid, slot, (version, sum));
+    }
+
+    /// Files that serve as locks only are opened for writing all the time.
+    fn is_empty(&self, version: NodeId) -> bool {
+        let is_written = self
+            .nodes
+            .get(version)
+            .is_some_and(|n| n.unwritten.is_none());
+        let stat = || at::stat(&*self.nodes.fd(version)?);
+        is_written && stat().is_ok_and(|stat| stat.st_size == 0)
+    }
+
     /// Has two versions of a path compared, if some of its were overwritten, but not for ever.
-    fn compare(&mut self, path: String, old: NodeId, by: NodeId) {
+    fn compare(&mut self, path: String, (lost, by): (NodeId, NodeId), has_read: bool) {
         let overwrites = &mut self.overwrites;
         let Some(entry) = overwrites.paths.get_mut(&path) else {
             return;
         };
         if entry.looks < LOOKS
             && overwrites.unseen.len() < UNSEEN
-            && let (Ok(old), Ok(by)) = (self.nodes.fd(old), self.nodes.fd(by))
+            && let (Ok(lost), Ok(by)) = (self.nodes.fd(lost), self.nodes.fd(by))
         {
             entry.looks += 1;
-            overwrites.unseen.push_back((path, old, by));
+            overwrites.unseen.push_back(Pair {
+                path,
+                lost,
+                by,
+                has_read,
+            });
         }
     }
+}
+
+/// What a version holds, for a proposal.
+enum Text {
+    Document(Box<Document>),
+    /// Too large to be parsed for a proposal, but it looks like one.
+    LargeDocument,
+    Other,
+}
+
+impl Text {
+    fn document(&self) -> Option<&Document> {
+        match self {
+            Text::Document(document) => Some(document),
+            Text::LargeDocument | Text::Other => None,
+        }
+    }
+
+    /// Of two texts, or two truth values, one is lost.
+    fn can_be_merged(&self) -> bool {
+        match self {
+            Text::Document(document) => matches!(
+                document.value(),
+                Value::Object(_) | Value::Array(_) | Value::Number(_)
+            ),
+            Text::LargeDocument => true,
+            Text::Other => false,
+        }
+    }
+}
+
+fn read_text(version: &OwnedFd) -> OpResult<Text> {
+    let file = at::reopen(version, OFlags::RDONLY)?;
+    let len = at::stat(&file)?.st_size;
+    if usize::try_from(len).is_ok_and(|len| len <= COMPARED) {
+        return Ok(read_document_in(&file).map_or(Text::Other, |d| Text::Document(Box::new(d))));
+    }
+    let mut head = [0; 64];
+    let read = file.read_at(&mut head, 0).map_err(|e| errno_of(&e))?;
+    Ok(match head[..read].trim_ascii_start().first() {
+        Some(b'{' | b'[') => Text::LargeDocument,
+        _ => Text::Other,
+    })
 }
 
 fn differing_numbers(one: &Value, two: &Value, at: &mut String, found: &mut BTreeSet<String>) {
@@ -200,7 +422,7 @@ fn differing_numbers(one: &Value, two: &Value, at: &mut String, found: &mut BTre
 }
 
 /// `[[rule]]` for one path.
-fn rule_for(path: &str, counters: &BTreeSet<String>) -> String {
+fn rule_for(path: &str, on_conflict: &str, counters: &BTreeSet<String>) -> String {
     let mut glob = String::new();
     for c in path.chars() {
         if "*?[]{}!\\".contains(c) {
@@ -209,8 +431,9 @@ fn rule_for(path: &str, counters: &BTreeSet<String>) -> String {
         glob.push(c);
     }
     let mut rule = format!(
-        "[[rule]]\nglob = {}\non_conflict = \"merge\"\n",
-        quoted(&glob)
+        "[[rule]]\nglob = {}\non_conflict = {}\n",
+        quoted(&glob),
+        quoted(on_conflict)
     );
     if !counters.is_empty() {
         let list: Vec<String> = counters.iter().map(|c| quoted(c)).collect();
@@ -233,7 +456,7 @@ mod tests {
     fn a_proposed_rule_is_one_and_matches_its_path() {
         for path in ["s.json", "a/b.json", "a [1]*{x}?.json", "q\"\\.json"] {
             let counters = BTreeSet::from(["/n".to_owned(), "/a \"b\"".to_owned()]);
-            let rules = Rules::parse(&rule_for(path, &counters), "test").unwrap();
+            let rules = Rules::parse(&rule_for(path, "merge", &counters), "test").unwrap();
             let policy = rules.decide(path.as_ref(), Creation::default());
             assert_eq!(policy.on_conflict, OnConflict::Merge, "{path}");
             assert_eq!(policy.counters.len(), 2);

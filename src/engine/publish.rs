@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use super::merging::{Outcome, Save};
 use super::names::Move;
+use super::overwrites::Loss;
 use super::{Engine, State};
 use crate::journal::{Edit, Record};
 use crate::namespace::{Kind, Pending};
@@ -97,11 +98,15 @@ impl Engine {
             ready.content.mtime_ns = grown.unwrap_or(ready.content.mtime_ns);
         }
         let seen = state.overwrites.last_seen(txn.opener_tid, &txn.slot);
+        let has_read = seen.is_some_and(|s| s.has_read);
         let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
             (_, None) => true,
+            (Some(_), _) if current == ready.onto => save.is_some_and(|s| s.overwrites.is_none()),
             (Some(base), _) => !Engine::is_stale(base, current),
-            (None, _) if txn.begun == Begun::Rewrite && seen.is_some() => current == seen,
-            (None, _) => current == txn.base,
+            (None, Some(current)) => match seen.filter(|_| txn.begun == Begun::Rewrite) {
+                Some(seen) => state.is_as_seen(seen, current),
+                None => txn.base.is_some_and(|b| state.nodes.is_same(b, current)),
+            },
         };
         let lost = current.filter(|_| !has_seen && ready.merged.is_none());
         let (slot, written) = (&txn.slot, ready.merged.clone());
@@ -119,15 +124,21 @@ impl Engine {
         let as_written = written.as_ref().map_or(&ready.file, |w| &w.file).clone();
         match (lost, current) {
             (Some(lost), _) => {
-                let by = (txn.opener, txn.command.as_str());
-                self.note_overwritten(state, slot, by, lost, version);
+                let loss = Loss {
+                    lost,
+                    by: version,
+                    has_read,
+                    why: save.and_then(|s| s.overwrites),
+                };
+                let who = (txn.opener, txn.command.as_str());
+                self.note_overwritten(state, slot, who, loss);
             }
-            (None, Some(old)) => self.note_followed(state, slot, old, version),
+            (None, Some(old)) => self.note_followed(state, slot, (old, version), has_read),
             (None, None) => {}
         }
         self.publish(state, slot, ready, version);
-        state.overwrites.note_seen(txn.opener_tid, slot, version);
-        self.note_author(state, version, txn.opener_tid);
+        state.note_saved(txn.opener_tid, slot, version);
+        Engine::note_author(state, version, txn.id);
         if let Some(by) = save.and_then(|s| s.by) {
             let version = (version, written.is_some());
             self.note_saved(state, slot, by, version, as_written);
@@ -156,6 +167,9 @@ impl Engine {
             log::error!("{:?}: its directory is gone", slot.name);
             return;
         };
+        if let Some(n) = state.nodes.get_mut(node) {
+            n.sum = ready.content.crc.map(|crc| (ready.content.len, crc));
+        }
         let edit = Edit::Put {
             path,
             id: ready.id,
@@ -407,7 +421,7 @@ impl Engine {
             unused(&Errno::NOENT);
             return Err(Errno::NOENT);
         };
-        let (node, from, tid) = (txn.node, txn.slot.clone(), txn.opener_tid);
+        let (node, from) = (txn.node, txn.slot.clone());
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let published_id = content.id;
         let published = content.continue_in(fresh_id, file, copied);
@@ -426,6 +440,7 @@ impl Engine {
         }
         drop(content);
         let is_merged = matches!(merged, Outcome::Merged(_));
+        let why = merged.overwrites();
         let (version, ready) = match merged {
             Outcome::Merged(merged) => {
                 self.leave_written(state, published_id, version);
@@ -435,7 +450,7 @@ impl Engine {
                         .create(Kind::File, merged.path.clone(), merged.key, to.clone());
                 (node, merged.ready(published.clone(), None))
             }
-            Outcome::AsWritten => (
+            Outcome::AsWritten | Outcome::Overwrites(_) => (
                 version,
                 Ready {
                     id: published_id,
@@ -461,9 +476,16 @@ impl Engine {
             }
             Move::Link | Move::Stay => None,
         };
+        let author = state.txns.get(&id).map_or(0, |t| t.opener_tid);
+        let replaced = self.current_if_any(state, to)?;
+        if let (Some(_), Some(lost)) = (why, replaced) {
+            self.note_unmerged(state, author, to, (lost, version), why);
+        } else if how == Move::Rename && !Engine::watches(&policy) {
+            self.note_replaced(state, author, Some(author), to, (replaced, version));
+        }
         self.publish(state, to, ready, version);
         if how != Move::Link {
-            self.note_published(state, id, to, (by, tid), (version, is_merged), published);
+            self.note_published(state, id, to, by, (version, is_merged), published);
         }
         if how == Move::Rename {
             state.unname(to, lost);

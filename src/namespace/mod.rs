@@ -7,6 +7,6 @@ mod nodes;
 mod pending;
 mod shown;
 
-pub use nodes::{Kind, Node, Nodes, Told, WHOLE};
+pub use nodes::{Kind, Node, Nodes, Sum, Told, WHOLE};
 pub use pending::{Pending, PendingSet, Superseded, Unwritten};
 pub use shown::{Ends, Shown};

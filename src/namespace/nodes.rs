@@ -80,6 +80,8 @@ pub struct Node {
     /// The same of its file, whatever programs see of this version: they share it who show the
     /// file at different lengths.
     pub whole: Arc<AtomicU64>,
+    /// Length and checksum of the content it was committed with, if known.
+    pub sum: Option<Sum>,
     /// A document that is not written out: see `engine::documents`.
     pub unwritten: Option<Told>,
     /// Its pages may be in the kernel's cache.
@@ -104,6 +106,9 @@ pub struct Node {
     /// a version to its name must not look like a change.
     pub ctime_shift: Option<((i64, u64), (i64, u64))>,
 }
+
+/// Length in bytes and crc32c.
+pub type Sum = (u64, u32);
 
 impl Node {
     /// What an append moves.
@@ -187,6 +192,7 @@ impl Nodes {
                 written_in_place: self.in_place.remove(&id),
                 end: Arc::new(AtomicU64::new(WHOLE)),
                 whole,
+                sum: None,
                 unwritten: None,
                 cached: false,
                 pending: false,
@@ -205,6 +211,21 @@ impl Nodes {
     /// The node of a number.
     pub fn get(&self, id: NodeId) -> Option<&Node> {
         self.live.get(&id)
+    }
+
+    /// Length and checksum of a version, as far as they are known and still true.
+    pub fn sum(&self, id: NodeId) -> Option<Sum> {
+        let node = self.get(id)?;
+        let is_whole = !node.written_in_place && !node.grows() && node.unwritten.is_none();
+        node.sum.filter(|_| is_whole)
+    }
+
+    /// Whether two versions have the same content, as far as is known.
+    pub fn is_same(&self, one: NodeId, other: NodeId) -> bool {
+        one == other
+            || self
+                .sum(one)
+                .is_some_and(|sum| self.sum(other) == Some(sum))
     }
 
     /// The node of a number.

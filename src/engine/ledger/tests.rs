@@ -218,6 +218,20 @@ fn a_childs_read_serves_its_parent_if_it_is_the_only_one() {
 }
 
 #[test]
+fn what_a_process_beside_it_has_read_is_never_a_certain_base() {
+    let mut world = World::new();
+    let (filter, sponge, stranger) = (actor(2, 2), actor(3, 3), actor(4, 4));
+    for (process, parent) in [(2, 1), (3, 1), (4, 9)] {
+        world.ledger.introduce(process, vec![parent]);
+    }
+    world.load(filter);
+    assert!(world.ledger.base_of(&slot(), sponge).is_none());
+    let base = world.ledger.base_among_kin(&slot(), sponge).unwrap();
+    assert_eq!((base.version, base.is_certain), (Some(1), false));
+    assert!(world.ledger.base_among_kin(&slot(), stranger).is_none());
+}
+
+#[test]
 fn what_nobody_has_read_is_no_base() {
     let mut world = World::new();
     world.load(actor(1, 1));
@@ -238,7 +252,7 @@ fn texts_are_kept_within_bounds() {
     };
     assert!(!kept(&mut world, 0));
     assert!(kept(&mut world, 3 * MOST_TEXTS as u64 - 1));
-    world.ledger.bury(|_| Some(Duration::ZERO));
+    world.ledger.bury(|_| Some(Duration::ZERO), |_| false);
     assert!(world.ledger.names.is_empty() && world.ledger.order.is_empty());
     assert_eq!(world.ledger.total.load(Ordering::Relaxed), 0);
 }
