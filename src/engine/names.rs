@@ -846,6 +846,10 @@ impl Engine {
                 }
             }
         }
+        // Nobody waits for it under its old name.
+        if let Some(from) = state.txns.get(&id).map(|txn| txn.slot.clone()) {
+            self.end_turn(state, &from, id);
+        }
         state.retarget(id, to.clone());
     }
 
