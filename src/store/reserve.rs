@@ -1,6 +1,6 @@
 //! Space kept back for what has been acknowledged: a name that is put in place may need a new block
 //! in its directory, recovery a new journal, rejected content a few lines that say what it is. On a
-//! full disk the reserve is given up for that, and until it is there again nothing new is begun.
+//! full disk the reserve is given up for that, and until it is there again nothing new is committed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
