@@ -31,6 +31,12 @@ fn mount_command(arguments: &[&Path]) -> Run {
     )
 }
 
+/// `umount`, on its way.
+fn unmounting(m: &Mount, options: &[&str]) -> Live {
+    let mut command = Command::new(common_binary());
+    Live::spawn(command.arg("umount").args(options).arg(m.mountpoint()))
+}
+
 fn common_binary() -> &'static str {
     env!("CARGO_BIN_EXE_commitfs")
 }
@@ -117,9 +123,7 @@ fn umount_wait_waits_for_the_last_close() {
     need_daemon!();
     let m = mount!();
     let mut writer = writing(&m, "f", "half");
-    let mut command = Command::new(common_binary());
-    command.args(["umount", "--wait"]).arg(m.mountpoint());
-    let mut waiting = Live::spawn(&mut command);
+    let mut waiting = unmounting(&m, &["--wait"]);
     std::thread::sleep(Duration::from_millis(400));
     assert!(common::alive(waiting.pid()), "it did not wait");
     assert!(is_mounted(m.mountpoint()));
@@ -140,9 +144,7 @@ fn umount_wait_waits_for_a_growing_text() {
     let m = mount!();
     // Its lines are committed as they come: no open transaction, but an open file.
     let mut writer = writing(&m, "new.txt", "line 1\n");
-    let mut command = Command::new(common_binary());
-    command.args(["umount", "--wait"]).arg(m.mountpoint());
-    let mut waiting = Live::spawn(&mut command);
+    let mut waiting = unmounting(&m, &["--wait"]);
     std::thread::sleep(Duration::from_secs(6));
     assert!(common::alive(waiting.pid()), "it did not wait");
     writer.write("f", "line 2\n").unwrap();
@@ -163,9 +165,7 @@ fn an_unmount_that_does_not_come_about_disturbs_no_writer() {
     m.save("state.json", "{}");
     let mut reader = Actor::new();
     reader.open("f", "r", &m.path("held")).unwrap();
-    let mut command = Command::new(common_binary());
-    command.arg("umount").arg(m.mountpoint());
-    let mut refused = Live::spawn(&mut command);
+    let mut refused = unmounting(&m, &[]);
     // Once it has found no transaction open, it tries for two seconds.
     std::thread::sleep(Duration::from_secs(1));
     let mut writer = Actor::new();

@@ -331,12 +331,12 @@ impl Engine {
             let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
             // What an editor's close has promised while others still hold it is older than this.
             let promised = |t: &&Transaction| {
-                t.begun == Begun::Edit && !t.closing && t.flushed.is_some_and(|f| f.sure)
+                let is_sure = !t.unprepared && t.flushed.is_some_and(|f| f.sure);
+                t.begun == Begun::Edit && !t.closing && is_sure
             };
             let promised: Vec<TxnId> = state
                 .transactions_at(&slot)
                 .filter(promised)
-                .filter(|t| !t.unprepared)
                 .map(|t| t.id)
                 .collect();
             for id in promised {

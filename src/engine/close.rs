@@ -144,7 +144,7 @@ impl Engine {
         if let Some(slot) = &watched {
             self.take_turn(slot, id);
         }
-        let (probe, ends, merged_before, slot, policy) = {
+        let (probe, ends, doomed, merged_before, slot, policy) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
                 return Ok(());
@@ -153,13 +153,14 @@ impl Engine {
             (
                 self.probe(&state, txn, pid),
                 txn.closing,
+                is_doomed(txn),
                 before.map(|c| c.id),
                 txn.slot.clone(),
                 txn.policy.clone(),
             )
         };
         let sure = probe.is_surely_last();
-        let takes_added = (sure || ends) && !self.lock().txns.get(&id).is_none_or(is_doomed);
+        let takes_added = (sure || ends) && !doomed;
         let result = self
             .prepare_content(id, staging, &slot, &policy, (sure, takes_added))
             .and_then(|ready| self.promise(id, staging, &slot, ready, sure.then_some(pid)));
@@ -609,8 +610,8 @@ impl Engine {
             && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));
         let certain = t.verdict.is_some() || t.discarded || !t.would_commit();
         let prepared = !t.unprepared;
-        let ready =
-            certain || (prepared && self.still_fits(state, id) && self.has_all_added(state, id));
+        let ready = certain
+            || (prepared && self.still_fits(state, id) && self.has_all_added(grown_of(state, id)));
         // FLUSH has prepared nothing, and there is nothing to wait for.
         if (ready || self.is_moot(state, id)) && !rescue {
             let fallen = self.finish(state, id);
@@ -627,13 +628,10 @@ impl Engine {
         self.finish_later(id, staging, unlock);
     }
 
-    /// Whether nothing was added to what an editor has copied, nor is being added, since it was
-    /// prepared.
-    fn has_all_added(&self, state: &State, id: TxnId) -> bool {
-        let Some(grown) = grown_of(state, id) else {
-            return true;
-        };
-        self.append_lock.try_lock().is_some() && grown.is_complete()
+    /// Whether a content has all that was added to what it was copied from, and nothing is being
+    /// added: for who holds the state, so that nobody can begin to.
+    pub(super) fn has_all_added(&self, grown: Option<Grown>) -> bool {
+        grown.is_none_or(|g| self.append_lock.try_lock().is_some() && g.is_complete())
     }
 
     /// Content that changed after its last FLUSH (a mapping) is prepared now, on a worker;

@@ -401,8 +401,7 @@ impl Engine {
             let mut state = self.lock();
             let current = self.current_if_any(&mut state, to).ok().flatten();
             let grown = content.grown().filter(|_| how != Move::Link);
-            let has_all =
-                grown.is_none_or(|g| self.append_lock.try_lock().is_some() && g.is_complete());
+            let has_all = self.has_all_added(grown);
             if has_all && (base.is_none() || current == onto) {
                 break (by, state, outcome);
             }
