@@ -261,11 +261,12 @@ impl Engine {
                         .inspect_err(|e| log::warn!("a locked reader stays at its version: {e}"))
                         .ok();
                 };
-                if self.lock().pending.unwritten().next().is_none() {
+                let waits = !self.uncached() || self.lock().pending.unwritten().next().is_some();
+                if !waits {
                     moved(self);
                     return done(Ok(()));
                 }
-                // The version it moves to may have to be written out first.
+                // The version it moves to may have to be written out first, or the kernel told.
                 self.pool.run(move || {
                     moved(&engine);
                     done(Ok(()));
@@ -274,7 +275,7 @@ impl Engine {
             Some(Handle::Staged { txn, .. }) => {
                 self.pool.run(move || {
                     engine
-                        .rebase(txn)
+                        .rebase(txn, request.node)
                         .inspect_err(|e| log::warn!("a locked editor stays at its base: {e}"))
                         .ok();
                     done(Ok(()));
@@ -312,18 +313,36 @@ impl Engine {
             n.forwarded = Some(fd);
         }
         self.note_read(state, caller, &slot, Some((current, &shown.file)));
-        if let Some(Handle::Reader { read, .. }) = state.handles.get_mut(&handle) {
-            *read = shown;
+        for (id, moved) in &mut state.handles {
+            // The kernel's pages are those of all who read there.
+            let shares = *id == handle || !self.uncached();
+            if let Handle::Reader { node: at, read } = moved
+                && *at == node
+                && shares
+            {
+                *read = shown.clone();
+            }
         }
         drop(guard);
-        if let Some(notify) = self.notify.get() {
-            notify.attributes_changed(node);
-        }
+        self.tell_moved(node);
         Ok(())
     }
 
+    /// What is read at a node is another version from now on.
+    fn tell_moved(&self, node: NodeId) {
+        let Some(notify) = self.notify.get() else {
+            return;
+        };
+        if self.uncached() {
+            notify.attributes_changed(node);
+        } else {
+            // Before a lock is said to be granted: what was read and written may be in the kernel's pages.
+            notify.attributes_changed_by_now(node);
+        }
+    }
+
     /// An editor that has written nothing yet starts from the current version.
-    fn rebase(&self, id: TxnId) -> OpResult<()> {
+    fn rebase(&self, id: TxnId, asked_on: NodeId) -> OpResult<()> {
         let staging = match self.lock().txns.get(&id) {
             Some(txn) => txn.staging.clone(),
             None => return Ok(()),
@@ -361,6 +380,9 @@ impl Engine {
             txn.claim = false;
         }
         Engine::note_rebased(state, id, current);
+        drop(guard);
+        drop(content);
+        self.tell_moved(asked_on);
         Ok(())
     }
 

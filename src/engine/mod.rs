@@ -99,6 +99,9 @@ pub struct Config {
 pub trait Notify: Send + Sync {
     /// The kernel shall ask for the node's attributes again.
     fn attributes_changed(&self, node: NodeId);
+
+    /// The same, and returns when the kernel knows: not for who holds a lock.
+    fn attributes_changed_by_now(&self, node: NodeId);
 }
 
 /// The engine of one mount.

@@ -12,7 +12,10 @@ use crate::types::NodeId;
 
 /// Sends notifications.
 #[derive(Debug)]
-pub struct KernelNotify(Sender<NodeId>);
+pub struct KernelNotify(Sender<News>);
+
+/// A node whose attributes have changed, and who waits until the kernel knows.
+type News = (NodeId, Option<Sender<()>>);
 
 impl KernelNotify {
     /// With its thread.
@@ -25,16 +28,27 @@ impl KernelNotify {
     }
 }
 
-fn send(notifier: &Notifier, queue: &Receiver<NodeId>) {
-    for node in queue {
+fn send(notifier: &Notifier, queue: &Receiver<News>) {
+    for (node, waiting) in queue {
         // A negative offset: the attributes alone, which waits for nobody. ENOENT: the node is
         // forgotten.
         notifier.inval_inode(INodeNo(node), -1, 0).ok();
+        if let Some(waiting) = waiting {
+            waiting.send(()).ok();
+        }
     }
 }
 
 impl Notify for KernelNotify {
     fn attributes_changed(&self, node: NodeId) {
-        self.0.send(node).ok();
+        self.0.send((node, None)).ok();
+    }
+
+    fn attributes_changed_by_now(&self, node: NodeId) {
+        let (told, waiting) = channel();
+        if self.0.send((node, Some(told))).is_ok() {
+            // An error is the thread's end: the mount is gone.
+            waiting.recv().ok();
+        }
     }
 }
