@@ -20,7 +20,7 @@ use super::{Engine, State};
 use crate::locks::{FileId, Lock, Mode, closes_cycle};
 use crate::namespace::{Kind, Shown};
 use crate::sys::{failpoint, proc};
-use crate::txn::{Begun, Transaction};
+use crate::txn::{Abort, Begun, Transaction};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId};
 
 /// How often a waiting thread's signals are looked at.
@@ -460,8 +460,10 @@ impl Engine {
         if failpoint::mutant("C12-commit-point") {
             return;
         }
+        // What a guard has refused at a close is judged anew, and its error told under the name.
+        let may_commit = |t: &Transaction| matches!(t.verdict, None | Some(Abort::Guard(_)));
         let slot = match self.lock().txns.get(&id) {
-            Some(txn) if !txn.discarded && txn.verdict.is_none() => txn.slot.clone(),
+            Some(txn) if !txn.discarded && may_commit(txn) => txn.slot.clone(),
             _ => return,
         };
         // What a new log holds is its first version.
