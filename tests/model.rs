@@ -76,6 +76,8 @@ enum Op {
     Close(u8),
     Save(u8, u8, u16),
     Append(u8, u8),
+    /// One rewrites a file while another saves it, and closes last.
+    Overtaken(u8, u8, u8),
     TruncatePath(u8, u8, u16),
     Map(u8),
     MapWrite(u8, u16),
@@ -171,6 +173,7 @@ fn an_op() -> impl Strategy<Value = Op> {
         10 => one.clone().prop_map(Close),
         3 => (who.clone(), file.clone(), len.clone()).prop_map(|(w, f, n)| Save(w, f, n)),
         1 => (who.clone(), file.clone()).prop_map(|(w, f)| Append(w, f)),
+        2 => (who.clone(), who.clone(), file.clone()).prop_map(|(w, o, f)| Overtaken(w, o, f)),
         2 => (who.clone(), file.clone(), 0..80u16).prop_map(|(w, f, n)| TruncatePath(w, f, n)),
         1 => (who.clone(), file.clone(), any::<bool>()).prop_map(|(w, f, all)| Chmod(w, f, all)),
         2 => one.clone().prop_map(Map),
@@ -407,6 +410,18 @@ impl Case<'_> {
                 self.save(self.process(*who), file(name), &data)?;
             }
             Append(who, name) => self.append(self.process(*who), file(name))?,
+            Overtaken(who, other, name) => {
+                let (who, other, name) = (self.process(*who), self.process(*other), file(name));
+                let slot = format!("f{}", self.world.number());
+                if !self.open(who, name, Mode::Rewrite, &slot, false)? {
+                    return Ok(());
+                }
+                self.on_descriptor(&Write(0, 20), who, &slot)?;
+                let data = self.data(30);
+                self.save(other, name, &data)?;
+                self.compare_looks()?;
+                self.on_descriptor(&Close(0), who, &slot)?;
+            }
             TruncatePath(who, name, len) => {
                 let (who, path) = (self.process(*who), self.path(file(name)));
                 let Some(expected) = self.world.truncate_path(who, file(name), *len as usize)
