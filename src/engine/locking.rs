@@ -313,14 +313,18 @@ impl Engine {
             n.forwarded = Some(fd);
         }
         self.note_read(state, caller, &slot, Some((current, &shown.file)));
-        for (id, moved) in &mut state.handles {
+        if self.uncached() {
+            if let Some(Handle::Reader { read, .. }) = state.handles.get_mut(&handle) {
+                *read = shown;
+            }
+        } else {
             // The kernel's pages are those of all who read there.
-            let shares = *id == handle || !self.uncached();
-            if let Handle::Reader { node: at, read } = moved
-                && *at == node
-                && shares
-            {
-                *read = shown.clone();
+            for other in state.handles.values_mut() {
+                if let Handle::Reader { node: at, read } = other
+                    && *at == node
+                {
+                    *read = shown.clone();
+                }
             }
         }
         drop(guard);
@@ -336,7 +340,7 @@ impl Engine {
         if self.uncached() {
             notify.attributes_changed(node);
         } else {
-            // Before a lock is said to be granted: what was read and written may be in the kernel's pages.
+            // Before a lock is said to be granted: the kernel's pages may hold what was read.
             notify.attributes_changed_by_now(node);
         }
     }

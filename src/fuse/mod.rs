@@ -174,8 +174,8 @@ impl Filesystem for Adapter {
         let uncached = features
             .iter()
             .any(|f| f.name == "direct_io_allow_mmap" && f.on);
-        // What a lock moves to another version is read uncached, or else from pages that the kernel drops when it hears of another
-        // time of modification.
+        // What a lock moves to another version is read uncached, or else from pages that the kernel
+        // drops when it hears of another time of modification.
         if !uncached {
             config
                 .add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA)
