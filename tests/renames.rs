@@ -282,6 +282,7 @@ fn a_link_to_a_file_that_is_rewritten_all_the_time_always_succeeds() {
 
 #[test]
 fn an_editor_that_has_linked_its_file_starts_from_a_shorter_version_when_it_locks_it() {
+    need_features!("flock_locks");
     let m = mount!();
     let (f, g) = (m.path("f"), m.path("g"));
     m.save("f", "a long line that was there first");

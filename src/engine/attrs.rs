@@ -239,12 +239,11 @@ impl Engine {
             txn.closing = true;
             txn.staging.clone()
         };
-        self.settle_base(id)?;
-        let result = {
+        let result = self.settle_base(id).and_then(|()| {
             let mut content = staging.lock();
-            let cut = content.truncate(size);
-            cut.and_then(|()| drop_set_id(&*content.file, caller, Some(&staging)))
-        };
+            content.truncate(size)?;
+            drop_set_id(&*content.file, caller, Some(&staging))
+        });
         self.commit_alone(id, &staging, result)
     }
 

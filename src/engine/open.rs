@@ -189,11 +189,18 @@ impl Engine {
     }
 
     /// See [`Engine::settle_base`].
-    fn settle_editor(&self, opened: Opened) -> OpResult<Opened> {
-        match self.unsettled_editor(opened.handle) {
-            Some(txn) => self.settle_base(txn).map(|()| opened),
-            None => Ok(opened),
-        }
+    fn settle_editor(self: &Arc<Self>, opened: Opened) -> OpResult<Opened> {
+        let Some(txn) = self.unsettled_editor(opened.handle) else {
+            return Ok(opened);
+        };
+        let settled = self.settle_base(txn);
+        settled.map(|()| opened).inspect_err(|_| {
+            // The kernel closes nothing that it was not given.
+            let node = self.lock().txns.get(&txn).map(|t| t.node);
+            if let Some(node) = node {
+                self.release(node, opened.handle, None);
+            }
+        })
     }
 
     fn open_now(&self, caller: Caller, id: NodeId, flags: OFlags) -> OpResult<OpenStep> {
@@ -932,11 +939,18 @@ impl Engine {
             || self.unsettled_editor(created.opened.handle).is_some()
     }
 
-    fn settle_created(&self, created: Created) -> OpResult<Created> {
-        self.settle(created.attr.ino)?;
-        let opened = self.settle_editor(created.opened)?;
-        let attr = self.attr(created.attr.ino)?;
-        Ok(Created { attr, opened })
+    fn settle_created(self: &Arc<Self>, created: Created) -> OpResult<Created> {
+        let (node, opened) = (created.attr.ino, created.opened);
+        self.settle(node)
+            .inspect_err(|_| self.release(node, opened.handle, None))
+            .and_then(|()| self.settle_editor(opened))
+            .and_then(|opened| {
+                Ok(Created {
+                    attr: self.attr(node)?,
+                    opened,
+                })
+            })
+            .inspect_err(|_| self.forget(node, 1))
     }
 
     /// Somebody else has created the file in the same moment, and edits it already.

@@ -2,8 +2,7 @@
 //! in its directory, recovery a new journal, rejected content a few lines that say what it is. On a
 //! full disk the reserve is given up for that, and until it is there again nothing new is committed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -14,10 +13,10 @@ use crate::sys::failpoint;
 const SIZE: u64 = 2 << 20;
 const NAME: &str = "reserve";
 
-/// Whether it is there.
+/// Whether it is there. Locked while it comes and goes.
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
-    kept: AtomicBool,
+    kept: Mutex<bool>,
 }
 
 impl Store {
@@ -26,7 +25,8 @@ impl Store {
     /// # Errors
     /// The disk is too full for it.
     pub fn keep_reserve(&self) -> Result<(), Errno> {
-        if self.reserve.kept.load(Ordering::Acquire) || failpoint::mutant("C18-reserve") {
+        let mut kept = self.reserve.kept.lock();
+        if *kept || failpoint::mutant("C18-reserve") {
             return Ok(());
         }
         let file = rustix::fs::openat(
@@ -39,7 +39,7 @@ impl Store {
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, SIZE) {
             // A file system that can't promise space goes without.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                self.reserve.kept.store(true, Ordering::Release);
+                *kept = true;
                 Ok(())
             }
             Err(e) => {
@@ -51,12 +51,14 @@ impl Store {
 
     /// Gives the space up for what can't wait. Gives whether there was any.
     pub fn release_reserve(&self) -> bool {
+        let kept = self.reserve.kept.lock();
         if rustix::fs::unlinkat(&self.state, NAME, AtFlags::empty()).is_err() {
             return false;
         }
+        drop(kept);
         // ext4 gives blocks away again once the transaction that freed them is on the medium.
         rustix::fs::fsync(&self.state).ok();
-        self.reserve.kept.store(false, Ordering::Release);
+        *self.reserve.kept.lock() = false;
         true
     }
 

@@ -432,6 +432,7 @@ impl Engine {
         };
         let (id, mtime_ns) = (unwritten.id, unwritten.mtime_ns);
         let text = super::text_of(&parsed.document);
+        failpoint::fail_point("text")?;
         let content = write_text(&unwritten.file, text.as_bytes(), mtime_ns)?;
         failpoint::crash_point("text-written");
         let base = (content.len, content.crc.unwrap_or_default());
