@@ -64,21 +64,27 @@ const ALL: u32 = libc::IN_ALL_EVENTS;
 fn herald(m: &Mount) -> i32 {
     let mut found = Vec::new();
     eventually(Duration::from_secs(5), "the daemon has a herald", || {
-        found = children(m);
+        found = heralds(m);
         !found.is_empty()
     });
     assert_eq!(found.len(), 1, "{found:?}");
     found[0]
 }
 
-fn children(m: &Mount) -> Vec<i32> {
+fn heralds(m: &Mount) -> Vec<i32> {
     let daemon = m.daemon_pid();
     let tasks = std::fs::read_dir(format!("/proc/{daemon}/task")).expect("a daemon");
     let children = tasks.flatten().filter_map(|task| {
         let text = std::fs::read_to_string(task.path().join("children")).ok()?;
-        text.split_whitespace().next()?.parse().ok()
+        let pids = text.split_whitespace().map(|pid| pid.parse().ok());
+        pids.collect::<Option<Vec<i32>>>()
     });
-    children.collect()
+    // An ordinary user's daemon may have fusermount3 still beside it.
+    let is_herald = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.starts_with(b"commitfs-herald"))
+    };
+    children.flatten().filter(is_herald).collect()
 }
 
 fn feature(m: &Mount) -> (bool, String) {
