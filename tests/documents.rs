@@ -407,7 +407,7 @@ fn an_acknowledged_patch_survives_the_kill_of_the_daemon() {
 fn an_open_that_fails_for_a_text_which_cannot_be_written_leaves_nothing_open() {
     need_daemon!();
     // The mount's own look at the text, when it is put in place, comes later and finds it well.
-    let failing = format!("text:{}:2", libc::EIO);
+    let failing = format!("text:{}:1", libc::EIO);
     let mut m = mount!(
         Mount::options()
             .args(["--bound", "60000"])
@@ -417,7 +417,6 @@ fn an_open_that_fails_for_a_text_which_cannot_be_written_leaves_nothing_open() {
     let (mut actor, path) = (Actor::new(), m.path("s.json"));
     actor.setxattr(&path, PATCH, INCREMENT).unwrap();
     assert_errno(actor.open("f", "r+", &path), "EIO");
-    assert_errno(actor.truncate(&path, 3), "EIO");
     assert_eq!(m.transactions().len(), 0, "{:?}", m.transactions());
     actor.open("f", "r+", &path).unwrap();
     assert_content(actor.pread("f", 0, 9).ok(), br#"{"n": 1}"#, "now");

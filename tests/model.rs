@@ -1675,3 +1675,15 @@ fn an_unlock_tells_of_what_a_guard_has_refused_at_the_close_of_another_descripti
     ];
     holds_with(Theme::Documents, &program);
 }
+
+#[test]
+fn an_unlock_commits_nothing_that_a_killed_child_has_had_a_part_in() {
+    holds(&[
+        Open(0, 0, Mode::Edit, false),
+        Lock(0, true),
+        Fork(0),
+        Write(1, 10),
+        Kill(3, true),
+        Unlock(0),
+    ]);
+}

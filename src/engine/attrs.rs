@@ -235,11 +235,13 @@ impl Engine {
             let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
             txn.opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
             txn.command = proc::command(txn.opener);
-            txn.changed = true;
             txn.closing = true;
             txn.staging.clone()
         };
         let result = self.settle_base(id).and_then(|()| {
+            if let Some(txn) = self.lock().txns.get_mut(&id) {
+                txn.changed = true;
+            }
             let mut content = staging.lock();
             content.truncate(size)?;
             drop_set_id(&*content.file, caller, Some(&staging))

@@ -999,7 +999,7 @@ pub(super) fn check_target(engine: &Engine, state: &State, slot: &Slot) -> OpRes
 }
 
 /// Whether a writer's death keeps it from being committed (C4).
-fn is_doomed(txn: &Transaction) -> bool {
+pub(super) fn is_doomed(txn: &Transaction) -> bool {
     // A claim is what everybody sees already (C6).
     let exempt = txn.claim || txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4");
     txn.death().is_some() && !exempt

@@ -13,6 +13,7 @@ use parking_lot::MutexGuard;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::close::is_doomed;
 use super::names::Move;
 use super::open::{OpenStep, Opened};
 use super::state::Handle;
@@ -309,15 +310,15 @@ impl Engine {
             return Ok(());
         }
         let (fd, shown) = (state.nodes.fd(current)?, Shown::of(&state.nodes, current)?);
-        if let Some(n) = state.nodes.get_mut(node) {
-            n.forwarded = Some(fd);
-        }
-        self.note_read(state, caller, &slot, Some((current, &shown.file)));
-        if self.uncached() {
-            if let Some(Handle::Reader { read, .. }) = state.handles.get_mut(&handle) {
-                *read = shown;
+        let shares_pages = match state.nodes.get_mut(node) {
+            Some(n) => {
+                n.forwarded = Some(fd);
+                n.cached && !self.uncached()
             }
-        } else {
+            None => false,
+        };
+        self.note_read(state, caller, &slot, Some((current, &shown.file)));
+        if shares_pages {
             // The kernel's pages are those of all who read there.
             for other in state.handles.values_mut() {
                 if let Handle::Reader { node: at, read } = other
@@ -326,6 +327,8 @@ impl Engine {
                     *read = shown.clone();
                 }
             }
+        } else if let Some(Handle::Reader { read, .. }) = state.handles.get_mut(&handle) {
+            *read = shown;
         }
         drop(guard);
         self.tell_moved(node);
@@ -467,7 +470,7 @@ impl Engine {
         // What a guard has refused at a close is judged anew, and its error told under the name.
         let may_commit = |t: &Transaction| matches!(t.verdict, None | Some(Abort::Guard(_)));
         let slot = match self.lock().txns.get(&id) {
-            Some(txn) if !txn.discarded && may_commit(txn) => txn.slot.clone(),
+            Some(txn) if !txn.discarded && may_commit(txn) && !is_doomed(txn) => txn.slot.clone(),
             _ => return,
         };
         // What a new log holds is its first version.

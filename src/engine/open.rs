@@ -946,7 +946,9 @@ impl Engine {
             .and_then(|()| self.settle_editor(opened))
             .and_then(|opened| {
                 Ok(Created {
-                    attr: self.attr(node)?,
+                    attr: self
+                        .attr(node)
+                        .inspect_err(|_| self.release(node, opened.handle, None))?,
                     opened,
                 })
             })

@@ -11,7 +11,7 @@ use super::{Engine, State};
 use crate::journal::{Edit, Record};
 use crate::namespace::{Kind, Pending};
 use crate::sys::{at, failpoint};
-use crate::txn::{Begun, Ready, Transaction};
+use crate::txn::{Abort, Begun, Ready, Transaction};
 use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of};
 
 /// More versions of one name than this don't wait for the drain to be due.
@@ -499,6 +499,8 @@ impl Engine {
         txn.content = None;
         txn.flushed = None;
         if how != Move::Link {
+            // What a guard had refused was judged anew.
+            txn.verdict.take_if(|v| matches!(v, Abort::Guard(_)));
             txn.stream = false;
             txn.empties = false;
             txn.begun = Begun::Edit;

@@ -280,6 +280,9 @@ impl World {
             return None;
         }
         for id in written {
+            if self.txns[&id].killed == Killed::Yes {
+                continue;
+            }
             let refused = self.refuses(name, &self.txns[&id].content)?;
             if refused && !self.txns[&id].failed {
                 let _ = self.refuse(name);
