@@ -223,8 +223,11 @@ fn a_daemon_killed_at_every_crash_point_of_recovery_recovers_the_next_time() {
         let mut m = mount!(Mount::options());
         let base = vec![0; WAYS.len()];
         m.save("kept", stamped(1, 5_000));
+        m.save("log", "begun\n");
         let mut load = Load::start(&m, &base, &mut random);
         std::thread::sleep(Duration::from_millis(50));
+        let _editor = edit_and_sync(&m, "log");
+        add_line(&m, "log", "added\n");
         m.strike_daemon();
         let acknowledged = load.acknowledged();
         m.kill_daemon();
@@ -234,6 +237,118 @@ fn a_daemon_killed_at_every_crash_point_of_recovery_recovers_the_next_time() {
         m.remount();
         load.check(&m, &acknowledged, point);
         assert_content(m.read("kept"), &stamped(1, 5_000), point);
+        assert_content(m.read("log"), b"Begun\nadded\n", point);
+    }
+}
+
+/// Opens a file in place, writes its first letter, and calls fsync.
+fn edit_and_sync(m: &Mount, name: &str) -> Actor {
+    let mut editor = Actor::new();
+    editor.open("f", "r+", &m.path(name)).unwrap();
+    editor.pwrite("f", 0, b"B").unwrap();
+    editor.fsync("f").unwrap();
+    editor
+}
+
+fn add_line(m: &Mount, name: &str, line: &str) {
+    let mut appender = Actor::new();
+    appender.open("f", "a", &m.path(name)).unwrap();
+    appender.write("f", line).unwrap();
+    appender.close("f").unwrap();
+}
+
+/// What the editor had fsync'd is rolled forward, and the lines come behind it, once.
+#[test]
+fn lines_that_others_add_to_what_an_editor_has_synced_survive_the_kill_of_the_daemon() {
+    // Plain: passes.
+    type Then = fn(&mut Actor, &Mount);
+    let cases: [(&str, Then, &str); 8] = [
+        ("added", |_, m| add_line(m, "f", "1\n"), "Begun\n1\n"),
+        (
+            "added, and written after the fsync",
+            |editor, m| {
+                add_line(m, "f", "1\n");
+                editor.pwrite("f", 6, b"more").unwrap();
+            },
+            "Begun\n1\n",
+        ),
+        (
+            "added, and overwritten after the fsync",
+            |editor, m| {
+                add_line(m, "f", "1\n");
+                editor.pwrite("f", 0, b"C").unwrap();
+            },
+            "Cegun\n1\n",
+        ),
+        (
+            "added before and after a second fsync",
+            |editor, m| {
+                add_line(m, "f", "1\n");
+                editor.pwrite("f", 6, b"two\n").unwrap();
+                editor.fsync("f").unwrap();
+                add_line(m, "f", "2\n");
+            },
+            "Begun\ntwo\n1\n2\n",
+        ),
+        (
+            "cut, and synced",
+            |editor, m| {
+                add_line(m, "f", "1\n");
+                editor.ftruncate("f", 0).unwrap();
+                editor.fsync("f").unwrap();
+            },
+            "1\n",
+        ),
+        (
+            "under another name",
+            |_, m| {
+                add_line(m, "f", "1\n");
+                m.mkdir("d");
+                m.sh("mv f d/f").ok();
+                add_line(m, "d/f", "2\n");
+            },
+            "Begun\n1\n2\n",
+        ),
+        (
+            "in a new journal",
+            |_, m| {
+                add_line(m, "f", "1\n");
+                for n in 0..50 {
+                    m.save("other", format!("{n}"));
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                add_line(m, "f", "2\n");
+            },
+            "Begun\n1\n2\n",
+        ),
+        (
+            "closed",
+            |editor, m| {
+                add_line(m, "f", "1\n");
+                editor.close("f").unwrap();
+                add_line(m, "f", "2\n");
+            },
+            "Begun\n1\n2\n",
+        ),
+    ];
+    need_daemon!();
+    for (what, then, expected) in cases {
+        let mut m = mount!(Mount::options().env("COMMITFS_JOURNAL_LIMIT", 3000));
+        m.save("f", "begun\n");
+        add_line(&m, "f", "");
+        let mut editor = edit_and_sync(&m, "f");
+        then(&mut editor, &m);
+        m.kill_daemon();
+        for failing in ["C19-sync-taken-over", "C19-sync-recovered-dir"] {
+            if what == "added" {
+                m.set_env("COMMITFS_FAIL_AT", format!("{failing}:{}", libc::EIO));
+                assert!(m.try_remount().is_err(), "{failing}: mounted");
+            }
+        }
+        m.clear_env();
+        m.remount();
+        let found = m.read("f").or_else(|| m.read("d/f"));
+        assert_content(found, expected.as_bytes(), what);
     }
 }
 

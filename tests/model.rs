@@ -104,6 +104,8 @@ enum Op {
     Remount,
     /// The daemon is killed, maybe at once after a close.
     Strike(Option<u8>),
+    /// One edits a file in place and calls fsync, another adds to it, and the daemon is killed.
+    AddedToSynced(u8, u8, u8),
 }
 
 /// Whose an fcntl lock is.
@@ -186,11 +188,12 @@ fn an_op() -> impl Strategy<Value = Op> {
         6 => (who.clone(), file.clone(), file.clone()).prop_map(|(w, a, b)| Rename(w, a, b)),
         2 => (who.clone(), dir.clone(), dir.clone()).prop_map(|(w, a, b)| RenameDir(w, a, b)),
         3 => (who.clone(), file.clone(), file.clone()).prop_map(|(w, a, b)| Link(w, a, b)),
-        4 => (who.clone(), file).prop_map(|(w, f)| Unlink(w, f)),
+        4 => (who.clone(), file.clone()).prop_map(|(w, f)| Unlink(w, f)),
         2 => (who.clone(), dir.clone()).prop_map(|(w, d)| Mkdir(w, d)),
-        2 => (who, dir).prop_map(|(w, d)| Rmdir(w, d)),
+        2 => (who.clone(), dir).prop_map(|(w, d)| Rmdir(w, d)),
         1 => Just(Remount),
         2 => proptest::option::of(one).prop_map(Strike),
+        1 => (who.clone(), who, file).prop_map(|(w, o, f)| AddedToSynced(w, o, f)),
     ]
 }
 
@@ -198,7 +201,7 @@ fn an_op() -> impl Strategy<Value = Op> {
 fn is_told_of(op: &Op) -> bool {
     match op {
         // Who has a file open doesn't see it grow, and each line makes another version.
-        Open(_, _, Mode::Append | Mode::AppendAndRead, _) | Append(..) => {
+        Open(_, _, Mode::Append | Mode::AppendAndRead, _) | Append(..) | AddedToSynced(..) => {
             common::has_features(&["direct_io_allow_mmap"])
         }
         Lock(..) | Unlock(_) | LockBytes(..) | UnlockBytes(..) => {
@@ -531,6 +534,17 @@ impl Case<'_> {
             }
             Remount => self.remount()?,
             Strike(close) => self.strike(*close)?,
+            AddedToSynced(who, other, name) => {
+                let (who, other, name) = (self.process(*who), self.process(*other), file(name));
+                let slot = format!("f{}", self.world.number());
+                if !self.open(who, name, Mode::EditAtOnce, &slot, false)? {
+                    return Ok(());
+                }
+                self.on_descriptor(&Pwrite(0, 0, 4), who, &slot)?;
+                self.on_descriptor(&Fsync(0), who, &slot)?;
+                self.append(other, name)?;
+                self.strike(None)?;
+            }
             Map(_) | MapWrite(..) | Unmap(_) => self.on_mapping(op)?,
             Write(n, _)
             | Pwrite(n, ..)
@@ -929,12 +943,7 @@ impl Case<'_> {
         self.end_waiters();
         self.settle()?;
         let closed = close.and_then(|n| self.handle(n, true));
-        // Emptied by name, or a new log that others were first to write, and then fsync'd: known,
-        // the recovery puts what was fsync'd over their version.
-        let closed = closed.filter(|(who, slot)| {
-            !self.world.is_promised_and_holds_nothing(*who, slot)
-                && !self.world.looks_like_others(*who, slot)
-        });
+        let closed = closed.filter(|(who, slot)| !self.world.looks_like_others(*who, slot));
         if let Some((who, slot)) = closed {
             let expected = self.world.close(who, &slot);
             agree(expected, self.actor(who).close(&slot))?;
@@ -1686,4 +1695,30 @@ fn an_unlock_commits_nothing_that_a_killed_child_has_had_a_part_in() {
         Kill(3, true),
         Unlock(0),
     ]);
+}
+
+#[test]
+fn an_fsync_of_a_new_log_that_others_were_first_to_write_does_not_empty_it_when_the_daemon_dies() {
+    let opened = [
+        Unlink(0, 0),
+        Open(0, 0, Mode::Append, false),
+        Append(1, 0),
+        Fsync(0),
+    ];
+    holds(&[opened.as_slice(), &[Strike(None)]].concat());
+    holds(&[opened.as_slice(), &[Strike(Some(0))]].concat());
+    holds(&[opened.as_slice(), &[Kill(0, true)]].concat());
+}
+
+#[test]
+fn an_fsync_of_what_was_emptied_by_name_does_not_bring_it_back_when_the_daemon_dies() {
+    let emptied = [
+        Open(0, 0, Mode::Rewrite, false),
+        Write(0, 9),
+        TruncatePath(0, 0, 0),
+        Save(1, 0, 20),
+        Fsync(0),
+    ];
+    holds(&[emptied.as_slice(), &[Strike(None)]].concat());
+    holds(&[emptied.as_slice(), &[Strike(Some(0))]].concat());
 }

@@ -361,6 +361,38 @@ fn what_fsync_acknowledged_survives_a_power_cut_in_either_mode() {
 }
 
 #[test]
+fn what_an_editor_has_synced_and_what_others_have_added_since_survive_a_power_cut() {
+    need_root!();
+    let below = temporary_directory();
+    let outer = Disk::xfs(&below.join("outer"), 2048);
+    let image = outer.path().join("disk");
+    let Some(m) = Mount::options().on(Disk::xfs(&image, 400)).mount() else {
+        return;
+    };
+    m.save("log", "begun\n");
+    let (mut editor, mut appender) = (Actor::new(), Actor::new());
+    editor.open("f", "r+", &m.path("log")).unwrap();
+    editor.pwrite("f", 0, b"B").unwrap();
+    editor.fsync("f").unwrap();
+    appender.open("f", "a", &m.path("log")).unwrap();
+    for line in ["one\n", "two\n"] {
+        appender.write("f", line).unwrap();
+        appender.fsync("f").unwrap();
+    }
+    editor.pwrite("f", 6, b"not synced\n").unwrap();
+    let copy = outer.path().join("cut");
+    let mut cp = Command::new("cp");
+    let limit = Duration::from_secs(60);
+    run(cp.arg("--reflink=always").arg(&image).arg(&copy), limit).ok();
+    let disk = Disk::existing(&copy, "loop,nouuid");
+    let cut = Mount::options().on(disk).mount().expect("a mount");
+    let text = cut.text("log");
+    assert_eq!(text.as_deref(), Some("Begun\none\ntwo\n"));
+    drop((cut, m, outer));
+    let _ = std::fs::remove_dir_all(&below);
+}
+
+#[test]
 fn a_name_goes_only_after_what_was_committed_before_is_in_its_place() {
     // An old checkpoint is removed once the new one is written: never may the first be durable
     // and the second not. No power is cut here; the order is looked at.

@@ -371,9 +371,15 @@ impl Engine {
         let described = content.fsync()?;
         let staging_id = content.id;
         drop(content);
+        let mut moot = false;
         let promised = failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())
             .and_then(|()| {
                 let mut state = self.lock();
+                // What others have put there is the file now, and must not be replaced by nothing.
+                moot = self.is_moot(&mut state, id);
+                if moot {
+                    return Ok(());
+                }
                 // Under the same lock as the record: a new journal must carry it.
                 let slot = state.txns.get(&id).map(|t| t.slot.clone());
                 let current = slot.and_then(|s| self.current_if_any(&mut state, &s).ok());
@@ -387,7 +393,10 @@ impl Engine {
                     content: described,
                 })
             })
-            .and_then(|()| self.sync_journal());
+            .and_then(|()| match moot {
+                true => self.drain_all(),
+                false => self.sync_journal(),
+            });
         promised.inspect_err(|errno| staging.lock().fail(*errno, "fsync"))
     }
 

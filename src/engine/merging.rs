@@ -610,6 +610,7 @@ impl Engine {
                     crc: Some(crc32c::crc32c(text.as_bytes())),
                     inline: None,
                     mtime_ns: mtime_ns(&stat),
+                    grown: None,
                 },
                 file: Arc::new(file.try_clone().map_err(|e| errno_of(&e))?),
             })

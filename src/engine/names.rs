@@ -712,6 +712,7 @@ impl Engine {
                 crc: None,
                 inline: None,
                 mtime_ns: 0,
+                grown: None,
             })
     }
 

@@ -8,7 +8,7 @@ use super::merging::{Outcome, Save};
 use super::names::Move;
 use super::overwrites::Loss;
 use super::{Engine, State};
-use crate::journal::{Edit, Record};
+use crate::journal::{Content, Edit, Record};
 use crate::namespace::{Kind, Pending};
 use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Begun, Ready, Transaction};
@@ -174,7 +174,11 @@ impl Engine {
             path,
             id: ready.id,
             version,
-            content: ready.content,
+            content: Content {
+                // It has all that was added.
+                grown: None,
+                ..ready.content
+            },
         };
         let seq = self.journal_commit(state, vec![edit]);
         self.put_pending(

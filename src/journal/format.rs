@@ -8,10 +8,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Content, Edit, Header, JournalError, Record};
+use super::{Content, Edit, Grown, Header, JournalError, Record};
 
-/// The format this program writes and the only one it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The format this program writes. It reads all up to this one.
+pub const FORMAT_VERSION: u32 = 2;
+/// The first whose contents say what they were copied from.
+const WITH_GROWN: u32 = 2;
 /// Where the first record starts, in bytes.
 pub const HEADER_LEN: usize = 512;
 /// The longest [`Header::instance`], in bytes.
@@ -89,7 +91,9 @@ fn encode_header(header: &Header) -> Result<[u8; HEADER_LEN], JournalError> {
 }
 
 /// Reads the header at the start of `bytes`.
-pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, JournalError> {
+///
+/// Gives the format of the records behind it, too.
+pub(super) fn decode_header(bytes: &[u8]) -> Result<(Header, u32), JournalError> {
     let damaged = |at: usize, reason| JournalError::Damaged {
         offset: at as u64,
         reason,
@@ -107,15 +111,19 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, JournalError> {
     if crc32c::crc32c(body).to_le_bytes() != *crc {
         return Err(damaged(HEADER_CRC_AT, "the header's checksum is wrong"));
     }
-    let mut input = Input(&body[VERSION_AT..]);
+    let mut input = Input {
+        bytes: &body[VERSION_AT..],
+        version: FORMAT_VERSION,
+    };
     let version = input.u32().map_err(|r| damaged(VERSION_AT, r))?;
     if version > FORMAT_VERSION {
         return Err(JournalError::NewerFormat { found: version });
     }
-    if version != FORMAT_VERSION {
+    if version == 0 {
         return Err(damaged(VERSION_AT, "no such format version"));
     }
-    header_fields(input).map_err(|r| damaged(INSTANCE_LEN_AT, r))
+    let header = header_fields(input).map_err(|r| damaged(INSTANCE_LEN_AT, r))?;
+    Ok((header, version))
 }
 
 fn header_fields(mut input: Input<'_>) -> Result<Header, Reason> {
@@ -304,6 +312,10 @@ fn push_content(out: &mut Vec<u8>, content: &Content) {
     push_option(out, content.crc, |out, crc| out.extend(crc.to_le_bytes()));
     push_option(out, content.inline.as_deref(), push_bytes);
     out.extend(content.mtime_ns.to_le_bytes());
+    push_option(out, content.grown, |out, grown| {
+        out.extend(grown.inode.to_le_bytes());
+        out.extend(grown.len.to_le_bytes());
+    });
 }
 
 fn push_number(out: &mut Vec<u8>, tag: u8, number: u64) {
@@ -332,9 +344,12 @@ fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 /// What is wrong with a payload.
 pub(super) type Reason = &'static str;
 
-/// Reads the payload of one record, all of it.
-pub(super) fn decode_record(payload: &[u8]) -> Result<Record, Reason> {
-    let mut input = Input(payload);
+/// Reads the payload of one record, all of it, of a journal of that format.
+pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reason> {
+    let mut input = Input {
+        bytes: payload,
+        version,
+    };
     let record = match input.u8()? {
         tag::BEGIN => Record::Begin {
             id: input.u64()?,
@@ -375,31 +390,34 @@ pub(super) fn decode_record(payload: &[u8]) -> Result<Record, Reason> {
         },
         _ => return Err("no such kind of record"),
     };
-    if !input.0.is_empty() {
+    if !input.bytes.is_empty() {
         return Err("it is longer than its fields");
     }
     Ok(record)
 }
 
-/// The bytes not yet read.
-struct Input<'a>(&'a [u8]);
+/// The bytes not yet read, and their format.
+struct Input<'a> {
+    bytes: &'a [u8],
+    version: u32,
+}
 
 impl<'a> Input<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], Reason> {
         let (head, rest) = self
-            .0
+            .bytes
             .split_at_checked(len)
             .ok_or("it is shorter than its fields")?;
-        self.0 = rest;
+        self.bytes = rest;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Reason> {
         let (head, rest) = self
-            .0
+            .bytes
             .split_first_chunk()
             .ok_or("it is shorter than its fields")?;
-        self.0 = rest;
+        self.bytes = rest;
         Ok(*head)
     }
 
@@ -445,6 +463,17 @@ impl<'a> Input<'a> {
             crc: self.option(Self::u32)?,
             inline: self.option(|input| input.bytes().map(<[u8]>::to_vec))?,
             mtime_ns: i128::from_le_bytes(self.array()?),
+            grown: match self.version >= WITH_GROWN {
+                true => self.option(Self::grown)?,
+                false => None,
+            },
+        })
+    }
+
+    fn grown(&mut self) -> Result<Grown, Reason> {
+        Ok(Grown {
+            inode: self.u64()?,
+            len: self.u64()?,
         })
     }
 

@@ -2,7 +2,7 @@
 //! which commits have happened, so that the next mount can finish or undo what
 //! a killed daemon or a power cut left half done.
 //!
-//! # File layout (format version 1, little endian)
+//! # File layout (format version 2, little endian)
 //!
 //! ```text
 //! 0    magic "COMMITFJ"          8 bytes
@@ -88,6 +88,18 @@ pub struct Content {
     pub inline: Option<Vec<u8>>,
     /// Modification time, in nanoseconds since the Unix epoch.
     pub mtime_ns: i128,
+    /// The file to which others may add records that this content is to have, too.
+    pub grown: Option<Grown>,
+}
+
+/// The file that a content was copied from, to which records are added in place (C10). Whoever puts
+/// the content in that file's place takes over what it lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grown {
+    /// Inode number of that file in the backing file system.
+    pub inode: u64,
+    /// How many bytes of the file the content was made of, or has taken over.
+    pub len: u64,
 }
 
 /// One change to one name, as part of a [`Record::Commit`].

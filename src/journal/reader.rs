@@ -79,11 +79,11 @@ pub fn read(dir: BorrowedFd<'_>) -> Result<Option<Contents>, JournalError> {
 /// record that is whole and yet not understood, because to skip it could undo
 /// a commit.
 pub fn decode(bytes: &[u8]) -> Result<Contents, JournalError> {
-    let header = decode_header(bytes)?;
+    let (header, version) = decode_header(bytes)?;
     let mut records = Vec::new();
     let mut at = HEADER_LEN;
     while let Some(payload) = whole_payload(bytes, at, header.journal_id) {
-        let record = decode_record(payload).map_err(|reason| JournalError::BadRecord {
+        let record = decode_record(payload, version).map_err(|reason| JournalError::BadRecord {
             offset: at as u64,
             tag: payload[0],
             reason,

@@ -21,6 +21,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "dirs-synced",
     "journal-rotated",
     "recovery-replayed",
+    "recovery-taken-over",
     "recovery-applied",
     "recovery-rejected",
 ];
@@ -116,6 +117,7 @@ pub const SYNCS: &[&str] = &[
     "C19-sync-recovered",
     "C19-sync-recovered-staging",
     "C19-sync-recovered-dir",
+    "C19-sync-taken-over",
     "C19-sync-state-dir",
 ];
 

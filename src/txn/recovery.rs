@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -20,7 +21,7 @@ use crate::journal::{self, Content, Edit, Header, Journal, JournalError, Record}
 use crate::rules::{Creation, Rules};
 use crate::store::{Rejected, Store, id_name};
 use crate::sys::{at, failpoint};
-use crate::types::{TxnId, errno_of, now_ns};
+use crate::types::{TxnId, errno_of, mtime_ns, now_ns};
 
 /// A claim (C6) is visible up to this length.
 const CLAIM_LIMIT: u64 = 4096;
@@ -559,7 +560,7 @@ fn roll_forward(
         if used.contains(id) || told.aborted || told.discarded {
             continue;
         }
-        let Some(edit) = forwarded(store, rules, *id, told, trusted, whole)? else {
+        let Some(edit) = forwarded(store, rules, *id, told, &plan.cuts, trusted, whole)? else {
             continue;
         };
         used.insert(*id);
@@ -574,6 +575,7 @@ fn forwarded(
     rules: &Rules,
     id: TxnId,
     told: &Told,
+    cuts: &BTreeMap<PathBuf, u64>,
     trusted: bool,
     whole: bool,
 ) -> Result<Option<Edit>, Errno> {
@@ -601,7 +603,8 @@ fn forwarded(
         content,
     };
     if let Some(fsynced) = &told.fsynced {
-        return Ok(keep_fsynced(store, rules, &file, &path, fsynced, trusted)?.map(put));
+        let kept = keep_fsynced(store, rules, &file, &path, fsynced, (trusted, cuts))?;
+        return Ok(kept.map(put));
     }
     let len = len(&file)?;
     Ok((told.claim && len <= CLAIM_LIMIT).then(|| {
@@ -610,6 +613,7 @@ fn forwarded(
             crc: None,
             inline: None,
             mtime_ns: 0,
+            grown: None,
         })
     }))
 }
@@ -621,14 +625,19 @@ fn keep_fsynced(
     file: &File,
     path: &Path,
     fsynced: &Content,
-    trusted: bool,
+    (trusted, cuts): (bool, &BTreeMap<PathBuf, u64>),
 ) -> Result<Option<Content>, Errno> {
-    let now = Content {
+    let mut now = Content {
         len: len(file)?,
         crc: None,
         inline: None,
         mtime_ns: 0,
+        grown: fsynced.grown,
     };
+    if lacks_some(store, path, fsynced, cuts.get(path).copied())? {
+        // Of that it may have taken some over since the fsync, behind all that it had.
+        now.len = now.len.min(fsynced.len);
+    }
     let prefix_is_whole = now.len >= fsynced.len
         && fsynced
             .crc
@@ -641,6 +650,59 @@ fn keep_fsynced(
     }
     // Cut to that length when it is put in place.
     Ok(Some(fsynced.clone()))
+}
+
+/// Whether records were added to the file that a content was copied from, which it has to take over.
+fn lacks_some(
+    store: &Store,
+    path: &Path,
+    content: &Content,
+    cut: Option<u64>,
+) -> Result<bool, Errno> {
+    let Some((file, len)) = added_since(store, path, content)? else {
+        return Ok(false);
+    };
+    let whole = self::len(&file)?;
+    Ok(cut.map_or(whole, |cut| cut.min(whole)) > len)
+}
+
+/// The file in whose place a content will be put, if that is what the content was copied from, and
+/// how much of it the content has.
+fn added_since(
+    store: &Store,
+    path: &Path,
+    content: &Content,
+) -> Result<Option<(File, u64)>, Errno> {
+    let Some(grown) = content.grown else {
+        return Ok(None);
+    };
+    let file = open_target(store, path)?;
+    let is_same = |file: &File| at::stat(file).is_ok_and(|stat| stat.st_ino == grown.inode);
+    Ok(file.filter(is_same).map(|file| (file, grown.len)))
+}
+
+/// C10: what others have added since the content was copied comes behind it. A crash in between
+/// leaves a content that is longer than its record says, to be cut and done again. Gives when it was
+/// added last, if anything was.
+fn take_added(
+    store: &Store,
+    path: &Path,
+    content: &Content,
+    mut staged: &File,
+) -> Result<i128, Errno> {
+    let Some((mut grown, from)) = added_since(store, path, content)? else {
+        return Ok(i128::MIN);
+    };
+    if len(&grown)? <= from || failpoint::mutant("C10-recovered") {
+        return Ok(i128::MIN);
+    }
+    let io = |e: std::io::Error| errno_of(&e);
+    grown.seek(SeekFrom::Start(from)).map_err(io)?;
+    staged.seek(SeekFrom::Start(content.len)).map_err(io)?;
+    std::io::copy(&mut grown, &mut staged).map_err(io)?;
+    failpoint::crash_point("recovery-taken-over");
+    failpoint::sync("C19-sync-taken-over", || rustix::fs::fdatasync(staged))?;
+    Ok(mtime_ns(&at::stat(&grown)?))
 }
 
 fn guard_permits(
@@ -873,9 +935,10 @@ fn place(
         rustix::fs::ftruncate(file, content.len)?;
         rustix::fs::fdatasync(file)?;
     }
+    let added_ns = take_added(store, path, content, file)?;
     let stat = at::stat(file)?;
-    if content.mtime_ns != 0 && crate::types::mtime_ns(&stat) != content.mtime_ns {
-        at::set_mtime(file, content.mtime_ns)?;
+    if content.mtime_ns != 0 && mtime_ns(&stat) != content.mtime_ns.max(added_ns) {
+        at::set_mtime(file, content.mtime_ns.max(added_ns))?;
     }
     if version > 0 {
         super::mark_version(file, version);

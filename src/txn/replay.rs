@@ -246,5 +246,6 @@ pub fn write_text(file: &File, text: &[u8], mtime_ns: i128) -> Result<Content, E
         crc: Some(crc32c::crc32c(text)),
         inline: None,
         mtime_ns,
+        grown: None,
     })
 }

@@ -50,9 +50,7 @@ const PIECE: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Grown {
     from: Shown,
-    /// As it was copied.
-    copied: u64,
-    /// With what was taken over since.
+    /// As it was copied, and with what was taken over since.
     len: u64,
 }
 
@@ -61,6 +59,14 @@ impl Grown {
     pub fn is_complete(&self) -> bool {
         // What nobody adds records to, or was written in place, has none to take over.
         self.from.is_whole() || self.from.length().is_ok_and(|len| len <= self.len)
+    }
+
+    /// What recovery has to know of it.
+    fn told(&self) -> OpResult<journal::Grown> {
+        Ok(journal::Grown {
+            inode: at::stat(&*self.from.file)?.st_ino,
+            len: self.len,
+        })
     }
 }
 
@@ -341,11 +347,7 @@ impl Content {
     /// Others may add to what this was copied from, unless a guard wants whole documents there.
     fn grows_from(&mut self, from: Shown, len: u64) {
         let grows = self.guard == Guard::None && !crate::sys::failpoint::mutant("C10-editors");
-        self.grown = grows.then_some(Grown {
-            from,
-            copied: len,
-            len,
-        });
+        self.grown = grows.then_some(Grown { from, len });
     }
 
     /// Takes over what others have added to the file since it was copied: on the plain directory,
@@ -457,6 +459,7 @@ impl Content {
             crc,
             inline: None,
             mtime_ns: mtime_ns(&stat),
+            grown: self.grown.as_ref().map(Grown::told).transpose()?,
         })
     }
 
@@ -468,12 +471,15 @@ impl Content {
 
     /// Cuts the content back to what the last fsync had made durable. Gives whether it could.
     pub fn cut_back_to_fsynced(&mut self) -> bool {
-        let cut = self.fsynced_len().map(|len| self.truncate(len));
-        let is_cut = matches!(cut, Some(Ok(())));
+        let kept = self.fsynced.as_ref().filter(|f| !f.overwritten);
+        let Some(kept) = kept.map(|f| f.content.clone()) else {
+            return false;
+        };
+        let is_cut = self.truncate(kept.len).is_ok();
         if is_cut {
             self.failed = None;
-            if let Some(grown) = &mut self.grown {
-                grown.len = grown.copied;
+            if let (Some(grown), Some(then)) = (&mut self.grown, kept.grown) {
+                grown.len = then.len;
             }
         }
         is_cut

@@ -13,11 +13,13 @@ use commitfs::journal::{HEADER_LEN, Header, JournalError, Record, Tail, decode, 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use samples::{any_header, any_record, header, one_of_each};
+use samples::{any_header, any_record, header, one_of_each, one_of_each_in_format_1};
 
-/// Written by commitfs when format 1 was new, with 64 zeros behind the
+/// Written by commitfs when format 2 was new, with 64 zeros behind the
 /// records. It is never written again; see `write_the_fixture`.
-const FIXTURE: &[u8] = include_bytes!("../fixtures/journal-v1.bin");
+const FIXTURE: &[u8] = include_bytes!("../fixtures/journal-v2.bin");
+/// Likewise when format 1 was.
+const FIXTURE_1: &[u8] = include_bytes!("../fixtures/journal-v1.bin");
 const FIXTURE_ZEROS: usize = 64;
 
 /// Where each record ends in the file that `encode` makes of them.
@@ -94,7 +96,7 @@ proptest! {
 
     #[test]
     fn any_bytes_with_a_right_checksum_are_a_record_or_an_error(
-        tag in 0..10_u8,
+        tag in 0..13_u8,
         mut payload in vec(prop_oneof![3 => 0..3_u8, 1 => any::<u8>()], 0..120),
     ) {
         payload.insert(0, tag);
@@ -125,6 +127,15 @@ proptest! {
 
 #[test]
 fn a_journal_of_format_1_stays_readable() {
+    let contents = decode(FIXTURE_1).unwrap();
+    assert_eq!(contents.header, header());
+    assert_eq!(contents.records, one_of_each_in_format_1());
+    let offset = (FIXTURE_1.len() - FIXTURE_ZEROS) as u64;
+    assert_eq!(contents.tail, Tail::Clean { offset });
+}
+
+#[test]
+fn a_journal_of_format_2_stays_readable() {
     let contents = decode(FIXTURE).unwrap();
     assert_eq!(contents.header, header());
     assert_eq!(contents.records, one_of_each());
@@ -133,7 +144,7 @@ fn a_journal_of_format_1_stays_readable() {
 }
 
 #[test]
-fn format_1_is_written_as_ever() {
+fn format_2_is_written_as_ever() {
     let bytes = encode(&header(), &one_of_each()).unwrap();
     assert!(FIXTURE[..FIXTURE.len() - FIXTURE_ZEROS] == bytes);
 }
@@ -141,7 +152,7 @@ fn format_1_is_written_as_ever() {
 #[test]
 #[ignore = "writes the fixture of the current format: only when the format's number changes"]
 fn write_the_fixture() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v1.bin");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v2.bin");
     let mut bytes = encode(&header(), &one_of_each()).unwrap();
     bytes.extend([0; FIXTURE_ZEROS]);
     let mut file = File::create_new(path).expect("a fixture, once released, is never rewritten");
@@ -287,10 +298,10 @@ fn a_foreign_a_newer_and_a_damaged_header_are_told_apart() {
     for foreign in [&[0; 600][..], b"#!/bin/sh\n", b"COMMITFX"] {
         assert!(matches!(decode(foreign), Err(JournalError::Foreign)));
     }
-    let newer = resealed(|bytes| bytes[8] = 2);
+    let newer = resealed(|bytes| bytes[8] = 3);
     let error = decode(&newer).unwrap_err();
     assert!(
-        matches!(error, JournalError::NewerFormat { found: 2 }),
+        matches!(error, JournalError::NewerFormat { found: 3 }),
         "{error}"
     );
     let damaged: [fn(&mut [u8]); 3] = [

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use commitfs::journal::{Content, Edit, Header, Record};
+use commitfs::journal::{Content, Edit, Grown, Header, Record};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -25,6 +25,7 @@ pub fn content(len: u64, inline: Option<&[u8]>) -> Content {
         crc: inline.map(|bytes| bytes.len() as u32 ^ 0xfeed_beef),
         inline: inline.map(<[u8]>::to_vec),
         mtime_ns: -1_234_567_890_123_456_789_012,
+        grown: None,
     }
 }
 
@@ -34,6 +35,41 @@ pub fn raw_path(bytes: &[u8]) -> PathBuf {
 
 /// Every kind of record, with every optional field present and absent.
 pub fn one_of_each() -> Vec<Record> {
+    let grown = Some(Grown { inode: 77, len: 7 });
+    let patch = Edit::Patch {
+        path: "settings.json".into(),
+        id: 44,
+        version: 3,
+        base: Some((9, 0xfeed_beef)),
+        merge: true,
+        patch: b"{}".to_vec(),
+        mtime_ns: 1,
+    };
+    let mut records = one_of_each_in_format_1();
+    records.extend([
+        Record::Fsynced {
+            id: 41,
+            content: Content {
+                grown,
+                ..content(3, None)
+            },
+        },
+        Record::Commit {
+            seq: 19,
+            edits: vec![patch],
+        },
+        Record::Moved {
+            from: "a".into(),
+            to: "b".into(),
+            inode: 78,
+            exchange: true,
+        },
+    ]);
+    records
+}
+
+/// What there was when that format was new.
+pub fn one_of_each_in_format_1() -> Vec<Record> {
     let put = |path: &[u8], id, inline| Edit::Put {
         path: raw_path(path),
         id,
@@ -97,12 +133,14 @@ pub fn any_path() -> impl Strategy<Value = PathBuf> {
 
 pub fn any_content() -> impl Strategy<Value = Content> {
     let inline = prop::option::of(vec(any::<u8>(), 0..200));
-    (any::<u64>(), any::<Option<u32>>(), inline, any::<i128>()).prop_map(
-        |(len, crc, inline, mtime_ns)| Content {
+    let grown = any::<Option<(u64, u64)>>();
+    (any::<(u64, Option<u32>, i128)>(), inline, grown).prop_map(
+        |((len, crc, mtime_ns), inline, grown)| Content {
             len,
             crc,
             inline,
             mtime_ns,
+            grown: grown.map(|(inode, len)| Grown { inode, len }),
         },
     )
 }

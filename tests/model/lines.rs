@@ -324,6 +324,15 @@ impl World {
         self.processes.keys().copied().filter(inherits)
     }
 
+    /// Whether one descends from somebody who has taken part in a transaction, through processes
+    /// that live, but for one that is about to end.
+    fn descends_from_a_participant(&self, heir: u32, id: u32, ends: Option<u32>) -> bool {
+        let parent_of = |who: &u32| self.processes[who].parent;
+        let mut ancestors = std::iter::successors(Some(heir), parent_of)
+            .take_while(|who| Some(*who) != ends && self.processes.contains_key(who));
+        ancestors.any(|who| self.txns[&id].participants().any(|p| *p == who))
+    }
+
     pub(super) fn is_added_to(&self, slot: &Slot) -> bool {
         let mut all = self.descriptions.values();
         all.any(|d| matches!(&d.what, What::Lines(lines) if lines.slot() == Some(slot)))
@@ -331,20 +340,21 @@ impl World {
 
     /// Whether somebody who opens a file in place would look like heirs of one that is dead.
     pub(super) fn is_edited_by_heirs(&self, slot: &Slot) -> bool {
-        let dead = |who: &u32| !self.processes.contains_key(who);
         self.at(slot).any(|id| {
-            let txn = &self.txns[&id];
-            txn.edit && txn.participants().any(dead) && self.heirs(id).next().is_some()
+            let is_alone = |heir| !self.descends_from_a_participant(heir, id, None);
+            self.txns[&id].edit && self.heirs(id).any(is_alone)
         })
     }
 
     /// Whether the end of a process would leave heirs beside others who look like them.
     pub fn leaves_heirs_beside_others(&self, who: u32) -> bool {
         self.txns.iter().any(|(id, txn)| {
-            let leaves = txn.edit
-                && !txn.done
-                && txn.participants().any(|p| *p == who)
-                && self.heirs(*id).any(|heir| heir != who);
+            let is_left = |heir| {
+                heir != who
+                    && self.descends_from_a_participant(heir, *id, None)
+                    && !self.descends_from_a_participant(heir, *id, Some(who))
+            };
+            let leaves = txn.edit && !txn.done && self.heirs(*id).any(is_left);
             let mut others = self.at(&txn.slot).filter(|other| other != id);
             leaves && (self.is_added_to(&txn.slot) || others.any(|other| self.txns[&other].edit))
         })

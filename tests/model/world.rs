@@ -710,20 +710,16 @@ impl World {
             return self.finish_line(description);
         };
         let now = self.number();
+        // What would be there on the plain directory is what others have committed.
+        let moot = self.is_moot(id);
         let txn = self.txns.get_mut(&id).expect("it is there");
         txn.unwritten = false;
         // It is the committed version still.
-        if txn.edit && !txn.changed {
+        if moot || txn.edit && !txn.changed {
             return;
         }
         txn.synced_at = now;
         txn.synced = Some(vec![txn.content.clone()]);
-    }
-
-    pub fn is_promised_and_holds_nothing(&self, who: u32, slot: &str) -> bool {
-        let promised = |id: &u32| self.txns[id].synced.is_some();
-        let id = self.staged(who, slot).filter(promised);
-        id.is_some_and(|id| self.holds_nothing(id))
     }
 
     /// The length of what can be mapped through a descriptor.
@@ -1123,8 +1119,9 @@ impl World {
             }
             let (content, claim) = (txn.content.clone(), txn.claim);
             let staged = content.clone();
+            let with_added = |state: &Content| [state.as_slice(), &txn.added].concat();
             let mut ends: Vec<Option<Content>> = match &txn.synced {
-                Some(states) => states.iter().cloned().map(Some).collect(),
+                Some(states) => states.iter().map(with_added).map(Some).collect(),
                 None if claim => vec![Some(content.clone())],
                 None => vec![None],
             };
@@ -1134,7 +1131,7 @@ impl World {
             }
             // What came through the mapping may not be known yet.
             if mapped_only {
-                let with_added = [content.as_slice(), &txn.added].concat();
+                let with_added = with_added(&content);
                 ends.extend([None, Some(content), Some(with_added), txn.at_close.clone()]);
             }
             let slot = txn.slot.clone();
