@@ -549,3 +549,26 @@ fn a_rule_removes_lock_files_whose_creators_have_ended() {
         !m.exists("inherited.claim")
     });
 }
+
+#[test]
+fn the_locks_of_a_killed_writer_go_with_what_it_has_written_where_a_rule_commits_that() {
+    need_daemon!();
+    // Its child has inherited the description, which therefore stays open.
+    let rule = "[[rule]]\nglob = \"scratch-*\"\non_signal = \"commit\"\n";
+    let m = mount!(Mount::options().rules(rule));
+    for (name, expected) in [("scratch-1", "New"), ("f", "old")] {
+        m.save(name, "old");
+        let (mut writer, mut next) = (Actor::new(), Actor::new());
+        writer.open("f", "r+", &m.path(name)).unwrap();
+        let alone: &[&[u8]] = &[b"f", b"set", b"write", b"0", b"0"];
+        writer.ask("fcntl", alone).unwrap();
+        writer.pwrite("f", 0, b"New").unwrap();
+        let child = writer.fork();
+        next.open("f", "r", &m.path(name)).unwrap();
+        writer.kill(libc::SIGKILL);
+        next.ask("fcntl", &[b"f", b"wait", b"read", b"0", b"0"])
+            .unwrap();
+        assert_eq!(next.read_all("f").unwrap(), expected.as_bytes(), "{name}");
+        drop(child);
+    }
+}

@@ -1722,3 +1722,15 @@ fn an_fsync_of_what_was_emptied_by_name_does_not_bring_it_back_when_the_daemon_d
     holds(&[emptied.as_slice(), &[Strike(None)]].concat());
     holds(&[emptied.as_slice(), &[Strike(Some(0))]].concat());
 }
+
+#[test]
+fn the_death_of_an_heir_does_not_show_a_new_log_before_its_writer_closes_it() {
+    holds(&[
+        Open(1, 1, Mode::Append, false),
+        Dup(0),
+        Close(0),
+        Truncate(0, 25),
+        Fork(1),
+        Kill(3, false),
+    ]);
+}

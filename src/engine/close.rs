@@ -91,7 +91,9 @@ impl Engine {
         };
         self.pool.run(move || {
             engine.commit_written(caller, locked.then_some(file), Some(id));
-            let result = if engine.unborn_log(id).is_some() && engine.is_changed(id) {
+            let shows = engine.unborn_log(id).is_some() && engine.is_changed(id);
+            // Its killed heir shows nothing of what it was about to write.
+            let result = if shows && Engine::killed_flusher(caller).is_none() {
                 engine.birth(id, handle, pid, b"")
             } else {
                 engine.prepare(id, &staging, pid)
@@ -111,23 +113,27 @@ impl Engine {
     /// A close gives the closing process's fcntl locks back, but only once what was written under
     /// them is committed: by RELEASE if that follows, else now.
     fn unlock_at_close(&self, caller: Caller, id: TxnId, file: FileId, owner: u64) {
-        let dead = {
+        let by_release = {
             let mut state = self.lock();
-            match state.txns.get_mut(&id) {
-                Some(txn) if txn.flushed.is_some_and(|f| f.sure) => {
-                    txn.releases.push(owner);
-                    return;
-                }
-                Some(txn) => txn.death().is_some(),
-                None => false,
-            }
+            let txn = state.txns.get_mut(&id);
+            let txn = txn.filter(|t| t.flushed.is_some_and(|f| f.sure));
+            txn.map(|t| t.releases.push(owner)).is_some()
         };
-        // What a killed writer leaves is no commit, though another process may hold it open; nor does
-        // one commit that is killed and has merely inherited it.
-        if !dead && Engine::killed_flusher(caller).is_none() {
+        if by_release {
+            return;
+        }
+        self.commit_by_close(caller, id);
+        self.release_posix(file, owner);
+    }
+
+    /// What a killed writer leaves is no commit, though another process may hold it open; nor does
+    /// one commit that is killed and has merely inherited it.
+    pub(super) fn commit_by_close(&self, caller: Caller, id: TxnId) {
+        let killed = Engine::killed_flusher(caller).is_some();
+        let commits = |t: &Transaction| !is_doomed(t) && (!killed || is_exempt(t));
+        if self.lock().txns.get(&id).is_some_and(commits) {
             self.commit_point(id);
         }
-        self.release_posix(file, owner);
     }
 
     /// Does all that can fail. An error is for close() to report.
@@ -1000,9 +1006,13 @@ pub(super) fn check_target(engine: &Engine, state: &State, slot: &Slot) -> OpRes
 
 /// Whether a writer's death keeps it from being committed (C4).
 pub(super) fn is_doomed(txn: &Transaction) -> bool {
+    txn.death().is_some() && !is_exempt(txn)
+}
+
+/// Whether it commits though a writer was killed.
+fn is_exempt(txn: &Transaction) -> bool {
     // A claim is what everybody sees already (C6).
-    let exempt = txn.claim || txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4");
-    txn.death().is_some() && !exempt
+    txn.claim || txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4")
 }
 
 /// The file from which an editor that is to commit still has to take over what others add.

@@ -432,23 +432,20 @@ impl Engine {
 
     /// A close of any descriptor of a `locked` file gives the closing process's fcntl locks of it
     /// back: what was written under them through others than the one that is `closed` is committed
-    /// first. A killed process commits nothing.
+    /// first.
     pub(super) fn commit_written(
         &self,
         caller: Caller,
         locked: Option<FileId>,
         closed: Option<TxnId>,
     ) {
-        let Some(file) = locked.filter(|_| Engine::killed_flusher(caller).is_none()) else {
+        let Some(file) = locked else {
             return;
         };
         let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let written = written_by(&self.lock(), file, pid, None);
         for id in written.into_iter().filter(|id| Some(*id) != closed) {
-            let dead = |t: &Transaction| t.death().is_some();
-            if !self.lock().txns.get(&id).is_some_and(dead) {
-                self.commit_point(id);
-            }
+            self.commit_by_close(caller, id);
         }
     }
 
