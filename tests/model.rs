@@ -1734,3 +1734,42 @@ fn the_death_of_an_heir_does_not_show_a_new_log_before_its_writer_closes_it() {
         Kill(3, false),
     ]);
 }
+
+/// An heir is told from who appends by how its descriptor is open; so is the last close of an editor.
+#[test]
+fn an_editors_heir_sees_what_was_written_beside_those_who_append_once_its_parent_has_ended() {
+    let edited = [
+        Open(0, 0, Mode::Edit, false),
+        Open(1, 0, Mode::AppendAndRead, false),
+    ];
+    let ends = [Fork(0), Write(0, 30), Fork(3), Kill(3, true), Exit(0)];
+    holds(&[edited.as_slice(), &ends].concat());
+}
+
+#[test]
+fn half_a_document_is_refused_by_its_editors_close_though_another_appends_to_it() {
+    holds_with(
+        Theme::Documents,
+        &[
+            Open(0, 0, Mode::Edit, false),
+            Exit(2),
+            Truncate(0, 17),
+            Open(2, 0, Mode::Append, false),
+            Close(0),
+        ],
+    );
+}
+
+#[test]
+fn a_document_cut_off_after_its_fsync_leaves_what_was_committed_before() {
+    holds_with(
+        Theme::Documents,
+        &[
+            Open(2, 0, Mode::AppendAndRead, false),
+            Write(0, 2),
+            Fsync(0),
+            Truncate(0, 3),
+            Close(0),
+        ],
+    );
+}

@@ -44,6 +44,8 @@ pub struct Appender {
     pub always: bool,
     /// O_SYNC or O_DSYNC.
     pub sync: bool,
+    /// Access mode and O_APPEND, as /proc shows them.
+    pub how: OFlags,
     /// Process that opened it; those it forked may hold it as well.
     opener: u32,
     /// Where its lines go. Locked under `State` only.
@@ -83,7 +85,7 @@ struct Inner {
 impl Appender {
     fn new(
         node: NodeId,
-        (always, sync): (bool, bool),
+        (always, how, sync): (bool, OFlags, bool),
         opener: u32,
         slot: Slot,
         read: Shown,
@@ -91,6 +93,7 @@ impl Appender {
         Arc::new(Appender {
             node,
             always,
+            how,
             sync,
             opener,
             place: Mutex::new(Place::At(slot)),
@@ -197,7 +200,8 @@ impl Engine {
         node.readers += 1;
         let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
         let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
-        let appender = Appender::new(id, (true, sync), opener, slot.clone(), read);
+        let how = (true, flags & proc::HOW, sync);
+        let appender = Appender::new(id, how, opener, slot.clone(), read);
         state.enlist(&slot, &appender);
         let handle = state.add_handle(Handle::Append(appender));
         Ok(Opened {
@@ -577,7 +581,7 @@ impl Engine {
         state.unlist(&slot, id);
         Engine::note_author(state, node, id);
         state.parties.forget(id);
-        let writers: Vec<(HandleId, bool, u32)> = writers(state, id).collect();
+        let writers: Vec<(HandleId, OFlags, bool, u32)> = writers(state, id).collect();
         if let Some(n) = state.nodes.get_mut(node) {
             n.kind = Kind::File;
             n.at = Some(slot.clone());
@@ -597,8 +601,9 @@ impl Engine {
             },
         };
         let mut appender = None;
-        for (writer, sync, opener) in writers {
-            let new = Appender::new(node, (always, sync), opener, slot.clone(), read.clone());
+        for (writer, how, sync, opener) in writers {
+            let how = (always, how, sync);
+            let new = Appender::new(node, how, opener, slot.clone(), read.clone());
             state.enlist(&slot, &new);
             state.handles.insert(writer, Handle::Append(new.clone()));
             if writer == handle {
@@ -669,6 +674,7 @@ impl Engine {
         let mut staged = state.handles.remove(&opened.handle).ok_or(Errno::BADF)?;
         let Handle::Staged {
             staging,
+            how,
             sync,
             opener,
             ..
@@ -677,7 +683,7 @@ impl Engine {
             return Err(Errno::BADF);
         };
         let staging = staging.clone();
-        (*sync, *opener) = (appender.sync, appender.opener);
+        (*how, *sync, *opener) = (appender.how, appender.sync, appender.opener);
         state.handles.insert(handle, staged);
         inner.left = true;
         state.delist(appender);
@@ -712,17 +718,18 @@ fn add_unnamed(file: &Unnamed, bytes: &[u8]) -> OpResult<()> {
     Ok(())
 }
 
-/// The writing descriptions of a transaction: whether each write of theirs is an fsync, too, and
-/// who opened them.
-fn writers(state: &State, id: TxnId) -> impl Iterator<Item = (HandleId, bool, u32)> {
+/// The writing descriptions of a transaction: how they are open, whether each write of theirs is an
+/// fsync, too, and who opened them.
+fn writers(state: &State, id: TxnId) -> impl Iterator<Item = (HandleId, OFlags, bool, u32)> {
     state.handles.iter().filter_map(move |(handle, h)| match h {
         Handle::Staged {
             txn,
             writes: true,
+            how,
             sync,
             opener,
             ..
-        } if *txn == id => Some((*handle, *sync, *opener)),
+        } if *txn == id => Some((*handle, *how, *sync, *opener)),
         _ => None,
     })
 }

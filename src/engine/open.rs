@@ -447,6 +447,7 @@ impl Engine {
                 txn: id,
                 staging,
                 writes: false,
+                how: flags & proc::HOW,
                 sync: false,
                 opener: proc::tgid(caller.tid).unwrap_or(caller.tid),
             });
@@ -507,6 +508,7 @@ impl Engine {
             txn: id,
             staging,
             writes: true,
+            how: flags & proc::HOW,
             sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
             opener: pid,
         });

@@ -6,6 +6,9 @@
 //! hole stays: a descriptor passed over a socket to an older process; RELEASE then comes later,
 //! and what was journalled as sure is taken back at the next write.
 
+use rustix::fs::OFlags;
+
+use super::state::Handle;
 use super::{Engine, State};
 use crate::sys::pidfd;
 use crate::sys::proc::{self, Holding};
@@ -14,20 +17,69 @@ use crate::types::NodeId;
 
 /// What to look at, gathered under the lock; looking happens without it.
 pub(super) struct Probe {
-    numbers: Vec<NodeId>,
+    looks: Looks,
     processes: Vec<u32>,
     last_pid: Option<u32>,
     hopeless: bool,
 }
 
+/// What the descriptors of a transaction look like in /proc. The kernel shows the inode number that
+/// it was told last: an in-place editor's is its base's, as that of others who have the same version
+/// open to write. How each is open tells many of them apart.
+pub(super) struct Looks {
+    own: NodeId,
+    base: Option<NodeId>,
+    ours: Vec<OFlags>,
+    others: Vec<OFlags>,
+}
+
+impl Looks {
+    pub(super) fn of(state: &State, txn: &Transaction) -> Looks {
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for handle in state.handles.values().filter(|_| txn.shown_base.is_some()) {
+            match handle {
+                Handle::Staged { txn: id, how, .. } if *id == txn.id => ours.push(*how),
+                Handle::Staged { txn: id, how, .. } => {
+                    let shown = state.txns.get(id).and_then(|t| t.shown_base);
+                    if shown == txn.shown_base {
+                        others.push(*how);
+                    }
+                }
+                Handle::Append(appender) if Some(appender.node) == txn.shown_base => {
+                    others.push(appender.how);
+                }
+                _ => {}
+            }
+        }
+        Looks {
+            own: txn.node,
+            base: txn.shown_base,
+            ours,
+            others,
+        }
+    }
+
+    /// Surely one of them.
+    pub(super) fn are(&self, ino: u64, how: OFlags) -> bool {
+        let alone = || self.ours.contains(&how) && !self.others.contains(&how);
+        ino == self.own || (Some(ino) == self.base && alone())
+    }
+
+    /// Perhaps one of them: it isn't known to be somebody else's.
+    pub(super) fn may_be(&self, ino: u64, how: OFlags) -> bool {
+        let unknown = || self.ours.contains(&how) || !self.others.contains(&how);
+        ino == self.own || (Some(ino) == self.base && unknown())
+    }
+}
+
 impl Engine {
-    pub(super) fn probe(&self, _state: &State, txn: &Transaction, closer: u32) -> Probe {
+    pub(super) fn probe(&self, state: &State, txn: &Transaction, closer: u32) -> Probe {
         let mut processes: Vec<u32> = txn.processes.keys().copied().collect();
         if !processes.contains(&closer) {
             processes.push(closer);
         }
         Probe {
-            numbers: txn.numbers().collect(),
+            looks: Looks::of(state, txn),
             processes,
             last_pid: txn.last_pid,
             hopeless: closer == 0 || txn.handles > 1 || txn.shared,
@@ -59,7 +111,8 @@ impl Probe {
         if self.hopeless || crate::sys::failpoint::mutant("sure") {
             return false;
         }
-        let free = |pid: u32| match proc::holds(pid, &self.numbers, None) {
+        let ours = |ino, how| self.looks.may_be(ino, how);
+        let free = |pid: u32| match proc::holds(pid, &ours) {
             Holding::Count(n) => n == 0,
             Holding::Gone => true,
             Holding::Unknown => false,
@@ -77,7 +130,7 @@ impl Probe {
         let suspects = since.unwrap_or_else(proc::all_pids);
         suspects
             .into_iter()
-            .all(|pid| match proc::holds(pid, &self.numbers, None) {
+            .all(|pid| match proc::holds(pid, &ours) {
                 Holding::Count(n) => n == 0,
                 Holding::Gone => true,
                 // Another user's process: it can only have inherited the descriptor.

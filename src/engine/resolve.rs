@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::probe::Looks;
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::namespace::Kind;
 use crate::sys::{at, failpoint, proc};
@@ -302,18 +303,12 @@ pub(super) fn takes_part(state: &State, txn: &Transaction, tgid: u32) -> bool {
             .any(|(pid, p)| (p.opener || p.wrote) && proc::is_self_or_descendant(tgid, *pid))
         // Whoever outlives the process it inherited from descends from nobody any more.
         || (txn.processes.keys().any(|pid| !proc::lives(*pid))
-            && matches!(proc::holds(tgid, &own_numbers(state, txn), None), proc::Holding::Count(n) if n > 0))
+            && has_inherited(state, txn, tgid))
 }
 
-/// The numbers that descriptors of a transaction show, and no others. Those of an editor show its
-/// base's, as other editors' and appenders' do.
-fn own_numbers(state: &State, txn: &Transaction) -> Vec<NodeId> {
-    let is_shared = state.appenders.contains_key(&txn.slot)
-        || state
-            .transactions_at(&txn.slot)
-            .any(|t| t.id != txn.id && t.shown_base == txn.shown_base);
-    let numbers = txn.numbers();
-    numbers
-        .filter(|number| *number == txn.node || !is_shared)
-        .collect()
+/// Whether a process has a descriptor of the transaction.
+fn has_inherited(state: &State, txn: &Transaction, tgid: u32) -> bool {
+    let looks = Looks::of(state, txn);
+    let ours = |ino, how| looks.are(ino, how);
+    matches!(proc::holds(tgid, &ours), proc::Holding::Count(n) if n > 0)
 }

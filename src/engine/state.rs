@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::append::Appender;
@@ -43,6 +44,8 @@ pub enum Handle {
         staging: Arc<Staging>,
         /// Whether it may write, so counts as a reference.
         writes: bool,
+        /// Access mode and O_APPEND, as /proc shows them.
+        how: OFlags,
         /// O_SYNC or O_DSYNC: every write is an fsync, too.
         sync: bool,
         /// Process that opened it; those it forked may hold it as well.

@@ -289,19 +289,21 @@ impl Engine {
             .map(|t| {
                 (
                     t.id,
-                    t.numbers().collect::<Vec<_>>(),
+                    super::probe::Looks::of(state, t),
                     t.processes.keys().copied().collect::<Vec<_>>(),
                 )
             })
             .collect();
         drop(guard);
-        for (id, numbers, writers) in idle {
-            self.report_idle(id, &numbers, &writers);
+        for (id, looks, writers) in idle {
+            self.report_idle(id, &looks, &writers);
         }
     }
 
-    fn report_idle(&self, id: TxnId, numbers: &[crate::types::NodeId], writers: &[u32]) {
-        let holds = |pid: &u32| matches!(proc::holds(*pid, numbers, None), proc::Holding::Count(n) if n > 0);
+    fn report_idle(&self, id: TxnId, looks: &super::probe::Looks, writers: &[u32]) {
+        let ours = |ino, how| looks.may_be(ino, how);
+        let holds =
+            |pid: &u32| matches!(proc::holds(*pid, &ours), proc::Holding::Count(n) if n > 0);
         if writers.iter().any(holds) {
             return;
         }

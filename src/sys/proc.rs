@@ -23,7 +23,7 @@ use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, Result};
 
 pub use death::{Death, death_of_flusher, self_test_killed_writer_detection};
-pub use holds::{Holding, holds};
+pub use holds::{HOW, Holding, holds};
 
 /// How far up [`is_self_or_descendant`] walks.
 const MAX_ANCESTRY: usize = 64;

@@ -285,12 +285,6 @@ impl Transaction {
         self.unprepared = false;
     }
 
-    /// The inode numbers under which its descriptors may stand in /proc: the kernel keeps the one
-    /// it was told last.
-    pub fn numbers(&self) -> impl Iterator<Item = NodeId> {
-        [self.node].into_iter().chain(self.shown_base)
-    }
-
     /// The death that keeps it from committing (C4): of the opener or a writer, or of the last
     /// holder unless that one merely inherited what the opener had written and closed.
     pub fn death(&self) -> Option<Abort> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Content, File, Found, Killed, Mode, Slot, Told, What, World, guards};
+use super::{Content, File, Found, How, Killed, Mode, Slot, Told, What, World, guards};
 
 /// What a description adds to.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ impl World {
         let mut lockable = None;
         let what = if let Some(txn) = self.own(who, &slot).or_else(|| self.claim(&slot)) {
             self.join(who, txn, mode)
-        } else if self.is_edited_by_heirs(&slot) {
+        } else if self.is_edited_by_heirs(&slot, mode.how()) {
             return None;
         } else if let Some(file) = self.files.get(&slot).filter(|_| guards::is_guarded(&slot)) {
             lockable = Some(file.file);
@@ -338,12 +338,34 @@ impl World {
         all.any(|d| matches!(&d.what, What::Lines(lines) if lines.slot() == Some(slot)))
     }
 
+    fn hows(&self, id: u32) -> BTreeSet<How> {
+        let all = self.descriptions.iter();
+        all.filter(|(d, _)| self.staged_by(**d) == Some(id))
+            .map(|(_, d)| d.how)
+            .collect()
+    }
+
     /// Whether somebody who opens a file in place would look like heirs of one that is dead.
-    pub(super) fn is_edited_by_heirs(&self, slot: &Slot) -> bool {
+    pub(super) fn is_edited_by_heirs(&self, slot: &Slot, how: How) -> bool {
         self.at(slot).any(|id| {
             let is_alone = |heir| !self.descends_from_a_participant(heir, id, None);
-            self.txns[&id].edit && self.heirs(id).any(is_alone)
+            self.txns[&id].edit && self.hows(id).contains(&how) && self.heirs(id).any(is_alone)
         })
+    }
+
+    /// Whether others are open as an editor is, and may show the number of its base, too: those who
+    /// append to it, and other editors.
+    fn others_look_like(&self, id: u32) -> bool {
+        let hows = self.hows(id);
+        let alike = self
+            .descriptions
+            .iter()
+            .filter(|(_, d)| hows.contains(&d.how));
+        let mut others = alike.filter(|(number, d)| {
+            let edits = self.staged_by(**number).filter(|other| *other != id);
+            matches!(d.what, What::Lines(_)) || edits.is_some_and(|other| self.txns[&other].edit)
+        });
+        others.next().is_some()
     }
 
     /// Whether the end of a process would leave heirs beside others who look like them.
@@ -355,23 +377,15 @@ impl World {
                     && !self.descends_from_a_participant(heir, *id, Some(who))
             };
             let leaves = txn.edit && !txn.done && self.heirs(*id).any(is_left);
-            let mut others = self.at(&txn.slot).filter(|other| other != id);
-            leaves && (self.is_added_to(&txn.slot) || others.any(|other| self.txns[&other].edit))
+            leaves && self.others_look_like(*id)
         })
     }
 
-    /// Whether others may show the number of an editor's base, too: those who append to it, and
-    /// other editors. Then FLUSH can't tell that it was the last, and the journal not, should the
-    /// daemon be killed before RELEASE comes: known, and not tried here.
+    /// Whether FLUSH can't tell that it was the last, and the journal not, should the daemon be
+    /// killed before RELEASE comes: known, and not tried here.
     pub fn looks_like_others(&self, who: u32, slot: &str) -> bool {
-        let Some(id) = self.staged(who, slot).filter(|id| self.txns[id].edit) else {
-            return false;
-        };
-        self.descriptions.keys().any(|other| {
-            let lines = matches!(self.descriptions[other].what, What::Lines(_));
-            let edits = self.staged_by(*other).filter(|other| *other != id);
-            lines || edits.is_some_and(|other| self.txns[&other].edit)
-        })
+        let id = self.staged(who, slot).filter(|id| self.txns[id].edit);
+        id.is_some_and(|id| self.others_look_like(id))
     }
 
     pub(super) fn unnames_appenders_of_a_linked_file(&mut self, slot: &Slot) -> bool {

@@ -148,7 +148,8 @@ impl World {
     pub fn lock(&mut self, who: u32, slot: &str, call: Call, alone: bool) -> Option<Told> {
         let (description, file, name) = self.lockable(who, slot)?;
         // It would let in who waits, beside heirs.
-        let lets_in = self.is_waited_for_by_name(&name) && self.is_edited_by_heirs(&name);
+        let lets_in = self.is_waited_for_by_name(&name)
+            && self.is_edited_by_heirs(&name, super::Mode::Edit.how());
         if self.locks_beside_an_inherited_editor(who, description, &name)
             || self.mixes_calls(description, call)
             || lets_in

@@ -116,7 +116,7 @@ impl World {
                 return None;
             }
             self.join(who, txn, mode)
-        } else if self.is_edited_by_heirs(&slot) {
+        } else if self.is_edited_by_heirs(&slot, mode.how()) {
             return None;
         } else {
             file = lockable;

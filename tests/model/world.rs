@@ -67,6 +67,9 @@ pub enum Mode {
     AppendAndRead,
 }
 
+/// How a description is open, as /proc shows it: whether it reads, and whether it appends.
+type How = (bool, bool);
+
 impl Mode {
     fn edits(self) -> bool {
         matches!(self, Mode::Edit | Mode::EditAtOnce)
@@ -78,6 +81,10 @@ impl Mode {
 
     fn reads(self) -> bool {
         !matches!(self, Mode::Rewrite | Mode::Exclusive | Mode::Append)
+    }
+
+    fn how(self) -> How {
+        (self.reads(), self.appends())
     }
 }
 
@@ -169,6 +176,7 @@ struct Description {
     position: usize,
     /// It writes to the end.
     appends: bool,
+    how: How,
     /// fstat knows it by the version that it was opened on.
     elsewhere: bool,
     /// The file whose locks are taken through it, where that is sure.
@@ -583,6 +591,7 @@ impl World {
             opener: who,
             position: 0,
             appends: mode.appends(),
+            how: mode.how(),
             elsewhere: false,
             file: None,
             of,
@@ -780,6 +789,8 @@ impl World {
     /// What close() says; `None` where the contract leaves it open (a mapping is left, or
     /// the spoilt file has no name any more).
     pub fn close(&mut self, who: u32, slot: &str) -> Option<Told> {
+        // A guard's refusal is told by what is surely the last close.
+        let unsure = self.looks_like_others(who, slot);
         let process = self.processes.get_mut(&who).expect("it lives");
         let (description, _) = process.slots.remove(slot).expect("an open descriptor");
         self.unlock_at_close(who, description, false);
@@ -806,7 +817,8 @@ impl World {
         let told = self.let_go(description);
         let told = if spoilt { Some(Err("EFBIG")) } else { told };
         let early = early && (told.is_none_or(|told| told.is_ok()) || unlinked);
-        let open = mapped || early || (spoilt && unlinked);
+        let unsure = unsure && told == Some(Err("EBADMSG"));
+        let open = mapped || early || unsure || (spoilt && unlinked);
         told.filter(|_| !open)
     }
 
@@ -892,9 +904,13 @@ impl World {
             }
             let current = self.files.get(&txn.slot);
             let outrun = txn.synced.is_some() && current.is_some_and(|f| f.since > txn.synced_at);
+            let is_overwritten = |states: &Vec<Content>| {
+                let first = &states[0];
+                states.iter().any(|state| !state.starts_with(first))
+            };
             // C5 and C7 pull apart; what was fsync'd may have been overwritten since, too. And
             // somebody else's later commit may stay.
-            if txn.failed || outrun {
+            if txn.failed || outrun || txn.synced.as_ref().is_some_and(is_overwritten) {
                 ends.push(None);
             }
         }

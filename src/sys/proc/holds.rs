@@ -23,20 +23,22 @@ pub enum Holding {
     Unknown,
 }
 
-/// How many descriptors of the process `tgid` are open for writing on one of the inodes `inos` of mount `mnt_id` (of any
-/// mount if `None`).
+/// How a file is open: access mode, and O_APPEND.
+pub const HOW: OFlags = OFlags::RWMODE.union(OFlags::APPEND);
+
+/// How many descriptors of the process `tgid` are open for writing and `wanted`, which is asked with the inode's number
+/// and [`HOW`] it is open. The latter is that of the open, unless fcntl(F_SETFL) has changed it.
 ///
-/// A descriptor that is just being closed is no longer counted when its FLUSH arrives. The number of a mount is that
-/// of `/proc/self/mountinfo`; the same file system has another one in another mount namespace, and in a bind mount.
-/// Descriptors opened with O_PATH hold no file open and aren't counted.
-pub fn holds(tgid: u32, inos: &[u64], mnt_id: Option<u64>) -> Holding {
-    let counted = match count(tgid, inos, mnt_id) {
+/// A descriptor that is just being closed is no longer counted when its FLUSH arrives. Descriptors opened with O_PATH
+/// hold no file open and aren't counted.
+pub fn holds(tgid: u32, wanted: &dyn Fn(u64, OFlags) -> bool) -> Holding {
+    let counted = match count(tgid, wanted) {
         // A thread that has ended shows no descriptors, or (to all but root) none that may be seen.
         Ok(Descriptors { seen: 0, .. }) | Err(Errno::ACCESS)
             if memory_is_gone(tgid) == Some(true) =>
         {
             match living_thread(tgid) {
-                Ok(Some(tid)) => count(tid, inos, mnt_id),
+                Ok(Some(tid)) => count(tid, wanted),
                 Ok(None) => return Holding::Count(0),
                 Err(error) => Err(error),
             }
@@ -68,7 +70,7 @@ struct Descriptors {
     matching: u32,
 }
 
-fn count(tid: u32, inos: &[u64], mnt_id: Option<u64>) -> Result<Descriptors> {
+fn count(tid: u32, wanted: &dyn Fn(u64, OFlags) -> bool) -> Result<Descriptors> {
     let process = open_dir(tid, "")?;
     let descriptors = open_dir(tid, "fd")?;
     let mut found = Descriptors::default();
@@ -77,7 +79,7 @@ fn count(tid: u32, inos: &[u64], mnt_id: Option<u64>) -> Result<Descriptors> {
         if found.seen > MAX_DESCRIPTORS {
             return Err(Errno::TOOBIG);
         }
-        match is_on_file(&process, &descriptors, fd, inos, mnt_id) {
+        match is_wanted(&process, &descriptors, fd, wanted) {
             Ok(true) => found.matching += 1,
             // NOENT: closed since the directory was read.
             Ok(false) | Err(Errno::NOENT) => {}
@@ -88,14 +90,13 @@ fn count(tid: u32, inos: &[u64], mnt_id: Option<u64>) -> Result<Descriptors> {
     Ok(found)
 }
 
-/// Whether descriptor `fd` is open for writing on the file. The owner's bits of the link `fd/N` itself tell how it was
+/// Whether descriptor `fd` is open for writing, and wanted. The owner's bits of the link `fd/N` itself tell how it was
 /// opened, at a sixth of the price of reading `fdinfo/N`; where the link points to must not be asked.
-fn is_on_file(
+fn is_wanted(
     process: impl AsFd,
     descriptors: impl AsFd,
     fd: u32,
-    inos: &[u64],
-    mnt_id: Option<u64>,
+    wanted: &dyn Fn(u64, OFlags) -> bool,
 ) -> Result<bool> {
     let mut buffer = [0; 18];
     let name = decimal(fd, &mut buffer);
@@ -116,16 +117,17 @@ fn is_on_file(
     // The lines that matter come first, before those of any file type or lock.
     let mut lines = [0; 256];
     let length = rustix::io::read(&info, &mut lines)?;
-    on_file(&lines[..length], inos, mnt_id).ok_or(Errno::NOTSUP)
+    let (ino, how) = open_file(&lines[..length]).ok_or(Errno::NOTSUP)?;
+    Ok(wanted(ino, how))
 }
 
 const FDINFO: &[u8] = b"fdinfo/";
 
-/// Whether the lines of a descriptor name one of these files; `None` if they don't say.
-fn on_file(info: &[u8], inos: &[u64], mnt_id: Option<u64>) -> Option<bool> {
-    let found_mount = number::<u64>(field(info, "mnt_id")?)?;
-    let found_ino = number::<u64>(field(info, "ino")?)?;
-    Some(inos.contains(&found_ino) && mnt_id.is_none_or(|id| id == found_mount))
+/// Inode number and [`HOW`] it is open, by the lines of a descriptor; `None` if they don't say.
+fn open_file(info: &[u8]) -> Option<(u64, OFlags)> {
+    let flags = std::str::from_utf8(field(info, "flags")?).ok()?;
+    let flags = OFlags::from_bits_retain(u32::from_str_radix(flags, 8).ok()?);
+    Some((number(field(info, "ino")?)?, flags & HOW))
 }
 
 /// Writes `n` in decimal before the last byte of `buffer`, and says where it begins.
@@ -148,20 +150,23 @@ mod tests {
 
     use super::*;
 
+    fn on(ino: u64) -> impl Fn(u64, OFlags) -> bool {
+        move |found, _| found == ino
+    }
+
     #[test]
     fn every_duplicate_is_counted_and_a_closed_one_is_not() {
         let path = std::env::temp_dir().join(format!("commitfs-holds-{}", std::process::id()));
         let first = File::create(&path).unwrap();
         let ino = first.metadata().unwrap().ino();
         let own = std::process::id();
-        assert_eq!(holds(own, &[ino], None), Holding::Count(1));
+        assert_eq!(holds(own, &on(ino)), Holding::Count(1));
         let second = first.try_clone().unwrap();
-        assert_eq!(holds(own, &[ino], None), Holding::Count(2));
+        assert_eq!(holds(own, &on(ino)), Holding::Count(2));
         drop(first);
-        assert_eq!(holds(own, &[ino], None), Holding::Count(1));
-        assert_eq!(holds(own, &[ino], Some(u64::MAX)), Holding::Count(0));
+        assert_eq!(holds(own, &on(ino)), Holding::Count(1));
         drop(second);
-        assert_eq!(holds(own, &[ino], None), Holding::Count(0));
+        assert_eq!(holds(own, &on(ino)), Holding::Count(0));
         std::fs::remove_file(&path).unwrap();
     }
 
@@ -173,39 +178,35 @@ mod tests {
         }
         // The files go right after the memory.
         std::thread::sleep(std::time::Duration::from_millis(20));
-        assert_eq!(holds(child.id(), &[1], None), Holding::Count(0));
+        assert_eq!(holds(child.id(), &on(1)), Holding::Count(0));
         child.wait().unwrap();
-        assert_eq!(holds(child.id(), &[1], None), Holding::Gone);
+        assert_eq!(holds(child.id(), &on(1)), Holding::Gone);
     }
 
     #[test]
     fn a_missing_process_is_gone() {
-        assert_eq!(holds(0, &[1], None), Holding::Gone);
-        assert_eq!(holds(u32::MAX, &[1], None), Holding::Gone);
+        assert_eq!(holds(0, &on(1)), Holding::Gone);
+        assert_eq!(holds(u32::MAX, &on(1)), Holding::Gone);
     }
 
     #[test]
-    fn lines_without_an_inode_are_not_taken_for_another_file() {
-        assert_eq!(
-            on_file(b"pos:\t0\nflags:\t02\nmnt_id:\t9\n", &[5], None),
-            None
-        );
-        assert_eq!(
-            on_file(b"pos:\t0\nflags:\t02\nmnt_id:\t9\nino:\t5\n", &[5], Some(9)),
-            Some(true)
-        );
-        assert_eq!(
-            on_file(
-                b"pos:\t0\nflags:\t02\nmnt_id:\t9\nino:\t55\n",
-                &[5],
-                Some(9)
-            ),
-            Some(false)
-        );
-        assert_eq!(
-            on_file(b"pos:\t0\nflags:\t02\nmnt_id:\t8\nino:\t5\n", &[5], Some(9)),
-            Some(false)
-        );
+    fn lines_say_which_inode_is_open_and_how() {
+        let without = b"pos:\t0\nflags:\t02\nmnt_id:\t9\n";
+        assert_eq!(open_file(without), None);
+        let info = b"pos:\t0\nflags:\t0102002\nmnt_id:\t9\nino:\t55\n";
+        assert_eq!(open_file(info), Some((55, OFlags::RDWR | OFlags::APPEND)));
+    }
+
+    #[test]
+    fn a_descriptor_that_appends_is_told_from_one_that_does_not() {
+        let path = std::env::temp_dir().join(format!("commitfs-holds-how-{}", std::process::id()));
+        let _writer = File::create(&path).unwrap();
+        let _appender = File::options().append(true).open(&path).unwrap();
+        let ino = std::fs::metadata(&path).unwrap().ino();
+        std::fs::remove_file(&path).unwrap();
+        let appends = |found: u64, how: OFlags| found == ino && how.contains(OFlags::APPEND);
+        assert_eq!(holds(std::process::id(), &appends), Holding::Count(1));
+        assert_eq!(holds(std::process::id(), &on(ino)), Holding::Count(2));
     }
 
     #[test]
@@ -226,8 +227,8 @@ mod tests {
         let both = File::options().read(true).write(true).open(&path).unwrap();
         let ino = writer.metadata().unwrap().ino();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(holds(std::process::id(), &[ino], None), Holding::Count(2));
+        assert_eq!(holds(std::process::id(), &on(ino)), Holding::Count(2));
         drop((writer, both));
-        assert_eq!(holds(std::process::id(), &[ino], None), Holding::Count(0));
+        assert_eq!(holds(std::process::id(), &on(ino)), Holding::Count(0));
     }
 }
