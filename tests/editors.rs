@@ -443,3 +443,180 @@ if __name__ == '__main__':
         assert!(text.starts_with("Begun\n") && text.lines().count() == 601);
     }
 }
+
+/// Two who have locked a part each, and have written it: `one` the first letter, `two` the third.
+fn two_editors(m: &Mount, name: &str) -> (Actor, Actor) {
+    let (mut one, mut two) = (Actor::new(), Actor::new());
+    for (editor, at, letter) in [(&mut one, 0, b"A"), (&mut two, 2, b"C")] {
+        editor.open("f", "r+", &m.path(name)).unwrap();
+        let from = at.to_string();
+        let part: &[&[u8]] = &[b"f", b"set", b"write", from.as_bytes(), b"1"];
+        editor.ask("fcntl", part).unwrap();
+        editor.pwrite("f", at, letter).unwrap();
+    }
+    (one, two)
+}
+
+#[test]
+fn what_two_editors_write_to_different_parts_of_a_file_stays() {
+    need_features!("posix_locks");
+    let m = mount!();
+    // The last to close or unlock doesn't take back what the other has written.
+    type End = fn(&mut Actor, u64);
+    let closes: End = |editor, _| editor.close("f").unwrap();
+    let unlocks: End = |editor, at| {
+        let from = at.to_string();
+        let part: &[&[u8]] = &[b"f", b"set", b"unlock", from.as_bytes(), b"1"];
+        editor.ask("fcntl", part).map(drop).unwrap();
+    };
+    let syncs_and_closes: End = |editor, _| {
+        editor.fsync("f").unwrap();
+        editor.close("f").unwrap();
+    };
+    for first in [closes, unlocks, syncs_and_closes] {
+        for second in [closes, unlocks, syncs_and_closes] {
+            m.save("f", "abcd");
+            let (mut one, mut two) = two_editors(&m, "f");
+            second(&mut two, 2);
+            first(&mut one, 0);
+            assert_content(m.read("f"), b"AbCd", "both");
+        }
+    }
+    // A lock that is granted shows what the other has committed, though one has written before.
+    m.save("f", "abcd");
+    let (mut one, mut two) = two_editors(&m, "f");
+    two.close("f").unwrap();
+    one.ask("fcntl", &[b"f", b"set", b"write", b"0", b"4"])
+        .unwrap();
+    assert_eq!(one.pread("f", 0, 4).unwrap(), b"AbCd");
+    one.close("f").unwrap();
+    // What both have written is the last one's, and an update is told to be lost.
+    m.save("f", "abcd");
+    let overwritten = || {
+        m.status()["counters"]["overwritten_updates"]
+            .as_u64()
+            .unwrap()
+    };
+    let before = if common::plain() { 0 } else { overwritten() };
+    let (mut one, mut two) = two_editors(&m, "f");
+    two.pwrite("f", 0, b"Z").unwrap();
+    two.close("f").unwrap();
+    one.close("f").unwrap();
+    assert_content(
+        m.read("f"),
+        b"AbCd",
+        "the last close wins where both have written",
+    );
+    if !common::plain() {
+        assert_eq!(overwritten(), before + 1);
+    }
+}
+
+#[test]
+fn what_two_editors_write_behind_the_end_of_a_file_stays() {
+    need_features!("posix_locks");
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "abcd");
+    let (mut one, mut two) = two_editors(&m, "f");
+    // Each at its place, where the other has nothing.
+    two.pwrite("f", 8, b"two").unwrap();
+    two.close("f").unwrap();
+    one.pwrite("f", 4, b"one").unwrap();
+    one.close("f").unwrap();
+    assert_content(m.read("f"), b"AbCdone\0two", "apart");
+    // Records that others append don't have a place of their own: they come behind.
+    m.save("f", "abc\n");
+    let (mut one, mut two) = two_editors(&m, "f");
+    one.pwrite("f", 4, b"one\n").unwrap();
+    two.close("f").unwrap();
+    let mut appender = Actor::new();
+    appender.open("f", "a", &m.path("f")).unwrap();
+    appender.write("f", b"line\n").unwrap();
+    one.close("f").unwrap();
+    assert_content(m.read("f"), b"AbC\none\nline\n", "what was appended");
+    appender.write("f", b"more\n").unwrap();
+    assert_content(
+        m.read("f"),
+        b"AbC\none\nline\nmore\n",
+        "and what is appended",
+    );
+}
+
+#[test]
+fn a_file_that_was_written_anew_meanwhile_is_the_last_ones_as_a_whole() {
+    need_features!("posix_locks");
+    need_daemon!();
+    let m = mount!();
+    // Parts of two documents are none.
+    m.save("f", "abcd");
+    let (mut one, mut two) = two_editors(&m, "f");
+    two.ftruncate("f", 0).unwrap();
+    two.pwrite("f", 0, b"xyz").unwrap();
+    two.close("f").unwrap();
+    one.close("f").unwrap();
+    assert_content(m.read("f"), b"Abcd", "cut off, and written anew");
+    m.save("f", "abcd");
+    let (mut one, two) = two_editors(&m, "f");
+    m.save("f", "new");
+    one.close("f").unwrap();
+    assert_content(m.read("f"), b"Abcd", "saved");
+    // The first of them is no edit of what the second builds on.
+    drop(two);
+    assert_content(m.read("f"), b"Abcd", "its process has ended");
+}
+
+#[test]
+fn a_killed_editor_of_one_part_takes_nothing_back_and_nobody_waits_for_it() {
+    need_features!("posix_locks");
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "abcd");
+    let (mut one, mut two) = two_editors(&m, "f");
+    two.close("f").unwrap();
+    one.kill(libc::SIGKILL);
+    assert_content(m.read("f"), b"abCd", "the other's");
+    // What it has fsync'd is kept, in what the other has committed.
+    m.save("f", "abcd");
+    let (mut one, mut two) = two_editors(&m, "f");
+    one.fsync("f").unwrap();
+    two.close("f").unwrap();
+    one.kill(libc::SIGKILL);
+    assert_content(m.read("f"), b"AbCd", "both");
+}
+
+#[test]
+fn counters_in_one_file_under_locks_of_their_own_lose_no_update() {
+    need_features!("posix_locks");
+    let m = mount!();
+    let script = "
+import os, fcntl, multiprocessing
+def count(me, way):
+    fd = os.open('counters', os.O_RDWR)
+    def lock(how):
+        fcntl.lockf(fd, how, 8, me * 8)
+    if way == 'hold':
+        lock(fcntl.LOCK_EX)
+    for _ in range(50):
+        if way == 'reopen':
+            os.close(fd)
+            fd = os.open('counters', os.O_RDWR)
+        if way != 'hold':
+            lock(fcntl.LOCK_EX)
+        n = int(os.pread(fd, 8, me * 8))
+        os.pwrite(fd, b'%08d' % (n + 1), me * 8)
+        if way != 'hold':
+            lock(fcntl.LOCK_UN)
+    os.close(fd)
+if __name__ == '__main__':
+    for way in ['cycle', 'reopen', 'hold']:
+        with open('counters', 'w') as f:
+            f.write('0' * 32)
+        all = [multiprocessing.Process(target=count, args=(n, way)) for n in range(4)]
+        for one in all: one.start()
+        for one in all: one.join()
+        found = open('counters').read()
+        assert found == '00000050' * 4, (way, found)
+";
+    m.python(script).ok();
+}

@@ -1773,3 +1773,10 @@ fn a_document_cut_off_after_its_fsync_leaves_what_was_committed_before() {
         ],
     );
 }
+
+#[test]
+fn an_unlock_commits_after_the_death_of_one_who_merely_inherited_the_description() {
+    let inherited = [Open(0, 0, Mode::EditAtOnce, false), Write(0, 40), Fork(0)];
+    let ends = [Kill(3, true), Lock(0, true), Unlock(0)];
+    holds(&[inherited.as_slice(), &ends].concat());
+}

@@ -412,6 +412,7 @@ impl Engine {
         let fd = state.nodes.fd(current)?;
         let grown = state.nodes.create(Kind::File, fd, key, slot.clone());
         state.same_file(grown, current);
+        state.files.edit(grown, current);
         self.supersede(state, slot, Some(current));
         let node = state.nodes.get_mut(grown).ok_or(Errno::STALE)?;
         (node.version, node.whole) = (version, whole);
@@ -525,7 +526,7 @@ impl Engine {
     pub(super) fn unborn_log(&self, id: TxnId) -> Option<HandleId> {
         let state = self.lock();
         let txn = state.txns.get(&id)?;
-        let unborn = txn.appends && txn.stream && !txn.discarded && txn.death().is_none();
+        let unborn = txn.appends && txn.stream && !txn.discarded && txn.writers_death().is_none();
         unborn.then(|| writers(&state, id).next().map(|(handle, ..)| handle))?
     }
 
@@ -554,6 +555,8 @@ impl Engine {
             onto: None,
             merged: None,
             grown: None,
+            by_parts: false,
+            edits: None,
         };
         drop(content);
         let slot = self.lock().txns.get(&id).map(|txn| txn.slot.clone());

@@ -18,7 +18,7 @@ use super::{Durability, Engine, State};
 use crate::guard::{Guard, Verdict, examine, permits};
 use crate::journal::Record;
 use crate::locks::FileId;
-use crate::namespace::Kind;
+use crate::namespace::{Kind, Shown};
 use crate::rules::{OnSignal, Policy};
 use crate::store::Rejected;
 use crate::sys::{at, failpoint, pidfd, proc};
@@ -130,7 +130,7 @@ impl Engine {
     /// one commit that is killed and has merely inherited it.
     pub(super) fn commit_by_close(&self, caller: Caller, id: TxnId) {
         let killed = Engine::killed_flusher(caller).is_some();
-        let commits = |t: &Transaction| !is_doomed(t) && (!killed || is_exempt(t));
+        let commits = |t: &Transaction| !has_lost_a_writer(t) && (!killed || is_exempt(t));
         if self.lock().txns.get(&id).is_some_and(commits) {
             self.commit_point(id);
         }
@@ -353,6 +353,9 @@ impl Engine {
         }
         let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
         content.copy_base().map_err(failed("copy"))?;
+        let edits = self
+            .take_parts(id, &mut content, slot, takes_added)
+            .map_err(failed("copy"))?;
         if takes_added {
             self.take_added(&mut content).map_err(failed("copy"))?;
         }
@@ -390,10 +393,62 @@ impl Engine {
             content: described,
             version: 0,
             synced: false,
-            onto,
+            onto: edits.or(onto),
             merged: None,
             grown: content.grown(),
+            by_parts: content.is_by_parts(),
+            edits: edits.filter(|_| content.is_by_parts()),
         })
+    }
+
+    /// What an editor has written is written into the version that others have made of its base in
+    /// place meanwhile (C9), or it is looked only whether they have. Gives the version that the
+    /// content is an edit of; `None` if there is none, as somebody has written the file anew.
+    pub(super) fn take_parts(
+        &self,
+        id: TxnId,
+        content: &mut crate::txn::Content,
+        slot: &Slot,
+        takes: bool,
+    ) -> OpResult<Option<NodeId>> {
+        let (current, shown) = {
+            let mut state = self.lock();
+            let Some(current) = self.edited_by(&mut state, id, content, slot) else {
+                return Ok(None);
+            };
+            (current, Shown::growing(&state.nodes, current)?)
+        };
+        if !takes {
+            return Ok(content.is_made_of(&shown)?.then_some(current));
+        }
+        if content.take_parts(shown)? == Some(false)
+            && let Some(txn) = self.lock().txns.get_mut(&id)
+        {
+            // It replaces nothing that it hasn't got.
+            txn.base = Some(current);
+        }
+        Ok(Some(current))
+    }
+
+    /// The current version, if what a transaction has written fits into it.
+    pub(super) fn edited_by(
+        &self,
+        state: &mut State,
+        id: TxnId,
+        content: &crate::txn::Content,
+        slot: &Slot,
+    ) -> Option<NodeId> {
+        content.is_by_parts().then_some(())?;
+        self.edited(state, id, slot)
+    }
+
+    /// The current version, if it was made in place of what a transaction began with.
+    pub(super) fn edited(&self, state: &mut State, id: TxnId, slot: &Slot) -> Option<NodeId> {
+        let txn = state.txns.get(&id)?;
+        let edits = txn.begun == Begun::Edit && !Engine::watches(&txn.policy);
+        let body = txn.body.filter(|_| edits)?;
+        let current = self.current_if_any(state, slot).ok().flatten()?;
+        (state.files.body(current) == body).then_some(current)
     }
 
     /// Takes over the lines that others have added since an editor's base was copied (C10).
@@ -895,7 +950,9 @@ impl Engine {
         };
         // Somebody has committed the name since the fsync: that is newer.
         let current = self.current_if_any(&mut self.lock(), &slot);
-        if current != Ok(then) {
+        let by_parts = staging.lock().is_by_parts();
+        let edited = self.edited(&mut self.lock(), id, &slot);
+        if current != Ok(then) && edited.filter(|_| by_parts).is_none() {
             return;
         }
         let prepare = || self.prepare_content(id, staging, &slot, &policy, (false, true));
@@ -1007,6 +1064,11 @@ pub(super) fn check_target(engine: &Engine, state: &State, slot: &Slot) -> OpRes
 /// Whether a writer's death keeps it from being committed (C4).
 pub(super) fn is_doomed(txn: &Transaction) -> bool {
     txn.death().is_some() && !is_exempt(txn)
+}
+
+/// Whether a writer's death keeps it from committing what is written so far, while others hold it.
+pub(super) fn has_lost_a_writer(txn: &Transaction) -> bool {
+    txn.writers_death().is_some() && !is_exempt(txn)
 }
 
 /// Whether it commits though a writer was killed.

@@ -1,4 +1,5 @@
-//! Which file a version belongs to: locks are of a file, however many versions it has had (C12).
+//! Which file a version belongs to: locks are of a file, however many versions it has had (C12). And
+//! which versions of it differ only by what was written in place (C9).
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,6 +15,8 @@ const FEW: usize = 4096;
 pub struct Files {
     /// The file of a version, where that is not its own number.
     of: HashMap<NodeId, FileId>,
+    /// The version that a version comes from by in-place edits and appends, where that is another.
+    bodies: HashMap<NodeId, NodeId>,
     /// Files that somebody has locked since the mount.
     locked: HashSet<FileId>,
     /// Beyond so many versions, those that nobody can reach are looked for.
@@ -24,6 +27,7 @@ impl Default for Files {
     fn default() -> Files {
         Files {
             of: HashMap::new(),
+            bodies: HashMap::new(),
             locked: HashSet::new(),
             most: FEW,
         }
@@ -44,6 +48,19 @@ impl Files {
         }
     }
 
+    /// The first of the versions that differ from this one by in-place edits and appends.
+    pub fn body(&self, node: NodeId) -> NodeId {
+        self.bodies.get(&node).copied().unwrap_or(node)
+    }
+
+    /// `node` is `old` with something written, or added, in place.
+    pub fn edit(&mut self, node: NodeId, old: NodeId) {
+        let body = self.body(old);
+        if body != node {
+            self.bodies.insert(node, body);
+        }
+    }
+
     /// Somebody locks a file.
     pub fn note_locked(&mut self, file: FileId) {
         self.locked.insert(file);
@@ -57,15 +74,16 @@ impl Files {
     /// Forgets versions that nobody can reach any more, once there are many: their numbers don't
     /// come back, so whoever holds a lock on their file is found by the versions that are left.
     pub fn tidy(&mut self, nodes: &Nodes) {
-        if self.of.len() <= self.most {
+        if self.of.len().max(self.bodies.len()) <= self.most {
             return;
         }
         let reachable = nodes.numbers();
         self.of.retain(|node, _| reachable.contains(node));
+        self.bodies.retain(|node, _| reachable.contains(node));
         let files: HashSet<FileId> = self.of.values().copied().collect();
         self.locked
             .retain(|file| files.contains(file) || reachable.contains(file));
-        self.most = FEW.max(2 * self.of.len());
+        self.most = FEW.max(2 * self.of.len().max(self.bodies.len()));
     }
 }
 

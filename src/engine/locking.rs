@@ -13,7 +13,7 @@ use parking_lot::MutexGuard;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::close::is_doomed;
+use super::close::has_lost_a_writer;
 use super::names::Move;
 use super::open::{OpenStep, Opened};
 use super::state::Handle;
@@ -348,7 +348,8 @@ impl Engine {
         }
     }
 
-    /// An editor that has written nothing yet starts from the current version.
+    /// An editor that has written nothing yet starts from the current version; one that has sees
+    /// what others have written beside that.
     fn rebase(&self, id: TxnId, asked_on: NodeId) -> OpResult<()> {
         let staging = match self.lock().txns.get(&id) {
             Some(txn) => txn.staging.clone(),
@@ -359,6 +360,12 @@ impl Engine {
         let Some(slot) = slot else {
             return Ok(());
         };
+        if content.changed && content.is_by_parts() {
+            self.take_parts(id, &mut content, &slot, true)?;
+            drop(content);
+            self.tell_moved(asked_on);
+            return Ok(());
+        }
         let mut guard = self.lock_settled(&slot)?;
         let state = &mut *guard;
         let Some(txn) = state.txns.get(&id) else {
@@ -381,8 +388,10 @@ impl Engine {
         let fd = state.nodes.fd(current)?;
         content.start_from(Shown::growing(&state.nodes, current)?);
         self.redress(&content.file, &staging, &fd)?;
+        let body = state.files.body(current);
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.base = Some(current);
+            txn.body = Some(body);
             txn.begun = Begun::Edit;
             txn.claim = false;
         }
@@ -467,7 +476,9 @@ impl Engine {
         // What a guard has refused at a close is judged anew, and its error told under the name.
         let may_commit = |t: &Transaction| matches!(t.verdict, None | Some(Abort::Guard(_)));
         let slot = match self.lock().txns.get(&id) {
-            Some(txn) if !txn.discarded && may_commit(txn) && !is_doomed(txn) => txn.slot.clone(),
+            Some(txn) if !txn.discarded && may_commit(txn) && !has_lost_a_writer(txn) => {
+                txn.slot.clone()
+            }
             _ => return,
         };
         // What a new log holds is its first version.

@@ -275,6 +275,14 @@ impl Engine {
         let Some(txn) = state.txns.get(&id) else {
             return true;
         };
+        if let Some(ready) = txn.content.as_ref().filter(|c| c.by_parts) {
+            if txn.discarded || txn.verdict.is_some() || super::close::is_doomed(txn) {
+                return true;
+            }
+            let (edits, slot) = (ready.edits, txn.slot.clone());
+            let edited = self.edited(state, id, &slot);
+            return edited.is_none() || edited == edits;
+        }
         let is_bound = state
             .parties
             .saves
@@ -673,6 +681,8 @@ impl MergedFile {
                 key: self.key,
             }),
             grown: None,
+            by_parts: false,
+            edits: None,
         }
     }
 }

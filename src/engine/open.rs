@@ -442,6 +442,8 @@ impl Engine {
         let staging = txn.staging.clone();
         let slot = txn.slot.clone();
         let node = txn.node;
+        // What others write into the file beside an editor becomes part of what it has.
+        let keep_cache = txn.begun != Begun::Edit;
         if !writes(flags) {
             let handle = state.add_handle(Handle::Staged {
                 txn: id,
@@ -453,7 +455,7 @@ impl Engine {
             });
             return Ok(OpenStep::Done(Opened {
                 handle,
-                keep_cache: true,
+                keep_cache,
                 direct_io: false,
                 no_flush: true,
             }));
@@ -758,6 +760,7 @@ impl Engine {
                 policy: start.policy,
                 begun: start.begun,
                 base: start.base,
+                body: start.base.map(|base| state.files.body(base)),
                 shown_base: start.base.filter(|_| start.begun == Begun::Edit),
                 base_ctime,
                 handles: 0,

@@ -170,6 +170,9 @@ impl Engine {
         if let Some(n) = state.nodes.get_mut(node) {
             n.sum = ready.content.crc.map(|crc| (ready.content.len, crc));
         }
+        if let Some(edited) = ready.edits {
+            state.files.edit(node, edited);
+        }
         let edit = Edit::Put {
             path,
             id: ready.id,
@@ -347,7 +350,11 @@ impl Engine {
         content.copy_base()?;
         self.check_guard(&mut content, to, &policy)
             .map_err(|abort| self.refuse(to, abort))?;
+        let from = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
+        let from = from.ok_or(Errno::NOENT)?;
+        let mut edits = None;
         if how != Move::Link {
+            edits = self.take_parts(id, &mut content, &from, true)?;
             self.take_added(&mut content)?;
         }
         if how == Move::Stay {
@@ -405,7 +412,11 @@ impl Engine {
             let mut state = self.lock();
             let current = self.current_if_any(&mut state, to).ok().flatten();
             let grown = content.grown().filter(|_| how != Move::Link);
-            let has_all = self.has_all_added(grown);
+            let edited = match how {
+                Move::Link => None,
+                _ => self.edited_by(&mut state, id, &content, &from),
+            };
+            let has_all = self.has_all_added(grown) && (edited.is_none() || edited == edits);
             if has_all && (base.is_none() || current == onto) {
                 break (by, state, outcome);
             }
@@ -414,6 +425,9 @@ impl Engine {
                 self.store.remove_staging(merged.id).ok();
             }
             if !has_all {
+                edits = self
+                    .take_parts(id, &mut content, &from, true)
+                    .inspect_err(unused)?;
                 self.take_added(&mut content).inspect_err(unused)?;
                 described = content.describe().inspect_err(unused)?;
             }
@@ -426,6 +440,7 @@ impl Engine {
         };
         let (node, from) = (txn.node, txn.slot.clone());
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
+        let edits = edits.filter(|_| content.is_by_parts());
         let published_id = content.id;
         let published = content.continue_in(fresh_id, file, copied);
         let promised = is_promised.then(|| described.clone());
@@ -464,6 +479,8 @@ impl Engine {
                     onto: None,
                     merged: None,
                     grown: None,
+                    by_parts: edits.is_some(),
+                    edits,
                 },
             ),
         };
@@ -495,6 +512,7 @@ impl Engine {
             state.rename_appenders(&from, to);
             self.retarget(state, id, to);
         }
+        let body = state.files.body(version);
         let txn = state.txns.get_mut(&id).expect("held above");
         txn.staging_id = fresh_id;
         txn.fsynced = promised.is_some();
@@ -511,6 +529,7 @@ impl Engine {
             txn.changed = false;
             txn.claim = false;
             txn.base = Some(version);
+            txn.body = Some(body);
         }
         let txn = &state.txns[&id];
         self.append(&Engine::begin_record(state, txn, txn.claim))?;

@@ -201,8 +201,13 @@ pub fn copy_contents(from: &File, to: &File, len: u64) -> io::Result<u64> {
 
 /// Copies the first `len` bytes of `from` to `to`, at the same offsets.
 pub fn copy_range(from: &File, to: &File, len: u64) -> io::Result<u64> {
+    copy_part(from, to, 0..len)
+}
+
+/// Copies these bytes of `from` to `to`, at the same offsets. Gives where what there is of them ends.
+pub fn copy_part(from: &File, to: &File, part: std::ops::Range<u64>) -> io::Result<u64> {
     use std::os::unix::fs::FileExt;
-    let mut at = 0u64;
+    let (mut at, len) = (part.start, part.end);
     let mut by_hand = false;
     let mut buffer = Vec::new();
     while at < len {

@@ -10,6 +10,7 @@
 
 mod attributes;
 mod moves;
+mod parts;
 pub mod recovery;
 mod replay;
 mod staging;

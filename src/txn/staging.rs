@@ -4,6 +4,7 @@
 //! publishes the file written so far and lets the transaction go on with a copy of it.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
+use super::parts::Parts;
 use crate::guard::{Guard, JsonStream, Verdict, examine};
 use crate::journal;
 use crate::namespace::Shown;
@@ -81,6 +83,8 @@ pub struct Content {
     base: Option<Shown>,
     /// The growing file that it was copied from.
     grown: Option<Grown>,
+    /// What was written over that copy: all else is as it is there, and nothing was cut off.
+    parts: Option<Parts>,
     /// Something was written or truncated, ever.
     pub changed: bool,
     /// Something was written or truncated since the last [`Content::examine`].
@@ -163,6 +167,7 @@ impl Staging {
             file: Arc::new(file),
             base,
             grown: None,
+            parts: None,
             changed: false,
             dirty: true,
             failed: None,
@@ -229,6 +234,10 @@ impl Content {
     pub fn write(&mut self, data: &[u8], offset: u64) -> OpResult<usize> {
         self.mutate("write", |c| {
             crate::sys::failpoint::fail_point("write")?;
+            let end = offset.saturating_add(data.len() as u64);
+            if c.parts.as_mut().is_some_and(|p| !p.add(offset..end)) {
+                c.parts = None;
+            }
             let written = c.file.write_at(data, offset).map_err(|e| errno_of(&e))?;
             c.sequence.feed(&data[..written], offset);
             if let Some(fsynced) = &mut c.fsynced
@@ -262,6 +271,9 @@ impl Content {
         }
         self.mutate("truncate", |c| {
             crate::sys::failpoint::fail_point("truncate")?;
+            if len < c.size()? {
+                c.parts = None;
+            }
             rustix::fs::ftruncate(&*c.file, len)?;
             if len == 0 {
                 c.sequence = Sequence::new(c.guard);
@@ -286,6 +298,9 @@ impl Content {
     ) -> OpResult<()> {
         // Not a write whose failure spoils the content: programs probe for it.
         self.copy_base()?;
+        if !rustix::fs::FallocateFlags::KEEP_SIZE.contains(mode) {
+            self.parts = None;
+        }
         rustix::fs::fallocate(&*self.file, mode, offset, len)?;
         self.touched();
         self.sequence.intact = false;
@@ -341,6 +356,7 @@ impl Content {
         })?;
         self.base = None;
         self.grows_from(base, len);
+        self.parts = self.grown.as_ref().map(|_| Parts::default());
         Ok(())
     }
 
@@ -363,6 +379,10 @@ impl Content {
                 .unwrap_or(PIECE)
                 .min(PIECE)
         ];
+        if self.size()? != grown.len {
+            // What it has written itself stands where the others' file goes on.
+            self.parts = None;
+        }
         while grown.len < whole {
             let size = piece
                 .len()
@@ -373,11 +393,66 @@ impl Content {
                 .read_exact_at(&mut piece[..size], grown.len)
                 .map_err(|e| errno_of(&e))?;
             let end = self.size()?;
-            self.write(&piece[..size], end)?;
+            let parts = self.parts.take();
+            let written = self.write(&piece[..size], end);
+            self.parts = parts;
+            written?;
             grown.len += size as u64;
         }
         self.grown = Some(grown);
         Ok(())
+    }
+
+    /// Whether all that it doesn't have from what it was copied from is known.
+    pub fn is_by_parts(&self) -> bool {
+        self.parts.is_some() && !crate::sys::failpoint::mutant("C9-parts")
+    }
+
+    /// Whether this is what it was copied from.
+    pub fn is_made_of(&self, version: &Shown) -> OpResult<bool> {
+        let Some(grown) = &self.grown else {
+            return Ok(false);
+        };
+        Ok(at::stat(&*grown.from.file)?.st_ino == at::stat(&*version.file)?.st_ino)
+    }
+
+    /// What it has written is what it changes in another version of the same file (C9), as on the
+    /// plain directory. Gives whether others have changed any of that, too; `None` if it was made of
+    /// this version.
+    pub fn take_parts(&mut self, current: Shown) -> OpResult<Option<bool>> {
+        let (Some(parts), Some(grown)) = (self.parts.clone(), self.grown.clone()) else {
+            return Ok(None);
+        };
+        if self.is_made_of(&current)? {
+            return Ok(None);
+        }
+        let (whole, own) = (current.length()?, self.size()?);
+        let overwrites = differ(&parts, &grown.from.file, &current.file, 0..grown.len)?;
+        let beyond = grown.len..own.min(whole);
+        let meets = holds_any(&parts, &current.file, beyond)?;
+        let end = if meets { grown.len } else { whole };
+        let times = self.times_set.then(|| self.stat()).transpose()?;
+        let io = |e: std::io::Error| errno_of(&e);
+        for gap in parts.gaps(0..end) {
+            at::copy_part(&current.file, &self.file, gap).map_err(io)?;
+        }
+        let times_set = self.times_set;
+        self.touched();
+        self.sequence.intact = false;
+        if let Some(fsynced) = &mut self.fsynced {
+            fsynced.overwritten = true;
+        }
+        self.grown = Some(Grown {
+            from: current,
+            len: end,
+        });
+        // Both have written behind what they started from: the others' comes behind its own.
+        self.take_added()?;
+        if let Some(stat) = times {
+            at::set_mtime(&self.file, mtime_ns(&stat))?;
+            self.times_set = times_set;
+        }
+        Ok(Some(overwrites))
     }
 
     /// What [`Content::take_added`] has taken it over from.
@@ -492,6 +567,7 @@ impl Content {
             self.sequence.intact = false;
         }
         self.base = Some(base);
+        self.parts = None;
         self.verdict = None;
     }
 
@@ -512,6 +588,7 @@ impl Content {
         // What was copied is still to be committed under its own name.
         self.changed &= copied;
         self.grown = self.grown.take().filter(|_| copied);
+        self.parts = self.parts.take().filter(|_| copied);
         self.dirty = true;
         self.fsynced = None;
         self.sequence.intact = false;
@@ -525,4 +602,48 @@ impl Content {
             base.end = end;
         }
     }
+}
+
+/// Whether two files differ in any of some parts.
+fn differ(parts: &Parts, one: &File, other: &File, within: Range<u64>) -> OpResult<bool> {
+    let mut differs = false;
+    each_piece(parts, one, within, |piece, at| {
+        let mut theirs = vec![0; piece.len()];
+        other
+            .read_exact_at(&mut theirs, at)
+            .map_err(|e| errno_of(&e))?;
+        differs |= theirs != piece;
+        Ok(())
+    })?;
+    Ok(differs)
+}
+
+/// Whether a file holds anything but zeros in any of some parts.
+fn holds_any(parts: &Parts, file: &File, within: Range<u64>) -> OpResult<bool> {
+    let mut any = false;
+    each_piece(parts, file, within, |piece, _| {
+        any |= piece.iter().any(|byte| *byte != 0);
+        Ok(())
+    })?;
+    Ok(any)
+}
+
+fn each_piece(
+    parts: &Parts,
+    file: &File,
+    within: Range<u64>,
+    mut look: impl FnMut(&[u8], u64) -> OpResult<()>,
+) -> OpResult<()> {
+    let mut buffer = vec![0; PIECE];
+    for part in parts.within(within) {
+        let mut at = part.start;
+        while at < part.end {
+            let size = PIECE.min(usize::try_from(part.end - at).unwrap_or(PIECE));
+            file.read_exact_at(&mut buffer[..size], at)
+                .map_err(|e| errno_of(&e))?;
+            look(&buffer[..size], at)?;
+            at += size as u64;
+        }
+    }
+    Ok(())
 }

@@ -131,6 +131,9 @@ pub struct Transaction {
     /// The version whose inode number its node shows, if not its own: an in-place editor's, the
     /// same from its open to its last close whatever it commits meanwhile.
     pub shown_base: Option<NodeId>,
+    /// The first of the versions that its base comes from by in-place edits: what was written of it
+    /// fits into any other of these.
+    pub body: Option<NodeId>,
     /// When the base was last changed, as of the open: if that has moved, so have attributes.
     pub base_ctime: (i64, u64),
     /// Open descriptions.
@@ -218,6 +221,10 @@ pub struct Ready {
     pub merged: Option<Written>,
     /// The file that it was copied from, if others may add to that (C10).
     pub grown: Option<super::Grown>,
+    /// It can be made of another version of the file as well (C9).
+    pub by_parts: bool,
+    /// The version that it was made of.
+    pub edits: Option<NodeId>,
 }
 
 /// What a transaction has written, where something else is committed for it, and that file.
@@ -292,10 +299,18 @@ impl Transaction {
             .processes
             .values()
             .any(|o| o.opener && o.closed_cleanly && o.killed_by.is_none());
-        let counts = |pid: u32, p: &Process| {
+        self.death_among(|pid, p| {
             let is_last = pid == self.last_closer;
             p.opener || p.wrote || (is_last && !opener_left_cleanly)
-        };
+        })
+    }
+
+    /// The same as long as somebody holds it: who has closed last is not the last holder.
+    pub fn writers_death(&self) -> Option<Abort> {
+        self.death_among(|_, p| p.opener || p.wrote)
+    }
+
+    fn death_among(&self, counts: impl Fn(u32, &Process) -> bool) -> Option<Abort> {
         self.processes.iter().find_map(|(pid, p)| {
             let signal = p.killed_by?;
             counts(*pid, p).then_some(Abort::Killed { pid: *pid, signal })

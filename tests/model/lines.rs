@@ -102,6 +102,10 @@ impl World {
                 writes: true,
             }
         } else if let Some(file) = self.files.get(&slot) {
+            // Whether somebody has read it through the kernel's cache is not said.
+            if self.once_direct.contains(&file.number) {
+                return None;
+            }
             lockable = Some(file.file);
             What::Lines(Lines::new(&slot, file.number, mode.reads()))
         } else {
@@ -196,7 +200,7 @@ impl World {
             return false;
         }
         let (whole, rest) = split(data);
-        self.change(id, who, 0, |content| content.extend(whole));
+        self.change(id, who, 0, |txn| txn.content.extend(whole));
         self.be_born(id);
         let lines = self.lines(description).expect("just made");
         (lines.rest, lines.by) = unfinished(rest, who);

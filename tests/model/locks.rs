@@ -212,17 +212,25 @@ impl World {
             through: description,
         });
         let current = self.files[&name].clone();
+        let mut edits = None;
         match &mut self.descriptions.get_mut(&description)?.what {
             What::Version(number, content) => {
                 (*number, *content) = (current.number, current.content);
             }
             What::Staged { txn, .. } => {
+                let id_of = *txn;
                 let txn = self.txns.get_mut(txn)?;
                 if txn.edit && !txn.changed {
                     (txn.base, txn.content) = (Some(current.number), current.content);
+                    txn.body = current.body;
+                } else if txn.edit {
+                    edits = Some(id_of);
                 }
             }
             _ => {}
+        }
+        if let Some(id) = edits {
+            self.take_parts(id);
         }
         Some(Ok(()))
     }
@@ -311,12 +319,18 @@ impl World {
         if txn.failed {
             return;
         }
-        (txn.edit, txn.changed, txn.claim, txn.synced) = (true, false, false, None);
+        self.take_parts(id);
+        let txn = self.txns.get_mut(&id).expect("it is there");
         txn.take_added();
         let content = txn.content.clone();
+        let body = self.edited_body(id);
         self.commit(name, content);
-        let number = self.files[name].number;
-        self.txns.get_mut(&id).expect("it is there").base = Some(number);
+        let file = self.files.get_mut(name).expect("just made");
+        file.body = body.or(file.body);
+        let (number, body) = (file.number, file.body);
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        (txn.edit, txn.changed, txn.claim, txn.synced) = (true, false, false, None);
+        (txn.base, txn.body) = (Some(number), body);
     }
 
     /// A process closes a descriptor: its fcntl locks of that file go, whichever descriptor they

@@ -14,6 +14,7 @@ pub mod locks;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use lines::Lines;
 use locks::Lock;
@@ -29,6 +30,7 @@ pub type Told = Result<(), &'static str>;
 const ROOT: u32 = 0;
 /// The process that takes part in nothing.
 pub const STRANGER: u32 = 0;
+const PAGE: usize = 4096;
 /// An O_EXCL creation shows as written up to here (C6).
 const CLAIM: usize = 4096;
 
@@ -44,6 +46,8 @@ struct File {
     after: Option<u32>,
     /// Permissions, if somebody has set them.
     mode: Option<u32>,
+    /// Number of the version that this one comes from by in-place edits, if that is sure.
+    body: Option<u32>,
     content: Content,
 }
 
@@ -110,6 +114,13 @@ struct Txn {
     holds_slot: bool,
     /// Number of the file it was opened on.
     base: Option<u32>,
+    /// That file's body.
+    body: Option<u32>,
+    /// Of an editor of a file without a guard: the bytes it has written, unless it has cut the file.
+    parts: Option<BTreeSet<usize>>,
+    /// Length of what those were written over.
+    origin: usize,
+    guarded: bool,
     /// That file's permissions.
     mode: Option<u32>,
     changed: bool,
@@ -142,7 +153,60 @@ struct Txn {
 
 impl Txn {
     fn take_added(&mut self) {
+        if !self.added.is_empty() && self.content.len() != self.origin {
+            self.parts = None;
+        }
+        self.origin += self.added.len();
         self.content.append(&mut self.added);
+    }
+
+    /// It is about to be changed.
+    fn begin_parts(&mut self) {
+        if !self.changed {
+            self.origin = self.content.len();
+            self.parts = (self.edit && !self.guarded).then(BTreeSet::new);
+        }
+    }
+
+    fn write_part(&mut self, part: Range<usize>) {
+        if let Some(parts) = &mut self.parts {
+            parts.extend(part);
+        }
+    }
+
+    fn resize(&mut self, len: usize) {
+        if len < self.content.len() {
+            self.parts = None;
+        }
+        self.content.resize(len, 0);
+    }
+
+    /// What it has written, in another version of the same body (C9).
+    fn written_into(&mut self, file: &File) {
+        let Some(parts) = self.parts.clone() else {
+            return;
+        };
+        let (own, theirs) = (std::mem::take(&mut self.content), &file.content);
+        let beyond = |at: &&usize| **at >= self.origin && **at < theirs.len();
+        if parts.iter().filter(beyond).any(|at| theirs[*at] != 0) {
+            let mut content = theirs[..self.origin].to_vec();
+            content.extend(&own[self.origin..]);
+            content.extend(&theirs[self.origin..]);
+            for at in parts.range(..self.origin) {
+                content[*at] = own[*at];
+            }
+            (self.content, self.parts) = (content, None);
+        } else {
+            self.content.clone_from(theirs);
+            let len = own.len().max(theirs.len());
+            self.content.resize(len, 0);
+            for at in &parts {
+                self.content[*at] = own[*at];
+            }
+        }
+        self.added.clear();
+        self.origin = theirs.len();
+        self.base = Some(file.number);
     }
 
     fn participants(&self) -> impl Iterator<Item = &u32> {
@@ -201,6 +265,8 @@ pub struct Process {
 pub struct World {
     last: u32,
     dirs: BTreeMap<String, u32>,
+    /// Versions that have had a name in direct mode.
+    once_direct: BTreeSet<u32>,
     files: BTreeMap<Slot, File>,
     txns: BTreeMap<u32, Txn>,
     descriptions: BTreeMap<u32, Description>,
@@ -234,6 +300,7 @@ impl World {
     pub fn new() -> World {
         World {
             last: 0,
+            once_direct: BTreeSet::new(),
             dirs: BTreeMap::new(),
             files: BTreeMap::new(),
             txns: BTreeMap::new(),
@@ -538,10 +605,15 @@ impl World {
         let id = self.number();
         let base = self.files.get(&slot).map(|f| f.number);
         let guarded = guards::is_guarded(&slot);
+        let body = self.files.get(&slot).and_then(|f| f.body);
         let txn = Txn {
             mode: self.files.get(&slot).and_then(|f| f.mode),
             slot,
             base,
+            body,
+            parts: None,
+            origin: 0,
+            guarded,
             order: id,
             content,
             added: Content::new(),
@@ -604,9 +676,10 @@ impl World {
         id
     }
 
-    fn change(&mut self, id: u32, who: u32, end: usize, change: impl FnOnce(&mut Content)) {
+    fn change(&mut self, id: u32, who: u32, end: usize, change: impl FnOnce(&mut Txn)) {
         let txn = self.txns.get_mut(&id).expect("it is there");
-        change(&mut txn.content);
+        txn.begin_parts();
+        change(txn);
         txn.changed = true;
         txn.outdated = false;
         txn.wrote.insert(who);
@@ -640,8 +713,9 @@ impl World {
             description.expect("it is there").position += data.len();
         }
         let from = at.unwrap_or(position);
-        self.change(id, who, from + data.len(), |content| {
-            splice(content, from, data)
+        self.change(id, who, from + data.len(), |txn| {
+            txn.write_part(from..from + data.len());
+            splice(&mut txn.content, from, data);
         });
         true
     }
@@ -670,7 +744,7 @@ impl World {
         let Some(id) = self.staged(who, slot).or_else(|| self.leave(who, slot)) else {
             return false;
         };
-        self.change(id, who, len, |content| content.resize(len, 0));
+        self.change(id, who, len, |txn| txn.resize(len));
         true
     }
 
@@ -684,7 +758,8 @@ impl World {
         let seen = self.look(who, &slot);
         if let Some(id) = self.own(who, &slot).or_else(|| self.claim(&slot)) {
             let txn = self.txns.get_mut(&id).expect("it is there");
-            txn.content.resize(len, 0);
+            txn.begin_parts();
+            txn.resize(len);
             txn.changed = true;
             txn.outdated = false;
             let now = txn.content.clone();
@@ -702,12 +777,17 @@ impl World {
                 Ok(())
             }
             Found::File(mut content) => {
+                let grows = len >= content.len() && !guards::is_guarded(&slot);
                 content.resize(len, 0);
                 if self.refuses(&slot, &content)? {
                     self.reject(content);
                     return Some(self.refuse(&slot));
                 }
+                let body = self.files[&slot].body;
                 self.commit(&slot, content);
+                if grows {
+                    self.files.get_mut(&slot).expect("just made").body = body;
+                }
                 Ok(())
             }
         })
@@ -724,6 +804,11 @@ impl World {
         let txn = self.txns.get_mut(&id).expect("it is there");
         txn.unwritten = false;
         // It is the committed version still.
+        let edits = txn.edit && txn.changed;
+        if edits {
+            self.take_parts(id);
+        }
+        let txn = self.txns.get_mut(&id).expect("it is there");
         if moot || txn.edit && !txn.changed {
             return;
         }
@@ -774,7 +859,12 @@ impl World {
     pub fn map_write(&mut self, who: u32, map: &str, at: usize, data: &[u8]) {
         let description = self.processes[&who].maps[map];
         let id = self.staged_by(description).expect("a writer");
-        self.change(id, who, 0, |content| splice(content, at, data));
+        self.change(id, who, 0, |txn| {
+            splice(&mut txn.content, at, data);
+            // The kernel writes whole pages.
+            let (first, end) = (at / PAGE * PAGE, (at + data.len()).next_multiple_of(PAGE));
+            txn.write_part(first..end.min(txn.content.len()));
+        });
         self.txns.get_mut(&id).expect("it is there").unwritten = true;
     }
 
@@ -878,7 +968,15 @@ impl World {
             return Some(Ok(()));
         }
         let txn = self.txns.get_mut(&id).expect("it is there");
-        if txn.killed != Killed::Yes && !txn.failed {
+        let is_whole = txn.killed != Killed::Yes && !txn.failed;
+        let as_written = txn.content.clone();
+        let unsure = self.is_body_unsure(id);
+        self.take_parts(id);
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        let by_parts = std::mem::replace(&mut txn.content, as_written.clone());
+        let edits = by_parts != as_written;
+        if is_whole {
+            txn.content.clone_from(&by_parts);
             txn.take_added();
         }
         let txn = &self.txns[&id];
@@ -887,6 +985,10 @@ impl World {
         let mut ends: Vec<Option<Content>> = Vec::new();
         if txn.killed != Killed::Yes && !txn.failed {
             ends.push(Some(content.clone()));
+        }
+        if unsure {
+            ends.push(Some(as_written));
+            self.late = true;
         }
         if txn.killed == Killed::Maybe {
             ends.push(None);
@@ -897,6 +999,7 @@ impl World {
                 Some(states) => {
                     let added = |state: &Content| [state.as_slice(), &txn.added].concat();
                     ends.extend(states.iter().map(added).map(Some));
+                    ends.extend(edits.then(|| Some(by_parts.clone())));
                     self.late = true;
                 }
                 None if txn.claim => ends.push(Some(content.clone())),
@@ -960,7 +1063,14 @@ impl World {
             match ends.as_slice() {
                 [None] => {}
                 [Some(content)] if !late => {
+                    let ids = &of_slot[&slot];
+                    let body = match ids[..] {
+                        [id] => self.edited_body(id),
+                        _ => None,
+                    };
                     self.commit(&slot, content.clone());
+                    let file = self.files.get_mut(&slot).expect("just made");
+                    file.body = body.or(file.body.filter(|_| ids.len() == 1));
                     if let [id] = of_slot[&slot][..] {
                         self.became(id, &slot);
                     }
@@ -999,8 +1109,38 @@ impl World {
         self.open_ends.remove(slot);
         if let (Found::File(content), true) = (seen, *seen != before) {
             self.commit(slot, content.clone());
+            self.files.get_mut(slot).expect("just made").body = None;
         }
         true
+    }
+
+    /// Whether it isn't known if an editor's base was edited in place or replaced.
+    fn is_body_unsure(&self, id: u32) -> bool {
+        let txn = &self.txns[&id];
+        let file = self.files.get(&txn.slot);
+        let is_stale = file.is_some_and(|f| Some(f.number) != txn.base);
+        let known = txn.body.is_some() && file.is_none_or(|f| f.body.is_some());
+        txn.edit && txn.parts.is_some() && is_stale && !known
+    }
+
+    /// The body that a version has which an editor commits; `None`: a new one.
+    fn edited_body(&self, id: u32) -> Option<u32> {
+        let txn = self.txns.get(&id)?;
+        let file = self.files.get(&txn.slot)?;
+        let edits = txn.edit && txn.parts.is_some() && file.body == txn.body;
+        txn.body.filter(|_| edits)
+    }
+
+    /// What others have committed of the file in place becomes part of what an editor has.
+    fn take_parts(&mut self, id: u32) {
+        if self.edited_body(id).is_none() || !self.txns[&id].changed {
+            return;
+        }
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        let file = &self.files[&txn.slot];
+        if txn.base != Some(file.number) {
+            txn.written_into(file);
+        }
     }
 
     fn commit(&mut self, slot: &Slot, content: Content) {
@@ -1018,6 +1158,7 @@ impl World {
                 since,
                 after,
                 mode,
+                body: Some(number),
                 content,
             },
         );
@@ -1124,6 +1265,7 @@ impl World {
             .filter(|(_, t)| !t.done && !t.discarded)
             .map(|(id, _)| *id)
             .collect();
+        let mut forgotten = BTreeSet::new();
         for id in open {
             let mapped_only = !self
                 .handles(true)
@@ -1144,6 +1286,8 @@ impl World {
             // Committed by others since the fsync, or failed, or closed but for a mapping.
             if txn.synced.is_some() {
                 ends.push(None);
+                // Known: it is put in place with the permissions that its file had at its open.
+                forgotten.insert(txn.slot.clone());
             }
             // What came through the mapping may not be known yet.
             if mapped_only {
@@ -1161,6 +1305,11 @@ impl World {
                 self.reject(staged);
             }
             self.ended.push((id, slot, ends));
+        }
+        for slot in forgotten {
+            if let Some(file) = self.files.get_mut(&slot) {
+                file.mode = None;
+            }
         }
         self.forget_errors();
         self.txns.clear();
@@ -1195,6 +1344,10 @@ impl World {
         if let Found::Dir(_) = self.current(to) {
             return Err("EISDIR");
         }
+        if renames {
+            self.take_parts(id);
+        }
+        let txn = &self.txns[&id];
         let content = match renames {
             true => [txn.content.as_slice(), &txn.added].concat(),
             false => txn.content.clone(),
@@ -1207,7 +1360,10 @@ impl World {
         }
         self.txns.get_mut(&id).expect("it is there").synced = None;
         let mode = self.txns[&id].mode;
+        let body = self.edited_body(id).filter(|_| renames);
         self.commit(to, content);
+        let file = self.files.get_mut(to).expect("just made");
+        file.body = body.or(file.body);
         // The file that takes the name brings its own.
         self.files.get_mut(to).expect("just made").mode = mode;
         Ok(())
@@ -1276,6 +1432,11 @@ impl World {
         if direct && (self.is_in_use(source) || self.is_in_use(target)) {
             return None;
         }
+        if self.is_direct(source)
+            && let Some(file) = self.files.get(source)
+        {
+            self.once_direct.insert(file.number);
+        }
         // What a lock belongs to then is another test's.
         if self.is_locked(source) || self.is_locked(target) {
             return None;
@@ -1325,7 +1486,7 @@ impl World {
             self.retarget(id, target);
             let txn = self.txns.get_mut(&id).expect("it is there");
             (txn.edit, txn.changed, txn.claim) = (true, false, false);
-            txn.base = published;
+            (txn.base, txn.body) = (published, self.files[target].body);
             return Some(Ok(()));
         }
         if let Found::Dir(_) = self.current(target) {

@@ -228,6 +228,8 @@ impl Engine {
             onto: None,
             merged: None,
             grown: None,
+            by_parts: false,
+            edits: None,
         };
         self.publish(state, &base.slot, ready, node);
         Ok(Some(Edited {
