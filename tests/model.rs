@@ -193,7 +193,7 @@ fn an_op() -> impl Strategy<Value = Op> {
         2 => (who.clone(), dir).prop_map(|(w, d)| Rmdir(w, d)),
         1 => Just(Remount),
         2 => proptest::option::of(one).prop_map(Strike),
-        1 => (who.clone(), who, file).prop_map(|(w, o, f)| AddedToSynced(w, o, f)),
+        2 => (who.clone(), who, file).prop_map(|(w, o, f)| AddedToSynced(w, o, f)),
     ]
 }
 
