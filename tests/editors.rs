@@ -541,6 +541,56 @@ fn what_two_editors_write_behind_the_end_of_a_file_stays() {
         b"AbC\none\nline\nmore\n",
         "and what is appended",
     );
+    // So do those that the other has taken over.
+    m.save("f", "abc\n");
+    let (mut one, mut two) = two_editors(&m, "f");
+    one.pwrite("f", 4, b"one\n").unwrap();
+    let mut appender = Actor::new();
+    appender.open("f", "a", &m.path("f")).unwrap();
+    appender.write("f", b"line\n").unwrap();
+    two.close("f").unwrap();
+    one.close("f").unwrap();
+    assert_content(m.read("f"), b"AbC\none\nline\n", "appended before");
+    // Without appends each byte has its place, and the last one wins where both have written.
+    m.save("f", "abcd");
+    let (mut one, mut two) = two_editors(&m, "f");
+    two.pwrite("f", 4, b"22222222").unwrap();
+    two.close("f").unwrap();
+    one.pwrite("f", 4, b"11").unwrap();
+    one.close("f").unwrap();
+    assert_content(m.read("f"), b"AbCd11222222", "one over the other");
+}
+
+#[test]
+fn a_text_that_is_written_anew_in_place_has_nothing_of_a_longer_one_behind_it() {
+    need_features!("posix_locks");
+    need_daemon!();
+    let m = mount!();
+    for text in ["count: 8\n", "count: 123\n", "1\n"] {
+        m.save("f", "count: 9\n");
+        let (mut one, mut two) = two_editors(&m, "f");
+        two.pwrite("f", 0, b"count: one thousand\n").unwrap();
+        two.close("f").unwrap();
+        one.pwrite("f", 0, text.as_bytes()).unwrap();
+        one.ftruncate("f", text.len() as u64).unwrap();
+        one.close("f").unwrap();
+        assert_content(m.read("f"), text.as_bytes(), "as a whole");
+    }
+}
+
+#[test]
+fn a_guard_judges_what_an_editors_rename_publishes() {
+    need_features!("posix_locks");
+    need_daemon!();
+    let m = mount!();
+    m.save("f", "[1]     ");
+    let (mut one, mut two) = two_editors(&m, "f");
+    two.pwrite("f", 4, b"half [").unwrap();
+    two.close("f").unwrap();
+    one.pwrite("f", 0, b"[2]").unwrap();
+    let renamed = one.rename(&m.path("f"), &m.path("f.json"));
+    assert_errno(renamed, "EBADMSG");
+    assert!(!m.exists("f.json"), "no document");
 }
 
 #[test]

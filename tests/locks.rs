@@ -553,6 +553,7 @@ fn a_rule_removes_lock_files_whose_creators_have_ended() {
 #[test]
 fn the_locks_of_a_killed_writer_go_with_what_it_has_written_where_a_rule_commits_that() {
     need_daemon!();
+    need_features!("posix_locks");
     // Its child has inherited the description, which therefore stays open.
     let rule = "[[rule]]\nglob = \"scratch-*\"\non_signal = \"commit\"\n";
     let m = mount!(Mount::options().rules(rule));

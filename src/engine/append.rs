@@ -332,6 +332,7 @@ impl Engine {
             let file = at::reopen(&*fd, OFlags::RDWR)?;
             let from = file.metadata().map_err(|e| errno_of(&e))?.len();
             let (current, ends) = self.hold_end(state, current, &slot, from)?;
+            state.files.append_to(current);
             let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
             // What an editor's close has promised while others still hold it is older than this.
             let promised = |t: &&Transaction| {

@@ -411,17 +411,18 @@ impl Engine {
         slot: &Slot,
         takes: bool,
     ) -> OpResult<Option<NodeId>> {
-        let (current, shown) = {
+        let (current, shown, appended) = {
             let mut state = self.lock();
             let Some(current) = self.edited_by(&mut state, id, content, slot) else {
                 return Ok(None);
             };
-            (current, Shown::growing(&state.nodes, current)?)
+            let shown = Shown::growing(&state.nodes, current)?;
+            (current, shown, state.files.was_appended_to(current))
         };
         if !takes {
             return Ok(content.is_made_of(&shown)?.then_some(current));
         }
-        if content.take_parts(shown)? == Some(false)
+        if content.take_parts(shown, appended)? == Some(false)
             && let Some(txn) = self.lock().txns.get_mut(&id)
         {
             // It replaces nothing that it hasn't got.
@@ -446,6 +447,7 @@ impl Engine {
     pub(super) fn edited(&self, state: &mut State, id: TxnId, slot: &Slot) -> Option<NodeId> {
         let txn = state.txns.get(&id)?;
         let edits = txn.begun == Begun::Edit && !Engine::watches(&txn.policy);
+        let edits = edits && txn.policy.guard == Guard::None;
         let body = txn.body.filter(|_| edits)?;
         let current = self.current_if_any(state, slot).ok().flatten()?;
         (state.files.body(current) == body).then_some(current)
@@ -1160,6 +1162,16 @@ impl Engine {
         flushed.sort_unstable();
         let mut all = Vec::new();
         for (_, id) in flushed {
+            // One before it may have edited the same file.
+            if !self.still_fits(&mut state, id)
+                && let Some(txn) = state.txns.get_mut(&id)
+            {
+                txn.closing = true;
+                let (staging, pid) = (txn.staging.clone(), txn.last_closer);
+                drop(state);
+                self.prepare(id, &staging, pid).ok();
+                state = self.lock();
+            }
             all.extend(self.finish(&mut state, id));
         }
         drop(state);

@@ -17,6 +17,8 @@ pub struct Files {
     of: HashMap<NodeId, FileId>,
     /// The version that a version comes from by in-place edits and appends, where that is another.
     bodies: HashMap<NodeId, NodeId>,
+    /// Those to which records were appended.
+    appended: HashSet<NodeId>,
     /// Files that somebody has locked since the mount.
     locked: HashSet<FileId>,
     /// Beyond so many versions, those that nobody can reach are looked for.
@@ -28,6 +30,7 @@ impl Default for Files {
         Files {
             of: HashMap::new(),
             bodies: HashMap::new(),
+            appended: HashSet::new(),
             locked: HashSet::new(),
             most: FEW,
         }
@@ -61,6 +64,16 @@ impl Files {
         }
     }
 
+    /// Records are appended to a version.
+    pub fn append_to(&mut self, node: NodeId) {
+        self.appended.insert(self.body(node));
+    }
+
+    /// Whether any were to one that differs from it by edits only.
+    pub fn was_appended_to(&self, node: NodeId) -> bool {
+        self.appended.contains(&self.body(node))
+    }
+
     /// Somebody locks a file.
     pub fn note_locked(&mut self, file: FileId) {
         self.locked.insert(file);
@@ -74,16 +87,23 @@ impl Files {
     /// Forgets versions that nobody can reach any more, once there are many: their numbers don't
     /// come back, so whoever holds a lock on their file is found by the versions that are left.
     pub fn tidy(&mut self, nodes: &Nodes) {
-        if self.of.len().max(self.bodies.len()) <= self.most {
+        let most = |files: &Files| {
+            let counts = [files.of.len(), files.bodies.len(), files.appended.len()];
+            counts.into_iter().max().unwrap_or(0)
+        };
+        if most(self) <= self.most {
             return;
         }
         let reachable = nodes.numbers();
         self.of.retain(|node, _| reachable.contains(node));
         self.bodies.retain(|node, _| reachable.contains(node));
+        let bodies: HashSet<NodeId> = self.bodies.values().copied().collect();
+        self.appended
+            .retain(|body| bodies.contains(body) || reachable.contains(body));
         let files: HashSet<FileId> = self.of.values().copied().collect();
         self.locked
             .retain(|file| files.contains(file) || reachable.contains(file));
-        self.most = FEW.max(2 * self.of.len().max(self.bodies.len()));
+        self.most = FEW.max(2 * most(self));
     }
 }
 

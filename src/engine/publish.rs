@@ -348,8 +348,6 @@ impl Engine {
             return Err(failure.errno);
         }
         content.copy_base()?;
-        self.check_guard(&mut content, to, &policy)
-            .map_err(|abort| self.refuse(to, abort))?;
         let from = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
         let from = from.ok_or(Errno::NOENT)?;
         let mut edits = None;
@@ -357,6 +355,8 @@ impl Engine {
             edits = self.take_parts(id, &mut content, &from, true)?;
             self.take_added(&mut content)?;
         }
+        self.check_guard(&mut content, to, &policy)
+            .map_err(|abort| self.refuse(to, abort))?;
         if how == Move::Stay {
             if !content.changed {
                 return Err(Errno::NODATA);
@@ -429,6 +429,10 @@ impl Engine {
                     .take_parts(id, &mut content, &from, true)
                     .inspect_err(unused)?;
                 self.take_added(&mut content).inspect_err(unused)?;
+                let permitted = self.check_guard(&mut content, to, &policy);
+                permitted
+                    .map_err(|abort| self.refuse(to, abort))
+                    .inspect_err(unused)?;
                 described = content.describe().inspect_err(unused)?;
             }
         };

@@ -85,6 +85,8 @@ pub struct Content {
     grown: Option<Grown>,
     /// What was written over that copy: all else is as it is there, and nothing was cut off.
     parts: Option<Parts>,
+    /// Others had changed some of that, too.
+    overwrites: bool,
     /// Something was written or truncated, ever.
     pub changed: bool,
     /// Something was written or truncated since the last [`Content::examine`].
@@ -168,6 +170,7 @@ impl Staging {
             base,
             grown: None,
             parts: None,
+            overwrites: false,
             changed: false,
             dirty: true,
             failed: None,
@@ -271,7 +274,8 @@ impl Content {
         }
         self.mutate("truncate", |c| {
             crate::sys::failpoint::fail_point("truncate")?;
-            if len < c.size()? {
+            if len <= c.size()? {
+                // It ends here, whatever others have behind it.
                 c.parts = None;
             }
             rustix::fs::ftruncate(&*c.file, len)?;
@@ -357,6 +361,7 @@ impl Content {
         self.base = None;
         self.grows_from(base, len);
         self.parts = self.grown.as_ref().map(|_| Parts::default());
+        self.overwrites = false;
         Ok(())
     }
 
@@ -369,9 +374,14 @@ impl Content {
     /// Takes over what others have added to the file since it was copied: on the plain directory,
     /// too, the lines that others append stay. While nobody adds to anything.
     pub fn take_added(&mut self) -> OpResult<()> {
-        let Some(mut grown) = self.grown.clone().filter(|g| !g.is_complete()) else {
-            return Ok(());
-        };
+        match self.grown.clone().filter(|g| !g.is_complete()) {
+            Some(grown) => self.take_behind(grown),
+            None => Ok(()),
+        }
+    }
+
+    /// What a file has beyond what the content has of it comes behind that.
+    fn take_behind(&mut self, mut grown: Grown) -> OpResult<()> {
         let whole = grown.from.length()?;
         let mut piece = vec![
             0;
@@ -417,42 +427,57 @@ impl Content {
     }
 
     /// What it has written is what it changes in another version of the same file (C9), as on the
-    /// plain directory. Gives whether others have changed any of that, too; `None` if it was made of
-    /// this version.
-    pub fn take_parts(&mut self, current: Shown) -> OpResult<Option<bool>> {
+    /// plain directory; where records were `appended` to that, they don't have a place of their own.
+    /// Gives whether others have changed any of what it has written; `None` if it was made of this
+    /// version.
+    pub fn take_parts(&mut self, current: Shown, appended: bool) -> OpResult<Option<bool>> {
         let (Some(parts), Some(grown)) = (self.parts.clone(), self.grown.clone()) else {
             return Ok(None);
         };
         if self.is_made_of(&current)? {
             return Ok(None);
         }
-        let (whole, own) = (current.length()?, self.size()?);
-        let overwrites = differ(&parts, &grown.from.file, &current.file, 0..grown.len)?;
-        let beyond = grown.len..own.min(whole);
-        let meets = holds_any(&parts, &current.file, beyond)?;
-        let end = if meets { grown.len } else { whole };
         let times = self.times_set.then(|| self.stat()).transpose()?;
-        let io = |e: std::io::Error| errno_of(&e);
-        for gap in parts.gaps(0..end) {
-            at::copy_part(&current.file, &self.file, gap).map_err(io)?;
-        }
-        let times_set = self.times_set;
+        // A copy that ends half-way must not be taken for either.
         self.touched();
         self.sequence.intact = false;
         if let Some(fsynced) = &mut self.fsynced {
             fsynced.overwritten = true;
         }
-        self.grown = Some(Grown {
-            from: current,
-            len: end,
-        });
-        // Both have written behind what they started from: the others' comes behind its own.
-        self.take_added()?;
+        let taken = self.copy_gaps(&parts, grown, current, appended);
+        self.overwrites |= taken.inspect_err(|errno| self.fail(*errno, "copy"))?;
         if let Some(stat) = times {
             at::set_mtime(&self.file, mtime_ns(&stat))?;
-            self.times_set = times_set;
+            self.times_set = true;
         }
-        Ok(Some(overwrites))
+        Ok(Some(self.overwrites))
+    }
+
+    fn copy_gaps(
+        &mut self,
+        parts: &Parts,
+        grown: Grown,
+        current: Shown,
+        appended: bool,
+    ) -> OpResult<bool> {
+        let (whole, own) = (current.length()?, self.size()?);
+        let mut overwrites = differ(parts, &grown.from.file, &current.file, 0..grown.len)?;
+        let meets = holds_any(parts, &current.file, grown.len..own.min(whole))?;
+        let comes_behind = meets && appended;
+        overwrites |= meets && !appended;
+        let end = if comes_behind { grown.len } else { whole };
+        for gap in parts.gaps(0..end) {
+            at::copy_part(&current.file, &self.file, gap).map_err(|e| errno_of(&e))?;
+        }
+        let grown = Grown {
+            from: current,
+            len: end,
+        };
+        match comes_behind {
+            true => self.take_behind(grown)?,
+            false => self.grown = Some(grown),
+        }
+        Ok(overwrites)
     }
 
     /// What [`Content::take_added`] has taken it over from.

@@ -170,6 +170,7 @@ impl World {
         }
         for file in self.files.values_mut().filter(|f| f.number == number) {
             file.content.extend(bytes);
+            self.appended.extend(file.body);
         }
         for description in self.descriptions.values_mut() {
             match &mut description.what {

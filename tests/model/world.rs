@@ -175,20 +175,20 @@ impl Txn {
     }
 
     fn resize(&mut self, len: usize) {
-        if len < self.content.len() {
+        if len <= self.content.len() {
             self.parts = None;
         }
         self.content.resize(len, 0);
     }
 
     /// What it has written, in another version of the same body (C9).
-    fn written_into(&mut self, file: &File) {
+    fn written_into(&mut self, file: &File, appended: bool) {
         let Some(parts) = self.parts.clone() else {
             return;
         };
         let (own, theirs) = (std::mem::take(&mut self.content), &file.content);
         let beyond = |at: &&usize| **at >= self.origin && **at < theirs.len();
-        if parts.iter().filter(beyond).any(|at| theirs[*at] != 0) {
+        if appended && parts.iter().filter(beyond).any(|at| theirs[*at] != 0) {
             let mut content = theirs[..self.origin].to_vec();
             content.extend(&own[self.origin..]);
             content.extend(&theirs[self.origin..]);
@@ -265,6 +265,8 @@ pub struct Process {
 pub struct World {
     last: u32,
     dirs: BTreeMap<String, u32>,
+    /// Bodies that lines were added to.
+    appended: BTreeSet<u32>,
     /// Versions that have had a name in direct mode.
     once_direct: BTreeSet<u32>,
     files: BTreeMap<Slot, File>,
@@ -300,6 +302,7 @@ impl World {
     pub fn new() -> World {
         World {
             last: 0,
+            appended: BTreeSet::new(),
             once_direct: BTreeSet::new(),
             dirs: BTreeMap::new(),
             files: BTreeMap::new(),
@@ -777,7 +780,7 @@ impl World {
                 Ok(())
             }
             Found::File(mut content) => {
-                let grows = len >= content.len() && !guards::is_guarded(&slot);
+                let grows = len > content.len() && !guards::is_guarded(&slot);
                 content.resize(len, 0);
                 if self.refuses(&slot, &content)? {
                     self.reject(content);
@@ -1139,7 +1142,8 @@ impl World {
         let txn = self.txns.get_mut(&id).expect("it is there");
         let file = &self.files[&txn.slot];
         if txn.base != Some(file.number) {
-            txn.written_into(file);
+            let appended = file.body.is_some_and(|b| self.appended.contains(&b));
+            txn.written_into(file, appended);
         }
     }
 
