@@ -1780,3 +1780,14 @@ fn an_unlock_commits_after_the_death_of_one_who_merely_inherited_the_description
     let ends = [Kill(3, true), Lock(0, true), Unlock(0)];
     holds(&[inherited.as_slice(), &ends].concat());
 }
+
+#[test]
+fn what_was_written_in_a_directory_that_another_replaces_is_rejected_when_the_daemon_dies() {
+    holds(&[
+        Mkdir(0, 2),
+        Open(0, 3, Mode::RewriteAndRead, false),
+        Write(0, 40),
+        RenameDir(1, 2, 1),
+        Strike(None),
+    ]);
+}

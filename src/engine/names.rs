@@ -855,11 +855,13 @@ impl Engine {
     }
 
     fn journal_target(&self, state: &State, id: TxnId) {
-        if let Some(txn) = state.txns.get(&id) {
-            let path = state.nodes.path(&txn.slot);
+        // One whose directory is gone keeps its last path: without any it would be an unlinked one.
+        if let Some(txn) = state.txns.get(&id)
+            && let Some(path) = state.nodes.path(&txn.slot)
+        {
             self.append(&Record::Retarget {
                 id: txn.staging_id,
-                path,
+                path: Some(path),
             })
             .ok();
         }
