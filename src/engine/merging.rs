@@ -275,23 +275,23 @@ impl Engine {
         let Some(txn) = state.txns.get(&id) else {
             return true;
         };
-        if let Some(ready) = txn.content.as_ref().filter(|c| c.by_parts) {
+        let (slot, ready) = (txn.slot.clone(), txn.content.as_ref());
+        let onto = ready.map(|c| c.onto);
+        let made_of = ready.filter(|c| c.by_parts).map(|c| c.edits);
+        if made_of.is_some() {
             if txn.discarded || txn.verdict.is_some() || super::close::is_doomed(txn) {
                 return true;
             }
-            let (edits, slot) = (ready.edits, txn.slot.clone());
-            let edited = self.edited(state, id, &slot);
-            return edited.is_none() || edited == edits;
+            // Under a rule for conflicts that decides.
+            if let Some(edited) = self.edited(state, id, &slot) {
+                return Some(Some(edited)) == made_of;
+            }
         }
-        let is_bound = state
-            .parties
-            .saves
-            .get(&id)
-            .is_some_and(|s| s.base.is_some());
-        let Some(onto) = txn.content.as_ref().filter(|_| is_bound).map(|c| c.onto) else {
+        let save = state.parties.saves.get(&id);
+        let is_bound = save.is_some_and(|s| s.base.is_some());
+        let Some(onto) = onto.filter(|_| is_bound) else {
             return true;
         };
-        let slot = txn.slot.clone();
         self.current_if_any(state, &slot).ok().flatten() == onto
     }
 
