@@ -154,6 +154,20 @@ fn prefix_of(found: &[u64], ways: &Ways, cut: &str) -> u64 {
     last
 }
 
+/// What the disk in this image held at one instant.
+fn cut_power(image: &Path, copy: PathBuf) -> PathBuf {
+    let mut cp = Command::new("cp");
+    let limit = Duration::from_secs(60);
+    run(cp.arg("--reflink=always").arg(image).arg(&copy), limit).ok();
+    copy
+}
+
+/// A mount of what a cut has left.
+fn mounted_after(copy: &Path) -> Mount {
+    let disk = Disk::existing(copy, "loop,nouuid");
+    Mount::options().on(disk).mount().expect("a mount")
+}
+
 /// The long form has fifty, on five disks: a disk fills up in time.
 fn cuts(options: impl Fn() -> Options, ways: Ways, sync: bool) {
     for _ in 0..times(1, 5) {
@@ -195,15 +209,9 @@ fn some_cuts(options: Options, ways: Ways, sync: bool) {
                 300 + random.below(1_200)
             };
             std::thread::sleep(Duration::from_millis(pause));
-            let copy = outer.path().join(format!("cut-{cut}"));
             let start = Instant::now();
             let acknowledged = history.acknowledged.load(Ordering::SeqCst);
-            let mut cp = Command::new("cp");
-            run(
-                cp.arg("--reflink=always").arg(&image).arg(&copy),
-                Duration::from_secs(60),
-            )
-            .ok();
+            let copy = cut_power(&image, outer.path().join(format!("cut-{cut}")));
             let bounded = start
                 .checked_sub(BOUND + SLACK)
                 .map_or(0, |time| history.before(time));
@@ -283,20 +291,7 @@ fn what_fsync_acknowledged_survives_a_power_cut_in_either_mode() {
         return;
     };
     let mut writer = Actor::new();
-    let cut = |name: &str| {
-        let copy = outer.path().join(name);
-        let mut cp = Command::new("cp");
-        run(
-            cp.arg("--reflink=always").arg(&image).arg(&copy),
-            Duration::from_secs(60),
-        )
-        .ok();
-        copy
-    };
-    let look = |copy: &Path| {
-        let disk = Disk::existing(copy, "loop,nouuid");
-        Mount::options().on(disk).mount().expect("a mount")
-    };
+    let cut = |name: &str| cut_power(&image, outer.path().join(name));
     let mut save_synced = |name: &str, close: bool| {
         writer.open("f", "w", &m.path(name)).unwrap();
         writer.write("f", stamped(7, 20_000)).unwrap();
@@ -316,12 +311,12 @@ fn what_fsync_acknowledged_survives_a_power_cut_in_either_mode() {
     later.close("f").unwrap();
     let copy = cut("one");
     assert_eq!(
-        look(&copy).read("later").map(|c| version_of(&c)),
+        mounted_after(&copy).read("later").map(|c| version_of(&c)),
         Some(Ok(8)),
         "written after the fsync"
     );
     assert_eq!(
-        look(&copy).read("closed").map(|c| version_of(&c)),
+        mounted_after(&copy).read("closed").map(|c| version_of(&c)),
         Some(Ok(7)),
         "closed"
     );
@@ -330,7 +325,7 @@ fn what_fsync_acknowledged_survives_a_power_cut_in_either_mode() {
     save_synced("open", false);
     let copy = cut("two");
     assert_eq!(
-        look(&copy).read("open").map(|c| version_of(&c)),
+        mounted_after(&copy).read("open").map(|c| version_of(&c)),
         Some(Ok(7)),
         "still open"
     );
@@ -344,7 +339,7 @@ fn what_fsync_acknowledged_survives_a_power_cut_in_either_mode() {
     other.open("d", "r|directory", m.mountpoint()).unwrap();
     other.fsync("d").unwrap();
     let copy = cut("three");
-    let seen = look(&copy);
+    let seen = mounted_after(&copy);
     assert_eq!(
         seen.read("a").map(|c| version_of(&c)),
         Some(Ok(1)),
@@ -380,12 +375,7 @@ fn what_an_editor_has_synced_and_what_others_have_added_since_survive_a_power_cu
         appender.fsync("f").unwrap();
     }
     editor.pwrite("f", 6, b"not synced\n").unwrap();
-    let copy = outer.path().join("cut");
-    let mut cp = Command::new("cp");
-    let limit = Duration::from_secs(60);
-    run(cp.arg("--reflink=always").arg(&image).arg(&copy), limit).ok();
-    let disk = Disk::existing(&copy, "loop,nouuid");
-    let cut = Mount::options().on(disk).mount().expect("a mount");
+    let cut = mounted_after(&cut_power(&image, outer.path().join("cut")));
     let text = cut.text("log");
     assert_eq!(text.as_deref(), Some("Begun\none\ntwo\n"));
     drop((cut, m, outer));

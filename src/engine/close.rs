@@ -354,7 +354,7 @@ impl Engine {
         let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
         content.copy_base().map_err(failed("copy"))?;
         let edits = self
-            .take_parts(id, &mut content, slot, takes_added)
+            .take_parts(id, &mut content, takes_added)
             .map_err(failed("copy"))?;
         if takes_added {
             self.take_added(&mut content).map_err(failed("copy"))?;
@@ -408,12 +408,14 @@ impl Engine {
         &self,
         id: TxnId,
         content: &mut crate::txn::Content,
-        slot: &Slot,
         takes: bool,
     ) -> OpResult<Option<NodeId>> {
+        if !content.is_by_parts() {
+            return Ok(None);
+        }
         let (current, shown, appended) = {
             let mut state = self.lock();
-            let Some(current) = self.edited_by(&mut state, id, content, slot) else {
+            let Some(current) = self.edited(&mut state, id) else {
                 return Ok(None);
             };
             let shown = Shown::growing(&state.nodes, current)?;
@@ -431,25 +433,14 @@ impl Engine {
         Ok(Some(current))
     }
 
-    /// The current version, if what a transaction has written fits into it.
-    pub(super) fn edited_by(
-        &self,
-        state: &mut State,
-        id: TxnId,
-        content: &crate::txn::Content,
-        slot: &Slot,
-    ) -> Option<NodeId> {
-        content.is_by_parts().then_some(())?;
-        self.edited(state, id, slot)
-    }
-
     /// The current version, if it was made in place of what a transaction began with.
-    pub(super) fn edited(&self, state: &mut State, id: TxnId, slot: &Slot) -> Option<NodeId> {
+    pub(super) fn edited(&self, state: &mut State, id: TxnId) -> Option<NodeId> {
         let txn = state.txns.get(&id)?;
+        let slot = txn.slot.clone();
         let edits = txn.begun == Begun::Edit && !Engine::watches(&txn.policy);
         let edits = edits && txn.policy.guard == Guard::None;
         let body = txn.body.filter(|_| edits)?;
-        let current = self.current_if_any(state, slot).ok().flatten()?;
+        let current = self.current_if_any(state, &slot).ok().flatten()?;
         (state.files.body(current) == body).then_some(current)
     }
 
@@ -953,7 +944,7 @@ impl Engine {
         // Somebody has committed the name since the fsync: that is newer.
         let current = self.current_if_any(&mut self.lock(), &slot);
         let by_parts = staging.lock().is_by_parts();
-        let edited = self.edited(&mut self.lock(), id, &slot);
+        let edited = self.edited(&mut self.lock(), id);
         if current != Ok(then) && edited.filter(|_| by_parts).is_none() {
             return;
         }

@@ -40,28 +40,22 @@ impl Default for Files {
 impl Files {
     /// The file that a version belongs to.
     pub fn of(&self, node: NodeId) -> FileId {
-        self.of.get(&node).copied().unwrap_or(node)
+        first(&self.of, node)
     }
 
     /// `node` is the next version of the file that `old` is one of.
     pub fn follow(&mut self, node: NodeId, old: NodeId) {
-        let file = self.of(old);
-        if file != node {
-            self.of.insert(node, file);
-        }
+        follow(&mut self.of, node, old);
     }
 
     /// The first of the versions that differ from this one by in-place edits and appends.
     pub fn body(&self, node: NodeId) -> NodeId {
-        self.bodies.get(&node).copied().unwrap_or(node)
+        first(&self.bodies, node)
     }
 
     /// `node` is `old` with something written, or added, in place.
     pub fn edit(&mut self, node: NodeId, old: NodeId) {
-        let body = self.body(old);
-        if body != node {
-            self.bodies.insert(node, body);
-        }
+        follow(&mut self.bodies, node, old);
     }
 
     /// Records are appended to a version.
@@ -104,6 +98,18 @@ impl Files {
         self.locked
             .retain(|file| files.contains(file) || reachable.contains(file));
         self.most = FEW.max(2 * most(self));
+    }
+}
+
+/// The first version of those that follow each other.
+fn first(firsts: &HashMap<NodeId, NodeId>, node: NodeId) -> NodeId {
+    firsts.get(&node).copied().unwrap_or(node)
+}
+
+fn follow(firsts: &mut HashMap<NodeId, NodeId>, node: NodeId, old: NodeId) {
+    let first = first(firsts, old);
+    if first != node {
+        firsts.insert(node, first);
     }
 }
 

@@ -368,10 +368,7 @@ impl Engine {
             drop(content);
             return self.drain_all();
         }
-        let slot = self.lock().txns.get(&id).map(|t| t.slot.clone());
-        if let Some(slot) = slot {
-            self.take_parts(id, &mut content, &slot, true)?;
-        }
+        self.take_parts(id, &mut content, true)?;
         let described = content.fsync()?;
         let staging_id = content.id;
         drop(content);

@@ -361,7 +361,7 @@ impl Engine {
             return Ok(());
         };
         if content.changed && content.is_by_parts() {
-            self.take_parts(id, &mut content, &slot, true)?;
+            self.take_parts(id, &mut content, true)?;
             drop(content);
             self.tell_moved(asked_on);
             return Ok(());

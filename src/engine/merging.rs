@@ -283,7 +283,7 @@ impl Engine {
                 return true;
             }
             // Under a rule for conflicts that decides.
-            if let Some(edited) = self.edited(state, id, &slot) {
+            if let Some(edited) = self.edited(state, id) {
                 return Some(Some(edited)) == made_of;
             }
         }

@@ -348,11 +348,9 @@ impl Engine {
             return Err(failure.errno);
         }
         content.copy_base()?;
-        let from = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
-        let from = from.ok_or(Errno::NOENT)?;
         let mut edits = None;
         if how != Move::Link {
-            edits = self.take_parts(id, &mut content, &from, true)?;
+            edits = self.take_parts(id, &mut content, true)?;
             self.take_added(&mut content)?;
         }
         self.check_guard(&mut content, to, &policy)
@@ -412,10 +410,8 @@ impl Engine {
             let mut state = self.lock();
             let current = self.current_if_any(&mut state, to).ok().flatten();
             let grown = content.grown().filter(|_| how != Move::Link);
-            let edited = match how {
-                Move::Link => None,
-                _ => self.edited_by(&mut state, id, &content, &from),
-            };
+            let by_parts = how != Move::Link && content.is_by_parts();
+            let edited = by_parts.then(|| self.edited(&mut state, id)).flatten();
             let has_all = self.has_all_added(grown) && (edited.is_none() || edited == edits);
             if has_all && (base.is_none() || current == onto) {
                 break (by, state, outcome);
@@ -426,7 +422,7 @@ impl Engine {
             }
             if !has_all {
                 edits = self
-                    .take_parts(id, &mut content, &from, true)
+                    .take_parts(id, &mut content, true)
                     .inspect_err(unused)?;
                 self.take_added(&mut content).inspect_err(unused)?;
                 let permitted = self.check_guard(&mut content, to, &policy);
