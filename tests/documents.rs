@@ -704,6 +704,23 @@ fn who_opens_a_large_document_while_it_grows_and_shrinks_finds_it_whole() {
 }
 
 #[test]
+fn a_patch_succeeds_though_its_document_is_put_in_place_meanwhile() {
+    need_daemon!();
+    let m = mount!(Mount::options().env("COMMITFS_EDIT_DELAY_MS", 20));
+    m.save("s.json", r#"{"n": 0}"#);
+    // By descriptor: nobody looks the name up, and what was put in place is forgotten.
+    let script = r#"
+import os
+fd = os.open('s.json', os.O_RDONLY)
+for _ in range(150):
+    os.setxattr(fd, 'user.commitfs.json.patch', b'[{"op": "increment", "path": "/n", "value": 1}]')
+    assert os.getxattr(fd, 'user.commitfs.json:/n')
+"#;
+    m.python(script).ok();
+    assert_eq!(number(&m, "s.json", "n"), 150);
+}
+
+#[test]
 fn a_descriptor_older_than_the_mode_is_no_way_to_edit_or_read() {
     need_root!();
     let m = mount!();

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::documents::Parsed;
 use super::ledger::{Actor, Base, ProcessId, Text};
 use super::names::Move;
 use super::{Engine, State};
@@ -183,7 +184,8 @@ impl Engine {
     /// The current version's document, as merges read it. ESTALE: its node is gone.
     pub(super) fn document_of(&self, node: NodeId) -> OpResult<Document> {
         self.settle(node)?;
-        let read = self.read_document(node);
+        let fd = self.lock().nodes.fd(node)?;
+        let read = Parsed::read(node, &fd);
         read.map(|parsed| parsed.document)
             .map_err(|refusal| refusal.errno)
     }

@@ -9,22 +9,19 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::kept::{self, Parsed};
 use super::{Refusal, Request};
 use crate::engine::{Engine, Handle, State};
 use crate::journal::{Content, Edit, Record};
-use crate::json::{Document, JsonError, Limits};
 use crate::namespace::{Kind, Node, Pending, Told, Unwritten};
 use crate::sys::{at, failpoint};
 use crate::txn::{Begun, Ready, write_text};
-use crate::types::{
-    HandleId, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns, seconds_of,
-};
+use crate::types::{HandleId, NodeId, OpResult, Slot, TxnId, mtime_ns, now_ns, seconds_of};
 
 /// Space is set aside in steps of this many bytes, so that a growing document asks for it seldom.
 const AHEAD: u64 = 64 << 10;
@@ -36,6 +33,8 @@ pub(super) struct Base {
     pub slot: Slot,
     pub node: NodeId,
     pub version: u64,
+    /// Its file. Once it is in place its node may be forgotten at any time.
+    fd: Arc<OwnedFd>,
 }
 
 impl Base {
@@ -85,33 +84,40 @@ impl Engine {
                 reason: "files in direct mode can't be patched; see the rule for its name".into(),
             });
         }
-        Ok(Base {
+        let base = Base {
             slot: slot.clone(),
             node,
             version: self.version_of(state, node),
-        })
+            fd: state.nodes.fd(node)?,
+        };
+        drop(guard);
+        let delay = failpoint::number("COMMITFS_EDIT_DELAY_MS", 0);
+        if delay > 0 {
+            std::thread::sleep(Duration::from_millis(delay));
+        }
+        Ok(base)
     }
 
     /// Whether who was let to a node by its owner, mode and ACL may go on to the current version: a
     /// descriptor may be older than they are.
-    pub(super) fn check_access(&self, node: NodeId, current: NodeId) -> Result<(), Refusal> {
+    pub(super) fn check_access(&self, node: NodeId, base: &Base) -> Result<(), Refusal> {
         let state = self.lock();
         let key = |id| state.nodes.get(id).map(|n| n.key);
         let is_private = |id| {
             let kind = state.nodes.get(id).map(|n| n.kind);
             matches!(kind, Some(Kind::Private(_)))
         };
-        if node == current || key(node) == key(current) || is_private(node) {
+        if node == base.node || key(node) == key(base.node) || is_private(node) {
             return Ok(());
         }
-        let (old, new) = (state.nodes.fd(node)?, state.nodes.fd(current)?);
+        let old = state.nodes.fd(node)?;
         drop(state);
         let access = |fd: &OwnedFd| -> OpResult<_> {
             let stat = at::stat(fd)?;
             let acl = at::get_xattr(fd, "system.posix_acl_access".as_ref())?;
             Ok((stat.st_mode & 0o7777, stat.st_uid, stat.st_gid, acl))
         };
-        if access(&old)? != access(&new)? {
+        if access(&old)? != access(&base.fd)? {
             return Err(Refusal {
                 errno: Errno::STALE,
                 reason: "the file has another owner or mode by now: open it again".into(),
@@ -135,29 +141,9 @@ impl Engine {
                 self.write_text_of(&base.slot, replaced)?;
             }
             *parsed = None;
-            *parsed = Some(self.read_document(base.node)?);
+            *parsed = Some(Parsed::read(base.node, &base.fd)?);
         }
         parsed.as_mut().ok_or(Errno::IO.into())
-    }
-
-    pub(in crate::engine) fn read_document(&self, node: NodeId) -> Result<Parsed, Refusal> {
-        let limits = Limits::default();
-        let fd = self.lock().nodes.fd(node)?;
-        let file = at::reopen(&*fd, OFlags::RDONLY)?;
-        let size = file.metadata().map_err(|e| errno_of(&e))?.len();
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        if size > limits.bytes {
-            let limit = limits.bytes;
-            return Err(JsonError::TooLarge { size, limit }.into());
-        }
-        let mut text = Vec::with_capacity(size);
-        std::io::Read::read_to_end(&mut &file, &mut text).map_err(|e| errno_of(&e))?;
-        Ok(Parsed {
-            node,
-            document: Document::parse_within(&text, &limits)?,
-            base: (text.len() as u64, crc32c::crc32c(&text)),
-            unwritten: None,
-        })
     }
 
     /// Whether a version's text is still to be written, and its staging file has space for it.
@@ -281,12 +267,9 @@ impl Engine {
     }
 
     fn new_staged(&self, base: &Base) -> OpResult<Staged> {
-        let (id, like) = {
-            let mut state = self.lock();
-            (state.new_id(), state.nodes.fd(base.node)?)
-        };
+        let id = self.lock().new_id();
         let file = self.store.create_staging(id)?;
-        let dressed = self.dress(&file, Some(&like), None).and_then(|stat| {
+        let dressed = self.dress(&file, Some(&base.fd), None).and_then(|stat| {
             let name = crate::store::id_name(id);
             Ok((stat, at::open_path(&self.store.staging, name.as_ref())?))
         });

@@ -2,13 +2,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::fs::OFlags;
 
-use crate::json::Document;
-use crate::types::{NodeId, Slot, TxnId};
+use super::Refusal;
+use crate::json::{Document, JsonError, Limits};
+use crate::sys::at;
+use crate::types::{NodeId, Slot, TxnId, errno_of};
 
 /// Parsed documents are kept up to this many bytes of text.
 const KEPT_BYTES: usize = 64 << 20;
@@ -31,6 +35,28 @@ pub(in crate::engine) struct Parsed {
     pub(super) base: (u64, u32),
     /// Where its text is still to be written.
     pub(super) unwritten: Option<Unwritten>,
+}
+
+impl Parsed {
+    /// Reads the text of a version from its file.
+    pub(in crate::engine) fn read(node: NodeId, fd: &OwnedFd) -> Result<Parsed, Refusal> {
+        let limits = Limits::default();
+        let file = at::reopen(fd, OFlags::RDONLY)?;
+        let size = file.metadata().map_err(|e| errno_of(&e))?.len();
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        if size > limits.bytes {
+            let limit = limits.bytes;
+            return Err(JsonError::TooLarge { size, limit }.into());
+        }
+        let mut text = Vec::with_capacity(size);
+        std::io::Read::read_to_end(&mut &file, &mut text).map_err(|e| errno_of(&e))?;
+        Ok(Parsed {
+            node,
+            document: Document::parse_within(&text, &limits)?,
+            base: (text.len() as u64, crc32c::crc32c(&text)),
+            unwritten: None,
+        })
+    }
 }
 
 /// A staging file that waits for its text.

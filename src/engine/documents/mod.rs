@@ -22,9 +22,9 @@ use crate::json::{AnyPatch, Document, JsonError, Limits, PatchError, PatchErrorK
 use crate::namespace;
 use crate::sys::failpoint;
 use crate::types::{Caller, NodeId, OpResult, Slot};
-use kept::{Outcome, Parsed};
+use kept::Outcome;
 
-pub(super) use kept::Documents;
+pub(super) use kept::{Documents, Parsed};
 
 /// All of a document's attributes begin so.
 const JSON: &[u8] = b"user.commitfs.json";
@@ -292,7 +292,7 @@ impl Engine {
         if at_once && parsed.as_ref().is_none_or(|p| p.node != base.node) {
             return Ok(None);
         }
-        self.check_access(request.node, base.node)?;
+        self.check_access(request.node, &base)?;
         base.expect_version(request.expected)?;
         let parsed = self.current_document(&base, parsed)?;
         if request.value.len() > commit::JOURNALLED {
@@ -372,7 +372,7 @@ impl Engine {
         let kept = self.documents.of(&slot);
         let mut parsed = kept.lock();
         let base = self.base_of_edit(&slot)?;
-        self.check_access(node, base.node)?;
+        self.check_access(node, &base)?;
         let document = &self.current_document(&base, &mut parsed)?.document;
         let value = pointer.resolve(document.value()).map_err(|e| Refusal {
             errno: Errno::NODATA,

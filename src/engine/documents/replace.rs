@@ -24,7 +24,7 @@ impl Engine {
             self.write_text_of(slot, replaced)?;
         }
         let base = self.base_of_edit(slot)?;
-        self.check_access(request.node, base.node)?;
+        self.check_access(request.node, &base)?;
         base.expect_version(request.expected)?;
         let Some(edited) = self.commit_text(&base, text)? else {
             return Ok(None);
