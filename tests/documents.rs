@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Actor, Mount, assert_content, assert_errno, times};
+use common::{Actor, Mount, assert_content, assert_errno, eventually, times};
 
 const PATCH: &str = "user.commitfs.json.patch";
 const MERGE: &str = "user.commitfs.json.merge";
@@ -718,6 +718,32 @@ for _ in range(150):
 "#;
     m.python(script).ok();
     assert_eq!(number(&m, "s.json", "n"), 150);
+}
+
+#[test]
+fn a_save_whose_file_is_given_back_after_a_patch_is_later_than_that() {
+    need_daemon!();
+    let m = mount!();
+    let path = m.path("s.json");
+    m.save("s.json", r#"{"n": 0}"#);
+    let (mut writer, mut other) = (Actor::new(), Actor::new());
+    writer.open("f", "w+", &path).unwrap();
+    writer.write("f", r#"{"n": 10}"#).unwrap();
+    // Closed, and ready to be committed, but not given back.
+    writer.mmap("f", "map", 9, "r").unwrap();
+    writer.close("f").unwrap();
+    let mut patched = 0;
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(30));
+        other.setxattr(&path, PATCH, INCREMENT).unwrap();
+        patched = other.stat(&path).unwrap().mtime_ns;
+    }
+    writer.munmap("map").unwrap();
+    eventually(Duration::from_secs(5), "the save", || {
+        m.read("s.json").is_some_and(|text| text == br#"{"n": 10}"#)
+    });
+    let saved = other.stat(&path).unwrap().mtime_ns;
+    assert!(saved > patched, "{} ns earlier", patched - saved);
 }
 
 #[test]

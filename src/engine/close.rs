@@ -367,9 +367,9 @@ impl Engine {
         if sure {
             failpoint::fail_point("prepare").map_err(failed("prepare"))?;
         }
-        self.settle_attributes(id, &mut content, slot)
-            .map_err(failed("setting attributes"))?;
-        let described = content.describe().map_err(failed("checksum"))?;
+        let settled = self.settle_attributes(id, &mut content, slot);
+        let settled = settled.map_err(failed("setting attributes"))?;
+        let mut described = content.describe().map_err(failed("checksum"))?;
         content.dirty = false;
         let base = {
             let state = self.lock();
@@ -377,6 +377,13 @@ impl Engine {
             save.and_then(|s| s.base.clone())
         };
         let (onto, outcome) = self.reconcile(slot, policy, base.as_ref(), &content.file)?;
+        if let Some(since) = onto.filter(|_| onto != settled && !content.times_set) {
+            let before = self.mtime_of(&self.lock(), since);
+            if let Some(before) = before {
+                let grown = outgrow_mtime(&content.file, before);
+                described.mtime_ns = grown.map_err(failed("setting attributes"))?;
+            }
+        }
         failpoint::crash_point("staging-written");
         if let Some(save) = self.lock().parties.saves.get_mut(&id) {
             save.overwrites = outcome.overwrites();
@@ -538,11 +545,11 @@ impl Engine {
         id: TxnId,
         content: &mut crate::txn::Content,
         slot: &Slot,
-    ) -> OpResult<()> {
+    ) -> OpResult<Option<NodeId>> {
         let mut state = self.lock_settled(slot)?;
         let current = self.current_if_any(&mut state, slot)?;
         let Some(current) = current else {
-            return Ok(());
+            return Ok(None);
         };
         let fd = state.nodes.fd(current)?;
         let base = state
@@ -557,7 +564,8 @@ impl Engine {
         {
             self.redress(&content.file, &staging, &fd)?;
         }
-        grow_mtime(content, &fd)
+        grow_mtime(content, &fd)?;
+        Ok(Some(current))
     }
 
     /// The same for a rename, which keeps the file's own attributes.
@@ -1102,15 +1110,12 @@ fn grow_mtime(content: &mut crate::txn::Content, current: &std::os::fd::OwnedFd)
     if content.times_set {
         return Ok(());
     }
-    outgrow_mtime(&content.file, current).map(drop)
+    outgrow_mtime(&content.file, mtime_ns(&at::stat(current)?)).map(drop)
 }
 
-/// Moves a file's modification time past that of another. Gives what it is then.
-pub(super) fn outgrow_mtime(
-    file: &std::fs::File,
-    current: &std::os::fd::OwnedFd,
-) -> OpResult<i128> {
-    let before = mtime_ns(&at::stat(current)?);
+/// Moves a file's modification time past another. Gives what it is then; both in nanoseconds since
+/// the epoch.
+pub(super) fn outgrow_mtime(file: &std::fs::File, before: i128) -> OpResult<i128> {
     let own = mtime_ns(&at::stat(file)?);
     if own > before || failpoint::mutant("C8-mtime") {
         return Ok(own);

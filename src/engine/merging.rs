@@ -181,12 +181,12 @@ pub(super) struct MergedFile {
 }
 
 impl Engine {
-    /// The current version's document, as merges read it. ESTALE: its node is gone.
-    pub(super) fn document_of(&self, node: NodeId) -> OpResult<Document> {
+    /// The current version's document, as merges read it, and its file. ESTALE: its node is gone.
+    fn document_of(&self, node: NodeId) -> OpResult<(Document, Arc<OwnedFd>)> {
         self.settle(node)?;
         let fd = self.lock().nodes.fd(node)?;
         let read = Parsed::read(node, &fd);
-        read.map(|parsed| parsed.document)
+        read.map(|parsed| (parsed.document, fd))
             .map_err(|refusal| refusal.errno)
     }
 
@@ -517,9 +517,10 @@ impl Engine {
                 read => break read.ok(),
             }
         };
+        let (document, theirs) = document.unzip();
         let outcome = match self.merged_text(slot, policy, base, mine, document) {
             Ok(Some(text)) => {
-                self.stage_merged(&text, mine, theirs)
+                self.stage_merged(&text, mine, theirs.as_deref())
                     .map_err(|errno| Abort::FailedWrite {
                         what: "merge",
                         errno,
@@ -596,7 +597,7 @@ impl Engine {
     }
 
     /// Writes a merged text to a staging file with the attributes of what it stands for.
-    fn stage_merged(&self, text: &str, mine: &File, theirs: NodeId) -> OpResult<Outcome> {
+    fn stage_merged(&self, text: &str, mine: &File, theirs: Option<&OwnedFd>) -> OpResult<Outcome> {
         let id = self.lock().new_id();
         let file = self.create_staging_making_room(id)?;
         let dressed = || -> OpResult<MergedFile> {
@@ -605,9 +606,8 @@ impl Engine {
             let like = at::reopen(mine, OFlags::PATH).map(OwnedFd::from)?;
             self.dress(&file, Some(&like), None)?;
             at::set_mtime(&file, mtime_ns(&at::stat(mine)?))?;
-            let theirs = self.lock().nodes.fd(theirs);
-            if let Ok(theirs) = theirs {
-                super::close::outgrow_mtime(&file, &theirs)?;
+            if let Some(theirs) = theirs {
+                super::close::outgrow_mtime(&file, mtime_ns(&at::stat(theirs)?))?;
             }
             let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
             let stat = at::stat(&path)?;

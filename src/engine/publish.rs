@@ -12,7 +12,7 @@ use crate::journal::{Content, Edit, Record};
 use crate::namespace::{Kind, Pending};
 use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Begun, Ready, Transaction};
-use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of};
+use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns};
 
 /// More versions of one name than this don't wait for the drain to be due.
 const MANY_SUPERSEDED: usize = 16;
@@ -78,6 +78,12 @@ impl Engine {
         version
     }
 
+    /// Modification time of a version in nanoseconds since the epoch, as programs see it.
+    pub(super) fn mtime_of(&self, state: &State, id: NodeId) -> Option<i128> {
+        let attr = self.attr_of(state, state.nodes.get(id)?).ok()?;
+        Some(mtime_ns(&attr.stat))
+    }
+
     /// Commits a prepared transaction whose last reference is gone.
     pub(super) fn commit(&self, state: &mut State, txn: Transaction, save: Option<&Save>) {
         let Some(mut ready) = txn.content.clone() else {
@@ -91,10 +97,9 @@ impl Engine {
         let current = self.current_if_any(state, &txn.slot).ok().flatten();
         if let Some(current) = current.filter(|current| ready.onto != Some(*current)) {
             // Somebody has committed since it was prepared: before this one.
-            let fd = state.nodes.fd(current);
             let own_time = txn.staging.try_lock().is_none_or(|c| c.times_set);
-            let grown = fd.ok().filter(|_| !own_time);
-            let grown = grown.and_then(|fd| super::close::outgrow_mtime(&ready.file, &fd).ok());
+            let before = self.mtime_of(state, current).filter(|_| !own_time);
+            let grown = before.and_then(|m| super::close::outgrow_mtime(&ready.file, m).ok());
             ready.content.mtime_ns = grown.unwrap_or(ready.content.mtime_ns);
         }
         let seen = state.overwrites.last_seen(txn.opener_tid, &txn.slot);

@@ -392,11 +392,9 @@ impl Engine {
 
     /// A modification time later than the base's (C8).
     fn next_mtime(&self, state: &State, base: &Base) -> i128 {
-        let before = state
-            .nodes
-            .get(base.node)
-            .and_then(|n| self.attr_of(state, n).ok())
-            .map_or(0, |attr| mtime_ns(&attr.stat));
+        let before = self.mtime_of(state, base.node);
+        let in_place = || at::stat(&base.fd).map_or(0, |stat| mtime_ns(&stat));
+        let before = before.unwrap_or_else(in_place);
         i128::from(now_ns()).max(before + 1000)
     }
 
