@@ -69,10 +69,14 @@ impl Engine {
         state.claimants.insert(slot.clone(), claimant);
     }
 
-    /// Whether the name still means the file that was created.
+    /// Whether the name still means the file that was created, as far as can be told.
     fn still_claims(&self, state: &mut State, slot: &Slot, node: NodeId) -> bool {
         state.transactions_at(slot).any(|t| t.node == node)
-            || self.current_if_any(state, slot) == Ok(Some(node))
+            || match self.current_if_any(state, slot) {
+                Ok(current) => current == Some(node),
+                // Its directory is gone; anything else passes.
+                Err(errno) => errno != Errno::STALE,
+            }
     }
 
     /// Forgets claims that were given up, and deals with those whose creators have ended.

@@ -137,7 +137,7 @@ impl Engine {
         };
         let mut discarded = false;
         self.with_drain(
-            move |engine, barrier| engine.unlink_step(caller, &slot, &mut discarded, barrier),
+            move |engine, barrier| engine.unlink_step(caller, &slot, None, &mut discarded, barrier),
             done,
         );
     }
@@ -157,24 +157,26 @@ impl Engine {
         let mut discarded = false;
         self.with_drain(
             move |engine, barrier| {
-                if engine.current_if_any(&mut engine.lock(), &slot)? != Some(file) {
-                    return Err(Errno::NOENT);
-                }
-                engine.unlink_step(nobody, &slot, &mut discarded, barrier)
+                engine.unlink_step(nobody, &slot, Some(file), &mut discarded, barrier)
             },
             done,
         );
     }
 
+    /// With `only`: ENOENT if the name means another version by now.
     fn unlink_step(
         &self,
         caller: Caller,
         slot: &Slot,
+        only: Option<NodeId>,
         discarded: &mut bool,
         barrier: &mut Barrier,
     ) -> OpResult<Step<()>> {
         let mut guard = self.lock();
         let state = &mut *guard;
+        if only.is_some() && self.current_if_any(state, slot)? != only {
+            return Err(Errno::NOENT);
+        }
         let dir = self.dir_fd(state, slot.dir)?;
         let backing = at::stat_at(&*dir, &slot.name)?;
         if let Some(stat) = &backing
@@ -228,6 +230,8 @@ impl Engine {
         state.unname(slot, lost);
         if stat.st_nlink == 1 {
             state.nodes.unlinked((stat.st_dev, stat.st_ino));
+            let fd = node.and_then(|node| state.nodes.reap(node));
+            self.bury(fd);
         }
         state.errors.remove(slot);
         self.mark_dirty(state, slot.dir);
@@ -356,21 +360,27 @@ impl Engine {
         if from == to {
             return Ok(());
         }
-        self.publish_open(id, to, Move::Rename)?;
         // A version committed under the old name before goes with it, as it would have been this
-        // very file.
-        let mut discarded = true;
-        let left = self.current_if_any(&mut self.lock(), from)?.is_some();
-        if left {
-            self.drain_until(|engine, barrier| {
-                engine.unlink_step(caller, from, &mut discarded, barrier)
-            })
-            .or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })?;
+        // very file; one committed from here on stays.
+        let left = self.current_if_any(&mut self.lock(), from)?;
+        self.publish_open(id, to, Move::Rename)?;
+        if left.is_some() {
+            self.unlink_moved(caller, from, left)?;
         }
         if self.config.durability == Durability::Sync {
             self.drain_all()?;
         }
         Ok(())
+    }
+
+    /// What has got another name by its content loses the old one, unless somebody has committed
+    /// under that since.
+    fn unlink_moved(&self, caller: Caller, from: &Slot, moved: Option<NodeId>) -> OpResult<()> {
+        let mut discarded = true;
+        let unlinked = self.drain_until(|engine, barrier| {
+            engine.unlink_step(caller, from, moved, &mut discarded, barrier)
+        });
+        unlinked.or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })
     }
 
     /// A rename is a commit of the name it goes to: its guard, and durability where the file was
@@ -551,11 +561,7 @@ impl Engine {
                         self.store.remove_staging(id).ok();
                         continue;
                     };
-                    let mut discarded = true;
-                    self.drain_until(|engine, barrier| {
-                        engine.unlink_step(caller, from, &mut discarded, barrier)
-                    })
-                    .or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })?;
+                    self.unlink_moved(caller, from, Some(source))?;
                     self.lock().note_saved(caller.tid, to, version);
                     return Ok(true);
                 }
@@ -782,8 +788,13 @@ impl Engine {
             && (stat.st_nlink == 1 || FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
         {
             state.nodes.unlinked((stat.st_dev, stat.st_ino));
-            if let (true, Some(gone)) = (is_dir, target) {
-                self.orphan_transactions(state, gone);
+            match target {
+                Some(gone) if is_dir => self.orphan_transactions(state, gone),
+                Some(gone) => {
+                    let fd = state.nodes.reap(gone);
+                    self.bury(fd);
+                }
+                None => {}
             }
         }
         if let Some(node) = state.nodes.get_mut(source) {
@@ -926,9 +937,6 @@ impl Engine {
         };
         if let Some(id) = open {
             let version = self.publish_open(id, to, Move::Link)?;
-            if let Some(n) = self.lock().nodes.get_mut(version) {
-                n.lookups += 1;
-            }
             return self.attr(version);
         }
         self.check_linked(node, to)?;

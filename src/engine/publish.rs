@@ -509,6 +509,10 @@ impl Engine {
             self.note_replaced(state, author, Some(author), to, (replaced, version));
         }
         self.publish(state, to, ready, version);
+        if let Some(linked) = state.nodes.get_mut(version).filter(|_| how == Move::Link) {
+            // The kernel gets to know it by the answer.
+            linked.lookups += 1;
+        }
         if how != Move::Link {
             self.note_published(state, id, to, by, (version, is_merged), published);
         }

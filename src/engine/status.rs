@@ -279,7 +279,8 @@ impl Engine {
         }
         state.files.tidy(&state.nodes);
         if state.pending.is_empty() && state.txns.is_empty() && !state.drain.busy {
-            state.nodes.reap_directories();
+            let named = state.appenders.keys().chain(state.claimants.keys());
+            state.nodes.reap_directories(named);
         }
         let idle: Vec<_> = state
             .txns

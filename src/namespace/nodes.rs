@@ -139,15 +139,25 @@ impl Node {
     }
 }
 
+/// What a node that was dropped means to those who know its number.
+#[derive(Debug)]
+struct Past {
+    written_in_place: bool,
+    version: Option<u64>,
+    sum: Option<Sum>,
+    /// [`Node::end`], as long as somebody reads up to it.
+    end: Weak<AtomicU64>,
+}
+
 /// All nodes.
 #[derive(Debug)]
 pub struct Nodes {
     live: HashMap<NodeId, Node>,
     by_key: HashMap<Key, NodeId>,
     next: NodeId,
-    /// Numbers of forgotten nodes whose content they don't tell: see [`Node::written_in_place`].
-    in_place: HashSet<NodeId>,
-    /// [`Node::whole`] of forgotten nodes from whose files somebody starts.
+    /// What dropped nodes take up again when they are found again.
+    past: HashMap<NodeId, Past>,
+    /// [`Node::whole`] of dropped nodes from whose files somebody starts.
     watched_ends: HashMap<Key, Weak<AtomicU64>>,
     /// Nodes that hold a descriptor, or did: the next to give it up first.
     held: RefCell<VecDeque<NodeId>>,
@@ -163,7 +173,7 @@ impl Nodes {
             live: HashMap::new(),
             by_key: HashMap::new(),
             next: first,
-            in_place: HashSet::new(),
+            past: HashMap::new(),
             watched_ends: HashMap::new(),
             held: RefCell::default(),
             most,
@@ -177,6 +187,8 @@ impl Nodes {
         self.held.get_mut().push_back(id);
         let watched = self.watched_ends.remove(&key).and_then(|w| w.upgrade());
         let whole = watched.unwrap_or_else(|| Arc::new(AtomicU64::new(WHOLE)));
+        let past = self.past.remove(&id);
+        let end = past.as_ref().and_then(|p| p.end.upgrade());
         self.live.insert(
             id,
             Node {
@@ -189,15 +201,15 @@ impl Nodes {
                 at,
                 readers: 0,
                 direct: 0,
-                written_in_place: self.in_place.remove(&id),
-                end: Arc::new(AtomicU64::new(WHOLE)),
+                written_in_place: past.as_ref().is_some_and(|p| p.written_in_place),
+                end: end.unwrap_or_else(|| Arc::new(AtomicU64::new(WHOLE))),
                 whole,
-                sum: None,
+                sum: past.as_ref().and_then(|p| p.sum),
                 unwritten: None,
                 cached: false,
                 pending: false,
                 added_to: false,
-                version: None,
+                version: past.as_ref().and_then(|p| p.version),
                 superseded: false,
                 forwarded: None,
                 unlinked: false,
@@ -388,8 +400,15 @@ impl Nodes {
             }
             return node.fd.into_inner();
         }
-        if node.written_in_place || node.grows() {
-            self.in_place.insert(id);
+        let past = Past {
+            written_in_place: node.written_in_place || node.grows(),
+            version: node.version,
+            sum: node.sum,
+            end: Arc::downgrade(&node.end),
+        };
+        let is_read = Arc::strong_count(&node.end) > 1;
+        if past.written_in_place || past.version.is_some() || is_read {
+            self.past.insert(id, past);
         }
         if Arc::strong_count(&node.whole) > 1 {
             // Who starts from this version must know where it ends, and not miss what is added.
@@ -400,11 +419,27 @@ impl Nodes {
         None
     }
 
-    /// Drops the directories that the kernel has forgotten. Only when no name is pending and no
-    /// transaction open: their paths lead over them.
-    pub fn reap_directories(&mut self) {
+    /// Drops the directories that the kernel has forgotten, but for those on the way to a name where
+    /// a file was found, or that is among `names`. Only when no name is pending and no transaction
+    /// open: their paths lead over them, too.
+    pub fn reap_directories<'a>(&mut self, names: impl Iterator<Item = &'a Slot>) {
+        let is_forgotten =
+            |node: &Node| node.kind == Kind::Dir && node.lookups == 0 && node.id != ROOT;
+        if !self.live.values().any(is_forgotten) {
+            return;
+        }
+        let files = self.live.values().filter(|n| n.kind != Kind::Dir);
+        let mut ways: Vec<NodeId> = names.map(|slot| slot.dir).collect();
+        ways.extend(files.filter_map(|n| Some(n.at.as_ref()?.dir)));
+        let mut needed = HashSet::new();
+        while let Some(dir) = ways.pop() {
+            if needed.insert(dir) {
+                let up = self.live.get(&dir).and_then(|n| n.at.as_ref());
+                ways.extend(up.map(|slot| slot.dir));
+            }
+        }
         self.live
-            .retain(|id, node| *id == ROOT || node.kind != Kind::Dir || node.lookups > 0);
+            .retain(|id, node| !is_forgotten(node) || needed.contains(id));
     }
 
     /// Gives up an aborted transaction's file, which nobody has open, though the kernel still
@@ -437,7 +472,7 @@ impl Nodes {
                 None => {
                     self.by_key.remove(&key);
                     self.watched_ends.remove(&key);
-                    self.in_place.remove(&id);
+                    self.past.remove(&id);
                 }
             }
         }
