@@ -476,6 +476,41 @@ fn who_has_read_what_it_replaces_overwrites_nothing() {
 }
 
 #[test]
+fn what_commands_overwrite_that_have_read_nothing_themselves_is_counted() {
+    need_daemon!();
+    for rule in ["", RULES] {
+        let m = mount!(Mount::options().rules(rule));
+        let moved = m.scratch("moved");
+        let moved = moved.display();
+        let ways = [
+            format!("mv {moved} NAME"),
+            format!("cat {moved} | tee NAME > {moved}.copy"),
+            format!("cp {moved} NAME"),
+        ];
+        for (count, way) in (1..).zip(ways) {
+            let name = format!("{count}.json");
+            let way = way.replace("NAME", &name);
+            m.save(&name, r#"{"n": 0}"#);
+            let mut shell = m.shell("bash");
+            let loading = shell.run(&format!("sed 's/0/1/' {name} > {moved}"));
+            assert_eq!(loading.0, 0);
+            m.save(&name, r#"{"n": 0, "lost": 1}"#);
+            assert_eq!(shell.run(&way).0, 0, "{way}");
+            assert_content(m.read(&name), br#"{"n": 1}"#, &way);
+            let counted = || counter(&m, "overwritten_updates");
+            assert_eq!(counted(), count, "{way}, with the rule {rule:?}");
+            // What one command has saved the next of the same shell has seen.
+            assert_eq!(shell.run(&format!("echo '{{}}' > {moved}")).0, 0);
+            assert_eq!(shell.run(&way).0, 0, "{way}");
+            assert_eq!(counted(), count, "{way}, again");
+            shell.exit(0);
+        }
+        let overwritten = m.status()["overwritten"].clone();
+        assert_eq!(overwritten.as_array().map(Vec::len), Some(3));
+    }
+}
+
+#[test]
 fn a_file_that_stays_empty_or_the_same_is_overwritten_by_nobody() {
     need_daemon!();
     let m = mount!();

@@ -585,6 +585,7 @@ impl Engine {
         state.unlist(&slot, id);
         Engine::note_author(state, node, id);
         state.parties.forget(id);
+        state.overwrites.forget(id);
         let writers: Vec<(HandleId, OFlags, bool, u32)> = writers(state, id).collect();
         if let Some(n) = state.nodes.get_mut(node) {
             n.kind = Kind::File;

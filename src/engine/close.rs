@@ -796,6 +796,7 @@ impl Engine {
         let committed = txn.content.as_ref().map(|c| c.id);
         let fallen = self.decide(state, txn, save.as_ref());
         state.parties.forget(id);
+        state.overwrites.forget(id);
         let merges = save.map(|s| s.merges).unwrap_or_default();
         for merge in merges {
             if fallen.is_some() || committed != Some(merge) {

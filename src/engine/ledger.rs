@@ -103,6 +103,8 @@ struct Party {
     is_shared: bool,
     /// Reads beyond the first that were used up by one save.
     owed: u64,
+    /// What a process that it has started wrote last; the text is not kept.
+    child_wrote: Option<Event>,
     /// It has several loads under way at once, and which of them a save goes back to, nobody knows.
     is_mixed: bool,
 }
@@ -192,7 +194,15 @@ impl Ledger {
         let version = (!is_merged).then_some(version);
         let event = self.event(slot, actor, version, text);
         self.use_up(slot, actor, begun);
+        let seen = Event {
+            text: Text::Dropped,
+            ..event
+        };
         self.thread(slot, actor).written = Some(event);
+        let parent = self.ancestors.get(&actor.process).and_then(|p| p.first());
+        if let Some((parent, parties)) = parent.zip(self.names.get_mut(slot)) {
+            parties.entry(*parent).or_default().child_wrote = Some(seen);
+        }
     }
 
     /// Takes back the reads that a save builds on.
@@ -269,8 +279,8 @@ impl Ledger {
     }
 
     /// What a save may build on though the process itself knows nothing of the file: what its parent,
-    /// or another process of that one, has read (`jq … f | sponge f`). Never certain: the two may have
-    /// nothing to do with each other.
+    /// or another process of that one, has read (`jq … f | sponge f`) or written last. Never certain:
+    /// the two may have nothing to do with each other.
     pub fn base_among_kin(&self, slot: &Slot, actor: Actor) -> Option<Base> {
         let parent = self.ancestors.get(&actor.process)?.first()?;
         let is_kin = |process: &ProcessId| {
@@ -278,9 +288,12 @@ impl Ledger {
             process == parent || above.is_some_and(|above| above.contains(parent))
         };
         let parties = self.names.get(slot)?.iter().filter(|(p, _)| is_kin(p));
-        let reads = parties.flat_map(|(_, party)| party.reads());
-        let newest = reads.max_by_key(|r| r.event.at)?;
-        Some(newest.event.as_base(false))
+        let events = parties.flat_map(|(_, party)| {
+            let reads = party.reads().map(|r| &r.event);
+            reads.chain(party.newest_write()).chain(&party.child_wrote)
+        });
+        let newest = events.max_by_key(|event| event.at)?;
+        Some(newest.as_base(false))
     }
 
     /// The newest text that the process, or one that descends from it, has to do with.

@@ -234,6 +234,9 @@ impl Engine {
     pub(super) fn note_begin(&self, state: &mut State, tid: u32, id: TxnId) {
         let author = self.author(state, tid);
         state.parties.writers.insert(id, author);
+        if let Some(txn) = state.txns.get(&id) {
+            state.overwrites.note_begin(tid, &txn.slot, id);
+        }
         let Some(txn) = state.txns.get(&id).filter(|t| Engine::watches(&t.policy)) else {
             return;
         };

@@ -197,6 +197,8 @@ impl Engine {
             if backing.is_some() || !pending.superseded.is_empty() {
                 return Ok(Step::DrainFirst);
             }
+            let removed = pending.node;
+            self.note_removed(state, caller.tid, slot, Some(removed));
             self.drop_pending(state, slot);
             return Ok(Step::Done(()));
         }
@@ -211,13 +213,14 @@ impl Engine {
         if !direct && self.must_drain(state, barrier) {
             return Ok(Step::DrainFirst);
         }
-        self.remove_backing(state, slot, &dir, &stat)?;
+        self.remove_backing(state, caller, slot, &dir, &stat)?;
         Ok(Step::Done(()))
     }
 
     fn remove_backing(
         &self,
         state: &mut State,
+        caller: Caller,
         slot: &Slot,
         dir: &OwnedFd,
         stat: &rustix::fs::Stat,
@@ -226,6 +229,7 @@ impl Engine {
         let node = self.current_if_any(state, slot)?;
         let lost = state.added_to(slot, node);
         self.append(&Record::Barrier)?;
+        self.note_removed(state, caller.tid, slot, node);
         rustix::fs::unlinkat(dir, &slot.name, AtFlags::empty())?;
         state.unname(slot, lost);
         if stat.st_nlink == 1 {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use serde::Serialize;
@@ -16,12 +17,17 @@ use crate::json::{Document, Value};
 use crate::namespace::Sum;
 use crate::rules::{Creation, OnConflict};
 use crate::sys::{at, proc};
-use crate::types::{NodeId, OpResult, Slot, errno_of, now_ns};
+use crate::txn::Transaction;
+use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, now_ns};
 
 /// Threads of which it is known what they have read, at most.
 const THREADS: usize = 4096;
 /// Files that a thread has read, at most.
 const FILES: usize = 8;
+/// Removed files that whoever removed them may put others in the place of, at most, and how long
+/// they may.
+const REMOVED: usize = 16;
+const REPLACED_WITHIN: Duration = Duration::from_secs(2);
 /// Paths that are counted, at most.
 const PATHS: usize = 200;
 /// Counters that a rule proposes, at most.
@@ -42,6 +48,9 @@ pub struct Overwrites {
     /// In the order in which they came.
     order: VecDeque<u32>,
     clock: u64,
+    removed: VecDeque<Removed>,
+    /// What the open transactions are put in the place of.
+    replacing: HashMap<TxnId, Removed>,
     paths: HashMap<String, Overwritten>,
     unseen: VecDeque<Pair>,
 }
@@ -65,6 +74,17 @@ pub(super) struct Loss {
     pub has_read: bool,
     /// Why a rule has not merged them.
     pub why: Option<Why>,
+}
+
+/// A version that a thread has removed. To move a file there from another file system is to remove
+/// what is there, and to create another.
+#[derive(Debug)]
+struct Removed {
+    tid: u32,
+    slot: Slot,
+    version: NodeId,
+    sum: Option<Sum>,
+    at: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +153,36 @@ impl Overwrites {
         }
     }
 
+    /// A thread begins to write a file, and may be gone when that is committed.
+    pub fn note_begin(&mut self, tid: u32, slot: &Slot, id: TxnId) {
+        let of = |r: &Removed| r.tid == tid && r.slot == *slot;
+        if let Some(removed) = self.removed.iter().position(of)
+            && let Some(removed) = self.removed.remove(removed)
+            && removed.at.elapsed() < REPLACED_WITHIN
+        {
+            self.replacing.insert(id, removed);
+        }
+        let thread = self.thread(tid);
+        thread.parent = thread.parent.or_else(|| proc::parent(tid));
+    }
+
+    /// A transaction has come to its end.
+    pub fn forget(&mut self, id: TxnId) {
+        self.replacing.remove(&id);
+    }
+
+    /// A thread has removed a version.
+    fn note_removed(&mut self, tid: u32, slot: Slot, (version, sum): (NodeId, Option<Sum>)) {
+        self.removed.truncate(REMOVED - 1);
+        self.removed.push_front(Removed {
+            tid,
+            slot,
+            version,
+            sum,
+            at: Instant::now(),
+        });
+    }
+
     /// A thread has written a version. What it has read was not for its parent.
     pub fn note_saved(&mut self, tid: u32, slot: &Slot, version: (NodeId, Option<Sum>)) {
         let has_read = self.last_seen(tid, slot).is_some_and(|s| s.has_read);
@@ -152,14 +202,6 @@ impl Overwrites {
         (version, sum): (NodeId, Option<Sum>),
         (has_read, by_child): (bool, bool),
     ) {
-        if !self.threads.contains_key(&tid) {
-            while self.threads.len() >= THREADS
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.threads.remove(&oldest);
-            }
-            self.order.push_back(tid);
-        }
         self.clock += 1;
         let seen = Seen {
             slot: slot.clone(),
@@ -169,12 +211,35 @@ impl Overwrites {
             has_read,
             by_child,
         };
-        let files = &mut self.threads.entry(tid).or_default().files;
+        let files = &mut self.thread(tid).files;
         files.retain(|s| s.slot != *slot || s.by_child != by_child);
         if files.len() >= FILES {
             files.pop_front();
         }
         files.push_back(seen);
+    }
+
+    fn thread(&mut self, tid: u32) -> &mut Thread {
+        if !self.threads.contains_key(&tid) {
+            while self.threads.len() >= THREADS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.threads.remove(&oldest);
+            }
+            self.order.push_back(tid);
+        }
+        self.threads.entry(tid).or_default()
+    }
+
+    /// The same of one that has seen none itself: what another child of its parent has read
+    /// (`jq … f | sponge f`).
+    pub fn last_seen_by_kin(&self, tid: u32, slot: &Slot) -> Option<&Seen> {
+        let own = self.last_seen(tid, slot);
+        let parent = self.threads.get(&tid).and_then(|t| t.parent);
+        own.or_else(|| {
+            let files = self.threads.get(&parent?)?.files.iter();
+            files.rev().find(|s| s.by_child && s.slot == *slot)
+        })
     }
 
     /// The version of a name that a thread, or a child of it, saw last.
@@ -264,6 +329,46 @@ impl Engine {
             Some(Why::Uncertain) => entry.documents.0 += 1,
             None => state.compare(path, (loss.lost, loss.by), loss.has_read),
         }
+    }
+
+    /// A thread removes a version.
+    pub(super) fn note_removed(
+        &self,
+        state: &mut State,
+        tid: u32,
+        slot: &Slot,
+        version: Option<NodeId>,
+    ) {
+        let Some(version) = version.filter(|version| !state.is_empty(*version)) else {
+            return;
+        };
+        let sum = state.nodes.sum(version);
+        let removed = (version, sum);
+        state.overwrites.note_removed(tid, slot.clone(), removed);
+    }
+
+    /// A save has become the version of a name that had none: whether what its thread removed before
+    /// was an update that it had not seen.
+    pub(super) fn note_put_back(&self, state: &mut State, txn: &Transaction, by: NodeId) {
+        let overwrites = &state.overwrites;
+        let Some(removed) = overwrites.replacing.get(&txn.id) else {
+            return;
+        };
+        let Some(seen) = overwrites.last_seen_by_kin(txn.opener_tid, &txn.slot) else {
+            return;
+        };
+        if seen.version == removed.version || seen.sum.is_some() && seen.sum == removed.sum {
+            return;
+        }
+        let policy = self.policy(state, &txn.slot, Creation::default());
+        let loss = Loss {
+            lost: removed.version,
+            by,
+            has_read: seen.has_read,
+            why: (policy.on_conflict == OnConflict::Merge).then_some(Why::Uncertain),
+        };
+        let who = (txn.opener, txn.command.as_str());
+        self.note_overwritten(state, &txn.slot, who, loss);
     }
 
     /// A save has replaced the version that it builds on. Two that overwrote each other may have

@@ -102,7 +102,12 @@ impl Engine {
             let grown = before.and_then(|m| super::close::outgrow_mtime(&ready.file, m).ok());
             ready.content.mtime_ns = grown.unwrap_or(ready.content.mtime_ns);
         }
-        let seen = state.overwrites.last_seen(txn.opener_tid, &txn.slot);
+        let seen = match txn.begun {
+            Begun::Rewrite => state.overwrites.last_seen_by_kin(txn.opener_tid, &txn.slot),
+            Begun::Edit | Begun::Create { .. } => {
+                state.overwrites.last_seen(txn.opener_tid, &txn.slot)
+            }
+        };
         let has_read = seen.is_some_and(|s| s.has_read);
         let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
             (_, None) => true,
@@ -139,7 +144,7 @@ impl Engine {
                 self.note_overwritten(state, slot, who, loss);
             }
             (None, Some(old)) => self.note_followed(state, slot, (old, version), has_read),
-            (None, None) => {}
+            (None, None) => self.note_put_back(state, &txn, version),
         }
         self.publish(state, slot, ready, version);
         state.note_saved(txn.opener_tid, slot, version);
