@@ -721,6 +721,38 @@ for _ in range(150):
 }
 
 #[test]
+fn a_daemon_that_has_written_out_a_patched_document_rests() {
+    need_daemon!();
+    for durability in ["async", "sync"] {
+        let options = Mount::options().args(["--durability", durability]);
+        let m = mount!(options);
+        m.save("s.json", r#"{"n": 0}"#);
+        m.save("log.txt", "a line\n");
+        Actor::new()
+            .setxattr(&m.path("s.json"), PATCH, INCREMENT)
+            .unwrap();
+        let stat = format!("/proc/{}/stat", m.daemon_pid());
+        let used = || -> u64 {
+            let stat = std::fs::read_to_string(&stat).expect("its times");
+            let (_, after) = stat.rsplit_once(')').expect("its name");
+            let times = after.split_whitespace().skip(11).take(2);
+            times
+                .map(|ticks| ticks.parse::<u64>().expect("a number"))
+                .sum()
+        };
+        std::thread::sleep(Duration::from_secs(2));
+        let before = used();
+        std::thread::sleep(Duration::from_secs(2));
+        // Of 200, if it had a processor for itself.
+        let ticks = used() - before;
+        assert!(
+            ticks < 40,
+            "{ticks} ticks in two seconds, with {durability}"
+        );
+    }
+}
+
+#[test]
 fn a_save_whose_file_is_given_back_after_a_patch_is_later_than_that() {
     need_daemon!();
     let m = mount!();

@@ -136,9 +136,11 @@ impl Engine {
                 if state.drain.stop && state.drain.failed.is_some() {
                     return;
                 }
-            } else if let Some(due) = state.drain.due {
+            } else if let Some(due) = state.drain.due.filter(|_| work) {
                 self.drain_wanted.wait_until(&mut state, due);
             } else {
+                // What became due during a round may have been done by that.
+                state.drain.due = None;
                 self.drain_wanted.wait(&mut state);
             }
         }
