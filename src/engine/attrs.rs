@@ -221,6 +221,9 @@ impl Engine {
         if self.is_direct(state, id, slot.as_ref())? {
             let file = at::reopen(&*state.nodes.fd(id)?, rustix::fs::OFlags::WRONLY)?;
             rustix::fs::ftruncate(&file, size)?;
+            if let Some(node) = state.nodes.get_mut(id) {
+                node.written_in_place = true;
+            }
             drop_set_id(&file, caller, None)?;
             return Ok(Truncation::Done);
         }

@@ -573,16 +573,16 @@ impl Engine {
         &self,
         content: &mut crate::txn::Content,
         slot: &Slot,
-    ) -> OpResult<()> {
-        let fd = {
+    ) -> OpResult<Option<NodeId>> {
+        let (current, fd) = {
             let mut state = self.lock_settled(slot)?;
-            let current = self.current_if_any(&mut state, slot)?;
-            match current {
-                Some(current) => state.nodes.fd(current)?,
-                None => return Ok(()),
+            match self.current_if_any(&mut state, slot)? {
+                Some(current) => (current, state.nodes.fd(current)?),
+                None => return Ok(None),
             }
         };
-        grow_mtime(content, &fd)
+        grow_mtime(content, &fd)?;
+        Ok(Some(current))
     }
 
     /// The last reference of a description is gone. `owner` is that of its flock locks.

@@ -485,7 +485,7 @@ impl Engine {
         let unborn = self.unborn_log(id).filter(|_| self.is_changed(id));
         let published = match unborn {
             Some(handle) => self.birth(id, handle, 0, b""),
-            None => self.publish_open(id, &slot, Move::Stay).map(drop),
+            None => self.publish_open(id, &slot, Move::Stay).map(|_| ()),
         };
         if let Err(e) = published {
             let state = self.lock();

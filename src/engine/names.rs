@@ -35,6 +35,16 @@ pub(super) enum Move {
     Stay,
 }
 
+/// What stands under a name, to be told from what is committed there, or added, later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    /// Backing device and inode number.
+    file: (u64, u64),
+    version: u64,
+    /// Length in bytes.
+    size: i64,
+}
+
 /// What an operation on names waits for: the commits up to the one that was the last when it began.
 #[derive(Debug, Default)]
 struct Barrier {
@@ -157,24 +167,46 @@ impl Engine {
         let mut discarded = false;
         self.with_drain(
             move |engine, barrier| {
-                engine.unlink_step(nobody, &slot, Some(file), &mut discarded, barrier)
+                let left = {
+                    let mut state = engine.lock();
+                    match engine.current_if_any(&mut state, &slot)? {
+                        Some(current) if current == file => engine.left_at(&mut state, &slot)?,
+                        _ => return Err(Errno::NOENT),
+                    }
+                };
+                engine.unlink_step(nobody, &slot, left, &mut discarded, barrier)
             },
             done,
         );
     }
 
-    /// With `only`: ENOENT if the name means another version by now.
+    /// What a name means, as it is now.
+    pub(super) fn left_at(&self, state: &mut State, slot: &Slot) -> OpResult<Option<Left>> {
+        let Some(id) = self.current_if_any(state, slot)? else {
+            return Ok(None);
+        };
+        let version = self.version_of(state, id);
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        let size = self.attr_of(state, node)?.stat.st_size;
+        Ok(Some(Left {
+            file: node.key,
+            version,
+            size,
+        }))
+    }
+
+    /// With `only`: ENOENT if the name means something else by now.
     fn unlink_step(
         &self,
         caller: Caller,
         slot: &Slot,
-        only: Option<NodeId>,
+        only: Option<Left>,
         discarded: &mut bool,
         barrier: &mut Barrier,
     ) -> OpResult<Step<()>> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if only.is_some() && self.current_if_any(state, slot)? != only {
+        if only.is_some() && self.left_at(state, slot)? != only {
             return Err(Errno::NOENT);
         }
         let dir = self.dir_fd(state, slot.dir)?;
@@ -365,9 +397,8 @@ impl Engine {
             return Ok(());
         }
         // A version committed under the old name before goes with it, as it would have been this
-        // very file; one committed from here on stays.
-        let left = self.current_if_any(&mut self.lock(), from)?;
-        self.publish_open(id, to, Move::Rename)?;
+        // very file; what is committed or added from here on stays.
+        let left = self.publish_open(id, to, Move::Rename)?.left;
         if left.is_some() {
             self.unlink_moved(caller, from, left)?;
         }
@@ -379,7 +410,7 @@ impl Engine {
 
     /// What has got another name by its content loses the old one, unless somebody has committed
     /// under that since.
-    fn unlink_moved(&self, caller: Caller, from: &Slot, moved: Option<NodeId>) -> OpResult<()> {
+    fn unlink_moved(&self, caller: Caller, from: &Slot, moved: Option<Left>) -> OpResult<()> {
         let mut discarded = true;
         let unlinked = self.drain_until(|engine, barrier| {
             engine.unlink_step(caller, from, moved, &mut discarded, barrier)
@@ -438,7 +469,8 @@ impl Engine {
         let author = author.filter(|tid| *tid != renamer);
         let seen_by_author = author.and_then(|tid| seen(state, tid));
         let seen_by_renamer = seen(state, renamer);
-        let lost = lost.filter(|l| state.nodes.get(*l).is_some_and(|n| n.kind == Kind::File));
+        // It may be forgotten by now.
+        let lost = lost.filter(|l| state.nodes.get(*l).is_none_or(|n| n.kind == Kind::File));
         match (seen_by_author.as_ref().or(seen_by_renamer.as_ref()), lost) {
             (Some(seen), Some(lost)) if !state.is_as_seen(seen, lost) => {
                 let loss = Loss {
@@ -553,7 +585,7 @@ impl Engine {
                 }
                 Outcome::Merged(merged) => {
                     let id = merged.id;
-                    let Some(version) = self.publish_merged(
+                    let Some((version, left)) = self.publish_merged(
                         from,
                         to,
                         source,
@@ -565,7 +597,7 @@ impl Engine {
                         self.store.remove_staging(id).ok();
                         continue;
                     };
-                    self.unlink_moved(caller, from, Some(source))?;
+                    self.unlink_moved(caller, from, left)?;
                     self.lock().note_saved(caller.tid, to, version);
                     return Ok(true);
                 }
@@ -579,7 +611,8 @@ impl Engine {
         }
     }
 
-    /// `None`: somebody else has committed meanwhile.
+    /// `None`: somebody else has committed meanwhile. Else the version, and what is left under the
+    /// old name.
     fn publish_merged(
         &self,
         from: &Slot,
@@ -588,20 +621,21 @@ impl Engine {
         onto: Option<NodeId>,
         merged: super::merging::MergedFile,
         (by, file): ((super::ledger::Actor, u64), Arc<std::fs::File>),
-    ) -> OpResult<Option<NodeId>> {
+    ) -> OpResult<Option<(NodeId, Option<Left>)>> {
         self.reserve_commit()?;
         let mut guard = self.lock();
         let state = &mut *guard;
         if self.current_if_any(state, to)? != onto || self.current(state, from)? != source {
             return Ok(None);
         }
+        let left = self.left_at(state, from)?;
         let (path, key) = (merged.path.clone(), merged.key);
         let version = state.nodes.create(Kind::File, path, key, to.clone());
         let written = merged.file.clone();
         self.publish(state, to, merged.ready(written, onto), version);
         // At once: whatever the rest comes to, and if it is asked for again, this is saved.
         self.note_saved(state, to, by, (version, true), file);
-        Ok(Some(version))
+        Ok(Some((version, left)))
     }
 
     /// Gives the two versions that the names had; `None` if it was to be done only with certain
@@ -940,8 +974,8 @@ impl Engine {
             }
         };
         if let Some(id) = open {
-            let version = self.publish_open(id, to, Move::Link)?;
-            return self.attr(version);
+            let version = self.publish_open(id, to, Move::Link)?.version;
+            return self.attr_after_lookup(version);
         }
         self.check_linked(node, to)?;
         let linked = self.drain_until(|engine, barrier| engine.link_step(node, to, barrier))?;

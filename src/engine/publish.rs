@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::merging::{Outcome, Save};
-use super::names::Move;
+use super::names::{Left, Move};
 use super::overwrites::Loss;
 use super::{Engine, State};
 use crate::journal::{Content, Edit, Record};
@@ -16,6 +16,13 @@ use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns};
 
 /// More versions of one name than this don't wait for the drain to be due.
 const MANY_SUPERSEDED: usize = 16;
+
+/// What an open file has become by a rename, a link or an unlock.
+pub(super) struct Published {
+    pub version: NodeId,
+    /// What its old name means still.
+    pub left: Option<Left>,
+}
 
 impl Engine {
     /// Space in the journal for a commit, so that the commit itself can't fail.
@@ -332,7 +339,7 @@ impl Engine {
 
     /// C11: a rename or link of a file that is still being written commits what is written so
     /// far under the new name; the transaction goes on with a copy.
-    pub(super) fn publish_open(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<NodeId> {
+    pub(super) fn publish_open(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<Published> {
         let txn = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
         let Some(from) = txn.filter(|_| how != Move::Link) else {
             return self.publish_now(id, to, how);
@@ -344,7 +351,7 @@ impl Engine {
         published
     }
 
-    fn publish_now(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<NodeId> {
+    fn publish_now(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<Published> {
         let (staging, policy) = {
             let state = self.lock();
             let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
@@ -365,14 +372,14 @@ impl Engine {
         }
         self.check_guard(&mut content, to, &policy)
             .map_err(|abort| self.refuse(to, abort))?;
-        if how == Move::Stay {
+        let settled = if how == Move::Stay {
             if !content.changed {
                 return Err(Errno::NODATA);
             }
-            self.settle_attributes(id, &mut content, to)?;
+            self.settle_attributes(id, &mut content, to)?
         } else {
-            self.grow_mtime(&mut content, to)?;
-        }
+            self.grow_mtime(&mut content, to)?
+        };
         let mut described = content.describe()?;
         let fresh_id = self.lock().new_id();
         let copied = how == Move::Link;
@@ -424,6 +431,11 @@ impl Engine {
             let edited = by_parts.then(|| self.edited(&mut state, id)).flatten();
             let has_all = self.has_all_added(grown) && (edited.is_none() || edited == edits);
             if has_all && (base.is_none() || current == onto) {
+                let since = current.filter(|_| current != settled && !content.times_set);
+                if let Some(before) = since.and_then(|since| self.mtime_of(&state, since)) {
+                    let grown = super::close::outgrow_mtime(&content.file, before);
+                    described.mtime_ns = grown.inspect_err(unused)?;
+                }
                 break (by, state, outcome);
             }
             drop(state);
@@ -518,6 +530,10 @@ impl Engine {
             // The kernel gets to know it by the answer.
             linked.lookups += 1;
         }
+        let left = match how {
+            Move::Rename => self.left_at(state, &from).ok().flatten(),
+            Move::Link | Move::Stay => None,
+        };
         if how != Move::Link {
             self.note_published(state, id, to, by, (version, is_merged), published);
         }
@@ -553,6 +569,6 @@ impl Engine {
                 content,
             })?;
         }
-        Ok(version)
+        Ok(Published { version, left })
     }
 }

@@ -407,7 +407,9 @@ impl Nodes {
             end: Arc::downgrade(&node.end),
         };
         let is_read = Arc::strong_count(&node.end) > 1;
-        if past.written_in_place || past.version.is_some() || is_read {
+        // Of several versions in one file, the newest alone is found there again.
+        let is_found = self.by_key.get(&node.key) == Some(&id);
+        if is_found && (past.written_in_place || past.version.is_some() || is_read) {
             self.past.insert(id, past);
         }
         if Arc::strong_count(&node.whole) > 1 {
@@ -428,7 +430,9 @@ impl Nodes {
         if !self.live.values().any(is_forgotten) {
             return;
         }
+        let is_in_use = |n: &&Node| n.lookups > 0 || n.readers > 0 || n.direct > 0;
         let files = self.live.values().filter(|n| n.kind != Kind::Dir);
+        let files = files.filter(is_in_use);
         let mut ways: Vec<NodeId> = names.map(|slot| slot.dir).collect();
         ways.extend(files.filter_map(|n| Some(n.at.as_ref()?.dir)));
         let mut needed = HashSet::new();
@@ -513,5 +517,39 @@ impl Nodes {
     /// Never: the root is always there.
     pub fn is_empty(&self) -> bool {
         self.live.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_versions_in_one_file_the_newest_alone_is_remembered() {
+        let fd = Arc::new(at::open_path(rustix::fs::CWD, "/".as_ref()).expect("the root"));
+        let mut nodes = Nodes::new(fd.clone(), (0, 1), ROOT, 100);
+        let slot = |name: &str| Slot {
+            dir: ROOT,
+            name: name.into(),
+        };
+        let key = (0, 2);
+        let mut last = None;
+        for version in 1..100 {
+            let id = nodes.create(Kind::File, fd.clone(), key, slot("f"));
+            nodes.get_mut(id).expect("just made").version = Some(version);
+            if let Some(before) = last.replace(id) {
+                nodes.reap(before);
+            }
+        }
+        let last = last.expect("the last one");
+        nodes.reap(last);
+        assert_eq!(nodes.len(), 1, "all but the root are dropped");
+        assert_eq!(nodes.past.len(), 1, "{:?}", nodes.past);
+        let fd = at::open_path(rustix::fs::CWD, "/".as_ref()).expect("the root");
+        let found = nodes.adopt(Kind::File, fd, key, slot("f"));
+        assert_eq!((found.id, found.version), (last, Some(99)));
+        nodes.reap(last);
+        nodes.unlinked(key);
+        assert!(nodes.past.is_empty());
     }
 }
