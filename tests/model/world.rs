@@ -1362,7 +1362,10 @@ impl World {
         if renames {
             self.txns.get_mut(&id).expect("it is there").take_added();
         }
-        self.txns.get_mut(&id).expect("it is there").synced = None;
+        // By a link it stays under its own name, and what was promised with it, as it is now.
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        let promised = txn.synced.take().filter(|_| !renames);
+        txn.synced = promised.map(|_| vec![txn.content.clone()]);
         let mode = self.txns[&id].mode;
         let body = self.edited_body(id).filter(|_| renames);
         self.commit(to, content);
