@@ -584,8 +584,7 @@ impl Engine {
         state.txns.remove(&id);
         state.unlist(&slot, id);
         Engine::note_author(state, node, id);
-        state.parties.forget(id);
-        state.overwrites.forget(id);
+        state.forget_save(id);
         let writers: Vec<(HandleId, OFlags, bool, u32)> = writers(state, id).collect();
         if let Some(n) = state.nodes.get_mut(node) {
             n.kind = Kind::File;

@@ -378,11 +378,8 @@ impl Engine {
         };
         let (onto, outcome) = self.reconcile(slot, policy, base.as_ref(), &content.file)?;
         if let Some(since) = onto.filter(|_| onto != settled && !content.times_set) {
-            let before = self.mtime_of(&self.lock(), since);
-            if let Some(before) = before {
-                let grown = outgrow_mtime(&content.file, before);
-                described.mtime_ns = grown.map_err(failed("setting attributes"))?;
-            }
+            self.outgrow(&self.lock(), since, &content.file, &mut described)
+                .map_err(failed("setting attributes"))?;
         }
         failpoint::crash_point("staging-written");
         if let Some(save) = self.lock().parties.saves.get_mut(&id) {
@@ -795,8 +792,7 @@ impl Engine {
         let releases = txn.releases.clone();
         let committed = txn.content.as_ref().map(|c| c.id);
         let fallen = self.decide(state, txn, save.as_ref());
-        state.parties.forget(id);
-        state.overwrites.forget(id);
+        state.forget_save(id);
         let merges = save.map(|s| s.merges).unwrap_or_default();
         for merge in merges {
             if fallen.is_some() || committed != Some(merge) {

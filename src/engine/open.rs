@@ -700,8 +700,7 @@ impl Engine {
             return;
         }
         let txn = state.txns.remove(&id).expect("looked up above");
-        state.parties.forget(id);
-        state.overwrites.forget(id);
+        state.forget_save(id);
         state.unlist(&txn.slot, id);
         if let Some(node) = state.nodes.get_mut(txn.node) {
             node.kind = Kind::File;

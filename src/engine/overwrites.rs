@@ -139,6 +139,12 @@ pub struct Overwritten {
     looks: u32,
 }
 
+impl Seen {
+    fn is(&self, version: NodeId, sum: Option<Sum>) -> bool {
+        self.version == version || self.sum.is_some() && self.sum == sum
+    }
+}
+
 impl Overwrites {
     /// A thread has read a version: for itself, or for its parent (`x=$(jq … f)`).
     pub fn note_read(&mut self, tid: u32, slot: &Slot, version: (NodeId, Option<Sum>)) {
@@ -357,7 +363,7 @@ impl Engine {
         let Some(seen) = overwrites.last_seen_by_kin(txn.opener_tid, &txn.slot) else {
             return;
         };
-        if seen.version == removed.version || seen.sum.is_some() && seen.sum == removed.sum {
+        if seen.is(removed.version, removed.sum) {
             return;
         }
         let policy = self.policy(state, &txn.slot, Creation::default());
@@ -422,7 +428,13 @@ impl State {
     /// Whether who saw a version last has seen what stands in another: rewritten with the same
     /// bytes it is no other.
     pub(super) fn is_as_seen(&self, seen: &Seen, version: NodeId) -> bool {
-        seen.version == version || seen.sum.is_some() && seen.sum == self.nodes.sum(version)
+        seen.is(version, self.nodes.sum(version))
+    }
+
+    /// A transaction has come to its end: what it builds on and replaces matters no more.
+    pub(super) fn forget_save(&mut self, id: TxnId) {
+        self.parties.forget(id);
+        self.overwrites.forget(id);
     }
 
     /// A thread has written a version.

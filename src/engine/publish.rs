@@ -91,6 +91,20 @@ impl Engine {
         Some(mtime_ns(&attr.stat))
     }
 
+    /// A version was committed since a content was described, which is to be later than that.
+    pub(super) fn outgrow(
+        &self,
+        state: &State,
+        since: NodeId,
+        file: &std::fs::File,
+        described: &mut Content,
+    ) -> OpResult<()> {
+        if let Some(before) = self.mtime_of(state, since) {
+            described.mtime_ns = super::close::outgrow_mtime(file, before)?;
+        }
+        Ok(())
+    }
+
     /// Commits a prepared transaction whose last reference is gone.
     pub(super) fn commit(&self, state: &mut State, txn: Transaction, save: Option<&Save>) {
         let Some(mut ready) = txn.content.clone() else {
@@ -105,9 +119,10 @@ impl Engine {
         if let Some(current) = current.filter(|current| ready.onto != Some(*current)) {
             // Somebody has committed since it was prepared: before this one.
             let own_time = txn.staging.try_lock().is_none_or(|c| c.times_set);
-            let before = self.mtime_of(state, current).filter(|_| !own_time);
-            let grown = before.and_then(|m| super::close::outgrow_mtime(&ready.file, m).ok());
-            ready.content.mtime_ns = grown.unwrap_or(ready.content.mtime_ns);
+            if !own_time {
+                self.outgrow(state, current, &ready.file, &mut ready.content)
+                    .ok();
+            }
         }
         let seen = match txn.begun {
             Begun::Rewrite => state.overwrites.last_seen_by_kin(txn.opener_tid, &txn.slot),
@@ -432,9 +447,9 @@ impl Engine {
             let has_all = self.has_all_added(grown) && (edited.is_none() || edited == edits);
             if has_all && (base.is_none() || current == onto) {
                 let since = current.filter(|_| current != settled && !content.times_set);
-                if let Some(before) = since.and_then(|since| self.mtime_of(&state, since)) {
-                    let grown = super::close::outgrow_mtime(&content.file, before);
-                    described.mtime_ns = grown.inspect_err(unused)?;
+                if let Some(since) = since {
+                    self.outgrow(&state, since, &content.file, &mut described)
+                        .inspect_err(unused)?;
                 }
                 break (by, state, outcome);
             }

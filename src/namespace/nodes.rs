@@ -140,7 +140,7 @@ impl Node {
 }
 
 /// What a node that was dropped means to those who know its number.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Past {
     written_in_place: bool,
     version: Option<u64>,
@@ -187,8 +187,8 @@ impl Nodes {
         self.held.get_mut().push_back(id);
         let watched = self.watched_ends.remove(&key).and_then(|w| w.upgrade());
         let whole = watched.unwrap_or_else(|| Arc::new(AtomicU64::new(WHOLE)));
-        let past = self.past.remove(&id);
-        let end = past.as_ref().and_then(|p| p.end.upgrade());
+        let past = self.past.remove(&id).unwrap_or_default();
+        let end = past.end.upgrade();
         self.live.insert(
             id,
             Node {
@@ -201,15 +201,15 @@ impl Nodes {
                 at,
                 readers: 0,
                 direct: 0,
-                written_in_place: past.as_ref().is_some_and(|p| p.written_in_place),
+                written_in_place: past.written_in_place,
                 end: end.unwrap_or_else(|| Arc::new(AtomicU64::new(WHOLE))),
                 whole,
-                sum: past.as_ref().and_then(|p| p.sum),
+                sum: past.sum,
                 unwritten: None,
                 cached: false,
                 pending: false,
                 added_to: false,
-                version: past.as_ref().and_then(|p| p.version),
+                version: past.version,
                 superseded: false,
                 forwarded: None,
                 unlinked: false,
