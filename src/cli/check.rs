@@ -5,7 +5,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::{Failure, control, exit};
+use serde::Serialize;
+
+use super::{Failure, control, exit, output};
 use crate::guard::{Guard, Verdict, examine};
 use crate::journal::{self, Tail};
 use crate::rules::{Creation, Mode, Rules};
@@ -23,9 +25,72 @@ pub struct Arguments {
     /// Do what the next mount would: bring all that was committed into the plain files
     #[arg(long)]
     recover: bool,
+    /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
     /// Rules (TOML), as for mount
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
+}
+
+/// What was found. Its field names are those of `--json`.
+#[derive(Debug, Default, Serialize)]
+struct Findings {
+    verdict: Judgement,
+    /// With `--recover`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovered: Option<Recovered>,
+    /// None where there is no journal; a mount would start one.
+    journal: Option<JournalFound>,
+    /// A mount would put so many in place.
+    commits_to_put_in_place: usize,
+    /// A mount would send what they wrote to rejected, or roll it forward if it was fsync'd.
+    unfinished: Vec<Unfinished>,
+    rejected_contents: usize,
+    /// With `--content`: files whose guard objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wrong: Option<Vec<Wrong>>,
+}
+
+#[derive(Debug, Default, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum Judgement {
+    /// Plain files are all there is.
+    #[default]
+    Clean,
+    /// As a crash leaves it; the next mount puts it right.
+    ToRecover,
+    /// Some file isn't whole.
+    Trouble,
+}
+
+#[derive(Debug, Serialize)]
+struct Recovered {
+    applied: usize,
+    rejected: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct JournalFound {
+    records: usize,
+    /// Where in the file reading ended, in bytes.
+    end: u64,
+    /// The record there isn't whole, as a crash leaves it.
+    torn: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Unfinished {
+    staging: String,
+    path: String,
+    pid: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Wrong {
+    path: String,
+    guard: String,
+    reason: String,
 }
 
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
@@ -56,11 +121,14 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
     let store = Store::open(backing).map_err(|e| Failure::new(exit::DAMAGED, e))?;
     let rules = super::mount::load_rules(arguments.rules.as_deref(), backing)?;
+    let mut found = Findings::default();
     if arguments.recover {
         let recovered =
             recovery::recover(&store, &rules).map_err(super::mount::recovery_failure)?;
-        println!("versions put in place: {}", recovered.applied);
-        println!("contents moved to rejected: {}", recovered.rejected);
+        found.recovered = Some(Recovered {
+            applied: recovered.applied,
+            rejected: recovered.rejected,
+        });
     }
     let told = journal::read(store.state.as_fd())
         .map_err(|e| bad(exit::DAMAGED, &format!(".commitfs/journal: {e}")))?;
@@ -71,50 +139,134 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         &recovery::instance(&store.root),
     )
     .map_err(|e| bad(exit::TROUBLE, &e))?;
-    report(told.as_ref(), &plan, &store);
-    let mut wrong = 0;
+    found.take_plan(told.as_ref(), &plan, &store);
     if arguments.content {
-        wrong = check_content(backing, backing, &rules).map_err(|e| bad(exit::TROUBLE, &e))?;
-        println!("files whose guard objects: {wrong}");
+        let mut wrong = Vec::new();
+        check_content(backing, backing, &rules, &mut wrong).map_err(|e| bad(exit::TROUBLE, &e))?;
+        found.wrong = Some(wrong);
     }
-    Ok(if wrong > 0 { exit::TROUBLE } else { exit::OK })
+    found.verdict = found.judge();
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&found).map_err(|e| bad(exit::TROUBLE, &e))?;
+        output::print(text + "\n")?;
+    } else {
+        output::print(found.for_people(backing))?;
+    }
+    Ok(match found.verdict {
+        Judgement::Trouble => exit::TROUBLE,
+        Judgement::Clean | Judgement::ToRecover => exit::OK,
+    })
 }
 
-fn report(told: Option<&journal::Contents>, plan: &Plan, store: &Store) {
-    match told {
-        None => println!("journal: none; a mount would start one"),
-        Some(contents) => {
-            let tail = match contents.tail {
-                Tail::Clean { offset } => format!("ends cleanly at byte {offset}"),
-                Tail::Torn { offset } => {
-                    format!("torn at byte {offset}, as a crash leaves it; all before it counts")
-                }
+impl Findings {
+    fn take_plan(&mut self, told: Option<&journal::Contents>, plan: &Plan, store: &Store) {
+        self.journal = told.map(|contents| {
+            let (end, torn) = match contents.tail {
+                Tail::Clean { offset } => (offset, false),
+                Tail::Torn { offset } => (offset, true),
             };
-            println!("journal: {} records, {tail}", contents.records.len());
+            JournalFound {
+                records: contents.records.len(),
+                end,
+                torn,
+            }
+        });
+        self.commits_to_put_in_place = plan.accepted.len();
+        self.unfinished = plan
+            .leftovers
+            .iter()
+            .map(|left| Unfinished {
+                staging: format!("{:016x}", left.id),
+                path: left
+                    .path
+                    .as_deref()
+                    .unwrap_or(Path::new("?"))
+                    .to_string_lossy()
+                    .into_owned(),
+                pid: left.pid,
+            })
+            .collect();
+        self.rejected_contents = store.list_rejected().map_or(0, |r| r.len());
+    }
+
+    fn judge(&self) -> Judgement {
+        if self.wrong.as_ref().is_some_and(|wrong| !wrong.is_empty()) {
+            Judgement::Trouble
+        } else if self.commits_to_put_in_place > 0 || !self.unfinished.is_empty() {
+            Judgement::ToRecover
+        } else {
+            Judgement::Clean
         }
     }
-    println!(
-        "commits a mount would put in place: {}",
-        plan.accepted.len()
-    );
-    for left in &plan.leftovers {
-        let path = left.path.as_deref().unwrap_or(Path::new("?"));
-        println!(
-            "unfinished: staging/{:016x} for {} (process {})",
-            left.id,
-            path.display(),
-            left.pid
+
+    fn for_people(&self, backing: &Path) -> String {
+        let mut out = String::new();
+        if let Some(recovered) = &self.recovered {
+            out += &format!("versions put in place: {}\n", recovered.applied);
+            out += &format!("contents moved to rejected: {}\n", recovered.rejected);
+        }
+        out += &match &self.journal {
+            None => "journal: none; a mount would start one\n".to_owned(),
+            Some(j) if j.torn => format!(
+                "journal: {} records, torn at byte {}, as a crash leaves it; all before it counts\n",
+                j.records, j.end
+            ),
+            Some(j) => format!(
+                "journal: {} records, ends cleanly at byte {}\n",
+                j.records, j.end
+            ),
+        };
+        out += &format!(
+            "commits a mount would put in place: {}\n",
+            self.commits_to_put_in_place
         );
+        for left in &self.unfinished {
+            out += &format!(
+                "unfinished: staging/{} for {} (process {})\n",
+                left.staging,
+                output::escaped(&left.path),
+                left.pid
+            );
+        }
+        out += &format!("rejected contents: {}\n", self.rejected_contents);
+        for wrong in self.wrong.iter().flatten() {
+            out += &format!(
+                "{}: guard {}: {}\n",
+                output::escaped(&wrong.path),
+                wrong.guard,
+                wrong.reason
+            );
+        }
+        if let Some(wrong) = &self.wrong {
+            out += &format!("files whose guard objects: {}\n", wrong.len());
+        }
+        out + &self.conclusion(backing)
     }
-    println!(
-        "rejected contents: {}",
-        store.list_rejected().map_or(0, |r| r.len())
-    );
+
+    /// The last line: what it comes to, and what to do.
+    fn conclusion(&self, backing: &Path) -> String {
+        let dir = backing.display().to_string();
+        let dir = output::escaped(&dir);
+        match self.verdict {
+            Judgement::Clean => "verdict: clean\n".to_owned(),
+            Judgement::ToRecover => format!(
+                "verdict: not unmounted in good order; nothing is lost: the next mount puts it right, or `commitfs check --recover {dir}`\n"
+            ),
+            Judgement::Trouble => format!(
+                "verdict: trouble: {} files are not whole; `commitfs rejected list {dir}` may have others of them\n",
+                self.wrong.as_ref().map_or(0, Vec::len)
+            ),
+        }
+    }
 }
 
-/// Gives how many files a guard objects to.
-fn check_content(root: &Path, dir: &Path, rules: &Rules) -> std::io::Result<usize> {
-    let mut wrong = 0;
+/// Collects the files that a guard objects to.
+fn check_content(
+    root: &Path,
+    dir: &Path,
+    rules: &Rules,
+    wrong: &mut Vec<Wrong>,
+) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let path = entry.path();
@@ -122,7 +274,7 @@ fn check_content(root: &Path, dir: &Path, rules: &Rules) -> std::io::Result<usiz
         let kind = entry.file_type()?;
         if kind.is_dir() {
             if relative != Path::new(STATE_DIR) {
-                wrong += check_content(root, &path, rules)?;
+                check_content(root, &path, rules, wrong)?;
             }
             continue;
         }
@@ -133,9 +285,12 @@ fn check_content(root: &Path, dir: &Path, rules: &Rules) -> std::io::Result<usiz
         let file = File::open(&path)?;
         let verdict = examine(policy.guard, &file, file.metadata()?.len())?;
         if let Verdict::Incomplete(reason) | Verdict::Foreign(reason) = verdict {
-            println!("{}: guard {}: {reason}", relative.display(), policy.guard);
-            wrong += 1;
+            wrong.push(Wrong {
+                path: relative.to_string_lossy().into_owned(),
+                guard: policy.guard.to_string(),
+                reason: reason.to_string(),
+            });
         }
     }
-    Ok(wrong)
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{Failure, control, exit};
+use super::{Failure, control, exit, output};
 use crate::store::STATE_DIR;
 
 /// Arguments of `commitfs locks`.
@@ -24,18 +24,18 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         |e: &dyn std::fmt::Display| Failure::new(exit::TROUBLE, format!("{}: {e}", path.display()));
     let text = std::fs::read_to_string(&path).map_err(|e| bad(&e))?;
     if arguments.json {
-        print!("{text}");
+        output::print(text)?;
         return Ok(exit::OK);
     }
     let all: Value = serde_json::from_str(&text).map_err(|e| bad(&e))?;
     for entry in all.as_array().into_iter().flatten() {
-        println!("{}", line(entry));
+        output::print(line(entry) + "\n")?;
     }
     Ok(exit::OK)
 }
 
 fn line(e: &Value) -> String {
-    let text = |v: &Value| v.as_str().unwrap_or("?").to_owned();
+    let text = |v: &Value| output::escaped(v.as_str().unwrap_or("?")).into_owned();
     let mut out = format!(
         "{} {}  {}  by {} ({})  {} ms",
         text(&e["state"]),

@@ -6,6 +6,7 @@ mod json;
 mod locks;
 mod mount;
 mod options;
+mod output;
 mod random;
 mod rejected;
 mod status;
@@ -109,7 +110,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("commitfs: {}", failure.message);
+            eprintln!("commitfs: {}", output::escaped_lines(&failure.message));
             ExitCode::from(failure.code)
         }
     }

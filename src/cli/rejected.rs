@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::{Failure, control, exit};
+use super::{Failure, control, exit, output};
 use crate::store::{Rejected, STATE_DIR, id_name};
 
 /// Arguments of `commitfs rejected`.
@@ -52,8 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Action::List { dir, json } => list(dir, *json),
         Action::Show { dir, id } => {
             let mut from = open(dir, id)?;
-            std::io::copy(&mut from, &mut std::io::stdout().lock())
-                .map_err(|e| Failure::new(exit::TROUBLE, e))?;
+            output::copy(&mut from)?;
             Ok(exit::OK)
         }
         Action::Restore { dir, id, to, force } => restore(dir, id, to.as_deref(), *force),
@@ -91,23 +90,22 @@ fn all(dir: &Path) -> Result<Vec<Rejected>, Failure> {
 fn list(dir: &Path, json: bool) -> Result<u8, Failure> {
     let all = all(dir)?;
     if json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&all).map_err(|e| Failure::new(exit::TROUBLE, e))?
-        );
+        let text =
+            serde_json::to_string_pretty(&all).map_err(|e| Failure::new(exit::TROUBLE, e))?;
+        output::print(text + "\n")?;
         return Ok(exit::OK);
     }
     for r in &all {
         let age = (crate::types::now_ns() - r.time_ns) / 1_000_000_000;
-        println!(
-            "{}  {age} s ago  {} bytes  {} ({})  {}  {}",
+        output::print(format!(
+            "{}  {age} s ago  {} bytes  {} ({})  {}  {}\n",
             id_name(r.id),
             r.len,
             r.pid,
-            r.command,
-            r.path,
+            output::escaped(&r.command),
+            output::escaped(&r.path),
             r.reason
-        );
+        ))?;
     }
     Ok(exit::OK)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{Failure, control, exit};
+use super::{Failure, control, exit, output};
 use crate::engine::Command;
 use crate::store::STATE_DIR;
 
@@ -29,9 +29,9 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let status: Value = serde_json::from_str(&text)
         .map_err(|e| Failure::new(exit::TROUBLE, format!("{}: {e}", path.display())))?;
     if arguments.json {
-        print!("{text}");
+        output::print(&text)?;
     } else {
-        print!("{}", for_people(&status));
+        output::print(for_people(&status))?;
     }
     let unread = status["errors"].as_array().is_some_and(|e| !e.is_empty());
     if unread && !arguments.keep_errors && !arguments.json {
@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
 }
 
 fn for_people(s: &Value) -> String {
-    let text = |v: &Value| v.as_str().unwrap_or("?").to_owned();
+    let text = |v: &Value| output::escaped(v.as_str().unwrap_or("?")).into_owned();
     let mut out = format!(
         "{} over {} (process {}, durability {})\n",
         text(&s["mountpoint"]),
@@ -139,8 +139,8 @@ fn for_people(s: &Value) -> String {
             text(&o["help"]),
             if o["rule"] == "" { "" } else { ":" }
         );
-        for line in text(&o["rule"]).lines() {
-            out += &format!("    {line}\n");
+        for line in o["rule"].as_str().unwrap_or_default().lines() {
+            out += &format!("    {}\n", output::escaped(line));
         }
     }
     for e in s["errors"].as_array().into_iter().flatten() {

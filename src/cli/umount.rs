@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Failure, control, exit};
+use super::{Failure, control, exit, output};
 use crate::engine::{Answer, Command};
 use crate::store::Store;
 use crate::sys::{mount as sysmount, proc};
@@ -29,10 +29,10 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     if let Ok(true) = sysmount::detach_dead(&arguments.mountpoint) {
-        println!(
-            "{}: detached a mount whose daemon was gone",
+        output::print(format!(
+            "{}: detached a mount whose daemon was gone\n",
             arguments.mountpoint.display()
-        );
+        ))?;
         return Ok(exit::OK);
     }
     let mount = control::mount_of(&arguments.mountpoint)?;

@@ -33,6 +33,18 @@ pub fn listen(asked: impl Fn(i32) + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
+/// Ends the process as one that wrote to a pipe which nobody reads (Rust's runtime ignores SIGPIPE,
+/// so that the write fails instead).
+pub fn end_by_broken_pipe() -> ! {
+    // SAFETY: neither call touches memory; the default action of SIGPIPE ends the process.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::raise(libc::SIGPIPE);
+    }
+    // Only where the signal is blocked: the status a shell shows for it.
+    std::process::exit(128 + libc::SIGPIPE)
+}
+
 fn set() -> libc::sigset_t {
     // SAFETY: all zeros is a valid value to hand to sigemptyset, which initialises it.
     unsafe {

@@ -1,9 +1,7 @@
 //! What is printed.
 
-use std::io::{self, Write};
-
 use super::Told;
-use crate::cli::{Failure, exit};
+use crate::cli::{Failure, exit, output};
 use crate::json::Value;
 
 /// How a value is printed.
@@ -33,16 +31,8 @@ impl Form {
 
 /// Prints a text as it is.
 pub(super) fn text(text: &[u8]) -> Result<u8, Failure> {
-    let end: &[u8] = if text.ends_with(b"\n") { b"" } else { b"\n" };
-    let mut out = io::stdout().lock();
-    let printed = out.write_all(text).and_then(|()| out.write_all(end));
-    match printed.and_then(|()| out.flush()) {
-        // Who reads it has seen enough.
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(exit::TROUBLE, format!("standard output: {e}")))
-        }
-        _ => Ok(exit::OK),
-    }
+    output::print_lines(text)?;
+    Ok(exit::OK)
 }
 
 /// Prints a value that was read.
