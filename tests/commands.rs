@@ -501,3 +501,86 @@ fn an_unmount_of_a_mount_in_use_names_who_uses_it() {
     reader.close("f").unwrap();
     assert_eq!(m.command(&["umount"]).code, Some(0));
 }
+
+#[test]
+fn a_mount_waits_for_the_daemon_of_one_that_is_just_gone() {
+    need_daemon!();
+    need_root!();
+    let mut m = Mount::options().prepare();
+    // What the daemon has still to write out when its mount is gone takes a while.
+    m.set_env("COMMITFS_SHUTDOWN_DELAY_MS", 1500);
+    m.remount();
+    m.save("f", "committed");
+    let daemon = m.status()["pid"].as_i64().expect("a pid") as i32;
+    // As umount(8) without our helper.
+    assert!(common::detach(m.mountpoint()));
+    assert!(!is_mounted(m.mountpoint()));
+    assert!(common::alive(daemon), "it writes out what was committed");
+    mount_command(&[m.backing()]).ok();
+    assert_content(m.read("f"), b"committed", "by the next mount");
+    m.command(&["umount"]).ok();
+}
+
+#[test]
+fn a_path_below_a_mount_is_not_taken_for_the_mount() {
+    need_daemon!();
+    let m = mount!();
+    m.mkdir("sub");
+    m.save("sub/f", "kept");
+    for below in ["sub", "sub/f"] {
+        let said = commitfs(["umount".as_ref(), m.path(below).as_os_str()]);
+        assert_eq!(said.code, Some(3), "{said:?}");
+        mentions(
+            &said,
+            &["commitfs umount", m.mountpoint().to_str().unwrap()],
+        );
+        assert!(is_mounted(m.mountpoint()));
+    }
+    assert_content(m.read("sub/f"), b"kept", "still mounted");
+}
+
+#[test]
+fn an_unmount_that_waits_says_for_whom() {
+    need_daemon!();
+    let m = mount!();
+    let mut writer = writing(&m, "slow", "half");
+    let mut command = Command::new(common_binary());
+    command.args(["umount".as_ref(), "--wait".as_ref(), m.mountpoint()]);
+    // What it says comes by the pipe that a test reads line by line.
+    let mut waits = Live::spawn(
+        Command::new("sh")
+            .args(["-c", "exec \"$@\" 2>&1", "sh", common_binary()])
+            .args(command.get_args()),
+    );
+    let said = waits.line() + &waits.line();
+    assert!(said.contains("waiting for open transactions"), "{said}");
+    let whom = format!("slow  opened by {}", writer.pid());
+    assert!(said.contains(&whom), "{said}");
+    writer.close("f").unwrap();
+    assert!(waits.finish().success());
+}
+
+#[test]
+fn umount_8_finds_open_transactions_and_everything_in_place_by_our_helper() {
+    need_daemon!();
+    let m = mount!();
+    let mut writer = writing(&m, "f", "half");
+    let helper = |options: &[&str]| {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(common_binary());
+        command.arg0("/sbin/umount.fuse.commitfs");
+        command.arg(m.mountpoint()).args(options);
+        run(&mut command, Duration::from_secs(30))
+    };
+    let refused = helper(&[]);
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    mentions(&refused, &["open transactions"]);
+    writer.close("f").unwrap();
+    helper(&["-n", "-v"]).ok();
+    assert!(!is_mounted(m.mountpoint()));
+    assert_content(
+        std::fs::read(m.backing().join("f")).ok(),
+        b"half",
+        "in place",
+    );
+}

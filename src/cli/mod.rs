@@ -97,15 +97,11 @@ pub fn main() -> ExitCode {
     if let Some(code) = crate::sys::herald::run_if_asked() {
         return code;
     }
-    let arguments = Arguments::parse_from(as_subcommand(std::env::args_os().collect()));
-    let result = match arguments.command {
-        Command::Mount(a) => mount::run(a),
-        Command::Umount(a) => umount::run(&a),
-        Command::Status(a) => status::run(&a),
-        Command::Locks(a) => locks::run(&a),
-        Command::Rejected(a) => rejected::run(&a),
-        Command::Json(a) => json::run(&a),
-        Command::Check(a) => check::run(&a),
+    let line: Vec<_> = std::env::args_os().collect();
+    let result = if umount::is_helper(&line) {
+        umount::run_as_helper(&line)
+    } else {
+        run(Arguments::parse_from(as_subcommand(line)).command)
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -113,6 +109,18 @@ pub fn main() -> ExitCode {
             eprintln!("commitfs: {}", output::escaped_lines(&failure.message));
             ExitCode::from(failure.code)
         }
+    }
+}
+
+fn run(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Mount(a) => mount::run(a),
+        Command::Umount(a) => umount::run(&a),
+        Command::Status(a) => status::run(&a),
+        Command::Locks(a) => locks::run(&a),
+        Command::Rejected(a) => rejected::run(&a),
+        Command::Json(a) => json::run(&a),
+        Command::Check(a) => check::run(&a),
     }
 }
 

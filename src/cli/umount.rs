@@ -1,7 +1,10 @@
 //! `commitfs umount`: refused while transactions are open.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use clap::Parser;
 
 use super::{Failure, control, exit, output};
 use crate::engine::{Answer, Command};
@@ -27,6 +30,54 @@ pub struct Arguments {
     force: bool,
 }
 
+/// The name under which umount(8) calls a helper for our mounts, with `DIR [-nlfrv] [-t TYPE] [-N NAMESPACE]`.
+const HELPER: &str = "umount.fuse.commitfs";
+
+#[derive(Debug, clap::Parser)]
+#[command(name = HELPER, about = "Unmounts a commitfs for umount(8)")]
+struct HelperArguments {
+    mountpoint: PathBuf,
+    /// As `commitfs umount --force`
+    #[arg(short)]
+    force: bool,
+    /// Detach at once, and let what is open end by itself
+    #[arg(short)]
+    lazy: bool,
+    // Nothing to do for us.
+    #[arg(short, hide = true)]
+    no_mtab: bool,
+    #[arg(short, hide = true)]
+    read_only: bool,
+    #[arg(short, hide = true)]
+    verbose: bool,
+    #[arg(short = 't', hide = true)]
+    kind: Option<String>,
+    #[arg(short = 'N', hide = true)]
+    namespace: Option<String>,
+}
+
+/// Whether this is umount(8)'s call: without a helper it returns while the daemon is still writing
+/// out commits, and doesn't ask for open transactions.
+pub fn is_helper(line: &[OsString]) -> bool {
+    line.first()
+        .and_then(|program| Path::new(program).file_name())
+        .is_some_and(|name| name == HELPER)
+}
+
+/// Does what umount(8) asks for.
+pub fn run_as_helper(line: &[OsString]) -> Result<u8, Failure> {
+    let helper = HelperArguments::parse_from(line);
+    if helper.lazy {
+        sysmount::unmount(&helper.mountpoint, true).map_err(|e| Failure::new(exit::REFUSED, e))?;
+        return Ok(exit::OK);
+    }
+    run(&Arguments {
+        mountpoint: helper.mountpoint,
+        wait: false,
+        force: helper.force,
+    })
+}
+
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     if let Ok(true) = sysmount::detach_dead(&arguments.mountpoint) {
         output::print(format!(
@@ -36,6 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         return Ok(exit::OK);
     }
     let mount = control::mount_of(&arguments.mountpoint)?;
+    refuse_below(&mount, &arguments.mountpoint)?;
     let command = Command::Unmount {
         force: arguments.force,
         check: false,
@@ -62,13 +114,31 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
 }
 
+/// Who names a file or a directory below a mount may not know that all of it would go.
+fn refuse_below(mount: &sysmount::MountEntry, named: &Path) -> Result<(), Failure> {
+    let real = named
+        .canonicalize()
+        .map_err(|e| control::unusable(named, &e))?;
+    if real == mount.mount_point {
+        return Ok(());
+    }
+    Err(Failure::new(
+        exit::BAD_INPUT,
+        format!(
+            "{}: not a mount, it lies on one: `commitfs umount {}` unmounts that",
+            named.display(),
+            mount.mount_point.display()
+        ),
+    ))
+}
+
 /// Asks the daemon to unmount, until it agrees.
 fn ask(
     mount: &sysmount::MountEntry,
     command: &Command,
     arguments: &Arguments,
 ) -> Result<(), Failure> {
-    let mut told = false;
+    let mut told = String::new();
     loop {
         let answer = match control::send(&mount.mount_point, command) {
             Ok(answer) => answer,
@@ -82,12 +152,19 @@ fn ask(
         if !arguments.wait {
             return Err(refusal(&mount.mount_point, &answer));
         }
-        if answer.open.is_empty() && !told {
-            eprintln!(
-                "{}; waiting for that",
-                refusal(&mount.mount_point, &answer).message
-            );
-            told = true;
+        let waiting = awaited(&mount.mount_point, &answer);
+        // Their ages grow; who they are is what may have changed.
+        let whom = format!(
+            "{:?}",
+            answer
+                .open
+                .iter()
+                .map(|o| (&o.path, o.pid))
+                .collect::<Vec<_>>()
+        );
+        if told != whom {
+            eprintln!("{}", output::escaped_lines(&waiting));
+            told = whom;
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -160,7 +237,7 @@ fn is_gone(mount: &sysmount::MountEntry) -> std::io::Result<bool> {
     Ok(!sysmount::mountinfo()?.iter().any(is_it))
 }
 
-fn refusal(mountpoint: &std::path::Path, answer: &Answer) -> Failure {
+fn refusal(mountpoint: &Path, answer: &Answer) -> Failure {
     if answer.open.is_empty() {
         let why = answer.error.as_deref().unwrap_or("the daemon refuses");
         let text = format!(
@@ -169,21 +246,41 @@ fn refusal(mountpoint: &std::path::Path, answer: &Answer) -> Failure {
         );
         return Failure::new(exit::BUSY, text);
     }
-    let mut text = format!(
-        "{}: not unmounted, there are open transactions:",
-        mountpoint.display()
+    let text = format!(
+        "{}: not unmounted, there are open transactions:{}\n--wait waits for them, --force sends what they wrote to rejected",
+        mountpoint.display(),
+        open_transactions(answer)
     );
-    for open in &answer.open {
-        text += &format!(
-            "\n  {}  opened by {} ({}) {} s ago",
-            open.path,
-            open.pid,
-            open.command,
-            open.age_ms / 1000
-        );
-    }
-    text += "\n--wait waits for them, --force sends what they wrote to rejected";
     Failure::new(exit::BUSY, text)
+}
+
+/// What `--wait` waits for.
+fn awaited(mountpoint: &Path, answer: &Answer) -> String {
+    if answer.open.is_empty() {
+        return format!("{}; waiting for that", refusal(mountpoint, answer).message);
+    }
+    format!(
+        "{}: waiting for open transactions:{}",
+        mountpoint.display(),
+        open_transactions(answer)
+    )
+}
+
+/// A line for each.
+fn open_transactions(answer: &Answer) -> String {
+    answer
+        .open
+        .iter()
+        .map(|open| {
+            format!(
+                "\n  {}  opened by {} ({}) {} s ago",
+                open.path,
+                open.pid,
+                open.command,
+                open.age_ms / 1000
+            )
+        })
+        .collect()
 }
 
 /// Waits until the mount and the daemon's lock are gone.

@@ -1182,6 +1182,8 @@ impl Engine {
 
     /// After the last request: brings everything into the backing directory.
     pub fn shut_down(&self) {
+        let delay = failpoint::number("COMMITFS_SHUTDOWN_DELAY_MS", 0);
+        std::thread::sleep(std::time::Duration::from_millis(delay));
         self.finish_flushed();
         let mut state = self.lock();
         state.drain.stop = true;

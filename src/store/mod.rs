@@ -35,6 +35,8 @@ pub const FORMAT: &str = "commitfs state directory, format 1\n";
 const DYING: std::time::Duration = std::time::Duration::from_secs(20);
 /// How long a look at the lock may keep it.
 const PROBE: std::time::Duration = std::time::Duration::from_millis(200);
+/// How long a daemon whose mount has gone may take to write out what was committed.
+const LEAVING: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Why a backing directory can't be used. Each message names the directory and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -185,17 +187,7 @@ impl Store {
             path: path.to_owned(),
             reason,
         };
-        let asked = std::time::Instant::now();
-        while let Some(pid) = Store::lock_holder(root.as_fd()) {
-            // A killed daemon keeps its lock until its last write to the disk has ended.
-            if !crate::sys::proc::is_ending(pid) || asked.elapsed() > DYING {
-                return Err(StoreError::Busy {
-                    path: path.to_owned(),
-                    pid,
-                });
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        wait_for_leaving(path, root.as_fd())?;
         match at::open_dir(&root, OsStr::new(STATE_DIR)) {
             Ok(state) => {
                 Self::read_format(path, &state)?;
@@ -369,6 +361,43 @@ impl Store {
     pub fn sync_staging_dir(&self) -> Result<(), Errno> {
         rustix::fs::fsync(&self.staging)
     }
+}
+
+/// Waits while the lock of a backing directory is held by a daemon that will let go of it by itself:
+/// one that was killed keeps it until its last write to the disk has ended; one whose mount is gone
+/// (`umount DIR` doesn't wait for its daemon) until all that was committed is in place.
+///
+/// # Errors
+/// [`StoreError::Busy`] if the holder is there to stay, or takes too long.
+fn wait_for_leaving(path: &Path, root: BorrowedFd<'_>) -> Result<(), StoreError> {
+    use crate::sys::{mount::sees_mount_of, proc};
+    let asked = std::time::Instant::now();
+    let mut told = false;
+    while let Some(pid) = Store::lock_holder(root) {
+        let patience = if proc::is_ending(pid) {
+            DYING
+        } else if !sees_mount_of(pid, path).unwrap_or(true) {
+            LEAVING
+        } else {
+            std::time::Duration::ZERO
+        };
+        let waited = asked.elapsed();
+        if waited >= patience {
+            return Err(StoreError::Busy {
+                path: path.to_owned(),
+                pid,
+            });
+        }
+        if waited > std::time::Duration::from_secs(1) && !told {
+            told = true;
+            log::warn!(
+                "{}: waiting for process {pid}, which has it and isn't mounted (yet, or any more)",
+                path.display()
+            );
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 fn holder(lock: BorrowedFd<'_>) -> u32 {

@@ -26,7 +26,7 @@ use thiserror::Error;
 
 pub use backing::{FsKind, fs_kind, has_rename_semantics};
 pub use rustix::mount::MountFlags;
-pub use table::{FSTYPE, MountEntry, commitfs_mounts, mountinfo, top_at};
+pub use table::{FSTYPE, MountEntry, commitfs_mounts, mountinfo, sees_mount_of, top_at};
 
 /// How long [`is_dead`] waits for an answer; a dead mount gives its own at once.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -37,6 +37,17 @@ pub fn mountinfo() -> io::Result<Vec<MountEntry>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
+/// Whether another process sees a mount of commitfs over `backing`.
+///
+/// # Errors
+/// As of reading `/proc/PID/mountinfo`: the process is gone, or may not be looked at.
+pub fn sees_mount_of(pid: u32, backing: &Path) -> io::Result<bool> {
+    let table = parse(&std::fs::read(format!("/proc/{pid}/mountinfo"))?);
+    Ok(table
+        .iter()
+        .any(|entry| entry.fstype == FSTYPE && Path::new(&entry.source) == backing))
+}
+
 /// All mounts of commitfs.
 pub fn commitfs_mounts() -> io::Result<Vec<MountEntry>> {
     Ok(mountinfo()?
