@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use rustix::io::Errno;
 
-use super::options::Options;
+use super::options::{self, Options};
 use super::{Failure, exit};
 use crate::engine::{Config, Durability, Engine};
 use crate::fuse::{Adapter, KernelNotify};
@@ -30,8 +30,14 @@ pub enum DurabilityArgument {
     Sync,
 }
 
+/// The parser of the command line takes limits of one type only.
+fn limits(range: &std::ops::RangeInclusive<u64>) -> std::ops::RangeInclusive<u64> {
+    range.clone()
+}
+
 /// Arguments of `commitfs mount`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = options::HELP)]
 pub struct Arguments {
     /// Directory with the real files
     backing: PathBuf,
@@ -49,15 +55,15 @@ pub struct Arguments {
     /// When commits survive a power cut
     #[arg(long, value_enum)]
     durability: Option<DurabilityArgument>,
-    /// With async: the longest time a commit may be lost by a power cut
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
-    bound: u64,
-    /// How long an in-place editor waits for another one of the same file, before it goes on
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    lock_timeout: u64,
-    /// Warn of a lock or writer slot that is held for longer; 0 never
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    lock_warn: u64,
+    /// With async: the longest time a commit may be lost by a power cut, 10 to 60000 [default: 1000]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(limits(&options::BOUND)))]
+    bound: Option<u64>,
+    /// How long an in-place editor waits for another one of the same file, before it goes on, up to 86400 [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(limits(&options::PATIENCE)))]
+    lock_timeout: Option<u64>,
+    /// Warn of a lock or writer slot that is held for longer, up to 86400; 0 never [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(limits(&options::PATIENCE)))]
+    lock_warn: Option<u64>,
     /// Allow a backing directory on a network file system
     #[arg(long)]
     network_ok: bool,
@@ -121,13 +127,14 @@ fn in_background(arguments: &Arguments) -> Result<u8, Failure> {
     })?;
     let mut line: Vec<std::ffi::OsString> = vec!["mount".into(), "--foreground".into()];
     line.extend(["--log-level".into(), arguments.log_level.to_string().into()]);
-    line.extend(["--bound".into(), arguments.bound.to_string().into()]);
-    line.extend([
-        "--lock-timeout".into(),
-        arguments.lock_timeout.to_string().into(),
-        "--lock-warn".into(),
-        arguments.lock_warn.to_string().into(),
-    ]);
+    let numbers = [
+        ("--bound", arguments.bound),
+        ("--lock-timeout", arguments.lock_timeout),
+        ("--lock-warn", arguments.lock_warn),
+    ];
+    for (name, number) in numbers {
+        line.extend(number.map(|number| format!("{name}={number}").into()));
+    }
     let durability = match plan.durability {
         Durability::Async => "async",
         Durability::Sync => "sync",
@@ -192,6 +199,12 @@ fn plan_inner(arguments: &Arguments) -> Result<Plan, Failure> {
     }
     let backing = usable_directory(&arguments.backing)?;
     let mountpoint = usable_directory(mountpoint)?;
+    let bound = arguments.bound.or(options.bound).unwrap_or(1000);
+    let lock_timeout = arguments
+        .lock_timeout
+        .or(options.lock_timeout)
+        .unwrap_or(30);
+    let lock_warn = arguments.lock_warn.or(options.lock_warn).unwrap_or(300);
     let durability = match (arguments.durability, options.durability.as_deref()) {
         (Some(DurabilityArgument::Sync), _) | (None, Some("sync")) => Durability::Sync,
         (Some(DurabilityArgument::Async), _) | (None, None | Some("async")) => Durability::Async,
@@ -219,9 +232,9 @@ fn plan_inner(arguments: &Arguments) -> Result<Plan, Failure> {
         options,
         rules_file,
         durability,
-        bound: Duration::from_millis(arguments.bound.clamp(10, 60_000)),
-        lock_timeout: Duration::from_secs(arguments.lock_timeout),
-        lock_warn: (arguments.lock_warn > 0).then(|| Duration::from_secs(arguments.lock_warn)),
+        bound: Duration::from_millis(bound),
+        lock_timeout: Duration::from_secs(lock_timeout),
+        lock_warn: (lock_warn > 0).then(|| Duration::from_secs(lock_warn)),
         network_ok,
     })
 }
@@ -234,6 +247,11 @@ fn usable_directory(path: &Path) -> Result<PathBuf, Failure> {
         std::io::ErrorKind::NotFound => bad(&"no such directory; create it first"),
         _ => bad(&e),
     })?;
+    if real.parent().is_none() {
+        return Err(bad(
+            &"the root directory; commitfs is for a directory of state, such as /srv/state",
+        ));
+    }
     if real.metadata().map_err(|e| bad(&e))?.is_dir() {
         Ok(real)
     } else {
