@@ -247,7 +247,7 @@ impl Engine {
         if inner.left || writeback || !goes_on {
             drop(inner);
             let (txn, staging) = self.leave_stream(caller, handle, appender, writeback)?;
-            self.note_write(txn, caller, offset + data.len() as u64);
+            self.note_write(txn, caller, offset + data.len() as u64)?;
             let mut content = staging.lock();
             let at_end = appender.always && !writeback;
             let offset = if at_end { content.size()? } else { offset };

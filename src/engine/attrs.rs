@@ -67,7 +67,9 @@ enum Truncation {
     /// In direct mode, it is done already.
     Done,
     /// In the content that the caller's own transaction has staged.
-    Open(Arc<Staging>),
+    Open(TxnId, Arc<Staging>),
+    /// Once it is decided what becomes of that transaction: it is closed.
+    Undecided(TxnId),
     /// As a transaction of its own.
     Alone(TxnId),
 }
@@ -184,11 +186,28 @@ impl Engine {
                 self.pool
                     .run(move || done(engine.truncate_commit(caller, txn, size)));
             }
-            Ok(Truncation::Open(staging)) => self.pool.run(move || {
-                let mut content = staging.lock();
-                let cut = content.truncate(size);
-                done(cut.and_then(|()| drop_set_id(&*content.file, caller, Some(&staging))));
-            }),
+            Ok(Truncation::Open(txn, staging)) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    let mut content = staging.lock();
+                    if !engine.changes_now(txn) {
+                        drop(content);
+                        return engine.truncate_path(caller, node, size, done);
+                    }
+                    let cut = content.truncate(size);
+                    let set =
+                        cut.and_then(|()| drop_set_id(&*content.file, caller, Some(&staging)));
+                    drop(content);
+                    done(set);
+                });
+            }
+            Ok(Truncation::Undecided(txn)) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    engine.await_decision(txn);
+                    engine.truncate_path(caller, node, size, done);
+                });
+            }
             Ok(Truncation::Done) => done(Ok(())),
             Err(e) => done(Err(e)),
         }
@@ -205,12 +224,12 @@ impl Engine {
                 state.notes.remove(&caller.tid);
                 return Ok(Truncation::Alone(txn));
             }
-            Kind::Private(txn) if state.txns.contains_key(&txn) => {
-                // By a process that takes part: it means the content it writes.
-                self.unprepare(state, txn);
-                let txn = state.txns.get_mut(&txn).ok_or(Errno::STALE)?;
-                txn.changed = true;
-                return Ok(Truncation::Open(txn.staging.clone()));
+            Kind::Private(_) if let Some(txn) = state.deciding_at(id) => {
+                return Ok(Truncation::Undecided(txn));
+            }
+            // By a process that takes part: it means the content it writes.
+            Kind::Private(txn) if let Some(open) = state.txns.get(&txn) => {
+                return Ok(Truncation::Open(txn, open.staging.clone()));
             }
             Kind::Private(_) | Kind::File => {}
         }
@@ -230,6 +249,20 @@ impl Engine {
         let slot = slot.ok_or(Errno::STALE)?;
         self.begin_truncate(state, caller, id, slot)
             .map(Truncation::Alone)
+    }
+
+    /// Who holds a transaction's content is about to change it, though not through a description that
+    /// keeps it open. `false`: it has been closed meanwhile.
+    fn changes_now(&self, id: TxnId) -> bool {
+        let mut state = self.lock();
+        let is_open = state.txns.get(&id).is_some_and(|t| !t.closing);
+        if is_open {
+            self.unprepare(&mut state, id);
+            if let Some(txn) = state.txns.get_mut(&id) {
+                txn.changed = true;
+            }
+        }
+        is_open
     }
 
     fn truncate_commit(self: &Arc<Self>, caller: Caller, id: TxnId, size: u64) -> OpResult<()> {

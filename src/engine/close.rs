@@ -668,7 +668,8 @@ impl Engine {
             && !t.discarded
             && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));
         let certain = t.verdict.is_some() || t.discarded || !t.would_commit();
-        let prepared = !t.unprepared;
+        // A write may have been under way when the last FLUSH looked (a mapping's pages).
+        let prepared = !t.unprepared && staging.try_lock().is_some_and(|c| !c.dirty);
         let ready = certain
             || (prepared && self.still_fits(state, id) && self.has_all_added(grown_of(state, id)));
         // FLUSH has prepared nothing, and there is nothing to wait for.
@@ -703,9 +704,12 @@ impl Engine {
                 let txn = state.txns.get(&id);
                 (txn.map_or(0, |t| t.opener), txn.is_some_and(|t| t.fsynced))
             };
-            // Others may commit while it is being merged into what they had committed before.
+            // Others may commit while it is being merged into what they had committed before, or
+            // publish it under another name.
             let (mut state, nobody_adds) = loop {
+                failpoint::delay("COMMITFS_DECIDE_DELAY_MS");
                 engine.prepare(id, &staging, pid).ok();
+                failpoint::delay("COMMITFS_DECIDE_DELAY_MS");
                 if rescue {
                     engine.rescue(id, &staging);
                 }
@@ -713,21 +717,12 @@ impl Engine {
                 let nobody_adds = grows.then(|| engine.append_lock.lock());
                 let mut state = engine.lock();
                 let grown = grown_of(&state, id);
-                if engine.still_fits(&mut state, id) && grown.is_none_or(|g| g.is_complete()) {
+                let fits = engine.still_fits(&mut state, id);
+                let is_final = !state.is_unprepared(id) || failpoint::mutant("C9-deciding");
+                if is_final && fits && grown.is_none_or(|g| g.is_complete()) {
                     break (state, nobody_adds);
                 }
             };
-            if state
-                .txns
-                .get(&id)
-                .is_some_and(|t| t.unprepared && t.verdict.is_none())
-                && let Some(t) = state.txns.get_mut(&id)
-            {
-                t.verdict = Some(Abort::FailedWrite {
-                    what: "prepare",
-                    errno: Errno::IO,
-                });
-            }
             let fallen = engine.finish(&mut state, id);
             engine.give_back(&mut state, &unlock);
             drop(state);
@@ -813,6 +808,11 @@ impl Engine {
         let abort = match (death, &txn.verdict) {
             (Some(death), _) => Some(death),
             (None, Some(verdict)) => Some(verdict.clone()),
+            // Nothing is dropped that way: what it holds goes to rejected.
+            (None, None) if txn.content.is_none() => Some(Abort::FailedWrite {
+                what: "prepare",
+                errno: Errno::IO,
+            }),
             (None, None) => check_target(self, state, &txn.slot)
                 .err()
                 .map(|errno| Abort::VanishedTarget { errno }),

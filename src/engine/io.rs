@@ -112,7 +112,10 @@ impl Engine {
             Ok(Handle::Staged {
                 txn, staging, sync, ..
             }) => {
-                let stream = self.note_write(txn, caller, offset + u64::from(size));
+                let stream = match self.note_write(txn, caller, offset + u64::from(size)) {
+                    Ok(stream) => stream,
+                    Err(e) => return done(Err(e)),
+                };
                 if stream && self.stream_goes_on(txn, &staging, offset) && data.contains(&b'\n') {
                     let (engine, data) = (self.clone(), data.to_vec());
                     let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
@@ -272,13 +275,12 @@ impl Engine {
     }
 
     /// Remembers who wrote, and that the content isn't as prepared any more. Gives whether the
-    /// write may complete the first line of a new file.
-    pub(super) fn note_write(&self, id: TxnId, caller: Caller, end: u64) -> bool {
+    /// write may complete the first line of a new file; EIO once the transaction has ended (by a
+    /// forced unmount), since its file may be a version by now.
+    pub(super) fn note_write(&self, id: TxnId, caller: Caller, end: u64) -> OpResult<bool> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(txn) = state.txns.get_mut(&id) else {
-            return false;
-        };
+        let txn = state.txns.get_mut(&id).ok_or(Errno::IO)?;
         // Pages written back by the kernel's own threads carry no process of ours.
         if caller.tid == txn.opener_tid {
             txn.processes.entry(txn.opener).or_default().wrote = true;
@@ -294,7 +296,7 @@ impl Engine {
         if outgrown {
             self.end_claim(state, id);
         }
-        stream
+        Ok(stream)
     }
 
     /// The content changes after a FLUSH: what the journal says of it isn't true any more.
@@ -416,7 +418,9 @@ impl Engine {
                 writes: true,
                 ..
             }) => {
-                self.note_write(txn, caller, size);
+                if let Err(e) = self.note_write(txn, caller, size) {
+                    return done(Err(e));
+                }
                 self.pool.run(move || {
                     // What is done next may lock the content again.
                     let result = {
@@ -433,7 +437,7 @@ impl Engine {
                     let result = engine
                         .leave_stream(caller, handle, &appender, false)
                         .and_then(|(txn, staging)| {
-                            engine.note_write(txn, caller, size);
+                            engine.note_write(txn, caller, size)?;
                             staging.lock().truncate(size)
                         });
                     done(result);
@@ -470,7 +474,9 @@ impl Engine {
                 writes: true,
                 ..
             }) => {
-                self.note_write(txn, caller, offset.saturating_add(len));
+                if let Err(e) = self.note_write(txn, caller, offset.saturating_add(len)) {
+                    return done(Err(e));
+                }
                 self.pool.run(move || {
                     let mut content = staging.lock();
                     let allocated = content.allocate(mode, offset, len);
@@ -578,7 +584,7 @@ impl Engine {
                 writes: true,
                 ..
             } => {
-                self.note_write(txn, caller, to_offset + read as u64);
+                self.note_write(txn, caller, to_offset + read as u64)?;
                 let mut content = staging.lock();
                 content.write(data, to_offset)?;
                 drop_set_id(&*content.file, caller, Some(&staging))?;

@@ -571,7 +571,7 @@ impl Engine {
         self.happened.notify_all();
         match result? {
             OpenStep::Done(opened) => Ok(opened),
-            OpenStep::Wait(_) => Err(Errno::AGAIN),
+            OpenStep::Wait(_) | OpenStep::Undecided(_) => Err(Errno::AGAIN),
         }
     }
 

@@ -8,6 +8,7 @@ mod append;
 mod attrs;
 mod claims;
 mod close;
+mod deciding;
 mod dirs;
 mod documents;
 mod drain;

@@ -145,6 +145,22 @@ impl Engine {
             dir,
             name: name.to_owned(),
         };
+        if self.lock().deciding_under(&slot).is_some() {
+            let engine = self.clone();
+            return self.pool.run(move || {
+                engine.await_decisions(&[&slot]);
+                engine.unlink_open_name(caller, slot, done);
+            });
+        }
+        self.unlink_open_name(caller, slot, done);
+    }
+
+    fn unlink_open_name(
+        self: &Arc<Self>,
+        caller: Caller,
+        slot: Slot,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
         let mut discarded = false;
         self.with_drain(
             move |engine, barrier| engine.unlink_step(caller, &slot, None, &mut discarded, barrier),
@@ -333,8 +349,10 @@ impl Engine {
             name: new_name.to_owned(),
         };
         let engine = self.clone();
-        self.pool
-            .run(move || done(engine.rename_now(caller, &from, &to, flags)));
+        self.pool.run(move || {
+            engine.await_decisions(&[&from, &to]);
+            done(engine.rename_now(caller, &from, &to, flags));
+        });
     }
 
     fn rename_now(
@@ -953,7 +971,13 @@ impl Engine {
             name: name.to_owned(),
         };
         let engine = self.clone();
-        self.pool.run(move || done(engine.link_now(node, &to)));
+        self.pool.run(move || {
+            let closed = engine.lock().deciding_at(node);
+            if let Some(closed) = closed {
+                engine.await_decision(closed);
+            }
+            done(engine.link_now(node, &to));
+        });
     }
 
     fn link_now(&self, node: NodeId, to: &Slot) -> OpResult<Attr> {

@@ -74,6 +74,8 @@ pub struct Created {
 pub(super) enum OpenStep {
     Done(Opened),
     Wait(Slot),
+    /// The transaction whose node it is has been closed and is being decided upon.
+    Undecided(TxnId),
 }
 
 /// A creation that isn't done, or has to wait for the writer slot of a name (C9).
@@ -164,6 +166,13 @@ impl Engine {
                     done(opened.and_then(|opened| engine.settle_editor(opened)));
                 });
             }
+            Ok(OpenStep::Undecided(txn)) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    engine.await_decision(txn);
+                    engine.open(caller, node, request, done);
+                });
+            }
             Err(e) => done(Err(e)),
         }
     }
@@ -206,16 +215,19 @@ impl Engine {
     fn open_now(&self, caller: Caller, id: NodeId, flags: OFlags) -> OpResult<OpenStep> {
         let mut guard = self.lock();
         let state = &mut *guard;
+        if let Some(txn) = state.deciding_at(id) {
+            return Ok(OpenStep::Undecided(txn));
+        }
         // An open through a path is looked up right before; one through a magic link is not.
         let looked_up = state
             .lookups
             .remove(&caller.tid)
             .filter(|(_, node)| *node == id);
-        let node = state
-            .nodes
-            .get(id)
-            .filter(|n| !n.dead)
-            .ok_or(Errno::STALE)?;
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        if node.dead {
+            let slot = looked_up.map(|(slot, _)| slot).or_else(|| node.at.clone());
+            return self.open_gone(state, caller, id, slot, flags);
+        }
         match node.kind {
             Kind::Dir => return Err(Errno::ISDIR),
             Kind::Special => return Err(Errno::NXIO),
@@ -243,6 +255,25 @@ impl Engine {
                     .open_appender(state, caller, id, slot, flags)
                     .map(OpenStep::Done);
             }
+        }
+        self.open_for_writing(state, caller, id, slot, flags, false)
+    }
+
+    /// At the node of a transaction that has committed nothing and ended since it was looked up. The
+    /// kernel walks once more only: a writer has to find its private node then.
+    fn open_gone(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: NodeId,
+        slot: Option<Slot>,
+        flags: OFlags,
+    ) -> OpResult<OpenStep> {
+        let slot = slot.filter(|_| writes(flags)).ok_or(Errno::STALE)?;
+        let policy = self.policy(state, &slot, Creation::default());
+        let adds = flags.contains(OFlags::APPEND) && super::append::by_lines(&policy);
+        if policy.mode == RuleMode::Direct || adds {
+            return Err(Errno::STALE);
         }
         self.open_for_writing(state, caller, id, slot, flags, false)
     }
@@ -489,6 +520,9 @@ impl Engine {
     ) -> OpResult<Opened> {
         let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
+        if txn.closing && !failpoint::mutant("C9-deciding") {
+            return Err(Errno::STALE);
+        }
         if txn.handles == 0 {
             txn.opener = pid;
             txn.opener_tid = caller.tid;

@@ -48,7 +48,15 @@ impl Engine {
             name: name.to_owned(),
         };
         match self.try_lookup(caller, &slot, true) {
-            Ok(Some(found)) => done(self.attr_after_lookup(found)),
+            Ok(Some(found)) => match self.attr_after_lookup(found) {
+                // It has committed nothing and ended meanwhile: the name means something else now.
+                Err(Errno::STALE) => {
+                    let engine = self.clone();
+                    self.pool
+                        .run(move || done(engine.lookup_waiting(caller, &slot)));
+                }
+                other => done(other),
+            },
             Err(e) => {
                 if e == Errno::NOENT {
                     self.note_read(&mut self.lock(), caller, &slot, None);
@@ -70,7 +78,10 @@ impl Engine {
                 Resolved::Node(id) => {
                     self.count_lookup(&mut state, caller, slot, id);
                     drop(state);
-                    return self.attr_after_lookup(id);
+                    match self.attr_after_lookup(id) {
+                        Err(Errno::STALE) => {}
+                        other => return other,
+                    }
                 }
                 Resolved::Wait(deadline) => {
                     self.happened.wait_until(&mut state, deadline);
@@ -206,7 +217,9 @@ impl Engine {
     /// The staged view of a transaction the caller takes part in.
     fn own_view(&self, state: &mut State, caller: Caller, slot: &Slot) -> Option<NodeId> {
         let id = self.own_transaction(state, caller, slot)?;
-        Some(state.txns.get(&id)?.node)
+        let node = state.txns.get(&id)?.node;
+        // Closed, it is waited for like anybody's.
+        state.deciding_at(node).is_none().then_some(node)
     }
 
     /// The newest open transaction of a name that the caller takes part in.
@@ -267,9 +280,29 @@ impl Engine {
         if virtualdir::is_virtual(id) {
             return self.virtual_attr(id);
         }
-        let mut attr = self.attr(id)?;
+        let mut attr = match self.attr(id) {
+            Err(Errno::STALE) => self.attr_of_gone(id)?,
+            found => found?,
+        };
         attr.ino = self.lock().shown_number(id);
         Ok(attr)
+    }
+
+    /// The kernel looks at permissions before it opens what it has looked up. If that has ended
+    /// meanwhile without a commit, it is the open that has to send the caller round (see `open_gone`):
+    /// it walks once more only.
+    fn attr_of_gone(&self, id: NodeId) -> OpResult<Attr> {
+        let mut state = self.lock();
+        let gone = state.nodes.get(id).filter(|n| n.dead);
+        let slot = gone.and_then(|n| n.at.clone()).ok_or(Errno::STALE)?;
+        let current = self.current(&mut state, &slot)?;
+        let node = state.nodes.get(current).ok_or(Errno::STALE)?;
+        if node.kind != Kind::File {
+            return Err(Errno::STALE);
+        }
+        let ttl = VOLATILE;
+        let attr = self.attr_of(&state, node)?;
+        Ok(Attr { ttl, ..attr })
     }
 
     /// Target of a symlink.

@@ -157,6 +157,15 @@ pub fn number(_variable: &str, default: u64) -> u64 {
     default
 }
 
+/// A test makes what comes next come so many milliseconds later.
+#[inline]
+pub fn delay(variable: &str) {
+    let wait = number(variable, 0);
+    if wait > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+    }
+}
+
 /// Whether a kernel feature is to be treated as missing (`COMMITFS_WITHOUT=name,name`): the suite
 /// runs with each optional one off.
 #[cfg(feature = "testing")]

@@ -1,0 +1,65 @@
+//! Between a transaction's last RELEASE and the decision what becomes of it, which may take a worker
+//! some time: nobody joins it any more, and nothing is done to its content.
+//!
+//! A program that closes a file and opens it again at once (a counter that is counted up in a loop)
+//! would else go on in what has been promised to be committed as it is: the decision would find it
+//! changed, or what is written later would go into a version that others read already.
+
+use std::time::Duration;
+
+use super::{Engine, State};
+use crate::namespace::Kind;
+use crate::sys::failpoint;
+use crate::types::{NodeId, Slot, TxnId};
+
+/// Decisions are told; but who waits for one looks now and then all the same.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl State {
+    /// The transaction that has this node, if it is being decided upon.
+    pub(super) fn deciding_at(&self, node: NodeId) -> Option<TxnId> {
+        match self.nodes.get(node)?.kind {
+            Kind::Private(id) => self.is_deciding(id).then_some(id),
+            _ => None,
+        }
+    }
+
+    fn is_deciding(&self, id: TxnId) -> bool {
+        let txn = self.txns.get(&id);
+        txn.is_some_and(|t| t.closing) && !failpoint::mutant("C9-deciding")
+    }
+
+    /// A transaction of the name that is being decided upon.
+    pub(super) fn deciding_under(&self, slot: &Slot) -> Option<TxnId> {
+        let ids = self.open_names.get(slot).into_iter().flatten();
+        ids.copied().find(|id| self.is_deciding(*id))
+    }
+
+    /// Whether it would be committed, and yet isn't prepared: something has changed it since.
+    pub(super) fn is_unprepared(&self, id: TxnId) -> bool {
+        self.txns.get(&id).is_some_and(|t| {
+            t.unprepared && t.verdict.is_none() && !t.discarded && t.would_commit()
+        })
+    }
+}
+
+impl Engine {
+    /// Waits, on a worker, until it is decided what becomes of a transaction.
+    pub(super) fn await_decision(&self, id: TxnId) {
+        let mut state = self.lock();
+        while state.is_deciding(id) {
+            self.happened.wait_for(&mut state, LOOK);
+        }
+    }
+
+    /// The same for all that were closed under some names: what is done to these names next is later.
+    pub(super) fn await_decisions(&self, slots: &[&Slot]) {
+        let mut state = self.lock();
+        while slots
+            .iter()
+            .any(|slot| state.deciding_under(slot).is_some())
+        {
+            self.happened.wait_for(&mut state, LOOK);
+        }
+    }
+}

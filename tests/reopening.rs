@@ -1,0 +1,217 @@
+//! What programs do next with a file that they have just closed, while it is still being decided what
+//! becomes of that close: it is later, and nothing of either is lost (C2, C9). The failure it prevents:
+//! a program counts up in a file, again and again; one count of a thousand, acknowledged by fsync and
+//! close, is missing.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Actor, Live, Mount, assert_content, times};
+
+/// Edits `abcd` to `Abcd`, the letter through a mapping that outlives the descriptor: the last close
+/// is decided upon after its end.
+fn edit_by_mapping(actor: &mut Actor, m: &Mount) {
+    actor.open("f", "r+", &m.path("f")).unwrap();
+    actor.open("node", "path", &m.path("f")).unwrap();
+    actor.mmap("f", "map", 4, "rw").unwrap();
+    actor.close("f").unwrap();
+    actor.map_write("map", 0, b"A").unwrap();
+    actor.munmap("map").unwrap();
+}
+
+fn edit_again(actor: &mut Actor, path: &std::path::Path) {
+    // Each step in another stretch of the decision, should that go on meanwhile.
+    actor.open("f", "r+", path).unwrap();
+    actor.pwrite("f", 2, b"X").unwrap();
+    for letter in [b"Y", b"C"] {
+        actor.ask("sleep", &[b"130"]).unwrap();
+        actor.pwrite("f", 2, letter).unwrap();
+        actor.fsync("f").unwrap();
+    }
+    actor.close("f").unwrap();
+}
+
+#[test]
+fn what_a_program_does_next_with_a_file_that_it_has_closed_is_later() {
+    type Next = fn(&mut Actor, &Mount);
+    let next: [(&str, Next, &[u8]); 9] = [
+        ("edit", |a, m| edit_again(a, &m.path("f")), b"AbCd"),
+        (
+            "edit, by a node that was looked up before",
+            |a, _| {
+                let path = a.ask("fdpath", &[b"node"]).unwrap();
+                let path = std::path::PathBuf::from(String::from_utf8(path[0].clone()).unwrap());
+                edit_again(a, &path);
+            },
+            b"AbCd",
+        ),
+        ("cut", |a, m| a.truncate(&m.path("f"), 2).unwrap(), b"Ab"),
+        (
+            "cut, by a node that was looked up before",
+            |a, _| {
+                let path = a.ask("fdpath", &[b"node"]).unwrap();
+                let path = std::path::PathBuf::from(String::from_utf8(path[0].clone()).unwrap());
+                a.truncate(&path, 2).unwrap();
+            },
+            b"Ab",
+        ),
+        ("save", |a, m| a.save(&m.path("f"), b"new").unwrap(), b"new"),
+        (
+            "replace",
+            |a, m| {
+                a.save(&m.path("g"), b"other").unwrap();
+                a.rename(&m.path("g"), &m.path("f")).unwrap();
+            },
+            b"other",
+        ),
+        (
+            "rename, and edit there",
+            |a, m| {
+                a.rename(&m.path("f"), &m.path("g")).unwrap();
+                edit_again(a, &m.path("g"));
+                a.rename(&m.path("g"), &m.path("f")).unwrap();
+            },
+            b"AbCd",
+        ),
+        (
+            "unlink, and create",
+            |a, m| {
+                a.unlink(&m.path("f")).unwrap();
+                a.save(&m.path("f"), b"new").unwrap();
+            },
+            b"new",
+        ),
+        (
+            "link",
+            |a, m| {
+                a.link(&m.path("f"), &m.path("g")).unwrap();
+                a.unlink(&m.path("f")).unwrap();
+                a.rename(&m.path("g"), &m.path("f")).unwrap();
+            },
+            b"Abcd",
+        ),
+    ];
+    let m = mount!(Mount::options().env("COMMITFS_DECIDE_DELAY_MS", 100));
+    for (what, next, expected) in next {
+        m.save("f", "abcd");
+        let mut actor = Actor::new();
+        edit_by_mapping(&mut actor, &m);
+        next(&mut actor, &m);
+        assert_content(m.read("f"), expected, what);
+        actor.exit(0);
+        assert_content(m.read("f"), expected, what);
+    }
+    if !common::plain() {
+        assert_eq!(m.rejected().len(), 0, "{:?}", m.rejected());
+    }
+}
+
+/// Each of several processes, in several ways, edits a row of its own, and knows what it must find
+/// there: what it wrote last, fsync'd or closed.
+const EDITORS: &str = "
+import fcntl, mmap, os, random, sys, time
+me, until, seed = int(sys.argv[1]), time.time() + float(sys.argv[2]), int(sys.argv[3])
+ROW, rng = 32, random.Random(seed * 100 + me)
+own = 0
+def text(n): return (b'%d:%d.' % (me, n)).ljust(ROW, b'.')
+def lock(fd, how): fcntl.lockf(fd, how, ROW, me * ROW)
+def check(found, where):
+    if found != text(own):
+        print('row', me, where, found, 'should be', own, flush=True)
+        os._exit(1)
+def edit():
+    # Own row locked: nobody waits for the writer slot, and closes meet.
+    global own
+    fd = os.open('rows', os.O_RDWR)
+    if rng.random() < .9: lock(fd, fcntl.LOCK_EX)
+    check(os.pread(fd, ROW, me * ROW), 'opened')
+    way = rng.choice(['plain', 'sync', 'twice', 'unlock', 'dup', 'child'])
+    if way == 'map':
+        m = mmap.mmap(fd, 8 * ROW)
+        if rng.random() < .5: os.close(fd); fd = None
+        own += 1
+        m[me * ROW:me * ROW + ROW] = text(own)
+        m.close()
+    else:
+        own += 1
+        os.pwrite(fd, text(own), me * ROW)
+    if fd is None: return
+    if way == 'sync': os.fsync(fd)
+    if way == 'unlock':
+        lock(fd, fcntl.LOCK_UN)
+        check(os.pread(fd, ROW, me * ROW), 'unlocked')
+    if way == 'child' and os.fork() == 0:
+        # The last reference goes some time after its parent's close.
+        time.sleep(rng.random() * .004)
+        os._exit(0)
+    if way == 'dup':
+        other = os.dup(fd)
+        os.close(fd)
+        fd = other
+    if way == 'twice':
+        os.fsync(fd)
+        own += 1
+        os.pwrite(fd, text(own), me * ROW)
+    os.close(fd)
+fd = os.open('rows', os.O_RDWR)
+lock(fd, fcntl.LOCK_EX)
+os.pwrite(fd, text(0), me * ROW)
+os.close(fd)
+edits = 0
+while time.time() < until:
+    edit()
+    edits += 1
+    if rng.random() < .3:
+        with open('rows', 'rb') as f: check(os.pread(f.fileno(), ROW, me * ROW), 'read')
+print('row', me, 'ends with', own, edits, flush=True)
+";
+
+#[test]
+fn no_acknowledged_edit_is_lost_among_many_editors() {
+    need_features!("posix_locks");
+    let seconds = times(8, 3600) as u64;
+    let limit = Duration::from_secs(seconds + 60);
+    // Decisions that take a moment, as on a slow disk.
+    let options = Mount::options().limit(limit);
+    let m = mount!(options.env("COMMITFS_DECIDE_DELAY_MS", 2));
+    m.save("rows", [b'-'; 8 * 32]);
+    let seed = std::process::id();
+    let begun = Instant::now();
+    let mut all: Vec<Live> = (0..6)
+        .map(|me| {
+            let mut python = std::process::Command::new("python3");
+            let args = [
+                "-c",
+                EDITORS,
+                &me.to_string(),
+                &seconds.to_string(),
+                &seed.to_string(),
+            ];
+            Live::spawn(python.current_dir(m.mountpoint()).args(args))
+        })
+        .collect();
+    // Their output is waited for no longer than a line may take.
+    std::thread::sleep(Duration::from_secs(seconds).saturating_sub(begun.elapsed()));
+    let mut last = Vec::new();
+    for one in &mut all {
+        let said = one.line();
+        assert!(said.contains("ends with"), "seed {seed}: {said}");
+        let mut words = said.split(' ');
+        last.push((
+            words.nth(1).unwrap().to_owned(),
+            words.nth(2).unwrap().to_owned(),
+        ));
+        assert!(one.finish().success());
+    }
+    let rows = m.text("rows").unwrap();
+    for (me, own) in last {
+        assert!(
+            rows.contains(&format!("{me}:{own}.")),
+            "seed {seed}: {me}:{own} in {rows}"
+        );
+    }
+    if !common::plain() {
+        assert_eq!(m.rejected().len(), 0, "{:?}", m.rejected());
+    }
+}
