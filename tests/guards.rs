@@ -37,7 +37,6 @@ fn half_a_json_document_fails_the_close_and_leaves_the_old_one() {
         "{",
         "[1, 2",
         "\"text",
-        "{\"a\": 1}}",
         "{\"a\": tru",
         "nope",
     ];
@@ -133,6 +132,73 @@ fn a_shell_that_drops_the_error_of_close_can_be_found_out() {
         let told = m.command(&["status"]).fails();
         assert!(told.out.contains("state.json"), "{told:?}");
     }
+}
+
+#[test]
+fn what_goes_wrong_in_its_middle_is_somebodys_will_unless_it_is_an_edit() {
+    // The plain directory passes: a checkout with templates and fixtures has all its files.
+    let m = with_document!();
+    let mut writer = Actor::new();
+    let odd = [
+        "{{ cookiecutter.name }}",
+        "{\"name\": ${NAME}, \"rest\": [",
+        "{key: 'JSON5', trailing: [1,],}",
+        "{\"a\": 1}}",
+        "{\"a\": \u{0}}",
+        "// nothing but a comment\n",
+    ];
+    for (count, content) in odd.iter().enumerate() {
+        writer
+            .save(&m.path("new.json"), content)
+            .unwrap_or_else(|e| panic!("a new {content}: {e:?}"));
+        assert_content(m.read("new.json"), content.as_bytes(), "a new file");
+        writer.unlink(&m.path("new.json")).unwrap();
+        if !content.starts_with("//") {
+            m.save("over.json", WHOLE);
+            writer
+                .save(&m.path("over.json"), content)
+                .unwrap_or_else(|e| panic!("{content} over a document: {e:?}"));
+            assert_content(m.read("over.json"), content.as_bytes(), "a whole rewrite");
+            m.save("temporary", content);
+            m.save("named.json", WHOLE);
+            let (from, to) = (m.path("temporary"), m.path("named.json"));
+            writer.rename(&from, &to).expect("renamed over a document");
+            if !common::plain() {
+                let counted = m.status()["counters"]["malformed"].as_u64();
+                assert_eq!(counted, Some(3 * (count as u64 + 1)), "{content}");
+            }
+        }
+    }
+    // An edit has to leave a whole document where there was one.
+    writer.open("f", "r+", &m.path("state.json")).unwrap();
+    writer.pwrite("f", 1, b"xy").unwrap();
+    assert_errno(writer.close("f"), "EBADMSG");
+    assert_kept(&m, "after an edit that spoils it");
+    m.save("new.json", odd[0]);
+    writer.open("f", "r+", &m.path("new.json")).unwrap();
+    writer.pwrite("f", 3, b"template").unwrap();
+    writer.close("f").expect("it was no document before either");
+    // Who empties it first has chosen all of it.
+    writer.open("f", "r+", &m.path("state.json")).unwrap();
+    writer.ftruncate("f", 0).unwrap();
+    writer.pwrite("f", 0, odd[0].as_bytes()).unwrap();
+    writer.close("f").expect("a rewrite by other means");
+    assert_content(m.read("state.json"), odd[0].as_bytes(), "rewritten");
+}
+
+#[test]
+fn the_strict_guard_takes_nothing_but_json() {
+    let m =
+        mount!(Mount::options().rules("[[rule]]\nglob = \"*.json\"\nguard = \"json-strict\"\n"));
+    let mut writer = Actor::new();
+    for content in ["{{ template }}", "hello", "{}{}", "{\"a\": NaN}", "// none"] {
+        let told = writer.save(&m.path("new.json"), content);
+        if !content.starts_with("//") {
+            assert_errno(told, "EBADMSG");
+            assert!(!m.exists("new.json"), "{content}");
+        }
+    }
+    writer.save(&m.path("new.json"), WHOLE).expect("JSON");
 }
 
 #[test]
@@ -314,13 +380,11 @@ fn a_truncated_safetensors_file_is_not_published() {
     let whole = safetensors(50_000);
     m.save("w.safetensors", &whole);
     let mut writer = Actor::new();
-    let longer = [&whole[..], b"x"].concat();
     for damaged in [
         &whole[..whole.len() - 1],
         &whole[..1_000],
         &whole[..20],
         &whole[..5],
-        &longer,
     ] {
         assert_errno(writer.save(&m.path("w.safetensors"), damaged), "EBADMSG");
         assert_content(m.read("w.safetensors"), &whole, "the old file");
@@ -333,6 +397,109 @@ fn a_truncated_safetensors_file_is_not_published() {
         &safetensors(7),
         "a whole one goes through",
     );
+}
+
+/// Made by a script in `python`, whole files of a kind that ends in its name.
+#[track_caller]
+fn assert_cut_off_files_are_refused(m: &Mount, names: &[&str]) {
+    let mut writer = Actor::new();
+    for name in names {
+        let whole = m
+            .read(name)
+            .unwrap_or_else(|| panic!("{name} is published"));
+        let kind = name.rsplit('.').next().unwrap();
+        for cut in [whole.len() - 1, whole.len() / 2, 9] {
+            let half = &whole[..cut];
+            assert_errno(writer.save(&m.path(name), half), "EBADMSG");
+            assert_content(m.read(name), &whole, name);
+            let new = m.path(format!("new.{kind}"));
+            assert_errno(writer.save(&new, half), "EBADMSG");
+            assert!(!m.exists(format!("new.{kind}")), "{name}, {cut} bytes");
+        }
+        // Under its name, something of another kind: older formats, compressed ones.
+        let other = m.path(format!("other.{kind}"));
+        writer.save(&other, "# something else\n").expect(name);
+        writer
+            .save(&m.path(name), "# something else\n")
+            .expect(name);
+        m.save(name, &whole);
+        assert_errno(writer.save(&m.path(name), ""), "EBADMSG");
+    }
+}
+
+#[test]
+fn half_an_array_pickle_or_compressed_file_is_not_published() {
+    let m = mount!();
+    m.python(
+        "import gzip, pickle, struct, zipfile\n\
+         header = str({'descr': '<f8', 'fortran_order': False, 'shape': (500,)}).encode()\n\
+         with open('a.npy', 'wb') as f:\n\
+         \x20   f.write(b'\\x93NUMPY\\1\\0' + struct.pack('<H', len(header)) + header + bytes(4000))\n\
+         for protocol in range(2, 6):\n\
+         \x20   pickle.dump({'step': list(range(9000))}, open(f'p{protocol}.pkl', 'wb'), protocol)\n\
+         pickle.dump({'step': 1}, open('p.pickle', 'wb'))\n\
+         for name in 'a.gz', 'a.rds', 'a.RData':\n\
+         \x20   with gzip.open(name, 'wb') as f: f.write(bytes(range(256)) * 500)\n\
+         with zipfile.ZipFile('m.keras', 'w') as z: z.writestr('config', 'x' * 9000)\n\
+         open('a.parquet', 'wb').write(b'PAR1' + b'c' * 500 + b'f' * 77 + struct.pack('<I', 77) + b'PAR1')\n\
+         open('a.zst', 'wb').write(bytes.fromhex('28b52ffd2009490000') + b'something')\n",
+    )
+    .ok();
+    let names = [
+        "a.npy",
+        "p2.pkl",
+        "p3.pkl",
+        "p4.pkl",
+        "p5.pkl",
+        "p.pickle",
+        "a.gz",
+        "a.rds",
+        "a.RData",
+        "m.keras",
+        "a.parquet",
+        "a.zst",
+    ];
+    assert_cut_off_files_are_refused(&m, &names);
+    let mut writer = Actor::new();
+    for name in ["n.ipynb", "map.geojson"] {
+        writer.save(&m.path(name), WHOLE).unwrap();
+        assert_errno(writer.save(&m.path(name), "{\"half"), "EBADMSG");
+        assert_content(m.read(name), WHOLE.as_bytes(), name);
+    }
+}
+
+/// An HDF5 file's superblock says how long the whole is.
+#[test]
+fn half_an_hdf5_file_is_not_published_and_an_empty_one_replaces_none() {
+    let m = mount!();
+    let mut whole = b"\x89HDF\r\n\x1a\n\x02\x08\x08\0".to_vec();
+    for address in [0, u64::MAX, 5000, 48] {
+        whole.extend(u64::to_le_bytes(address));
+    }
+    whole.resize(5000, 7);
+    m.save("w.h5", &whole);
+    m.save("w.hdf5", &whole);
+    assert_cut_off_files_are_refused(&m, &["w.h5", "w.hdf5"]);
+    // Who loses the race for the lock that HDF5 takes has emptied the file by then, and closes it.
+    let mut loser = Actor::new();
+    loser.open("f", "w", &m.path("w.h5")).unwrap();
+    assert_errno(loser.close("f"), "EBADMSG");
+    assert_content(m.read("w.h5"), &whole, "the winner's");
+}
+
+#[test]
+fn a_tree_with_templates_and_fixtures_is_whole_however_it_is_copied() {
+    let m = mount!();
+    m.bash(
+        "mkdir tree && cd tree && mkdir templates && printf '{{ x }}' > templates/package.json\n\
+         printf '{\"a\": <%= b %>}' > templates/b.json; printf '{key: 1}' > five.json\n\
+         printf 'not json' > bad.json; printf '// c\\n' > c.json; : > empty.json\n\
+         printf '{\"a\":1}' > good.json; printf '[1,2]]' > trailing.json\n\
+         cd .. && cp -a tree copied && cp -a tree/. copied && tar cf t.tar tree && mkdir untarred\n\
+         tar xf t.tar -C untarred && tar xf t.tar -C untarred\n\
+         diff -r tree copied && diff -r tree untarred/tree",
+    )
+    .ok();
 }
 
 #[test]

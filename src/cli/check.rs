@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Failure, control, exit, output};
-use crate::guard::{Guard, Verdict, examine};
+use crate::guard::{self, Guard, Replaces, examine, judge};
 use crate::journal::{self, Tail};
 use crate::rules::{Creation, Mode, Rules};
 use crate::store::{STATE_DIR, Store};
@@ -284,11 +284,14 @@ fn check_content(
         }
         let file = File::open(&path)?;
         let verdict = examine(policy.guard, &file, file.metadata()?.len())?;
-        if let Verdict::Incomplete(reason) | Verdict::Foreign(reason) = verdict {
+        // What may be anybody's will, a template say, is not wrong.
+        if let guard::Judgement::Refused(violation) =
+            judge(policy.guard, &verdict, Replaces::Whole, true)
+        {
             wrong.push(Wrong {
                 path: relative.to_string_lossy().into_owned(),
                 guard: policy.guard.to_string(),
-                reason: reason.to_string(),
+                reason: violation.reason,
             });
         }
     }

@@ -70,6 +70,12 @@ fn for_people(s: &Value) -> String {
             c["lock_timeouts"], c["stale_claims"]
         );
     }
+    if c["malformed"] != 0 {
+        out += &format!(
+            "published though they are no whole documents of their kind {}\n",
+            c["malformed"]
+        );
+    }
     let aborts: Vec<String> = c["aborts"]
         .as_object()
         .into_iter()

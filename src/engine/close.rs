@@ -15,15 +15,15 @@ use super::append::by_lines;
 use super::merging::{Outcome, Save};
 use super::state::{Handle, Unseen};
 use super::{Durability, Engine, State};
-use crate::guard::{Guard, Verdict, examine, permits};
+use crate::guard::Guard;
 use crate::journal::Record;
 use crate::locks::FileId;
 use crate::namespace::{Kind, Shown};
-use crate::rules::{OnSignal, Policy};
+use crate::rules::OnSignal;
 use crate::store::Rejected;
 use crate::sys::{at, failpoint, pidfd, proc};
 use crate::txn::{Abort, Begun, Flushed, Grown, Ready, Staging, Transaction};
-use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns, now_ns};
+use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, mtime_ns, now_ns};
 
 impl Engine {
     /// A descriptor of the description is closed.
@@ -361,9 +361,8 @@ impl Engine {
         }
         self.check_target(slot)?;
         self.check_limit(id, &mut content)?;
-        if policy.guard != Guard::None && !failpoint::mutant("C21") {
-            self.check_guard(&mut content, slot, policy)?;
-        }
+        let how = self.replaces(id, &content);
+        self.check_guard(&mut content, slot, policy, how)?;
         if sure {
             failpoint::fail_point("prepare").map_err(failed("prepare"))?;
         }
@@ -489,50 +488,6 @@ impl Engine {
             });
         }
         Ok(())
-    }
-
-    pub(super) fn check_guard(
-        &self,
-        content: &mut crate::txn::Content,
-        slot: &Slot,
-        policy: &crate::rules::Policy,
-    ) -> Result<(), Abort> {
-        let failed = |errno| Abort::FailedWrite {
-            what: "guard",
-            errno,
-        };
-        let verdict = content.examine(policy.guard).map_err(failed)?;
-        if verdict == Verdict::Complete {
-            return Ok(());
-        }
-        let current = self
-            .verdict_on_current(slot, policy.guard)
-            .map_err(failed)?;
-        permits(policy.guard, &verdict, current.as_ref(), policy.allow_empty)
-            .map_err(|violation| Abort::Guard(violation.to_string()))
-    }
-
-    /// What the guard says of the version that would be replaced.
-    pub(super) fn verdict_on_current(
-        &self,
-        slot: &Slot,
-        guard: Guard,
-    ) -> OpResult<Option<Verdict>> {
-        let fd = {
-            let mut state = self.lock_settled(slot)?;
-            let Some(id) = self.current_if_any(&mut state, slot)? else {
-                return Ok(None);
-            };
-            match state.nodes.get(id) {
-                Some(node) if node.kind == Kind::File => state.nodes.fd(id)?,
-                _ => return Ok(None),
-            }
-        };
-        let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
-        let len = file.metadata().map_err(|e| errno_of(&e))?.len();
-        examine(guard, &file, len)
-            .map(Some)
-            .map_err(|e| errno_of(&e))
     }
 
     /// Owner, mode and the like of the version as it is now, and a modification time later than
@@ -956,7 +911,7 @@ impl Engine {
         let prepare = || self.prepare_content(id, staging, &slot, &policy, (false, true));
         let mut ready = prepare();
         if ready.is_err()
-            && self.permits_fsynced(staging, &slot, &policy)
+            && self.permits_fsynced(id, staging, &slot, &policy)
             && staging.lock().cut_back_to_fsynced()
         {
             ready = prepare();
@@ -971,26 +926,6 @@ impl Engine {
             }
             let path = self.show(&state, &slot);
             log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
-        }
-    }
-
-    /// Whether the guard lets a name have what was fsync'd. If not, all that was staged is kept for
-    /// rejected.
-    fn permits_fsynced(&self, staging: &Staging, slot: &Slot, policy: &Policy) -> bool {
-        if policy.guard == Guard::None {
-            return true;
-        }
-        let verdict = {
-            let content = staging.lock();
-            let len = content.fsynced_len();
-            len.and_then(|len| examine(policy.guard, &*content.readable().file, len).ok())
-        };
-        let current = self.verdict_on_current(slot, policy.guard);
-        match (verdict, current) {
-            (Some(new), Ok(old)) => {
-                permits(policy.guard, &new, old.as_ref(), policy.allow_empty).is_ok()
-            }
-            _ => false,
         }
     }
 

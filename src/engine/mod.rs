@@ -14,6 +14,7 @@ mod documents;
 mod drain;
 mod files;
 mod io;
+mod judging;
 mod ledger;
 mod locking;
 mod locklist;

@@ -16,13 +16,13 @@ use rustix::io::Errno;
 use super::merging::{Outcome, Why};
 use super::overwrites::Loss;
 use super::{Durability, Engine, State, virtualdir};
-use crate::guard::{Guard, Verdict, examine, permits};
+use crate::guard::Guard;
 use crate::journal::{Edit, Record};
 use crate::namespace::Kind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Begun};
-use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId, errno_of};
+use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId};
 
 /// How an open file gets another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -453,17 +453,8 @@ impl Engine {
             (fd, policy, direct, pending)
         };
         let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
-        if policy.mode == RuleMode::Atomic
-            && policy.guard != Guard::None
-            && !failpoint::mutant("C21")
-        {
-            let len = file.metadata().map_err(|e| errno_of(&e))?.len();
-            let verdict = examine(policy.guard, &file, len).map_err(|e| errno_of(&e))?;
-            if verdict != Verdict::Complete {
-                let current = self.verdict_on_current(to, policy.guard)?;
-                permits(policy.guard, &verdict, current.as_ref(), policy.allow_empty)
-                    .map_err(|v| self.refuse(to, Abort::Guard(v.to_string())))?;
-            }
+        if policy.mode == RuleMode::Atomic {
+            self.check_named(&file, to, &policy, true)?;
         }
         if direct || !pending {
             // Whatever lies in the backing directory unsynced was written in direct mode or while
@@ -1030,10 +1021,7 @@ impl Engine {
             return Ok(());
         }
         let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
-        let len = file.metadata().map_err(|e| errno_of(&e))?.len();
-        let verdict = examine(policy.guard, &file, len).map_err(|e| errno_of(&e))?;
-        permits(policy.guard, &verdict, None, policy.allow_empty)
-            .map_err(|v| self.refuse(to, Abort::Guard(v.to_string())))
+        self.check_named(&file, to, &policy, false)
     }
 
     /// Gives the node that has got the name.

@@ -8,6 +8,7 @@ use super::merging::{Outcome, Save};
 use super::names::{Left, Move};
 use super::overwrites::Loss;
 use super::{Engine, State};
+use crate::guard::Replaces;
 use crate::journal::{Content, Edit, Record};
 use crate::namespace::{Kind, Pending};
 use crate::sys::{at, failpoint};
@@ -115,6 +116,8 @@ impl Engine {
             );
             return;
         };
+        let is_malformed = txn.staging.try_lock().is_some_and(|c| c.is_malformed());
+        state.counters.malformed += u64::from(is_malformed);
         let current = self.current_if_any(state, &txn.slot).ok().flatten();
         if let Some(current) = current.filter(|current| ready.onto != Some(*current)) {
             // Somebody has committed since it was prepared: before this one.
@@ -385,7 +388,11 @@ impl Engine {
             edits = self.take_parts(id, &mut content, true)?;
             self.take_added(&mut content)?;
         }
-        self.check_guard(&mut content, to, &policy)
+        let replaces = match how {
+            Move::Stay => self.replaces(id, &content),
+            Move::Rename | Move::Link => Replaces::Whole,
+        };
+        self.check_guard(&mut content, to, &policy, replaces)
             .map_err(|abort| self.refuse(to, abort))?;
         let settled = if how == Move::Stay {
             if !content.changed {
@@ -462,7 +469,7 @@ impl Engine {
                     .take_parts(id, &mut content, true)
                     .inspect_err(unused)?;
                 self.take_added(&mut content).inspect_err(unused)?;
-                let permitted = self.check_guard(&mut content, to, &policy);
+                let permitted = self.check_guard(&mut content, to, &policy, replaces);
                 permitted
                     .map_err(|abort| self.refuse(to, abort))
                     .inspect_err(unused)?;

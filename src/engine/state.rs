@@ -166,6 +166,8 @@ pub struct Counters {
     pub unmerged: u64,
     /// Claims whose creators have ended.
     pub stale_claims: u64,
+    /// Contents published though they go wrong in their middle, by their guards.
+    pub malformed: u64,
 }
 
 /// An answer that waits until a commit is durable.

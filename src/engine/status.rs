@@ -73,6 +73,8 @@ pub struct CounterValues {
     pub lock_timeouts: u64,
     /// Lock files whose creators ended without removing them.
     pub stale_claims: u64,
+    /// Contents published though their guards find them wrong in their middle.
+    pub malformed: u64,
     /// Saves merged into what others had committed meanwhile.
     pub merges: u64,
     /// Places in them where the later of two changes won.
@@ -166,6 +168,7 @@ impl Engine {
                 rejected: state.counters.rejected,
                 lock_timeouts: state.counters.lock_timeouts,
                 stale_claims: state.counters.stale_claims,
+                malformed: state.counters.malformed,
                 merges: state.counters.merges,
                 merge_conflicts: state.counters.merge_conflicts,
                 uncertain_bases: state.counters.uncertain_bases,

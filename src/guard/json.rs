@@ -11,18 +11,18 @@
 //!   bytes that aren't UTF-8 pass, since refusing them would fail saves that the plain directory
 //!   keeps, and would find no half-written document.
 //!
-//! # Incomplete or foreign
+//! # Incomplete, malformed or foreign
 //!
 //! A writer that stopped half-way leaves a prefix of something valid: *incomplete*. A syntax error
-//! can't come from stopping, but it does come from other accidents: two writers in one file, or a
-//! short document written in place over a longer one (`{"a":1}` and then the tail `xyz"}` of the
-//! old one). So an error behind something that was JSON is *incomplete* as well. Only content that
-//! goes wrong before it showed any whole token other than opening brackets never was JSON, and is
-//! *foreign*: `hello`, `nothing` (which starts like `null`), `2026-01-31 …`, `{'a': 1}`,
-//! `{{ template }}`, `[section]`.
+//! can't come from stopping. Where the content began as JSON (a bracket, or a whole token) it is
+//! *malformed*: `{{ template }}`, `{'a': 1}`, `{"a": ${b}}`, a fixture of a test suite, but also two
+//! writers in one file. What goes wrong before never was JSON, and is *foreign*: `hello`, `nothing`
+//! (which starts like `null`), `2026-01-31 …`, `<html>`.
 //!
-//! A NUL byte is neither: it is what a hole in the file reads as, thus always *incomplete*.
+//! NUL bytes up to the end are what a hole in the file reads as, that was set aside and never
+//! written: *incomplete*.
 
+mod lines;
 mod nesting;
 mod report;
 #[cfg(test)]
@@ -30,6 +30,7 @@ mod tests;
 mod tokens;
 
 use super::Verdict;
+pub use lines::JsonLines;
 use nesting::Nesting;
 
 /// What the scanner expects next, or is inside of.
@@ -79,6 +80,8 @@ enum State {
     BlockComment,
     /// Behind a `*` in a block comment.
     Star,
+    /// Wrong at `hole`, and nothing but NUL since.
+    Hole,
     /// Wrong for good; the verdict is in `failure`.
     Failed,
 }
@@ -120,15 +123,16 @@ pub struct JsonStream {
     strict: bool,
     /// The string being read is a member's name.
     key: bool,
-    /// A value at the top level was whole.
-    values: bool,
-    /// A token other than an opening bracket was whole: from here on nothing is foreign.
+    /// So many values at the top level were whole.
+    values: u64,
+    /// A bracket was open, or a token whole: from here on nothing is foreign.
     began: bool,
-    commented: bool,
     /// Where to go on behind a comment.
     resume: State,
     nesting: Nesting,
     position: u64,
+    /// Where the NUL bytes begin.
+    hole: u64,
     failure: Option<Verdict>,
 }
 
@@ -139,12 +143,12 @@ impl JsonStream {
             state: if strict { State::Top } else { State::Bom(0) },
             strict,
             key: false,
-            values: false,
+            values: 0,
             began: false,
-            commented: false,
             resume: State::Top,
             nesting: Nesting::default(),
             position: 0,
+            hole: 0,
             failure: None,
         }
     }
@@ -157,6 +161,7 @@ impl JsonStream {
                 State::Text => self.text(bytes, at),
                 State::Number(part) => self.number(part, bytes, at),
                 State::LineComment | State::BlockComment => self.comment(bytes, at),
+                State::Hole => self.hole(bytes, at),
                 State::Failed => break,
                 State::Escape
                 | State::Hex(_)
@@ -193,16 +198,32 @@ impl JsonStream {
             self.state
         };
         match state {
-            State::Top | State::Bom(0) if !self.values && !self.commented => Verdict::Empty,
-            State::Top | State::TopGlued if self.values => Verdict::Complete,
+            State::Top | State::Bom(0) if self.values == 0 => Verdict::Empty,
+            State::Top | State::TopGlued if self.values > 0 => Verdict::Complete,
             State::Number(part) if self.nesting.depth() == 0 && part.is_whole() => {
                 Verdict::Complete
             }
+            State::Hole => Verdict::Incomplete(format!(
+                "from byte {} on it is NUL, as in a hole that was never written",
+                self.hole
+            )),
             _ => Verdict::Incomplete(format!(
                 "ends at byte {}, {}",
                 self.position,
                 self.unfinished(state)
             )),
+        }
+    }
+
+    /// How many values at the top level there would be, if the document ended here; `None` if it
+    /// would end inside of one, or went wrong before.
+    pub(super) fn whole_values(&self) -> Option<u64> {
+        match self.state {
+            State::Top | State::TopGlued | State::Bom(0) => Some(self.values),
+            State::Number(part) if self.nesting.depth() == 0 && part.is_whole() => {
+                Some(self.values + 1)
+            }
+            _ => None,
         }
     }
 
@@ -231,7 +252,7 @@ impl JsonStream {
                     return self.text(bytes, at + 1);
                 }
                 _ if self.may_close(byte) => self.close(),
-                State::Top if self.strict && self.values => {
+                State::Top if self.strict && self.values > 0 => {
                     self.fail(byte, at, "nothing behind the value");
                     return at;
                 }
@@ -285,10 +306,12 @@ impl JsonStream {
                 return self.text(bytes, at + 1);
             }
             b'{' => {
+                self.began = true;
                 self.nesting.open(true);
                 self.state = State::KeyOrEnd;
             }
             b'[' => {
+                self.began = true;
                 self.nesting.open(false);
                 self.state = State::ElementOrEnd;
             }
@@ -324,7 +347,7 @@ impl JsonStream {
     /// A value is whole; `top` is the state to go to if it was not inside another.
     fn value_ended(&mut self, top: State) {
         if self.nesting.depth() == 0 {
-            self.values = true;
+            self.values += 1;
             self.state = top;
         } else {
             self.state = State::After;

@@ -69,19 +69,25 @@ pub(super) fn examine(source: &dyn ReadAt, len: u64) -> io::Result<Verdict> {
 fn examine_length(header: &[u8], data: u64, len: u64) -> Verdict {
     let mut stream = JsonStream::new(true);
     stream.feed(header);
-    if let Verdict::Incomplete(why) | Verdict::Foreign(why) = stream.verdict() {
-        return Verdict::Incomplete(format!("the header, from byte {PREFIX} on: {why}"));
+    match stream.verdict() {
+        Verdict::Incomplete(why) if header.last() == Some(&0) => {
+            return Verdict::Incomplete(format!("the header, from byte {PREFIX} on: {why}"));
+        }
+        Verdict::Incomplete(why) | Verdict::Malformed(why) | Verdict::Foreign(why) => {
+            return Verdict::Malformed(format!("the header, from byte {PREFIX} on: {why}"));
+        }
+        Verdict::Complete | Verdict::Empty => {}
     }
     let extent = match serde_json::from_slice(header) {
         Ok(Extent(extent)) => extent,
         Err(error) => {
-            return Verdict::Incomplete(format!("the header, from byte {PREFIX} on: {error}"));
+            return Verdict::Malformed(format!("the header, from byte {PREFIX} on: {error}"));
         }
     };
     match data.checked_add(extent) {
         Some(end) if end == len => Verdict::Complete,
         Some(end) if end < len => {
-            Verdict::Incomplete(format!("the tensors end at byte {end}, the file at {len}"))
+            Verdict::Malformed(format!("the tensors end at byte {end}, the file at {len}"))
         }
         _ => Verdict::Incomplete(format!(
             "ends at byte {len}, {extent} bytes of tensors begin at {data}"

@@ -32,12 +32,25 @@ const SQLITE_COMPANIONS: &[&str] = &["", "-wal", "-shm", "-journal"];
 /// Names that promise a document of a kind (C21).
 const GUARDED: &[(&str, Guard)] = &[
     ("*.json", Guard::Json),
+    ("*.ipynb", Guard::Json),
+    ("*.geojson", Guard::Json),
     ("*.pt", Guard::Zip),
     ("*.pth", Guard::Zip),
     ("*.ckpt", Guard::Zip),
     ("*.npz", Guard::Zip),
+    ("*.keras", Guard::Zip),
     ("*.zip", Guard::Zip),
     ("*.safetensors", Guard::Safetensors),
+    ("*.npy", Guard::Npy),
+    ("*.parquet", Guard::Parquet),
+    ("*.h5", Guard::Hdf5),
+    ("*.hdf5", Guard::Hdf5),
+    ("*.pkl", Guard::Pickle),
+    ("*.pickle", Guard::Pickle),
+    ("*.gz", Guard::Gzip),
+    ("*.rds", Guard::Gzip),
+    ("*.RData", Guard::Gzip),
+    ("*.zst", Guard::Zstd),
 ];
 
 /// The built-in rules, in order. Where two match one name and set the same key, they agree.

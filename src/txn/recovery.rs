@@ -16,7 +16,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::io::Errno;
 
 use super::{Abort, replay};
-use crate::guard::{Guard, examine, permits};
+use crate::guard::{Guard, Replaces, examine, judge};
 use crate::journal::{self, Content, Edit, Header, Journal, JournalError, Record};
 use crate::rules::{Creation, Rules};
 use crate::store::{Rejected, Store, id_name};
@@ -726,14 +726,18 @@ fn guard_permits(
         return Ok(true);
     }
     let verdict = examine(policy.guard, &Cut(file, len), len).map_err(|e| errno_of(&e))?;
-    let current = match open_target(store, path)? {
-        Some(file) => {
-            let len = self::len(&file)?;
-            Some(examine(policy.guard, &file, len).map_err(|e| errno_of(&e))?)
-        }
-        None => None,
-    };
-    Ok(permits(policy.guard, &verdict, current.as_ref(), policy.allow_empty).is_ok())
+    // How it was opened is not known: what is wrong in its middle takes no document's place.
+    let how = Replaces::InPlace;
+    let permitted = judge(policy.guard, &verdict, how, policy.allow_empty).decide(|| {
+        Ok::<_, Errno>(match open_target(store, path)? {
+            Some(file) => {
+                let len = self::len(&file)?;
+                Some(examine(policy.guard, &file, len).map_err(|e| errno_of(&e))?)
+            }
+            None => None,
+        })
+    })?;
+    Ok(permitted.is_ok())
 }
 
 pub(super) fn open_target(store: &Store, path: &Path) -> Result<Option<File>, Errno> {

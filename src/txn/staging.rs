@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use super::parts::Parts;
-use crate::guard::{Guard, JsonStream, Verdict, examine};
+use crate::guard::{Guard, JsonLines, Verdict, examine};
 use crate::journal;
 use crate::namespace::Shown;
 use crate::sys::at;
@@ -97,6 +97,8 @@ pub struct Content {
     pub fsynced: Option<Fsynced>,
     /// The program set the modification time itself, after its last write.
     pub times_set: bool,
+    /// All of it was written since it was empty, be it that an editor has emptied it.
+    anew: bool,
     sequence: Sequence,
     verdict: Option<Verdict>,
     guard: Guard,
@@ -125,7 +127,7 @@ pub struct Fsynced {
 struct Sequence {
     next: u64,
     crc: u32,
-    json: Option<JsonStream>,
+    json: Option<JsonLines>,
     intact: bool,
 }
 
@@ -135,8 +137,8 @@ impl Sequence {
             next: 0,
             crc: 0,
             json: match guard {
-                Guard::Json => Some(JsonStream::new(false)),
-                Guard::JsonStrict => Some(JsonStream::new(true)),
+                Guard::Json => Some(JsonLines::new(false)),
+                Guard::JsonStrict => Some(JsonLines::new(true)),
                 _ => None,
             },
             intact: true,
@@ -167,6 +169,7 @@ impl Staging {
         let content = Content {
             id,
             file: Arc::new(file),
+            anew: base.is_none(),
             base,
             grown: None,
             parts: None,
@@ -280,6 +283,7 @@ impl Content {
             }
             rustix::fs::ftruncate(&*c.file, len)?;
             if len == 0 {
+                c.anew = true;
                 c.sequence = Sequence::new(c.guard);
             } else if len != c.sequence.next {
                 c.sequence.intact = false;
@@ -533,6 +537,16 @@ impl Content {
         Ok(verdict)
     }
 
+    /// Whether all of it was written since it was empty.
+    pub fn is_anew(&self) -> bool {
+        self.anew
+    }
+
+    /// Whether the guard found it to go wrong in its middle, when it looked last.
+    pub fn is_malformed(&self) -> bool {
+        matches!(self.verdict, Some(Verdict::Malformed(_)))
+    }
+
     /// Length in bytes.
     pub fn size(&self) -> OpResult<u64> {
         Ok(u64::try_from(self.stat()?.st_size).unwrap_or(0))
@@ -592,6 +606,7 @@ impl Content {
             self.sequence.intact = false;
         }
         self.base = Some(base);
+        self.anew = false;
         self.parts = None;
         self.verdict = None;
     }
@@ -610,6 +625,7 @@ impl Content {
         let published = std::mem::replace(&mut self.file, Arc::new(file));
         self.id = id;
         self.base = (!copied).then(|| Shown::all_of(published.clone()));
+        self.anew &= copied;
         // What was copied is still to be committed under its own name.
         self.changed &= copied;
         self.grown = self.grown.take().filter(|_| copied);

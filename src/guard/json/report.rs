@@ -4,26 +4,39 @@ use super::{JsonStream, State, Verdict, WORDS};
 
 impl JsonStream {
     /// Settles the verdict: the byte at `at` of the piece being fed is not what JSON `expected`
-    /// there.
+    /// there. Where it is NUL, what follows has a say.
     #[cold]
     pub(super) fn fail(&mut self, byte: u8, at: usize, expected: &str) {
         let offset = self.position + at as u64;
-        self.state = State::Failed;
-        self.failure = Some(if byte == 0 {
-            Verdict::Incomplete(format!(
-                "byte {offset} is NUL, as in a hole that was never written"
-            ))
-        } else {
-            let found = match byte {
-                b' '..=b'~' => format!("'{}'", byte as char),
-                _ => format!("0x{byte:02X}"),
-            };
-            let reason = format!("byte {offset} is {found}, expected {expected}");
-            if self.began {
-                Verdict::Incomplete(reason)
-            } else {
-                Verdict::Foreign(reason)
+        if byte == 0 {
+            (self.state, self.hole) = (State::Hole, offset);
+            return;
+        }
+        let found = match byte {
+            b' '..=b'~' => format!("'{}'", byte as char),
+            _ => format!("0x{byte:02X}"),
+        };
+        self.settle(format!("byte {offset} is {found}, expected {expected}"));
+    }
+
+    /// Passes over NUL bytes; where they end they were no hole to the end.
+    #[cold]
+    pub(super) fn hole(&mut self, bytes: &[u8], at: usize) -> usize {
+        match bytes[at..].iter().position(|&byte| byte != 0) {
+            None => bytes.len(),
+            Some(run) => {
+                self.settle(format!("byte {} is NUL", self.hole));
+                at + run
             }
+        }
+    }
+
+    fn settle(&mut self, reason: String) {
+        self.state = State::Failed;
+        self.failure = Some(if self.began {
+            Verdict::Malformed(reason)
+        } else {
+            Verdict::Foreign(reason)
         });
     }
 

@@ -8,17 +8,17 @@ use super::{
     super::{
         Guard, PIECE,
         Verdict::{self, *},
-        tests::{assert_incomplete, judge},
+        tests::{assert_incomplete, judged},
     },
-    JsonStream,
+    JsonLines, JsonStream,
 };
 
 fn lenient(content: impl AsRef<[u8]>) -> Verdict {
-    judge(Guard::Json, content.as_ref())
+    judged(Guard::Json, content.as_ref())
 }
 
 fn strict(content: impl AsRef<[u8]>) -> Verdict {
-    judge(Guard::JsonStrict, content.as_ref())
+    judged(Guard::JsonStrict, content.as_ref())
 }
 
 #[test]
@@ -71,18 +71,21 @@ fn what_programs_keep_in_json_files_is_complete_only_in_the_lenient_dialect() {
         let shown = text.escape_ascii();
         assert_eq!(lenient(text), Complete, "{shown}");
         assert!(
-            matches!(strict(text), Incomplete(_) | Foreign(_)),
+            matches!(strict(text), Incomplete(_) | Malformed(_) | Foreign(_)),
             "{shown}"
         );
     }
 }
 
 #[test]
-fn nothing_but_space_is_empty() {
+fn nothing_but_space_and_comments_is_empty() {
     for text in ["", " ", "\n\r\t \n"] {
         assert_eq!((lenient(text), strict(text)), (Empty, Empty));
     }
     assert_eq!(lenient("\u{FEFF}\n"), Empty);
+    for text in ["// no value", "/* none */ \n", "// a\n// b\n"] {
+        assert_eq!(lenient(text), Empty);
+    }
 }
 
 #[test]
@@ -101,7 +104,7 @@ fn a_document_that_breaks_off_is_incomplete_and_says_where() {
         ("{} nul", "in a word"),
         ("\u{FEFF}{", "byte 4"),
         ("{} /* x *", "in a comment"),
-        ("// no value", "before any value"),
+        ("/* no value", "in a comment"),
         ("/", "in a comment"),
     ] {
         assert_incomplete(lenient(text), place);
@@ -110,8 +113,16 @@ fn a_document_that_breaks_off_is_incomplete_and_says_where() {
     assert_incomplete(strict(b"\"\xE6\xBC"), "byte 3, in a string");
 }
 
+#[track_caller]
+fn assert_malformed(verdict: Verdict, place: &str) {
+    assert!(
+        matches!(&verdict, Malformed(why) if why.contains(place)),
+        "{verdict:?}, wanted {place:?}"
+    );
+}
+
 #[test]
-fn an_error_behind_something_that_was_json_is_incomplete() {
+fn what_begins_as_json_and_goes_wrong_is_malformed_however_it_goes_on() {
     for (text, place) in [
         ("{\"a\": <garbage>", "byte 6 is '<', expected a JSON value"),
         ("{\"a\":1}xyz\"}", "byte 7 is 'x'"),
@@ -122,14 +133,23 @@ fn an_error_behind_something_that_was_json_is_incomplete() {
         ("{\"a\":1,,}", "byte 7 is ','"),
         ("[] tame", "byte 4 is 'a', expected true"),
         ("1 2x", "byte 3 is 'x', expected space"),
+        // JSON5, templates, ini files, logs.
+        ("{'a': 1}", "byte 1 is"),
+        ("{{ template }}", "byte 1 is '{'"),
+        ("{% if %}", "byte 1"),
+        ("{key: 1}", "byte 1"),
+        ("[section]\n", "byte 1"),
+        ("[[INFO] x]", "byte 3"),
+        ("[,]", "byte 1"),
+        ("{\"a\": ${b}, \"c\": [", "byte 6 is '$'"),
     ] {
-        assert_incomplete(lenient(text), place);
+        assert_malformed(lenient(text), place);
     }
-    assert_incomplete(
+    assert_malformed(
         strict("{} {}"),
         "byte 3 is '{', expected nothing behind the value",
     );
-    assert_incomplete(strict("[1,]"), "byte 3 is ']'");
+    assert_malformed(strict("[1,]"), "byte 3 is ']'");
 }
 
 #[test]
@@ -143,13 +163,6 @@ fn what_never_was_json_is_foreign() {
         "12/5/2026",
         "-- a comment",
         "01",
-        "{'a': 1}",
-        "{{ template }}",
-        "{% if %}",
-        "{key: 1}",
-        "[section]\n",
-        "[[INFO] x]",
-        "[,]",
         "<html>",
         "}",
         "# comment",
@@ -170,23 +183,26 @@ fn what_never_was_json_is_foreign() {
 }
 
 #[test]
-fn a_nul_is_a_hole_wherever_it_is() {
+fn nul_bytes_to_the_end_are_a_hole_that_was_never_written() {
     for text in [
         "\0\0",
         "{\0",
         "{}\0",
-        "{\"a\0\":1}",
-        "\"\\\0\"",
+        "{\"a\":\"\0\0",
+        "\"\\\0",
         "12\0",
         "// x\0",
         "/* *\0",
-        "[1,\0\0]",
+        "[1,\0\0",
         "t\0",
     ] {
-        assert_incomplete(lenient(text), "is NUL");
+        assert_incomplete(lenient(text), "it is NUL");
     }
-    assert_incomplete(lenient(" \0"), "byte 1");
-    assert_incomplete(strict("[\"\0\"]"), "byte 2 is NUL");
+    assert_incomplete(lenient(" \0"), "from byte 1");
+    // Where something follows it is no end.
+    assert_malformed(lenient("{\"a\0\":1}"), "byte 3 is NUL");
+    assert_malformed(strict("[\"\0\0\"]"), "byte 2 is NUL");
+    assert!(matches!(lenient("\0{}"), Foreign(_)));
 }
 
 #[test]
@@ -205,7 +221,7 @@ fn invalid_utf8_is_no_strict_json() {
         let text = [b"[\"", bad, b"\"]"].concat();
         assert!(std::str::from_utf8(&text).is_err());
         assert!(
-            matches!(strict(&text), Foreign(_)),
+            matches!(strict(&text), Malformed(_)),
             "{}",
             text.escape_ascii()
         );
@@ -219,13 +235,13 @@ fn a_million_brackets_cost_no_stack() {
     assert_eq!(lenient(&deep), Complete);
     assert_incomplete(lenient(&deep[..deep.len() - 1]), "one bracket open");
     let wrong = deep.replace("[]", "[1 }");
-    assert_incomplete(lenient(wrong), "byte 1000002 is '}', expected ',' or ']'");
+    assert_malformed(lenient(wrong), "byte 1000002 is '}', expected ',' or ']'");
     let mixed = "[{\"a\":".repeat(100) + "[]" + &"}]".repeat(100);
     assert_eq!(strict(&mixed), Complete);
     for closed in 0..100 {
         // Every second bracket from behind is a brace, also where the stack goes to another word.
         let wrong = [&mixed[..602 + 2 * closed], "]"].concat();
-        assert_incomplete(strict(wrong), "is ']', expected ',' or '}'");
+        assert_malformed(strict(wrong), "is ']', expected ',' or '}'");
     }
 }
 
@@ -298,6 +314,22 @@ fn value() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
+    fn lines_and_their_verdict_depend_on_no_cut(text in nearly_json(), at: prop::sample::Index) {
+        let at = at.index(text.len() + 1);
+        let mut pieces = JsonLines::default();
+        pieces.feed(&text[..at]);
+        pieces.feed(&text[at..]);
+        prop_assert_eq!(pieces.verdict(), lenient(&text));
+        prop_assert_eq!((pieces.lines(), pieces.whole_lines()), lines_of(&text));
+        if let Some(lines @ 1..) = pieces.whole_lines() {
+            prop_assert_eq!(lines as usize, text.split(|byte| *byte == b'\n').count() - 1);
+            for line in text.split_inclusive(|byte| *byte == b'\n') {
+                prop_assert_eq!(lenient(line), Complete);
+            }
+        }
+    }
+
+    #[test]
     fn where_the_pieces_are_cut_makes_no_difference(
         text in nearly_json(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
@@ -349,6 +381,36 @@ proptest! {
             prop_assert_eq!(lenient(&text), Complete);
         }
     }
+}
+
+fn lines_of(text: &[u8]) -> (Option<u64>, Option<u64>) {
+    let mut lines = JsonLines::default();
+    lines.feed(text);
+    (lines.lines(), lines.whole_lines())
+}
+
+#[test]
+fn lines_of_json_are_told_from_documents() {
+    for (text, lines, whole) in [
+        ("", Some(0), Some(0)),
+        ("{\"a\":1}", Some(0), None),
+        ("{\"a\":1}\n", Some(1), Some(1)),
+        ("{\"a\":1}\r\n[2]\n", Some(2), Some(2)),
+        ("{\"a\":1}\n{\"b\":", Some(1), None),
+        ("1\n-2.5\nnull\n\"x\"\n", Some(4), Some(4)),
+        ("{\n", None, None),
+        ("{\"a\":1}\n\n", None, None),
+        ("{} {}\n", None, None),
+        ("{}\nnot JSON\n", None, None),
+        ("// a comment\n", None, None),
+        ("[1,\n2]\n", None, None),
+        ("\"a\nb\"\n", None, None),
+    ] {
+        assert_eq!(lines_of(text.as_bytes()), (lines, whole), "{text:?}");
+    }
+    let mut strict = JsonLines::new(true);
+    strict.feed(b"1\n");
+    assert_eq!(strict.lines(), None, "what is strict has no lines");
 }
 
 fn record(n: u32) -> Value {

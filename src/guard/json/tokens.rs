@@ -146,7 +146,6 @@ impl JsonStream {
                 };
             }
             State::Slash if byte == b'/' || byte == b'*' => {
-                self.commented = true;
                 self.state = if byte == b'/' {
                     State::LineComment
                 } else {

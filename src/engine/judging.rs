@@ -1,0 +1,121 @@
+//! What guards say where content gets a name (C21): a close, a rename, a link, an fsync of a writer
+//! that was killed.
+
+use std::fs::File;
+
+use super::Engine;
+use crate::guard::{Guard, Replaces, Verdict, examine, judge};
+use crate::namespace::Kind;
+use crate::rules::Policy;
+use crate::sys::{at, failpoint};
+use crate::txn::{Abort, Begun, Content, Staging};
+use crate::types::{OpResult, Slot, TxnId, errno_of};
+
+impl Engine {
+    /// Whether a transaction's content may be published under a name.
+    pub(super) fn check_guard(
+        &self,
+        content: &mut Content,
+        slot: &Slot,
+        policy: &Policy,
+        how: Replaces,
+    ) -> Result<(), Abort> {
+        if policy.guard == Guard::None || failpoint::mutant("C21") {
+            return Ok(());
+        }
+        let failed = |errno| Abort::FailedWrite {
+            what: "guard",
+            errno,
+        };
+        let verdict = content.examine(policy.guard).map_err(failed)?;
+        judge(policy.guard, &verdict, how, policy.allow_empty)
+            .decide(|| self.verdict_on_current(slot, policy.guard))
+            .map_err(failed)?
+            .map_err(|violation| Abort::Guard(violation.to_string()))
+    }
+
+    /// How a transaction's content takes the place of what is there: who edits a file (`r+`,
+    /// truncate) has not chosen all of it, unless it has emptied the file first.
+    pub(super) fn replaces(&self, id: TxnId, content: &Content) -> Replaces {
+        let edits = |begun| begun == Begun::Edit && !content.is_anew();
+        let edits = self.lock().txns.get(&id).is_some_and(|t| edits(t.begun));
+        match edits && !failpoint::mutant("C21-edits") {
+            true => Replaces::InPlace,
+            false => Replaces::Whole,
+        }
+    }
+
+    /// Whether a file may get another name, by a rename or link (`over`: what has the name now is
+    /// replaced). A refusal is told, counted and remembered.
+    pub(super) fn check_named(
+        &self,
+        file: &File,
+        to: &Slot,
+        policy: &Policy,
+        over: bool,
+    ) -> OpResult<()> {
+        if policy.guard == Guard::None || failpoint::mutant("C21") {
+            return Ok(());
+        }
+        let len = file.metadata().map_err(|e| errno_of(&e))?.len();
+        let verdict = examine(policy.guard, file, len).map_err(|e| errno_of(&e))?;
+        judge(policy.guard, &verdict, Replaces::Whole, policy.allow_empty)
+            .decide(|| match over {
+                true => self.verdict_on_current(to, policy.guard),
+                false => Ok(None),
+            })?
+            .map_err(|v| self.refuse(to, Abort::Guard(v.to_string())))?;
+        self.count_malformed(matches!(verdict, Verdict::Malformed(_)));
+        Ok(())
+    }
+
+    /// Content was published that its guard finds odd.
+    pub(super) fn count_malformed(&self, is_malformed: bool) {
+        self.lock().counters.malformed += u64::from(is_malformed);
+    }
+
+    /// Whether the guard lets a name have what was fsync'd. If not, all that was staged is kept for
+    /// rejected.
+    pub(super) fn permits_fsynced(
+        &self,
+        id: TxnId,
+        staging: &Staging,
+        slot: &Slot,
+        policy: &Policy,
+    ) -> bool {
+        if policy.guard == Guard::None {
+            return true;
+        }
+        let (verdict, how) = {
+            let content = staging.lock();
+            let len = content.fsynced_len();
+            let file = &*content.readable().file;
+            let verdict = len.and_then(|len| examine(policy.guard, file, len).ok());
+            (verdict, self.replaces(id, &content))
+        };
+        verdict.is_some_and(|new| {
+            judge(policy.guard, &new, how, policy.allow_empty)
+                .decide(|| self.verdict_on_current(slot, policy.guard))
+                .is_ok_and(|permitted| permitted.is_ok())
+        })
+    }
+
+    /// What the guard says of the version that would be replaced.
+    fn verdict_on_current(&self, slot: &Slot, guard: Guard) -> OpResult<Option<Verdict>> {
+        let fd = {
+            let mut state = self.lock_settled(slot)?;
+            let Some(id) = self.current_if_any(&mut state, slot)? else {
+                return Ok(None);
+            };
+            match state.nodes.get(id) {
+                Some(node) if node.kind == Kind::File => state.nodes.fd(id)?,
+                _ => return Ok(None),
+            }
+        };
+        let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
+        let len = file.metadata().map_err(|e| errno_of(&e))?.len();
+        examine(guard, &file, len)
+            .map(Some)
+            .map_err(|e| errno_of(&e))
+    }
+}
