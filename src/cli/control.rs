@@ -26,9 +26,30 @@ pub fn mount_at(real: &Path) -> std::io::Result<Option<MountEntry>> {
 pub fn unusable(path: &Path, error: &std::io::Error) -> Failure {
     let why = match error.raw_os_error() {
         Some(libc::ENOTCONN) => DEAD.to_owned(),
+        Some(libc::EACCES) => match mounted_for(path) {
+            Some(owner) => format!(
+                "mounted by user {owner} for that user alone; ask as that user, or mount it with -o allow_other"
+            ),
+            None => error.to_string(),
+        },
         _ => error.to_string(),
     };
     Failure::new(exit::BAD_INPUT, format!("{}: {why}", path.display()))
+}
+
+/// Whose mount it is that a path lies on, as far as its words tell: a mount that isn't for this user can't be walked into.
+fn mounted_for(path: &Path) -> Option<String> {
+    let path = std::path::absolute(path).ok()?;
+    let table = sysmount::mountinfo().ok()?;
+    let mount = path.ancestors().find_map(|p| sysmount::top_at(&table, p))?;
+    if mount.fstype != sysmount::FSTYPE {
+        return None;
+    }
+    let owner = mount
+        .super_options
+        .split(',')
+        .find_map(|option| option.strip_prefix("user_id="))?;
+    Some(owner.to_owned())
 }
 
 /// The mount that a path lies on, if it is one of ours and has its daemon.
@@ -40,12 +61,21 @@ pub fn mount_of(path: &Path) -> Result<MountEntry, Failure> {
             "no commitfs is mounted here; `commitfs mount` makes one",
         ))
     })?;
-    // The root itself needs no daemon to be found.
-    match mount.mount_point.join(STATE_DIR).symlink_metadata() {
+    // The root itself needs no daemon to be found, and the state directory no right to be looked at.
+    match mount
+        .mount_point
+        .join(STATE_DIR)
+        .join("lock")
+        .symlink_metadata()
+    {
         Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => Err(bad(e)),
-        Err(e) if e.raw_os_error() == Some(libc::EACCES) => Err(bad(std::io::Error::other(
-            "only the user who has mounted it can ask its daemon",
-        ))),
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
+            let whom =
+                mounted_for(&mount.mount_point).map_or(String::new(), |id| format!(" (user {id})"));
+            Err(bad(std::io::Error::other(format!(
+                "only the user who has mounted it{whom} and root can ask its daemon"
+            ))))
+        }
         _ => Ok(mount),
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod control;
+mod doctor;
 mod json;
 mod locks;
 mod mount;
@@ -90,6 +91,8 @@ enum Command {
     Json(json::Arguments),
     /// Look for inconsistencies in a backing directory that nobody has mounted
     Check(check::Arguments),
+    /// Say whether a mount would work here, and what to do if not
+    Doctor(doctor::Arguments),
 }
 
 /// Runs the program.
@@ -121,6 +124,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Rejected(a) => rejected::run(&a),
         Command::Json(a) => json::run(&a),
         Command::Check(a) => check::run(&a),
+        Command::Doctor(a) => doctor::run(&a),
     }
 }
 

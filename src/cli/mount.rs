@@ -197,6 +197,13 @@ fn plan_inner(arguments: &Arguments) -> Result<Plan, Failure> {
             log::warn!("{}: detached a mount whose daemon was gone", path.display());
         }
     }
+    if options.allow_other == Some(true) && !sysmount::may_let_others_in() {
+        return Err(Failure::new(
+            exit::REFUSED,
+            "-o allow_other: /etc/fuse.conf has no line user_allow_other, which only root can add; \
+             without the option the mount is for you alone",
+        ));
+    }
     let backing = usable_directory(&arguments.backing)?;
     let mountpoint = usable_directory(mountpoint)?;
     let bound = arguments.bound.or(options.bound).unwrap_or(1000);
@@ -239,7 +246,7 @@ fn plan_inner(arguments: &Arguments) -> Result<Plan, Failure> {
     })
 }
 
-fn usable_directory(path: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn usable_directory(path: &Path) -> Result<PathBuf, Failure> {
     let bad = |e: &dyn std::fmt::Display| {
         Failure::new(exit::BAD_INPUT, format!("{}: {e}", path.display()))
     };
@@ -262,7 +269,11 @@ fn usable_directory(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// C20: nothing mounted here, below or above, and a file system that can do it.
-fn check_backing(backing: &Path, mountpoint: &Path, network_ok: bool) -> Result<(), Failure> {
+pub(super) fn check_backing(
+    backing: &Path,
+    mountpoint: &Path,
+    network_ok: bool,
+) -> Result<(), Failure> {
     let bad = |e: String| Failure::new(exit::BAD_INPUT, e);
     for mounted in sysmount::commitfs_mounts().unwrap_or_default() {
         let source = PathBuf::from(&mounted.source);
@@ -336,9 +347,9 @@ pub(super) fn load_rules(file: Option<&Path>, backing: &Path) -> Result<Rules, F
         .map_err(|e| Failure::new(exit::BAD_INPUT, format!("rules: {e}")))
 }
 
-fn store_failure(e: StoreError) -> Failure {
+pub(super) fn store_failure(e: StoreError) -> Failure {
     let code = match &e {
-        StoreError::Unusable { .. } => exit::BAD_INPUT,
+        StoreError::Unusable { .. } | StoreError::NotAllowed { .. } => exit::BAD_INPUT,
         StoreError::Busy { .. } => exit::BUSY,
         StoreError::Foreign { .. } => exit::DAMAGED,
         StoreError::Io { .. } => exit::REFUSED,
@@ -506,7 +517,7 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
     Ok((session, engine))
 }
 
-fn detection() -> Option<String> {
+pub(super) fn detection() -> Option<String> {
     if failpoint::feature_off("death") {
         return Some("switched off".into());
     }

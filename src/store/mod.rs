@@ -69,6 +69,19 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// `.commitfs` is another user's.
+    #[error(
+        "{path}/.commitfs belongs to user {owner}, who has mounted it before: mount it as that user, or, once it is unmounted, \
+         make it yours (as root: chown -R {me} {path}/.commitfs)"
+    )]
+    NotAllowed {
+        /// The backing directory.
+        path: PathBuf,
+        /// Number of the user who owns it.
+        owner: u32,
+        /// Number of the user who asks.
+        me: u32,
+    },
     /// A system call on the state directory failed.
     #[error("{path}/.commitfs: {what}: {source}")]
     Io {
@@ -143,6 +156,7 @@ impl Store {
                     reason: "it is not a directory".into(),
                 });
             }
+            Err(Errno::ACCESS | Errno::PERM) => return Err(not_allowed(path)),
             other => other.map_err(io("open"))?,
         };
         let lock = Self::take_lock(path, &state)?;
@@ -197,6 +211,7 @@ impl Store {
             }
             Err(Errno::NOENT) => Ok(()),
             Err(Errno::NOTDIR | Errno::LOOP) => Err(foreign("it is not a directory".into())),
+            Err(Errno::ACCESS | Errno::PERM) => Err(not_allowed(path)),
             Err(e) => Err(foreign(e.to_string())),
         }
     }
@@ -360,6 +375,16 @@ impl Store {
     /// Makes the directory of staging files durable.
     pub fn sync_staging_dir(&self) -> Result<(), Errno> {
         rustix::fs::fsync(&self.staging)
+    }
+}
+
+fn not_allowed(path: &Path) -> StoreError {
+    use std::os::unix::fs::MetadataExt;
+    let owner = path.join(STATE_DIR).metadata().map_or(0, |m| m.uid());
+    StoreError::NotAllowed {
+        path: path.to_owned(),
+        owner,
+        me: rustix::process::geteuid().as_raw(),
     }
 }
 

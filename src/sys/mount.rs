@@ -25,6 +25,7 @@ use rustix::thread::CapabilitySet;
 use thiserror::Error;
 
 pub use backing::{FsKind, fs_kind, has_rename_semantics};
+pub use helper::find as find_helper;
 pub use rustix::mount::MountFlags;
 pub use table::{FSTYPE, MountEntry, commitfs_mounts, mountinfo, sees_mount_of, top_at};
 
@@ -102,7 +103,7 @@ pub enum MountError {
         path: PathBuf,
     },
     /// The kernel or the helper says no.
-    #[error("{}: refused: {reason}", .path.display())]
+    #[error("{}: mounting is refused: {reason}; `commitfs doctor` looks for the cause", .path.display())]
     Refused {
         /// The mount point.
         path: PathBuf,
@@ -156,7 +157,13 @@ pub fn mount(request: &MountRequest) -> Result<Mounted, MountError> {
     helper::mount(request, &mountpoint)
 }
 
-fn may_mount() -> bool {
+/// Whether a mount of this process can be for other users as well: `/etc/fuse.conf` has to allow that to ordinary users.
+pub fn may_let_others_in() -> bool {
+    rustix::process::getuid().is_root() || helper::configuration_allows_other()
+}
+
+/// Whether this process may mount by itself (CAP_SYS_ADMIN).
+pub fn may_mount() -> bool {
     rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }

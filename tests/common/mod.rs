@@ -29,7 +29,7 @@ mod wire;
 pub use actor::{Actor, Failure, Stat, surveyed_stat};
 pub use disk::Disk;
 pub use mount::{Mount, Options, Rejected, detach, is_mounted};
-pub use run::{Live, Run, Shell, alive, bash, commitfs, python, run, sh, shell};
+pub use run::{Live, Run, Shell, alive, bash, binary, commitfs, python, run, sh, shell};
 pub use stamp::{stamped, version_of};
 
 use std::path::PathBuf;

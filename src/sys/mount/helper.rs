@@ -29,7 +29,8 @@ pub(super) fn exists() -> bool {
     find().is_some()
 }
 
-fn find() -> Option<PathBuf> {
+/// Where the helper is: in `PATH`, or where distributions put it.
+pub fn find() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places: Vec<PathBuf> = std::env::split_paths(&path)
         .chain(USUAL_PLACES.map(PathBuf::from))
@@ -56,8 +57,7 @@ fn command(mountpoint: &Path) -> Result<Command, MountError> {
 /// Has the helper mount, and takes the descriptor it sends.
 pub(super) fn mount(request: &MountRequest, mountpoint: &Path) -> Result<Mounted, MountError> {
     let failed = |doing| move |error: io::Error| MountError::system(doing, mountpoint, error);
-    let allow_other = request.allow_other
-        && (rustix::process::getuid().is_root() || configuration_allows_other());
+    let allow_other = request.allow_other && super::may_let_others_in();
     let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -197,7 +197,7 @@ fn escape(value: &str) -> String {
     escaped
 }
 
-fn configuration_allows_other() -> bool {
+pub(super) fn configuration_allows_other() -> bool {
     fs::read_to_string(CONFIGURATION).is_ok_and(|text| allows_other(&text))
 }
 
@@ -245,7 +245,7 @@ mod tests {
         );
         assert_eq!(
             error.to_string(),
-            "/m: refused: fusermount3: bad mount point /m: Permission denied"
+            "/m: mounting is refused: fusermount3: bad mount point /m: Permission denied; `commitfs doctor` looks for the cause"
         );
     }
 }
