@@ -83,6 +83,8 @@ enum Op {
     MapWrite(u8, u16),
     Unmap(u8),
     Fork(u8),
+    /// Another thread.
+    Thread(u8),
     Exec(u8),
     Exit(u8),
     Kill(u8, bool),
@@ -182,12 +184,14 @@ fn an_op() -> impl Strategy<Value = Op> {
         3 => (one.clone(), 0..80u16).prop_map(|(m, at)| MapWrite(m, at)),
         2 => one.clone().prop_map(Unmap),
         4 => who.clone().prop_map(Fork),
+        1 => who.clone().prop_map(Thread),
         2 => who.clone().prop_map(Exec),
         2 => who.clone().prop_map(Exit),
         5 => (who.clone(), any::<bool>()).prop_map(|(w, hard)| Kill(w, hard)),
         6 => (who.clone(), file.clone(), file.clone()).prop_map(|(w, a, b)| Rename(w, a, b)),
         2 => (who.clone(), dir.clone(), dir.clone()).prop_map(|(w, a, b)| RenameDir(w, a, b)),
         3 => (who.clone(), file.clone(), file.clone()).prop_map(|(w, a, b)| Link(w, a, b)),
+        2 => (who.clone(), file.clone(), file.clone()).prop_map(|(w, a, b)| Exchange(w, a, b)),
         4 => (who.clone(), file.clone()).prop_map(|(w, f)| Unlink(w, f)),
         2 => (who.clone(), dir.clone()).prop_map(|(w, d)| Mkdir(w, d)),
         2 => (who.clone(), dir).prop_map(|(w, d)| Rmdir(w, d)),
@@ -338,8 +342,11 @@ impl Case<'_> {
     }
 
     fn end_all(&mut self) {
-        for actor in self.actors.values_mut() {
-            actor.kill(libc::SIGKILL);
+        for (who, actor) in &mut self.actors {
+            // A thread goes with its process, and that number may be another's then.
+            if self.world.process_of(*who) == *who {
+                actor.kill(libc::SIGKILL);
+            }
         }
     }
 
@@ -358,10 +365,38 @@ impl Case<'_> {
         all[n as usize % all.len()]
     }
 
+    /// A descriptor, and who is to use it.
     fn handle(&self, n: u8, writing: bool) -> Option<(u32, String)> {
         let mut all = self.world.handles(writing);
-        all.retain(|(who, _)| !self.world.waits(*who));
-        (!all.is_empty()).then(|| all[n as usize % all.len()].clone())
+        all.retain(|(who, _)| self.free_thread(*who, n).is_some());
+        let (who, slot) = all.get(n as usize % all.len().max(1))?.clone();
+        Some((self.free_thread(who, n)?, slot))
+    }
+
+    /// One of a process's threads that don't wait.
+    fn free_thread(&self, process: u32, n: u8) -> Option<u32> {
+        let mut all = self.world.threads_of(process);
+        all.retain(|who| !self.world.waits(*who));
+        all.get(n as usize % all.len().max(1)).copied()
+    }
+
+    /// Whether the contract doesn't say what the process finds that is to do something by name.
+    fn is_unsure(&self, op: &Op) -> bool {
+        let (who, names): (&u8, Vec<&str>) = match op {
+            TruncatePath(who, name, _)
+            | Chmod(who, name, _)
+            | Patch(who, name, _)
+            | PatchAndStrike(who, name)
+            | Unlink(who, name) => (who, vec![self.theme.files()[*name as usize]]),
+            Rename(who, a, b) | RenameNew(who, a, b) | Exchange(who, a, b) | Link(who, a, b) => {
+                (who, [a, b].map(|n| self.theme.files()[*n as usize]).into())
+            }
+            RenameDir(who, a, b) => (who, [a, b].map(|n| DIRS[*n as usize]).into()),
+            Mkdir(who, dir) | Rmdir(who, dir) => (who, vec![DIRS[*dir as usize]]),
+            _ => return false,
+        };
+        let who = self.process(*who);
+        names.iter().any(|name| self.world.is_unsure_at(who, name))
     }
 
     /// Content that tells where it comes from, often with whole lines.
@@ -400,7 +435,7 @@ impl Case<'_> {
         let files = self.theme.files();
         let file = |n: &u8| files[*n as usize];
         let dir = |n: &u8| DIRS[*n as usize];
-        if !is_told_of(op) {
+        if !is_told_of(op) || self.is_unsure(op) {
             return Ok(());
         }
         match op {
@@ -445,13 +480,19 @@ impl Case<'_> {
                 self.actors.insert(id, child);
             }
             Fork(_) => {}
+            Thread(who) if self.actors.len() < MOST => {
+                let who = self.process(*who);
+                let actor = self.actor(who).thread();
+                self.actors.insert(self.world.thread(who), actor);
+            }
+            Thread(_) => {}
             Exec(who) => {
                 let who = self.process(*who);
-                if self.world.ends_in_any_order(who) {
+                if self.world.has_threads(who) || self.world.ends_in_any_order(who) {
                     return Ok(());
                 }
                 self.world.exec(who);
-                let kept: Vec<String> = self.world.processes[&who].slots.keys().cloned().collect();
+                let kept: Vec<String> = self.world.process(who).slots.keys().cloned().collect();
                 let kept: Vec<&str> = kept.iter().map(String::as_str).collect();
                 self.actor(who).exec_again(&kept);
             }
@@ -460,9 +501,9 @@ impl Case<'_> {
                 if self.world.ends_in_any_order(who) || self.world.leaves_heirs_beside_others(who) {
                     return Ok(());
                 }
-                self.world.end(who, false);
+                let threads = self.world.end(who, false);
                 self.actor(who).exit(3);
-                self.bury(who);
+                self.bury(&threads);
             }
             Kill(who, hard) => {
                 // One who waits, too.
@@ -471,10 +512,10 @@ impl Case<'_> {
                 if self.world.leaves_heirs_beside_others(who) {
                     return Ok(());
                 }
-                self.world.end(who, true);
+                let threads = self.world.end(who, true);
                 let signal = if *hard { libc::SIGKILL } else { libc::SIGTERM };
-                self.actor(who).kill(signal);
-                self.bury(who);
+                self.actor(threads[0]).kill(signal);
+                self.bury(&threads);
             }
             Rename(who, from, to) => self.rename(self.process(*who), file(from), file(to))?,
             RenameNew(who, from, to) => {
@@ -672,7 +713,7 @@ impl Case<'_> {
 
     fn on_mapping(&mut self, op: &Op) -> Result<(), String> {
         let mut all = self.world.maps();
-        all.retain(|(who, ..)| !self.world.waits(*who));
+        all.retain(|(who, ..)| self.free_thread(*who, 0).is_some());
         let pick = |n: u8| (!all.is_empty()).then(|| all[n as usize % all.len()].clone());
         match *op {
             Map(n) => {
@@ -718,10 +759,15 @@ impl Case<'_> {
         slot: &str,
         cloexec: bool,
     ) -> Result<bool, String> {
+        if self.world.is_unsure_at(who, name) {
+            return Ok(false);
+        }
         let waits =
             matches!(mode, Mode::Edit | Mode::EditAtOnce) && self.world.must_wait(who, name);
         if waits && mode == Mode::Edit {
-            let at_most_two = self.world.waiting().len() < 2 && !self.world.is_waited_for(who);
+            let at_most_two = self.world.waiting().len() < 2
+                && !self.world.is_waited_for(who)
+                && !self.world.has_threads(who);
             if at_most_two {
                 self.wait_in_open(who, name, slot, cloexec)?;
             }
@@ -795,9 +841,9 @@ impl Case<'_> {
 
     fn end_waiters(&mut self) {
         for who in self.world.waiting() {
-            self.world.end(who, true);
-            self.actor(who).kill(libc::SIGKILL);
-            self.bury(who);
+            let threads = self.world.end(who, true);
+            self.actor(threads[0]).kill(libc::SIGKILL);
+            self.bury(&threads);
         }
         self.world.conclude();
     }
@@ -897,9 +943,9 @@ impl Case<'_> {
         agree(Some(expected), self.actor(who).mkdir(&path))
     }
 
-    /// A process is gone; there are always some.
-    fn bury(&mut self, who: u32) {
-        self.actors.remove(&who);
+    /// A process is gone with its threads; there are always some.
+    fn bury(&mut self, threads: &[u32]) {
+        self.actors.retain(|who, _| !threads.contains(who));
         while self.actors.len() < FIRST {
             self.spawn();
         }
@@ -1010,11 +1056,12 @@ impl Case<'_> {
         for who in everyone {
             let mut names = all_names.clone();
             names.retain(|name| !self.world.loses_locks_by_a_look(who, name));
+            names.retain(|name| !self.world.is_unsure_at(who, name));
             let paths: Vec<Vec<u8>> = names
                 .iter()
                 .map(|name| format!("{root}/{}", name.trim_start_matches('/')).into_bytes())
                 .collect();
-            let process = self.world.processes.get(&who);
+            let process = self.world.processes.get(&self.world.process_of(who));
             let slots: Vec<String> = process
                 .map(|p| p.slots.keys().cloned().collect())
                 .unwrap_or_default();

@@ -128,6 +128,21 @@ impl Actor {
         child
     }
 
+    /// Another thread of this actor's process, which begins with all that it has open.
+    #[track_caller]
+    pub fn thread(&mut self) -> Actor {
+        let door = Door::open();
+        self.start("thread", &[door.path().as_os_str().as_bytes()]);
+        let conversation = door.admit();
+        self.finish().expect("a thread begins");
+        Actor {
+            conversation,
+            child: None,
+            pid: self.pid,
+            asked: "thread".into(),
+        }
+    }
+
     /// Executes the helper anew. Of its descriptors those marked close-on-exec go, and of the
     /// others those in `slots` keep their names.
     #[track_caller]

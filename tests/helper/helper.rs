@@ -2,8 +2,8 @@
 //! system calls, and answers with one line, `ok WORD…` or `err ERRNO STAGE`.
 //!
 //! `commitfs-test-helper SOCKET` connects to a Unix socket; without an argument it talks on stdin
-//! and stdout; further arguments `SLOT=N` name descriptors it has inherited. It has one thread and no buffers of its own, so that a forked child is an exact
-//! copy, and a kill takes effect between two system calls and nowhere else. Words are
+//! and stdout; further arguments `SLOT=N` name descriptors it has inherited. It has one thread, unless it is told to begin others, and no
+//! buffers of its own, so that a forked child is an exact copy, and a kill takes effect between two system calls and nowhere else. Words are
 //! percent-encoded (see `wire.rs`). Descriptors live in named slots and are inherited across exec.
 
 mod ops;
@@ -84,16 +84,21 @@ fn main() {
         Some(path) => Channel::connect(&path),
         None => Channel::stdio(),
     };
-    let mut state = ops::State::inherited(std::env::args().skip(2));
+    let state = ops::State::inherited(std::env::args().skip(2));
+    serve(&state, &mut channel);
+    sys::exit_now(0);
+}
+
+/// Does what one thread is told, until the test has gone.
+pub fn serve(state: &ops::State, channel: &mut Channel) {
     while let Some(line) = channel.line() {
         let words: Vec<Vec<u8>> = line.split_ascii_whitespace().map(wire::decode).collect();
         if words.is_empty() {
             continue;
         }
-        match ops::perform(&mut state, &mut channel, &words) {
+        match ops::perform(state, channel, &words) {
             Ok(answer) => channel.answer(&answer),
             Err(error) => channel.fail(&error),
         }
     }
-    sys::exit_now(0);
 }

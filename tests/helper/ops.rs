@@ -7,13 +7,18 @@ mod stamp;
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::Channel;
 use crate::sys::{self, Failure, Map, Outcome};
 
+/// What all threads of the helper share.
+#[derive(Clone, Default)]
+pub struct State(Arc<Mutex<Tables>>);
+
 #[derive(Default)]
-pub struct State {
+struct Tables {
     files: HashMap<String, RawFd>,
     maps: HashMap<String, Map>,
 }
@@ -54,35 +59,46 @@ impl State {
             let (slot, fd) = word.split_once('=')?;
             Some((slot.to_owned(), fd.parse().ok()?))
         };
-        State {
-            files: arguments.filter_map(file).collect(),
-            maps: HashMap::new(),
-        }
+        let state = State::default();
+        state.tables().files = arguments.filter_map(file).collect();
+        state
+    }
+
+    /// Never held across a system call: a child that is forked meanwhile has no thread to let go.
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().expect("no thread panics with it")
+    }
+
+    fn put(&self, name: String, fd: RawFd) {
+        self.tables().files.insert(name, fd);
     }
 
     fn file(&self, name: &str) -> Outcome<RawFd> {
-        self.files.get(name).copied().ok_or(Failure {
+        let found = self.tables().files.get(name).copied();
+        found.ok_or(Failure {
             errno: libc::EBADF,
             stage: "slot",
         })
     }
 
-    fn take(&mut self, name: &str) -> Outcome<RawFd> {
-        self.files.remove(name).ok_or(Failure {
+    fn take(&self, name: &str) -> Outcome<RawFd> {
+        let found = self.tables().files.remove(name);
+        found.ok_or(Failure {
             errno: libc::EBADF,
             stage: "slot",
         })
     }
 
     fn map(&self, name: &str) -> Outcome<Map> {
-        self.maps.get(name).copied().ok_or(Failure {
+        let found = self.tables().maps.get(name).copied();
+        found.ok_or(Failure {
             errno: libc::EBADF,
             stage: "map",
         })
     }
 }
 
-pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> Outcome<Answer> {
+pub fn perform(state: &State, channel: &mut Channel, words: &[Vec<u8>]) -> Outcome<Answer> {
     let mut args = Words(words.iter());
     let name = args.text()?;
     let number = |n: i64| Ok(vec![n.to_string().into_bytes()]);
@@ -91,14 +107,14 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
         "open" => {
             let (slot, flags) = (args.text()?, args.text()?);
             let fd = sys::open(args.bytes()?, open_flags(&flags)?, 0o666)?;
-            state.files.insert(slot, fd);
+            state.put(slot, fd);
             return number(fd.into());
         }
         "close" => sys::close(state.take(&args.text()?)?)?,
         "dup" => {
             let (from, to) = (args.text()?, args.text()?);
             let fd = sys::dup(state.file(&from)?)?;
-            state.files.insert(to, fd);
+            state.put(to, fd);
         }
         "fdpath" => {
             let fd = state.file(&args.text()?)?;
@@ -183,7 +199,7 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
         "open-beneath" => {
             let (slot, dir) = (args.text()?, args.text()?);
             let fd = sys::open_beneath(state.file(&dir)?, args.bytes()?)?;
-            state.files.insert(slot, fd);
+            state.put(slot, fd);
         }
         // From now on the process of an ordinary user.
         "become-user" => sys::become_user(args.number()? as u32, args.number()? as u32)?,
@@ -213,7 +229,7 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
             let (slot, map) = (args.text()?, args.text()?);
             let (len, mode) = (args.number()? as usize, args.text()?);
             let mapping = sys::mmap(state.file(&slot)?, len, mode == "rw")?;
-            state.maps.insert(map, mapping);
+            state.tables().maps.insert(map, mapping);
         }
         "mwrite" => {
             let (map, offset) = (state.map(&args.text()?)?, args.number()? as usize);
@@ -227,14 +243,14 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
         "munmap" => {
             let name = args.text()?;
             let map = state.map(&name)?;
-            state.maps.remove(&name);
+            state.tables().maps.remove(&name);
             map.unmap()?;
         }
         "pair" => {
             let (one, two) = (args.text()?, args.text()?);
             let ends = sys::socketpair()?;
-            state.files.insert(one, ends.0);
-            state.files.insert(two, ends.1);
+            state.put(one, ends.0);
+            state.put(two, ends.1);
         }
         "sendfd" => {
             let socket = state.file(&args.text()?)?;
@@ -243,9 +259,17 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
         "recvfd" => {
             let (socket, slot) = (state.file(&args.text()?)?, args.text()?);
             let fd = sys::receive_fd(socket)?;
-            state.files.insert(slot, fd);
+            state.put(slot, fd);
         }
         "fork" => return fork(channel, &args.text()?),
+        // thread SOCKET: another thread, which takes its orders from a socket of its own.
+        "thread" => {
+            let (state, socket) = (state.clone(), args.text()?);
+            std::thread::spawn(move || {
+                let mut channel = Channel::connect(&socket);
+                crate::serve(&state, &mut channel);
+            });
+        }
         "wait" => return number(sys::wait(args.number()? as i32)?.into()),
         "exec" => return exec(state, &mut args),
         "become" => return become_again(state, channel, &mut args),
@@ -268,7 +292,7 @@ pub fn perform(state: &mut State, channel: &mut Channel, words: &[Vec<u8>]) -> O
         "inotify" => {
             let (slot, mask) = (args.text()?, args.number()? as u32);
             let fd = sys::inotify(args.bytes()?, mask)?;
-            state.files.insert(slot, fd);
+            state.put(slot, fd);
         }
         "await-event" => {
             let fd = state.file(&args.text()?)?;

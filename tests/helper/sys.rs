@@ -474,6 +474,9 @@ pub struct Map {
     len: usize,
 }
 
+// SAFETY: an address and a length; what lies there belongs to all threads anyway.
+unsafe impl Send for Map {}
+
 pub fn mmap(fd: RawFd, len: usize, write: bool) -> Outcome<Map> {
     let protection = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
     // SAFETY: the kernel picks the address.

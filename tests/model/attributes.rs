@@ -19,7 +19,10 @@ impl World {
     pub fn looks(&self, path: &str) -> Option<Looks> {
         let slot = self.slot(STRANGER, path).ok()?;
         let file = self.files.get(&slot)?;
-        if self.claim(&slot).is_some() || self.dirs.contains_key(&slot.1) {
+        if self.claim(&slot).is_some()
+            || self.is_linked_to_open(&slot)
+            || self.dirs.contains_key(&slot.1)
+        {
             return None;
         }
         let names = self.files.values().filter(|f| f.number == file.number);
@@ -48,7 +51,10 @@ impl World {
             .filter(|(_, f)| f.number == number)
             .map(|(s, _)| s.clone())
             .collect();
-        if of_it.iter().any(|slot| self.is_in_use(slot)) {
+        if of_it
+            .iter()
+            .any(|slot| self.is_in_use(slot) || self.is_linked_to_open(slot))
+        {
             return None;
         }
         for slot in of_it {

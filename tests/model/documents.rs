@@ -18,7 +18,7 @@ impl World {
         let slot = self.slot(who, path).ok()?;
         let file = self.files.get(&slot)?;
         let names = self.files.values().filter(|f| f.number == file.number);
-        if names.count() > 1 || self.is_direct(&slot) {
+        if names.count() > 1 || self.is_direct(&slot) || self.is_linked_to_open(&slot) {
             return None;
         }
         let patched = match incremented(&file.content) {

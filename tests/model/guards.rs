@@ -96,39 +96,4 @@ impl World {
         let error = self.errors.get(&slot).copied();
         error.filter(|_| names == 1 && self.claim(&slot).is_none())
     }
-
-    /// Two names change their files; `None`: not to be tried.
-    pub fn exchange(&mut self, who: u32, from: &str, to: &str) -> Option<Told> {
-        let slots = self
-            .slot(who, from)
-            .and_then(|a| Ok((a, self.slot(who, to)?)));
-        let (one, other) = match slots {
-            Ok(both) => both,
-            Err(errno) => return Some(Err(errno)),
-        };
-        let in_use = |slot: &Slot| self.is_in_use(slot) || self.dirs.contains_key(&slot.1);
-        if in_use(&one) || in_use(&other) {
-            return None;
-        }
-        let (Some(first), Some(second)) = (self.files.get(&one), self.files.get(&other)) else {
-            return Some(Err("ENOENT"));
-        };
-        let (mut first, mut second) = (first.clone(), second.clone());
-        if first.number == second.number {
-            return Some(Ok(()));
-        }
-        let is_linked = |file: u32| self.files.values().filter(|f| f.file == file).count() > 1;
-        if is_linked(first.file) || is_linked(second.file) {
-            return None;
-        }
-        for (slot, content) in [(&other, &first.content), (&one, &second.content)] {
-            if self.refuses(slot, content)? {
-                return Some(self.refuse(slot));
-            }
-        }
-        (first.file, second.file) = (self.number(), self.number());
-        self.replace(&other, first);
-        self.replace(&one, second);
-        Some(Ok(()))
-    }
 }

@@ -121,8 +121,10 @@ impl World {
     }
 
     pub(super) fn join(&mut self, who: u32, txn: u32, mode: Mode) -> What {
+        let (now, process) = (self.number(), self.process_of(who));
         let joined = self.txns.get_mut(&txn).expect("it is there");
-        joined.openers.insert(who);
+        joined.openers.insert(process);
+        joined.opened.note(who, process, now);
         joined.mappable |= mode.reads();
         What::Staged {
             txn,
@@ -148,6 +150,7 @@ impl World {
     }
 
     pub(super) fn write_lines(&mut self, who: u32, description: u32, data: &[u8]) {
+        let who = self.process_of(who);
         let lines = self.lines(description).expect("an appender");
         let (whole, rest) = split(data);
         if whole.is_empty() {
@@ -200,6 +203,7 @@ impl World {
         if txn.killed != Killed::No || self.vanished(&txn.slot).is_err() {
             return false;
         }
+        let who = self.process_of(who);
         let (whole, rest) = split(data);
         self.change(id, who, 0, |txn| txn.content.extend(whole));
         self.be_born(id);
@@ -277,7 +281,7 @@ impl World {
     /// A description that truncates goes on as an editor of a copy. What becomes of a file without
     /// a name is nobody's concern.
     pub(super) fn leave(&mut self, who: u32, slot: &str) -> Option<u32> {
-        let (description, _) = self.processes[&who].slots[slot];
+        let (description, _) = self.process(who).slots[slot];
         let lines = self.lines(description)?;
         let (Place::At(slot), reads) = (lines.place.clone(), lines.reads) else {
             return None;
@@ -285,9 +289,12 @@ impl World {
         self.finish_line(description);
         let content = self.files[&slot].content.clone();
         let txn = self.begin(who, slot, Mode::Edit, content);
+        let now = self.number();
         let description = self.descriptions.get_mut(&description)?;
         let edit = self.txns.get_mut(&txn).expect("just begun");
         edit.openers.insert(description.opener);
+        edit.opened
+            .note(description.opener, description.opener, now);
         description.elsewhere = true;
         description.what = What::Staged {
             txn,
@@ -315,6 +322,20 @@ impl World {
             .filter(|l| l.place == Place::At(from.clone()))
         {
             lines.place = Place::At(to.clone());
+        }
+    }
+
+    /// Descriptions that add to the file under a name.
+    pub(super) fn appenders_at(&self, slot: &Slot) -> Vec<u32> {
+        let all = self.descriptions.iter();
+        all.filter(|(_, d)| matches!(&d.what, What::Lines(lines) if lines.slot() == Some(slot)))
+            .map(|(number, _)| *number)
+            .collect()
+    }
+
+    pub(super) fn move_appenders(&mut self, appenders: &[u32], to: &Slot) {
+        for description in appenders {
+            self.lines(*description).expect("an appender").place = Place::At(to.clone());
         }
     }
 
@@ -407,7 +428,7 @@ impl World {
         if self.unlocks_in_any_order(who) {
             return true;
         }
-        let process = &self.processes[&who];
+        let process = self.process(who);
         let held: BTreeSet<u32> = process.slots.values().map(|(d, _)| *d).collect();
         let mut names = Vec::new();
         let mut adds = BTreeSet::new();

@@ -90,14 +90,14 @@ impl World {
 
     /// The file that a descriptor's locks belong to, and its only name.
     fn lockable(&self, who: u32, slot: &str) -> Option<(u32, u32, Slot)> {
-        let (description, _) = self.processes[&who].slots[slot];
+        let (description, _) = self.process(who).slots[slot];
         let file = self.descriptions[&description].file?;
         let name = self.only_name(file)?;
         // It has been renamed, and the file has that name no more.
         let strays = self
             .staged_by(description)
             .is_some_and(|id| self.txns[&id].slot != name);
-        if strays || self.descriptions[&description].elsewhere {
+        if strays || self.descriptions[&description].elsewhere || self.is_linked_to_open(&name) {
             return None;
         }
         Some((description, file, name))
@@ -117,7 +117,7 @@ impl World {
             Some(of) => self.files.values().any(|f| f.file == of),
             None => false,
         };
-        let process = &self.processes[&who];
+        let process = self.process(who);
         let mut held = process.slots.values().map(|(d, _)| &self.descriptions[d]);
         let maps = self.processes.values().flat_map(|p| p.maps.values());
         let mut mapped = maps.filter_map(|d| self.staged_by(*d));
@@ -146,6 +146,7 @@ impl World {
     /// A lock without waiting; `None`: not to be tried. What is read through the description from
     /// now on is the current version, and an editor that has written nothing starts from it.
     pub fn lock(&mut self, who: u32, slot: &str, call: Call, alone: bool) -> Option<Told> {
+        let who = self.process_of(who);
         let (description, file, name) = self.lockable(who, slot)?;
         // It would let in who waits, beside heirs.
         let lets_in = self.is_waited_for_by_name(&name)
@@ -262,6 +263,7 @@ impl World {
     /// What the process has written to the file is committed, and goes on from there. `None`: not
     /// to be tried.
     pub fn unlock(&mut self, who: u32, slot: &str, call: Call) -> Option<Told> {
+        let who = self.process_of(who);
         let (description, file, name) = self.lockable(who, slot)?;
         if self.mixes_calls(description, call) {
             return None;
@@ -337,6 +339,7 @@ impl World {
     /// were taken through, and that is an unlock like any other; what is closed comes last. A
     /// killed writer commits nothing.
     pub(super) fn unlock_at_close(&mut self, who: u32, description: u32, killed: bool) {
+        let who = self.process_of(who);
         let closed = &self.descriptions[&description];
         let Some(file) = closed.of.filter(|_| closed.tells_closes == Some(true)) else {
             return;
@@ -362,6 +365,7 @@ impl World {
     /// Whether a process's end would commit what it has written under fcntl locks in an order that
     /// only the numbers of its descriptors tell.
     pub(super) fn unlocks_in_any_order(&self, who: u32) -> bool {
+        let who = self.process_of(who);
         let held = |lock: &&Lock| lock.owner == Owner::Process(who);
         let names = self.locks.iter().filter(held);
         let mut names = names.filter_map(|lock| self.only_name(lock.file));
@@ -380,7 +384,8 @@ impl World {
     pub fn loses_locks_by_a_look(&self, who: u32, path: &str) -> bool {
         let slot = self.slot(who, path).ok();
         let file = slot.and_then(|slot| Some(self.files.get(&slot)?.file));
-        let of_it = |lock: &Lock| Some(lock.file) == file && lock.owner == Owner::Process(who);
+        let process = self.process_of(who);
+        let of_it = |lock: &Lock| Some(lock.file) == file && lock.owner == Owner::Process(process);
         self.locks.iter().any(of_it)
     }
 

@@ -19,7 +19,8 @@ impl World {
     }
 
     fn is_related(&self, one: u32, other: u32) -> bool {
-        self.line(one).any(|p| p == other) || self.line(other).any(|p| p == one)
+        let (one, other) = (self.process_of(one), self.process_of(other));
+        self.living_line(one).any(|p| p == other) || self.living_line(other).any(|p| p == one)
     }
 
     /// Whether somebody unrelated has the slot, and has not locked the file.
@@ -48,8 +49,9 @@ impl World {
     /// test's.
     pub fn is_waited_for(&self, who: u32) -> bool {
         let keeps_out = |w: &Waiter| {
-            self.holders(&w.slot)
-                .any(|(_, t)| self.is_related(who, t.first) || t.openers.contains(&who))
+            self.holders(&w.slot).any(|(_, t)| {
+                self.is_related(who, t.first) || t.openers.contains(&self.process_of(who))
+            })
         };
         self.waiters.iter().any(keeps_out)
     }

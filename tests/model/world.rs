@@ -8,15 +8,21 @@
 pub mod attributes;
 mod direct;
 mod documents;
+mod gaps;
 mod guards;
+mod kin;
 mod lines;
+mod links;
 pub mod locks;
+mod names;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use kin::{Opened, View};
 use lines::Lines;
+use links::Follower;
 use locks::Lock;
 use queue::Waiter;
 
@@ -141,6 +147,12 @@ struct Txn {
     synced_at: u32,
     first: u32,
     openers: BTreeSet<u32>,
+    opened: Opened,
+    /// No version had the name at the open.
+    is_new: bool,
+    /// Opened with O_TRUNC.
+    empties: bool,
+    links: Vec<Follower>,
     wrote: BTreeSet<u32>,
     closed: BTreeSet<u32>,
     killed: Killed,
@@ -256,6 +268,9 @@ struct Description {
 pub struct Process {
     /// Unless it has ended.
     parent: Option<u32>,
+    /// Its ancestors, be it that they have ended: the thread that forked, and when it was born.
+    line: Vec<(u32, u32, u32)>,
+    born: u32,
     /// Descriptors: description, and whether an exec closes it.
     pub slots: BTreeMap<String, (u32, bool)>,
     pub maps: BTreeMap<String, u32>,
@@ -279,8 +294,14 @@ pub struct World {
     /// Held locks.
     locks: Vec<Lock>,
     pub processes: BTreeMap<u32, Process>,
+    /// Threads, and whose they are.
+    threads: BTreeMap<u32, u32>,
     /// Transactions, and what may be found under their names.
     ended: Vec<(u32, Slot, Vec<Option<Content>>)>,
+    /// The same of links to what was written.
+    ended_links: Vec<(Slot, Vec<Option<Content>>)>,
+    /// Names whose file may be a hard link of another's: [`World::is_linked_to_open`].
+    once_followed: BTreeSet<Slot>,
     /// What a killed writer had synced takes its name some time after the death.
     late: bool,
     /// What may be found under a name now; `None`: what was there before.
@@ -312,7 +333,10 @@ impl World {
             waiters: Vec::new(),
             locks: Vec::new(),
             processes: BTreeMap::new(),
+            threads: BTreeMap::new(),
             ended: Vec::new(),
+            ended_links: Vec::new(),
+            once_followed: BTreeSet::new(),
             late: false,
             open_ends: BTreeMap::new(),
             rejected: Vec::new(),
@@ -325,26 +349,10 @@ impl World {
         self.last
     }
 
-    pub fn spawn(&mut self, parent: Option<u32>) -> u32 {
-        let id = self.number();
-        let inherited = parent.and_then(|p| self.processes.get(&p)).cloned();
-        let process = Process {
-            parent,
-            ..inherited.unwrap_or_default()
-        };
-        self.processes.insert(id, process);
-        id
-    }
-
     // What is seen.
 
-    /// The process and its ancestors, as far as they live.
-    fn line(&self, who: u32) -> impl Iterator<Item = u32> {
-        std::iter::successors(Some(who), |p| self.processes.get(p)?.parent)
-    }
-
-    fn holds(&self, who: u32, id: u32) -> bool {
-        let Some(process) = self.processes.get(&who) else {
+    pub(super) fn holds(&self, who: u32, id: u32) -> bool {
+        let Some(process) = self.processes.get(&self.process_of(who)) else {
             return false;
         };
         let held = process.slots.values().map(|(d, _)| d);
@@ -354,18 +362,9 @@ impl World {
 
     /// Whether a process has a mapping whose descriptor it has closed.
     pub fn holds_by_mapping_alone(&self, who: u32) -> bool {
-        let process = &self.processes[&who];
+        let process = self.process(who);
         let open = |d: &u32| process.slots.values().any(|(slot, _)| slot == d);
         process.maps.values().any(|d| !open(d))
-    }
-
-    fn takes_part(&self, id: u32, who: u32) -> bool {
-        let txn = &self.txns[&id];
-        txn.closed.contains(&who)
-            || self.holds(who, id)
-            || self
-                .line(who)
-                .any(|p| txn.openers.contains(&p) || txn.wrote.contains(&p))
     }
 
     /// Open transactions of a name, newest last.
@@ -382,7 +381,7 @@ impl World {
     }
 
     fn own(&self, who: u32, slot: &Slot) -> Option<u32> {
-        let sees = |id: &u32| self.takes_part(*id, who) && !self.is_moot(*id);
+        let sees = |id: &u32| self.view(*id, who) == View::Yes && !self.is_moot(*id);
         self.at(slot).filter(sees).last()
     }
 
@@ -446,7 +445,10 @@ impl World {
             .filter(|s| s.0 == dir)
             .map(|s| s.1.clone());
         let seen = |(id, t): &(&u32, &Txn)| {
-            t.slot.0 == dir && !t.discarded && !t.done && (t.claim || self.takes_part(**id, who))
+            t.slot.0 == dir
+                && !t.discarded
+                && !t.done
+                && (t.claim || self.view(**id, who) == View::Yes)
         };
         let staged = self.txns.iter().filter(seen).map(|(_, t)| t.slot.1.clone());
         let dirs = self.dirs.keys().filter(|_| dir == ROOT).cloned();
@@ -478,7 +480,7 @@ impl World {
     /// What a process reads through a descriptor; the length where it can't read; `None` where
     /// that isn't known.
     pub fn reads(&self, who: u32, slot: &str) -> Option<Vec<u8>> {
-        let (description, _) = self.processes[&who].slots[slot];
+        let (description, _) = self.process(who).slots[slot];
         let description = &self.descriptions[&description];
         match &description.what {
             What::Version(_, content) => Some(content.clone()),
@@ -521,7 +523,7 @@ impl World {
     }
 
     fn staged(&self, who: u32, slot: &str) -> Option<u32> {
-        let (description, _) = self.processes[&who].slots.get(slot)?;
+        let (description, _) = self.process(who).slots.get(slot)?;
         self.staged_by(*description)
     }
 
@@ -549,6 +551,9 @@ impl World {
             Ok(slot) => slot,
             Err(errno) => return Some(Err(errno)),
         };
+        if mode != Mode::Read && self.is_linked_to_open(&slot) {
+            return None;
+        }
         if self.is_direct(&slot) {
             return self.open_direct(who, slot, mode, name, cloexec);
         }
@@ -606,6 +611,9 @@ impl World {
 
     fn begin(&mut self, who: u32, slot: Slot, mode: Mode, content: Content) -> u32 {
         let id = self.number();
+        let process = self.process_of(who);
+        let mut opened = Opened::default();
+        opened.note(who, process, id);
         let base = self.files.get(&slot).map(|f| f.number);
         let guarded = guards::is_guarded(&slot);
         let body = self.files.get(&slot).and_then(|f| f.body);
@@ -633,8 +641,12 @@ impl World {
             failed: false,
             synced: None,
             synced_at: 0,
-            first: who,
-            openers: BTreeSet::from([who]),
+            first: process,
+            openers: BTreeSet::from([process]),
+            opened,
+            is_new: base.is_none(),
+            empties: matches!(mode, Mode::Rewrite | Mode::RewriteAndRead),
+            links: Vec::new(),
             wrote: BTreeSet::new(),
             closed: BTreeSet::new(),
             killed: Killed::No,
@@ -663,7 +675,7 @@ impl World {
             _ => Some(true),
         };
         let description = Description {
-            opener: who,
+            opener: self.process_of(who),
             position: 0,
             appends: mode.appends(),
             how: mode.how(),
@@ -674,12 +686,13 @@ impl World {
             what,
         };
         self.descriptions.insert(id, description);
-        let process = self.processes.get_mut(&who).expect("it lives");
+        let process = self.process_mut(who);
         process.slots.insert(name.to_owned(), (id, cloexec));
         id
     }
 
     fn change(&mut self, id: u32, who: u32, end: usize, change: impl FnOnce(&mut Txn)) {
+        let who = self.process_of(who);
         let txn = self.txns.get_mut(&id).expect("it is there");
         txn.begin_parts();
         change(txn);
@@ -695,7 +708,7 @@ impl World {
 
     /// Writes at an offset, or at the description's position. `false`: not to be tried.
     pub fn write(&mut self, who: u32, slot: &str, at: Option<usize>, data: &[u8]) -> bool {
-        let (description, _) = self.processes[&who].slots[slot];
+        let (description, _) = self.process(who).slots[slot];
         if self.write_direct(description, at, data) {
             return true;
         }
@@ -732,14 +745,14 @@ impl World {
 
     /// Whether a write beyond all limits fails through this descriptor: O_APPEND goes by no offset.
     pub fn can_fail(&self, who: u32, slot: &str) -> bool {
-        let (description, _) = self.processes[&who].slots[slot];
+        let (description, _) = self.process(who).slots[slot];
         let description = &self.descriptions[&description];
         !description.appends && !matches!(description.what, What::Direct { .. })
     }
 
     /// `false`: not to be tried.
     pub fn truncate(&mut self, who: u32, slot: &str, len: usize) -> bool {
-        let (description, _) = self.processes[&who].slots[slot];
+        let (description, _) = self.process(who).slots[slot];
         if let What::Direct { number, .. } = self.descriptions[&description].what {
             self.change_in_place(number, |content| content.resize(len, 0));
             return true;
@@ -758,6 +771,9 @@ impl World {
             Ok(slot) => slot,
             Err(errno) => return Some(Err(errno)),
         };
+        if self.is_linked_to_open(&slot) {
+            return None;
+        }
         let seen = self.look(who, &slot);
         if let Some(id) = self.own(who, &slot).or_else(|| self.claim(&slot)) {
             let txn = self.txns.get_mut(&id).expect("it is there");
@@ -797,7 +813,7 @@ impl World {
     }
 
     pub fn fsync(&mut self, who: u32, slot: &str) {
-        let (description, _) = self.processes[&who].slots[slot];
+        let (description, _) = self.process(who).slots[slot];
         let Some(id) = self.staged_by(description) else {
             return self.finish_line(description);
         };
@@ -822,19 +838,19 @@ impl World {
     /// The length of what can be mapped through a descriptor.
     pub fn mappable(&self, who: u32, slot: &str) -> Option<usize> {
         let txn = &self.txns[&self.staged(who, slot)?];
-        let (description, _) = self.processes[&who].slots[slot];
+        let (description, _) = self.process(who).slots[slot];
         let What::Staged { reads: true, .. } = self.descriptions[&description].what else {
             return None;
         };
         let may = txn.mappable
-            && txn.openers.contains(&who)
+            && txn.openers.contains(&self.process_of(who))
             && !txn.content.is_empty()
             && !self.has_process_locks(&txn.slot);
         may.then_some(txn.content.len())
     }
 
     pub fn map(&mut self, who: u32, slot: &str, map: &str) {
-        let process = self.processes.get_mut(&who).expect("it lives");
+        let process = self.process_mut(who);
         let (description, _) = process.slots[slot];
         process.maps.insert(map.to_owned(), description);
     }
@@ -860,7 +876,7 @@ impl World {
     }
 
     pub fn map_write(&mut self, who: u32, map: &str, at: usize, data: &[u8]) {
-        let description = self.processes[&who].maps[map];
+        let description = self.process(who).maps[map];
         let id = self.staged_by(description).expect("a writer");
         self.change(id, who, 0, |txn| {
             splice(&mut txn.content, at, data);
@@ -874,7 +890,7 @@ impl World {
     // Ends.
 
     pub fn dup(&mut self, who: u32, slot: &str, to: &str) {
-        let process = self.processes.get_mut(&who).expect("it lives");
+        let process = self.process_mut(who);
         let (description, _) = process.slots[slot];
         process.slots.insert(to.to_owned(), (description, false));
     }
@@ -883,8 +899,9 @@ impl World {
     /// the spoilt file has no name any more).
     pub fn close(&mut self, who: u32, slot: &str) -> Option<Told> {
         // A guard's refusal is told by what is surely the last close.
+        let who = self.process_of(who);
         let unsure = self.looks_like_others(who, slot);
-        let process = self.processes.get_mut(&who).expect("it lives");
+        let process = self.process_mut(who);
         let (description, _) = process.slots.remove(slot).expect("an open descriptor");
         self.unlock_at_close(who, description, false);
         let id = self.staged_by(description);
@@ -916,7 +933,7 @@ impl World {
     }
 
     pub fn unmap(&mut self, who: u32, map: &str) {
-        let process = self.processes.get_mut(&who).expect("it lives");
+        let process = self.process_mut(who);
         let description = process.maps.remove(map).expect("a mapping");
         let _ = self.let_go(description);
     }
@@ -968,6 +985,8 @@ impl World {
             return Some(Ok(()));
         }
         if self.is_moot(id) {
+            let (slot, content) = (self.txns[&id].slot.clone(), self.txns[&id].content.clone());
+            self.end_links(id, &slot, &[None, Some(content)]);
             return Some(Ok(()));
         }
         let txn = self.txns.get_mut(&id).expect("it is there");
@@ -1041,6 +1060,7 @@ impl World {
         if ends == [None] {
             self.reject(content);
         }
+        self.end_links(id, &slot, &ends);
         self.ended.push((id, slot, ends));
         told
     }
@@ -1083,6 +1103,7 @@ impl World {
                 }
             }
         }
+        self.conclude_links();
     }
 
     /// Who read a transaction's staged content reads the version that it became.
@@ -1111,8 +1132,11 @@ impl World {
         }
         self.open_ends.remove(slot);
         if let (Found::File(content), true) = (seen, *seen != before) {
+            let was_followed = self.once_followed.contains(slot);
             self.commit(slot, content.clone());
             self.files.get_mut(slot).expect("just made").body = None;
+            self.once_followed
+                .extend(was_followed.then(|| slot.clone()));
         }
         true
     }
@@ -1172,6 +1196,7 @@ impl World {
     fn replace(&mut self, slot: &Slot, mut file: File) {
         file.since = self.number();
         self.errors.insert(slot.clone(), false);
+        self.once_followed.remove(slot);
         let number = file.number;
         if let Some(old) = self.files.insert(slot.clone(), file)
             && old.number != number
@@ -1183,9 +1208,12 @@ impl World {
         }
     }
 
-    /// A process ends, killed or not.
-    pub fn end(&mut self, who: u32, killed: bool) {
-        self.waiters.retain(|w| w.who != who);
+    /// A process ends, killed or not. Gives its threads, the first one first.
+    pub fn end(&mut self, who: u32, killed: bool) -> Vec<u32> {
+        let who = self.process_of(who);
+        let threads = self.threads_of(who);
+        self.waiters.retain(|w| !threads.contains(&w.who));
+        self.threads.retain(|_, process| *process != who);
         let process = self.processes.remove(&who).expect("it lives");
         for other in self.processes.values_mut() {
             if other.parent == Some(who) {
@@ -1228,6 +1256,7 @@ impl World {
         for description in descriptions {
             let _ = self.let_go(description);
         }
+        threads
     }
 
     fn note_death(&mut self, id: u32, who: u32, last: bool) {
@@ -1245,7 +1274,7 @@ impl World {
 
     /// An exec: mappings go, and descriptors marked close-on-exec.
     pub fn exec(&mut self, who: u32) {
-        let process = self.processes.get_mut(&who).expect("it lives");
+        let process = self.process_mut(who);
         let maps: Vec<String> = process.maps.keys().cloned().collect();
         let slots: Vec<String> = process
             .slots
@@ -1308,6 +1337,7 @@ impl World {
             if is_left {
                 self.reject(staged);
             }
+            self.end_links(id, &slot, &ends);
             self.ended.push((id, slot, ends));
         }
         for slot in forgotten {
@@ -1328,309 +1358,5 @@ impl World {
     /// Errors are the daemon's memory.
     pub fn forget_errors(&mut self) {
         self.errors.clear();
-    }
-
-    // Names.
-
-    fn retarget(&mut self, id: u32, to: &Slot) {
-        let order = self.number();
-        let txn = self.txns.get_mut(&id).expect("it is there");
-        txn.slot = to.clone();
-        txn.order = order;
-    }
-
-    /// The file of a transaction gets another name: what was written so far is committed (C11).
-    fn publish(&mut self, id: u32, to: &Slot, renames: bool) -> Told {
-        let txn = &self.txns[&id];
-        if txn.failed {
-            return Err("EFBIG");
-        }
-        if let Found::Dir(_) = self.current(to) {
-            return Err("EISDIR");
-        }
-        if renames {
-            self.take_parts(id);
-        }
-        let txn = &self.txns[&id];
-        let content = match renames {
-            true => [txn.content.as_slice(), &txn.added].concat(),
-            false => txn.content.clone(),
-        };
-        if self.refuses(to, &content) != Some(false) {
-            return self.refuse(to);
-        }
-        if renames {
-            self.txns.get_mut(&id).expect("it is there").take_added();
-        }
-        // By a link it stays under its own name, and what was promised with it, as it is now.
-        let txn = self.txns.get_mut(&id).expect("it is there");
-        let promised = txn.synced.take().filter(|_| !renames);
-        txn.synced = promised.map(|_| vec![txn.content.clone()]);
-        let mode = self.txns[&id].mode;
-        let body = self.edited_body(id).filter(|_| renames);
-        self.commit(to, content);
-        let file = self.files.get_mut(to).expect("just made");
-        file.body = body.or(file.body);
-        // The file that takes the name brings its own.
-        self.files.get_mut(to).expect("just made").mode = mode;
-        Ok(())
-    }
-
-    pub fn rename(&mut self, who: u32, from: &str, to: &str) -> Option<Told> {
-        let told = |result: Result<Slot, &'static str>| result.map_err(|e| Some(Err(e)));
-        let tried = (|| {
-            let source = told(self.slot(who, from))?;
-            let target = told(self.slot(who, to))?;
-            Ok::<_, Option<Told>>((source, target))
-        })();
-        let (source, target) = match tried {
-            Ok(both) => both,
-            Err(told) => return told,
-        };
-        let (seen, there) = (self.look(who, &source), self.look(who, &target));
-        if seen == Found::Nothing {
-            return Some(Err("ENOENT"));
-        }
-        if to.starts_with(&format!("{from}/")) {
-            return Some(Err("EINVAL"));
-        }
-        if from.starts_with(&format!("{to}/")) {
-            return Some(Err("ENOTEMPTY"));
-        }
-        match (seen, there) {
-            (Found::Dir(_), _) if target.0 != ROOT => None,
-            // Who waits for a file in it walks the old path once more.
-            (Found::Dir(dir), _) if self.waiters.iter().any(|w| w.slot.0 == dir) => None,
-            (Found::Dir(_), Found::File(_)) => Some(Err("ENOTDIR")),
-            (Found::Dir(from), Found::Dir(to)) if from == to => Some(Ok(())),
-            (Found::Dir(_), Found::Dir(dir)) if self.is_full(dir) => Some(Err("ENOTEMPTY")),
-            (Found::Dir(dir), _) => {
-                self.dirs.remove(&source.1);
-                self.dirs.insert(target.1, dir);
-                Some(Ok(()))
-            }
-            (_, Found::Dir(_)) => Some(Err("EISDIR")),
-            _ => self.rename_file(who, &source, &target),
-        }
-    }
-
-    /// A rename that replaces nothing.
-    pub fn rename_new(&mut self, who: u32, from: &str, to: &str) -> Option<Told> {
-        let slots = self
-            .slot(who, from)
-            .and_then(|a| Ok((a, self.slot(who, to)?)));
-        match slots {
-            Err(errno) => Some(Err(errno)),
-            Ok((source, _)) if self.look(who, &source) == Found::Nothing => Some(Err("ENOENT")),
-            Ok((_, target)) if self.look(who, &target) != Found::Nothing => Some(Err("EEXIST")),
-            Ok(_) => self.rename(who, from, to),
-        }
-    }
-
-    fn rename_file(&mut self, who: u32, source: &Slot, target: &Slot) -> Option<Told> {
-        // Who waits for it may come in before the name is gone.
-        if self.is_waited_for_by_name(source) {
-            return None;
-        }
-        // Of what becomes of those who have it open in the other mode.
-        let direct = [source, target]
-            .into_iter()
-            .any(|slot| self.is_direct(slot));
-        if direct && (self.is_in_use(source) || self.is_in_use(target)) {
-            return None;
-        }
-        if self.is_direct(source)
-            && let Some(file) = self.files.get(source)
-        {
-            self.once_direct.insert(file.number);
-        }
-        // What a lock belongs to then is another test's.
-        if self.is_locked(source) || self.is_locked(target) {
-            return None;
-        }
-        // It has the other name still, and no rule about who adds to it (C10).
-        if source != target && self.unnames_appenders_of_a_linked_file(target) {
-            return None;
-        }
-        let open = self.own(who, source).or_else(|| self.claim(source));
-        let refused = match open {
-            Some(id) => self.refuses(target, &self.txns[&id].content),
-            None => self.refuses(target, &self.files[source].content),
-        };
-        let refused = refused?;
-        if guards::is_guarded(target) && self.is_added_to(source) {
-            return None;
-        }
-        if let Some(id) = self.own(who, source)
-            && self.txns[&id].stream
-            && source != target
-        {
-            if self.txns[&id].killed != Killed::No || self.vanished(source).is_err() {
-                return None;
-            }
-            self.be_born(id);
-        }
-        if let Some(id) = self.own(who, source).or_else(|| self.claim(source)) {
-            // What was written through a mapping is not known to have been written yet.
-            if self.txns[&id].unwritten || matches!(self.current(source), Found::Dir(_)) {
-                return None;
-            }
-            if source == target {
-                return Some(Ok(()));
-            }
-            let lost = self.files.get(target).cloned();
-            if let Err(errno) = self.publish(id, target, true) {
-                return Some(Err(errno));
-            }
-            let renamed = self.renamed_file(source, target);
-            if let Some(file) = self.files.get_mut(target) {
-                file.file = renamed;
-            }
-            let published = self.files.get(target).map(|f| f.number);
-            self.unname(target, lost);
-            self.rename_appenders(source, target);
-            self.files.remove(source);
-            self.retarget(id, target);
-            let txn = self.txns.get_mut(&id).expect("it is there");
-            (txn.edit, txn.changed, txn.claim) = (true, false, false);
-            (txn.base, txn.body) = (published, self.files[target].body);
-            return Some(Ok(()));
-        }
-        if let Found::Dir(_) = self.current(target) {
-            return Some(Err("EISDIR"));
-        }
-        if refused && source != target {
-            return Some(self.refuse(target));
-        }
-        let mut file = self.files[source].clone();
-        if self
-            .files
-            .get(target)
-            .is_some_and(|f| f.number == file.number)
-        {
-            return Some(Ok(()));
-        }
-        let moved = Some(file.number);
-        file.file = self.renamed_file(source, target);
-        self.files.remove(source);
-        let lost = self.files.get(target).cloned();
-        self.unname(target, lost);
-        self.rename_appenders(source, target);
-        self.replace(target, file);
-        let followers: Vec<u32> = self
-            .at(source)
-            .filter(|id| {
-                let txn = &self.txns[id];
-                txn.edit || txn.base == moved || self.holds_nothing(*id)
-            })
-            .collect();
-        for id in followers {
-            self.retarget(id, target);
-        }
-        Some(Ok(()))
-    }
-
-    /// What locks belong to after a rename: another file's, to keep apart what is opened before and
-    /// since; but the same as long as it has a third name.
-    fn renamed_file(&mut self, source: &Slot, target: &Slot) -> u32 {
-        let file = self.files.get(source).map(|f| f.file);
-        let mut others = self
-            .files
-            .iter()
-            .filter(|(slot, _)| ![source, target].contains(slot));
-        match file.filter(|file| others.any(|(_, f)| f.file == *file)) {
-            Some(shared) => shared,
-            None => self.number(),
-        }
-    }
-
-    pub fn link(&mut self, who: u32, from: &str, to: &str) -> Option<Told> {
-        let (source, target) = match (self.slot(who, from), self.slot(who, to)) {
-            (Err(errno), _) => return Some(Err(errno)),
-            (Ok(source), target) => match (self.look(who, &source), target) {
-                (Found::Nothing, _) => return Some(Err("ENOENT")),
-                (_, Err(errno)) => return Some(Err(errno)),
-                (_, Ok(target)) => (source, target),
-            },
-        };
-        if self.look(who, &target) != Found::Nothing {
-            return Some(Err("EEXIST"));
-        }
-        if self.is_locked(&source) {
-            return None;
-        }
-        if let Found::Dir(_) = self.look(who, &source) {
-            return Some(Err("EPERM"));
-        }
-        if let Some(id) = self.own(who, &source).or_else(|| self.claim(&source)) {
-            let txn = &self.txns[&id];
-            if txn.unwritten {
-                return None;
-            }
-            let untouched = txn.edit && !txn.changed;
-            let current = self.files.get(&source).map(|f| f.number);
-            if txn.stream {
-                return None;
-            }
-            if !(untouched && txn.base == current) {
-                self.refuses(&target, &txn.content)?;
-                return Some(self.publish(id, &target, false));
-            }
-        }
-        let file = self.files[&source].clone();
-        if self.refuses(&target, &file.content)? {
-            return Some(self.refuse(&target));
-        }
-        self.replace(&target, file);
-        Some(Ok(()))
-    }
-
-    pub fn unlink(&mut self, who: u32, path: &str) -> Option<Told> {
-        let slot = match self.slot(who, path) {
-            Ok(slot) => slot,
-            Err(errno) => return Some(Err(errno)),
-        };
-        match (self.look(who, &slot), self.current(&slot)) {
-            (Found::Nothing, _) => return Some(Err("ENOENT")),
-            (Found::Dir(_), _) | (_, Found::Dir(_)) => return Some(Err("EISDIR")),
-            // Who waits for it may come in before the name is gone.
-            _ if self.is_waited_for_by_name(&slot) => return None,
-            _ if self.unnames_appenders_of_a_linked_file(&slot) => return None,
-            _ => {}
-        }
-        let open: Vec<u32> = self.at(&slot).collect();
-        for id in open {
-            self.txns.get_mut(&id).expect("it is there").discarded = true;
-        }
-        let lost = self.files.remove(&slot);
-        self.unname(&slot, lost);
-        self.errors.remove(&slot);
-        Some(Ok(()))
-    }
-
-    pub fn mkdir(&mut self, who: u32, name: &str) -> Told {
-        if self.look(who, &(ROOT, name.to_owned())) != Found::Nothing {
-            return Err("EEXIST");
-        }
-        let id = self.number();
-        self.dirs.insert(name.to_owned(), id);
-        Ok(())
-    }
-
-    /// Files, or names that everybody sees.
-    fn is_full(&self, dir: u32) -> bool {
-        !self.names(STRANGER, dir).is_empty()
-    }
-
-    pub fn rmdir(&mut self, who: u32, name: &str) -> Told {
-        match self.look(who, &(ROOT, name.to_owned())) {
-            Found::Nothing => Err("ENOENT"),
-            Found::File(_) => Err("ENOTDIR"),
-            Found::Dir(dir) if self.is_full(dir) => Err("ENOTEMPTY"),
-            Found::Dir(_) => {
-                self.dirs.remove(name);
-                Ok(())
-            }
-        }
     }
 }
