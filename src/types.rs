@@ -1,6 +1,8 @@
 //! The words every other module uses: node numbers, callers, attributes, errors.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// An errno, as programs will see it.
@@ -79,4 +81,60 @@ pub fn errno_of(error: &std::io::Error) -> Errno {
     error
         .raw_os_error()
         .map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+/// The bytes of a path in hexadecimal, where its text as JSON can have it isn't all of it.
+///
+/// Names are bytes, JSON is Unicode: `path` is for people then, and `path_hex` is the name.
+pub fn path_hex(path: &Path) -> Option<String> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect();
+    (path.to_str().is_none()).then(|| hex(path.as_os_str().as_bytes()))
+}
+
+/// The path of such a pair.
+pub fn path_of(text: &str, hex: Option<&str>) -> PathBuf {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = hex
+        .map(|hex| hex.as_bytes().chunks(2).map(byte).collect())
+        .unwrap_or_default();
+    bytes.map_or_else(
+        || PathBuf::from(text),
+        |bytes| OsString::from_vec(bytes).into(),
+    )
+}
+
+/// A path on one line of a terminal: bytes that are no text, and control characters, escaped.
+pub fn path_on_a_line(path: &Path) -> String {
+    let mut line = String::new();
+    for chunk in OsStr::as_bytes(path.as_os_str()).utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() {
+                line.extend(c.escape_default());
+            } else {
+                line.push(c);
+            }
+        }
+        line.extend(chunk.invalid().iter().map(|b| format!("\\x{b:02x}")));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_their_bytes_in_json() {
+        for name in [&b"plain"[..], b"d/\xff\x00f", "\u{fffd}".as_bytes()] {
+            let path = Path::new(OsStr::from_bytes(name));
+            let text = path.to_string_lossy();
+            assert_eq!(path_of(&text, path_hex(path).as_deref()), path);
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_line_for_people() {
+        let path = Path::new(OsStr::from_bytes(b"a\nb \xff\xc3\xa9"));
+        assert_eq!(path_on_a_line(path), "a\\nb \\xff\u{e9}");
+    }
 }

@@ -251,7 +251,7 @@ fn status_tells_what_is_open_by_whom_and_what_happened() {
     assert_eq!(open[0]["pid"], writer.pid());
     assert_eq!(open[0]["state"], "open");
     assert!(
-        open[0]["bytes"].is_u64() && open[0]["id"].is_u64(),
+        open[0]["bytes"].is_u64() && open[0]["id"].as_str().is_some_and(|id| id.len() == 16),
         "{status}"
     );
     assert!(

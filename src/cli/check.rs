@@ -47,6 +47,8 @@ struct Findings {
     /// A mount would send what they wrote to rejected, or roll it forward if it was fsync'd.
     unfinished: Vec<Unfinished>,
     rejected_contents: usize,
+    /// `commitfs status` shows them after a mount.
+    unread_errors: usize,
     /// With `--content`: files whose guard objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     wrong: Option<Vec<Wrong>>,
@@ -187,6 +189,7 @@ impl Findings {
             })
             .collect();
         self.rejected_contents = store.list_rejected().map_or(0, |r| r.len());
+        self.unread_errors = store.count_unread();
     }
 
     fn judge(&self) -> Judgement {
@@ -229,6 +232,12 @@ impl Findings {
             );
         }
         out += &format!("rejected contents: {}\n", self.rejected_contents);
+        if self.unread_errors > 0 {
+            out += &format!(
+                "errors that nobody has read: {}; `commitfs status` shows them after a mount\n",
+                self.unread_errors
+            );
+        }
         for wrong in self.wrong.iter().flatten() {
             out += &format!(
                 "{}: guard {}: {}\n",

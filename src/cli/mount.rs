@@ -528,6 +528,12 @@ pub(super) fn detection() -> Option<String> {
 fn end_on_signal(engine: &Arc<Engine>, signal: i32) {
     let answer = engine.ask_unmount(false, false);
     if answer.ok {
+        if answer.unread > 0 {
+            log::warn!(
+                "{} errors that nobody has read are kept for the next mount",
+                answer.unread
+            );
+        }
         return;
     }
     let why = answer.error.as_deref().unwrap_or_default();

@@ -8,6 +8,7 @@ use clap::Subcommand;
 
 use super::{Failure, control, exit, output};
 use crate::store::{Rejected, STATE_DIR, id_name};
+use crate::types::path_on_a_line;
 
 /// Arguments of `commitfs rejected`.
 #[derive(Debug, Clone, clap::Args)]
@@ -103,7 +104,7 @@ fn list(dir: &Path, json: bool) -> Result<u8, Failure> {
             r.len,
             r.pid,
             output::escaped(&r.command),
-            output::escaped(&r.path),
+            path_on_a_line(&r.real_path()),
             r.reason
         ))?;
     }
@@ -173,11 +174,11 @@ fn meant_for(dir: &Path, id: &str) -> Result<PathBuf, Failure> {
     let path = all(dir)?
         .into_iter()
         .find(|r| Some(id_name(r.id)) == whole_id(id))
-        .map(|r| PathBuf::from(r.path))
+        .filter(|r| !r.is_of_unknown_path())
+        .map(|r| r.real_path())
         .filter(|p| {
             p.components()
                 .all(|c| matches!(c, std::path::Component::Normal(_)))
-                && !p.starts_with("?")
         });
     path.map(|p| root.join(p)).ok_or_else(|| {
         Failure::new(

@@ -150,11 +150,17 @@ fn for_people(s: &Value) -> String {
         }
     }
     for e in s["errors"].as_array().into_iter().flatten() {
+        let dropped = e["dropped_bytes"].is_u64();
         out += &format!(
-            "ERROR {}: not committed: {} (process {})\n",
+            "ERROR {}: {}{} (process {}){}\n",
             text(&e["path"]),
+            if dropped { "" } else { "not committed: " },
             text(&e["reason"]),
-            e["pid"]
+            e["pid"],
+            match e["rejected"].as_str() {
+                Some(id) if !dropped => format!("; kept as {id}"),
+                _ => String::new(),
+            }
         );
     }
     out

@@ -96,7 +96,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let mut told = Vec::new();
     loop {
         attempts += 1;
-        ask(&mount, &command, arguments)?;
+        let unread = ask(&mount, &command, arguments)?;
         match wait_until_gone(&mount) {
             // Who has just ended, or looks around on the machine, is in the way for a moment.
             Err(failure) if failure.code == exit::BUSY => {
@@ -109,7 +109,15 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
                     told = holders;
                 }
             }
-            other => return other,
+            other => {
+                if unread > 0 && other.is_ok() {
+                    eprintln!(
+                        "{}: {unread} errors that nobody has read; `commitfs status` shows them after the next mount",
+                        mount.mount_point.display()
+                    );
+                }
+                return other;
+            }
         }
     }
 }
@@ -132,22 +140,22 @@ fn refuse_below(mount: &sysmount::MountEntry, named: &Path) -> Result<(), Failur
     ))
 }
 
-/// Asks the daemon to unmount, until it agrees.
+/// Asks the daemon to unmount, until it agrees. Gives how many of its errors nobody has read.
 fn ask(
     mount: &sysmount::MountEntry,
     command: &Command,
     arguments: &Arguments,
-) -> Result<(), Failure> {
+) -> Result<usize, Failure> {
     let mut told = String::new();
     loop {
         let answer = match control::send(&mount.mount_point, command) {
             Ok(answer) => answer,
             // The daemon was faster than its answer.
-            Err(_) if arguments.force || is_gone_soon(mount) => return Ok(()),
+            Err(_) if arguments.force || is_gone_soon(mount) => return Ok(0),
             Err(e) => return Err(e),
         };
         if answer.ok {
-            return Ok(());
+            return Ok(answer.unread);
         }
         if !arguments.wait {
             return Err(refusal(&mount.mount_point, &answer));

@@ -5,6 +5,7 @@
 //! before close() returns, and since requests are handled in order, whatever the program asks
 //! next finds the commit done. So RELEASE commits without anything that could fail.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,17 +14,17 @@ use rustix::io::Errno;
 
 use super::append::by_lines;
 use super::merging::{Outcome, Save};
-use super::state::{Handle, Unseen};
+use super::state::Handle;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
 use crate::journal::Record;
 use crate::locks::FileId;
 use crate::namespace::{Kind, Shown};
 use crate::rules::OnSignal;
-use crate::store::Rejected;
+use crate::store::{Rejected, id_name};
 use crate::sys::{at, failpoint, pidfd, proc};
 use crate::txn::{Abort, Begun, Flushed, Grown, Ready, Staging, Transaction};
-use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, mtime_ns, now_ns};
+use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, mtime_ns, now_ns, path_hex};
 
 impl Engine {
     /// A descriptor of the description is closed.
@@ -344,6 +345,7 @@ impl Engine {
         policy: &crate::rules::Policy,
         (sure, takes_added): (bool, bool),
     ) -> Result<Ready, Abort> {
+        self.copy_base(staging).ok();
         let mut content = staging.lock();
         if let Some(failure) = &content.failed {
             return Err(Abort::FailedWrite {
@@ -828,13 +830,21 @@ impl Engine {
         }
         if let Some(abort) = &abort {
             *state.counters.aborts.entry(abort.counter()).or_default() += 1;
+            let kept = txn.staging.try_lock();
+            let kept = kept
+                .is_none_or(|c| c.size() != Ok(0))
+                .then_some(txn.staging_id);
             let path = self.show(state, &txn.slot);
             log::info!(
-                "{path}: not committed: {abort}; opened by {} ({})",
+                "{path}: not committed: {abort}; opened by {} ({}){}",
                 txn.opener,
-                txn.command
+                txn.command,
+                kept.map_or(String::new(), |id| format!(
+                    "; content kept as rejected/{}",
+                    id_name(id)
+                ))
             );
-            self.remember_error(state, &txn.slot, abort, txn.opener);
+            self.remember_error(state, &txn.slot, abort, txn.opener, kept);
         } else if txn.discarded {
             *state
                 .counters
@@ -842,7 +852,7 @@ impl Engine {
                 .entry(Abort::Discarded.counter())
                 .or_default() += 1;
         }
-        let path = self.show(state, &txn.slot);
+        let path = self.path_of(state, &txn.slot);
         self.departures.begin();
         Fallen { txn, path, abort }
     }
@@ -859,7 +869,8 @@ impl Engine {
             Some(abort) if len > 0 => {
                 let meta = Rejected {
                     id,
-                    path: fallen.path.clone(),
+                    path: fallen.path.to_string_lossy().into_owned(),
+                    path_hex: path_hex(&fallen.path),
                     reason: abort.to_string(),
                     time_ns: now_ns(),
                     pid: fallen.txn.opener,
@@ -868,9 +879,9 @@ impl Engine {
                 };
                 self.store
                     .reject(&meta)
-                    .inspect_err(|e| log::error!("rejected/{id:016x}: {e}"))
+                    .inspect_err(|e| log::error!("rejected/{}: {e}", id_name(id)))
                     .ok();
-                self.store.bound_rejected(self.rejected_bound).ok();
+                self.bound_rejected();
                 true
             }
             _ => {
@@ -934,26 +945,8 @@ impl Engine {
         let mut state = self.lock();
         let errno = abort.errno();
         *state.counters.aborts.entry(abort.counter()).or_default() += 1;
-        self.remember_error(&mut state, slot, &abort, 0);
+        self.remember_error(&mut state, slot, &abort, 0, None);
         errno
-    }
-
-    fn remember_error(&self, state: &mut State, slot: &Slot, abort: &Abort, pid: u32) {
-        if failpoint::mutant("C22") {
-            return;
-        }
-        let unseen = Unseen {
-            path: self.show(state, slot),
-            reason: abort.to_string(),
-            time_ns: now_ns(),
-            pid,
-            read: false,
-        };
-        state.errors.insert(slot.clone(), unseen.clone());
-        state.unseen.push_back(unseen);
-        while state.unseen.len() > 1000 {
-            state.unseen.pop_front();
-        }
     }
 }
 
@@ -967,7 +960,7 @@ pub(super) struct Unlock {
 /// A transaction that won't commit, on its way out.
 pub(super) struct Fallen {
     txn: Transaction,
-    path: String,
+    path: PathBuf,
     abort: Option<Abort>,
 }
 
@@ -1120,6 +1113,7 @@ impl Engine {
         let delay = failpoint::number("COMMITFS_SHUTDOWN_DELAY_MS", 0);
         std::thread::sleep(std::time::Duration::from_millis(delay));
         self.finish_flushed();
+        self.keep_unread();
         let mut state = self.lock();
         state.drain.stop = true;
         let rounds = state.drain.rounds;

@@ -350,7 +350,7 @@ impl Engine {
         drop(guard);
         self.bury(old.map(Arc::new));
         for id in outdated {
-            self.store.remove_staging(id).ok();
+            self.remove_staging(id);
         }
         applied
     }
@@ -408,7 +408,7 @@ impl Engine {
         let condemned = std::mem::take(&mut state.condemned);
         for (seq, id) in condemned {
             if seq <= upto {
-                self.store.remove_staging(id).ok();
+                self.remove_staging(id);
             } else {
                 state.condemned.push((seq, id));
             }

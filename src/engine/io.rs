@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -12,7 +11,7 @@ use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::Record;
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Own, Staging};
+use crate::txn::{Content, Own, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 
 /// Up to this size a write to the page cache is done by the dispatcher itself: handing it to a
@@ -20,9 +19,6 @@ use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 const INLINE_WRITE: usize = 64 << 10;
 /// An O_EXCL creation larger than this is hidden like any new file (C6).
 const CLAIM_LIMIT: u64 = 4096;
-
-/// A write to a full disk is tried again for so long.
-const ROOM_LIMIT: Duration = Duration::from_secs(3);
 
 /// What write(2) asks for.
 #[derive(Clone, Copy, Debug)]
@@ -160,11 +156,16 @@ impl Engine {
                     return done(Err(Errno::BADF));
                 }
                 if data.len() <= INLINE_WRITE {
-                    return done(write_direct(&file, data, offset, kill).map(|()| size));
+                    let result = write_direct(&file, data, offset, kill);
+                    if !is_full(&result) {
+                        return done(result.map(|()| size));
+                    }
                 }
-                let data = data.to_vec();
-                self.pool
-                    .run(move || done(write_direct(&file, &data, offset, kill).map(|()| size)));
+                let (engine, data) = (self.clone(), data.to_vec());
+                self.pool.run(move || {
+                    let result = engine.making_room(|| write_direct(&file, &data, offset, kill));
+                    done(result.map(|()| size));
+                });
             }
             Ok(Handle::Append(appender)) => {
                 self.append_lines(caller, handle, appender, request, data, move |r| {
@@ -214,64 +215,41 @@ impl Engine {
         }
     }
 
-    /// Writes again as often as room can be made. A transaction that has failed before stays
-    /// failed: what this write adds would stand behind a hole.
+    /// Writes again as often as room can be made.
     fn retry_write(&self, staging: &Staging, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
-        let begun = Instant::now();
-        loop {
-            let gone = self.departures.ended();
+        self.change_staged(staging, "write", |content| {
+            write_staged(content, data, offset, kill)
+        })
+    }
+
+    /// Changes staged content, again as often as room can be made. A transaction that has failed
+    /// before stays failed: what this would add would stand behind a hole.
+    fn change_staged(
+        &self,
+        staging: &Staging,
+        what: &'static str,
+        mut change: impl FnMut(&mut Content) -> OpResult<()>,
+    ) -> OpResult<()> {
+        let mut failed_before = false;
+        let mut full = None;
+        let result = self.making_room(|| {
             let mut content = staging.lock();
-            let result = first_try(&mut content, data, offset, kill);
-            let retry = is_full(&result) && content.failed.is_none();
-            drop(content);
-            if !retry {
-                return result;
+            failed_before = content.failed.is_some();
+            let result = unless_full(&mut content, &mut change);
+            full = is_full(&result).then_some(result);
+            match full {
+                // There is no use in making room for it.
+                Some(_) if failed_before => Ok(()),
+                _ => result,
             }
-            if begun.elapsed() > ROOM_LIMIT || !self.find_room(gone) {
-                staging.lock().fail(Errno::NOSPC, "write");
-                return result;
+        });
+        if let Some(full) = full {
+            if !failed_before {
+                staging.lock().fail(Errno::NOSPC, what);
             }
+            return full;
         }
-    }
-
-    /// The disk was full when `gone` files had left. Gives whether something of ours has made room
-    /// since, so that it is worth trying again; waits for the disk.
-    pub(super) fn find_room(&self, gone: u64) -> bool {
-        self.wait_for_departures(gone) || self.make_room() || self.drop_superseded()
-    }
-
-    /// Waits for what is on its way out, but not for ever. Gives whether anything has left since
-    /// `gone` files had.
-    fn wait_for_departures(&self, gone: u64) -> bool {
-        let closing = || {
-            let failed = |t: &crate::txn::Transaction| {
-                t.closing && t.staging.try_lock().is_some_and(|c| c.failed.is_some())
-            };
-            self.lock().txns.values().any(failed)
-        };
-        let leaving = self.departures.begun();
-        for _ in 0..100 {
-            if self.departures.ended() >= leaving && !closing() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        if self.departures.ended() != gone {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-        self.departures.is_recent()
-    }
-
-    /// Versions that were replaced before they were put in place take space until the drain has
-    /// come by. Gives whether there were any; waits for the drain then.
-    fn drop_superseded(&self) -> bool {
-        let any = {
-            let state = self.lock();
-            !state.condemned.is_empty()
-                || state.pending.iter().any(|(_, p)| !p.superseded.is_empty())
-        };
-        any && self.drain_all().is_ok()
+        result
     }
 
     /// Remembers who wrote, and that the content isn't as prepared any more. Gives whether the
@@ -421,7 +399,11 @@ impl Engine {
                 if let Err(e) = self.note_write(txn, caller, size) {
                     return done(Err(e));
                 }
+                let engine = self.clone();
                 self.pool.run(move || {
+                    if size > 0 {
+                        engine.copy_base(&staging).ok();
+                    }
                     // What is done next may lock the content again.
                     let result = {
                         let mut content = staging.lock();
@@ -477,23 +459,26 @@ impl Engine {
                 if let Err(e) = self.note_write(txn, caller, offset.saturating_add(len)) {
                     return done(Err(e));
                 }
+                let engine = self.clone();
                 self.pool.run(move || {
-                    let mut content = staging.lock();
-                    let allocated = content.allocate(mode, offset, len);
-                    done(
-                        allocated
-                            .and_then(|()| drop_set_id(&*content.file, caller, Some(&staging))),
-                    );
+                    let allocated = engine.making_room_for(len, || {
+                        let mut content = staging.lock();
+                        content.allocate(mode, offset, len)?;
+                        drop_set_id(&*content.file, caller, Some(&staging))
+                    });
+                    done(allocated);
                 });
             }
             Ok(Handle::Direct {
                 file, writes: true, ..
-            }) => self.pool.run(move || {
-                done(
-                    rustix::fs::fallocate(&*file, mode, offset, len)
-                        .and_then(|()| drop_set_id(&*file, caller, None)),
-                );
-            }),
+            }) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    let allocate = || rustix::fs::fallocate(&*file, mode, offset, len);
+                    let allocated = engine.making_room_for(len, allocate);
+                    done(allocated.and_then(|()| drop_set_id(&*file, caller, None)));
+                });
+            }
             Ok(Handle::Herald) => done(Ok(())),
             Ok(_) => done(Err(Errno::BADF)),
             Err(e) => done(Err(e)),
@@ -585,37 +570,20 @@ impl Engine {
                 ..
             } => {
                 self.note_write(txn, caller, to_offset + read as u64)?;
-                let mut content = staging.lock();
-                content.write(data, to_offset)?;
-                drop_set_id(&*content.file, caller, Some(&staging))?;
+                self.change_staged(&staging, "write", |content| {
+                    content.write(data, to_offset)?;
+                    drop_set_id(&*content.file, caller, Some(&staging))
+                })?;
             }
             Handle::Direct {
                 file, writes: true, ..
             } => {
-                file.write_all_at(data, to_offset)
-                    .map_err(|e| errno_of(&e))?;
+                self.making_room(|| write_direct(&file, data, to_offset, false))?;
                 drop_set_id(&*file, caller, None)?;
             }
             _ => return Err(Errno::BADF),
         }
         Ok(read as u32)
-    }
-
-    /// Drops rejected content, oldest first, until there is room again. Gives whether any went.
-    pub(super) fn make_room(&self) -> bool {
-        let Ok(all) = self.store.list_rejected() else {
-            return false;
-        };
-        let total: u64 = all.iter().map(|r| r.len).sum();
-        if all.is_empty() {
-            return false;
-        }
-        let dropped = self
-            .store
-            .bound_rejected(crate::store::RejectedBound { bytes: total / 2 })
-            .unwrap_or(0);
-        log::warn!("the disk is full: dropped {dropped} rejected contents to make room");
-        dropped > 0
     }
 }
 
@@ -623,28 +591,25 @@ fn is_full(result: &OpResult<()>) -> bool {
     matches!(result, Err(Errno::NOSPC | Errno::DQUOT))
 }
 
-/// Writes. If only the want of space keeps it from happening, the transaction hasn't failed yet:
-/// `retry_write` decides.
-fn first_try(
-    content: &mut crate::txn::Content,
-    data: &[u8],
-    offset: u64,
-    kill: bool,
+/// Changes the content. If only the want of space keeps it from happening, the transaction hasn't
+/// failed yet: `change_staged` decides.
+fn unless_full(
+    content: &mut Content,
+    change: impl FnOnce(&mut Content) -> OpResult<()>,
 ) -> OpResult<()> {
     let failed_before = content.failed.is_some();
-    let result = write_staged(content, data, offset, kill);
+    let result = change(content);
     if is_full(&result) && !failed_before {
         content.failed = None;
     }
     result
 }
 
-fn write_staged(
-    content: &mut crate::txn::Content,
-    data: &[u8],
-    offset: u64,
-    kill: bool,
-) -> OpResult<()> {
+fn first_try(content: &mut Content, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
+    unless_full(content, |content| write_staged(content, data, offset, kill))
+}
+
+fn write_staged(content: &mut Content, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
     content.write(data, offset)?;
     if kill {
         clear_set_id(&content.file)?;

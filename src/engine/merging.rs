@@ -602,7 +602,7 @@ impl Engine {
     /// Writes a merged text to a staging file with the attributes of what it stands for.
     fn stage_merged(&self, text: &str, mine: &File, theirs: Option<&OwnedFd>) -> OpResult<Outcome> {
         let id = self.lock().new_id();
-        let file = self.create_staging_making_room(id)?;
+        let file = self.making_room(|| self.store.create_staging(id))?;
         let dressed = || -> OpResult<MergedFile> {
             file.write_all_at(text.as_bytes(), 0)
                 .map_err(|e| errno_of(&e))?;

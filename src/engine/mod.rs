@@ -12,6 +12,7 @@ mod deciding;
 mod dirs;
 mod documents;
 mod drain;
+mod errors;
 mod files;
 mod io;
 mod judging;
@@ -27,6 +28,7 @@ mod pool;
 mod probe;
 mod publish;
 mod resolve;
+mod room;
 mod state;
 mod status;
 mod virtualdir;
@@ -39,8 +41,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
@@ -55,10 +56,11 @@ use crate::types::{Attr, NodeId, OpResult, ROOT, Slot, seconds_of};
 
 pub use attrs::{SetAttr, SetTime};
 pub use dirs::Listing;
+pub use errors::Unseen;
 pub use io::WriteRequest;
 pub use locking::LockRequest;
 pub use open::{CreateRequest, Created, OpenRequest, Opened};
-pub use state::{Counters, DirEntry, Handle, Parked, State, Unseen};
+pub use state::{Counters, DirEntry, Handle, Parked, State};
 pub use status::{Feature, Status};
 pub use virtualdir::{Answer, Blocker, Command};
 
@@ -120,7 +122,7 @@ pub struct Engine {
     /// One append after the other; taken before `State`.
     append_lock: Mutex<()>,
     /// Files on their way out.
-    departures: Arc<Departures>,
+    departures: Arc<room::Departures>,
     /// Locks already told of: path, process, kind.
     warned: Mutex<std::collections::HashSet<(String, u32, String)>>,
     pub(crate) pool: pool::Pool,
@@ -133,44 +135,11 @@ pub struct Engine {
     pieces: pieces::Pieces,
     pub(crate) features: OnceLock<Vec<status::Feature>>,
     pub(crate) rejected_bound: RejectedBound,
+    /// Held while unread errors are written down.
+    keeping_unread: Mutex<()>,
     /// Small files are read uncached: the kernel allows that together with mmap.
     uncached: std::sync::atomic::AtomicBool,
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
-}
-
-/// Aborted contents on their way to rejected, and descriptors that may be the last of a file: they
-/// take space until they are gone.
-#[derive(Debug, Default)]
-struct Departures {
-    begun: AtomicU64,
-    ended: AtomicU64,
-    last: Mutex<Option<Instant>>,
-}
-
-impl Departures {
-    fn begin(&self) {
-        self.begun.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn end(&self) {
-        *self.last.lock() = Some(Instant::now());
-        self.ended.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The file system may take a moment to give back what the last one has left.
-    fn is_recent(&self) -> bool {
-        self.last
-            .lock()
-            .is_some_and(|at| at.elapsed() < Duration::from_millis(150))
-    }
-
-    fn begun(&self) -> u64 {
-        self.begun.load(Ordering::Acquire)
-    }
-
-    fn ended(&self) -> u64 {
-        self.ended.load(Ordering::Acquire)
-    }
 }
 
 /// The first number given to a file: below 2^53, which is as far as some programs can count, and from
@@ -230,6 +199,7 @@ impl Engine {
             drain: state::DrainRequest::default(),
             counters: Counters::default(),
             unseen: VecDeque::new(),
+            unseen_changed: false,
             errors: HashMap::new(),
             claimants: HashMap::new(),
             locks: crate::locks::LockTable::default(),
@@ -243,7 +213,7 @@ impl Engine {
             parties: merging::Parties::default(),
             overwrites: overwrites::Overwrites::default(),
         };
-        let departures = Arc::new(Departures::default());
+        let departures = Arc::new(room::Departures::default());
         let departed = departures.clone();
         let (reaper, corpses) = std::sync::mpsc::channel::<Arc<OwnedFd>>();
         std::thread::Builder::new()
@@ -277,9 +247,11 @@ impl Engine {
             pieces: pieces::Pieces::default(),
             features: OnceLock::new(),
             rejected_bound,
+            keeping_unread: Mutex::default(),
             uncached: std::sync::atomic::AtomicBool::new(false),
             stop: OnceLock::new(),
         });
+        engine.take_over_unread();
         engine.start_drain()?;
         engine.start_watch()?;
         Ok(engine)
@@ -332,14 +304,15 @@ impl Engine {
         self.rules.decide(&path, creation)
     }
 
-    /// A path for people.
+    /// A path, relative to the root; what isn't known of it is `?`.
+    pub(crate) fn path_of(&self, state: &State, slot: &Slot) -> PathBuf {
+        let path = state.nodes.last_path(slot);
+        path.unwrap_or_else(|| PathBuf::from("?").join(&slot.name))
+    }
+
+    /// The same for people.
     pub(crate) fn show(&self, state: &State, slot: &Slot) -> String {
-        state
-            .nodes
-            .last_path(slot)
-            .unwrap_or_else(|| PathBuf::from("?").join(&slot.name))
-            .to_string_lossy()
-            .into_owned()
+        self.path_of(state, slot).to_string_lossy().into_owned()
     }
 
     /// Descriptor of a directory's node.

@@ -757,7 +757,7 @@ impl Engine {
             None => (0, 0),
         };
         let id = state.new_id();
-        let file = self.create_staging_making_room(id)?;
+        let file = self.create_staging_making_room(state, id)?;
         let made = self.dress(&file, base.as_deref().or(like.as_deref()), start.fresh);
         let content = match (start.base, start.begun) {
             (Some(id), Begun::Edit) => Shown::growing(&state.nodes, id).map(Some),
@@ -842,9 +842,11 @@ impl Engine {
     }
 
     /// A staging file; rejected content makes room if the disk is full (C5).
-    pub(super) fn create_staging_making_room(&self, id: TxnId) -> OpResult<File> {
+    fn create_staging_making_room(&self, state: &mut State, id: TxnId) -> OpResult<File> {
         match self.store.create_staging(id) {
-            Err(Errno::NOSPC | Errno::DQUOT) if self.make_room() => self.store.create_staging(id),
+            Err(Errno::NOSPC | Errno::DQUOT) if self.make_room(state) => {
+                self.store.create_staging(id)
+            }
             other => other,
         }
     }

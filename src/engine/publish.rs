@@ -28,26 +28,20 @@ pub(super) struct Published {
 impl Engine {
     /// Space in the journal for a commit, so that the commit itself can't fail.
     pub(super) fn reserve_commit(&self) -> OpResult<()> {
-        let gone = self.departures.ended();
         // What is acknowledged must find its place (see `store::reserve`).
-        if let Err(e) = self.store.keep_reserve()
-            && !(self.find_room(gone) && self.store.keep_reserve().is_ok())
-        {
-            log::warn!("the disk is full, nothing more is committed: {e}");
-            return Err(Errno::NOSPC);
-        }
-        let mut journal = self.journal.lock();
-        match journal.reserve(64 << 10) {
+        self.making_room(|| self.store.keep_reserve())
+            .map_err(|e| {
+                log::warn!("the disk is full, nothing more is committed: {e}");
+                Errno::NOSPC
+            })?;
+        let reserve = || match self.journal.lock().reserve(64 << 10) {
             Ok(()) => Ok(()),
             Err(e) => {
-                drop(journal);
-                if self.find_room(gone) && self.journal.lock().reserve(64 << 10).is_ok() {
-                    return Ok(());
-                }
-                log::error!("journal: {e}");
+                log::warn!("journal: {e}");
                 Err(Errno::NOSPC)
             }
-        }
+        };
+        self.making_room(reserve)
     }
 
     /// Makes everything journalled so far durable.
@@ -378,6 +372,7 @@ impl Engine {
                 self.policy(&state, to, crate::rules::Creation::default()),
             )
         };
+        self.copy_base(&staging).ok();
         let mut content = staging.lock();
         if let Some(failure) = &content.failed {
             return Err(failure.errno);
@@ -408,7 +403,7 @@ impl Engine {
         // What was fsync'd under this name stays promised.
         let is_promised = |t: &Transaction| copied && t.fsynced;
         let is_promised = self.lock().txns.get(&id).is_some_and(is_promised);
-        let file = self.create_staging_making_room(fresh_id)?;
+        let file = self.making_room(|| self.store.create_staging(fresh_id))?;
         let old =
             at::reopen(&*content.file, rustix::fs::OFlags::PATH).map(std::os::fd::OwnedFd::from);
         let prepared = old.and_then(|old| {

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::append::Appender;
 use super::claims::Claimant;
+use super::errors::Unseen;
 use super::files::Files;
 use super::locking::Waiting;
 use crate::journal::Record;
@@ -117,22 +118,6 @@ impl Note {
             at: Instant::now(),
         }
     }
-}
-
-/// An error nobody may have seen: shells ignore what close() says (C22).
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Unseen {
-    /// Path relative to the root.
-    pub path: String,
-    /// What happened.
-    pub reason: String,
-    /// When, in nanoseconds since the epoch.
-    pub time_ns: i64,
-    /// Whose close it was.
-    pub pid: u32,
-    /// Read through the attribute or a status since.
-    #[serde(skip)]
-    pub read: bool,
 }
 
 /// What happened since the mount.
@@ -285,6 +270,8 @@ pub struct State {
     pub counters: Counters,
     /// Errors for status, newest last.
     pub unseen: VecDeque<Unseen>,
+    /// They are not written down as they are.
+    pub unseen_changed: bool,
     /// Errors of single paths, for the attribute `user.commitfs.error`.
     pub errors: HashMap<Slot, Unseen>,
     /// Advisory locks.

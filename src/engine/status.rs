@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Durability, Engine, State, Unseen};
+use crate::store::id_name;
 use crate::sys::proc;
-use crate::types::TxnId;
+use crate::types::{TxnId, path_hex};
 
 /// An optional feature, most of them of the kernel.
 #[derive(Clone, Debug, Serialize)]
@@ -31,10 +32,13 @@ pub struct Detection {
 /// An open transaction.
 #[derive(Clone, Debug, Serialize)]
 pub struct OpenTransaction {
-    /// Its number.
-    pub id: TxnId,
+    /// Its id, under which rejected has it if it isn't committed.
+    pub id: String,
     /// Path relative to the root.
     pub path: String,
+    /// Its bytes in hexadecimal, if they aren't UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
     /// Process that opened it.
     pub pid: u32,
     /// That process's command.
@@ -206,8 +210,9 @@ impl Engine {
             .values()
             .filter(|t| t.handles > 0 || t.closing)
             .map(|t| OpenTransaction {
-                id: t.id,
+                id: id_name(t.staging_id),
                 path: self.show(state, &t.slot),
+                path_hex: path_hex(&self.path_of(state, &t.slot)),
                 pid: t.opener,
                 command: t.command.clone(),
                 age_ms: u64::try_from(t.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -231,14 +236,6 @@ impl Engine {
         text
     }
 
-    /// Errors that status has shown count as read.
-    pub(super) fn mark_errors_read(&self) {
-        let mut state = self.lock();
-        for unseen in &mut state.unseen {
-            unseen.read = true;
-        }
-    }
-
     /// The watch: sweeps notes nobody came back for, reports idle holders (C3).
     pub(super) fn start_watch(self: &std::sync::Arc<Self>) -> crate::types::OpResult<()> {
         let engine = std::sync::Arc::downgrade(self);
@@ -251,6 +248,7 @@ impl Engine {
                     engine.warn_of_old_locks();
                     engine.look_after_claims();
                     engine.pieces.sweep();
+                    engine.keep_unread();
                     engine.look_after_parties();
                     engine.guess_counters();
                     drop(engine);

@@ -78,6 +78,9 @@ pub struct Answer {
     pub error: Option<String>,
     /// Open transactions that stand against an unmount.
     pub open: Vec<Blocker>,
+    /// Errors that nobody has read; they are kept for the next mount.
+    #[serde(default)]
+    pub unread: usize,
 }
 
 /// A transaction that stands against an unmount.
@@ -262,6 +265,7 @@ impl Engine {
             ok: true,
             error: None,
             open: Vec::new(),
+            unread: 0,
         };
         match command {
             Command::ErrorsRead => {
@@ -274,6 +278,7 @@ impl Engine {
                     ok: false,
                     error: Some(e.to_string()),
                     open: Vec::new(),
+                    unread: 0,
                 },
             },
             Command::Unmount { force, check } => self.ask_unmount(*force, *check),
@@ -294,6 +299,7 @@ impl Engine {
                 ok: false,
                 error: Some(format!("{waiting} commits can't be put in place: {e}")),
                 open: Vec::new(),
+                unread: 0,
             };
         }
         let open = {
@@ -313,6 +319,7 @@ impl Engine {
                 ok: open.is_empty(),
                 error: (!open.is_empty()).then(|| format!("{} open transactions", open.len())),
                 open: open.into_iter().map(Blocker::from).collect(),
+                unread: self.unread(),
             };
         }
         if let Some(stop) = self.stop.get() {
@@ -322,6 +329,7 @@ impl Engine {
             ok: true,
             error: None,
             open: open.into_iter().map(Blocker::from).collect(),
+            unread: self.unread(),
         }
     }
 }

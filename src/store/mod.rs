@@ -6,12 +6,14 @@
 //! .commitfs/journal         see the module `journal`
 //! .commitfs/staging/ID      contents of open, prepared and committed-but-unapplied transactions
 //! .commitfs/rejected/ID     contents of aborted transactions, ID.meta says what they are
+//! .commitfs/errors       errors that nobody has read
 //! .commitfs/rules.toml      the user's rules, if any
 //! ```
 //! Everything here goes through descriptors opened before the mount covers the directory.
 
 mod rejected;
 mod reserve;
+mod unread;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -370,6 +372,21 @@ impl Store {
             .collect();
         ids.sort_unstable();
         Ok(ids)
+    }
+
+    /// Bytes of all that is staged or rejected.
+    pub fn bytes_kept(&self) -> u64 {
+        let len = |dir: &OwnedFd, name: &String| {
+            let stat = at::stat_at(dir, OsStr::new(name)).ok().flatten();
+            stat.map_or(0, |s| u64::try_from(s.st_blocks).unwrap_or(0) * 512)
+        };
+        [&self.staging, &self.rejected]
+            .into_iter()
+            .flat_map(|dir| {
+                let names = list(dir.as_fd()).unwrap_or_default();
+                names.into_iter().map(move |name| len(dir, &name))
+            })
+            .sum()
     }
 
     /// Makes the directory of staging files durable.

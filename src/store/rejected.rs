@@ -1,24 +1,33 @@
-//! Rejected content: what aborted transactions had staged, kept for people, within a bound.
+//! Rejected content: what aborted transactions had staged, kept for people.
+//!
+//! The bound is for content whose name has a version. The only copy of a name goes last, and only
+//! when a write would fail otherwise for want of space.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, id_name, list, parse_id, read_small};
-use crate::types::TxnId;
+use crate::sys::failpoint;
+use crate::types::{TxnId, path_of};
 
 /// What is known of one rejected content; stored as JSON in `rejected/ID.meta`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Rejected {
-    /// Transaction it comes from, also its file's name in hexadecimal.
+    /// Transaction it comes from; in text always its file's name, 16 hexadecimal digits.
+    #[serde(with = "id_text")]
     pub id: TxnId,
     /// Path it was meant for, relative to the mount's root.
     pub path: String,
+    /// That path's bytes in hexadecimal, if it isn't UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
     /// Why it wasn't committed, for people.
     pub reason: String,
     /// When, in nanoseconds since the epoch.
@@ -31,7 +40,38 @@ pub struct Rejected {
     pub len: u64,
 }
 
-/// How much rejected content is kept.
+impl Rejected {
+    /// Path it was meant for, byte for byte.
+    pub fn real_path(&self) -> PathBuf {
+        path_of(&self.path, self.path_hex.as_deref())
+    }
+
+    /// Its meta file is missing, or recovery could not tell.
+    pub fn is_of_unknown_path(&self) -> bool {
+        self.path == "?" || self.path.starts_with("?/")
+    }
+}
+
+/// Ids as text; older meta files have them as numbers.
+mod id_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::{TxnId, id_name, parse_id};
+
+    pub fn serialize<S: Serializer>(id: &TxnId, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&id_name(*id))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<TxnId, D::Error> {
+        let id = match serde_json::Value::deserialize(from)? {
+            serde_json::Value::String(text) => parse_id(text.as_ref()),
+            other => other.as_u64(),
+        };
+        id.ok_or_else(|| D::Error::custom("no id of a rejected content"))
+    }
+}
+
+/// How much rejected content is kept of names that have a version.
 #[derive(Clone, Copy, Debug)]
 pub struct RejectedBound {
     /// Bytes at most.
@@ -60,7 +100,7 @@ impl Store {
         let text = serde_json::to_vec_pretty(meta).map_err(|_| Errno::INVAL)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
         let written = self.with_reserve(|| {
-            crate::sys::failpoint::fail_point("reject-meta")?;
+            failpoint::fail_point("reject-meta")?;
             let fd = rustix::fs::openat(
                 &self.rejected,
                 format!("{name}.meta"),
@@ -97,15 +137,45 @@ impl Store {
         read_small(self.rejected.as_fd(), &format!("{}.meta", id_name(id)))
     }
 
-    /// Drops the oldest contents until at most `bound` bytes are left; the only copy of a name
-    /// goes last. Gives the number of contents dropped.
-    pub fn bound_rejected(&self, bound: RejectedBound) -> Result<usize, Errno> {
+    /// Drops the oldest contents of names that have a version, until at most `bound` bytes of such
+    /// are left. Gives what was dropped.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    pub fn bound_rejected(
+        &self,
+        bound: RejectedBound,
+        has_version: impl Fn(&Path) -> bool,
+    ) -> Result<Vec<Rejected>, Errno> {
         let all = self.list_rejected()?;
-        let victims = victims(&all, bound.bytes);
-        for id in &victims {
-            self.drop_rejected(*id)?;
+        let ranks = ranks(&all, has_version);
+        Ok(self.drop_all(beyond(&all, &ranks, bound.bytes)))
+    }
+
+    /// Gives up what is worth least, at least `wanted` bytes of it if there is so much of its rank:
+    /// the disk is full. Gives what was dropped.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    pub fn give_up_rejected(
+        &self,
+        wanted: u64,
+        has_version: impl Fn(&Path) -> bool,
+    ) -> Result<Vec<Rejected>, Errno> {
+        let all = self.list_rejected()?;
+        let ranks = ranks(&all, has_version);
+        Ok(self.drop_all(least(&all, &ranks, wanted)))
+    }
+
+    fn drop_all(&self, victims: Vec<&Rejected>) -> Vec<Rejected> {
+        let mut dropped = Vec::new();
+        for victim in victims {
+            match self.drop_rejected(victim.id) {
+                Ok(()) => dropped.push(victim.clone()),
+                Err(e) => log::error!("rejected/{}: can't be dropped: {e}", id_name(victim.id)),
+            }
         }
-        Ok(victims.len())
+        dropped
     }
 
     /// Drops one rejected content.
@@ -140,6 +210,7 @@ pub fn list_rejected(dir: std::os::fd::BorrowedFd<'_>) -> Result<Vec<Rejected>, 
             ..meta.unwrap_or_else(|| Rejected {
                 id,
                 path: "?".into(),
+                path_hex: None,
                 reason: "unknown: its meta file is missing".into(),
                 time_ns: crate::types::mtime_ns(&stat) as i64,
                 pid: 0,
@@ -152,29 +223,75 @@ pub fn list_rejected(dir: std::os::fd::BorrowedFd<'_>) -> Result<Vec<Rejected>, 
     Ok(all)
 }
 
-/// Which of `all` (oldest first) must go so that at most `bytes` are left.
-fn victims(all: &[Rejected], bytes: u64) -> Vec<TxnId> {
-    let mut total: u64 = all.iter().map(|r| r.len).sum();
-    let mut copies: HashMap<&str, usize> = HashMap::new();
-    for r in all {
-        *copies.entry(&r.path).or_default() += 1;
-    }
-    let mut gone = Vec::new();
-    for only_copies in [false, true] {
-        for r in all {
-            if total <= bytes {
-                return gone;
+/// What would be lost with a content; the least comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Its name has a version.
+    HasVersion,
+    /// Its name has none, but there is a later content of it.
+    Earlier,
+    /// Nothing else is left of its name.
+    OnlyCopy,
+}
+
+/// The ranks of `all`, which are oldest first.
+fn ranks(all: &[Rejected], has_version: impl Fn(&Path) -> bool) -> Vec<Rank> {
+    let mut later: HashSet<PathBuf> = HashSet::new();
+    let mut ranks: Vec<Rank> = all
+        .iter()
+        .rev()
+        .map(|r| {
+            let path = r.real_path();
+            if r.is_of_unknown_path() {
+                return Rank::OnlyCopy;
             }
-            let left = copies.get_mut(r.path.as_str()).expect("counted above");
-            if gone.contains(&r.id) || (*left <= 1 && !only_copies) {
-                continue;
+            if has_version(&path) {
+                return Rank::HasVersion;
             }
-            *left -= 1;
-            total -= r.len;
-            gone.push(r.id);
-        }
+            if later.insert(path) {
+                Rank::OnlyCopy
+            } else {
+                Rank::Earlier
+            }
+        })
+        .collect();
+    ranks.reverse();
+    if failpoint::mutant("C5-only-copy") {
+        ranks.fill(Rank::HasVersion);
     }
-    gone
+    ranks
+}
+
+/// Which of `all` (oldest first) must go so that at most `bytes` are left of names with a version.
+fn beyond<'a>(all: &'a [Rejected], ranks: &[Rank], bytes: u64) -> Vec<&'a Rejected> {
+    let of_versions = || {
+        let all = all.iter().zip(ranks);
+        all.filter(|(_, rank)| **rank == Rank::HasVersion)
+            .map(|(r, _)| r)
+    };
+    let mut total: u64 = of_versions().map(|r| r.len).sum();
+    let too_much = |r: &&Rejected| {
+        let over = total > bytes;
+        total -= r.len;
+        over
+    };
+    of_versions().take_while(too_much).collect()
+}
+
+/// Which of `all` (oldest first) are worth least, `wanted` bytes of them.
+fn least<'a>(all: &'a [Rejected], ranks: &[Rank], wanted: u64) -> Vec<&'a Rejected> {
+    let Some(least) = ranks.iter().min() else {
+        return Vec::new();
+    };
+    let mut freed = 0;
+    let is_needed = |r: &&Rejected| {
+        let needed = freed < wanted;
+        freed += r.len;
+        needed
+    };
+    let all = all.iter().zip(ranks);
+    let worth_least = all.filter(|(_, rank)| *rank == least).map(|(r, _)| r);
+    worth_least.take_while(is_needed).collect()
 }
 
 #[cfg(test)]
@@ -185,6 +302,7 @@ mod tests {
         Rejected {
             id,
             path: path.into(),
+            path_hex: None,
             reason: String::new(),
             time_ns: id as i64,
             pid: 0,
@@ -193,24 +311,59 @@ mod tests {
         }
     }
 
+    fn ids(all: Vec<&Rejected>) -> Vec<TxnId> {
+        all.iter().map(|r| r.id).collect()
+    }
+
+    fn saved(path: &Path) -> bool {
+        path.starts_with("saved")
+    }
+
     #[test]
-    fn the_oldest_copy_of_a_name_with_several_goes_first() {
+    fn the_bound_takes_the_oldest_of_names_that_have_a_version() {
         let all = [
-            rejected(1, "a", 10),
-            rejected(2, "b", 10),
-            rejected(3, "b", 10),
+            rejected(1, "new", 1000),
+            rejected(2, "saved/a", 10),
+            rejected(3, "new", 1000),
+            rejected(4, "saved/b", 10),
         ];
-        assert_eq!(victims(&all, 20), [2]);
+        let ranks = ranks(&all, saved);
+        assert_eq!(ids(beyond(&all, &ranks, 19)), [2]);
+        assert_eq!(ids(beyond(&all, &ranks, 0)), [2, 4]);
+        assert!(beyond(&all, &ranks, 20).is_empty());
     }
 
     #[test]
-    fn only_copies_go_when_nothing_else_is_left() {
-        let all = [rejected(1, "a", 10), rejected(2, "b", 10)];
-        assert_eq!(victims(&all, 5), [1, 2]);
+    fn a_full_disk_takes_only_copies_last() {
+        let mut all = vec![
+            rejected(1, "new", 10),
+            rejected(2, "?", 10),
+            rejected(3, "saved/a", 10),
+            rejected(4, "new", 10),
+            rejected(5, "saved/a", 10),
+        ];
+        let mut order = Vec::new();
+        while !all.is_empty() {
+            let victims = ids(least(&all, &ranks(&all, saved), 1));
+            all.retain(|r| !victims.contains(&r.id));
+            order.extend(victims);
+        }
+        assert_eq!(order, [3, 5, 1, 2, 4]);
     }
 
     #[test]
-    fn within_the_bound_nothing_goes() {
-        assert!(victims(&[rejected(1, "a", 10)], 10).is_empty());
+    fn a_full_disk_takes_no_more_than_is_wanted() {
+        let all = [1, 2, 3].map(|id| rejected(id, "saved", 10));
+        assert_eq!(ids(least(&all, &ranks(&all, saved), 11)), [1, 2]);
+    }
+
+    #[test]
+    fn ids_are_the_names_of_files_and_were_numbers_once() {
+        let one = rejected(0x1f, "f", 1);
+        let text = serde_json::to_string(&one).unwrap();
+        assert!(text.contains(r#""id":"000000000000001f""#), "{text}");
+        assert_eq!(serde_json::from_str::<Rejected>(&text).unwrap(), one);
+        let old = text.replace(r#""000000000000001f""#, "31");
+        assert_eq!(serde_json::from_str::<Rejected>(&old).unwrap(), one);
     }
 }

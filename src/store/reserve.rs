@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Store;
-use crate::sys::failpoint;
+use crate::sys::{at, failpoint};
 
 /// Its size in bytes: a new journal takes half of it.
 const SIZE: u64 = 2 << 20;
@@ -56,10 +56,16 @@ impl Store {
             return false;
         }
         drop(kept);
-        // ext4 gives blocks away again once the transaction that freed them is on the medium.
-        rustix::fs::fsync(&self.state).ok();
+        self.reuse_freed();
         *self.reserve.kept.lock() = false;
         true
+    }
+
+    /// ext4 gives blocks away again once the transaction that freed them is on the medium: one more
+    /// change in the running transaction, and a wait for that.
+    pub fn reuse_freed(&self) {
+        at::touch(&self.state).ok();
+        rustix::fs::fsync(&self.state).ok();
     }
 
     /// What only the want of space keeps from happening is tried once more without the reserve.

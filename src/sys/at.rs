@@ -7,9 +7,11 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -61,6 +63,20 @@ pub fn stat_at(dir: impl AsFd, name: &OsStr) -> Result<Option<Stat>, Errno> {
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Whether there is a file that isn't empty at a path below `dir`. Symbolic links are not followed:
+/// they could lead into our own mount.
+pub fn is_filled_file_below(dir: impl AsFd, path: &Path) -> bool {
+    let found = rustix::fs::openat2(
+        dir,
+        path,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    );
+    let is_filled = |s: Stat| FileType::from_raw_mode(s.st_mode).is_file() && s.st_size > 0;
+    found.and_then(stat).is_ok_and(is_filled)
 }
 
 /// chmod through an O_PATH descriptor.

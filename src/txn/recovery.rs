@@ -21,7 +21,7 @@ use crate::journal::{self, Content, Edit, Header, Journal, JournalError, Record}
 use crate::rules::{Creation, Rules};
 use crate::store::{Rejected, Store, id_name};
 use crate::sys::{at, failpoint};
-use crate::types::{TxnId, errno_of, mtime_ns, now_ns};
+use crate::types::{TxnId, errno_of, mtime_ns, now_ns, path_hex};
 
 /// A claim (C6) is visible up to this length.
 const CLAIM_LIMIT: u64 = 4096;
@@ -962,14 +962,11 @@ fn reject(store: &Store, leftover: &Leftover) -> Result<bool, Errno> {
         store.remove_staging(leftover.id)?;
         return Ok(false);
     }
+    let path = leftover.path.as_deref().unwrap_or(Path::new("?"));
     store.reject(&Rejected {
         id: leftover.id,
-        path: leftover
-            .path
-            .as_deref()
-            .unwrap_or(Path::new("?"))
-            .to_string_lossy()
-            .into_owned(),
+        path: path.to_string_lossy().into_owned(),
+        path_hex: path_hex(path),
         reason: Abort::Crashed.to_string(),
         time_ns: now_ns(),
         pid: leftover.pid,
@@ -978,7 +975,7 @@ fn reject(store: &Store, leftover: &Leftover) -> Result<bool, Errno> {
     })?;
     log::info!(
         "{}: not committed: {}; content kept as rejected/{}",
-        leftover.path.as_deref().unwrap_or(Path::new("?")).display(),
+        path.display(),
         Abort::Crashed,
         id_name(leftover.id)
     );

@@ -17,7 +17,7 @@ use crate::journal::{Content, Edit};
 use crate::json::{AnyPatch, Document, Limits};
 use crate::store::{Rejected, Store};
 use crate::sys::at;
-use crate::types::{TxnId, errno_of, mtime_ns, now_ns};
+use crate::types::{TxnId, errno_of, mtime_ns, now_ns, path_hex};
 
 /// A document as its edits have left it.
 struct Replayed {
@@ -206,6 +206,7 @@ fn keep(store: &Store, unfit: &Unfit, plan: &mut Plan) {
         store.reject(&Rejected {
             id,
             path: unfit.path.to_string_lossy().into_owned(),
+            path_hex: path_hex(&unfit.path),
             reason: format!(
                 "edits that don't fit the document any more: {}",
                 unfit.reason

@@ -1,0 +1,153 @@
+//! Errors that nobody may have seen (C22): shells ignore what close() says. They are shown by
+//! status and by an attribute of the path, and outlive the mount until somebody has read them.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Engine, State};
+use crate::store::{Rejected, id_name};
+use crate::sys::failpoint;
+use crate::txn::Abort;
+use crate::types::{Slot, TxnId, now_ns, path_hex, path_on_a_line};
+
+/// More than this are not kept; the oldest go first.
+const MOST: usize = 10_000;
+
+/// One of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unseen {
+    /// Path relative to the root.
+    pub path: String,
+    /// Its bytes in hexadecimal, if they aren't UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
+    /// What happened.
+    pub reason: String,
+    /// When, in nanoseconds since the epoch.
+    pub time_ns: i64,
+    /// Whose close it was.
+    pub pid: u32,
+    /// Under which id rejected has, or had, the content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<String>,
+    /// So many bytes of rejected content were dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped_bytes: Option<u64>,
+    /// Read through the attribute or a status since.
+    #[serde(skip)]
+    pub read: bool,
+}
+
+impl Unseen {
+    fn of(path: &Path, reason: String, pid: u32) -> Unseen {
+        Unseen {
+            path: path.to_string_lossy().into_owned(),
+            path_hex: path_hex(path),
+            reason,
+            time_ns: now_ns(),
+            pid,
+            rejected: None,
+            dropped_bytes: None,
+            read: false,
+        }
+    }
+}
+
+impl State {
+    fn add_unseen(&mut self, unseen: Unseen) {
+        self.unseen.push_back(unseen);
+        while self.unseen.len() > MOST {
+            self.unseen.pop_front();
+        }
+        self.unseen_changed = true;
+    }
+}
+
+impl Engine {
+    /// What was to be the version of a name isn't; `rejected` has it, if there was anything.
+    pub(super) fn remember_error(
+        &self,
+        state: &mut State,
+        slot: &Slot,
+        abort: &Abort,
+        pid: u32,
+        rejected: Option<TxnId>,
+    ) {
+        if failpoint::mutant("C22") {
+            return;
+        }
+        let mut unseen = Unseen::of(&self.path_of(state, slot), abort.to_string(), pid);
+        unseen.rejected = rejected.map(id_name);
+        state.errors.insert(slot.clone(), unseen.clone());
+        state.add_unseen(unseen);
+    }
+
+    /// Content that was kept is gone for good: nobody has asked for that.
+    pub(super) fn report_dropped(&self, state: &mut State, dropped: &[Rejected], why: &str) {
+        for one in dropped {
+            let (id, len) = (id_name(one.id), one.len);
+            let path = one.real_path();
+            log::error!(
+                "{}: rejected content {id} was dropped {why}: {len} bytes, written by {} ({})",
+                path_on_a_line(&path),
+                one.pid,
+                one.command
+            );
+            if failpoint::mutant("C5-drop-told") {
+                continue;
+            }
+            let reason = format!("rejected content {id} was dropped {why}: {len} bytes");
+            let mut unseen = Unseen::of(&path, reason, one.pid);
+            unseen.rejected = Some(id);
+            unseen.dropped_bytes = Some(len);
+            state.add_unseen(unseen);
+        }
+    }
+
+    /// Errors that status has shown count as read.
+    pub(super) fn mark_errors_read(&self) {
+        let mut state = self.lock();
+        for unseen in &mut state.unseen {
+            unseen.read = true;
+        }
+        state.unseen_changed = true;
+        drop(state);
+        self.keep_unread();
+    }
+
+    /// How many nobody has read.
+    pub(super) fn unread(&self) -> usize {
+        self.lock().unseen.iter().filter(|u| !u.read).count()
+    }
+
+    /// Writes down those nobody has read, if that has changed: for the next mount.
+    pub(super) fn keep_unread(&self) {
+        // One writer at a time, so that the last list is the one that stays.
+        let _turn = self.keeping_unread.lock();
+        let mut state = self.lock();
+        if !std::mem::take(&mut state.unseen_changed) || failpoint::mutant("C22-kept") {
+            return;
+        }
+        let unread: Vec<Unseen> = state.unseen.iter().filter(|u| !u.read).cloned().collect();
+        drop(state);
+        let text = serde_json::to_vec_pretty(&unread).unwrap_or_default();
+        if let Err(e) = self.store.keep_unread(&text) {
+            log::error!("errors can't be kept for the next mount: {e}");
+            self.lock().unseen_changed = true;
+        }
+    }
+
+    /// Takes over what nobody has read before the last mount ended.
+    pub(super) fn take_over_unread(&self) {
+        let kept = self.store.kept_unread();
+        let unread: Vec<Unseen> = serde_json::from_slice(&kept).unwrap_or_default();
+        if !unread.is_empty() {
+            log::warn!(
+                "{} errors from before this mount, which nobody has read: `commitfs status` shows them",
+                unread.len()
+            );
+        }
+        self.lock().unseen.extend(unread);
+    }
+}

@@ -1,0 +1,205 @@
+//! Room on a full disk (C5): what is on its way out is waited for, what was replaced is given back,
+//! and rejected content makes way, before a write fails for want of space.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use rustix::io::Errno;
+
+use super::{Engine, State};
+use crate::namespace::Pending;
+use crate::sys::{at, failpoint};
+use crate::txn::Staging;
+use crate::types::{OpResult, TxnId};
+
+/// Room is looked for so long.
+pub(super) const ROOM_LIMIT: Duration = Duration::from_secs(3);
+/// What was replaced is given back so often for one request.
+const GIVE_BACK: u32 = 3;
+/// As much as one request may need.
+const PIECE: u64 = 1 << 20;
+
+/// Aborted contents on their way to rejected, and descriptors that may be the last of a file: they
+/// take space until they are gone.
+#[derive(Debug, Default)]
+pub(super) struct Departures {
+    begun: AtomicU64,
+    ended: AtomicU64,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Departures {
+    pub(super) fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn end(&self) {
+        *self.last.lock() = Some(Instant::now());
+        self.ended.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The file system may take a moment to give back what the last one has left.
+    pub(super) fn is_recent(&self) -> bool {
+        self.last
+            .lock()
+            .is_some_and(|at| at.elapsed() < Duration::from_millis(150))
+    }
+
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    pub(super) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+impl Engine {
+    /// Does what may find the disk full, as often as room can be made. `what` must be such that it
+    /// can be done again after it has failed.
+    pub(super) fn making_room<T>(&self, what: impl FnMut() -> OpResult<T>) -> OpResult<T> {
+        self.making_room_for(0, what)
+    }
+
+    /// The same for what needs so many bytes at once: nothing is dropped where that would not do.
+    pub(super) fn making_room_for<T>(
+        &self,
+        bytes: u64,
+        mut what: impl FnMut() -> OpResult<T>,
+    ) -> OpResult<T> {
+        let begun = Instant::now();
+        let (mut given_back, mut exhausted) = (0, false);
+        loop {
+            let gone = self.departures.ended();
+            let result = what();
+            if !matches!(result, Err(Errno::NOSPC | Errno::DQUOT)) || exhausted {
+                return result;
+            }
+            // Others may go on replacing and removing without end.
+            let mut found = begun.elapsed() < ROOM_LIMIT && self.wait_for_departures(gone);
+            if !found && given_back < GIVE_BACK {
+                given_back += 1;
+                found = self.give_back_replaced();
+            }
+            exhausted = !found && !self.drop_rejected_for(bytes);
+            self.store.reuse_freed();
+        }
+    }
+
+    /// Copies what an editor goes on from. What fails once there is no room fails again for whoever
+    /// needs the copy.
+    pub(super) fn copy_base(&self, staging: &Staging) -> OpResult<()> {
+        self.making_room(|| staging.lock().copy_base())
+    }
+
+    /// As much as could be free at most, with nothing left of what may go.
+    fn most_room(&self) -> u64 {
+        let free = rustix::fs::fstatvfs(&self.store.root)
+            .map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        free.saturating_add(self.store.bytes_kept())
+    }
+
+    /// The disk was full when `gone` files had left. Gives whether something of ours has made room
+    /// since, so that it is worth trying again; waits for the disk.
+    ///
+    /// What is gone for programs comes first, and what somebody might still want last.
+    pub(super) fn find_room(&self, gone: u64) -> bool {
+        let found = self.wait_for_departures(gone)
+            || self.give_back_replaced()
+            || self.drop_rejected_for(0);
+        if found {
+            self.store.reuse_freed();
+        }
+        found
+    }
+
+    fn drop_rejected_for(&self, bytes: u64) -> bool {
+        bytes <= self.most_room() && self.make_room(&mut self.lock())
+    }
+
+    /// Removes a staging file that nobody needs any more.
+    pub(super) fn remove_staging(&self, id: TxnId) {
+        self.departures.begin();
+        self.store.remove_staging(id).ok();
+        self.departures.end();
+    }
+
+    /// Waits for what is on its way out, but not for ever. Gives whether anything has left since
+    /// `gone` files had.
+    fn wait_for_departures(&self, gone: u64) -> bool {
+        let closing = || {
+            let failed = |t: &crate::txn::Transaction| {
+                t.closing && t.staging.try_lock().is_some_and(|c| c.failed.is_some())
+            };
+            self.lock().txns.values().any(failed)
+        };
+        let leaving = self.departures.begun();
+        for _ in 0..100 {
+            if self.departures.ended() >= leaving && !closing() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if self.departures.ended() != gone {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        self.departures.is_recent()
+    }
+
+    /// Versions that were replaced or removed take space until the drain has come by: those that
+    /// never were put in place, and those that lie under names whose new versions are not in place.
+    /// Gives whether there may be any; waits for the drain then.
+    fn give_back_replaced(&self) -> bool {
+        let state = self.lock();
+        let nothing = state.condemned.is_empty() && state.pending.is_empty();
+        if nothing || failpoint::mutant("C5-room") {
+            return false;
+        }
+        drop(state);
+        let drained = self.drain_all();
+        // The reaper may have got them only now.
+        let leaving = self.departures.begun();
+        for _ in 0..100 {
+            if self.departures.ended() >= leaving {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drained.is_ok()
+    }
+
+    /// Drops rejected content that is worth least. Gives whether any went.
+    pub(super) fn make_room(&self, state: &mut State) -> bool {
+        let dropped = self.store.give_up_rejected(PIECE, self.versions(state));
+        let dropped = dropped.unwrap_or_default();
+        self.report_dropped(state, &dropped, "to make room on the full disk");
+        !dropped.is_empty()
+    }
+
+    /// Keeps rejected content within its bound, where its name has a version.
+    pub(super) fn bound_rejected(&self) {
+        let has_version = self.versions(&self.lock());
+        let dropped = self.store.bound_rejected(self.rejected_bound, has_version);
+        let why = format!(
+            "as more than {} bytes were kept of files that have versions",
+            self.rejected_bound.bytes
+        );
+        self.report_dropped(&mut self.lock(), &dropped.unwrap_or_default(), &why);
+    }
+
+    /// Tells whether a path has a version, as of now. One that is empty is none: whoever has emptied
+    /// a file and was killed has left nothing else.
+    fn versions<'a>(&'a self, state: &State) -> impl Fn(&Path) -> bool + use<'a> {
+        let is_filled =
+            |p: &Pending| p.unwritten.is_some() || at::stat(&*p.file).is_ok_and(|s| s.st_size > 0);
+        let filled = state.pending.iter().filter(|(_, p)| is_filled(p));
+        let pending: HashSet<PathBuf> =
+            filled.map(|(slot, _)| self.path_of(state, &slot)).collect();
+        move |path| pending.contains(path) || at::is_filled_file_below(&self.store.root, path)
+    }
+}
