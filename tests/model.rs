@@ -26,6 +26,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use world::locks::Call;
+use world::shared::SIGNATURE;
 use world::{Found, Mode, STRANGER, Slot, Told, World};
 
 /// What a program is about besides what all are about.
@@ -36,13 +37,15 @@ enum Theme {
     Documents,
     /// Some names are in direct mode (C14).
     Direct,
+    /// Some of what is written are databases (C14).
+    Databases,
 }
 
 impl Theme {
     /// Where files may be.
     fn files(self) -> [&'static str; FILES] {
         match self {
-            Theme::Plain => ["a", "b", "c", "d/x", "e/x"],
+            Theme::Plain | Theme::Databases => ["a", "b", "c", "d/x", "e/x"],
             Theme::Direct => ["a.log", "b", "c", "d/x.log", "e/x"],
             Theme::Documents => ["a.json", "b", "c", "d/x.json", "e/x"],
         }
@@ -232,12 +235,25 @@ fn a_document_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// One of those that tell most of databases.
+fn a_database_op() -> impl Strategy<Value = Op> {
+    let (who, file) = (0..MOST as u8, 0..FILES as u8);
+    let mode = prop_oneof![3 => Just(Mode::Share), 1 => Just(Mode::Edit), 1 => Just(Mode::Read)];
+    prop_oneof![
+        4 => (who.clone(), file.clone(), mode).prop_map(|(w, f, m)| Open(w, f, m, false)),
+        1 => (who, file).prop_map(|(w, f)| Save(w, f, 0)),
+        2 => (0..12u8, 0..40u16).prop_map(|(h, n)| Write(h, n)),
+    ]
+}
+
 fn a_program() -> impl Strategy<Value = (Theme, Vec<Op>)> {
     let many = 1..40;
     let documents = prop_oneof![5 => an_op(), 1 => a_document_op()];
+    let databases = prop_oneof![2 => an_op(), 1 => a_database_op()];
     prop_oneof![
         8 => (Just(Theme::Plain), vec(an_op(), many.clone())),
         1 => (Just(Theme::Direct), vec(an_op(), many.clone())),
+        1 => (Just(Theme::Databases), vec(databases, many.clone())),
         3 => (Just(Theme::Documents), vec(documents, many)),
     ]
 }
@@ -318,6 +334,7 @@ impl Case<'_> {
         self.mkdir(first, "d")?;
         let content = match self.theme {
             Theme::Plain | Theme::Direct => b"as it was".to_vec(),
+            Theme::Databases => Vec::new(),
             Theme::Documents => self.document(0),
         };
         self.save(first, self.theme.files()[0], &content)?;
@@ -405,6 +422,9 @@ impl Case<'_> {
             return self.document(len);
         }
         let (mark, len) = (format!("{}.", self.step), len as usize);
+        if self.theme == Theme::Databases && len % 4 == 0 && len > 0 {
+            return [SIGNATURE, mark.as_bytes()].concat();
+        }
         let mut data: Vec<u8> = mark.bytes().cycle().take(len).collect();
         if len % 3 > 0 {
             data[len - 1] = b'\n';
@@ -762,8 +782,11 @@ impl Case<'_> {
         if self.world.is_unsure_at(who, name) {
             return Ok(false);
         }
-        let waits =
-            matches!(mode, Mode::Edit | Mode::EditAtOnce) && self.world.must_wait(who, name);
+        let waits = matches!(mode, Mode::Edit | Mode::EditAtOnce | Mode::Share)
+            && self.world.must_wait(who, name);
+        if waits && mode == Mode::Share {
+            return Ok(false);
+        }
         if waits && mode == Mode::Edit {
             let at_most_two = self.world.waiting().len() < 2
                 && !self.world.is_waited_for(who)
@@ -787,6 +810,7 @@ impl Case<'_> {
             Mode::Exclusive => "x",
             Mode::Edit => "r+",
             Mode::EditAtOnce => "r+|nonblock",
+            Mode::Share => "rw-create",
             Mode::Append => "a",
             Mode::AppendAndRead => "a+",
         };
@@ -986,6 +1010,9 @@ impl Case<'_> {
     }
 
     fn strike(&mut self, close: Option<u8>) -> Result<(), String> {
+        if self.world.has_undecided() {
+            return Ok(());
+        }
         self.end_waiters();
         self.settle()?;
         let closed = close.and_then(|n| self.handle(n, true));

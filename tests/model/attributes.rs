@@ -45,6 +45,9 @@ impl World {
             Found::Dir(_) => return None,
             Found::File(_) => self.files.get(&slot)?.number,
         };
+        if self.is_undecided(&slot) {
+            return None;
+        }
         let of_it: Vec<Slot> = self
             .files
             .iter()

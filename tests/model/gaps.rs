@@ -10,9 +10,19 @@ pub enum Gap {
     LinkFollows,
     /// Kinship alone gives no view of what is staged (C1).
     KinView,
+    /// A file that is new or empty is shared until its first write (C14).
+    SharedOpens,
+    /// A killed child that wrote doesn't count if the opener has written since (C4).
+    KilledChild,
 }
 
-pub const KNOWN_GAPS: &[Gap] = &[Gap::ExchangeOpen, Gap::LinkFollows, Gap::KinView];
+pub const KNOWN_GAPS: &[Gap] = &[
+    Gap::ExchangeOpen,
+    Gap::LinkFollows,
+    Gap::KinView,
+    Gap::SharedOpens,
+    Gap::KilledChild,
+];
 
 impl Gap {
     /// Whether programs have to go around it.

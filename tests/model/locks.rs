@@ -169,7 +169,7 @@ impl World {
             What::Version(..) => (true, false),
             What::Staged { reads, writes, .. } => (*reads, *writes),
             What::Lines(lines) => (lines.reads(), true),
-            What::Direct { .. } | What::Unknown => return None,
+            What::Direct { .. } | What::Shared { .. } | What::Unknown => return None,
         };
         if !call.is_flock() && !(if alone { writes } else { reads }) {
             return Some(Err("EBADF"));

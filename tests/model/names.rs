@@ -236,6 +236,9 @@ impl World {
         if self.look(who, &target) != Found::Nothing {
             return Some(Err("EEXIST"));
         }
+        if self.is_undecided(&source) {
+            return None;
+        }
         if self.is_locked(&source) || self.once_followed.contains(&source) {
             return None;
         }
@@ -282,6 +285,7 @@ impl World {
             (Found::Dir(_), _) | (_, Found::Dir(_)) => return Some(Err("EISDIR")),
             // Who waits for it may come in before the name is gone.
             _ if self.is_waited_for_by_name(&slot) => return None,
+            _ if self.is_undecided(&slot) => return None,
             _ if self.unnames_appenders_of_a_linked_file(&slot) => return None,
             _ => {}
         }

@@ -16,10 +16,12 @@ mod links;
 pub mod locks;
 mod names;
 mod queue;
+pub mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use gaps::Gap;
 use kin::{Opened, View};
 use lines::Lines;
 use links::Follower;
@@ -73,6 +75,8 @@ pub enum Mode {
     Edit,
     /// With O_NONBLOCK.
     EditAtOnce,
+    /// O_RDWR|O_CREAT, as databases are opened.
+    Share,
     Append,
     AppendAndRead,
 }
@@ -156,6 +160,8 @@ struct Txn {
     wrote: BTreeSet<u32>,
     closed: BTreeSet<u32>,
     killed: Killed,
+    /// By the death of one who had written, and not opened it.
+    killed_child: bool,
     mappable: bool,
     /// As of the last close of a descriptor.
     at_close: Option<Content>,
@@ -236,6 +242,11 @@ enum What {
         writes: bool,
     },
     Lines(Lines),
+    /// New or empty, and shared till the first write: the file's number.
+    Shared {
+        number: u32,
+        writes: bool,
+    },
     /// In direct mode: the file's number.
     Direct {
         number: u32,
@@ -499,6 +510,7 @@ impl World {
                     len.into_bytes()
                 })
             }
+            What::Shared { number, .. } => Some(self.content_in_place(*number).clone()),
             What::Unknown => None,
         }
     }
@@ -512,6 +524,7 @@ impl World {
                     self.descriptions[description].what,
                     What::Staged { writes: true, .. }
                         | What::Direct { writes: true, .. }
+                        | What::Shared { writes: true, .. }
                         | What::Lines(_)
                 );
                 if writes || !writing {
@@ -554,9 +567,20 @@ impl World {
         if mode != Mode::Read && self.is_linked_to_open(&slot) {
             return None;
         }
-        if self.is_direct(&slot) {
+        if self.is_direct(&slot) || self.holds_database(&slot, mode) {
             return self.open_direct(who, slot, mode, name, cloexec);
         }
+        if self.is_undecided(&slot) || self.shares(who, &slot, mode) {
+            let told = self.open_shared(who, slot.clone(), mode, name, cloexec);
+            if told.is_some() || !mode.edits() || !Gap::SharedOpens.is_open() {
+                return told;
+            }
+        }
+        let mode = if mode == Mode::Share && self.look(who, &slot) != Found::Nothing {
+            Mode::Edit
+        } else {
+            mode
+        };
         let seen = self.look(who, &slot);
         let hidden = self.at(&slot).next().is_some();
         let content = match (mode, seen) {
@@ -569,6 +593,8 @@ impl World {
             }
             (Mode::Read, Found::Dir(_)) => return None,
             (_, Found::Dir(_)) => return Some(Err("EISDIR")),
+            // Guarded, or written by somebody else.
+            (Mode::Share, _) => return None,
             (_, Found::Nothing) => return Some(Err("ENOENT")),
             (Mode::Edit | Mode::EditAtOnce, Found::File(content)) => {
                 return self.open_editor(who, slot, content, mode, name, cloexec);
@@ -650,6 +676,7 @@ impl World {
             wrote: BTreeSet::new(),
             closed: BTreeSet::new(),
             killed: Killed::No,
+            killed_child: false,
             mappable: mode.reads(),
             at_close: None,
             unwritten: false,
@@ -664,7 +691,9 @@ impl World {
             What::Version(number, _) => self.files.values().find(|f| f.number == *number),
             What::Staged { txn, .. } => self.files.get(&self.txns[txn].slot),
             What::Lines(lines) => lines.slot().and_then(|slot| self.files.get(slot)),
-            What::Direct { number, .. } => self.files.values().find(|f| f.number == *number),
+            What::Direct { number, .. } | What::Shared { number, .. } => {
+                self.files.values().find(|f| f.number == *number)
+            }
             What::Unknown => None,
         };
         let of = of.map(|f| f.file);
@@ -704,11 +733,21 @@ impl World {
         if let Some(states) = &mut txn.synced {
             states.push(now);
         }
+        if txn.openers.contains(&who) && std::mem::take(&mut txn.killed_child) {
+            // A trainer that goes on after a worker's death.
+            txn.killed = match Gap::KilledChild.is_open() {
+                true => Killed::Maybe,
+                false => Killed::No,
+            };
+        }
     }
 
     /// Writes at an offset, or at the description's position. `false`: not to be tried.
     pub fn write(&mut self, who: u32, slot: &str, at: Option<usize>, data: &[u8]) -> bool {
         let (description, _) = self.process(who).slots[slot];
+        if !self.write_shared(who, description, at, data) {
+            return false;
+        }
         if self.write_direct(description, at, data) {
             return true;
         }
@@ -747,7 +786,8 @@ impl World {
     pub fn can_fail(&self, who: u32, slot: &str) -> bool {
         let (description, _) = self.process(who).slots[slot];
         let description = &self.descriptions[&description];
-        !description.appends && !matches!(description.what, What::Direct { .. })
+        !description.appends
+            && !matches!(description.what, What::Direct { .. } | What::Shared { .. })
     }
 
     /// `false`: not to be tried.
@@ -771,7 +811,7 @@ impl World {
             Ok(slot) => slot,
             Err(errno) => return Some(Err(errno)),
         };
-        if self.is_linked_to_open(&slot) {
+        if self.is_linked_to_open(&slot) || self.is_undecided(&slot) {
             return None;
         }
         let seen = self.look(who, &slot);
@@ -1269,6 +1309,10 @@ impl World {
         } else {
             Killed::No
         };
+        let is_opener = txn.openers.contains(&who);
+        if death == Killed::Yes {
+            txn.killed_child = !is_opener && (txn.killed == Killed::No || txn.killed_child);
+        }
         txn.killed = txn.killed.max(death);
     }
 
