@@ -1,0 +1,150 @@
+//! The disk under test: a file system on a loop device over `medium.rs`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use crate::common::run::{binary, wait};
+use crate::common::{Disk, detach, is_mounted, run, temporary_directory};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fs {
+    Ext4,
+    Xfs,
+    Btrfs,
+}
+
+impl Fs {
+    pub const ALL: [Fs; 3] = [Fs::Ext4, Fs::Xfs, Fs::Btrfs];
+
+    /// mkfs.xfs takes no less than 300 MB; what isn't written takes no room.
+    fn mebibytes(self) -> u64 {
+        match self {
+            Fs::Xfs => 320,
+            Fs::Ext4 | Fs::Btrfs => 192,
+        }
+    }
+
+    fn make(self, image: &Path) {
+        let args: &[&str] = match self {
+            Fs::Ext4 => &["mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard"],
+            Fs::Xfs => &["mkfs.xfs", "-q", "-f", "-K"],
+            Fs::Btrfs => &["mkfs.btrfs", "-q", "-f", "-K", "-m", "single"],
+        };
+        run(Command::new(args[0]).args(&args[1..]).arg(image), LIMIT).ok();
+    }
+
+    pub fn options(self) -> &'static str {
+        match self {
+            Fs::Xfs => "loop,nouuid,nodiscard",
+            Fs::Ext4 | Fs::Btrfs => "loop,nodiscard",
+        }
+    }
+}
+
+/// Where disks lie: in memory, if there is such a place.
+pub fn scratch() -> PathBuf {
+    let directory = Path::new("/dev/shm");
+    if std::env::var_os("COMMITFS_TEST_DIR").is_none() && directory.is_dir() {
+        let path = directory.join(format!("cfs-cuts-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory in memory");
+        return path;
+    }
+    temporary_directory()
+}
+
+pub fn helper() -> PathBuf {
+    Path::new(binary()).with_file_name("commitfs-test-cuts")
+}
+
+/// Which snapshot, and how many writes were in the cache then.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    number: usize,
+    pub cached: usize,
+}
+
+/// The disk's process.
+pub struct Medium {
+    directory: PathBuf,
+    child: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Medium {
+    pub fn new(directory: PathBuf, fs: Fs, image: Option<&Path>) -> Medium {
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let mut command = Command::new(helper());
+        command.arg("disk").arg(&directory);
+        command.arg((fs.mebibytes() << 20).to_string()).args(image);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.process_group(0).spawn().expect("the helper starts");
+        let mut medium = Medium {
+            orders: child.stdin.take(),
+            answers: BufReader::new(child.stdout.take().expect("its output")),
+            directory,
+            child,
+        };
+        assert_eq!(medium.answer(), "ready");
+        if image.is_none() {
+            fs.make(&medium.image());
+        }
+        medium
+    }
+
+    pub fn image(&self) -> PathBuf {
+        self.directory.join("disk")
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("an answer");
+        line.trim_end().to_owned()
+    }
+
+    fn ask(&mut self, order: &str) -> String {
+        let orders = self.orders.as_mut().expect("the disk runs");
+        writeln!(orders, "{order}").expect("the disk runs");
+        self.answer()
+    }
+
+    pub fn snapshot(&mut self) -> Snapshot {
+        let answer = self.ask("snap");
+        let mut numbers = answer
+            .split(' ')
+            .map(|word| word.parse().expect("a number"));
+        let mut next = || numbers.next().expect("two numbers");
+        Snapshot {
+            number: next(),
+            cached: next(),
+        }
+    }
+
+    /// Writes the disk as a cut at that instant leaves it; `loss` is nothing, everything or some of what the
+    /// cache held.
+    pub fn dump(&mut self, snapshot: Snapshot, path: &Path, loss: &str, seed: u64) {
+        let order = format!("dump {} {} {loss} {seed}", snapshot.number, path.display());
+        assert_eq!(self.ask(&order), "ok");
+    }
+}
+
+impl Drop for Medium {
+    fn drop(&mut self) {
+        self.orders = None;
+        if wait(&mut self.child, Duration::from_secs(5)).is_none() {
+            let _ = self.child.kill();
+            wait(&mut self.child, Duration::from_secs(5));
+        }
+        while is_mounted(&self.directory) && detach(&self.directory) {}
+        let _ = std::fs::remove_dir(&self.directory);
+    }
+}
+
+pub fn mounted(image: &Path, fs: Fs) -> Disk {
+    Disk::existing(image, fs.options())
+}
