@@ -695,7 +695,7 @@ impl Engine {
             // The kernel knows the description by this node, and who was born since it was opened
             // is not known.
             txn.shown_base = Some(appender.node);
-            txn.last_pid = None;
+            (txn.last_pid, txn.opened) = (None, None);
             txn.begun = Begun::Edit;
             txn.processes.entry(appender.opener).or_default().opener = true;
         }

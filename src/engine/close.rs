@@ -209,6 +209,14 @@ impl Engine {
                 // Only the last close may say so: an earlier one of a shell group must not.
                 let told = sure || !matches!(abort, Abort::Guard(_) | Abort::Conflict);
                 let errno = abort.errno();
+                if matches!(abort, Abort::Conflict) {
+                    let refused = txn.slot.clone();
+                    let by = state.parties.saves.get(&id).and_then(|s| s.by);
+                    Engine::note_refused(&mut state, &refused, by.map(|(actor, _)| actor));
+                }
+                let Some(txn) = state.txns.get_mut(&id) else {
+                    return Ok(());
+                };
                 // Nobody is to see what has lost its name, whole or not.
                 let unseen = txn.discarded && matches!(abort, Abort::Guard(_));
                 let silent = unseen || matches!(abort, Abort::Discarded | Abort::Killed { .. });
@@ -1019,6 +1027,7 @@ fn note_flusher(txn: &mut Transaction, caller: Caller) -> u32 {
     let death = proc::death_of_flusher(caller.tid, pid);
     txn.last_closer = pid;
     let process = txn.processes.entry(pid).or_default();
+    process.has_ended |= matches!(death, proc::Death::Exited | proc::Death::Signalled(_));
     if let Some(signal) = death.fatal_signal() {
         process.killed_by = Some(signal);
     } else if death == proc::Death::Alive {

@@ -95,7 +95,7 @@ impl Engine {
             names.insert(name.clone(), (pending.node, FileType::RegularFile));
         }
         for txn in state.txns.values() {
-            let own = tgid.is_some_and(|t| super::resolve::takes_part(state, txn, t));
+            let own = tgid.is_some_and(|t| super::resolve::sees(state, txn, (t, caller.tid)));
             if txn.slot.dir == node && !txn.discarded && txn.handles > 0 && (txn.claim || own) {
                 let ino = txn.shown_base.unwrap_or(txn.node);
                 names.insert(txn.slot.name.clone(), (ino, FileType::RegularFile));

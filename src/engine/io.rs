@@ -265,7 +265,7 @@ impl Engine {
         } else if let Some(pid) = proc::tgid(caller.tid) {
             let process = txn.processes.entry(pid).or_default();
             process.wrote = true;
-            process.closed_cleanly = false;
+            (process.closed_cleanly, process.has_ended) = (false, false);
         }
         txn.changed = true;
         let stream = txn.stream;

@@ -2,10 +2,10 @@
 //!
 //! Programs don't say what a save is based on. What they read, by which thread and in what order,
 //! does: a thread that reads and then saves has changed what it read; one that saves again without
-//! reading goes on from what it wrote. Where that is not what happens (reads and saves spread over
-//! a pool of threads, a shell whose child reads), the newest text that the process can have known
-//! is taken, and said to be uncertain unless it is the only one. Pure: processes are numbers that
-//! are never used again.
+//! reading goes on from what it wrote; a forked child, from what its parent had by then. Where that
+//! is not what happens (reads and saves spread over a pool of threads, a shell whose child reads),
+//! the newest text that the process can have known is taken, and said to be uncertain unless it is
+//! the only one. Pure: processes are numbers that are never used again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
@@ -13,7 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::sys::proc::{Moment, Start};
 use crate::types::{NodeId, Slot};
+
+mod reads;
+
+pub use reads::Reads;
 
 /// A process, by a number of its own; its pid may come back as another's.
 pub type ProcessId = u64;
@@ -24,6 +29,8 @@ const MOST_TEXTS: usize = 1024;
 const MOST_BYTES: u64 = 64 << 20;
 /// Names of which anything is known, at most.
 const MOST_NAMES: usize = 16_384;
+/// Events of a process that are remembered for the children that it had forked by then.
+const PAST: usize = 8;
 /// How long what a dead process has read may still serve its parents.
 const AFTERLIFE: Duration = Duration::from_secs(60);
 
@@ -71,6 +78,20 @@ pub struct Base {
     pub text: Text,
     /// No other text can have been meant.
     pub is_certain: bool,
+    /// What else it may be a change of, as its text will tell.
+    pub doubts: Option<Doubts>,
+}
+
+/// Reads of a thread that are older than its last save and were not used up by one: whoever goes on
+/// from one of them, as coroutines do that share a thread, takes that save back.
+#[derive(Clone, Debug)]
+pub struct Doubts {
+    /// What was read.
+    pub earlier: Vec<Text>,
+    /// What the thread has saved since.
+    pub written: Text,
+    /// The base is that save itself. Where the texts don't tell, it is not certain.
+    pub is_own_save: bool,
 }
 
 /// Something that a thread has read or written.
@@ -79,21 +100,32 @@ struct Event {
     at: u64,
     version: Option<NodeId>,
     text: Text,
+    moment: Option<Moment>,
 }
 
-/// The last read that no save has used up.
-#[derive(Clone, Debug)]
-struct Outstanding {
-    event: Event,
-    /// How many reads there were.
-    count: u64,
+/// A save that has become a version, or part of one.
+#[derive(Clone, Copy, Debug)]
+pub struct Saved {
+    /// When it began.
+    pub begun: u64,
+    /// The version.
+    pub version: NodeId,
+    /// The changes of others are in it, so that it has another text.
+    pub is_merged: bool,
+    /// What it builds on was not certain.
+    pub is_uncertain: bool,
 }
 
 #[derive(Debug, Default)]
 struct Thread {
-    read: Option<Outstanding>,
+    reads: Reads<Event>,
     written: Option<Event>,
+    /// A save of its was refused, or it was not certain what that built on: what it goes on from is
+    /// known again only once it has read.
+    is_lost: bool,
 }
+
+type Outstanding = reads::Read<Event>;
 
 /// What a process did with one file.
 #[derive(Debug, Default)]
@@ -101,8 +133,12 @@ struct Party {
     threads: HashMap<u32, Thread>,
     /// One thread saves what another has read: what a thread itself did says nothing.
     is_shared: bool,
-    /// Reads beyond the first that were used up by one save.
+    /// Reads beyond the first that were used up by one save of a pool.
     owed: u64,
+    /// What it had read or written when other processes were started, oldest first.
+    past: VecDeque<(u32, Event)>,
+    /// The thread and the event that came last.
+    last: Option<(u32, Event)>,
     /// What a process that it has started wrote last; the text is not kept.
     child_wrote: Option<Event>,
     /// It has several loads under way at once, and which of them a save goes back to, nobody knows.
@@ -130,7 +166,26 @@ impl Party {
     }
 
     fn reads(&self) -> impl Iterator<Item = &Outstanding> {
-        self.threads.values().filter_map(|t| t.read.as_ref())
+        self.threads.values().flat_map(Thread::outstanding)
+    }
+
+    /// Keeps the last event for those who were forked between it and this one.
+    fn note_last(&mut self, tid: u32, event: &Event) {
+        if let Some(before) = self.last.replace((tid, event.clone()))
+            && before.1.moment.map(|m| m.last_pid()) != event.moment.map(|m| m.last_pid())
+        {
+            self.past.push_back(before);
+            if self.past.len() > PAST {
+                self.past.pop_front();
+            }
+        }
+    }
+
+    fn events(&mut self) -> impl Iterator<Item = &mut Event> {
+        let threads = self.threads.values_mut();
+        let known = threads.flat_map(|t| t.reads.all_mut().chain(&mut t.written));
+        let past = self.past.iter_mut().chain(&mut self.last);
+        known.chain(past.map(|(_, event)| event))
     }
 }
 
@@ -156,13 +211,19 @@ impl Ledger {
     /// The text of a version that somebody else has read already.
     fn known(&self, slot: &Slot, version: NodeId) -> Option<Text> {
         let threads = self.names.get(slot)?.values();
-        let mut reads = threads.flat_map(Party::reads).map(|r| &r.event);
+        let mut reads = threads.flat_map(Party::reads).map(|r| &r.what);
         let same = reads.find(|e| e.version == Some(version))?;
         matches!(same.text, Text::Kept(_)).then(|| same.text.clone())
     }
 
     /// A thread has read a version; `None`: that there is no file.
-    pub fn note_read(&mut self, slot: &Slot, actor: Actor, read: Option<(NodeId, &Arc<File>)>) {
+    pub fn note_read(
+        &mut self,
+        slot: &Slot,
+        actor: Actor,
+        read: Option<(NodeId, &Arc<File>)>,
+        moment: Option<Moment>,
+    ) {
         let version = read.map(|(node, _)| node);
         let text = match read {
             None => Text::Missing,
@@ -170,112 +231,172 @@ impl Ledger {
                 .known(slot, node)
                 .unwrap_or_else(|| self.keep(file.clone())),
         };
-        let event = self.event(slot, actor, version, text);
-        let thread = self.thread(slot, actor);
-        thread.read = Some(match thread.read.take() {
-            None => Outstanding { event, count: 1 },
-            Some(before) => Outstanding {
-                count: before.count + 1,
-                event,
-            },
-        });
+        self.note_text_read(slot, actor, (version, text), moment);
     }
 
-    /// A thread's save, begun at a time, has become the version. `merged`: with the changes of
-    /// others in it, so that it has another text.
+    /// A thread has read what somebody has staged: it is no version, and may become none.
+    pub fn note_staged_read(&mut self, slot: &Slot, actor: Actor, moment: Option<Moment>) {
+        self.note_text_read(slot, actor, (None, Text::Dropped), moment);
+    }
+
+    fn note_text_read(
+        &mut self,
+        slot: &Slot,
+        actor: Actor,
+        (version, text): (Option<NodeId>, Text),
+        moment: Option<Moment>,
+    ) {
+        let event = self.event(slot, actor, (version, text), moment);
+        self.party(slot, actor).note_last(actor.tid, &event);
+        let thread = self.thread(slot, actor);
+        thread.is_lost = false;
+        thread.reads.note(event.version, event.at, event);
+    }
+
+    /// A thread's save has become a version.
     pub fn note_saved(
         &mut self,
         slot: &Slot,
         actor: Actor,
-        begun: u64,
-        (version, is_merged): (NodeId, bool),
-        text: Text,
+        saved: Saved,
+        (text, moment): (Text, Option<Moment>),
+        has_ended: impl Fn(ProcessId) -> bool,
     ) {
-        let version = (!is_merged).then_some(version);
-        let event = self.event(slot, actor, version, text);
-        self.use_up(slot, actor, begun);
+        let version = (!saved.is_merged).then_some(saved.version);
+        let event = self.event(slot, actor, (version, text), moment);
+        self.use_up(slot, actor, saved, has_ended);
         let seen = Event {
             text: Text::Dropped,
-            ..event
+            ..event.clone()
         };
-        self.thread(slot, actor).written = Some(event);
+        self.party(slot, actor).note_last(actor.tid, &event);
+        let thread = self.thread(slot, actor);
+        thread.written = Some(event);
+        thread.is_lost |= saved.is_uncertain;
         let parent = self.ancestors.get(&actor.process).and_then(|p| p.first());
         if let Some((parent, parties)) = parent.zip(self.names.get_mut(slot)) {
             parties.entry(*parent).or_default().child_wrote = Some(seen);
         }
     }
 
-    /// Takes back the reads that a save builds on.
-    fn use_up(&mut self, slot: &Slot, actor: Actor, begun: u64) {
+    /// A thread's save was refused, as it does not build on the current version.
+    pub fn note_refused(&mut self, slot: &Slot, actor: Actor) {
+        let thread = self.thread(slot, actor);
+        thread.reads.clear();
+        thread.is_lost = true;
+    }
+
+    /// Takes back what a save builds on: one read of its thread. Of a pool all, as nobody knows
+    /// which; and of a thread that has read nothing itself, those of children that have read for it.
+    fn use_up(
+        &mut self,
+        slot: &Slot,
+        actor: Actor,
+        saved: Saved,
+        has_ended: impl Fn(ProcessId) -> bool,
+    ) {
         let Some(name) = self.names.get_mut(slot) else {
             return;
         };
-        let take = |thread: &mut Thread| {
-            let used = thread.read.take_if(|r| r.event.at <= begun);
-            used.map_or(0, |r| r.count)
-        };
-        let mut used = 0;
+        let mut own = false;
         if let Some(party) = name.get_mut(&actor.process) {
-            for (tid, thread) in &mut party.threads {
-                if party.is_shared || *tid == actor.tid {
-                    used += take(thread);
+            if party.is_shared {
+                let used = party.threads.values_mut();
+                let used = used.map(|t| t.reads.use_up_all(saved.begun)).sum::<u64>();
+                party.is_mixed |= used > 1;
+                party.owed = match used {
+                    0 => party.owed.saturating_sub(1),
+                    used => party.owed + used - 1,
+                };
+                own = used > 0;
+            } else if let Some(thread) = party.threads.get_mut(&actor.tid) {
+                own = thread.outstanding().next().is_some();
+                thread.reads.use_up(saved.begun, saved.is_uncertain);
+            }
+        }
+        for (process, party) in name.iter_mut().filter(|_| !own) {
+            let parents = self.ancestors.get(process);
+            if *process != actor.process
+                && parents.is_some_and(|p| p.contains(&actor.process))
+                && has_ended(*process)
+            {
+                for thread in party.threads.values_mut() {
+                    thread.reads.use_up_all(saved.begun);
                 }
             }
         }
-        for (process, party) in name.iter_mut() {
-            let parents = self.ancestors.get(process);
-            if *process != actor.process && parents.is_some_and(|p| p.contains(&actor.process)) {
-                used += party.threads.values_mut().map(take).sum::<u64>();
-            }
-        }
-        if let Some(party) = name.get_mut(&actor.process) {
-            party.is_mixed |= party.is_shared && used > 1;
-            party.owed = match used {
-                0 => party.owed.saturating_sub(1),
-                used => party.owed + used - 1,
-            };
-        }
     }
 
-    /// What a save that begins now builds on, if anything can be said of it.
-    pub fn base_of(&mut self, slot: &Slot, actor: Actor) -> Option<Base> {
+    /// What a save that begins now builds on, if anything can be said of it. A child that has ended
+    /// has read for its parent (`x=$(jq …)`); one that lives reads for itself.
+    pub fn base_of(
+        &mut self,
+        slot: &Slot,
+        actor: Actor,
+        has_ended: impl Fn(ProcessId) -> bool,
+    ) -> Option<Base> {
         let name = self.names.get(slot)?;
-        let below: Vec<&Outstanding> = name
-            .iter()
-            .filter(|(process, _)| {
-                let parents = self.ancestors.get(process);
-                **process != actor.process && parents.is_some_and(|p| p.contains(&actor.process))
-            })
-            .flat_map(|(_, party)| party.reads())
-            .collect();
         let nobody = Party::default();
         let party = name.get(&actor.process).unwrap_or(&nobody);
         let thread = party.threads.get(&actor.tid);
-        let own_read = thread.and_then(|t| t.read.as_ref());
+        if let Some(base) = thread
+            .filter(|_| !party.is_shared)
+            .and_then(Thread::own_base)
+        {
+            return Some(base);
+        }
+        let below: Vec<&Outstanding> = name
+            .iter()
+            .filter(|(process, party)| {
+                let parents = self.ancestors.get(process);
+                **process != actor.process
+                    && parents.is_some_and(|p| p.contains(&actor.process))
+                    && party.reads().next().is_some()
+                    && has_ended(**process)
+            })
+            .flat_map(|(_, party)| party.reads())
+            .collect();
         let own_write = thread.and_then(|t| t.written.as_ref());
         let others = party.threads.iter().filter(|(tid, _)| **tid != actor.tid);
         let since = own_write.map_or(0, |w| w.at);
         let read_elsewhere = others
             .clone()
-            .any(|(_, t)| t.read.as_ref().is_some_and(|r| r.event.at > since));
+            .any(|(_, t)| t.outstanding().any(|r| r.at > since));
         let wrote_elsewhere = others.clone().any(|(_, t)| t.written.is_some());
-        let below_since = below.iter().any(|r| r.event.at > since);
-        // A thread that loads and saves for itself doesn't load twice; one of a pool does.
-        let is_pool = party.threads.len() > 1 && party.reads().any(|r| r.count > 1);
-        if !party.is_shared && !is_pool {
-            if let Some(read) = own_read {
-                return Some(read.event.as_base(true));
-            }
-            if let Some(written) = own_write.filter(|_| !read_elsewhere && !below_since) {
-                return Some(written.as_base(party.owed == 0));
-            }
+        let below_since = below.iter().any(|r| r.at > since);
+        if !party.is_shared
+            && let Some(thread) = thread
+            && thread.written.is_some()
+            && !read_elsewhere
+            && !below_since
+        {
+            return thread.own_save();
         }
         let base = Ledger::newest(party, &below);
-        if is_pool || read_elsewhere || (own_write.is_none() && wrote_elsewhere) {
+        if read_elsewhere || (own_write.is_none() && wrote_elsewhere) {
             let parties = self.names.get_mut(slot)?;
             parties.entry(actor.process).or_default().is_shared = true;
         }
         base
+    }
+
+    /// What a forked child has in memory, of a file that it knows nothing of by itself: what its
+    /// parent had read or written last when it was forked.
+    pub fn base_inherited(
+        &self,
+        slot: &Slot,
+        actor: Actor,
+        start: impl FnOnce() -> Option<Start>,
+    ) -> Option<Base> {
+        let parent = self.ancestors.get(&actor.process)?.first()?;
+        let party = self.names.get(slot)?.get(parent)?;
+        let start = start()?;
+        let had = |(_, event): &&(u32, Event)| event.moment.is_some_and(|m| start.is_after(&m));
+        let known: Vec<_> = party.past.iter().chain(&party.last).filter(had).collect();
+        let (tid, event) = known.last()?;
+        // Which of its threads has forked it, nobody knows.
+        let is_certain = known.iter().all(|(one, _)| one == tid) && !party.is_shared;
+        Some(event.as_base(is_certain && start.is_forked))
     }
 
     /// What a save may build on though the process itself knows nothing of the file: what its parent,
@@ -289,7 +410,7 @@ impl Ledger {
         };
         let parties = self.names.get(slot)?.iter().filter(|(p, _)| is_kin(p));
         let events = parties.flat_map(|(_, party)| {
-            let reads = party.reads().map(|r| &r.event);
+            let reads = party.reads().map(|r| &r.what);
             reads.chain(party.newest_write()).chain(&party.child_wrote)
         });
         let newest = events.max_by_key(|event| event.at)?;
@@ -301,13 +422,13 @@ impl Ledger {
         let written = party.newest_write();
         let since = written.map_or(0, |w| w.at);
         let reads = party.reads().chain(below.iter().copied());
-        let reads: Vec<_> = reads.filter(|r| r.event.at > since).collect();
+        let reads: Vec<_> = reads.filter(|r| r.at > since).collect();
         let is_clear = party.owed == 0 && !party.is_mixed;
-        let Some(newest) = reads.iter().max_by_key(|r| r.event.at) else {
+        let Some(newest) = reads.iter().max_by_key(|r| r.at) else {
             return written.map(|w| w.as_base(is_clear));
         };
         let is_only = reads.iter().map(|r| r.count).sum::<u64>() == 1;
-        Some(newest.event.as_base(is_only && is_clear))
+        Some(newest.what.as_base(is_only && is_clear))
     }
 
     /// Drops what dead processes did, but for what their parents may still build on, and for what
@@ -346,7 +467,13 @@ impl Ledger {
             .collect()
     }
 
-    fn event(&mut self, slot: &Slot, actor: Actor, version: Option<NodeId>, text: Text) -> Event {
+    fn event(
+        &mut self,
+        slot: &Slot,
+        actor: Actor,
+        (version, text): (Option<NodeId>, Text),
+        moment: Option<Moment>,
+    ) -> Event {
         self.clock += 1;
         let at = self.clock;
         if matches!(text, Text::Kept(_)) {
@@ -354,7 +481,7 @@ impl Ledger {
         }
         if self.kept.len() > 2 * MOST_TEXTS {
             let mut kept = std::mem::take(&mut self.kept);
-            kept.retain(|(slot, actor, at)| self.event_at(slot, *actor, *at).is_some());
+            kept.retain(|(slot, actor, at)| self.events_at(slot, *actor, *at).next().is_some());
             let superfluous = kept.len().saturating_sub(MOST_TEXTS);
             self.kept = kept;
             self.drop_texts(superfluous);
@@ -362,24 +489,39 @@ impl Ledger {
         while self.kept.len() > 1 && self.total.load(Ordering::Relaxed) > MOST_BYTES {
             self.drop_texts(1);
         }
-        Event { at, version, text }
+        Event {
+            at,
+            version,
+            text,
+            moment,
+        }
     }
 
     fn drop_texts(&mut self, count: usize) {
         for (slot, actor, at) in self.kept.drain(..count).collect::<Vec<_>>() {
-            if let Some(event) = self.event_at(&slot, actor, at) {
+            for event in self.events_at(&slot, actor, at) {
                 event.text = Text::Dropped;
             }
         }
     }
 
-    /// What an actor has read or written then, if it still counts.
-    fn event_at(&mut self, slot: &Slot, actor: Actor, at: u64) -> Option<&mut Event> {
-        let party = self.names.get_mut(slot)?.get_mut(&actor.process)?;
-        let thread = party.threads.get_mut(&actor.tid)?;
-        let read = thread.read.as_mut().map(|r| &mut r.event);
-        let mut events = read.into_iter().chain(&mut thread.written);
-        events.find(|event| event.at == at)
+    /// What an actor has read or written then, as far as it still counts.
+    fn events_at(
+        &mut self,
+        slot: &Slot,
+        actor: Actor,
+        at: u64,
+    ) -> impl Iterator<Item = &mut Event> {
+        let name = self.names.get_mut(slot);
+        let party = name.and_then(|name| name.get_mut(&actor.process));
+        let events = party.into_iter().flat_map(Party::events);
+        events.filter(move |event| event.at == at)
+    }
+
+    fn party(&mut self, slot: &Slot, actor: Actor) -> &mut Party {
+        self.thread(slot, actor);
+        let parties = self.names.entry(slot.clone()).or_default();
+        parties.entry(actor.process).or_default()
     }
 
     fn thread(&mut self, slot: &Slot, actor: Actor) -> &mut Thread {
@@ -399,12 +541,70 @@ impl Ledger {
     }
 }
 
+impl Thread {
+    /// What it has read since its last save, oldest first.
+    fn outstanding(&self) -> impl Iterator<Item = &Outstanding> {
+        let since = self.written.as_ref().map_or(0, |w| w.at);
+        self.reads.all().filter(move |r| r.at > since)
+    }
+
+    /// What it goes on from that has read since its last save.
+    fn own_base(&self) -> Option<Base> {
+        if self.is_lost {
+            // Its own last save is no conflict with itself, but nothing to merge from either.
+            let written = self.own_save().map(|base| Base {
+                is_certain: false,
+                ..base
+            });
+            return Some(written.unwrap_or_else(Base::unknown));
+        }
+        let read = self.outstanding().last()?;
+        Some(Base {
+            doubts: self.doubts(false),
+            ..read.what.as_base(true)
+        })
+    }
+
+    /// What it goes on from that has not.
+    fn own_save(&self) -> Option<Base> {
+        let written = self.written.as_ref()?;
+        Some(Base {
+            doubts: self.doubts(true),
+            ..written.as_base(true)
+        })
+    }
+
+    fn doubts(&self, is_own_save: bool) -> Option<Doubts> {
+        let written = self.written.as_ref()?;
+        let earlier = self.reads.all().filter(|r| r.at < written.at);
+        let earlier: Vec<Text> = earlier.map(|r| r.what.text.clone()).collect();
+        (!earlier.is_empty()).then(|| Doubts {
+            earlier,
+            written: written.text.clone(),
+            is_own_save,
+        })
+    }
+}
+
+impl Base {
+    /// Something is known to be the base, but not what.
+    pub fn unknown() -> Base {
+        Base {
+            version: None,
+            text: Text::Dropped,
+            is_certain: false,
+            doubts: None,
+        }
+    }
+}
+
 impl Event {
     fn as_base(&self, is_certain: bool) -> Base {
         Base {
             version: self.version,
             text: self.text.clone(),
             is_certain,
+            doubts: None,
         }
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::documents::Parsed;
-use super::ledger::{Actor, Base, ProcessId, Text};
+use super::ledger::{Actor, Base, Doubts, ProcessId, Saved, Text};
 use super::names::Move;
 use super::{Engine, State};
 use crate::journal;
@@ -34,6 +34,8 @@ const TURN: Duration = Duration::from_millis(200);
 const LAST_TURN: Duration = Duration::from_secs(30);
 /// How far up the processes that a reader descends from are looked at.
 const GENERATIONS: usize = 4;
+/// Texts up to this size are compared to find out what a save builds on.
+const SMALL: u64 = 1 << 20;
 /// Versions of which it is known who wrote them.
 const AUTHORS: usize = 4096;
 
@@ -41,7 +43,7 @@ const AUTHORS: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Parties {
     by_pid: HashMap<u32, ProcessId>,
-    descriptors: HashMap<ProcessId, (OwnedFd, Option<Instant>)>,
+    known: HashMap<ProcessId, Known>,
     last: ProcessId,
     authors: HashMap<NodeId, Author>,
     authored: std::collections::VecDeque<NodeId>,
@@ -53,6 +55,15 @@ pub struct Parties {
     pub(super) refused: Option<(u32, NodeId)>,
     /// Open transactions under a rule for conflicts.
     pub(super) saves: HashMap<TxnId, Save>,
+}
+
+/// A process that takes part.
+#[derive(Debug)]
+struct Known {
+    pid: u32,
+    descriptor: OwnedFd,
+    /// Since when it has ended, as far as that was looked at.
+    gone: Option<Instant>,
 }
 
 /// Who writes a file, asked when it is opened: by the commit the process may be gone.
@@ -108,11 +119,11 @@ impl Parties {
         generations: usize,
         introduced: &mut impl FnMut(ProcessId, Vec<ProcessId>),
     ) -> Option<ProcessId> {
-        if let Some(known) = self.by_pid.get(&pid)
-            && let Some((descriptor, _)) = self.descriptors.get(known)
-            && !pidfd::has_ended(descriptor)
+        if let Some(process) = self.by_pid.get(&pid)
+            && let Some(known) = self.known.get(process)
+            && !pidfd::has_ended(&known.descriptor)
         {
-            return Some(*known);
+            return Some(*process);
         }
         let descriptor = pidfd::pidfd(pid)?;
         let mut ancestors = Vec::new();
@@ -128,9 +139,22 @@ impl Parties {
         }
         self.last += 1;
         self.by_pid.insert(pid, self.last);
-        self.descriptors.insert(self.last, (descriptor, None));
+        let known = Known {
+            pid,
+            descriptor,
+            gone: None,
+        };
+        self.known.insert(self.last, known);
         introduced(self.last, ancestors);
         Some(self.last)
+    }
+
+    /// Whether a process has ended, or has given up its memory at least: what it has written to a
+    /// pipe may be read to its end by then.
+    fn has_ended(&self, process: ProcessId) -> bool {
+        self.known.get(&process).is_none_or(|known| {
+            known.gone.is_some() || pidfd::has_ended(&known.descriptor) || !proc::lives(known.pid)
+        })
     }
 
     /// Whether a save is between its merge and its commit.
@@ -226,7 +250,23 @@ impl Engine {
         if Engine::watches(&policy)
             && let Some(actor) = self.actor(state, caller.tid)
         {
-            state.ledger.note_read(slot, actor, read);
+            let now = Some(proc::Moment::now());
+            state.ledger.note_read(slot, actor, read, now);
+        }
+    }
+
+    /// A thread has opened what another has staged under a name. That is no version to build on.
+    pub(super) fn note_staged_read(&self, state: &mut State, caller: Caller, id: TxnId) {
+        let watched =
+            |t: &&crate::txn::Transaction| Engine::watches(&t.policy) && t.opener_tid != caller.tid;
+        let Some(slot) = state.txns.get(&id).filter(watched).map(|t| t.slot.clone()) else {
+            return;
+        };
+        if let Some(actor) = self.actor(state, caller.tid)
+            && !failpoint::mutant("C17-staged")
+        {
+            let now = Some(proc::Moment::now());
+            state.ledger.note_staged_read(&slot, actor, now);
         }
     }
 
@@ -247,13 +287,15 @@ impl Engine {
         let begun = state.ledger.now();
         let base = match (base, actor) {
             (Some(base), _) if edits => Engine::base_at(state, base),
-            (_, Some(actor)) => state.ledger.base_of(&slot, actor),
+            (_, Some(actor)) => Engine::known_base(state, &slot, actor)
+                .or_else(|| Engine::inherited_base(state, &policy, &slot, actor)),
             _ => None,
         };
         let nothing = Base {
             version: None,
             text: Text::Missing,
             is_certain: true,
+            doubts: None,
         };
         let base = base.or(creates.then_some(nothing));
         let save = Save {
@@ -308,6 +350,7 @@ impl Engine {
             version: Some(version),
             text: state.ledger.keep(Arc::new(file)),
             is_certain: true,
+            doubts: None,
         })
     }
 
@@ -316,15 +359,40 @@ impl Engine {
         &self,
         state: &mut State,
         slot: &Slot,
-        saved: (Actor, u64),
-        (version, is_merged): (NodeId, bool),
+        actor: Actor,
+        saved: Saved,
         written: Arc<File>,
     ) {
         let text = state.ledger.keep(written);
-        let (actor, begun) = saved;
-        state
-            .ledger
-            .note_saved(slot, actor, begun, (version, is_merged), text);
+        let now = Some(proc::Moment::now());
+        let parties = &state.parties;
+        let has_ended = |process| parties.has_ended(process);
+        let text = (text, now);
+        state.ledger.note_saved(slot, actor, saved, text, has_ended);
+    }
+
+    /// What a thread, or its process, is known to go on from.
+    fn known_base(state: &mut State, slot: &Slot, actor: Actor) -> Option<Base> {
+        let parties = &state.parties;
+        let has_ended = |process| parties.has_ended(process);
+        state.ledger.base_of(slot, actor, has_ended)
+    }
+
+    /// What a process that asks now has from its parent: certain if it was forked since that had
+    /// read, and has not called execve. Where it isn't, a stale save that fails would do so again
+    /// and again.
+    fn inherited_base(state: &State, policy: &Policy, slot: &Slot, actor: Actor) -> Option<Base> {
+        let start = || proc::Start::of_caller(proc::tgid(actor.tid)?);
+        let base = state.ledger.base_inherited(slot, actor, start)?;
+        let is_meant = base.is_certain || policy.on_conflict == OnConflict::Merge;
+        (is_meant && !failpoint::mutant("C17-forked")).then_some(base)
+    }
+
+    /// A save was refused: its thread goes on from nothing that is known.
+    pub(super) fn note_refused(state: &mut State, slot: &Slot, actor: Option<Actor>) {
+        if let Some(actor) = actor.filter(|_| !failpoint::mutant("C17-refused")) {
+            state.ledger.note_refused(slot, actor);
+        }
     }
 
     fn author(&self, state: &mut State, tid: u32) -> Author {
@@ -359,10 +427,11 @@ impl Engine {
         let renamer = self.actor(state, tid)?;
         let author = state.parties.author(source).and_then(|a| a.actor);
         let author = author.filter(|a| *a != renamer);
-        if let Some(base) = author.and_then(|a| state.ledger.base_of(to, a)) {
+        if let Some(base) = author.and_then(|a| Engine::known_base(state, to, a)) {
             return Some((author?, Some(base)));
         }
-        let base = state.ledger.base_of(to, renamer);
+        let base = Engine::known_base(state, to, renamer);
+        let base = base.or_else(|| Engine::inherited_base(state, policy, to, renamer));
         let mut kin = [author, Some(renamer)].into_iter().flatten();
         let base =
             base.or_else(|| kin.find_map(|a| Engine::doubtful_base(state, policy, to, Some(a))));
@@ -404,7 +473,7 @@ impl Engine {
         let Some(actor) = state.parties.writers.get(&id).and_then(|w| w.actor) else {
             return (None, None);
         };
-        (Some((actor, begun)), state.ledger.base_of(to, actor))
+        (Some((actor, begun)), Engine::known_base(state, to, actor))
     }
 
     /// An open transaction has been published under a name, and goes on from there.
@@ -413,25 +482,20 @@ impl Engine {
         state: &mut State,
         id: TxnId,
         to: &Slot,
-        by: Option<(Actor, u64)>,
-        (version, is_merged): (NodeId, bool),
+        by: Option<Actor>,
+        saved: Saved,
         written: Arc<File>,
     ) {
-        Engine::note_author(state, version, id);
-        let Some((actor, begun)) = by else {
+        Engine::note_author(state, saved.version, id);
+        let Some(actor) = by else {
             return;
         };
-        self.note_saved(
-            state,
-            to,
-            (actor, begun),
-            (version, is_merged),
-            written.clone(),
-        );
+        self.note_saved(state, to, actor, saved, written.clone());
         let base = Base {
-            version: (!is_merged).then_some(version),
+            version: (!saved.is_merged).then_some(saved.version),
             text: state.ledger.keep(written),
             is_certain: true,
+            doubts: None,
         };
         let save = state.parties.saves.entry(id).or_default();
         save.base = Some(base);
@@ -499,14 +563,23 @@ impl Engine {
         mine: &File,
     ) -> Result<(Option<NodeId>, Outcome), Abort> {
         let mut current = self.current_file(slot);
-        let Some((base, theirs)) = base
-            .zip(current)
-            .filter(|(b, c)| Self::is_stale(b, Some(*c)))
-        else {
+        let Some((base, theirs)) = base.zip(current) else {
             return Ok((current, Outcome::AsWritten));
         };
+        let stale = Self::is_stale(base, Some(theirs));
+        let doubtful = base.doubts.as_ref().is_some_and(|doubts| {
+            let goes_back = goes_back(doubts, mine);
+            goes_back.unwrap_or(stale && doubts.is_own_save) && !failpoint::mutant("C17-back")
+        });
+        if !stale && !doubtful {
+            return Ok((current, Outcome::AsWritten));
+        }
         if policy.on_conflict == OnConflict::Fail {
             return Err(Abort::Conflict);
+        }
+        if doubtful {
+            self.note_uncertain(slot);
+            return Ok((current, Outcome::Overwrites(Why::Uncertain)));
         }
         let mut theirs = theirs;
         let document = loop {
@@ -535,6 +608,15 @@ impl Engine {
         Ok((current, outcome))
     }
 
+    fn note_uncertain(&self, slot: &Slot) {
+        let mut state = self.lock();
+        log::info!(
+            "{}: it is not certain what was saved builds on: the last close wins",
+            self.show(&state, slot)
+        );
+        state.counters.uncertain_bases += 1;
+    }
+
     fn current_file(&self, slot: &Slot) -> Option<NodeId> {
         let mut state = self.lock();
         let current = self.current_if_any(&mut state, slot).ok().flatten();
@@ -561,11 +643,7 @@ impl Engine {
             return Err(Why::Uncertain);
         };
         if !base.is_certain || matches!(base.text, Text::Dropped) {
-            log::info!(
-                "{}: it is not certain what was saved builds on: the last close wins",
-                name(self)
-            );
-            self.lock().counters.uncertain_bases += 1;
+            self.note_uncertain(slot);
             return Err(Why::Uncertain);
         }
         let (Some(old), Some(mine), Some(theirs)) = (old, mine, theirs) else {
@@ -639,33 +717,34 @@ impl Engine {
         let mut guard = self.lock();
         let state = &mut *guard;
         let parties = &mut state.parties;
-        if parties.descriptors.is_empty() {
+        if parties.known.is_empty() {
             return;
         }
         let now = Instant::now();
-        for (descriptor, gone) in parties.descriptors.values_mut() {
-            if gone.is_none() && pidfd::has_ended(&*descriptor) {
-                *gone = Some(now);
+        for known in parties.known.values_mut() {
+            if known.gone.is_none() && pidfd::has_ended(&known.descriptor) {
+                known.gone = Some(now);
             }
         }
-        let descriptors = &parties.descriptors;
+        let known = &parties.known;
         let authors = parties.authors.values().filter_map(|a| a.actor);
         let authors: HashSet<ProcessId> = authors.map(|a| a.process).collect();
         state.ledger.bury(
-            |process| match descriptors.get(&process) {
-                Some((_, gone)) => gone.map(|at| now - at),
+            |process| match known.get(&process) {
+                Some(known) => known.gone.map(|at| now - at),
                 None => Some(Duration::MAX),
             },
             |process| authors.contains(&process),
         );
         let wanted = state.ledger.processes();
-        parties.descriptors.retain(|process, (_, gone)| {
-            gone.is_none_or(|at| wanted.contains(process) && now - at < Duration::from_secs(120))
+        parties.known.retain(|process, known| {
+            let serves = |at| wanted.contains(process) && now - at < Duration::from_secs(120);
+            known.gone.is_none_or(serves)
         });
-        let descriptors = &parties.descriptors;
+        let known = &parties.known;
         parties
             .by_pid
-            .retain(|_, process| descriptors.contains_key(process));
+            .retain(|_, process| known.contains_key(process));
         parties.turns.retain(|_, (_, until)| *until > now);
     }
 }
@@ -689,6 +768,34 @@ impl MergedFile {
             by_parts: false,
             edits: None,
         }
+    }
+}
+
+/// Whether what was written takes back what its thread had saved before, because it was made from
+/// what had been read before that (see [`json::goes_back`]). `None`: the texts don't tell.
+fn goes_back(doubts: &Doubts, mine: &File) -> Option<bool> {
+    let document = |text: &Text| match text {
+        Text::Missing => Document::parse(b"").ok(),
+        Text::Kept(kept) => read_small_document(&kept.file),
+        Text::Dropped => None,
+    };
+    let (written, mine) = (document(&doubts.written)?, read_small_document(mine)?);
+    let mut is_known = true;
+    let found = doubts.earlier.iter().any(|earlier| {
+        let Some(earlier) = document(earlier) else {
+            is_known = false;
+            return false;
+        };
+        json::goes_back(earlier.value(), written.value(), mine.value())
+    });
+    (found || is_known).then_some(found)
+}
+
+/// The document in a file that is small enough to be read again and again.
+fn read_small_document(file: &File) -> Option<Document> {
+    match file.metadata().ok()?.len() {
+        0..=SMALL => read_document_in(file),
+        _ => None,
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
 
+use super::ledger::Saved;
 use super::merging::{Outcome, Why};
 use super::overwrites::Loss;
 use super::{Durability, Engine, State, virtualdir};
@@ -578,7 +579,11 @@ impl Engine {
                 if matches!(abort, Abort::Conflict) && before == Some(asked) {
                     return abort.errno();
                 }
-                self.lock().parties.refused = Some(asked);
+                {
+                    let mut state = self.lock();
+                    state.parties.refused = Some(asked);
+                    Engine::note_refused(&mut state, to, Some(actor));
+                }
                 self.refuse(to, abort)
             })?;
             let why = outcome.overwrites();
@@ -615,7 +620,13 @@ impl Engine {
             if let (Some(_), Some(lost)) = (why, onto) {
                 self.note_unmerged(&mut state, caller.tid, to, (lost, source), why);
             }
-            self.note_saved(&mut state, to, (actor, begun), (source, false), file);
+            let saved = Saved {
+                begun,
+                version: source,
+                is_merged: false,
+                is_uncertain: why == Some(Why::Uncertain),
+            };
+            self.note_saved(&mut state, to, actor, saved, file);
             return Ok(true);
         }
     }
@@ -629,7 +640,7 @@ impl Engine {
         source: NodeId,
         onto: Option<NodeId>,
         merged: super::merging::MergedFile,
-        (by, file): ((super::ledger::Actor, u64), Arc<std::fs::File>),
+        ((actor, begun), file): ((super::ledger::Actor, u64), Arc<std::fs::File>),
     ) -> OpResult<Option<(NodeId, Option<Left>)>> {
         self.reserve_commit()?;
         let mut guard = self.lock();
@@ -643,7 +654,13 @@ impl Engine {
         let written = merged.file.clone();
         self.publish(state, to, merged.ready(written, onto), version);
         // At once: whatever the rest comes to, and if it is asked for again, this is saved.
-        self.note_saved(state, to, by, (version, true), file);
+        let saved = Saved {
+            begun,
+            version,
+            is_merged: true,
+            is_uncertain: false,
+        };
+        self.note_saved(state, to, actor, saved, file);
         Ok(Some((version, left)))
     }
 

@@ -476,6 +476,7 @@ impl Engine {
         // What others write into the file beside an editor becomes part of what it has.
         let keep_cache = txn.begun != Begun::Edit;
         if !writes(flags) {
+            self.note_staged_read(state, caller, id);
             let handle = state.add_handle(Handle::Staged {
                 txn: id,
                 staging,
@@ -527,6 +528,7 @@ impl Engine {
             txn.opener = pid;
             txn.opener_tid = caller.tid;
             txn.command = proc::comm(pid).unwrap_or_default();
+            txn.opened = Some(proc::Moment::now());
             txn.last_pid = proc::last_pid();
             let txn = &state.txns[&id];
             self.append(&Engine::begin_record(state, txn, txn.claim))?;
@@ -538,7 +540,8 @@ impl Engine {
         txn.handles += 1;
         txn.flushed = None;
         txn.mappable |= flags.contains(OFlags::RDWR);
-        txn.processes.entry(pid).or_default().opener = true;
+        let process = txn.processes.entry(pid).or_default();
+        (process.opener, process.has_ended) = (true, false);
         let staging = txn.staging.clone();
         let handle = state.add_handle(Handle::Staged {
             txn: id,
@@ -806,6 +809,7 @@ impl Engine {
                 claim,
                 discarded: false,
                 started: Instant::now(),
+                opened: None,
                 last_pid: None,
                 last_closer: 0,
                 flushed: None,

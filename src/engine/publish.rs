@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::merging::{Outcome, Save};
+use super::ledger::Saved;
+use super::merging::{Outcome, Save, Why};
 use super::names::{Left, Move};
 use super::overwrites::Loss;
 use super::{Engine, State};
@@ -168,9 +169,14 @@ impl Engine {
         self.publish(state, slot, ready, version);
         state.note_saved(txn.opener_tid, slot, version);
         Engine::note_author(state, version, txn.id);
-        if let Some(by) = save.and_then(|s| s.by) {
-            let version = (version, written.is_some());
-            self.note_saved(state, slot, by, version, as_written);
+        if let Some((actor, begun)) = save.and_then(|s| s.by) {
+            let saved = Saved {
+                begun,
+                version,
+                is_merged: written.is_some(),
+                is_uncertain: save.is_some_and(|s| s.overwrites == Some(Why::Uncertain)),
+            };
+            self.note_saved(state, slot, actor, saved, as_written);
         }
         if written.is_some() {
             state.same_file(txn.node, version);
@@ -439,6 +445,7 @@ impl Engine {
             let reconciled = self.reconcile(to, &policy, base.as_ref(), &content.file);
             let (onto, outcome) = reconciled.map_err(|abort| {
                 self.store.remove_staging(fresh_id).ok();
+                Engine::note_refused(&mut self.lock(), to, by.map(|(actor, _)| actor));
                 self.refuse(to, abort)
             })?;
             let mut state = self.lock();
@@ -552,7 +559,14 @@ impl Engine {
             Move::Link | Move::Stay => None,
         };
         if how != Move::Link {
-            self.note_published(state, id, to, by, (version, is_merged), published);
+            let saved = Saved {
+                begun: by.map_or(0, |(_, begun)| begun),
+                version,
+                is_merged,
+                is_uncertain: why == Some(Why::Uncertain),
+            };
+            let by = by.map(|(actor, _)| actor);
+            self.note_published(state, id, to, by, saved, published);
         }
         if how == Move::Rename {
             state.unname(to, lost);

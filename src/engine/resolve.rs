@@ -1,6 +1,7 @@
 //! Which node a name means, and to whom.
 //!
-//! In this order: the note of a writer on its second walk; a transaction the caller takes part in;
+//! In this order: the note of a writer on its second walk; a transaction whose staged content the
+//! caller sees;
 //! an O_EXCL claim; the version committed last; the backing directory.
 
 use std::ffi::OsStr;
@@ -14,7 +15,7 @@ use super::probe::Looks;
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::namespace::Kind;
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Transaction};
+use crate::txn::{Process, Transaction};
 use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId};
 
 /// How long a lookup waits for the RELEASE of a close that has surely begun (a watcher woken by
@@ -242,7 +243,7 @@ impl Engine {
             state
                 .txns
                 .get(id)
-                .is_some_and(|txn| sees(state, txn, tgid, caller.tid))
+                .is_some_and(|txn| sees(state, txn, (tgid, caller.tid)))
                 && !self.is_moot(state, *id)
         })
     }
@@ -312,31 +313,62 @@ impl Engine {
     }
 }
 
-/// Whether what a thread finds under the name is the staged content.
-fn sees(state: &State, txn: &Transaction, tgid: u32, tid: u32) -> bool {
-    if tgid == txn.opener && tid != txn.opener_tid {
-        // Threads of one process that each load, modify and save must not read each other's
-        // half-written file when there is a whole version to read; and what one has renamed over
-        // the name and not written since is committed.
-        return match txn.begun {
-            Begun::Rewrite => false,
-            Begun::Edit => txn.changed,
-            Begun::Create { .. } => true,
+/// Whether what a thread of a process finds under the name is the staged content (C1): the thread
+/// that opened it does (of a new name without a guard, its process), those who have it open, and
+/// processes that one of these has started since, or a helper of theirs (a fork server).
+///
+/// Kinship alone gives no view. A pool's worker, or the web page that a trainer has started first,
+/// would read half of what is being saved; and threads of one process that each load, change and
+/// save must not read each other's half-written file.
+pub(super) fn sees(state: &State, txn: &Transaction, (tgid, tid): (u32, u32)) -> bool {
+    let process = txn.processes.get(&tgid).filter(|p| !p.has_ended);
+    if let Some(process) = process.filter(|p| p.opener || p.wrote)
+        && !is_another_of_its_number(txn, process, tgid)
+    {
+        return tgid != txn.opener || tid == txn.opener_tid || txn.is_open_to_its_process();
+    }
+    if descends_from_one(txn, tgid) {
+        return match &txn.opened {
+            Some(opened) => was_started_since(opened, tgid),
+            None => has_inherited(state, txn, tgid),
         };
     }
-    takes_part(state, txn, tgid)
+    // Whoever outlives the process it inherited from descends from nobody any more.
+    let may_have_inherited =
+        process.is_some() || txn.processes.keys().any(|pid| !proc::lives(*pid));
+    may_have_inherited
+        && txn
+            .opened
+            .is_none_or(|opened| was_started_since(&opened, tgid))
+        && has_inherited(state, txn, tgid)
 }
 
-/// Whether a process has opened, written or inherited the transaction.
-pub(super) fn takes_part(state: &State, txn: &Transaction, tgid: u32) -> bool {
-    txn.processes.contains_key(&tgid)
-        || txn
-            .processes
-            .iter()
-            .any(|(pid, p)| (p.opener || p.wrote) && proc::is_self_or_descendant(tgid, *pid))
-        // Whoever outlives the process it inherited from descends from nobody any more.
-        || (txn.processes.keys().any(|pid| !proc::lives(*pid))
-            && has_inherited(state, txn, tgid))
+/// What opened it has closed it and may be gone: a process started since has but its number.
+fn is_another_of_its_number(txn: &Transaction, process: &Process, tgid: u32) -> bool {
+    process.opener
+        && process.closed_cleanly
+        && txn
+            .opened
+            .is_some_and(|opened| was_started_since(&opened, tgid))
+}
+
+fn was_started_since(opened: &proc::Moment, tgid: u32) -> bool {
+    let start = proc::Start::of_caller(tgid);
+    start.is_some_and(|start| start.is_after(opened)) || failpoint::mutant("C1-kin")
+}
+
+/// Whether a process descends from one that has opened or written the transaction.
+fn descends_from_one(txn: &Transaction, tgid: u32) -> bool {
+    let mut theirs = txn.processes.iter().filter(|(_, p)| !p.has_ended);
+    theirs.any(|(pid, p)| {
+        (p.opener || p.wrote)
+            && proc::branch_below(tgid, *pid).is_some_and(|branch| {
+                *pid != txn.opener
+                    || txn.is_open_to_its_process()
+                    || proc::has_started(*pid, txn.opener_tid, branch)
+                    || failpoint::mutant("C1-threads")
+            })
+    })
 }
 
 /// Whether a process has a descriptor of the transaction.

@@ -4,7 +4,7 @@
 //! kernel holds that process's `execve` or `mmap` locks. A file of `/proc` that needs one of those locks would hang the
 //! whole mount, so only what was tried in that situation is used here: the files `statm`, `status`, `comm`, `limits`,
 //! `fdinfo/N` and `children`, lstat of `fd/N`, and pidfds. `stat` and the links in `ns/` are read of dying processes
-//! alone (see [`death_of_flusher`]). `environ`, `maps`, `io`, `wchan`, `exe`, `cwd`, `root` and where `fd/N` points to
+//! (see [`death_of_flusher`]), `stat` also of one that waits in a lookup or an open (see [`Start::of_caller`]). `environ`, `maps`, `io`, `wchan`, `exe`, `cwd`, `root` and where `fd/N` points to
 //! are never asked for. [`command`] is the one function that must stay off the thread that serves requests.
 //!
 //! Process ids are those of the `/proc` the daemon sees. Id 0 is what the kernel reports for a process outside the
@@ -13,6 +13,7 @@
 mod death;
 mod holds;
 mod ids;
+mod start;
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -24,6 +25,7 @@ use rustix::io::{Errno, Result};
 
 pub use death::{Death, death_of_flusher, self_test_killed_writer_detection};
 pub use holds::{HOW, Holding, holds};
+pub use start::{Moment, Start};
 
 /// How far up [`is_self_or_descendant`] walks.
 const MAX_ANCESTRY: usize = 64;
@@ -63,6 +65,39 @@ pub fn is_self_or_descendant(pid: u32, ancestor: u32) -> bool {
         }
     }
     false
+}
+
+/// The child of the process `ancestor` that `pid` is or descends from, if it descends from it.
+///
+/// As with [`is_self_or_descendant`], an orphaned descendant is not found.
+pub fn branch_below(pid: u32, ancestor: u32) -> Option<u32> {
+    if ancestor == 0 {
+        return None;
+    }
+    let mut at = pid;
+    for _ in 0..MAX_ANCESTRY {
+        match ids::of(at)?.parent {
+            0 => return None,
+            parent if parent == ancestor => return Some(at),
+            parent => at = parent,
+        }
+    }
+    None
+}
+
+/// Whether the thread `tid` of the process `pid` has started that child of the process. True where the kernel doesn't
+/// list children.
+pub fn has_started(pid: u32, tid: u32, child: u32) -> bool {
+    if !kernel_lists_children() {
+        return true;
+    }
+    // While others come and go, a list may lack one.
+    (0..3).any(|_| {
+        let list = read_at(CWD, &format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+        list.split(|b| *b == b' ')
+            .filter_map(number::<u32>)
+            .any(|one| one == child)
+    })
 }
 
 /// Whether there is such a process, and it is not on its way out.

@@ -9,7 +9,9 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::Staging;
+use crate::guard::Guard;
 use crate::rules::Policy;
+use crate::sys::proc;
 use crate::types::{NodeId, Slot, TxnId};
 
 /// How a transaction came to be; decides what its content starts from.
@@ -37,6 +39,8 @@ pub struct Process {
     pub closed_cleanly: bool,
     /// Signal that ended it while it held a descriptor.
     pub killed_by: Option<i32>,
+    /// It has ended: whoever has its number is another.
+    pub has_ended: bool,
 }
 
 /// Why a transaction doesn't commit.
@@ -154,6 +158,9 @@ pub struct Transaction {
     pub discarded: bool,
     /// When it began, for people and for the order of things.
     pub started: Instant,
+    /// When its first description was opened; `None` if that is not known. Processes that were
+    /// started since may see what is staged.
+    pub opened: Option<proc::Moment>,
     /// Last process id in use when it began, if known: if it hasn't moved, nobody has forked since.
     pub last_pid: Option<u32>,
     /// The process that closed a descriptor last.
@@ -253,6 +260,12 @@ impl Transaction {
     /// Whether closing it changes the file.
     pub fn would_commit(&self) -> bool {
         self.changed || self.begun != Begun::Edit
+    }
+
+    /// Whether all threads of the process that opened it see what is staged: under a new name that
+    /// nobody guards. Elsewhere there is a whole version to see, or there will be.
+    pub fn is_open_to_its_process(&self) -> bool {
+        matches!(self.begun, Begun::Create { .. }) && self.policy.guard == Guard::None
     }
 
     /// What it holds would not be there on a plain directory once somebody else has put content

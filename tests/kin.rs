@@ -1,0 +1,457 @@
+//! C1 and C17 among parents, children and threads: who sees what is staged under a name, and what
+//! the saves of those build on who are related to each other.
+
+mod common;
+
+use common::{Mount, times};
+
+const MERGE: &str =
+    "[[rule]]\nglob = \"*.json\"\non_conflict = \"merge\"\ncounters = [\"/n\", \"/version\"]\n";
+const FAIL: &str = "[[rule]]\nglob = \"s.json\"\non_conflict = \"fail\"\n";
+
+/// What processes of every kind find under a name that the main thread has half written.
+const LOOKS: &str = r#"
+import multiprocessing as mp, os, subprocess, sys, threading
+
+def look(name):
+    try:
+        return open(name).read()
+    except FileNotFoundError:
+        return "nothing"
+
+CODE = "import sys\ntry: print(open(sys.argv[1]).read(), end='')\nexcept FileNotFoundError: print('nothing', end='')"
+
+def by_exec(name):
+    return subprocess.check_output([sys.executable, "-c", CODE, name], text=True)
+
+def by_shell(name):
+    return subprocess.check_output(["sh", "-c", "(cat $0 2>&- || printf nothing) | cat", name], text=True)
+
+def by_fork(name):
+    r, w = os.pipe()
+    if not os.fork():
+        os.write(w, look(name).encode())
+        os._exit(0)
+    os.close(w)
+    found = os.read(r, 99).decode()
+    os.wait()
+    return found
+
+def by_thread(looks, name):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(looks(name)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+def by_pool(kind, name):
+    with mp.get_context(kind).Pool(1) as pool:
+        return pool.apply(look, (name,))
+
+def expect(who, found, wanted):
+    assert found == wanted, f"{who} sees {found!r}, not {wanted!r}"
+
+if __name__ == "__main__":
+    older = {kind: mp.get_context(kind).Pool(1) for kind in ["fork", "spawn", "forkserver"]}
+    for pool in older.values():
+        pool.apply(look, ("missing",))
+    for name, committed, process in [("s.json", '"old"', '"old"'), ("new.json", "nothing", "nothing"), ("new.bin", "nothing", '"ha')]:
+        if name == "s.json":
+            with open(name, "w") as f:
+                f.write(committed)
+        with open(name, "w") as f:
+            f.write('"ha')
+            f.flush()
+            for kind, pool in older.items():
+                expect(f"{name}: an older child ({kind})", pool.apply(look, (name,)), committed)
+            expect(f"{name}: the thread", look(name), '"ha')
+            expect(f"{name}: another thread", by_thread(look, name), process)
+            # It holds no descriptor, and whoever opened the file has not started it.
+            expect(f"{name}: another thread's command", by_thread(by_exec, name), process)
+            expect(f"{name}: a command", by_exec(name), '"ha')
+            expect(f"{name}: a pipeline", by_shell(name), '"ha')
+            expect(f"{name}: a forked child", by_fork(name), '"ha')
+            expect(f"{name}: another thread's forked child has it open", by_thread(by_fork, name), '"ha')
+            for kind in older:
+                expect(f"{name}: a child started since ({kind})", by_pool(kind, name), '"ha')
+            f.write('lf"')
+        for kind, pool in older.items():
+            expect(f"{name}: an older child ({kind}) afterwards", pool.apply(look, (name,)), '"half"')
+        expect(f"{name}: another thread afterwards", by_thread(look, name), '"half"')
+    for pool in older.values():
+        pool.terminate()
+        pool.join()
+"#;
+
+#[test]
+fn what_is_staged_is_seen_by_who_opened_it_or_was_started_since_and_not_by_older_kin() {
+    need_daemon!();
+    let m = mount!();
+    let program = m.scratch("looks.py");
+    std::fs::write(&program, LOOKS).unwrap();
+    m.sh(&format!("python3 {}", program.display())).ok();
+}
+
+#[test]
+fn a_page_that_a_trainer_has_started_first_never_reads_half_a_file() {
+    need_daemon!();
+    let m = mount!();
+    m.python(
+        r#"
+import json, subprocess, sys
+doc = {"step": 0, "history": [0.5] * 20000}
+def save():
+    with open("progress.json", "w") as f:
+        json.dump(doc, f)
+save()
+page = "import json\nfor _ in range(100): json.load(open('progress.json'))"
+page = subprocess.Popen([sys.executable, "-c", page])
+while page.poll() is None:
+    save()
+assert page.returncode == 0"#,
+    )
+    .ok();
+}
+
+#[test]
+fn a_directory_lists_what_is_staged_for_those_who_see_it() {
+    need_daemon!();
+    let m = mount!();
+    m.python(
+        r#"
+import os, subprocess, sys
+r, w = os.pipe()
+r2, w2 = os.pipe()
+older = os.fork()
+if not older:
+    os.read(r, 1)
+    os.write(w2, b"x" if "new.txt.bin" in os.listdir(".") else b".")
+    os._exit(0)
+with open("new.txt.bin", "w") as f:
+    f.write("x")
+    f.flush()
+    os.write(w, b".")
+    assert os.read(r2, 1) == b".", "an older child lists it"
+    assert "new.txt.bin" in subprocess.check_output(["ls"], text=True)
+    assert "new.txt.bin" in os.listdir(".")
+os.waitpid(older, 0)"#,
+    )
+    .ok();
+}
+
+fn number(m: &Mount, name: &str, member: &str) -> i64 {
+    let text = m.read(name).expect("the document");
+    let document: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    document[member].as_i64().expect("a number")
+}
+
+fn counter(m: &Mount, name: &str) -> i64 {
+    m.status()["counters"][name].as_i64().expect("a counter")
+}
+
+#[test]
+fn a_parent_and_its_children_that_load_and_save_count_exactly() {
+    need_daemon!();
+    for round in 0..times(2, 20) {
+        let m = mount!(Mount::options().rules(MERGE));
+        m.save("s.json", r#"{"n": 0}"#);
+        // Forked, and by execve.
+        m.python(&format!(
+            r#"
+import json, os, subprocess, sys
+CODE = """
+import json
+for _ in range(50):
+    with open("s.json") as f: x = json.load(f)
+    x["n"] += 1
+    with open("s.json", "w") as f: json.dump(x, f)
+"""
+if {round} % 2:
+    children = [subprocess.Popen([sys.executable, "-c", CODE]) for _ in range(4)]
+    exec(CODE)
+    assert [c.wait() for c in children] == [0] * 4
+else:
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            exec(CODE)
+            os._exit(0)
+        children.append(child)
+    exec(CODE)
+    assert [os.waitpid(c, 0)[1] for c in children] == [0] * 4"#
+        ))
+        .ok();
+        assert_eq!(number(&m, "s.json", "n"), 250, "{}", m.status()["counters"]);
+        assert_eq!(counter(&m, "uncertain_bases"), 0);
+        assert_eq!(counter(&m, "overwritten_updates"), 0);
+    }
+}
+
+#[test]
+fn a_parent_that_keeps_its_state_loses_nothing_of_what_its_children_save() {
+    need_daemon!();
+    let m = mount!(Mount::options().rules(MERGE));
+    m.save("s.json", r#"{"n": 0}"#);
+    m.python(
+        r#"
+import json, os
+def load():
+    with open("s.json") as f: return json.load(f)
+def save(x):
+    with open("s.json", "w") as f: json.dump(x, f)
+children = []
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        for _ in range(30):
+            x = load(); x["n"] += 1; save(x)
+        os._exit(0)
+    children.append(child)
+x = load()
+for _ in range(60):
+    x["n"] += 1
+    save(x)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0"#,
+    )
+    .ok();
+    assert_eq!(number(&m, "s.json", "n"), 150, "{}", m.status()["counters"]);
+}
+
+#[test]
+fn a_forked_child_saves_on_what_its_parent_had_read() {
+    need_daemon!();
+    let m = mount!(Mount::options().rules(MERGE));
+    m.save("s.json", r#"{"n": 0}"#);
+    m.python(
+        r#"
+import json, os
+def load():
+    with open("s.json") as f: return json.load(f)
+def save(x):
+    with open("s.json", "w") as f: json.dump(x, f)
+save(load())
+x = load()
+children = []
+for _ in range(5):
+    child = os.fork()
+    if not child:
+        for _ in range(10):
+            x["n"] += 1
+            save(x)
+        os._exit(0)
+    children.append(child)
+for _ in range(10):
+    y = load(); y["n"] += 1; save(y)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0"#,
+    )
+    .ok();
+    assert_eq!(number(&m, "s.json", "n"), 60, "{}", m.status()["counters"]);
+    assert_eq!(counter(&m, "uncertain_bases"), 0);
+}
+
+#[test]
+fn what_was_read_while_it_was_only_staged_is_no_base() {
+    need_daemon!();
+    let m = mount!(Mount::options().rules(MERGE));
+    m.save("s.json", r#"{"n": 0}"#);
+    // The child has the parent's descriptor, and sees what that stages; then a third one saves.
+    m.python(
+        r#"
+import json, os, subprocess
+def load():
+    with open("s.json") as f: return json.load(f)
+x = load()
+f = open("s.json", "w")
+f.write('{"n": 1}'); f.flush()
+r, w = os.pipe()
+child = os.fork()
+if not child:
+    x = load()
+    assert x == {"n": 1}, x
+    f.close()
+    os.read(r, 1)
+    x["n"] += 1
+    with open("s.json", "w") as f: json.dump(x, f)
+    os._exit(0)
+f.close()
+os.write(w, b".")
+assert os.waitpid(child, 0)[1] == 0"#,
+    )
+    .ok();
+    assert_eq!(number(&m, "s.json", "n"), 2, "{}", m.status()["counters"]);
+    assert_eq!(counter(&m, "merges"), 0);
+    assert_eq!(counter(&m, "uncertain_bases"), 1);
+}
+
+#[test]
+fn of_threads_that_save_by_temporary_file_and_rename_one_a_round_goes_through() {
+    need_daemon!();
+    let m = mount!(Mount::options().rules(FAIL));
+    let saved = m
+        .python(
+            r#"
+import json, os, threading
+json.dump({"n": 0}, open("s.json", "w"))
+barrier = threading.Barrier(4)
+saved = [0] * 5
+def work(me):
+    for round in range(5):
+        with open("s.json") as f: x = json.load(f)
+        x["n"] += 1
+        barrier.wait()
+        t = f"s.tmp{me}"
+        with open(t, "w") as f: json.dump(x, f)
+        for again in range(2):
+            # A second try without another look is no better than the first.
+            try:
+                os.replace(t, "s.json")
+                saved[round] += 1
+                break
+            except OSError:
+                pass
+        barrier.wait()
+threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(saved)"#,
+        )
+        .ok();
+    assert_eq!(saved.out.trim(), "[1, 1, 1, 1, 1]");
+    assert_eq!(number(&m, "s.json", "n"), 5);
+}
+
+#[test]
+fn a_thread_whose_save_was_refused_has_to_read_before_the_next() {
+    need_daemon!();
+    let m = mount!(Mount::options().rules(FAIL));
+    m.python(
+        r#"
+import os
+from concurrent.futures import ThreadPoolExecutor
+def load():
+    with open("s.json") as f: return f.read()
+def save(text):
+    t = "s.tmp" + text
+    with open(t, "w") as f: f.write(text)
+    try:
+        os.replace(t, "s.json")
+        return True
+    except OSError:
+        return False
+with open("s.json", "w") as f: f.write("0")
+one, two = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+ask = lambda who, *what: who.submit(*what).result()
+ask(one, load)
+assert ask(one, save, "1")
+ask(two, load)
+assert ask(two, save, "2")
+assert not ask(one, save, "3"), "it has not seen 2"
+ask(two, load)
+assert not ask(one, save, "4"), "the other's look is none of its own"
+ask(one, load)
+assert ask(one, save, "5")"#,
+    )
+    .ok();
+}
+
+#[test]
+fn threads_that_read_again_to_compare_lose_nothing() {
+    need_daemon!();
+    let m = mount!(Mount::options().rules(MERGE));
+    m.save("s.json", r#"{"version": 0}"#);
+    m.python(
+        r#"
+import json, os, threading
+def load():
+    with open("s.json") as f: return json.load(f)
+def work(me):
+    for _ in range(20):
+        while True:
+            x = load()
+            v = x["version"]
+            x["version"] += 1
+            if load()["version"] == v:
+                break
+        t = f"s.tmp{me}"
+        with open(t, "w") as f: json.dump(x, f)
+        os.replace(t, "s.json")
+threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+[t.start() for t in threads]; [t.join() for t in threads]"#,
+    )
+    .ok();
+    let version = number(&m, "s.json", "version");
+    assert_eq!(version, 160, "{}", m.status()["counters"]);
+}
+
+/// Stages that each load, wait, and save their own entry, all on one thread.
+const COROUTINES: &str = r#"
+import asyncio, json
+with open("s.json", "w") as f: json.dump({"version": 0, "stages": {f"s{i}": 0 for i in range(12)}}, f)
+async def stage(i):
+    for n in range(8):
+        with open("s.json") as f: x = json.load(f)
+        await asyncio.sleep(.001)
+        x["version"] += 1
+        x["stages"][f"s{i}"] = n + 1
+        with open("s.json", "w") as f: json.dump(x, f)
+async def main():
+    await asyncio.gather(*[stage(i) for i in range(12)])
+asyncio.run(main())"#;
+
+#[test]
+fn what_coroutines_that_overlap_take_back_is_counted() {
+    need_daemon!();
+    let m = mount!(Mount::options().rules(MERGE));
+    m.python(COROUTINES).ok();
+    let lost = 96 - number(&m, "s.json", "version");
+    assert!(lost > 0, "they have not met");
+    let counted = counter(&m, "overwritten_updates");
+    assert!(counted >= lost, "{counted} of {lost}");
+    let overwritten = m.status()["overwritten"][0].clone();
+    assert_eq!(overwritten["path"], "s.json");
+    assert_eq!(overwritten["rule"], "", "no rule would have helped");
+}
+
+#[test]
+fn who_polls_and_then_saves_is_merged() {
+    need_daemon!();
+    let m = mount!(Mount::options().rules(MERGE));
+    m.save("s.json", r#"{"n": 0, "pending": [], "done": []}"#);
+    m.python(
+        r#"
+import json, os
+def load():
+    with open("s.json") as f: return json.load(f)
+def save(x):
+    with open("s.json", "w") as f: json.dump(x, f)
+children = []
+for me in range(4):
+    child = os.fork()
+    if not child:
+        done = 0
+        while done < 10:
+            x = load()
+            if x["n"] % 2 == 0 or done == 9:
+                x["n"] += 1
+                x["done"].append(f"{me}-{done}")
+                save(x)
+                done += 1
+            else:
+                load(); load()
+                x = load()
+                x["n"] += 1
+                x["done"].append(f"{me}-{done}")
+                save(x)
+                done += 1
+        os._exit(0)
+    children.append(child)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+x = load()
+assert x["n"] == 40 == len(set(x["done"])), x"#,
+    )
+    .ok();
+    assert_eq!(counter(&m, "uncertain_bases"), 0);
+}
