@@ -13,6 +13,8 @@
 //! failure as it is.
 
 mod common;
+#[path = "model/found.rs"]
+mod found;
 #[path = "model/world.rs"]
 mod world;
 

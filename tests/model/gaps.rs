@@ -8,8 +8,6 @@ pub enum Gap {
     ExchangeOpen,
     /// A link made to a file that is being written has what the close commits (C6).
     LinkFollows,
-    /// Kinship alone gives no view of what is staged (C1).
-    KinView,
     /// A file that is new or empty is shared until its first write (C14).
     SharedOpens,
     /// A killed child that wrote doesn't count if the opener has written since (C4).
@@ -19,7 +17,6 @@ pub enum Gap {
 pub const KNOWN_GAPS: &[Gap] = &[
     Gap::ExchangeOpen,
     Gap::LinkFollows,
-    Gap::KinView,
     Gap::SharedOpens,
     Gap::KilledChild,
 ];

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use super::gaps::Gap;
 use super::{Process, Slot, Txn, World};
 
 /// Whether one sees what is staged.
@@ -90,40 +89,22 @@ impl World {
         txn.closed.contains(&process) || txn.wrote.contains(&process)
     }
 
-    /// The rule as it was: kin see what is staged.
-    fn sees_as_kin(&self, id: u32, who: u32) -> bool {
-        let (txn, process) = (&self.txns[&id], self.process_of(who));
-        let mut line = self.living_line(who);
-        txn.closed.contains(&process)
-            || self.holds(process, id)
-            || line.any(|p| txn.openers.contains(&p) || txn.wrote.contains(&p))
-    }
-
     fn is_another_thread(&self, id: u32, who: u32) -> bool {
         let opened = &self.txns[&id].opened;
         opened.processes.contains_key(&self.process_of(who)) && !opened.threads.contains(&who)
     }
 
+    /// Whether one sees what a transaction has staged.
     pub(super) fn view(&self, id: u32, who: u32) -> View {
         if !self.processes.contains_key(&self.process_of(who)) {
             return View::No;
         }
-        let view = self.view_by_contract(id, who);
-        let is_kin = self.sees_as_kin(id, who);
-        let differs = (view == View::Yes) != is_kin || self.is_another_thread(id, who);
-        match view {
-            View::Yes | View::No if Gap::KinView.is_open() && differs => View::Unsure,
-            view => view,
-        }
-    }
-
-    fn view_by_contract(&self, id: u32, who: u32) -> View {
         let (txn, process) = (&self.txns[&id], self.process_of(who));
         if txn.opened.threads.contains(&who) {
             return View::Yes;
         }
         if self.is_another_thread(id, who) {
-            return self.view_of_another_thread(txn);
+            return self.view_of_another_thread(txn, process);
         }
         if self.holds(process, id) {
             return View::Yes;
@@ -135,14 +116,14 @@ impl World {
         }
     }
 
-    fn view_of_another_thread(&self, txn: &Txn) -> View {
+    fn view_of_another_thread(&self, txn: &Txn, process: u32) -> View {
         let is_named = self.files.contains_key(&txn.slot);
-        match (txn.is_new && !txn.guarded, is_named, txn.empties) {
-            (true, false, _) => View::Yes,
-            // Whether it is a new name still is not said; nor whether who holds a descriptor that
-            // another of its threads has opened counts as another thread.
-            (true, true, _) | (false, _, false) => View::Unsure,
-            (false, _, true) => View::No,
+        match txn.is_new && !txn.guarded {
+            // Whether all its threads have joined is not said; nor whether it is a new name still.
+            _ if process != txn.first => View::Unsure,
+            true if is_named => View::Unsure,
+            true => View::Yes,
+            false => View::No,
         }
     }
 

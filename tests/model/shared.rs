@@ -71,9 +71,14 @@ impl World {
             // Of who empties or adds to what others share.
             _ => return None,
         };
+        // Nor of those who share it beside one who writes it already.
+        if self.at(&slot).next().is_some() {
+            return None;
+        }
         if !self.files.contains_key(&slot) {
             self.vanished(&slot).ok()?;
             self.commit(&slot, Content::new());
+            self.created_shared.insert(self.files[&slot].number);
         }
         let number = self.files[&slot].number;
         let what = What::Shared { number, writes };
@@ -125,7 +130,13 @@ impl World {
                 let Some(slot) = self.only_name_of(number) else {
                     return false;
                 };
-                let txn = self.begin(who, slot, Mode::Edit, Content::new());
+                // A new file that is no database is hidden like any other (C6).
+                let is_new = self.created_shared.remove(&number);
+                if is_new {
+                    self.files.remove(&slot);
+                }
+                let mode = if is_new { Mode::Share } else { Mode::Edit };
+                let txn = self.begin(who, slot, mode, Content::new());
                 let opener = self.descriptions[&description].opener;
                 let now = self.number();
                 let edit = self.txns.get_mut(&txn).expect("just begun");
@@ -142,6 +153,13 @@ impl World {
             }
         }
         true
+    }
+
+    /// Nobody has it open any more: what is there is a version.
+    pub(super) fn let_sharer_go(&mut self, number: u32) {
+        if self.sharers(number).is_empty() {
+            self.created_shared.remove(&number);
+        }
     }
 
     fn become_direct(&mut self, description: u32, number: u32) {

@@ -154,8 +154,6 @@ struct Txn {
     opened: Opened,
     /// No version had the name at the open.
     is_new: bool,
-    /// Opened with O_TRUNC.
-    empties: bool,
     links: Vec<Follower>,
     wrote: BTreeSet<u32>,
     closed: BTreeSet<u32>,
@@ -295,6 +293,8 @@ pub struct World {
     appended: BTreeSet<u32>,
     /// Versions that have had a name in direct mode.
     once_direct: BTreeSet<u32>,
+    /// Versions that are there since a shared open has created their name.
+    created_shared: BTreeSet<u32>,
     files: BTreeMap<Slot, File>,
     txns: BTreeMap<u32, Txn>,
     descriptions: BTreeMap<u32, Description>,
@@ -336,6 +336,7 @@ impl World {
             last: 0,
             appended: BTreeSet::new(),
             once_direct: BTreeSet::new(),
+            created_shared: BTreeSet::new(),
             dirs: BTreeMap::new(),
             files: BTreeMap::new(),
             txns: BTreeMap::new(),
@@ -659,7 +660,8 @@ impl World {
             holds_slot: false,
             changed: false,
             outdated: false,
-            creates: mode == Mode::Exclusive || (mode.appends() && base.is_none()),
+            creates: matches!(mode, Mode::Exclusive | Mode::Share)
+                || (mode.appends() && base.is_none()),
             stream: mode.appends() && !guarded,
             claim: mode == Mode::Exclusive && !guarded,
             discarded: false,
@@ -671,7 +673,6 @@ impl World {
             openers: BTreeSet::from([process]),
             opened,
             is_new: base.is_none(),
-            empties: matches!(mode, Mode::Rewrite | Mode::RewriteAndRead),
             links: Vec::new(),
             wrote: BTreeSet::new(),
             closed: BTreeSet::new(),
@@ -989,7 +990,10 @@ impl World {
         }
         self.unlock_description(description);
         let Some(id) = self.staged_by(description) else {
-            self.descriptions.remove(&description);
+            let gone = self.descriptions.remove(&description);
+            if let Some(What::Shared { number, .. }) = gone.map(|d| d.what) {
+                self.let_sharer_go(number);
+            }
             return Some(Ok(()));
         };
         self.descriptions.remove(&description);

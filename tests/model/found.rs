@@ -1,0 +1,80 @@
+//! More programs that are kept: what children, threads, links, exchanges and databases came to.
+
+use super::*;
+
+/// A transaction that writes 20 bytes of a committed file.
+const WRITING: [Op; 2] = [Open(0, 0, Mode::Rewrite, false), Write(0, 20)];
+
+#[test]
+fn a_child_that_is_older_than_the_open_reads_the_version() {
+    holds(&[&[Fork(0)], &WRITING[..]].concat());
+    holds(&[&[Fork(0)], &WRITING[..], &[Save(3, 0, 9), Close(0)]].concat());
+}
+
+#[test]
+fn who_is_started_after_the_open_by_a_helper_of_the_opener_reads_what_is_staged() {
+    holds(&[&[Fork(0)], &WRITING[..], &[Fork(3), Write(0, 9)]].concat());
+}
+
+#[test]
+fn a_parent_and_a_sibling_read_the_version_while_a_child_writes() {
+    let writes = [Open(3, 0, Mode::Rewrite, false), Write(0, 20)];
+    holds(&[&[Fork(0), Fork(0)], &writes[..]].concat());
+}
+
+#[test]
+fn another_thread_reads_the_version_and_a_new_name_as_it_is_written() {
+    holds(&[&[Thread(0)], &WRITING[..], &[Save(3, 0, 9), Close(0)]].concat());
+    let new = [Thread(0), Open(0, 1, Mode::Rewrite, false), Write(0, 20)];
+    holds(&new);
+    holds_with(
+        Theme::Documents,
+        &[Thread(0), Open(0, 3, Mode::Rewrite, false), Write(0, 20)],
+    );
+}
+
+/// Makes another file to change names with, and then what is given.
+fn with_another(program: &[Op]) {
+    holds(&[&[Save(0, 1, 9)], program].concat());
+}
+
+#[test]
+fn an_exchange_takes_those_along_who_write() {
+    let ends = [Write(0, 9), Close(0)];
+    for who in [0, 1] {
+        let exchange = [Exchange(who, 0, 1)];
+        with_another(&[&WRITING, &exchange[..], &ends].concat());
+        with_another(&[&WRITING, &exchange[..], &[Close(0)]].concat());
+        let edits = [Open(0, 0, Mode::Edit, false), Pwrite(0, 2, 4)];
+        with_another(&[&edits, &exchange[..], &ends].concat());
+        let adds = [Open(0, 0, Mode::Append, false), Write(0, 4)];
+        with_another(&[&adds, &exchange[..], &[Write(0, 4), Close(0)]].concat());
+    }
+}
+
+#[test]
+fn an_exchange_of_two_names_that_are_written_loses_neither() {
+    let both = [Open(1, 1, Mode::Rewrite, false), Write(1, 8)];
+    for who in [0, 1, 2] {
+        let ends = [Exchange(who, 0, 1), Write(0, 9), Close(0), Close(0)];
+        with_another(&[&WRITING, &both[..], &ends].concat());
+    }
+}
+
+#[test]
+fn a_link_to_what_is_written_has_what_its_close_commits() {
+    let writes_new = [Open(0, 2, Mode::Rewrite, false), Write(0, 20)];
+    for (from, writes) in [(0, &WRITING), (2, &writes_new)] {
+        let link = [Link(0, from, 1)];
+        holds(&[writes, &link[..], &[Write(0, 9), Close(0)]].concat());
+        holds(&[writes, &link[..], &[Write(0, 9), Kill(0, true)]].concat());
+        holds(
+            &[
+                writes,
+                &link[..],
+                &[Write(0, 9), RenameNew(1, 1, 4), Close(0)],
+            ]
+            .concat(),
+        );
+    }
+}
