@@ -403,15 +403,182 @@ asyncio.run(main())"#;
 #[test]
 fn what_coroutines_that_overlap_take_back_is_counted() {
     need_daemon!();
+    for rule in ["", MERGE] {
+        let m = mount!(Mount::options().rules(rule));
+        m.python(COROUTINES).ok();
+        let lost = 96 - number(&m, "s.json", "version");
+        assert!(lost > 0, "they have not met");
+        let status = m.status();
+        let counted = status["counters"]["overwritten_updates"].as_i64().unwrap();
+        assert!(counted >= lost, "{counted} of {lost}, with {rule:?}");
+        let overwritten = status["overwritten"][0].clone();
+        assert_eq!(overwritten["path"], "s.json");
+        assert_eq!(overwritten["rule"], "", "no rule would have helped");
+    }
+}
+
+#[test]
+fn a_program_alone_overwrites_nobodys_update() {
+    need_daemon!();
+    let m = mount!();
+    m.python(
+        r#"
+import json, os, subprocess, threading
+from concurrent.futures import ThreadPoolExecutor
+def save(p, text):
+    with open(p, "w") as f: f.write(text)
+for i in range(5):
+    save("truncated", "x" * 100 + str(i))
+    os.truncate("truncated", 5)
+    save("by-thread", "x" * 100 + str(i))
+    t = threading.Thread(target=save, args=("by-thread", f"t{i}")); t.start(); t.join()
+    save("by-child", "x" * 100 + str(i))
+    subprocess.run(["sh", "-c", f"echo child{i} > by-child"], check=True)
+# As zarr does: what one thread has read another saves, and the first one goes on.
+pool = ThreadPoolExecutor(4)
+def load(p):
+    with open(p) as f: return json.load(f)
+save("pool.json", '{"n": 0, "names": []}')
+for i in range(40):
+    x = pool.submit(load, "pool.json").result()
+    x["n"] += 1
+    x["names"].append(i)
+    pool.submit(save, "pool.json", json.dumps(x)).result()
+# An object that enters and leaves, and a program that looks twice.
+save("state.json", '{"state": "idle", "step": 0}')
+for i in range(20):
+    load("state.json")
+    x = load("state.json")
+    x["state"] = ["busy", "idle"][i % 2]
+    x["step"] += 1
+    save("state.json", json.dumps(x))"#,
+    )
+    .ok();
+    let status = m.status();
+    assert_eq!(status["overwritten"], serde_json::json!([]));
+    assert_eq!(status["counters"]["overwritten_updates"], 0);
+}
+
+#[test]
+fn what_the_child_of_a_program_saves_that_lives_is_an_update() {
+    need_daemon!();
+    let m = mount!();
+    m.python(
+        r#"
+import subprocess
+def save(text):
+    with open("s.txt", "w") as f: f.write(text)
+save("one")
+child = subprocess.Popen(["sh", "-c", "echo two > s.txt; echo; read wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline()
+save("three")
+child.communicate()"#,
+    )
+    .ok();
+    assert_eq!(counter(&m, "overwritten_updates"), 1);
+}
+
+#[test]
+fn threads_that_overtake_each_other_are_counted() {
+    need_daemon!();
+    let m = mount!();
+    m.save("s.json", r#"{"n": 0, "by": {}}"#);
+    m.python(
+        r#"
+import json, threading
+def load():
+    with open("s.json") as f: return json.load(f)
+barrier = threading.Barrier(4)
+def work(me):
+    for i in range(5):
+        x = load()
+        barrier.wait()
+        x["n"] += 1
+        x["by"][f"{me}-{i}"] = 1
+        with open("s.json", "w") as f: json.dump(x, f)
+        barrier.wait()
+threads = [threading.Thread(target=work, args=(me,)) for me in range(4)]
+[t.start() for t in threads]; [t.join() for t in threads]"#,
+    )
+    .ok();
+    let lost = 20 - number(&m, "s.json", "n");
+    assert_eq!(lost, 15);
+    assert_eq!(counter(&m, "overwritten_updates"), lost);
+}
+
+#[test]
+fn no_rule_is_proposed_for_savers_that_have_not_read_and_for_temporary_names() {
+    need_daemon!();
+    let m = mount!();
+    m.python(
+        r#"
+import json, os
+children = []
+for me in range(3):
+    child = os.fork()
+    if not child:
+        for n in range(20):
+            with open("snapshot.json", "w") as f: json.dump({"worker": me, "step": n}, f)
+        os._exit(0)
+    children.append(child)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+def load(p):
+    with open(p) as f: return json.load(f)
+def save(p, x):
+    with open(p, "w") as f: json.dump(x, f)
+save("s.json.tmp", {"n": 0})
+load("s.json.tmp")
+if not os.fork():
+    x = load("s.json.tmp"); save("s.json.tmp", {"n": 7})
+    os._exit(0)
+os.wait()
+save("s.json.tmp", {"n": 1})"#,
+    )
+    .ok();
+    let overwritten = m.status()["overwritten"].clone();
+    let overwritten = overwritten.as_array().unwrap();
+    assert_eq!(overwritten.len(), 2, "{overwritten:?}");
+    for one in overwritten {
+        assert_eq!(one["rule"], "", "{one}");
+    }
+}
+
+#[test]
+fn lists_that_many_enter_leave_and_move_in_keep_what_is_in_them() {
+    need_daemon!();
     let m = mount!(Mount::options().rules(MERGE));
-    m.python(COROUTINES).ok();
-    let lost = 96 - number(&m, "s.json", "version");
-    assert!(lost > 0, "they have not met");
-    let counted = counter(&m, "overwritten_updates");
-    assert!(counted >= lost, "{counted} of {lost}");
-    let overwritten = m.status()["overwritten"][0].clone();
-    assert_eq!(overwritten["path"], "s.json");
-    assert_eq!(overwritten["rule"], "", "no rule would have helped");
+    m.save("s.json", r#"{"active": [], "recent": ["old"]}"#);
+    m.python(
+        r#"
+import json, os, time
+def change(f):
+    with open("s.json") as i: s = json.load(i)
+    f(s)
+    with open("s.json", "w") as o: json.dump(s, o)
+def job(x):
+    change(lambda s: s["active"].append(x))
+    time.sleep(.02)
+    def done(s):
+        s["active"].remove(x)
+        s["recent"].insert(0, x)
+    change(done)
+children = []
+for i in range(10):
+    child = os.fork()
+    if not child:
+        job(f"x{i}")
+        os._exit(0)
+    children.append(child)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+with open("s.json") as i: s = json.load(i)
+assert s["active"] == [], s
+assert sorted(s["recent"]) == sorted(["old"] + [f"x{i}" for i in range(10)]), s
+assert s["recent"][-1] == "old", s"#,
+    )
+    .ok();
+    assert_eq!(counter(&m, "merge_conflicts"), 0);
 }
 
 #[test]

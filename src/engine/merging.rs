@@ -70,6 +70,10 @@ struct Known {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Author {
     pub tid: u32,
+    /// Its process.
+    pub pid: u32,
+    /// The process that it is a step of, if one is known.
+    pub step_of: Option<u32>,
     /// Where there are rules for conflicts.
     pub actor: Option<Actor>,
 }
@@ -239,9 +243,11 @@ impl Engine {
         slot: &Slot,
         read: Option<(NodeId, &Arc<File>)>,
     ) {
-        if let Some((version, _)) = read {
+        if let Some((version, file)) = read {
             let sum = state.nodes.sum(version);
             state.overwrites.note_read(caller.tid, slot, (version, sum));
+            let texts = &mut state.overwrites.texts;
+            texts.note_read(caller.tid, slot, version, file);
         }
         if !self.rules.has_conflict_rules() {
             return;
@@ -272,11 +278,12 @@ impl Engine {
 
     /// A thread begins to write: what it builds on is what it knows of the file by now.
     pub(super) fn note_begin(&self, state: &mut State, tid: u32, id: TxnId) {
-        let author = self.author(state, tid);
-        state.parties.writers.insert(id, author);
+        let mut author = self.author(state, tid);
         if let Some(txn) = state.txns.get(&id) {
             state.overwrites.note_begin(tid, &txn.slot, id);
+            author.step_of = state.overwrites.step_of(tid, &txn.slot);
         }
+        state.parties.writers.insert(id, author);
         let Some(txn) = state.txns.get(&id).filter(|t| Engine::watches(&t.policy)) else {
             return;
         };
@@ -398,7 +405,12 @@ impl Engine {
     fn author(&self, state: &mut State, tid: u32) -> Author {
         let has_rules = self.rules.has_conflict_rules();
         let actor = has_rules.then(|| self.actor(state, tid)).flatten();
-        Author { tid, actor }
+        Author {
+            tid,
+            pid: proc::tgid(tid).unwrap_or(0),
+            step_of: None,
+            actor,
+        }
     }
 
     /// Remembers who has written a version: it may be renamed over another name.

@@ -23,6 +23,7 @@ mod merging;
 mod names;
 mod open;
 mod overwrites;
+mod own_saves;
 mod pieces;
 mod pool;
 mod probe;

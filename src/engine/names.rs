@@ -481,17 +481,27 @@ impl Engine {
         let seen_by_renamer = seen(state, renamer);
         // It may be forgotten by now.
         let lost = lost.filter(|l| state.nodes.get(*l).is_none_or(|n| n.kind == Kind::File));
-        match (seen_by_author.as_ref().or(seen_by_renamer.as_ref()), lost) {
-            (Some(seen), Some(lost)) if !state.is_as_seen(seen, lost) => {
+        let reader = author.filter(|_| seen_by_author.is_some());
+        let reader = reader.unwrap_or(renamer);
+        let seen = seen_by_author.as_ref().or(seen_by_renamer.as_ref());
+        let unseen = lost.filter(|lost| seen.is_some_and(|s| !state.is_as_seen(s, *lost)));
+        let pid = state.parties.author(by).map_or(0, |a| a.pid);
+        let is_own = unseen.is_some_and(|lost| Engine::is_own_save(state, pid, lost));
+        match (seen, lost) {
+            (Some(seen), Some(lost)) if unseen.is_some() && !is_own => {
                 let loss = Loss {
                     lost,
                     by,
                     has_read: seen.has_read,
                     why: None,
+                    is_own: false,
                 };
                 self.note_overwritten_by(state, renamer, to, loss);
             }
-            (Some(seen), Some(old)) => self.note_followed(state, to, (old, by), seen.has_read),
+            (Some(seen), Some(old)) => {
+                self.note_followed(state, to, (old, by), seen.has_read);
+                Engine::note_text_moved(state, reader, to, (lost, by), is_own);
+            }
             _ => {}
         }
         if let Some(author) = author.filter(|_| seen_by_author.is_some()) {
@@ -517,6 +527,7 @@ impl Engine {
             by,
             has_read: true,
             why,
+            is_own: false,
         };
         self.note_overwritten_by(state, tid, to, loss);
     }

@@ -443,6 +443,9 @@ impl Engine {
             self.drop_unopened(state, note.txn);
         }
         let txn = self.begin_on(state, slot.clone(), id, Begun::Edit)?;
+        if let Some(txn) = state.txns.get_mut(&txn) {
+            txn.opener_tid = caller.tid;
+        }
         self.note_begin(state, caller.tid, txn);
         if caller.tid == 0 {
             return Ok(txn);

@@ -12,6 +12,7 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 
 use super::merging::{Why, read_document_in};
+use super::own_saves::{Doubtful, Texts};
 use super::{Engine, State};
 use crate::json::{Document, Value};
 use crate::namespace::Sum;
@@ -53,6 +54,10 @@ pub struct Overwrites {
     replacing: HashMap<TxnId, Removed>,
     paths: HashMap<String, Overwritten>,
     unseen: VecDeque<Pair>,
+    /// Small texts that threads have read and saved.
+    pub(super) texts: Texts,
+    /// Saves that may take back what their own program has saved.
+    pub(super) doubtful: VecDeque<Doubtful>,
 }
 
 /// Versions of a path to be compared: one, and the one that replaced it.
@@ -74,6 +79,8 @@ pub(super) struct Loss {
     pub has_read: bool,
     /// Why a rule has not merged them.
     pub why: Option<Why>,
+    /// Its own program had saved what is lost.
+    pub is_own: bool,
 }
 
 /// A version that a thread has removed. To move a file there from another file system is to remove
@@ -107,6 +114,8 @@ pub struct Seen {
     pub has_read: bool,
     /// What a child has read, for the parent's next save.
     by_child: bool,
+    /// When, if it was saved.
+    saved: Option<proc::Moment>,
 }
 
 /// The updates of one path that were overwritten.
@@ -128,6 +137,12 @@ pub struct Overwritten {
     pub rule: String,
     #[serde(skip)]
     counters: BTreeSet<String>,
+    /// Of them, those by savers that had never read the file, and those that took back what their own
+    /// program had saved.
+    #[serde(skip)]
+    blind: u64,
+    #[serde(skip)]
+    own: u64,
     /// There is a rule that merges, but it could not.
     #[serde(skip)]
     is_merged: bool,
@@ -148,13 +163,13 @@ impl Seen {
 impl Overwrites {
     /// A thread has read a version: for itself, or for its parent (`x=$(jq … f)`).
     pub fn note_read(&mut self, tid: u32, slot: &Slot, version: (NodeId, Option<Sum>)) {
-        self.note(tid, slot, version, (true, false));
+        self.note(tid, slot, version, (true, false), None);
         if let Some(thread) = self.threads.get_mut(&tid) {
             let parent = *thread
                 .parent
                 .get_or_insert_with(|| proc::parent(tid).unwrap_or(0));
             if parent > 1 {
-                self.note(parent, slot, version, (true, true));
+                self.note(parent, slot, version, (true, true), None);
             }
         }
     }
@@ -170,6 +185,15 @@ impl Overwrites {
         }
         let thread = self.thread(tid);
         thread.parent = thread.parent.or_else(|| proc::parent(tid));
+    }
+
+    /// The parent of who begins to write, if it was that which saved the file last that it knows of,
+    /// and has started this process since: what that saves is a step of its own.
+    pub fn step_of(&self, tid: u32, slot: &Slot) -> Option<u32> {
+        let parent = self.threads.get(&tid)?.parent?;
+        let saved = self.last_seen(parent, slot)?.saved?;
+        let start = proc::Start::of_caller(proc::tgid(tid)?)?;
+        start.is_not_before(&saved).then_some(parent)
     }
 
     /// A transaction has come to its end.
@@ -198,7 +222,8 @@ impl Overwrites {
                 thread.files.retain(|s| !s.by_child || s.slot != *slot);
             }
         }
-        self.note(tid, slot, version, (has_read, false));
+        let now = Some(proc::Moment::coarse());
+        self.note(tid, slot, version, (has_read, false), now);
     }
 
     fn note(
@@ -207,6 +232,7 @@ impl Overwrites {
         slot: &Slot,
         (version, sum): (NodeId, Option<Sum>),
         (has_read, by_child): (bool, bool),
+        saved: Option<proc::Moment>,
     ) {
         self.clock += 1;
         let seen = Seen {
@@ -216,6 +242,7 @@ impl Overwrites {
             at: self.clock,
             has_read,
             by_child,
+            saved,
         };
         let files = &mut self.thread(tid).files;
         files.retain(|s| s.slot != *slot || s.by_child != by_child);
@@ -273,6 +300,27 @@ impl Overwritten {
             (0, 0) => self.path.to_ascii_lowercase().ends_with(".json"),
             (documents, others) => documents > others,
         };
+        if 2 * self.own > self.count {
+            return (
+                "a program takes back what it has saved itself between its load and its save, as \
+                 coroutines do that share a thread; no rule helps. Load and save without waiting in \
+                 between, or use `commitfs json`",
+                String::new(),
+            );
+        }
+        if 2 * self.blind > self.count {
+            return (
+                "who saves it has not read it, so that no rule helps. Give each its own file, or \
+                 append to it (O_APPEND)",
+                String::new(),
+            );
+        }
+        if super::own_saves::is_temporary(&self.path) {
+            return (
+                "several use one temporary name. Give each its own",
+                String::new(),
+            );
+        }
         match (is_document, self.is_merged) {
             (true, false) => (
                 "a rule that keeps them",
@@ -330,6 +378,8 @@ impl Engine {
         entry.count += 1;
         (entry.pid, entry.command, entry.time_ns) = (pid, command.to_owned(), now_ns());
         entry.is_merged = policy.on_conflict == OnConflict::Merge;
+        entry.blind += u64::from(!loss.has_read);
+        entry.own += u64::from(loss.is_own);
         match loss.why {
             Some(Why::NoDocument) => entry.documents.1 += 1,
             Some(Why::Uncertain) => entry.documents.0 += 1,
@@ -372,6 +422,7 @@ impl Engine {
             by,
             has_read: seen.has_read,
             why: (policy.on_conflict == OnConflict::Merge).then_some(Why::Uncertain),
+            is_own: false,
         };
         let who = (txn.opener, txn.command.as_str());
         self.note_overwritten(state, &txn.slot, who, loss);
@@ -395,6 +446,7 @@ impl Engine {
     /// Numbers that differ between versions that replace each other, where some were overwritten,
     /// are what programs count by.
     pub(super) fn guess_counters(&self) {
+        self.compare_own_saves();
         loop {
             let next = self.lock().overwrites.unseen.pop_front();
             let Some(pair) = next else {

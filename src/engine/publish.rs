@@ -139,6 +139,10 @@ impl Engine {
             },
         };
         let lost = current.filter(|_| !has_seen && ready.merged.is_none());
+        let is_ruled = Engine::watches(&txn.policy);
+        let is_own = |lost: &NodeId| !is_ruled && Engine::is_own_save(state, txn.opener, *lost);
+        let own = lost.filter(is_own);
+        let lost = lost.filter(|_| own.is_none());
         let (slot, written) = (&txn.slot, ready.merged.clone());
         let version = match &written {
             // The kernel may hold pages of what was written: the merged text has a node of its own.
@@ -159,12 +163,18 @@ impl Engine {
                     by: version,
                     has_read,
                     why: save.and_then(|s| s.overwrites),
+                    is_own: false,
                 };
                 let who = (txn.opener, txn.command.as_str());
                 self.note_overwritten(state, slot, who, loss);
             }
             (None, Some(old)) => self.note_followed(state, slot, (old, version), has_read),
             (None, None) => self.note_put_back(state, &txn, version),
+        }
+        if !is_ruled && lost.is_none() {
+            let who = (txn.opener_tid, (txn.opener, txn.command.as_str()));
+            let versions = (current, version);
+            Engine::note_text_saved(state, who, slot, versions, own.is_some(), &as_written);
         }
         self.publish(state, slot, ready, version);
         state.note_saved(txn.opener_tid, slot, version);

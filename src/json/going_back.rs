@@ -30,7 +30,7 @@ pub fn goes_back(earlier: &Value, later: &Value, mine: &Value) -> bool {
             for_later: 0,
             alike,
         } => alike > 0 && mine == later,
-        signs => signs.for_earlier > 0 && signs.for_earlier >= signs.for_later,
+        signs => signs.for_earlier > signs.for_later,
     }
 }
 
@@ -79,11 +79,17 @@ impl Signs {
         }
     }
 
-    /// What counts on from the earlier one lies between the two, if it doesn't happen to be as far.
+    /// What counts on from the later one lies beyond it, unless two have counted alike.
     fn numbers(&mut self, earlier: &Number, later: &Number, mine: &Number) {
+        let is_down = |from: &Number, to: &Number| {
+            let difference = to.minus(from).ok();
+            difference.map(|d| d.text().starts_with('-'))
+        };
         if mine == later {
             self.alike += 1;
-        } else if is_between(mine, earlier, later) {
+        } else if mine != earlier && is_down(later, mine) == is_down(earlier, later) {
+            self.for_later += 1;
+        } else {
             self.for_earlier += 1;
         }
     }
@@ -114,13 +120,4 @@ fn between_ends<'a>(one: &'a [Value], two: &'a [Value]) -> (&'a [Value], &'a [Va
     let pairs = one.iter().rev().zip(two.iter().rev());
     let end = pairs.take_while(|(a, b)| a == b).count();
     (&one[..one.len() - end], &two[..two.len() - end])
-}
-
-fn is_between(number: &Number, one: &Number, two: &Number) -> bool {
-    let sign = |to: &Number| number.minus(to).ok().map(|d| d.text().starts_with('-'));
-    match (sign(one), sign(two)) {
-        _ if number == one => true,
-        (Some(below_one), Some(below_two)) => below_one != below_two,
-        _ => false,
-    }
 }

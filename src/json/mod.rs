@@ -26,6 +26,7 @@ mod operations;
 mod parse;
 mod patch;
 mod pointer;
+mod sequence;
 mod style;
 mod text;
 mod three_way;

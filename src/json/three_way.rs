@@ -3,7 +3,8 @@
 //! * Objects merge member by member. The members stand as in `theirs`, unless only `mine` changed
 //!   their order; what only `mine` has comes behind the member it is behind there, or at the end.
 //! * Arrays to which both sides only appended have both appendages, `theirs` first, even if they are
-//!   equal: two events may well be the same.
+//!   equal: two events may well be the same. Others merge as sequences: what either side has put in is
+//!   kept, what one has taken out stays out.
 //! * Numbers at the policy's counters get both differences, even if they are equal.
 //! * A change on one side only, and the same change on both, is taken.
 //! * Everything else is a conflict, and `mine` wins it.
@@ -18,6 +19,7 @@ use super::array::Array;
 use super::number::Number;
 use super::object::{Member, Object};
 use super::pointer::{Pointer, PointerError};
+use super::sequence::{self, Item};
 use super::value::Value;
 
 /// How to merge.
@@ -122,6 +124,7 @@ impl<'a> Merger<'a> {
                 if !are_identical(base, mine) && !are_identical(base, theirs) =>
             {
                 self.arrays(base, mine_items, their_items)
+                    .or_else(|| self.sequences(base, mine_items, their_items))
                     .or_else(|| self.choose(base, mine, theirs))
             }
             (Some(Value::Number(mine_number)), Some(Value::Number(their_number)))
@@ -238,6 +241,22 @@ impl<'a> Merger<'a> {
         items.extend(my_new.iter().cloned());
         Some(Value::Array(Array {
             items,
+            layout: mine.layout,
+        }))
+    }
+
+    /// None where positions mean something, or if the two don't go together.
+    fn sequences(&self, base: Maybe<'a>, mine: &'a Array, theirs: &'a Array) -> Option<Value> {
+        let Some(Value::Array(base)) = base.filter(|_| !self.is_above_counter()) else {
+            return None;
+        };
+        let merged = sequence::merge(&base.items, &mine.items, &theirs.items)?;
+        let items = merged.into_iter().map(|item| match item {
+            Item::Mine(item) => item.clone(),
+            Item::Theirs(item) => self.adopt(item),
+        });
+        Some(Value::Array(Array {
+            items: items.collect(),
             layout: mine.layout,
         }))
     }

@@ -35,12 +35,17 @@ pub struct Start {
 impl Moment {
     /// Now.
     pub fn now() -> Moment {
-        let now = clock_gettime(ClockId::Boottime);
-        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        let fraction = u64::try_from(now.tv_nsec).unwrap_or(0);
         Moment {
-            ticks: seconds * USER_HZ + fraction / (1_000_000_000 / USER_HZ),
+            ticks: ticks_now(),
             last_pid: last_pid(),
+        }
+    }
+
+    /// Now, to within 10 ms.
+    pub fn coarse() -> Moment {
+        Moment {
+            ticks: ticks_now(),
+            last_pid: None,
         }
     }
 
@@ -75,6 +80,11 @@ impl Start {
         }
     }
 
+    /// Whether it may have been started later than that, by 10 ms.
+    pub fn is_not_before(&self, moment: &Moment) -> bool {
+        self.ticks >= moment.ticks
+    }
+
     /// Whether it was started later than that. Where it can't be told it was not.
     pub fn is_after(&self, moment: &Moment) -> bool {
         if self.ticks != moment.ticks {
@@ -84,6 +94,13 @@ impl Start {
             .last_pid
             .is_some_and(|last| is_handed_out_after(self.pid, last, pid_max))
     }
+}
+
+fn ticks_now() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let fraction = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds * USER_HZ + fraction / (1_000_000_000 / USER_HZ)
 }
 
 /// The order of two ids that were handed out within a few milliseconds; the counter may have wrapped in between.

@@ -1,0 +1,248 @@
+//! Saves by which a program takes back what it has saved itself, where no rule for conflicts is (C17):
+//! coroutines that share a thread, threads that load and save the same file. To the file system that
+//! is one program that loads and saves; the texts tell (see [`json::goes_back`](crate::json)).
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+
+use super::ledger::Reads;
+use super::merging::read_document_in;
+use super::overwrites::Loss;
+use super::{Engine, State};
+use crate::sys::{at, failpoint, proc};
+use crate::types::{NodeId, Slot};
+
+/// Files up to this size are kept, as they were read and saved by a thread, to be compared.
+const SMALL: u64 = 64 << 10;
+/// Files of threads of which that is done, at most.
+const MOST: usize = 128;
+/// Saves that wait to be compared.
+const WAITING: usize = 1024;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    known: HashMap<(u32, Slot), Known>,
+    /// In the order in which they came.
+    order: VecDeque<(u32, Slot)>,
+    clock: u64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    reads: Reads<Arc<File>>,
+    written: Option<(u64, Arc<File>)>,
+}
+
+/// A save to be compared with what its program has read and saved before.
+#[derive(Debug)]
+pub(super) struct Doubtful {
+    slot: Slot,
+    earlier: Vec<Arc<File>>,
+    later: Arc<File>,
+    mine: Arc<File>,
+    /// What it has replaced, and itself.
+    versions: (NodeId, NodeId),
+    who: (u32, String),
+}
+
+impl Texts {
+    /// A thread has read a version.
+    pub fn note_read(&mut self, tid: u32, slot: &Slot, version: NodeId, file: &Arc<File>) {
+        if is_small(file) {
+            self.clock += 1;
+            let at = self.clock;
+            let known = self.known(tid, slot);
+            known.reads.note(Some(version), at, file.clone());
+        }
+    }
+
+    /// A thread has saved a version. Gives what it had read before its last save, and that.
+    fn note_saved(
+        &mut self,
+        tid: u32,
+        slot: &Slot,
+        file: &Arc<File>,
+    ) -> Option<(Vec<Arc<File>>, Arc<File>)> {
+        if !is_small(file) {
+            self.known.remove(&(tid, slot.clone()));
+            return None;
+        }
+        self.clock += 1;
+        let at = self.clock;
+        let known = self.known(tid, slot);
+        let before = known.written.replace((at, file.clone()));
+        let doubts = before.map(|(saved, later)| {
+            let earlier = known.reads.all().filter(|r| r.at < saved);
+            (earlier.map(|r| r.what.clone()).collect::<Vec<_>>(), later)
+        });
+        known.reads.use_up(at, false);
+        doubts.filter(|(earlier, _)| !earlier.is_empty())
+    }
+
+    /// What a thread has read and not saved since.
+    fn outstanding(&self, tid: u32, slot: &Slot) -> Vec<Arc<File>> {
+        let known = self.known.get(&(tid, slot.clone()));
+        let reads = known.into_iter().flat_map(|k| k.reads.all());
+        reads.map(|r| r.what.clone()).collect()
+    }
+
+    fn known(&mut self, tid: u32, slot: &Slot) -> &mut Known {
+        let key = (tid, slot.clone());
+        if !self.known.contains_key(&key) {
+            while self.order.len() >= MOST
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+            self.order.retain(|one| *one != key);
+            self.order.push_back(key.clone());
+        }
+        self.known.entry(key).or_default()
+    }
+}
+
+impl Engine {
+    /// Whether a version that a process replaces was saved by that process itself, or by one that it
+    /// has started as a step of its own, and that has ended: nobody else's update.
+    pub(super) fn is_own_save(state: &State, pid: u32, version: NodeId) -> bool {
+        let Some(author) = state.parties.author(version) else {
+            return false;
+        };
+        let is_step = || author.step_of == Some(pid) && !proc::lives(author.pid);
+        pid != 0 && (author.pid == pid || is_step()) && !failpoint::mutant("C17-own")
+    }
+
+    /// A thread has replaced a version by its save. `is_own`: one of its own process that it has not
+    /// seen itself.
+    pub(super) fn note_text_saved(
+        state: &mut State,
+        (tid, who): (u32, (u32, &str)),
+        slot: &Slot,
+        (replaced, by): (Option<NodeId>, NodeId),
+        is_own: bool,
+        mine: &Arc<File>,
+    ) {
+        let outstanding = match is_own {
+            true => state.overwrites.texts.outstanding(tid, slot),
+            false => Vec::new(),
+        };
+        let doubts = state.overwrites.texts.note_saved(tid, slot, mine);
+        let Some(replaced) = replaced else {
+            return;
+        };
+        let replaced_text = || {
+            let fd = state.nodes.fd(replaced).ok()?;
+            at::reopen(&*fd, OFlags::RDONLY).ok().map(Arc::new)
+        };
+        let doubts = match outstanding.is_empty() {
+            true => doubts,
+            false => replaced_text()
+                .filter(|f| is_small(f))
+                .map(|f| (outstanding, f)),
+        };
+        if let Some((earlier, later)) = doubts
+            && state.overwrites.doubtful.len() < WAITING
+        {
+            state.overwrites.doubtful.push_back(Doubtful {
+                slot: slot.clone(),
+                earlier,
+                later,
+                mine: mine.clone(),
+                versions: (replaced, by),
+                who: (who.0, who.1.to_owned()),
+            });
+        }
+    }
+
+    /// The same of a file that was renamed there.
+    pub(super) fn note_text_moved(
+        state: &mut State,
+        tid: u32,
+        slot: &Slot,
+        (replaced, by): (Option<NodeId>, NodeId),
+        is_own: bool,
+    ) {
+        let fd = state.nodes.fd(by);
+        let Ok(mine) = fd.and_then(|fd| at::reopen(&*fd, OFlags::RDONLY)) else {
+            return;
+        };
+        let pid = state.parties.author(by).map_or(tid, |a| a.pid);
+        let command = proc::comm(pid).unwrap_or_default();
+        let who = (tid, (pid, command.as_str()));
+        Engine::note_text_saved(state, who, slot, (replaced, by), is_own, &Arc::new(mine));
+    }
+
+    /// Counts saves that take back what their own program has saved.
+    pub(super) fn compare_own_saves(&self) {
+        loop {
+            let next = self.lock().overwrites.doubtful.pop_front();
+            let Some(save) = next else {
+                return;
+            };
+            if !save.goes_back() {
+                continue;
+            }
+            let loss = Loss {
+                lost: save.versions.0,
+                by: save.versions.1,
+                has_read: true,
+                why: None,
+                is_own: true,
+            };
+            let who = (save.who.0, save.who.1.as_str());
+            self.note_overwritten(&mut self.lock(), &save.slot, who, loss);
+        }
+    }
+}
+
+impl Doubtful {
+    fn goes_back(&self) -> bool {
+        let (Some(later), Some(mine)) =
+            (read_document_in(&self.later), read_document_in(&self.mine))
+        else {
+            return false;
+        };
+        self.earlier.iter().any(|earlier| {
+            read_document_in(earlier)
+                .is_some_and(|e| crate::json::goes_back(e.value(), later.value(), mine.value()))
+        })
+    }
+}
+
+fn is_small(file: &File) -> bool {
+    file.metadata().is_ok_and(|m| m.len() <= SMALL)
+}
+
+/// Whether a path ends in a name as programs give to what they are about to rename.
+pub(super) fn is_temporary(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
+    let mut parts = name.split(['.', '-', '_']);
+    let is_made_up = |part: &str| part.starts_with("tmp") && part.len() >= 9;
+    name.ends_with('~')
+        || parts.any(|part| ["tmp", "temp", "partial", "part"].contains(&part) || is_made_up(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_temporary;
+
+    #[test]
+    fn temporary_names_are_told_from_others() {
+        for name in [
+            "a/s.json.tmp",
+            "tmpab12cd34",
+            ".tmp-7",
+            "s.tmp3.json~",
+            "zarr.json.4f.partial",
+        ] {
+            assert!(is_temporary(name), "{name}");
+        }
+        for name in ["a.tmp/s.json", "template.json", "s.json", "tempo"] {
+            assert!(!is_temporary(name), "{name}");
+        }
+    }
+}
