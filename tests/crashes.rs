@@ -186,10 +186,13 @@ fn a_daemon_killed_at_every_crash_point_loses_nothing_acknowledged_and_tears_not
                 }
                 // And lines, which go another way.
                 let mut appender = Actor::new();
-                let _ = appender.open("log", "a", &m.path("lines.csv"));
-                // The first creates the file.
-                for _ in 0..=count {
-                    let _ = appender.write("log", "a line\n");
+                for file in 0..count {
+                    let _ = appender.open("log", "a", &m.path(format!("lines-{file}.csv")));
+                    // The first creates the file.
+                    for _ in 0..2 {
+                        let _ = appender.write("log", "a line\n");
+                    }
+                    let _ = appender.close("log");
                 }
                 let died = || !m.daemon_lives();
                 let deadline = Instant::now() + Duration::from_secs(3);

@@ -188,6 +188,7 @@ fn no_failed_sync_is_passed_over() {
         "C19-sync-staging",
         "C19-sync-journal",
         "C19-sync-dirs-after",
+        "C19-sync-staging-after",
     ] {
         let m = mount!(failing(name));
         let mut actor = Actor::new();

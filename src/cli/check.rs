@@ -46,6 +46,8 @@ struct Findings {
     commits_to_put_in_place: usize,
     /// A mount would send what they wrote to rejected, or roll it forward if it was fsync'd.
     unfinished: Vec<Unfinished>,
+    /// A mount would cut off what is at the end of these files.
+    to_cut_back: Vec<ToCutBack>,
     rejected_contents: usize,
     /// `commitfs status` shows them after a mount.
     unread_errors: usize,
@@ -86,6 +88,15 @@ struct Unfinished {
     staging: String,
     path: String,
     pid: u32,
+}
+
+/// Bytes that were added, or came to the disk before the record of it, and don't count.
+#[derive(Debug, Serialize)]
+struct ToCutBack {
+    path: String,
+    /// Their length, in bytes, before and after.
+    from: u64,
+    to: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -145,6 +156,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     if arguments.content {
         let mut wrong = Vec::new();
         check_content(backing, backing, &rules, &mut wrong).map_err(|e| bad(exit::TROUBLE, &e))?;
+        wrong.extend(found.to_cut_back.iter().map(ToCutBack::is_wrong));
         found.wrong = Some(wrong);
     }
     found.verdict = found.judge();
@@ -188,6 +200,19 @@ impl Findings {
                 pid: left.pid,
             })
             .collect();
+        self.to_cut_back = plan
+            .cuts
+            .iter()
+            .filter_map(|(path, to)| {
+                let from = store.path.join(path).symlink_metadata().ok()?.len();
+                let path = path.to_string_lossy().into_owned();
+                (from > *to).then_some(ToCutBack {
+                    path,
+                    from,
+                    to: *to,
+                })
+            })
+            .collect();
         self.rejected_contents = store.list_rejected().map_or(0, |r| r.len());
         self.unread_errors = store.count_unread();
     }
@@ -195,7 +220,10 @@ impl Findings {
     fn judge(&self) -> Judgement {
         if self.wrong.as_ref().is_some_and(|wrong| !wrong.is_empty()) {
             Judgement::Trouble
-        } else if self.commits_to_put_in_place > 0 || !self.unfinished.is_empty() {
+        } else if self.commits_to_put_in_place > 0
+            || !self.unfinished.is_empty()
+            || !self.to_cut_back.is_empty()
+        {
             Judgement::ToRecover
         } else {
             Judgement::Clean
@@ -231,6 +259,14 @@ impl Findings {
                 left.pid
             );
         }
+        for cut in &self.to_cut_back {
+            out += &format!(
+                "{}: to be cut back from {} to {} bytes\n",
+                output::escaped(&cut.path),
+                cut.from,
+                cut.to
+            );
+        }
         out += &format!("rejected contents: {}\n", self.rejected_contents);
         if self.unread_errors > 0 {
             out += &format!(
@@ -264,6 +300,19 @@ impl Findings {
             Judgement::Trouble => format!(
                 "verdict: trouble: {} files are not whole; `commitfs rejected list {dir}` may have others of them\n",
                 self.wrong.as_ref().map_or(0, Vec::len)
+            ),
+        }
+    }
+}
+
+impl ToCutBack {
+    fn is_wrong(&self) -> Wrong {
+        Wrong {
+            path: self.path.clone(),
+            guard: "none".to_owned(),
+            reason: format!(
+                "what is behind {} bytes came to the disk before its record, or isn't complete",
+                self.to
             ),
         }
     }

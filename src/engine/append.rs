@@ -9,12 +9,15 @@
 //! bytes are written. Recovery takes back what is not all there.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -23,11 +26,11 @@ use super::open::Opened;
 use super::state::Handle;
 use super::{Engine, State};
 use crate::guard::Guard;
-use crate::journal::{Edit, Record};
+use crate::journal::{Edit, FileKey, Record};
 use crate::namespace::{Ends, Kind, Shown};
 use crate::rules::{Policy, Record as RecordRule};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Ready, Staging, Transaction};
+use crate::txn::{Begun, Ready, Staging, Transaction, key_of};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
 
 /// An unfinished line becomes visible after this time, in milliseconds.
@@ -50,7 +53,33 @@ pub struct Appender {
     opener: u32,
     /// Where its lines go. Locked under `State` only.
     place: Mutex<Place>,
+    /// The commit of its last line.
+    last: AtomicU64,
     inner: Mutex<Inner>,
+}
+
+/// Where a line goes.
+struct Target {
+    node: NodeId,
+    /// The file's name, if it has kept that.
+    slot: Option<Slot>,
+    ends: Ends,
+    file: Arc<File>,
+    from: u64,
+    /// What the journal is told of the append; nothing where it doesn't matter.
+    told: Option<(FileKey, PathBuf)>,
+}
+
+/// What an append waits for.
+enum Hold {
+    /// An editor's commit of the file.
+    Turn(Slot),
+    /// The version that is to grow has to be in place.
+    Drain,
+    /// That the file grows has to be on the medium.
+    Told(FileKey),
+    /// That the file has lost its last name has to be.
+    Gone(Unnamed),
 }
 
 /// The file that a description adds to.
@@ -67,6 +96,8 @@ enum Place {
 pub(super) struct Unnamed {
     fd: Arc<OwnedFd>,
     ends: Ends,
+    /// It has lost its last name, on the medium, too.
+    gone: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -97,6 +128,7 @@ impl Appender {
             sync,
             opener,
             place: Mutex::new(Place::At(slot)),
+            last: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 read,
                 tail: Vec::new(),
@@ -105,6 +137,13 @@ impl Appender {
                 left: false,
             }),
         })
+    }
+}
+
+impl Appender {
+    /// The commit of its last line; 0 if it has added none.
+    pub(super) fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
     }
 }
 
@@ -145,6 +184,7 @@ impl State {
         Some(Unnamed {
             fd: self.nodes.fd(node.id).ok()?,
             ends: node.ends(),
+            gone: Arc::default(),
         })
     }
 
@@ -306,86 +346,195 @@ impl Engine {
         loop {
             let lock = self.append_lock.lock();
             let mut guard = self.lock();
-            let state = &mut *guard;
-            let slot = match appender.place.lock().clone() {
-                Place::At(slot) => slot,
-                Place::Nameless(file) => {
-                    drop(guard);
-                    return add_unnamed(&file, bytes);
+            match self.target(&mut guard, appender)? {
+                Ok(target) => {
+                    let (node, slot) = (target.node, target.slot.clone());
+                    let shown = target.ends.show(target.file.clone());
+                    self.add(guard, appender, target, bytes)?;
+                    if node != appender.node {
+                        inner.read = shown;
+                    }
+                    if let Some(slot) = slot {
+                        self.grown(&slot);
+                    }
+                    return Ok(());
                 }
-            };
-            if state.parties.is_turn_taken(&slot) {
-                // An in-place editor is about to commit what it has of this file.
-                drop(guard);
-                drop(lock);
+                Err(hold) => {
+                    drop(guard);
+                    drop(lock);
+                    self.wait_out(hold)?;
+                }
+            }
+        }
+    }
+
+    /// Where a description's next line goes, or what it has to wait for.
+    fn target(&self, state: &mut State, appender: &Appender) -> OpResult<Result<Target, Hold>> {
+        let slot = match appender.place.lock().clone() {
+            Place::At(slot) => slot,
+            Place::Nameless(file) => return self.unnamed_target(state, appender, file),
+        };
+        if state.parties.is_turn_taken(&slot) {
+            // An in-place editor is about to commit what it has of this file.
+            return Ok(Err(Hold::Turn(slot)));
+        }
+        if state.pending.get(slot.dir, &slot.name).is_some() {
+            return Ok(Err(Hold::Drain));
+        }
+        let current = self.current(state, &slot)?;
+        let fd = state.nodes.fd(current)?;
+        let file = Arc::new(at::reopen(&*fd, OFlags::RDWR)?);
+        let from = file.metadata().map_err(|e| errno_of(&e))?.len();
+        let node = state.nodes.get(current).ok_or(Errno::STALE)?;
+        if node.direct > 0 {
+            // Others write it in place (C14), and see every byte at once.
+            return Ok(Ok(Target {
+                node: current,
+                slot: Some(slot),
+                ends: node.ends(),
+                file,
+                from,
+                told: None,
+            }));
+        }
+        let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
+        let key = key_of(&file)?;
+        if !state.growing.is_told(key) {
+            self.tell_growing(state, key, &path, from)?;
+            return Ok(Err(Hold::Told(key)));
+        }
+        let (node, ends) = self.hold_end(state, current, &slot, from)?;
+        state.files.append_to(node);
+        Ok(Ok(Target {
+            node,
+            slot: Some(slot),
+            ends,
+            file,
+            from,
+            told: Some((key, path)),
+        }))
+    }
+
+    /// The same of a file that has lost the name it was opened by.
+    fn unnamed_target(
+        &self,
+        state: &mut State,
+        appender: &Appender,
+        unnamed: Unnamed,
+    ) -> OpResult<Result<Target, Hold>> {
+        let file = Arc::new(at::reopen(&*unnamed.fd, OFlags::RDWR)?);
+        let from = file.metadata().map_err(|e| errno_of(&e))?.len();
+        let has_links = at::stat(&*file)?.st_nlink > 0;
+        if !has_links && !unnamed.gone.load(Ordering::Relaxed) {
+            return Ok(Err(Hold::Gone(unnamed)));
+        }
+        let key = key_of(&file)?;
+        if has_links && !state.growing.is_told(key) {
+            self.tell_growing(state, key, Path::new(""), from)?;
+            return Ok(Err(Hold::Told(key)));
+        }
+        Ok(Ok(Target {
+            node: appender.node,
+            slot: None,
+            ends: unnamed.ends,
+            file,
+            from,
+            told: has_links.then(|| (key, PathBuf::new())),
+        }))
+    }
+
+    /// Waits until a line may be added. Holding nothing.
+    fn wait_out(&self, hold: Hold) -> OpResult<()> {
+        match hold {
+            Hold::Turn(slot) => {
                 self.await_turn(&slot);
-                continue;
+                Ok(())
             }
-            if state.pending.get(slot.dir, &slot.name).is_some() {
-                drop(guard);
-                drop(lock);
+            Hold::Drain => self.drain_all(),
+            Hold::Told(key) => self.await_told(key),
+            Hold::Gone(unnamed) => {
+                // After a power cut the name might be there still, and show what came later.
                 self.drain_all()?;
-                continue;
+                unnamed.gone.store(true, Ordering::Relaxed);
+                Ok(())
             }
-            let current = self.current(state, &slot)?;
-            let fd = state.nodes.fd(current)?;
-            let file = at::reopen(&*fd, OFlags::RDWR)?;
-            let from = file.metadata().map_err(|e| errno_of(&e))?.len();
-            let (current, ends) = self.hold_end(state, current, &slot, from)?;
-            state.files.append_to(current);
-            let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
-            // What an editor's close has promised while others still hold it is older than this.
-            let promised = |t: &&Transaction| {
-                let is_sure = !t.unprepared && t.flushed.is_some_and(|f| f.sure);
-                t.begun == Begun::Edit && !t.closing && is_sure
-            };
-            let promised: Vec<TxnId> = state
-                .transactions_at(&slot)
-                .filter(promised)
-                .map(|t| t.id)
-                .collect();
-            for id in promised {
-                self.unprepare(state, id);
-            }
+        }
+    }
+
+    /// Adds bytes where [`Engine::target`] has said, under the same locks.
+    fn add(
+        &self,
+        mut guard: MutexGuard<'_, State>,
+        appender: &Appender,
+        target: Target,
+        bytes: &[u8],
+    ) -> OpResult<()> {
+        let state = &mut *guard;
+        let Target { file, from, .. } = target;
+        let end = from + bytes.len() as u64;
+        let mut journalled = None;
+        if let Some(slot) = &target.slot {
+            self.unpromise_editors(state, slot);
+        }
+        if let Some((key, path)) = target.told {
             state.seq += 1;
             let seq = state.seq;
             let record = Record::Commit {
                 seq,
                 edits: vec![Edit::Append {
                     path,
+                    file: Some(key),
                     from,
                     len: bytes.len() as u64,
                     crc: crc32c::crc32c(bytes),
                 }],
             };
-            let file = Arc::new(file);
-            let skip = failpoint::mutant("C10-journal");
-            let journalled = if skip { Ok(()) } else { self.append(&record) };
-            if journalled.is_ok() {
-                state.unapplied.push_back((seq, record));
-                state.appended.insert(current, (seq, file.clone()));
-                if let Some(node) = state.nodes.get_mut(current) {
-                    node.added_to = true;
-                }
-                state.counters.appends += 1;
-                self.wake_drain(state);
+            if !failpoint::mutant("C10-journal") {
+                self.append(&record)?;
             }
-            drop(guard);
-            journalled?;
-            failpoint::crash_point("append-journalled");
-            let written = failpoint::fail_point("append")
-                .and_then(|()| file.write_all_at(bytes, from).map_err(|e| errno_of(&e)));
-            if let Err(e) = written {
-                file.set_len(from).ok();
-                self.withdraw(seq)?;
-                return Err(e);
+            state.unapplied.push_back((seq, record));
+            state.growing.append(key, seq, end);
+            appender.last.fetch_max(seq, Ordering::Relaxed);
+            journalled = Some((seq, key));
+        }
+        if journalled.is_some() || target.slot.is_some() {
+            let seq = state.seq;
+            state.appended.insert(target.node, (seq, file.clone()));
+            if let Some(node) = state.nodes.get_mut(target.node) {
+                node.added_to = true;
             }
-            ends.advance(from + bytes.len() as u64);
-            if current != appender.node {
-                inner.read = ends.show(file);
+            state.counters.appends += 1;
+            self.wake_drain(state);
+        }
+        drop(guard);
+        failpoint::crash_point("append-journalled");
+        let written = failpoint::fail_point("append")
+            .and_then(|()| file.write_all_at(bytes, from).map_err(|e| errno_of(&e)));
+        if let Err(e) = written {
+            file.set_len(from).ok();
+            if let Some((seq, key)) = journalled {
+                self.withdraw(seq, key, from)?;
             }
-            self.grown(&slot);
-            return Ok(());
+            return Err(e);
+        }
+        target.ends.advance(end);
+        Ok(())
+    }
+
+    /// What an editor's close has promised while others still hold it is older than a line that is
+    /// added now.
+    fn unpromise_editors(&self, state: &mut State, slot: &Slot) {
+        let promised = |t: &&Transaction| {
+            let is_sure = !t.unprepared && t.flushed.is_some_and(|f| f.sure);
+            t.begun == Begun::Edit && !t.closing && is_sure
+        };
+        let promised: Vec<TxnId> = state
+            .transactions_at(slot)
+            .filter(promised)
+            .map(|t| t.id)
+            .collect();
+        for id in promised {
+            self.unprepare(state, id);
         }
     }
 
@@ -422,8 +571,9 @@ impl Engine {
     }
 
     /// A commit that was journalled and couldn't be written.
-    fn withdraw(&self, seq: u64) -> OpResult<()> {
+    fn withdraw(&self, seq: u64, file: FileKey, end: u64) -> OpResult<()> {
         let mut state = self.lock();
+        state.growing.withdraw(file, end);
         state.unapplied.retain(|(s, _)| *s != seq);
         self.append(&Record::Withdrawn { seq })
     }
@@ -516,7 +666,7 @@ impl Engine {
                     inner.read = Shown::of(&state.nodes, current)?;
                 }
             }
-            Place::Nameless(Unnamed { fd, ends }) => {
+            Place::Nameless(Unnamed { fd, ends, .. }) => {
                 inner.read = ends.show(Arc::new(at::reopen(&*fd, OFlags::RDONLY)?));
             }
         }
@@ -533,7 +683,8 @@ impl Engine {
 
     /// A new file's stream has its first complete line, or an appender closes or renames its new
     /// file: that is its first version, and its descriptions go on as appenders. `by` wrote `data`.
-    pub(super) fn birth(&self, id: TxnId, handle: HandleId, by: u32, data: &[u8]) -> OpResult<()> {
+    /// Gives the number of that commit, 0 if it wasn't one.
+    pub(super) fn birth(&self, id: TxnId, handle: HandleId, by: u32, data: &[u8]) -> OpResult<u64> {
         let staging = self
             .lock()
             .txns
@@ -569,7 +720,7 @@ impl Engine {
             // Nobody will ever see it, but for who writes it.
             drop(guard);
             let end = end + lines.len() as u64;
-            return staging.lock().write(rest, end).map(drop);
+            return staging.lock().write(rest, end).map(|_| 0);
         }
         super::close::check_target(self, state, &txn.slot)?;
         let (slot, node, always) = (txn.slot.clone(), txn.node, txn.appends);
@@ -617,9 +768,13 @@ impl Engine {
         let appender = appender.ok_or(Errno::BADF)?;
         if first.is_none() {
             self.publish(state, &slot, ready, node);
+            let seq = state.seq;
+            for appender in state.appenders.get(&slot).into_iter().flatten() {
+                appender.last.fetch_max(seq, Ordering::Relaxed);
+            }
             drop(guard);
             appender.inner.lock().hold(rest, by);
-            return Ok(());
+            return Ok(seq);
         }
         drop(guard);
         let mut whole = vec![0; usize::try_from(end).map_err(|_| Errno::FBIG)?];
@@ -633,7 +788,7 @@ impl Engine {
         let mut inner = appender.inner.lock();
         self.append_records(&appender, &mut inner, &whole)?;
         inner.hold(rest, by);
-        Ok(())
+        Ok(appender.last())
     }
 
     /// A description that stops appending (it truncates, or writes elsewhere) goes on as a
@@ -711,15 +866,6 @@ impl Engine {
         let death = proc::death_of_flusher(caller.tid, pid);
         death.fatal_signal().map(|_| pid)
     }
-}
-
-/// Adds to a file that has no name.
-fn add_unnamed(file: &Unnamed, bytes: &[u8]) -> OpResult<()> {
-    let open = at::reopen(&*file.fd, OFlags::RDWR)?;
-    let end = open.metadata().map_err(|e| errno_of(&e))?.len();
-    open.write_all_at(bytes, end).map_err(|e| errno_of(&e))?;
-    file.ends.advance(end + bytes.len() as u64);
-    Ok(())
 }
 
 /// The writing descriptions of a transaction: how they are open, whether each write of theirs is an

@@ -50,7 +50,10 @@ impl Engine {
                 engine.commit_written(caller, locked.then_some(file), None);
                 let settled = engine.settle_appender(&appender, killed);
                 engine.release_posix(file, owner);
-                done(settled);
+                done(settled.and_then(|()| match killed {
+                    Some(_) => Ok(()),
+                    None => engine.acknowledge(appender.last()),
+                }));
             });
         }
         let txn = match state.handles.get(&handle) {
@@ -95,7 +98,8 @@ impl Engine {
             let shows = engine.unborn_log(id).is_some() && engine.is_changed(id);
             // Its killed heir shows nothing of what it was about to write.
             let result = if shows && Engine::killed_flusher(caller).is_none() {
-                engine.birth(id, handle, pid, b"")
+                let born = engine.birth(id, handle, pid, b"");
+                born.and_then(|last| engine.acknowledge(last))
             } else {
                 engine.prepare(id, &staging, pid)
             };
@@ -105,6 +109,14 @@ impl Engine {
             done(result);
             failpoint::crash_point("flush-replied");
         });
+    }
+
+    /// Where closes promise it, a commit is on the medium when its close returns (C19).
+    fn acknowledge(&self, seq: u64) -> OpResult<()> {
+        match self.config.durability {
+            Durability::Sync if !failpoint::mutant("C19-sync-appender") => self.await_durable(seq),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn is_changed(&self, id: TxnId) -> bool {
@@ -1141,6 +1153,10 @@ impl Engine {
             );
         }
         if state.pending.is_empty() {
+            if state.appended.is_empty() {
+                // What is done to the files until the next mount is nobody's append.
+                state.growing = super::growing::Growing::default();
+            }
             self.rotate(&mut state);
         }
     }

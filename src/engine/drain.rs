@@ -5,7 +5,7 @@
 //! 2. the data of every pending version: fdatasync
 //! 3. the journal: `Durable{N}`, fdatasync
 //! 4. every pending version: rename from staging to its name
-//! 5. the directories: fsync
+//! 5. the directories: fsync; where a rename may come to the medium by halves, staging, too
 //! 6. the journal is started anew when it has grown
 //!
 //! A crash before 3 leaves the backing directory as it was, and recovery goes by checksums. A crash
@@ -264,6 +264,9 @@ impl Engine {
             }
         }
         failpoint::sync("C19-sync-dirs-after", || self.sync_dirs(dirs.values()))?;
+        if !round.items.is_empty() {
+            failpoint::sync("C19-sync-staging-after", || self.store.sync_moved_away())?;
+        }
         failpoint::crash_point("dirs-synced");
         Ok(stuck)
     }
@@ -432,7 +435,9 @@ impl Engine {
     /// Starts a new journal with what is still open.
     pub(super) fn rotate(&self, state: &mut State) {
         // Commits first: what is carried of a transaction is newer than its name's last version.
-        let mut carried: Vec<Record> = state.unapplied.iter().map(|(_, r)| r.clone()).collect();
+        let unapplied = state.unapplied.iter().map(|(_, record)| record);
+        let mut carried = state.growing.carry(unapplied.clone(), state.durable);
+        carried.extend(unapplied.cloned());
         for txn in state.txns.values().filter(|t| t.handles > 0 || t.closing) {
             carried.extend(self.records_of(state, txn));
         }
@@ -448,7 +453,10 @@ impl Engine {
             header,
             &carried,
         ) {
-            Ok(fresh) => *journal = fresh,
+            Ok(fresh) => {
+                *journal = fresh;
+                state.growing.carried();
+            }
             Err(e @ JournalError::NameInDoubt { .. }) => {
                 // What went into the old one would be found by nobody.
                 log::error!("{e}; new commits are refused");
@@ -517,7 +525,7 @@ impl Engine {
     }
 
     /// Asks for a round, and wakes the drain if it does not know of that, or enough have come.
-    fn want_round(&self, state: &mut State) {
+    pub(super) fn want_round(&self, state: &mut State) {
         let first = state.drain.wanted <= state.drain.rounds;
         let target = state.drain.rounds + if state.drain.busy { 2 } else { 1 };
         state.drain.wanted = state.drain.wanted.max(target);

@@ -117,7 +117,7 @@ impl Engine {
                     let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
                     return self
                         .pool
-                        .run(move || done(engine.birth(txn, handle, by, &data).map(|()| size)));
+                        .run(move || done(engine.birth(txn, handle, by, &data).map(|_| size)));
                 }
                 if kill {
                     staging.set_own(Own::NoSetId);

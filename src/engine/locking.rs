@@ -484,7 +484,7 @@ impl Engine {
         // What a new log holds is its first version.
         let unborn = self.unborn_log(id).filter(|_| self.is_changed(id));
         let published = match unborn {
-            Some(handle) => self.birth(id, handle, 0, b""),
+            Some(handle) => self.birth(id, handle, 0, b"").map(drop),
             None => self.publish_open(id, &slot, Move::Stay).map(|_| ()),
         };
         if let Err(e) = published {

@@ -14,6 +14,7 @@ mod documents;
 mod drain;
 mod errors;
 mod files;
+mod growing;
 mod io;
 mod judging;
 mod ledger;
@@ -196,6 +197,7 @@ impl Engine {
             unapplied: VecDeque::new(),
             condemned: Vec::new(),
             appended: HashMap::new(),
+            growing: growing::Growing::default(),
             dirty_dirs: HashMap::new(),
             drain: state::DrainRequest::default(),
             counters: Counters::default(),

@@ -377,7 +377,7 @@ impl Engine {
         };
         match open.map(|id| (id, self.unborn_log(id))) {
             // Its first version takes the new name like any other.
-            Some((id, Some(handle))) => self.birth(id, handle, 0, b"")?,
+            Some((id, Some(handle))) => drop(self.birth(id, handle, 0, b"")?),
             Some((id, None)) if !failpoint::mutant("C11") => {
                 return self.rename_open(caller, id, from, to);
             }
@@ -849,6 +849,7 @@ impl Engine {
                 });
             }
         }
+        self.note_grown_moved(state, (from, to), (source, target), flags);
         if flags.contains(RenameFlags::EXCHANGE) {
             state.exchange_appenders(from, to);
         } else {

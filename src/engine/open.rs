@@ -158,7 +158,14 @@ impl Engine {
                 let engine = self.clone();
                 self.pool.run(move || done(engine.settle_editor(opened)));
             }
-            Ok(OpenStep::Done(opened)) => done(Ok(opened)),
+            Ok(OpenStep::Done(opened)) => match self.grown_in_place(opened.handle) {
+                Some(file) => {
+                    let engine = self.clone();
+                    self.pool
+                        .run(move || done(engine.settle_growing(file).map(|()| opened)));
+                }
+                None => done(Ok(opened)),
+            },
             Ok(OpenStep::Wait(slot)) => {
                 let engine = self.clone();
                 self.pool.run(move || {

@@ -8,7 +8,7 @@ use super::ledger::Saved;
 use super::merging::{Outcome, Save, Why};
 use super::names::{Left, Move};
 use super::overwrites::Loss;
-use super::{Engine, State};
+use super::{Durability, Engine, State};
 use crate::guard::Replaces;
 use crate::journal::{Content, Edit, Record};
 use crate::namespace::{Kind, Pending};
@@ -176,7 +176,14 @@ impl Engine {
             let versions = (current, version);
             Engine::note_text_saved(state, who, slot, versions, own.is_some(), &as_written);
         }
+        let synced = ready.synced;
         self.publish(state, slot, ready, version);
+        // What others have committed since its close promised it is on the medium soon, too; so is
+        // what a close that wasn't known to be the last has left.
+        let behind = state.durable + 1 < state.seq;
+        if synced && behind || !synced && self.config.durability == Durability::Sync {
+            self.want_round(state);
+        }
         state.note_saved(txn.opener_tid, slot, version);
         Engine::note_author(state, version, txn.id);
         if let Some((actor, begun)) = save.and_then(|s| s.by) {

@@ -262,6 +262,8 @@ pub struct State {
     pub condemned: Vec<(u64, TxnId)>,
     /// Versions that grew in place since they were last made durable, with their last append.
     pub appended: HashMap<NodeId, (u64, Arc<File>)>,
+    /// Files to which records are added in place, as the journal knows of them.
+    pub growing: super::growing::Growing,
     /// Directories changed in place since they were last made durable.
     pub dirty_dirs: HashMap<NodeId, Arc<OwnedFd>>,
     /// The drain's orders.

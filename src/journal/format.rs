@@ -8,10 +8,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Content, Edit, Grown, Header, JournalError, Record};
+use super::{Content, Edit, FileKey, Grown, Header, JournalError, Record};
 
 /// The format this program writes. It reads all up to this one.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// The first whose contents say what they were copied from.
 const WITH_GROWN: u32 = 2;
 /// Where the first record starts, in bytes.
@@ -43,11 +43,14 @@ mod tag {
     pub const WITHDRAWN: u8 = 9;
     pub const BARRIER: u8 = 10;
     pub const MOVED: u8 = 11;
+    pub const GROWING: u8 = 12;
+    pub const SETTLED: u8 = 13;
 
     pub const PUT: u8 = 1;
     pub const DROP: u8 = 2;
     pub const APPEND: u8 = 3;
     pub const PATCH: u8 = 4;
+    pub const APPEND_TO: u8 = 5;
 }
 
 /// The bytes of a whole journal: the counterpart of [`super::decode`].
@@ -250,6 +253,16 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             out.extend(inode.to_le_bytes());
             out.push((*exchange).into());
         }
+        Record::Growing { file, path, len } => {
+            out.push(tag::GROWING);
+            push_key(out, *file);
+            push_path(out, path);
+            out.extend(len.to_le_bytes());
+        }
+        Record::Settled { file } => {
+            out.push(tag::SETTLED);
+            push_key(out, *file);
+        }
     }
 }
 
@@ -273,11 +286,18 @@ fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
         }
         Edit::Append {
             path,
+            file,
             from,
             len,
             crc,
         } => {
-            out.push(tag::APPEND);
+            match file {
+                Some(file) => {
+                    out.push(tag::APPEND_TO);
+                    push_key(out, *file);
+                }
+                None => out.push(tag::APPEND),
+            }
             push_path(out, path);
             out.extend(from.to_le_bytes());
             out.extend(len.to_le_bytes());
@@ -316,6 +336,11 @@ fn push_content(out: &mut Vec<u8>, content: &Content) {
         out.extend(grown.inode.to_le_bytes());
         out.extend(grown.len.to_le_bytes());
     });
+}
+
+fn push_key(out: &mut Vec<u8>, file: FileKey) {
+    out.extend(file.inode.to_le_bytes());
+    out.extend(file.born_ns.to_le_bytes());
 }
 
 fn push_number(out: &mut Vec<u8>, tag: u8, number: u64) {
@@ -388,6 +413,12 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
             inode: input.u64()?,
             exchange: input.bool()?,
         },
+        tag::GROWING => Record::Growing {
+            file: input.key()?,
+            path: input.path()?,
+            len: input.u64()?,
+        },
+        tag::SETTLED => Record::Settled { file: input.key()? },
         _ => return Err("no such kind of record"),
     };
     if !input.bytes.is_empty() {
@@ -470,6 +501,13 @@ impl<'a> Input<'a> {
         })
     }
 
+    fn key(&mut self) -> Result<FileKey, Reason> {
+        Ok(FileKey {
+            inode: self.u64()?,
+            born_ns: i64::from_le_bytes(self.array()?),
+        })
+    }
+
     fn grown(&mut self) -> Result<Grown, Reason> {
         Ok(Grown {
             inode: self.u64()?,
@@ -491,7 +529,11 @@ impl<'a> Input<'a> {
                 content: self.content()?,
             }),
             tag::DROP => Ok(Edit::Drop { path: self.path()? }),
-            tag::APPEND => Ok(Edit::Append {
+            tag @ (tag::APPEND | tag::APPEND_TO) => Ok(Edit::Append {
+                file: match tag {
+                    tag::APPEND => None,
+                    _ => Some(self.key()?),
+                },
                 path: self.path()?,
                 from: self.u64()?,
                 len: self.u64()?,

@@ -2,7 +2,7 @@
 //! which commits have happened, so that the next mount can finish or undo what
 //! a killed daemon or a power cut left half done.
 //!
-//! # File layout (format version 2, little endian)
+//! # File layout (format version 3, little endian)
 //!
 //! ```text
 //! 0    magic "COMMITFJ"          8 bytes
@@ -102,6 +102,15 @@ pub struct Grown {
     pub len: u64,
 }
 
+/// Tells a file from every other that has had, or will have, its inode number or its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileKey {
+    /// Inode number in the backing file system.
+    pub inode: u64,
+    /// When it was made, in nanoseconds since the Unix epoch; 0 where that is not known.
+    pub born_ns: i64,
+}
+
 /// One change to one name, as part of a [`Record::Commit`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
@@ -125,8 +134,11 @@ pub enum Edit {
     /// The file grew by whole records, in place. Journalled before the bytes
     /// are written, so that recovery can take back what didn't get that far.
     Append {
-        /// Relative to the root of the mount; any bytes.
+        /// Relative to the root of the mount; any bytes. Empty if the file has lost the name that it
+        /// was opened by.
         path: PathBuf,
+        /// The file; formats before 3 don't say it.
+        file: Option<FileKey>,
         /// The file's length before, in bytes.
         from: u64,
         /// How many bytes were added.
@@ -244,6 +256,21 @@ pub enum Record {
         inode: u64,
         /// What was at `to` is at `from` since.
         exchange: bool,
+    },
+    /// Records may be added to a file in place from here on: what it has beyond this length, and
+    /// beyond the appends that count, came to the medium before the journal did.
+    Growing {
+        /// The file.
+        file: FileKey,
+        /// Where it was; relative to the root of the mount, any bytes.
+        path: PathBuf,
+        /// Its length, which is on the medium.
+        len: u64,
+    },
+    /// A file has the length it has: it is written in place by others (C14).
+    Settled {
+        /// The file.
+        file: FileKey,
     },
     /// Every commit up to `seq` has its data on the medium and may be applied.
     Durable {

@@ -389,6 +389,23 @@ impl Store {
             .sum()
     }
 
+    /// Makes durable that files have left staging, once their new names are. Where a rename is one
+    /// step on the medium, it is; elsewhere (btrfs) a file may have both names after a power cut.
+    pub fn sync_moved_away(&self) -> Result<(), Errno> {
+        const ONE_STEP: [i64; 3] = [0xef53, 0x5846_5342, 0x0102_1994];
+        let kind = rustix::fs::fstatfs(&self.staging)?.f_type;
+        match ONE_STEP.contains(&kind) {
+            true => Ok(()),
+            false => rustix::fs::fsync(&self.staging),
+        }
+    }
+
+    /// Whether a staging file has another name: it has been put in its place, or moved to rejected,
+    /// and a power cut came before the medium knew that it left.
+    pub fn is_moved_away(&self, file: impl AsFd) -> Result<bool, Errno> {
+        Ok(at::stat(file)?.st_nlink > 1 && !failpoint::mutant("C18-moved-away"))
+    }
+
     /// Makes the directory of staging files durable.
     pub fn sync_staging_dir(&self) -> Result<(), Errno> {
         rustix::fs::fsync(&self.staging)

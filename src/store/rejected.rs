@@ -91,10 +91,11 @@ impl RejectedBound {
 
 impl Store {
     /// Moves a staging file to rejected. The meta file comes first, so that content never lies
-    /// there unexplained; meta without content is dropped by [`Store::list_rejected`].
+    /// there unexplained; meta without content is dropped by [`Store::list_rejected`]. Both are on the
+    /// medium when this returns: after that the journal may forget the transaction.
     ///
     /// # Errors
-    /// When the disk is too full even for the meta file the content is kept all the same.
+    /// When the disk is too full even for the meta file, or fails, the content is kept all the same.
     pub fn reject(&self, meta: &Rejected) -> Result<(), Errno> {
         let name = id_name(meta.id);
         let text = serde_json::to_vec_pretty(meta).map_err(|_| Errno::INVAL)?;
@@ -108,12 +109,20 @@ impl Store {
                 Mode::from_raw_mode(0o600),
             )?;
             use std::io::Write;
-            File::from(fd)
-                .write_all(&text)
-                .map_err(|e| crate::types::errno_of(&e))
+            let mut file = File::from(fd);
+            file.write_all(&text)
+                .map_err(|e| crate::types::errno_of(&e))?;
+            failpoint::sync("C19-sync-rejected-meta", || rustix::fs::fdatasync(&file))
         });
+        let synced = match self.open_staging(meta.id)? {
+            Some(file) => failpoint::sync("C19-sync-rejected", || rustix::fs::fdatasync(&file)),
+            None => Ok(()),
+        };
         self.with_reserve(|| rustix::fs::renameat(&self.staging, &name, &self.rejected, &name))?;
-        written
+        let named = failpoint::sync("C19-sync-rejected-dir", || {
+            rustix::fs::fsync(&self.rejected)
+        });
+        written.and(synced).and(named)
     }
 
     /// All rejected contents, oldest first.

@@ -10,6 +10,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "prepared-journalled",
     "flush-replied",
     "commit-journalled",
+    "growing-told",
     "append-journalled",
     "patch-journalled",
     "text-written",
@@ -112,6 +113,7 @@ pub const SYNCS: &[&str] = &[
     "C19-sync-staging",
     "C19-sync-journal",
     "C19-sync-dirs-after",
+    "C19-sync-staging-after",
     "C19-sync-new-journal",
     "C19-sync-journal-name",
     "C19-sync-recovered",
@@ -119,6 +121,9 @@ pub const SYNCS: &[&str] = &[
     "C19-sync-recovered-dir",
     "C19-sync-taken-over",
     "C19-sync-state-dir",
+    "C19-sync-rejected",
+    "C19-sync-rejected-meta",
+    "C19-sync-rejected-dir",
 ];
 
 /// Does what makes something durable, unless a test wants it to fail or to be left out.

@@ -9,14 +9,17 @@
 //! space was reserved before, and an entry in memory.
 
 mod attributes;
+mod growth;
 mod moves;
 mod parts;
 pub mod recovery;
 mod replay;
 mod staging;
+mod told;
 mod transaction;
 
 pub use attributes::{OURS, VERSION, copy_attributes, copy_xattrs, mark_version, marked_version};
+pub use growth::key_of;
 pub use moves::{after_move, each_path};
 pub use replay::write_text;
 pub use staging::{Content, Failure, Fsynced, Grown, Own, Staging};

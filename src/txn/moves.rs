@@ -68,7 +68,9 @@ fn moved(path: &Path, later: &[Move]) -> PathBuf {
 /// Lets every path that a record speaks of be changed, but for those of moves.
 pub fn each_path(record: &mut Record, mut change: impl FnMut(&mut PathBuf)) {
     match record {
-        Record::Begin { path, .. } | Record::Prepared { path, .. } => change(path),
+        Record::Begin { path, .. }
+        | Record::Prepared { path, .. }
+        | Record::Growing { path, .. } => change(path),
         Record::Retarget { path, .. } => path.iter_mut().for_each(change),
         Record::Commit { edits, .. } => {
             for edit in edits {
@@ -86,6 +88,7 @@ pub fn each_path(record: &mut Record, mut change: impl FnMut(&mut PathBuf)) {
         | Record::Abort { .. }
         | Record::Durable { .. }
         | Record::Withdrawn { .. }
+        | Record::Settled { .. }
         | Record::Barrier => {}
     }
 }

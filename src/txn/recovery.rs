@@ -15,6 +15,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::growth::{self, Growth};
+use super::told::{Collected, Told, collect};
 use super::{Abort, replay};
 use crate::guard::{Guard, Replaces, examine, judge};
 use crate::journal::{self, Content, Edit, Header, Journal, JournalError, Record};
@@ -83,6 +85,8 @@ pub struct Plan {
     pub leftovers: Vec<Leftover>,
     /// Files that grew in place by appends that don't count, and their length without them.
     pub cuts: BTreeMap<PathBuf, u64>,
+    /// Something may be among what is cut off that nobody would find elsewhere.
+    keeps_cuts: bool,
     /// Staging files that stood for edits of documents which something later has replaced.
     pub(super) superfluous: Vec<TxnId>,
     pub(super) last_id: TxnId,
@@ -90,6 +94,24 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Where in the journal each name was last given a content that counts. What a power cut takes
+    /// has overtaken nobody.
+    fn last_commits(&self, places: &BTreeMap<u64, usize>) -> HashMap<PathBuf, usize> {
+        let mut last = HashMap::new();
+        for (seq, edits) in &self.accepted {
+            for path in edits.iter().filter_map(Edit::put_path) {
+                last.insert(path.to_owned(), places.get(seq).copied().unwrap_or(0));
+            }
+        }
+        last
+    }
+
+    /// Whether there are texts to be written.
+    fn edits_documents(&self) -> bool {
+        let mut edits = self.accepted.iter().flat_map(|(_, edits)| edits);
+        edits.any(|edit| matches!(edit, Edit::Patch { .. }))
+    }
+
     fn take_back(&mut self, edits: Vec<Edit>) {
         for edit in edits {
             if let Edit::Append { path, from, .. } = edit {
@@ -111,20 +133,6 @@ pub struct Leftover {
     pub pid: u32,
     /// Unlinked before: dropped without a trace.
     pub discarded: bool,
-}
-
-/// One transaction as the journal tells it.
-#[derive(Debug, Default)]
-struct Told {
-    path: Option<PathBuf>,
-    discarded: bool,
-    claim: bool,
-    pid: u32,
-    fsynced: Option<Content>,
-    prepared: Option<(Content, PathBuf, u64)>,
-    aborted: bool,
-    /// Place in the journal of the last record that lets it be rolled forward.
-    told_at: usize,
 }
 
 /// Identity of boot and mounted file system: the same when nothing but the daemon has ended.
@@ -196,26 +204,34 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
     };
     let mut plan =
         plan(store, rules, told.as_ref(), &instance).map_err(io("reading staged content"))?;
+    let start = |plan: &Plan, records: &[Record]| {
+        let header = Header {
+            journal_id: journal::fresh_id(),
+            created_ns: now_ns(),
+            instance: instance.clone(),
+            next_id: plan.last_id + 1,
+            next_seq: plan.last_seq + 1,
+            durable_seq: plan.last_seq,
+        };
+        Journal::create(store.state.as_fd(), header, records).map_err(|source| {
+            RecoveryError::Journal {
+                path: path.clone(),
+                source,
+            }
+        })
+    };
+    sync_accepted(store, &plan).map_err(io("making staged content durable"))?;
+    cut(store, &mut plan).map_err(io("taking back unfinished appends"))?;
+    if plan.edits_documents() && !failpoint::mutant("C19-decided") {
+        // The texts that are written now are what a commit beyond the prefix may have had, so that
+        // it would count next time.
+        start(&plan, &carried(&plan))?;
+    }
     replay::replay(store, &mut plan).map_err(io("writing documents that were edited"))?;
     failpoint::crash_point("recovery-replayed");
     sync_accepted(store, &plan).map_err(io("making staged content durable"))?;
-    let header = |journal_id| Header {
-        journal_id,
-        created_ns: now_ns(),
-        instance: instance.clone(),
-        next_id: plan.last_id + 1,
-        next_seq: plan.last_seq + 1,
-        durable_seq: plan.last_seq,
-    };
-    let failed = |source| RecoveryError::Journal {
-        path: path.clone(),
-        source,
-    };
-    cut(store, &plan).map_err(io("taking back unfinished appends"))?;
     if !plan.accepted.is_empty() || !plan.leftovers.is_empty() {
-        let carried = carried(&plan);
-        Journal::create(store.state.as_fd(), header(journal::fresh_id()), &carried)
-            .map_err(failed)?;
+        start(&plan, &carried(&plan))?;
     }
     let (applied, unplaced) =
         apply(store, &plan).map_err(io("putting committed versions in place"))?;
@@ -225,10 +241,8 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
         rejected += usize::from(reject(store, leftover).map_err(io("moving content to rejected"))?);
     }
     failpoint::crash_point("recovery-rejected");
-    let journal =
-        Journal::create(store.state.as_fd(), header(journal::fresh_id()), &[]).map_err(failed)?;
     Ok(Recovered {
-        journal,
+        journal: start(&plan, &[])?,
         last_id: plan.last_id,
         last_seq: plan.last_seq,
         applied,
@@ -260,16 +274,14 @@ pub fn plan(
         let trusted = contents.header.instance == instance && !failpoint::mutant("C18-trust");
         plan.last_id = plan.last_id.max(contents.header.next_id.saturating_sub(1));
         plan.last_seq = contents.header.next_seq.saturating_sub(1);
+        let mut records = super::moves::follow(store, &contents.records)?;
+        let growth = Growth::find(store, &mut records)?;
         let Collected {
             commits,
             durable,
             barrier,
-            last_commit,
-        } = collect(
-            &super::moves::follow(store, &contents.records)?,
-            contents.header.durable_seq,
-            &mut transactions,
-        );
+            places,
+        } = collect(&records, contents.header.durable_seq, &mut transactions);
         plan.last_id = plan
             .last_id
             .max(transactions.keys().next_back().copied().unwrap_or(0));
@@ -310,18 +322,36 @@ pub fn plan(
             }
             plan.accepted.push((seq, edits));
         }
+        if !trusted {
+            for (path, end) in growth.cuts(store, &plan.accepted)? {
+                let cut = plan.cuts.entry(path).or_insert(end);
+                *cut = (*cut).min(end);
+            }
+            plan.keeps_cuts = true;
+        }
+        let last_commit = plan.last_commits(&places);
         let overtaken = |told: &Told| {
             let path = told.path.as_ref();
             // Somebody has committed the name since: that is newer.
-            path.and_then(|p| last_commit.get(p))
-                .is_some_and(|at| *at > told.told_at)
+            let last = path.and_then(|p| last_commit.get(p)).copied();
+            let last = match failpoint::mutant("C7-overtaken") {
+                true => last.or(told.committed_at),
+                false => last,
+            };
+            last.is_some_and(|at| at > told.told_at)
         };
         let mut waiting: Vec<_> = transactions.iter().filter(|(_, t)| !overtaken(t)).collect();
-        waiting.sort_by_key(|(_, t)| t.told_at);
+        waiting.sort_by_key(|(_, t)| t.committed_at.unwrap_or(t.told_at));
         let whole = whole && (trusted || barrier.is_none());
         roll_forward(store, rules, &mut plan, &waiting, &mut used, trusted, whole)?;
     }
     for id in staged.difference(&used) {
+        if let Some(file) = store.open_staging(*id)?
+            && store.is_moved_away(&file)?
+        {
+            plan.superfluous.push(*id);
+            continue;
+        }
         let told = transactions.get(id);
         plan.leftovers.push(Leftover {
             id: *id,
@@ -331,107 +361,6 @@ pub fn plan(
         });
     }
     Ok(plan)
-}
-
-/// Sorts the records out: commits by number, and what is known of each transaction.
-fn collect(
-    records: &[Record],
-    mut durable: u64,
-    transactions: &mut BTreeMap<TxnId, Told>,
-) -> Collected {
-    let mut last_commit = HashMap::new();
-    let mut barrier = None;
-    let mut commits: BTreeMap<u64, Vec<Edit>> = BTreeMap::new();
-    for (at, record) in records.iter().enumerate() {
-        match record {
-            Record::Begin {
-                id,
-                path,
-                claim,
-                pid,
-                ..
-            } => {
-                let told = transactions.entry(*id).or_default();
-                told.path = Some(path.clone());
-                (told.claim, told.pid) = (*claim, *pid);
-                if *claim {
-                    told.told_at = at;
-                }
-            }
-            Record::Retarget { id, path } => {
-                let told = transactions.entry(*id).or_default();
-                told.discarded |= path.is_none();
-                if let (Some(path), Some(prepared)) = (path, &mut told.prepared) {
-                    prepared.1.clone_from(path);
-                }
-                told.path = path.clone().or(told.path.take());
-            }
-            Record::Fsynced { id, content } => {
-                let told = transactions.entry(*id).or_default();
-                told.fsynced = Some(content.clone());
-                told.told_at = at;
-            }
-            Record::Prepared {
-                id,
-                sure,
-                content,
-                path,
-                version,
-            } => {
-                let told = transactions.entry(*id).or_default();
-                told.prepared = sure.then(|| (content.clone(), path.clone(), *version));
-                told.path = Some(path.clone());
-                told.told_at = at;
-                // Whole or not at all, from here on.
-                told.claim = false;
-            }
-            Record::Unprepared { id } => transactions.entry(*id).or_default().prepared = None,
-            Record::Abort { id } => transactions.entry(*id).or_default().aborted = true,
-            Record::Commit { seq, edits } => {
-                for path in edits.iter().filter_map(Edit::put_path) {
-                    last_commit.insert(path.to_owned(), at);
-                }
-                for edit in edits {
-                    if let Edit::Put { id, path, .. } = edit {
-                        let told = transactions.entry(*id).or_default();
-                        told.claim = false;
-                        told.path.get_or_insert_with(|| path.clone());
-                    }
-                }
-                commits.insert(*seq, edits.clone());
-            }
-            Record::Durable { seq } => {
-                durable = durable.max(*seq);
-                barrier = None;
-            }
-            Record::Barrier => {
-                let last: u64 = commits.keys().next_back().copied().unwrap_or(0);
-                barrier.get_or_insert(last.max(durable));
-            }
-            Record::Withdrawn { seq } => {
-                commits.remove(seq);
-            }
-            // Followed already.
-            Record::Moved { .. } => {}
-        }
-    }
-    Collected {
-        commits,
-        durable,
-        barrier,
-        last_commit,
-    }
-}
-
-/// The journal, sorted out.
-struct Collected {
-    commits: BTreeMap<u64, Vec<Edit>>,
-    durable: u64,
-    /// The last commit before a rename or unlink in the backing directory that was never declared
-    /// durable: after a power cut nothing behind it may count.
-    barrier: Option<u64>,
-    /// Where in the journal each path was committed last.
-    last_commit: HashMap<PathBuf, usize>,
 }
 
 /// Whether the content of a commit beyond the last durable one is all there.
@@ -451,6 +380,7 @@ fn verified(
                 from,
                 len,
                 crc,
+                ..
             } => append_is_whole(store, path, *from, *len, *crc)?,
             Edit::Drop { .. } => true,
             Edit::Patch { path, base, .. } => match base {
@@ -582,6 +512,9 @@ fn forwarded(
     let Some(file) = store.open_staging(id)? else {
         return Ok(None);
     };
+    if store.is_moved_away(&file)? {
+        return Ok(None);
+    }
     if let Some((content, path, version)) = &told.prepared {
         let durable = told.fsynced.as_ref().is_some_and(|f| f == content);
         if trusted || ((whole || durable) && content_is_whole(store, id, content, Some(told))?) {
@@ -820,7 +753,7 @@ fn sync_accepted(store: &Store, plan: &Plan) -> Result<(), Errno> {
 }
 
 /// Shortens files by the appends that don't count.
-fn cut(store: &Store, plan: &Plan) -> Result<(), Errno> {
+fn cut(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
     for (path, from) in &plan.cuts {
         let Some((dir, name)) = parent_of(store, path)? else {
             continue;
@@ -830,10 +763,16 @@ fn cut(store: &Store, plan: &Plan) -> Result<(), Errno> {
             Err(Errno::NOENT) => continue,
             Err(e) => return Err(e),
         };
-        let file = at::reopen(&fd, rustix::fs::OFlags::WRONLY)?;
+        let file = at::reopen(&fd, rustix::fs::OFlags::RDWR)?;
         if len(&file)? > *from {
+            if plan.keeps_cuts {
+                plan.last_id += 1;
+                let kept = growth::keep_cut(store, plan.last_id, path, &file, *from);
+                kept.inspect_err(|e| log::error!("{}: {e}", path.display()))
+                    .ok();
+            }
             log::warn!(
-                "{}: cut back to {from} bytes: its last append was not complete",
+                "{}: cut back to {from} bytes: what was added behind them was not complete, or came to the disk before its record",
                 path.display()
             );
             rustix::fs::ftruncate(&file, *from)?;
@@ -845,19 +784,20 @@ fn cut(store: &Store, plan: &Plan) -> Result<(), Errno> {
 
 /// Records a second recovery needs if this one is interrupted.
 fn carried(plan: &Plan) -> Vec<Record> {
-    let mut records: Vec<Record> = plan
-        .leftovers
-        .iter()
-        .filter_map(|l| {
-            Some(Record::Begin {
-                id: l.id,
-                path: l.path.clone()?,
-                claim: false,
-                pid: l.pid,
-                started_ns: now_ns(),
-            })
-        })
-        .collect();
+    let mut records = Vec::new();
+    for left in &plan.leftovers {
+        records.extend(left.path.clone().map(|path| Record::Begin {
+            id: left.id,
+            path,
+            claim: false,
+            pid: left.pid,
+            started_ns: now_ns(),
+        }));
+        records.extend(left.discarded.then_some(Record::Retarget {
+            id: left.id,
+            path: None,
+        }));
+    }
     records.extend(plan.accepted.iter().map(|(seq, edits)| Record::Commit {
         seq: *seq,
         edits: edits.clone(),
@@ -899,6 +839,11 @@ fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
         let Some(file) = store.open_staging(id)? else {
             continue;
         };
+        if store.is_moved_away(&file)? {
+            // It may have grown there since.
+            store.remove_staging(id)?;
+            continue;
+        }
         let placed = place(store, path, id, version, content, &file)?;
         if placed {
             applied += 1;
@@ -915,6 +860,7 @@ fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
     for id in every.into_iter().chain(plan.superfluous.iter().copied()) {
         store.remove_staging(id)?;
     }
+    store.sync_moved_away()?;
     Ok((applied, unplaced))
 }
 

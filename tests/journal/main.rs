@@ -13,12 +13,16 @@ use commitfs::journal::{HEADER_LEN, Header, JournalError, Record, Tail, decode, 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use samples::{any_header, any_record, header, one_of_each, one_of_each_in_format_1};
+use samples::{
+    any_header, any_record, header, one_of_each, one_of_each_in_format_1, one_of_each_in_format_2,
+};
 
-/// Written by commitfs when format 2 was new, with 64 zeros behind the
+/// Written by commitfs when format 3 was new, with 64 zeros behind the
 /// records. It is never written again; see `write_the_fixture`.
-const FIXTURE: &[u8] = include_bytes!("../fixtures/journal-v2.bin");
-/// Likewise when format 1 was.
+const FIXTURE: &[u8] = include_bytes!("../fixtures/journal-v3.bin");
+/// Likewise when format 2 was.
+const FIXTURE_2: &[u8] = include_bytes!("../fixtures/journal-v2.bin");
+/// And format 1.
 const FIXTURE_1: &[u8] = include_bytes!("../fixtures/journal-v1.bin");
 const FIXTURE_ZEROS: usize = 64;
 
@@ -96,7 +100,7 @@ proptest! {
 
     #[test]
     fn any_bytes_with_a_right_checksum_are_a_record_or_an_error(
-        tag in 0..13_u8,
+        tag in 0..15_u8,
         mut payload in vec(prop_oneof![3 => 0..3_u8, 1 => any::<u8>()], 0..120),
     ) {
         payload.insert(0, tag);
@@ -127,24 +131,29 @@ proptest! {
 
 #[test]
 fn a_journal_of_format_1_stays_readable() {
-    let contents = decode(FIXTURE_1).unwrap();
-    assert_eq!(contents.header, header());
-    assert_eq!(contents.records, one_of_each_in_format_1());
-    let offset = (FIXTURE_1.len() - FIXTURE_ZEROS) as u64;
-    assert_eq!(contents.tail, Tail::Clean { offset });
+    reads_as(FIXTURE_1, &one_of_each_in_format_1());
 }
 
 #[test]
 fn a_journal_of_format_2_stays_readable() {
-    let contents = decode(FIXTURE).unwrap();
+    reads_as(FIXTURE_2, &one_of_each_in_format_2());
+}
+
+#[test]
+fn a_journal_of_format_3_stays_readable() {
+    reads_as(FIXTURE, &one_of_each());
+}
+
+fn reads_as(fixture: &[u8], records: &[Record]) {
+    let contents = decode(fixture).unwrap();
     assert_eq!(contents.header, header());
-    assert_eq!(contents.records, one_of_each());
-    let offset = (FIXTURE.len() - FIXTURE_ZEROS) as u64;
+    assert_eq!(contents.records, records);
+    let offset = (fixture.len() - FIXTURE_ZEROS) as u64;
     assert_eq!(contents.tail, Tail::Clean { offset });
 }
 
 #[test]
-fn format_2_is_written_as_ever() {
+fn format_3_is_written_as_ever() {
     let bytes = encode(&header(), &one_of_each()).unwrap();
     assert!(FIXTURE[..FIXTURE.len() - FIXTURE_ZEROS] == bytes);
 }
@@ -152,7 +161,7 @@ fn format_2_is_written_as_ever() {
 #[test]
 #[ignore = "writes the fixture of the current format: only when the format's number changes"]
 fn write_the_fixture() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v2.bin");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v3.bin");
     let mut bytes = encode(&header(), &one_of_each()).unwrap();
     bytes.extend([0; FIXTURE_ZEROS]);
     let mut file = File::create_new(path).expect("a fixture, once released, is never rewritten");
@@ -298,10 +307,10 @@ fn a_foreign_a_newer_and_a_damaged_header_are_told_apart() {
     for foreign in [&[0; 600][..], b"#!/bin/sh\n", b"COMMITFX"] {
         assert!(matches!(decode(foreign), Err(JournalError::Foreign)));
     }
-    let newer = resealed(|bytes| bytes[8] = 3);
+    let newer = resealed(|bytes| bytes[8] = 4);
     let error = decode(&newer).unwrap_err();
     assert!(
-        matches!(error, JournalError::NewerFormat { found: 3 }),
+        matches!(error, JournalError::NewerFormat { found: 4 }),
         "{error}"
     );
     let damaged: [fn(&mut [u8]); 3] = [

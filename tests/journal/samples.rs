@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use commitfs::journal::{Content, Edit, Grown, Header, Record};
+use commitfs::journal::{Content, Edit, FileKey, Grown, Header, Record};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -35,6 +35,34 @@ pub fn raw_path(bytes: &[u8]) -> PathBuf {
 
 /// Every kind of record, with every optional field present and absent.
 pub fn one_of_each() -> Vec<Record> {
+    let file = FileKey {
+        inode: 79,
+        born_ns: 1_700_000_000_000_000_001,
+    };
+    let mut records = one_of_each_in_format_2();
+    records.extend([
+        Record::Growing {
+            file,
+            path: "log".into(),
+            len: 10,
+        },
+        Record::Commit {
+            seq: 20,
+            edits: vec![Edit::Append {
+                path: "log".into(),
+                file: Some(file),
+                from: 10,
+                len: 3,
+                crc: 0xdead_beef,
+            }],
+        },
+        Record::Settled { file },
+    ]);
+    records
+}
+
+/// What there was when that format was new.
+pub fn one_of_each_in_format_2() -> Vec<Record> {
     let grown = Some(Grown { inode: 77, len: 7 });
     let patch = Edit::Patch {
         path: "settings.json".into(),
@@ -109,6 +137,7 @@ pub fn one_of_each_in_format_1() -> Vec<Record> {
                 Edit::Drop { path: "b/c".into() },
                 Edit::Append {
                     path: "log".into(),
+                    file: None,
                     from: 7,
                     len: 3,
                     crc: 0xdead_beef,
@@ -171,15 +200,23 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
                     mtime_ns,
                 }
             }),
-        (any_path(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
-            |(path, from, len, crc)| Edit::Append {
+        (
+            any_path(),
+            prop::option::of(any_key()),
+            any::<(u64, u64, u32)>()
+        )
+            .prop_map(|(path, file, (from, len, crc))| Edit::Append {
                 path,
+                file,
                 from,
                 len,
                 crc
-            }
-        ),
+            }),
     ]
+}
+
+pub fn any_key() -> impl Strategy<Value = FileKey> {
+    any::<(u64, i64)>().prop_map(|(inode, born_ns)| FileKey { inode, born_ns })
 }
 
 pub fn any_record() -> impl Strategy<Value = Record> {
@@ -215,6 +252,12 @@ pub fn any_record() -> impl Strategy<Value = Record> {
         any::<u64>().prop_map(|seq| Record::Durable { seq }),
         any::<u64>().prop_map(|seq| Record::Withdrawn { seq }),
         Just(Record::Barrier),
+        (any_key(), any_path(), any::<u64>()).prop_map(|(file, path, len)| Record::Growing {
+            file,
+            path,
+            len
+        }),
+        any_key().prop_map(|file| Record::Settled { file }),
         (any_path(), any_path(), any::<(u64, bool)>()).prop_map(|(from, to, (inode, exchange))| {
             Record::Moved {
                 from,

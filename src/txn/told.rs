@@ -1,0 +1,123 @@
+//! What the journal tells of each transaction and each commit, sorted out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::journal::{Content, Edit, Record};
+use crate::types::TxnId;
+
+/// One transaction as the journal tells it.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub path: Option<PathBuf>,
+    pub discarded: bool,
+    pub claim: bool,
+    pub pid: u32,
+    pub fsynced: Option<Content>,
+    pub prepared: Option<(Content, PathBuf, u64)>,
+    pub aborted: bool,
+    /// Place in the journal of the last record that lets it be rolled forward.
+    pub told_at: usize,
+    /// Place of its own commit.
+    pub committed_at: Option<usize>,
+}
+
+/// Sorts the records out: commits by number, and what is known of each transaction.
+pub(super) fn collect(
+    records: &[Record],
+    mut durable: u64,
+    transactions: &mut BTreeMap<TxnId, Told>,
+) -> Collected {
+    let mut places = BTreeMap::new();
+    let mut barrier = None;
+    let mut commits: BTreeMap<u64, Vec<Edit>> = BTreeMap::new();
+    for (at, record) in records.iter().enumerate() {
+        match record {
+            Record::Begin {
+                id,
+                path,
+                claim,
+                pid,
+                ..
+            } => {
+                let told = transactions.entry(*id).or_default();
+                told.path = Some(path.clone());
+                (told.claim, told.pid) = (*claim, *pid);
+                if *claim {
+                    told.told_at = at;
+                }
+            }
+            Record::Retarget { id, path } => {
+                let told = transactions.entry(*id).or_default();
+                told.discarded |= path.is_none();
+                if let (Some(path), Some(prepared)) = (path, &mut told.prepared) {
+                    prepared.1.clone_from(path);
+                }
+                told.path = path.clone().or(told.path.take());
+            }
+            Record::Fsynced { id, content } => {
+                let told = transactions.entry(*id).or_default();
+                told.fsynced = Some(content.clone());
+                told.told_at = at;
+            }
+            Record::Prepared {
+                id,
+                sure,
+                content,
+                path,
+                version,
+            } => {
+                let told = transactions.entry(*id).or_default();
+                told.prepared = sure.then(|| (content.clone(), path.clone(), *version));
+                told.path = Some(path.clone());
+                told.told_at = at;
+                // Whole or not at all, from here on.
+                told.claim = false;
+            }
+            Record::Unprepared { id } => transactions.entry(*id).or_default().prepared = None,
+            Record::Abort { id } => transactions.entry(*id).or_default().aborted = true,
+            Record::Commit { seq, edits } => {
+                places.insert(*seq, at);
+                for edit in edits {
+                    if let Edit::Put { id, path, .. } = edit {
+                        let told = transactions.entry(*id).or_default();
+                        told.claim = false;
+                        told.committed_at = Some(at);
+                        told.path.get_or_insert_with(|| path.clone());
+                    }
+                }
+                commits.insert(*seq, edits.clone());
+            }
+            Record::Durable { seq } => {
+                durable = durable.max(*seq);
+                barrier = None;
+            }
+            Record::Barrier => {
+                let last: u64 = commits.keys().next_back().copied().unwrap_or(0);
+                barrier.get_or_insert(last.max(durable));
+            }
+            Record::Withdrawn { seq } => {
+                commits.remove(seq);
+            }
+            // Followed already.
+            Record::Moved { .. } | Record::Growing { .. } | Record::Settled { .. } => {}
+        }
+    }
+    Collected {
+        commits,
+        durable,
+        barrier,
+        places,
+    }
+}
+
+/// The journal, sorted out.
+pub(super) struct Collected {
+    pub commits: BTreeMap<u64, Vec<Edit>>,
+    pub durable: u64,
+    /// The last commit before a rename or unlink in the backing directory that was never declared
+    /// durable: after a power cut nothing behind it may count.
+    pub barrier: Option<u64>,
+    /// Where in the journal each commit stands.
+    pub places: BTreeMap<u64, usize>,
+}

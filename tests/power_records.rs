@@ -1,0 +1,379 @@
+//! C7, C10, C19: a power cut leaves a part of the journal, and files that may be ahead of it or behind.
+//!
+//! No power is cut here. The daemon is killed, and its journal is written anew with the records that
+//! had come to the medium, as of another boot; what the cut took of the files is taken from them. So
+//! each test has the very cut that it is about. What a crash leaves is looked at in the backing
+//! directory, after `commitfs check --recover`.
+
+mod common;
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use commitfs::journal::{self, Edit, Record};
+use common::{Actor, Disk, Mount, commitfs, run, temporary_directory};
+
+fn journal_of(m: &Mount) -> journal::Contents {
+    let bytes = std::fs::read(m.backing().join(".commitfs/journal")).unwrap();
+    journal::decode(&bytes).unwrap()
+}
+
+/// The power goes with these records on the medium, and comes back.
+fn cut(m: &Mount, records: &[Record]) {
+    leave(m, records);
+    commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
+}
+
+fn leave(m: &Mount, records: &[Record]) {
+    let mut header = journal_of(m).header;
+    header.instance = "before the power cut".into();
+    let bytes = journal::encode(&header, records).unwrap();
+    std::fs::write(m.backing().join(".commitfs/journal"), bytes).unwrap();
+}
+
+fn text(m: &Mount, name: impl AsRef<Path>) -> String {
+    let text = std::fs::read(m.backing().join(name)).unwrap_or_default();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The contents in a directory of the state, without what describes them.
+fn kept(m: &Mount, directory: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(m.backing().join(".commitfs").join(directory)).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_none()).collect()
+}
+
+fn is_append(record: &Record) -> bool {
+    match record {
+        Record::Commit { edits, .. } => edits.iter().any(|e| matches!(e, Edit::Append { .. })),
+        _ => false,
+    }
+}
+
+/// The records before the last append.
+fn without_last_append(records: &[Record]) -> &[Record] {
+    let last = records.iter().rposition(is_append).expect("an append");
+    &records[..last]
+}
+
+/// The staging number that a name was given last.
+fn staged(records: &[Record], name: &str) -> u64 {
+    let edits = records.iter().rev().filter_map(|record| match record {
+        Record::Commit { edits, .. } => Some(edits),
+        _ => None,
+    });
+    let mut puts = edits.flatten().filter_map(|edit| match edit {
+        Edit::Put { path, id, .. } if path == Path::new(name) => Some(*id),
+        _ => None,
+    });
+    puts.next().expect("it was committed")
+}
+
+/// Rounds come only when they are asked for.
+fn slow() -> common::Options {
+    Mount::options().separate().args(["--bound", "60000"])
+}
+
+fn append(actor: &mut Actor, m: &Mount, name: &str, line: &str) {
+    actor.open("line", "a", &m.path(name)).unwrap();
+    actor.write("line", line).unwrap();
+    actor.close("line").unwrap();
+}
+
+fn fsync(actor: &mut Actor, m: &Mount, name: &str) {
+    actor.open("sync", "a", &m.path(name)).unwrap();
+    actor.fsync("sync").unwrap();
+    actor.close("sync").unwrap();
+}
+
+#[test]
+fn lines_that_came_to_the_disk_before_their_records_are_cut_off() {
+    need_daemon!();
+    for rotated in [false, true] {
+        let limit = if rotated { 1 } else { 4 << 20 };
+        let options = slow().env("COMMITFS_JOURNAL_LIMIT", limit);
+        let mut m = mount!(options.seed("notes", "zero\n"));
+        let mut actor = Actor::new();
+        append(&mut actor, &m, "notes", "one\n");
+        fsync(&mut actor, &m, "notes");
+        append(&mut actor, &m, "notes", "two\n");
+        append(&mut actor, &m, "notes", "three\n");
+        m.kill_daemon();
+        assert_eq!(text(&m, "notes"), "zero\none\ntwo\nthree\n");
+        let records = journal_of(&m).records;
+        cut(&m, without_last_append(&records));
+        assert_eq!(text(&m, "notes"), "zero\none\ntwo\n", "rotated: {rotated}");
+        // It might have come from elsewhere, so it is kept where people look for what is missing.
+        let [kept] = &kept(&m, "rejected")[..] else {
+            panic!("one line is kept");
+        };
+        assert_eq!(std::fs::read(kept).unwrap(), b"three\n");
+    }
+}
+
+#[test]
+fn zeros_in_the_place_of_lines_that_a_power_cut_took_are_cut_off() {
+    need_daemon!();
+    let mut m = mount!(slow().seed("notes", "zero\n"));
+    let mut actor = Actor::new();
+    append(&mut actor, &m, "notes", "one\n");
+    fsync(&mut actor, &m, "notes");
+    append(&mut actor, &m, "notes", "two\n");
+    m.kill_daemon();
+    // The file's length has come to the medium, and nothing else.
+    let mut bytes = text(&m, "notes").into_bytes();
+    let end = bytes.len() - 4;
+    bytes[end..].fill(0);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(m.backing().join("notes"))
+        .and_then(|mut file| std::io::Write::write_all(&mut file, &bytes))
+        .unwrap();
+    let records = journal_of(&m).records;
+    leave(&m, without_last_append(&records));
+    let backing = m.backing().to_str().unwrap().to_owned();
+    let told = commitfs(["check", "--content", &backing]);
+    assert!(told.out.contains("notes"), "check says so: {told:?}");
+    assert_ne!(told.code, Some(0), "{told:?}");
+    commitfs(["check", "--recover", &backing]).ok();
+    assert_eq!(text(&m, "notes"), "zero\none\n");
+    assert!(kept(&m, "rejected").is_empty(), "zeros are nothing");
+    commitfs(["check", "--content", &backing]).ok();
+}
+
+#[test]
+fn a_file_that_grows_is_found_under_the_name_it_has_by_then() {
+    need_daemon!();
+    let mut m = mount!(slow().seed("notes", "zero\n"));
+    let mut actor = Actor::new();
+    actor.mkdir(&m.path("old")).unwrap();
+    append(&mut actor, &m, "notes", "one\n");
+    actor.rename(&m.path("notes"), &m.path("moved")).unwrap();
+    append(&mut actor, &m, "moved", "two\n");
+    fsync(&mut actor, &m, "moved");
+    append(&mut actor, &m, "moved", "three\n");
+    // Another link, and a description that has lost the name it was opened by.
+    actor.link(&m.path("moved"), &m.path("old/link")).unwrap();
+    actor.open("log", "a", &m.path("moved")).unwrap();
+    actor.unlink(&m.path("moved")).unwrap();
+    actor.write("log", "four\n").unwrap();
+    actor.fsync("log").unwrap();
+    actor.write("log", "five\n").unwrap();
+    m.kill_daemon();
+    assert!(text(&m, "old/link").ends_with("four\nfive\n"));
+    let records = journal_of(&m).records;
+    cut(&m, without_last_append(&records));
+    assert_eq!(text(&m, "old/link"), "zero\none\ntwo\nthree\nfour\n");
+}
+
+#[test]
+fn what_is_written_in_place_in_direct_mode_is_not_cut_off() {
+    need_daemon!();
+    let mut m = mount!(slow().seed("notes", "zero\n"));
+    let mut actor = Actor::new();
+    append(&mut actor, &m, "notes", "one\n");
+    actor
+        .rename(&m.path("notes"), &m.path("notes.log"))
+        .unwrap();
+    actor.open("direct", "a", &m.path("notes.log")).unwrap();
+    actor.write("direct", "two\n").unwrap();
+    actor.fsync("direct").unwrap();
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    cut(&m, &records);
+    assert_eq!(text(&m, "notes.log"), "zero\none\ntwo\n");
+}
+
+#[test]
+fn what_is_changed_between_an_unmount_and_a_power_cut_is_nobodys_append() {
+    need_daemon!();
+    let mut m = mount!(slow().seed("notes", "zero\n"));
+    append(&mut Actor::new(), &m, "notes", "one\n");
+    m.unmount();
+    let path = m.backing().join("notes");
+    std::fs::write(&path, "zero\none\nby hand\n").unwrap();
+    let records = journal_of(&m).records;
+    cut(&m, &records);
+    assert_eq!(text(&m, "notes"), "zero\none\nby hand\n");
+}
+
+#[test]
+fn no_line_is_added_before_the_disk_knows_that_its_file_grows() {
+    need_daemon!();
+    let failing = format!("C19-sync-journal:{}", libc::EIO);
+    let m = mount!(
+        slow()
+            .seed("notes", "zero\n")
+            .env("COMMITFS_FAIL_AT", failing)
+    );
+    let mut actor = Actor::new();
+    actor.open("f", "a", &m.path("notes")).unwrap();
+    assert!(actor.write("f", "one\n").is_err());
+    assert_eq!(text(&m, "notes"), "zero\n");
+}
+
+#[test]
+fn many_who_append_to_one_file_wait_for_the_disk_once() {
+    need_daemon!();
+    let mut m = mount!(slow().seed("notes", "zero\n"));
+    let mut actor = Actor::new();
+    for number in 0..50 {
+        append(&mut actor, &m, "notes", &format!("{number}\n"));
+    }
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    let grows = records
+        .iter()
+        .filter(|r| matches!(r, Record::Growing { .. }));
+    let rounds = records
+        .iter()
+        .filter(|r| matches!(r, Record::Durable { .. }));
+    assert_eq!((grows.count(), rounds.count()), (1, 0), "{records:#?}");
+}
+
+#[test]
+fn a_synced_save_outlives_a_power_cut_that_takes_a_commit_before_its_own() {
+    need_daemon!();
+    let mut m = mount!(slow());
+    let (mut saver, mut other) = (Actor::new(), Actor::new());
+    saver.open("f", "w+", &m.path("precious")).unwrap();
+    saver.write("f", "precious").unwrap();
+    saver.fsync("f").unwrap();
+    saver.mmap("f", "map", 4096, "r").unwrap();
+    saver.close("f").unwrap();
+    // Not front to back, so that nobody can tell whether it is whole.
+    other.open("f", "w", &m.path("large")).unwrap();
+    other.pwrite("f", 1 << 20, &vec![1; 1 << 20]).unwrap();
+    other.pwrite("f", 0, &vec![1; 1 << 20]).unwrap();
+    other.close("f").unwrap();
+    saver.munmap("map").unwrap();
+    assert_eq!(m.text("precious").as_deref(), Some("precious"));
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    let lost = staged(&records, "large");
+    std::fs::write(staging(&m, lost), "").unwrap();
+    cut(&m, &records);
+    assert_eq!(text(&m, "precious"), "precious");
+    assert!(!m.backing().join("large").exists());
+}
+
+fn staging(m: &Mount, id: u64) -> PathBuf {
+    m.backing().join(format!(".commitfs/staging/{id:016x}"))
+}
+
+#[test]
+fn a_staging_entry_that_outlives_its_rename_is_taken_away_and_nothing_else() {
+    // On btrfs a power cut can leave both names of a renamed file.
+    need_daemon!();
+    for with_records in [true, false] {
+        let mut m = mount!(slow());
+        let mut actor = Actor::new();
+        actor.save(&m.path("notes"), "one\n").unwrap();
+        append(&mut actor, &m, "notes", "two\n");
+        fsync(&mut actor, &m, "notes");
+        m.kill_daemon();
+        let records = journal_of(&m).records;
+        let entry = staging(&m, staged(&records, "notes"));
+        std::fs::hard_link(m.backing().join("notes"), &entry).unwrap();
+        cut(&m, if with_records { &records } else { &[] });
+        assert_eq!(text(&m, "notes"), "one\ntwo\n");
+        assert!(!entry.exists(), "with records: {with_records}");
+        assert!(
+            kept(&m, "rejected").is_empty(),
+            "with records: {with_records}"
+        );
+        let links = m.backing().join("notes").metadata().unwrap().nlink();
+        assert_eq!(links, 1);
+    }
+}
+
+#[test]
+fn recovery_that_is_killed_decides_the_same_the_next_time() {
+    // It writes the text of a patched document, which is just what a commit beyond the prefix had
+    // put there.
+    need_daemon!();
+    let mut m = mount!(slow().seed("d.json", r#"{"n": 0}"#));
+    let mut actor = Actor::new();
+    let patch = br#"[{"op": "replace", "path": "/n", "value": 1}]"#;
+    let document = m.path("d.json");
+    actor
+        .setxattr(&document, "user.commitfs.json.patch", patch)
+        .unwrap();
+    // To be read, it is written out.
+    assert_eq!(actor.cat(&document).unwrap(), br#"{"n": 1}"#);
+    actor.save(&m.path("later"), "later").unwrap();
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    std::fs::write(staging(&m, staged(&records, "d.json")), "").unwrap();
+    leave(&m, &records);
+    let mut killed = std::process::Command::new(common::run::binary());
+    killed.args(["check", "--recover"]).arg(m.backing());
+    killed.env("COMMITFS_CRASH_AT", "recovery-replayed");
+    let killed = run(&mut killed, std::time::Duration::from_secs(20));
+    assert_eq!(killed.code, None, "{killed:?}");
+    commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
+    assert_eq!(text(&m, "d.json"), r#"{"n": 1}"#);
+    assert!(
+        !m.backing().join("later").exists(),
+        "it is beyond the prefix"
+    );
+}
+
+#[test]
+fn under_sync_durability_lines_are_durable_when_their_close_returns() {
+    need_daemon!();
+    let m = mount!(slow().sync().seed("notes", "zero\n"));
+    let mut actor = Actor::new();
+    for (name, flags) in [("notes", "a"), ("new-notes", "a"), ("stream.txt", "w")] {
+        actor.open("f", flags, &m.path(name)).unwrap();
+        for line in ["one\n", "two\n", "half"] {
+            actor.write("f", line).unwrap();
+        }
+        actor.close("f").unwrap();
+        let records = journal_of(&m).records;
+        let last = records.iter().filter_map(|record| match record {
+            Record::Commit { seq, .. } => Some(*seq),
+            _ => None,
+        });
+        let durable = records.iter().filter_map(|record| match record {
+            Record::Durable { seq } => Some(*seq),
+            _ => None,
+        });
+        assert_eq!(last.max(), durable.max(), "{name}: {records:#?}");
+        assert!(text(&m, name).ends_with("one\ntwo\nhalf"), "{name}");
+    }
+}
+
+#[test]
+fn rejected_content_survives_a_power_cut_with_its_name() {
+    need_root!();
+    let below = temporary_directory();
+    let outer = Disk::xfs(&below.join("outer"), 2048);
+    let image = outer.path().join("disk");
+    let Some(m) = slow().on(Disk::xfs(&image, 400)).mount() else {
+        return;
+    };
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("half")).unwrap();
+    writer.write("f", "half of it").unwrap();
+    writer.kill(libc::SIGKILL);
+    let forgotten = |record: &Record| matches!(record, Record::Abort { .. });
+    let limit = std::time::Duration::from_secs(10);
+    common::eventually(limit, "the journal forgets it", || {
+        journal_of(&m).records.iter().any(forgotten)
+    });
+    let copy = outer.path().join("cut");
+    let mut cp = std::process::Command::new("cp");
+    cp.arg("--reflink=always").arg(&image).arg(&copy);
+    run(&mut cp, std::time::Duration::from_secs(60)).ok();
+    let disk = Disk::existing(&copy, "loop,nouuid");
+    let seen = Mount::options().on(disk).mount().expect("a mount");
+    let rejected = seen.rejected();
+    let told: Vec<_> = rejected
+        .iter()
+        .map(|r| (r.path.as_str(), &r.content[..]))
+        .collect();
+    assert_eq!(told, [("half", &b"half of it"[..])]);
+    drop((seen, m, outer));
+    let _ = std::fs::remove_dir_all(&below);
+}
