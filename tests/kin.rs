@@ -139,6 +139,54 @@ os.waitpid(older, 0)"#,
     .ok();
 }
 
+#[test]
+fn whoever_has_the_number_of_a_process_that_is_gone_is_another() {
+    need_daemon!();
+    if !common::is_root() {
+        // To choose a process id takes a capability.
+        return;
+    }
+    let m = mount!();
+    m.python(
+        r#"
+import ctypes, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+def fork_as(pid):
+    "clone3 with set_tid: a process with this number"
+    tids = (ctypes.c_int32 * 1)(pid)
+    args = (ctypes.c_uint64 * 11)(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(tids), 1, 0)
+    got = libc.syscall(435, args, ctypes.sizeof(args))
+    assert got >= 0, os.strerror(ctypes.get_errno())
+    return got
+def save(text):
+    with open("s.json", "w") as f: f.write(text)
+for closes in [False, True]:
+    save('"old"')
+    go, wait = os.pipe()
+    opener = os.fork()
+    if not opener:
+        f = os.open("s.json", os.O_WRONLY | os.O_TRUNC)
+        os.write(f, b'"ha')
+        if not os.fork():
+            # It holds the descriptor on.
+            os.close(wait)
+            os.read(go, 1)
+            os._exit(0)
+        if closes:
+            os.close(f)
+        os._exit(0)
+    assert os.waitpid(opener, 0)[1] == 0
+    other = fork_as(opener)
+    if not other:
+        seen = os.read(os.open("s.json", os.O_RDONLY), 99)
+        os._exit(0 if seen == b'"old"' else 1)
+    assert os.waitpid(other, 0) == (opener, 0), "it sees what its predecessor has staged"
+    os.close(wait)
+    os.close(go)"#,
+    )
+    .ok();
+}
+
 fn number(m: &Mount, name: &str, member: &str) -> i64 {
     let text = m.read(name).expect("the document");
     let document: serde_json::Value = serde_json::from_slice(&text).expect("JSON");

@@ -198,6 +198,9 @@ impl Engine {
         {
             self.end_turn(&mut state, slot, id);
         }
+        if let Some(save) = state.parties.saves.get_mut(&id) {
+            save.closed = Some(proc::Moment::now());
+        }
         let Some(txn) = state.txns.get_mut(&id) else {
             return Ok(());
         };
@@ -1039,7 +1042,7 @@ fn note_flusher(txn: &mut Transaction, caller: Caller) -> u32 {
     let death = proc::death_of_flusher(caller.tid, pid);
     txn.last_closer = pid;
     let process = txn.processes.entry(pid).or_default();
-    process.has_ended |= matches!(death, proc::Death::Exited | proc::Death::Signalled(_));
+    process.has_ended |= death != proc::Death::Alive && !proc::lives(pid);
     if let Some(signal) = death.fatal_signal() {
         process.killed_by = Some(signal);
     } else if death == proc::Death::Alive {

@@ -74,6 +74,8 @@ pub(super) struct Author {
     pub pid: u32,
     /// The process that it is a step of, if one is known.
     pub step_of: Option<u32>,
+    /// The version that was there when it began, if a step of its own had saved that and ended.
+    pub after: Option<NodeId>,
     /// Where there are rules for conflicts.
     pub actor: Option<Actor>,
 }
@@ -89,12 +91,19 @@ pub(super) struct Save {
     pub merges: Vec<TxnId>,
     /// Why the last try to merge it failed, if it did.
     pub overwrites: Option<Why>,
+    /// Its last close.
+    pub closed: Option<proc::Moment>,
 }
 
 impl Parties {
     /// Who wrote a version that is about to be renamed.
     pub(super) fn author(&self, version: NodeId) -> Option<Author> {
         self.authors.get(&version).copied()
+    }
+
+    /// Who began an open transaction.
+    pub(super) fn writer(&self, id: TxnId) -> Option<&Author> {
+        self.writers.get(&id)
     }
 
     /// A transaction has come to its end.
@@ -282,6 +291,8 @@ impl Engine {
         if let Some(txn) = state.txns.get(&id) {
             state.overwrites.note_begin(tid, &txn.slot, id);
             author.step_of = state.overwrites.step_of(tid, &txn.slot);
+            let is_past_step = |base: &NodeId| Engine::is_past_step(state, author.pid, *base);
+            author.after = txn.base.filter(is_past_step);
         }
         state.parties.writers.insert(id, author);
         let Some(txn) = state.txns.get(&id).filter(|t| Engine::watches(&t.policy)) else {
@@ -310,6 +321,7 @@ impl Engine {
             by: actor.map(|a| (a, begun)),
             merges: Vec::new(),
             overwrites: None,
+            closed: None,
         };
         state.parties.saves.insert(id, save);
     }
@@ -369,12 +381,14 @@ impl Engine {
         actor: Actor,
         saved: Saved,
         written: Arc<File>,
+        closed: Option<proc::Moment>,
     ) {
         let text = state.ledger.keep(written);
-        let now = Some(proc::Moment::now());
+        // A child may have been forked since the close, before this is known.
+        let at = closed.unwrap_or_else(proc::Moment::now);
         let parties = &state.parties;
         let has_ended = |process| parties.has_ended(process);
-        let text = (text, now);
+        let text = (text, Some(at));
         state.ledger.note_saved(slot, actor, saved, text, has_ended);
     }
 
@@ -409,6 +423,7 @@ impl Engine {
             tid,
             pid: proc::tgid(tid).unwrap_or(0),
             step_of: None,
+            after: None,
             actor,
         }
     }
@@ -502,7 +517,7 @@ impl Engine {
         let Some(actor) = by else {
             return;
         };
-        self.note_saved(state, to, actor, saved, written.clone());
+        self.note_saved(state, to, actor, saved, written.clone(), None);
         let base = Base {
             version: (!saved.is_merged).then_some(saved.version),
             text: state.ledger.keep(written),

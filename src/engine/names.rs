@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
@@ -486,7 +487,9 @@ impl Engine {
         let seen = seen_by_author.as_ref().or(seen_by_renamer.as_ref());
         let unseen = lost.filter(|lost| seen.is_some_and(|s| !state.is_as_seen(s, *lost)));
         let pid = state.parties.author(by).map_or(0, |a| a.pid);
-        let is_own = unseen.is_some_and(|lost| Engine::is_own_save(state, pid, lost));
+        let is_own = unseen.is_some_and(|lost| {
+            Engine::is_own_save(state, pid, lost) || Engine::is_past_step(state, pid, lost)
+        });
         match (seen, lost) {
             (Some(seen), Some(lost)) if unseen.is_some() && !is_own => {
                 let loss = Loss {
@@ -505,11 +508,11 @@ impl Engine {
             _ => {}
         }
         if let Some(author) = author.filter(|_| seen_by_author.is_some()) {
-            state.note_saved(author, to, by);
+            state.note_saved(author, to, by, Duration::ZERO);
         }
         // A program that does nothing but rename what others write has not seen anything.
         if author.is_none() || seen_by_renamer.is_some() {
-            state.note_saved(renamer, to, by);
+            state.note_saved(renamer, to, by, Duration::ZERO);
         }
     }
 
@@ -623,7 +626,8 @@ impl Engine {
                         continue;
                     };
                     self.unlink_moved(caller, from, left)?;
-                    self.lock().note_saved(caller.tid, to, version);
+                    self.lock()
+                        .note_saved(caller.tid, to, version, Duration::ZERO);
                     return Ok(true);
                 }
             }
@@ -637,7 +641,7 @@ impl Engine {
                 is_merged: false,
                 is_uncertain: why == Some(Why::Uncertain),
             };
-            self.note_saved(&mut state, to, actor, saved, file);
+            self.note_saved(&mut state, to, actor, saved, file, None);
             return Ok(true);
         }
     }
@@ -671,7 +675,7 @@ impl Engine {
             is_merged: true,
             is_uncertain: false,
         };
-        self.note_saved(state, to, actor, saved, file);
+        self.note_saved(state, to, actor, saved, file, None);
         Ok(Some((version, left)))
     }
 

@@ -214,7 +214,13 @@ impl Overwrites {
     }
 
     /// A thread has written a version. What it has read was not for its parent.
-    pub fn note_saved(&mut self, tid: u32, slot: &Slot, version: (NodeId, Option<Sum>)) {
+    pub fn note_saved(
+        &mut self,
+        tid: u32,
+        slot: &Slot,
+        version: (NodeId, Option<Sum>),
+        ago: Duration,
+    ) {
         let has_read = self.last_seen(tid, slot).is_some_and(|s| s.has_read);
         let parent = self.threads.get(&tid).and_then(|t| t.parent);
         for tid in [Some(tid), parent].into_iter().flatten() {
@@ -222,8 +228,8 @@ impl Overwrites {
                 thread.files.retain(|s| !s.by_child || s.slot != *slot);
             }
         }
-        let now = Some(proc::Moment::coarse());
-        self.note(tid, slot, version, (has_read, false), now);
+        let saved = Some(proc::Moment::ago(ago));
+        self.note(tid, slot, version, (has_read, false), saved);
     }
 
     fn note(
@@ -489,10 +495,11 @@ impl State {
         self.overwrites.forget(id);
     }
 
-    /// A thread has written a version.
-    pub(super) fn note_saved(&mut self, tid: u32, slot: &Slot, version: NodeId) {
+    /// A thread has written a version, and closed it or renamed it there so long ago: what it has
+    /// started since may be here before that is known.
+    pub(super) fn note_saved(&mut self, tid: u32, slot: &Slot, version: NodeId, ago: Duration) {
         let sum = self.nodes.sum(version);
-        self.overwrites.note_saved(tid, slot, (version, sum));
+        self.overwrites.note_saved(tid, slot, (version, sum), ago);
     }
 
     /// Files that serve as locks only are opened for writing all the time.

@@ -106,14 +106,17 @@ impl Texts {
 }
 
 impl Engine {
-    /// Whether a version that a process replaces was saved by that process itself, or by one that it
-    /// has started as a step of its own, and that has ended: nobody else's update.
+    /// Whether a version was saved by this process itself: nobody else's update.
     pub(super) fn is_own_save(state: &State, pid: u32, version: NodeId) -> bool {
-        let Some(author) = state.parties.author(version) else {
-            return false;
-        };
-        let is_step = || author.step_of == Some(pid) && !proc::lives(author.pid);
-        pid != 0 && (author.pid == pid || is_step()) && !failpoint::mutant("C17-own")
+        let author = state.parties.author(version);
+        author.is_some_and(|a| pid != 0 && a.pid == pid) && !failpoint::mutant("C17-own")
+    }
+
+    /// The same of one that this process has started as a step of its own, and that has ended: to be
+    /// asked while the process waits.
+    pub(super) fn is_past_step(state: &State, pid: u32, version: NodeId) -> bool {
+        let author = state.parties.author(version);
+        author.is_some_and(|a| pid != 0 && a.step_of == Some(pid) && !proc::lives(a.pid))
     }
 
     /// A thread has replaced a version by its save. `is_own`: one of its own process that it has not

@@ -1,6 +1,7 @@
 //! The commit point: one append to the journal, one entry in memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -140,8 +141,10 @@ impl Engine {
         };
         let lost = current.filter(|_| !has_seen && ready.merged.is_none());
         let is_ruled = Engine::watches(&txn.policy);
-        let is_own = |lost: &NodeId| !is_ruled && Engine::is_own_save(state, txn.opener, *lost);
-        let own = lost.filter(is_own);
+        let after = state.parties.writer(txn.id).and_then(|w| w.after);
+        let is_own =
+            |lost: &NodeId| after == Some(*lost) || Engine::is_own_save(state, txn.opener, *lost);
+        let own = lost.filter(|lost| !is_ruled && is_own(lost));
         let lost = lost.filter(|_| own.is_none());
         let (slot, written) = (&txn.slot, ready.merged.clone());
         let version = match &written {
@@ -184,7 +187,8 @@ impl Engine {
         if synced && behind || !synced && self.config.durability == Durability::Sync {
             self.want_round(state);
         }
-        state.note_saved(txn.opener_tid, slot, version);
+        let ago = txn.flushed.map_or(Duration::ZERO, |f| f.at.elapsed());
+        state.note_saved(txn.opener_tid, slot, version, ago);
         Engine::note_author(state, version, txn.id);
         if let Some((actor, begun)) = save.and_then(|s| s.by) {
             let saved = Saved {
@@ -193,7 +197,8 @@ impl Engine {
                 is_merged: written.is_some(),
                 is_uncertain: save.is_some_and(|s| s.overwrites == Some(Why::Uncertain)),
             };
-            self.note_saved(state, slot, actor, saved, as_written);
+            let closed = save.and_then(|s| s.closed);
+            self.note_saved(state, slot, actor, saved, as_written, closed);
         }
         if written.is_some() {
             state.same_file(txn.node, version);

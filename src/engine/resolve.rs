@@ -321,7 +321,8 @@ impl Engine {
 /// would read half of what is being saved; and threads of one process that each load, change and
 /// save must not read each other's half-written file.
 pub(super) fn sees(state: &State, txn: &Transaction, (tgid, tid): (u32, u32)) -> bool {
-    let process = txn.processes.get(&tgid).filter(|p| !p.has_ended);
+    let process = txn.processes.get(&tgid);
+    let process = process.filter(|p| !p.has_ended || failpoint::mutant("C1-number"));
     if let Some(process) = process.filter(|p| p.opener || p.wrote)
         && !is_another_of_its_number(txn, process, tgid)
     {
@@ -347,6 +348,7 @@ pub(super) fn sees(state: &State, txn: &Transaction, (tgid, tid): (u32, u32)) ->
 fn is_another_of_its_number(txn: &Transaction, process: &Process, tgid: u32) -> bool {
     process.opener
         && process.closed_cleanly
+        && !failpoint::mutant("C1-number")
         && txn
             .opened
             .is_some_and(|opened| was_started_since(&opened, tgid))

@@ -1,6 +1,7 @@
 //! What users are told of JSON documents (C15 to C17), held against the modules themselves.
 
 mod documents;
+mod going_back;
 mod merge_patches;
 mod numbers;
 mod patches;

@@ -3,6 +3,8 @@
 //! The kernel tells it in steps of 10 ms. Within one step the ids decide, as they are handed out in order: one that was
 //! handed out last at the moment, and those before it, were there already.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{last_pid, number, pid_max, read};
@@ -41,10 +43,12 @@ impl Moment {
         }
     }
 
-    /// Now, to within 10 ms.
-    pub fn coarse() -> Moment {
+    /// So long ago, to within 10 ms.
+    pub fn ago(passed: Duration) -> Moment {
+        let passed = passed.as_millis() * u128::from(USER_HZ) / 1000;
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
         Moment {
-            ticks: ticks_now(),
+            ticks: ticks_now().saturating_sub(passed),
             last_pid: None,
         }
     }
