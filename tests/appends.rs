@@ -11,7 +11,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::{Actor, Failure, Mount, Random, assert_content, eventually, stamp, times};
+use common::{
+    Actor, Failure, Mount, Random, assert_content, assert_errno, eventually, stamp, times,
+};
 
 /// Lines of each appender.
 fn lines() -> u64 {
@@ -220,6 +222,242 @@ fn a_complete_line_is_visible_when_write_has_returned() {
             assert_content(m.read(name), expected.as_bytes(), name);
         }
     }
+}
+
+#[test]
+fn a_carriage_return_ends_a_line_too() {
+    need_daemon!();
+    let m = mount!();
+    let mut actor = Actor::new();
+    actor.open("f", "w", &m.path("bar.txt")).unwrap();
+    let mut shown = String::new();
+    for percent in [10, 20, 30] {
+        let bar = format!("{percent} %\r");
+        actor.write("f", &bar).unwrap();
+        shown += &bar;
+        assert_content(m.read("bar.txt"), shown.as_bytes(), "a progress bar");
+    }
+    actor.write("f", "\r40 %").unwrap();
+    shown += "\r";
+    assert_content(
+        m.read("bar.txt"),
+        shown.as_bytes(),
+        "one that returns first",
+    );
+    actor.kill(libc::SIGKILL);
+    assert_content(m.read("bar.txt"), shown.as_bytes(), "after the kill");
+}
+
+/// Rows of a table, as many as make at least `len` bytes.
+fn rows(len: usize) -> String {
+    let row = |n| format!("{n},{}\n", n * 7);
+    let mut rows = String::new();
+    while rows.len() < len {
+        rows += &row(rows.len());
+    }
+    rows
+}
+
+#[test]
+fn a_table_in_blocks_is_whole_at_its_close_and_gone_with_its_writer() {
+    need_daemon!();
+    let m = mount!();
+    let table = rows(20_000);
+    let (block, rest) = table.split_at(8191);
+    assert!(!block.ends_with('\n'));
+    let mut writer = Actor::new();
+    for name in ["t.csv", "t.tsv"] {
+        writer.open("f", "w", &m.path(name)).unwrap();
+        writer.write("f", block).unwrap();
+        assert!(!m.exists(name), "half a table");
+        writer.write("f", rest).unwrap();
+        assert!(!m.exists(name), "a table that is not closed");
+        writer.close("f").unwrap();
+        assert_content(m.read(name), table.as_bytes(), name);
+    }
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("killed.csv")).unwrap();
+    writer.write("f", block).unwrap();
+    writer.kill(libc::SIGKILL);
+    assert!(!m.exists("killed.csv"));
+    m.await_rejected("killed.csv", block.as_bytes());
+
+    // One whose first lines were written alone.
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("header.csv")).unwrap();
+    writer.write("f", "a,b\n").unwrap();
+    assert_content(m.read("header.csv"), b"a,b\n", "a line");
+    writer.write("f", block).unwrap();
+    assert_content(m.read("header.csv"), b"a,b\n", "and half a table");
+    let mut copy = writer.fork();
+    copy.write("f", rest).unwrap();
+    copy.close("f").unwrap();
+    assert_content(m.read("header.csv"), b"a,b\n", "still open");
+    writer.close("f").unwrap();
+    let all = format!("a,b\n{table}");
+    assert_content(m.read("header.csv"), all.as_bytes(), "whole");
+
+    // Lines, however many at once, are lines.
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("lines.csv")).unwrap();
+    writer.write("f", &table).unwrap();
+    assert_content(m.read("lines.csv"), table.as_bytes(), "whole lines");
+    writer.write("f", "1,2\n3,").unwrap();
+    writer.kill(libc::SIGKILL);
+    let all = format!("{table}1,2\n");
+    assert_content(
+        m.read("lines.csv"),
+        all.as_bytes(),
+        "lines of a killed writer",
+    );
+}
+
+#[test]
+fn lines_of_json_are_seen_as_they_come_and_survive_a_kill() {
+    need_daemon!();
+    let m = mount!();
+    let line = |n: u32| format!("{{\"iter\": {n}, \"loss\": {}}}\n", f64::from(n) / 3.0);
+    for (how, flags, reopens) in [
+        ("keep", "a", false),
+        ("new", "w", false),
+        ("each", "a", true),
+    ] {
+        let name = format!("{how}.json");
+        let mut writer = Actor::new();
+        let mut expected = String::new();
+        for n in 0..20 {
+            if n == 0 || reopens {
+                writer.open("f", flags, &m.path(&name)).unwrap();
+            }
+            writer.write("f", line(n)).unwrap();
+            expected += &line(n);
+            // One line alone is a document.
+            if n >= 2 {
+                assert_content(m.read(&name), expected.as_bytes(), how);
+            } else if n == 0 {
+                assert!(!m.exists(&name), "{how}: a document that is not closed");
+            }
+            if reopens {
+                writer.close("f").unwrap();
+                assert_content(m.read(&name), expected.as_bytes(), how);
+            }
+        }
+        if reopens {
+            writer.open("f", flags, &m.path(&name)).unwrap();
+        }
+        writer.write("f", "{\"iter\": ").unwrap();
+        assert_content(m.read(&name), expected.as_bytes(), "half a line");
+        writer.kill(libc::SIGKILL);
+        assert_content(m.read(&name), expected.as_bytes(), "after the kill");
+    }
+    assert_eq!(m.aborts("guard"), 0);
+}
+
+#[test]
+fn what_is_no_json_behind_lines_of_json_is_refused_at_the_close() {
+    need_daemon!();
+    let m = mount!();
+    let lines = "{\"a\": 1}\n{\"a\": 2}\n";
+    m.save("m.json", lines);
+    let mut writer = Actor::new();
+    for (bad, cut_off) in [("{\"a\": ", true), ("[1, 2\n", true), ("no JSON\n", false)] {
+        writer.open("f", "a", &m.path("m.json")).unwrap();
+        writer.write("f", bad).unwrap();
+        assert_content(m.read("m.json"), lines.as_bytes(), bad);
+        assert_errno(writer.close("f"), "EBADMSG");
+        assert_content(m.read("m.json"), lines.as_bytes(), bad);
+        let all = format!("{lines}{bad}");
+        m.await_rejected("m.json", all.as_bytes());
+        // As a whole it is somebody's will, unless it was cut off.
+        let whole = writer.save(&m.path("new.json"), &all);
+        assert_eq!(whole.is_err(), cut_off, "{bad}");
+    }
+    // A value without a line feed is whole; so is one that goes over several lines.
+    writer.open("f", "a", &m.path("m.json")).unwrap();
+    writer.write("f", "[3]").unwrap();
+    writer.close("f").unwrap();
+    let all = format!("{lines}[3]");
+    assert_content(m.read("m.json"), all.as_bytes(), "without a line feed");
+    m.save("n.json", lines);
+    writer.open("f", "a", &m.path("n.json")).unwrap();
+    writer.write("f", "{\n  \"a\": 3\n").unwrap();
+    assert_content(m.read("n.json"), lines.as_bytes(), "half of it");
+    writer.write("f", "}\n").unwrap();
+    writer.close("f").unwrap();
+    let all = format!("{lines}{{\n  \"a\": 3\n}}\n");
+    assert_content(m.read("n.json"), all.as_bytes(), "whole");
+}
+
+#[test]
+fn a_json_document_is_seen_at_its_close_however_its_lines_are_written() {
+    need_daemon!();
+    let m = mount!();
+    let mut writer = Actor::new();
+    let document = ["{\n", "  \"a\": 1,\n", "  \"b\": 2\n", "}\n"];
+    for flags in ["w", "a"] {
+        let name = format!("{flags}.json");
+        writer.open("f", flags, &m.path(&name)).unwrap();
+        for part in document {
+            writer.write("f", part).unwrap();
+            assert!(!m.exists(&name), "{part:?}");
+        }
+        writer.close("f").unwrap();
+        assert_content(m.read(&name), document.concat().as_bytes(), flags);
+    }
+}
+
+#[test]
+fn several_that_append_lines_of_json_keep_each_others_beside_an_editor() {
+    let m = mount!();
+    let mut lines = "{\"n\": 0}\n{\"n\": 1}\n".to_owned();
+    m.save("m.json", &lines);
+    let mut actors: Vec<Actor> = (0..4).map(|_| Actor::new()).collect();
+    for actor in &mut actors {
+        actor.open("f", "a", &m.path("m.json")).unwrap();
+    }
+    for n in 2..40 {
+        let line = format!("{{\"n\": {n}}}\n");
+        actors[n % 4].write("f", &line).unwrap();
+        lines += &line;
+    }
+    assert_content(m.read("m.json"), lines.as_bytes(), "lines of four");
+    let mut editor = Actor::new();
+    editor.open("f", "r+", &m.path("m.json")).unwrap();
+    editor.pwrite("f", 0, b"{\"n\": 7}").unwrap();
+    actors[0].write("f", "{\"n\": 40}\n").unwrap();
+    editor.close("f").unwrap();
+    let all = format!("{{\"n\": 7}}{}{{\"n\": 40}}\n", &lines[8..]);
+    assert_content(m.read("m.json"), all.as_bytes(), "beside an editor");
+}
+
+#[test]
+fn by_rule_each_run_takes_the_place_of_the_one_before_by_its_first_line() {
+    need_daemon!();
+    let rule = "[[rule]]\nglob = \"*.progress\"\nrecord = \"stream\"\n";
+    let m = mount!(Mount::options().rules(rule));
+    for run in 0..3 {
+        let before = m.read("x.progress");
+        let mut writer = Actor::new();
+        writer.open("f", "w", &m.path("x.progress")).unwrap();
+        writer.write("f", format!("run {run}")).unwrap();
+        assert_eq!(m.read("x.progress"), before, "before its first line");
+        writer.write("f", ": begun\n").unwrap();
+        let first = format!("run {run}: begun\n");
+        assert_content(m.read("x.progress"), first.as_bytes(), "the first line");
+        writer.write("f", "more\nha").unwrap();
+        writer.kill(libc::SIGKILL);
+        let all = format!("{first}more\n");
+        assert_content(m.read("x.progress"), all.as_bytes(), "after the kill");
+    }
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("x.progress")).unwrap();
+    writer.write("f", "no line").unwrap();
+    writer.kill(libc::SIGKILL);
+    assert_content(
+        m.read("x.progress"),
+        b"run 2: begun\nmore\n",
+        "killed before a line",
+    );
 }
 
 #[test]

@@ -585,7 +585,7 @@ fn a_guard_judges_what_an_editors_rename_publishes() {
     let m = mount!();
     m.save("f", "[1]     ");
     let (mut one, mut two) = two_editors(&m, "f");
-    two.pwrite("f", 4, b"half [").unwrap();
+    two.pwrite("f", 4, b"[3, 4").unwrap();
     two.close("f").unwrap();
     one.pwrite("f", 0, b"[2]").unwrap();
     let renamed = one.rename(&m.path("f"), &m.path("f.json"));

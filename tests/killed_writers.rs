@@ -109,9 +109,9 @@ fn a_command_stopped_by_timeout_leaves_the_old_version() {
 #[test]
 fn a_writer_killed_inside_a_shell_group_spoils_the_whole_group() {
     let groups = [
-        "{ echo a; sh -c 'echo b; kill -9 $$'; echo c; } > f",
+        "{ echo a; sh -c 'echo b; kill -9 $$'; } > f",
         "( echo a; sh -c 'kill -SEGV $$' ; kill -9 $BASHPID ) > f",
-        "exec 3> f; echo a >&3; sh -c 'echo b >&3; kill -TERM $$'; echo c >&3; exec 3>&-",
+        "exec 3> f; echo a >&3; sh -c 'echo b >&3; kill -TERM $$'; exec 3>&-",
         "{ sh -c 'echo a; kill -9 $$' & wait; /bin/echo b; } > f",
     ];
     let m = mounted_with!("old");
@@ -129,10 +129,108 @@ fn a_killed_child_of_popen_leaves_the_old_version_though_the_parent_closes_last(
          with open('f', 'w') as f:\n\
          \x20   f.write('head'); f.flush()\n\
          \x20   p = subprocess.Popen(['sh', '-c', 'echo half; kill -9 $$'], stdout=f)\n\
-         \x20   assert p.wait() == -9\n\
-         \x20   f.write('tail')\n",
+         \x20   assert p.wait() == -9\n",
     );
     assert_unchanged(&m, b"old", "after the parent's orderly close");
+}
+
+/// A trainer whose worker has printed something and is killed goes on: the plain directory keeps it all.
+const TRAINER: &str = "import os, sys, multiprocessing as mp\n\
+     def worker():\n\
+     \x20   print('worker', flush=True); os.kill(os.getpid(), 9)\n\
+     p = mp.get_context('fork').Process(target=worker); p.start(); p.join()\n\
+     for e in range(3): print('epoch', e, flush=True)\n";
+
+#[test]
+fn a_killed_child_that_had_printed_does_not_doom_what_its_parent_goes_on_writing() {
+    let m = mounted_with!("old");
+    m.save("t.py", TRAINER);
+    let all = b"worker\nepoch 0\nepoch 1\nepoch 2\n";
+    for script in [
+        // The trainer has opened it.
+        "exec python3 t.py > f",
+        // Its parent has.
+        "python3 -c 'import subprocess, sys; subprocess.run([sys.executable, \"t.py\"], stdout=open(\"f\", \"w\"))'",
+    ] {
+        m.save("f", "old");
+        m.sh(script).ok();
+        assert_content(m.read("f"), all, script);
+    }
+    m.bash("{ echo a; sh -c 'echo b; kill -9 $$'; echo c; } > f; true");
+    assert_content(m.read("f"), b"a\nb\nc\n", "a shell that goes on");
+    // One that writes no more has given up.
+    let old = b"a\nb\nc\n";
+    m.bash("{ echo d; sh -c 'echo e; kill -9 $$'; } > f; true");
+    assert_unchanged(&m, old, "nothing was written since");
+    m.bash("{ sh -c 'echo d; kill -9 $$'; echo e; sh -c 'echo f; kill -9 $$'; } > f; true");
+    assert_unchanged(&m, old, "a second worker, and nothing since");
+}
+
+/// A download that is killed half-way, by a program that then goes on from what is there.
+fn resume_a_download(fetch: &str, resume: &str) {
+    if !is_installed(fetch) {
+        common::cannot_run(&format!("{fetch} is not installed"));
+        return;
+    }
+    let m = mount!();
+    m.save("server.txt", "");
+    m.python(&format!(
+        "import http.server, os, re, signal, subprocess, threading, time\n\
+         data = bytes(i * 7 % 251 for i in range(300000)); sent = threading.Event(); stall = [True]\n\
+         class H(http.server.BaseHTTPRequestHandler):\n\
+         \x20   def log_message(self, *a): pass\n\
+         \x20   def do_GET(self):\n\
+         \x20       begin = int((re.findall(r'bytes=(\\d+)-', self.headers.get('Range', '')) or [0])[0])\n\
+         \x20       self.send_response(206 if begin else 200)\n\
+         \x20       if begin: self.send_header('Content-Range', f'bytes {{begin}}-{{len(data) - 1}}/{{len(data)}}')\n\
+         \x20       self.send_header('Accept-Ranges', 'bytes')\n\
+         \x20       self.send_header('Content-Length', str(len(data) - begin)); self.end_headers()\n\
+         \x20       if stall[0]:\n\
+         \x20           stall[0] = False; self.wfile.write(data[:200000]); self.wfile.flush(); time.sleep(60)\n\
+         \x20       else: open('begun', 'w').write(str(begin)); self.wfile.write(data[begin:])\n\
+         s = http.server.ThreadingHTTPServer(('127.0.0.1', 0), H); s.daemon_threads = True\n\
+         threading.Thread(target=s.serve_forever, daemon=True).start()\n\
+         url = f'http://127.0.0.1:{{s.server_port}}/d.bin'\n\
+         env = dict(os.environ, no_proxy='*')\n\
+         p = subprocess.Popen(['{fetch}', *'{resume}'.split(), url], env=env)\n\
+         fd = None; end = time.time() + 30\n\
+         while time.time() < end:\n\
+         \x20   for d in os.listdir(f'/proc/{{p.pid}}/fd'):\n\
+         \x20       try:\n\
+         \x20           if 'd.bin' in os.readlink(f'/proc/{{p.pid}}/fd/{{d}}') and os.stat(f'/proc/{{p.pid}}/fd/{{d}}').st_size > 100000: end = 0\n\
+         \x20       except OSError: pass\n\
+         \x20   time.sleep(0.05)\n\
+         p.kill(); p.wait()\n\
+         if not os.path.exists('d.bin'):\n\
+         \x20   while True:\n\
+         \x20       status = subprocess.run(['{commitfs}', 'status', '.'], capture_output=True, text=True).stdout\n\
+         \x20       told = [l for l in status.splitlines() if 'commitfs rejected restore' in l]\n\
+         \x20       if told: break\n\
+         \x20       time.sleep(0.05)\n\
+         \x20   words = told[0].split('commitfs rejected restore ')[1].split()\n\
+         \x20   subprocess.run(['{commitfs}', 'rejected', 'restore', *words], check=True)\n\
+         assert 0 < os.path.getsize('d.bin') < len(data), os.path.getsize('d.bin')\n\
+         subprocess.run(['{fetch}', *'{resume}'.split(), url], env=env, check=True)\n\
+         assert open('d.bin', 'rb').read() == data\n\
+         assert int(open('begun').read()) > 0, 'it began anew'\n",
+        commitfs = common::binary(),
+    ))
+    .ok();
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
+}
+
+#[test]
+fn curl_goes_on_with_a_download_that_was_killed() {
+    resume_a_download("curl", "-s -S -C - -O");
+}
+
+#[test]
+fn wget_goes_on_with_a_download_that_was_killed() {
+    resume_a_download("wget", "-q -c");
 }
 
 #[test]

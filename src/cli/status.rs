@@ -162,6 +162,13 @@ fn for_people(s: &Value) -> String {
                 _ => String::new(),
             }
         );
+        let resumable = e["resumable"] == true;
+        if let Some(id) = e["rejected"].as_str().filter(|_| resumable) {
+            out += &format!(
+                "    to have what there is of it, and go on (curl -C -, wget -c): commitfs rejected restore {} {id}\n",
+                text(&s["mountpoint"])
+            );
+        }
     }
     out
 }

@@ -22,13 +22,13 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::io::WriteRequest;
+use super::lines;
 use super::open::Opened;
 use super::state::Handle;
 use super::{Engine, State};
-use crate::guard::Guard;
 use crate::journal::{Edit, FileKey, Record};
 use crate::namespace::{Ends, Kind, Shown};
-use crate::rules::{Policy, Record as RecordRule};
+use crate::rules::Stream;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Ready, Staging, Transaction, key_of};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
@@ -37,6 +37,8 @@ use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
 const PATIENCE: u64 = 1000;
 /// An unfinished line longer than this doesn't wait.
 const LONGEST: usize = 1 << 20;
+/// A line of JSON, which has to be whole, that is longer than this is none.
+const LONGEST_JSON: usize = 16 << 20;
 
 /// An open description that appends.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Appender {
     pub sync: bool,
     /// Access mode and O_APPEND, as /proc shows them.
     pub how: OFlags,
+    /// What its lines are.
+    stream: Stream,
     /// Process that opened it; those it forked may hold it as well.
     opener: u32,
     /// Where its lines go. Locked under `State` only.
@@ -76,6 +80,8 @@ enum Hold {
     Turn(Slot),
     /// The version that is to grow has to be in place.
     Drain,
+    /// Whether it is lines of JSON has to be looked at.
+    Unread(Slot),
     /// That the file grows has to be on the medium.
     Told(FileKey),
     /// That the file has lost its last name has to be.
@@ -117,6 +123,7 @@ impl Appender {
     fn new(
         node: NodeId,
         (always, how, sync): (bool, OFlags, bool),
+        stream: Stream,
         opener: u32,
         slot: Slot,
         read: Shown,
@@ -126,6 +133,7 @@ impl Appender {
             always,
             how,
             sync,
+            stream,
             opener,
             place: Mutex::new(Place::At(slot)),
             last: AtomicU64::new(0),
@@ -148,6 +156,13 @@ impl Appender {
 }
 
 impl Inner {
+    /// The unfinished line is half a JSON value, which nobody is to see.
+    fn is_half(&self, appender: &Appender) -> bool {
+        appender.stream == Stream::Json
+            && !self.tail.is_empty()
+            && !lines::is_json_value(&self.tail)
+    }
+
     /// Keeps the unfinished rest of what a process has written.
     fn hold(&mut self, rest: &[u8], by: u32) {
         self.tail = rest.to_vec();
@@ -218,13 +233,6 @@ impl State {
     }
 }
 
-/// Whether a file's appends are by lines: not where a guard looks at whole documents.
-pub(super) fn by_lines(policy: &Policy) -> bool {
-    policy.guard == Guard::None
-        && policy.record != Some(RecordRule::Close)
-        && !failpoint::mutant("C10")
-}
-
 impl Engine {
     /// An appender of a committed version.
     pub(super) fn open_appender(
@@ -233,7 +241,7 @@ impl Engine {
         caller: Caller,
         id: NodeId,
         slot: Slot,
-        flags: OFlags,
+        (flags, stream): (OFlags, Stream),
     ) -> OpResult<Opened> {
         let read = Shown::of(&state.nodes, id)?;
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
@@ -241,7 +249,7 @@ impl Engine {
         let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
         let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let how = (true, flags & proc::HOW, sync);
-        let appender = Appender::new(id, how, opener, slot.clone(), read);
+        let appender = Appender::new(id, how, stream, opener, slot.clone(), read);
         state.enlist(&slot, &appender);
         let handle = state.add_handle(Handle::Append(appender));
         Ok(Opened {
@@ -284,30 +292,34 @@ impl Engine {
             offset, writeback, ..
         } = request;
         let goes_on = appender.always || offset == inner.read.length()? + inner.tail.len() as u64;
-        if inner.left || writeback || !goes_on {
+        let end = lines::whole(data, appender.stream);
+        let breaks = match appender.stream {
+            Stream::Lines => false,
+            Stream::Table => lines::in_blocks(appender.stream, data),
+            Stream::Json => {
+                let longest = inner.tail.len() + data.len() > LONGEST_JSON;
+                longest || !lines::are_json(&inner.tail, &data[..end])
+            }
+        };
+        if inner.left || writeback || !goes_on || breaks {
             drop(inner);
-            let (txn, staging) = self.leave_stream(caller, handle, appender, writeback)?;
-            self.note_write(txn, caller, offset + data.len() as u64)?;
-            let mut content = staging.lock();
-            let at_end = appender.always && !writeback;
-            let offset = if at_end { content.size()? } else { offset };
-            return content.write(data, offset).map(drop);
+            return self.write_left(caller, handle, appender, request, data);
         }
         if failpoint::mutant("C10-lines") {
             return self.append_records(appender, &mut inner, data);
         }
-        let newline = data.iter().rposition(|b| *b == b'\n');
-        let Some(newline) = newline else {
+        if end == 0 {
             inner.tail.extend_from_slice(data);
             inner.by.insert(by);
             inner.since.get_or_insert_with(Instant::now);
-            return if inner.tail.len() > LONGEST || appender.sync {
+            let long = inner.tail.len() > LONGEST && appender.stream != Stream::Json;
+            return if long || appender.sync {
                 self.flush_tail(appender, &mut inner)
             } else {
                 Ok(())
             };
-        };
-        let (lines, rest) = data.split_at(newline + 1);
+        }
+        let (lines, rest) = data.split_at(end);
         let whole: Vec<u8>;
         let records = if inner.tail.is_empty() {
             lines
@@ -315,7 +327,14 @@ impl Engine {
             whole = [inner.tail.as_slice(), lines].concat();
             &whole
         };
-        self.append_records(appender, &mut inner, records)?;
+        match self.append_records(appender, &mut inner, records) {
+            // Somebody has made it a document.
+            Err(Errno::BADMSG) if appender.stream == Stream::Json => {
+                drop(inner);
+                return self.write_left(caller, handle, appender, request, data);
+            }
+            other => other?,
+        }
         inner.hold(rest, by);
         if appender.sync {
             self.flush_tail(appender, &mut inner)?;
@@ -325,9 +344,29 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the unfinished line visible.
+    /// A write through a description that adds lines no more: it goes on on a copy.
+    fn write_left(
+        &self,
+        caller: Caller,
+        handle: HandleId,
+        appender: &Arc<Appender>,
+        request: WriteRequest,
+        data: &[u8],
+    ) -> OpResult<()> {
+        let WriteRequest {
+            offset, writeback, ..
+        } = request;
+        let (txn, staging) = self.leave_stream(caller, handle, appender, writeback)?;
+        self.note_write(txn, caller, offset + data.len() as u64)?;
+        let mut content = staging.lock();
+        let at_end = appender.always && !writeback;
+        let offset = if at_end { content.size()? } else { offset };
+        content.write(data, offset).map(drop)
+    }
+
+    /// Makes the unfinished line visible. Half a JSON value stays unfinished (C21).
     fn flush_tail(&self, appender: &Appender, inner: &mut Inner) -> OpResult<()> {
-        if inner.tail.is_empty() {
+        if inner.tail.is_empty() || inner.is_half(appender) {
             return Ok(());
         }
         let tail = std::mem::take(&mut inner.tail);
@@ -397,6 +436,9 @@ impl Engine {
                 told: None,
             }));
         }
+        if appender.stream == Stream::Json && !Engine::knows_json_lines(state, current, from) {
+            return Ok(Err(Hold::Unread(slot)));
+        }
         let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
         let key = key_of(&file)?;
         if !state.growing.is_told(key) {
@@ -451,6 +493,10 @@ impl Engine {
                 Ok(())
             }
             Hold::Drain => self.drain_all(),
+            Hold::Unread(slot) => match self.learn_current_json_lines(&slot)? {
+                true => Ok(()),
+                false => Err(Errno::BADMSG),
+            },
             Hold::Told(key) => self.await_told(key),
             Hold::Gone(unnamed) => {
                 // After a power cut the name might be there still, and show what came later.
@@ -502,6 +548,8 @@ impl Engine {
             state.appended.insert(target.node, (seq, file.clone()));
             if let Some(node) = state.nodes.get_mut(target.node) {
                 node.added_to = true;
+                let goes_on = appender.stream == Stream::Json && bytes.ends_with(b"\n");
+                node.json_lines = if goes_on { end } else { 0 };
             }
             state.counters.appends += 1;
             self.wake_drain(state);
@@ -639,6 +687,7 @@ impl Engine {
             .collect();
         for appender in appenders {
             if let Some(mut inner) = appender.inner.try_lock()
+                && appender.stream != Stream::Json
                 && inner.since.is_some_and(|s| s.elapsed() >= patience)
                 && let Err(e) = self.flush_tail(&appender, &mut inner)
             {
@@ -677,7 +726,9 @@ impl Engine {
     pub(super) fn unborn_log(&self, id: TxnId) -> Option<HandleId> {
         let state = self.lock();
         let txn = state.txns.get(&id)?;
-        let unborn = txn.appends && txn.stream && !txn.discarded && txn.writers_death().is_none();
+        // JSON that has less than two lines is a document.
+        let stream = matches!(txn.stream, Some(Stream::Lines | Stream::Table));
+        let unborn = txn.appends && stream && !txn.discarded && txn.writers_death().is_none();
         unborn.then(|| writers(&state, id).next().map(|(handle, ..)| handle))?
     }
 
@@ -693,8 +744,9 @@ impl Engine {
             .staging
             .clone();
         let mut content = staging.lock();
-        let newline = data.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
-        let (lines, rest) = data.split_at(newline);
+        let stream = self.lock().txns.get(&id).and_then(|t| t.stream);
+        let stream = stream.unwrap_or(Stream::Lines);
+        let (lines, rest) = data.split_at(lines::whole(data, stream));
         let end = content.size()?;
         content.write(lines, end)?;
         self.reserve_commit()?;
@@ -758,7 +810,7 @@ impl Engine {
         let mut appender = None;
         for (writer, how, sync, opener) in writers {
             let how = (always, how, sync);
-            let new = Appender::new(node, how, opener, slot.clone(), read.clone());
+            let new = Appender::new(node, how, stream, opener, slot.clone(), read.clone());
             state.enlist(&slot, &new);
             state.handles.insert(writer, Handle::Append(new.clone()));
             if writer == handle {
@@ -783,10 +835,10 @@ impl Engine {
             .read_exact_at(&mut whole, 0)
             .map_err(|e| errno_of(&e))?;
         whole.extend_from_slice(lines);
-        self.store.remove_staging(ready.id).ok();
-        self.append(&Record::Abort { id: ready.id }).ok();
         let mut inner = appender.inner.lock();
         self.append_records(&appender, &mut inner, &whole)?;
+        self.store.remove_staging(ready.id).ok();
+        self.append(&Record::Abort { id: ready.id }).ok();
         inner.hold(rest, by);
         Ok(appender.last())
     }
@@ -809,6 +861,7 @@ impl Engine {
             };
         }
         self.flush_tail(appender, &mut inner)?;
+        let half = std::mem::take(&mut inner.tail);
         // A document that was patched may have its text in memory alone.
         let (mut guard, slot) = loop {
             let Place::At(slot) = appender.place.lock().clone() else {
@@ -857,7 +910,56 @@ impl Engine {
         if let Some(n) = state.nodes.get_mut(appender.node) {
             n.readers -= 1;
         }
+        drop(guard);
+        if !half.is_empty() {
+            // It stands behind the lines, for the guard to judge.
+            let mut content = staging.lock();
+            let end = content.size()?;
+            content.write(&half, end)?;
+            drop(content);
+            self.note_write(id, leaver, end + half.len() as u64)?;
+        }
         Ok((id, staging))
+    }
+
+    /// Whether a description's close, or its end, leaves half a JSON value: it goes on on a copy then,
+    /// for the guard to judge. An earlier close by another process is none.
+    pub(super) fn leave_half(
+        &self,
+        caller: Caller,
+        handle: HandleId,
+        appender: &Arc<Appender>,
+    ) -> bool {
+        let closes = proc::tgid(caller.tid) == Some(appender.opener);
+        let half = closes && appender.inner.lock().is_half(appender);
+        half && self.leave_stream(caller, handle, appender, false).is_ok()
+    }
+
+    /// The appender of a description that ends with half a JSON value.
+    pub(super) fn holds_half(&self, handle: HandleId) -> Option<Arc<Appender>> {
+        let appender = match self.lock().handles.get(&handle) {
+            Some(Handle::Append(appender)) if appender.stream == Stream::Json => appender.clone(),
+            _ => return None,
+        };
+        let half = appender
+            .inner
+            .try_lock()
+            .is_none_or(|i| i.is_half(&appender));
+        half.then_some(appender)
+    }
+
+    /// The last reference is gone: nothing is lost that can be rejected.
+    pub(super) fn leave_at_release(&self, handle: HandleId, appender: &Arc<Appender>) {
+        let caller = Caller {
+            tid: appender.opener,
+            uid: 0,
+            gid: 0,
+        };
+        let half = appender.inner.lock().is_half(appender);
+        if half && let Err(e) = self.leave_stream(caller, handle, appender, false) {
+            log::error!("an unfinished line is lost: {e}");
+            appender.inner.lock().tail.clear();
+        }
     }
 
     /// The process that closes an appending description, if it was killed.

@@ -12,7 +12,7 @@ use std::time::Instant;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::append::by_lines;
+use super::lines::may_be_added_to;
 use super::merging::{Outcome, Save};
 use super::state::Handle;
 use super::{Durability, Engine, State};
@@ -47,6 +47,9 @@ impl Engine {
             let killed = Engine::killed_flusher(caller);
             let engine = self.clone();
             return self.pool.run(move || {
+                if killed.is_none() && engine.leave_half(caller, handle, &appender) {
+                    return engine.flush(caller, node, handle, owner, done);
+                }
                 engine.commit_written(caller, locked.then_some(file), None);
                 let settled = engine.settle_appender(&appender, killed);
                 engine.release_posix(file, owner);
@@ -155,7 +158,7 @@ impl Engine {
             let state = self.lock();
             // Until the commit, others neither merge nor add to what is replaced.
             let is_bound = |t: &&Transaction| {
-                Engine::watches(&t.policy) || t.begun == Begun::Edit && by_lines(&t.policy)
+                Engine::watches(&t.policy) || t.begun == Begun::Edit && may_be_added_to(&t.policy)
             };
             let txn = state.txns.get(&id).filter(is_bound);
             txn.map(|t| t.slot.clone())
@@ -564,6 +567,13 @@ impl Engine {
 
     /// The last reference of a description is gone. `owner` is that of its flock locks.
     pub fn release(self: &Arc<Self>, node: NodeId, handle: HandleId, owner: Option<u64>) {
+        if let Some(appender) = self.holds_half(handle) {
+            let engine = self.clone();
+            return self.pool.run(move || {
+                engine.leave_at_release(handle, &appender);
+                engine.release(node, handle, owner);
+            });
+        }
         let mut guard = self.lock();
         let state = &mut *guard;
         let unlock = Unlock {
@@ -868,6 +878,11 @@ impl Engine {
                 ))
             );
             self.remember_error(state, &txn.slot, abort, txn.opener, kept);
+            let is_new = matches!(txn.begun, Begun::Create { .. });
+            let is_killed = matches!(abort, Abort::Killed { .. });
+            if is_new && is_killed && txn.policy.guard == Guard::None {
+                state.offer_what_there_is(&txn.slot);
+            }
         } else if txn.discarded {
             *state
                 .counters
@@ -1045,6 +1060,7 @@ fn note_flusher(txn: &mut Transaction, caller: Caller) -> u32 {
     process.has_ended |= death != proc::Death::Alive && !proc::lives(pid);
     if let Some(signal) = death.fatal_signal() {
         process.killed_by = Some(signal);
+        process.ancestors = proc::ancestors(pid);
     } else if death == proc::Death::Alive {
         process.closed_cleanly = true;
         if txn.mappable && !txn.watched.iter().any(|(p, _)| *p == pid) {

@@ -34,6 +34,10 @@ pub struct Unseen {
     /// So many bytes of rejected content were dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped_bytes: Option<u64>,
+    /// That is all there is of a new name without a guard, whose writer was killed: a download can
+    /// go on from there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumable: bool,
     /// Read through the attribute or a status since.
     #[serde(skip)]
     pub read: bool,
@@ -49,6 +53,7 @@ impl Unseen {
             pid,
             rejected: None,
             dropped_bytes: None,
+            resumable: false,
             read: false,
         }
     }
@@ -61,6 +66,14 @@ impl State {
             self.unseen.pop_front();
         }
         self.unseen_changed = true;
+    }
+
+    /// What was rejected just now is all there is of a name (see [`Unseen::resumable`]).
+    pub(super) fn offer_what_there_is(&mut self, slot: &Slot) {
+        let told = self.errors.get_mut(slot).into_iter();
+        for told in told.chain(self.unseen.back_mut()) {
+            told.resumable = told.rejected.is_some();
+        }
     }
 }
 

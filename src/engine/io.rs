@@ -7,9 +7,11 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::lines::{self, Next};
 use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::Record;
+use crate::rules::Stream;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Content, Own, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
@@ -112,7 +114,7 @@ impl Engine {
                     Ok(stream) => stream,
                     Err(e) => return done(Err(e)),
                 };
-                if stream && self.stream_goes_on(txn, &staging, offset) && data.contains(&b'\n') {
+                if stream && self.shows_lines(txn, &staging, offset, data) {
                     let (engine, data) = (self.clone(), data.to_vec());
                     let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
                     return self
@@ -178,17 +180,33 @@ impl Engine {
         }
     }
 
-    /// Whether a new file is still being written from front to back: by appenders, or by its one
-    /// description.
-    fn stream_goes_on(&self, id: TxnId, staging: &Staging, offset: u64) -> bool {
-        let mut state = self.lock();
-        let Some(txn) = state.txns.get_mut(&id) else {
-            return false;
+    /// Whether a new file, which is to be still written from front to back (by appenders, or by its
+    /// one description), has lines to show with this write.
+    fn shows_lines(&self, id: TxnId, staging: &Staging, offset: u64, data: &[u8]) -> bool {
+        let (stream, appends) = {
+            let state = self.lock();
+            let Some(txn) = state.txns.get(&id) else {
+                return false;
+            };
+            let alone = txn.appends || txn.handles == 1;
+            let goes_on = alone && !txn.discarded && !txn.claim;
+            (txn.stream.filter(|_| goes_on), txn.appends)
         };
-        let at_end = txn.appends || staging.try_lock().is_some_and(|c| c.size() == Ok(offset));
-        let alone = txn.appends || txn.handles == 1;
-        txn.stream = at_end && alone && !txn.discarded && !txn.claim;
-        txn.stream
+        let content = staging.try_lock();
+        let at_end = appends || content.as_ref().is_some_and(|c| c.size() == Ok(offset));
+        let next = match (stream.filter(|_| at_end), content) {
+            (Some(stream), Some(content)) => lines::next(stream, &content, data),
+            // Somebody else is writing it.
+            (Some(Stream::Lines | Stream::Table), None) if data.contains(&b'\n') => Next::Shows,
+            (Some(_), None) => Next::Waits,
+            (None, _) => Next::Document,
+        };
+        if next == Next::Document
+            && let Some(txn) = self.lock().txns.get_mut(&id)
+        {
+            txn.stream = None;
+        }
+        next == Next::Shows
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -262,13 +280,15 @@ impl Engine {
         // Pages written back by the kernel's own threads carry no process of ours.
         if caller.tid == txn.opener_tid {
             txn.processes.entry(txn.opener).or_default().wrote = true;
+            txn.outlives(txn.opener);
         } else if let Some(pid) = proc::tgid(caller.tid) {
+            txn.outlives(pid);
             let process = txn.processes.entry(pid).or_default();
             process.wrote = true;
             (process.closed_cleanly, process.has_ended) = (false, false);
         }
         txn.changed = true;
-        let stream = txn.stream;
+        let stream = txn.stream.is_some();
         let outgrown = txn.claim && end > CLAIM_LIMIT;
         self.unprepare(state, id);
         if outgrown {

@@ -18,6 +18,7 @@ mod growing;
 mod io;
 mod judging;
 mod ledger;
+mod lines;
 mod locking;
 mod locklist;
 mod merging;

@@ -21,7 +21,7 @@ use super::state::{Handle, Note};
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::guard::Guard;
 use crate::namespace::{Kind, Node, Shown};
-use crate::rules::{Creation, Mode as RuleMode, Policy};
+use crate::rules::{Creation, Mode as RuleMode, Policy, Stream};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Own, Staging, Transaction};
 use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, Slot, TxnId};
@@ -133,6 +133,15 @@ impl Engine {
             return self.pool.run(move || match engine.settle(node) {
                 Ok(()) => engine.open(caller, node, request, done),
                 Err(errno) => done(Err(errno)),
+            });
+        }
+        let adds = request.flags.contains(OFlags::APPEND) && !request.flags.contains(OFlags::TRUNC);
+        if adds && self.has_json_lines_to_learn(node) {
+            let engine = self.clone();
+            return self.pool.run(move || {
+                // What can't be read is opened as a document.
+                engine.learn_json_lines(node).ok();
+                engine.open_settled(caller, node, request, done);
             });
         }
         if self.has_to_come_out(caller, node) {
@@ -257,9 +266,12 @@ impl Engine {
         let slot = slot.ok_or(Errno::STALE)?;
         if flags.contains(OFlags::APPEND) && !flags.contains(OFlags::TRUNC) {
             let policy = self.policy(state, &slot, Creation::default());
-            if super::append::by_lines(&policy) && !state.closing {
+            let adds = self
+                .adds_lines(state, id, &policy)
+                .filter(|_| !state.closing);
+            if let Some(stream) = adds {
                 return self
-                    .open_appender(state, caller, id, slot, flags)
+                    .open_appender(state, caller, id, slot, (flags, stream))
                     .map(OpenStep::Done);
             }
         }
@@ -278,7 +290,7 @@ impl Engine {
     ) -> OpResult<OpenStep> {
         let slot = slot.filter(|_| writes(flags)).ok_or(Errno::STALE)?;
         let policy = self.policy(state, &slot, Creation::default());
-        let adds = flags.contains(OFlags::APPEND) && super::append::by_lines(&policy);
+        let adds = flags.contains(OFlags::APPEND) && super::lines::by_lines(&policy);
         if policy.mode == RuleMode::Direct || adds {
             return Err(Errno::STALE);
         }
@@ -329,8 +341,8 @@ impl Engine {
         };
         let mut last = [0];
         let read = file.read_at(&mut last, len.saturating_sub(1));
-        let ends_a_line = read.is_ok() && last == *b"\n";
-        ends_a_line && super::append::by_lines(&self.policy(state, slot, Creation::default()))
+        let ends_a_line = read.is_ok() && matches!(last, [b'\n' | b'\r']);
+        ends_a_line && super::lines::by_lines(&self.policy(state, slot, Creation::default()))
     }
 
     fn open_direct(
@@ -546,7 +558,9 @@ impl Engine {
         }
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         // A new log becomes visible by its first line as long as all its writers append.
-        txn.stream &= txn.handles == 0 || (txn.appends && flags.contains(OFlags::APPEND));
+        let goes_on = txn.handles == 0 || (txn.appends && flags.contains(OFlags::APPEND));
+        txn.stream = txn.stream.filter(|_| goes_on);
+        let streams = txn.stream.is_some();
         txn.handles += 1;
         txn.flushed = None;
         txn.mappable |= flags.contains(OFlags::RDWR);
@@ -566,7 +580,7 @@ impl Engine {
             keep_cache: true,
             // As for small readers: a lock may give who writes another base, also one who has begun
             // by emptying the file and has unlocked it since.
-            direct_io: flags.contains(OFlags::RDWR) && self.uncached(),
+            direct_io: streams || (flags.contains(OFlags::RDWR) && self.uncached()),
             no_flush: false,
         })
     }
@@ -628,6 +642,9 @@ impl Engine {
             t.empties = flags.contains(OFlags::TRUNC);
             t.holds_slot = takes_slot;
             t.opener = proc::tgid(caller.tid).unwrap_or(0);
+            let how = (t.empties, flags.contains(OFlags::RDWR));
+            let streams = super::lines::is_stream_by_rule(&t.policy, how);
+            t.stream = streams.then_some(Stream::Lines);
         }
         self.note_begin(state, caller.tid, txn);
         if flags.contains(OFlags::TRUNC) {
@@ -828,7 +845,7 @@ impl Engine {
                 content: None,
                 changed: false,
                 appends: false,
-                stream: false,
+                stream: None,
                 empties: false,
                 holds_slot: false,
                 releases: Vec::new(),
@@ -1080,12 +1097,13 @@ impl Engine {
             return Ok(created);
         }
         let adds = request.flags.contains(OFlags::APPEND) && !request.flags.contains(OFlags::TRUNC);
-        if let Some(base) = base
-            && adds
-            && super::append::by_lines(&policy)
+        let adds = base.filter(|_| adds);
+        if let Some(base) = adds
+            && let Some(stream) = self.adds_lines(state, base, &policy)
         {
             // Who came first has committed a line meanwhile: this one adds to it.
-            let opened = self.open_appender(state, caller, base, slot, request.flags)?;
+            let how = (request.flags, stream);
+            let opened = self.open_appender(state, caller, base, slot, how)?;
             if let Some(node) = state.nodes.get_mut(base) {
                 node.lookups += 1;
             }
@@ -1124,16 +1142,14 @@ impl Engine {
             txn.holds_slot = takes_slot;
             txn.empties = request.flags.contains(OFlags::TRUNC);
             txn.appends = request.flags.contains(OFlags::APPEND);
-            let text = txn.empties
-                && !request.flags.contains(OFlags::RDWR)
-                && crate::rules::grows_as_text_stream(&slot.name);
-            txn.stream = base.is_none()
-                && !exclusive
-                && (txn.appends || text)
-                && super::append::by_lines(&txn.policy);
+            let reads = request.flags.contains(OFlags::RDWR);
+            let how = (txn.appends, txn.empties, reads);
+            let is_new = base.is_none() && !exclusive;
+            let stream = is_new.then(|| super::lines::of_new(&slot, &txn.policy, how));
+            txn.stream = stream.flatten();
         }
         self.note_begin(state, caller.tid, id);
-        let stream = state.txns.get(&id).is_some_and(|t| t.stream);
+        let stream = state.txns.get(&id).is_some_and(|t| t.stream.is_some());
         let joined = self.finish_creation(state, caller, id, request, base.is_none());
         let mut opened = joined.inspect_err(|_| self.drop_unopened(state, id))?;
         if begun == (Begun::Create { exclusive: true }) {

@@ -606,7 +606,7 @@ impl Engine {
         if how != Move::Link {
             // What a guard had refused was judged anew.
             txn.verdict.take_if(|v| matches!(v, Abort::Guard(_)));
-            txn.stream = false;
+            txn.stream = None;
             txn.empties = false;
             txn.begun = Begun::Edit;
             txn.changed = false;

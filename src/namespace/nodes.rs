@@ -90,6 +90,8 @@ pub struct Node {
     pub pending: bool,
     /// What was added to it is not on the medium yet, or not even complete: it stays, too.
     pub added_to: bool,
+    /// Up to this length it is known to be lines of JSON; nothing is known at 0.
+    pub json_lines: u64,
     /// Its version number, once known.
     pub version: Option<u64>,
     /// A commit has put another version in its place: gone as by a rewrite, not by an unlink.
@@ -209,6 +211,7 @@ impl Nodes {
                 cached: false,
                 pending: false,
                 added_to: false,
+                json_lines: 0,
                 version: past.version,
                 superseded: false,
                 forwarded: None,

@@ -103,16 +103,31 @@ pub fn looks_like_database(first_bytes: &[u8]) -> bool {
         || lmdb.is_some_and(|magic| magic == LMDB.to_le_bytes() || magic == LMDB.to_be_bytes())
 }
 
-/// Is a new file of this name a text stream, which grows line by line rather than at its close
-/// (C10)?
-pub fn grows_as_text_stream(name: &OsStr) -> bool {
-    const SUFFIXES: &[&str] = &[".txt", ".csv", ".tsv", ".jsonl", ".ndjson"];
+/// A file that grows line by line rather than at its close (C10).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stream {
+    /// Lines, whatever they are.
+    Lines,
+    /// A table, unless it is written out in blocks.
+    Table,
+    /// JSON, if every line of it is a value of its own.
+    Json,
+}
+
+/// The kind of stream that a new file of this name is, if it is emptied and written.
+pub fn text_stream(name: &OsStr) -> Option<Stream> {
+    const LINES: &[&str] = &[".txt", ".jsonl", ".ndjson"];
+    const TABLES: &[&str] = &[".csv", ".tsv"];
     const PARTS: &[&[u8; 6]] = &[b"stdout", b"stderr"];
     let name = name.as_bytes();
-    SUFFIXES
-        .iter()
-        .any(|suffix| name.ends_with(suffix.as_bytes()))
-        || name
-            .windows(6)
+    let ends_in = |suffixes: &[&str]| suffixes.iter().any(|s| name.ends_with(s.as_bytes()));
+    let is_output = || {
+        name.windows(6)
             .any(|window| PARTS.iter().any(|part| window == part.as_slice()))
+    };
+    match () {
+        () if ends_in(TABLES) => Some(Stream::Table),
+        () if ends_in(LINES) || is_output() => Some(Stream::Lines),
+        () => None,
+    }
 }

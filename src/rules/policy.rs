@@ -65,6 +65,8 @@ choice! {
         Lines = "lines",
         /// At the last close.
         Close = "close",
+        /// Line by line, also where the name exists: each run takes the place of the one before.
+        Stream = "stream",
     }
 }
 choice! {

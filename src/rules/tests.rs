@@ -122,7 +122,10 @@ fn names_and_paths_need_not_be_utf8() {
     assert_eq!(decide(b"\xFE.log").mode, Mode::Direct);
     assert_eq!(decide(b"sub/\xFE.dat").mode, Mode::Direct);
     assert_eq!(decide(b"").mode, Mode::Atomic);
-    assert!(grows_as_text_stream(OsStr::from_bytes(b"\xFF.csv")));
+    assert_eq!(
+        text_stream(OsStr::from_bytes(b"\xFF.csv")),
+        Some(Stream::Table)
+    );
 }
 
 #[test]
@@ -265,7 +268,10 @@ fn values_of_the_wrong_kind_are_refused_with_a_remedy() {
             "on_conflict = \"first\"",
             "use \"last\" or \"merge\" or \"fail\"",
         ),
-        ("record = \"line\"", "use \"lines\" or \"close\""),
+        (
+            "record = \"line\"",
+            "use \"lines\" or \"close\" or \"stream\"",
+        ),
         ("stale = \"delete\"", "use \"warn\" or \"remove\""),
         (
             "counters = \"/a\"",
@@ -408,10 +414,10 @@ fn text_streams_are_known_by_their_names() {
     for name in
         "a.txt a.csv a.tsv a.jsonl a.ndjson .txt stdout my-stdout.7 stderr.old xstderrx".split(' ')
     {
-        assert!(grows_as_text_stream(OsStr::new(name)), "{name}");
+        assert!(text_stream(OsStr::new(name)).is_some(), "{name}");
     }
     for name in "a.json txt a.txt.gz std-out a.TXT stdou".split(' ') {
-        assert!(!grows_as_text_stream(OsStr::new(name)), "{name}");
+        assert_eq!(text_stream(OsStr::new(name)), None, "{name}");
     }
 }
 

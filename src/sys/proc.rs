@@ -46,6 +46,15 @@ pub fn parent(pid: u32) -> Option<u32> {
     ids::of(pid).map(|ids| ids.parent)
 }
 
+/// The processes that one descends from, the nearest first.
+pub fn ancestors(pid: u32) -> Vec<u32> {
+    const MOST: usize = 64;
+    std::iter::successors(parent(pid), |pid| parent(*pid))
+        .take_while(|pid| *pid > 1)
+        .take(MOST)
+        .collect()
+}
+
 /// Whether `pid` (a process or one of its threads) is the process `ancestor` or descends from it.
 ///
 /// A process whose parent has exited belongs to its reaper from then on, so an orphaned descendant is not found.

@@ -364,14 +364,17 @@ impl Content {
         })?;
         self.base = None;
         self.grows_from(base, len);
-        self.parts = self.grown.as_ref().map(|_| Parts::default());
+        let by_parts = self.grown.is_some() && self.guard == Guard::None;
+        self.parts = by_parts.then(Parts::default);
         self.overwrites = false;
         Ok(())
     }
 
-    /// Others may add to what this was copied from, unless a guard wants whole documents there.
+    /// Others may add to what this was copied from, unless a guard wants whole documents there. JSON
+    /// may be lines.
     fn grows_from(&mut self, from: Shown, len: u64) {
-        let grows = self.guard == Guard::None && !crate::sys::failpoint::mutant("C10-editors");
+        let grows = matches!(self.guard, Guard::None | Guard::Json)
+            && !crate::sys::failpoint::mutant("C10-editors");
         self.grown = grows.then_some(Grown { from, len });
     }
 
@@ -540,6 +543,22 @@ impl Content {
     /// Whether all of it was written since it was empty.
     pub fn is_anew(&self) -> bool {
         self.anew
+    }
+
+    /// How many lines of JSON it would be, with `data` at its end; `None` if it is no such lines.
+    pub fn json_lines_with(&self, data: &[u8]) -> Option<u64> {
+        let json = self
+            .sequence
+            .json
+            .as_ref()
+            .filter(|_| self.sequence.intact)?;
+        let lines = json.lines()?;
+        if !data.contains(&b'\n') {
+            return Some(lines);
+        }
+        let mut with = json.clone();
+        with.feed(data);
+        with.lines()
     }
 
     /// Whether the guard found it to go wrong in its middle, when it looked last.

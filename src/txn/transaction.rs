@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::Staging;
 use crate::guard::Guard;
-use crate::rules::Policy;
+use crate::rules::{Policy, Stream};
 use crate::sys::proc;
 use crate::types::{NodeId, Slot, TxnId};
 
@@ -41,6 +41,8 @@ pub struct Process {
     pub killed_by: Option<i32>,
     /// It has ended: whoever has its number is another.
     pub has_ended: bool,
+    /// Of one that was killed: those it descended from.
+    pub ancestors: Vec<u32>,
 }
 
 /// Why a transaction doesn't commit.
@@ -177,8 +179,8 @@ pub struct Transaction {
     pub changed: bool,
     /// Its first description was opened with O_APPEND.
     pub appends: bool,
-    /// A new file that becomes visible by its first complete line (C10).
-    pub stream: bool,
+    /// A new file that becomes visible by its first complete lines (C10).
+    pub stream: Option<Stream>,
     /// It began by emptying the file (O_TRUNC).
     pub empties: bool,
     /// It has the file's writer slot (C9).
@@ -303,6 +305,21 @@ impl Transaction {
             by,
         });
         self.unprepared = false;
+    }
+
+    /// A process has written. If it is the opener, or one that a killed one descended from, it goes
+    /// on without that one, as a trainer does without its worker: such a death doesn't count (C4).
+    pub fn outlives(&mut self, writer: u32) {
+        let is_opener = self.processes.get(&writer).is_some_and(|p| p.opener);
+        if crate::sys::failpoint::mutant("C4-workers") {
+            return;
+        }
+        for process in self.processes.values_mut() {
+            let is_child = is_opener || process.ancestors.contains(&writer);
+            if process.killed_by.is_some() && !process.opener && is_child {
+                (process.killed_by, process.wrote) = (None, false);
+            }
+        }
     }
 
     /// The death that keeps it from committing (C4): of the opener or a writer, or of the last
