@@ -15,6 +15,8 @@ mod content;
 mod disk;
 #[path = "cuts/judge.rs"]
 mod judge;
+#[path = "cuts/kept.rs"]
+mod kept;
 #[path = "cuts/plan.rs"]
 #[allow(dead_code)]
 mod plan;
@@ -62,7 +64,7 @@ fn many(fs: Fs, durability: Durability, cuts: usize) -> Vec<String> {
 
 fn all(fs: Fs) {
     // What it finds is being mended; until then the short form cuts nothing.
-    if common::times(0, 1) == 0 {
+    if false {
         return;
     }
     let some = |durability| many(fs, durability, cuts(3));

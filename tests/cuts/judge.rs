@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::content::{Rest, line, parts_of};
+use crate::kept::{self, Kept};
 use crate::plan::{DOCUMENT, GRID, Kind, LOG, Plan, State, Step};
 
 /// What is known of one step.
@@ -103,6 +104,7 @@ pub struct Found {
     pub faults: Vec<String>,
     /// What isn't whole; nothing more is asked of those who write there.
     pub torn: BTreeSet<String>,
+    pub rejected: Vec<Kept>,
 }
 
 impl Found {
@@ -110,7 +112,7 @@ impl Found {
     pub fn read(root: &Path) -> Found {
         let mut found = Found::default();
         found.walk(root, "");
-        found.look_at_rejected(&root.join(".commitfs"));
+        found.rejected = kept::read(&root.join(".commitfs"));
         found
     }
 
@@ -172,35 +174,6 @@ impl Found {
             self.rests.insert(path, rest);
         }
     }
-
-    /// Whatever is kept there says what it is, and is something.
-    fn look_at_rejected(&mut self, store: &Path) {
-        let directory = store.join("rejected");
-        let names = std::fs::read_dir(&directory).into_iter().flatten();
-        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name();
-        let names = names.map(|entry| name(entry).to_string_lossy().into_owned());
-        let (mut all, mut nameless, mut empty) = (0, Vec::new(), Vec::new());
-        for name in names.filter(|name| !name.ends_with(".meta")) {
-            let content = std::fs::read(directory.join(&name)).expect("rejected content");
-            let meta = std::fs::read(directory.join(format!("{name}.meta"))).unwrap_or_default();
-            let meta: serde_json::Value = serde_json::from_slice(&meta).unwrap_or_default();
-            let path = meta["path"].as_str().unwrap_or("?");
-            all += 1;
-            if path == "?" || path.is_empty() {
-                nameless.push(format!("{name} ({} bytes)", content.len()));
-            }
-            if content.iter().all(|byte| *byte == 0) {
-                empty.push(format!("{name} {path} ({} bytes)", content.len()));
-            }
-        }
-        for (what, which) in [("no path", nameless), ("nothing in them", empty)] {
-            if let Some(first) = which.first() {
-                let count = which.len();
-                self.faults
-                    .push(format!("{count} of {all} rejected have {what}: {first} …"));
-            }
-        }
-    }
 }
 
 /// So many of a worker's steps are there; and perhaps one more that had called fsync and not ended (C7).
@@ -248,6 +221,7 @@ pub fn judge(cut: &Cut, workers: &[Worker], found: &Found) -> Vec<String> {
         faults.extend(strange.map(|key| format!("nobody has made {key}")));
     }
     faults.extend(order(cut, &seen));
+    faults.extend(kept::judge(cut, workers, &found.rejected));
     faults
 }
 

@@ -228,27 +228,25 @@ impl Series {
             Ok(again) => again,
             Err(why) => return vec![format!("the first of two recoveries: {why}")],
         };
-        match self.recover(&again) {
-            Ok(twice) if twice.values == once.values => {
-                let more = twice
-                    .faults
-                    .iter()
-                    .filter(|fault| !once.faults.contains(fault));
-                faults.extend(more.map(|fault| format!("recovered twice, {end:?}: {fault}")));
+        let twice = match self.recover(&again) {
+            Ok(twice) => twice,
+            Err(why) => {
+                faults.push(format!("recovered twice, {end:?}: {why}"));
+                return faults;
             }
-            Ok(twice) => {
-                let differ = difference(&once, &twice);
-                faults.push(format!(
-                    "recovered twice, {end:?}, gives another state: {differ}"
-                ));
-                let also = judge(cut, workers, &twice);
-                faults.extend(
-                    also.into_iter()
-                        .map(|fault| format!("recovered twice, {end:?}: {fault}")),
-                );
-            }
-            Err(why) => faults.push(format!("recovered twice, {end:?}: {why}")),
+        };
+        if twice.values != once.values {
+            let differ = difference(&once, &twice);
+            faults.push(format!(
+                "recovered twice, {end:?}, gives another state: {differ}"
+            ));
         }
+        let also = judge(cut, workers, &twice);
+        let also = also.into_iter().filter(|fault| !faults.contains(fault));
+        let also: Vec<String> = also
+            .map(|fault| format!("recovered twice, {end:?}: {fault}"))
+            .collect();
+        faults.extend(also);
         faults
     }
 
