@@ -898,13 +898,21 @@ fn place(
     Ok(true)
 }
 
+/// Whether anything was ever written to a file. After a power cut many a staging file has its length
+/// and nothing else: space that was set aside for a text, or that the file system had only reserved.
+fn has_data(file: &File) -> bool {
+    let data = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0));
+    !matches!(data, Err(Errno::NXIO))
+}
+
 /// Gives whether there was anything worth keeping.
 fn reject(store: &Store, leftover: &Leftover) -> Result<bool, Errno> {
     let Some(file) = store.open_staging(leftover.id)? else {
         return Ok(false);
     };
     let len = len(&file)?;
-    if leftover.discarded || len == 0 || failpoint::mutant("C18-rejected") {
+    let nothing = !has_data(&file) && !failpoint::mutant("C18-rejected-nothing");
+    if leftover.discarded || len == 0 || nothing || failpoint::mutant("C18-rejected") {
         store.remove_staging(leftover.id)?;
         return Ok(false);
     }
