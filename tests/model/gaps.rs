@@ -10,16 +10,9 @@ pub enum Gap {
     LinkFollows,
     /// A file that is new or empty is shared until its first write (C14).
     SharedOpens,
-    /// A killed child that wrote doesn't count if the opener has written since (C4).
-    KilledChild,
 }
 
-pub const KNOWN_GAPS: &[Gap] = &[
-    Gap::ExchangeOpen,
-    Gap::LinkFollows,
-    Gap::SharedOpens,
-    Gap::KilledChild,
-];
+pub const KNOWN_GAPS: &[Gap] = &[Gap::ExchangeOpen, Gap::LinkFollows, Gap::SharedOpens];
 
 impl Gap {
     /// Whether programs have to go around it.

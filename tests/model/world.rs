@@ -158,8 +158,8 @@ struct Txn {
     wrote: BTreeSet<u32>,
     closed: BTreeSet<u32>,
     killed: Killed,
-    /// By the death of one who had written, and not opened it.
-    killed_child: bool,
+    /// By the deaths of such as had written, and not opened it: whom each descended from.
+    lost_children: Vec<BTreeSet<u32>>,
     mappable: bool,
     /// As of the last close of a descriptor.
     at_close: Option<Content>,
@@ -677,7 +677,7 @@ impl World {
             wrote: BTreeSet::new(),
             closed: BTreeSet::new(),
             killed: Killed::No,
-            killed_child: false,
+            lost_children: Vec::new(),
             mappable: mode.reads(),
             at_close: None,
             unwritten: false,
@@ -734,12 +734,14 @@ impl World {
         if let Some(states) = &mut txn.synced {
             states.push(now);
         }
-        if txn.openers.contains(&who) && std::mem::take(&mut txn.killed_child) {
+        if !txn.lost_children.is_empty() {
             // A trainer that goes on after a worker's death.
-            txn.killed = match Gap::KilledChild.is_open() {
-                true => Killed::Maybe,
-                false => Killed::No,
-            };
+            let is_opener = txn.openers.contains(&who);
+            txn.lost_children
+                .retain(|line| !is_opener && !line.contains(&who));
+            if txn.lost_children.is_empty() {
+                txn.killed = Killed::No;
+            }
         }
     }
 
@@ -1283,7 +1285,7 @@ impl World {
             held.insert(id);
             if killed {
                 let last = !self.processes.keys().any(|p| self.holds(*p, id));
-                self.note_death(id, who, last && n < by_slot);
+                self.note_death(id, who, process.parent, last && n < by_slot);
             }
         }
         // It had let go, but only of descriptors one could map: it may have left a mapping.
@@ -1303,7 +1305,10 @@ impl World {
         threads
     }
 
-    fn note_death(&mut self, id: u32, who: u32, last: bool) {
+    fn note_death(&mut self, id: u32, who: u32, parent: Option<u32>, last: bool) {
+        let above = |who: &u32| self.processes.get(who)?.parent;
+        let line: BTreeSet<u32> = std::iter::successors(parent, above).collect();
+
         let txn = self.txns.get_mut(&id).expect("it is there");
         let death = if txn.openers.contains(&who) || txn.wrote.contains(&who) {
             Killed::Yes
@@ -1314,8 +1319,12 @@ impl World {
             Killed::No
         };
         let is_opener = txn.openers.contains(&who);
-        if death == Killed::Yes {
-            txn.killed_child = !is_opener && (txn.killed == Killed::No || txn.killed_child);
+        match death {
+            Killed::Yes if is_opener => txn.lost_children.clear(),
+            Killed::Yes if txn.killed == Killed::No || !txn.lost_children.is_empty() => {
+                txn.lost_children.push(line);
+            }
+            _ => {}
         }
         txn.killed = txn.killed.max(death);
     }
