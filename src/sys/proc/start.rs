@@ -45,7 +45,8 @@ impl Moment {
 
     /// So long ago, to within 10 ms.
     pub fn ago(passed: Duration) -> Moment {
-        let passed = passed.as_millis() * u128::from(USER_HZ) / 1000;
+        // Rounded so that it is not later than that.
+        let passed = passed.as_millis() * u128::from(USER_HZ) / 1000 + 1;
         let passed = u64::try_from(passed).unwrap_or(u64::MAX);
         Moment {
             ticks: ticks_now().saturating_sub(passed),
