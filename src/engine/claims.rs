@@ -3,15 +3,17 @@
 //! be another's by then.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::locklist::LockEntry;
 use super::{Engine, State};
 use crate::rules::{Policy, Stale};
-use crate::sys::{pidfd, proc};
+use crate::sys::{at, failpoint, pidfd, proc};
 use crate::types::{Caller, NodeId, Slot};
 
 /// So many claims are watched; later ones are not.
@@ -39,6 +41,20 @@ impl Claimant {
 fn is_open(state: &State, slot: &Slot, node: NodeId) -> bool {
     state.transactions_at(slot).any(|t| t.node == node)
         || state.nodes.get(node).is_some_and(|n| n.direct > 0)
+}
+
+/// Whether a lock file says that a living process holds it: its content begins with that one's number.
+/// In bash's idiom, `( set -o noclobber; echo $$ > f )`, who created it is a subshell that ends at once.
+fn names_a_living_process(file: Option<&OwnedFd>) -> bool {
+    let text = file
+        .and_then(|fd| at::reopen(fd, OFlags::RDONLY | OFlags::NONBLOCK).ok())
+        .and_then(|file| {
+            let mut text = [0; 64];
+            let len = file.read_at(&mut text, 0).ok()?;
+            Some(String::from_utf8_lossy(&text[..len]).into_owned())
+        });
+    let pid = text.and_then(|text| text.split_whitespace().next()?.parse().ok());
+    pid.is_some_and(|pid| !proc::is_ending(pid) && !failpoint::mutant("C6-living"))
 }
 
 impl Engine {
@@ -79,33 +95,11 @@ impl Engine {
             }
     }
 
-    /// Forgets claims that were given up, and deals with those whose creators have ended.
+    /// Forgets claims that were given up, and deals with those whose holders have ended.
     pub(super) fn look_after_claims(self: &Arc<Self>) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let mut claimants = std::mem::take(&mut state.claimants);
-        claimants.retain(|slot, c| self.still_claims(state, slot, c.node));
-        let mut removed = Vec::new();
-        for (slot, c) in &mut claimants {
-            // Whoever inherited its descriptor may be the holder now.
-            if c.reported || !c.has_ended() || is_open(state, slot, c.node) {
-                continue;
-            }
-            c.reported = true;
-            let path = self.show(state, slot);
-            let who = format!("created with O_EXCL by {} ({})", c.pid, c.command);
-            match c.stale {
-                Stale::Warn => log::warn!("{path}: {who}, which has ended"),
-                Stale::Remove => {
-                    log::warn!("{path}: {who}, which has ended: removed by rule");
-                    removed.push((slot.clone(), c.node));
-                }
-            }
-            state.counters.stale_claims += 1;
-        }
-        state.claimants = claimants;
-        drop(guard);
-        for (slot, node) in removed {
+        let mut left = self.ended_claims();
+        left.retain(|(_, _, file)| !names_a_living_process(file.as_deref()));
+        for (slot, node) in self.report_stale(left) {
             let engine = self.clone();
             let path = slot.clone();
             self.unlink_file(slot, node, move |result| match result {
@@ -116,6 +110,46 @@ impl Engine {
                 }
             });
         }
+    }
+
+    /// Claims that nobody has open and whose creators have ended, with their files.
+    fn ended_claims(&self) -> Vec<(Slot, NodeId, Option<Arc<OwnedFd>>)> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let mut claimants = std::mem::take(&mut state.claimants);
+        claimants.retain(|slot, c| self.still_claims(state, slot, c.node));
+        let ended = |(slot, c): (&Slot, &Claimant)| {
+            // Whoever inherited its descriptor may be the holder now.
+            let left = !c.reported && c.has_ended() && !is_open(state, slot, c.node);
+            left.then(|| (slot.clone(), c.node, state.nodes.fd(c.node).ok()))
+        };
+        let ended = claimants.iter().filter_map(ended).collect();
+        state.claimants = claimants;
+        ended
+    }
+
+    /// Tells of claims that were left behind. Gives those that the rules want removed.
+    fn report_stale(&self, left: Vec<(Slot, NodeId, Option<Arc<OwnedFd>>)>) -> Vec<(Slot, NodeId)> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let mut removed = Vec::new();
+        for (slot, node, _) in left {
+            let path = self.show(state, &slot);
+            let Some(c) = state.claimants.get_mut(&slot).filter(|c| c.node == node) else {
+                continue;
+            };
+            c.reported = true;
+            let who = format!("created with O_EXCL by {} ({})", c.pid, c.command);
+            match c.stale {
+                Stale::Warn => log::warn!("{path}: {who}, which has ended"),
+                Stale::Remove => {
+                    log::warn!("{path}: {who}, which has ended: removed by rule");
+                    removed.push((slot, node));
+                }
+            }
+            state.counters.stale_claims += 1;
+        }
+        removed
     }
 
     pub(super) fn claim_entries(&self, state: &State) -> Vec<LockEntry> {

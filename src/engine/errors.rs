@@ -44,7 +44,7 @@ pub struct Unseen {
 }
 
 impl Unseen {
-    fn of(path: &Path, reason: String, pid: u32) -> Unseen {
+    pub(super) fn of(path: &Path, reason: String, pid: u32) -> Unseen {
         Unseen {
             path: path.to_string_lossy().into_owned(),
             path_hex: path_hex(path),
@@ -60,7 +60,7 @@ impl Unseen {
 }
 
 impl State {
-    fn add_unseen(&mut self, unseen: Unseen) {
+    pub(super) fn add_unseen(&mut self, unseen: Unseen) {
         self.unseen.push_back(unseen);
         while self.unseen.len() > MOST {
             self.unseen.pop_front();

@@ -34,6 +34,7 @@ mod resolve;
 mod room;
 mod state;
 mod status;
+mod strays;
 mod virtualdir;
 mod watchers;
 mod xattrs;
@@ -258,6 +259,7 @@ impl Engine {
         engine.take_over_unread();
         engine.start_drain()?;
         engine.start_watch()?;
+        engine.start_looking_for_strays();
         Ok(engine)
     }
 

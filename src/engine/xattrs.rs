@@ -1,6 +1,7 @@
 //! Extended attributes: the backing file's own, and the virtual ones `user.commitfs.*`.
 
-use std::ffi::OsStr;
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -9,12 +10,23 @@ use rustix::io::Errno;
 
 use super::{Engine, virtualdir};
 use crate::namespace::Kind;
-use crate::sys::at;
+use crate::sys::{at, failpoint};
 use crate::txn::{OURS, Own, VERSION};
 use crate::types::{Caller, NodeId, OpResult};
 
 /// Those that speak of a JSON document.
-const DOCUMENT: &[u8] = b"user.commitfs.json";
+pub(super) const DOCUMENT: &[u8] = b"user.commitfs.json";
+
+/// Our attributes go by a name without a namespace, which a plain directory refuses (EOPNOTSUPP):
+/// nobody patches one unawares. The same with `user.` before it is taken, too. Gives the latter.
+fn full_name(name: &OsStr) -> Cow<'_, OsStr> {
+    if !name.as_bytes().starts_with(b"commitfs.") || failpoint::mutant("C15-bare") {
+        return Cow::Borrowed(name);
+    }
+    let mut full = OsString::from("user.");
+    full.push(name);
+    Cow::Owned(full)
+}
 
 impl Engine {
     fn node_fd(&self, node: NodeId) -> OpResult<Arc<OwnedFd>> {
@@ -32,6 +44,7 @@ impl Engine {
         if virtualdir::is_virtual(node) {
             return done(Err(Errno::NODATA));
         }
+        let name = &*full_name(name);
         if name.as_bytes().starts_with(DOCUMENT) {
             return self.get_document(caller, node, name, done);
         }
@@ -73,6 +86,7 @@ impl Engine {
         if virtualdir::is_virtual(node) {
             return done(Err(Errno::OPNOTSUPP));
         }
+        let name = &*full_name(name);
         if name.as_bytes().starts_with(OURS) {
             return self.set_own_xattr(caller, node, name, value, done);
         }
@@ -107,7 +121,10 @@ impl Engine {
 
     /// removexattr(2).
     pub fn removexattr(&self, node: NodeId, name: &OsStr) -> OpResult<()> {
-        if virtualdir::is_virtual(node) || name.as_bytes().starts_with(OURS) {
+        let name = &*full_name(name);
+        // What was set while nothing was mounted is an ordinary attribute, and may go.
+        let is_ours = name.as_bytes().starts_with(OURS) && !name.as_bytes().starts_with(DOCUMENT);
+        if virtualdir::is_virtual(node) || is_ours {
             return Err(Errno::NODATA);
         }
         self.settle(node)?;

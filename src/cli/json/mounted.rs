@@ -15,7 +15,7 @@ use crate::cli::random;
 use crate::json::{Document, Pointer, Value};
 use crate::sys::at;
 
-const VERSION: &str = "user.commitfs.version";
+const VERSION: &str = "commitfs.version";
 /// What doesn't fit into one attribute goes in pieces of so many bytes; the kernel's limit is 64 KiB.
 const PIECE: usize = 60 << 10;
 /// How long the daemon may have no room for another large edit.
@@ -108,7 +108,7 @@ pub(super) fn replace(file: &Path, text: &[u8], version: u64) -> Result<Told, Tr
 /// Sets an attribute that edits a document, in pieces if need be.
 fn set(file: &Path, what: &str, text: &[u8], expected: Option<u64>) -> Result<Told, Trouble> {
     let version = expected.map(|v| format!("@{v}")).unwrap_or_default();
-    let name = format!("user.commitfs.json.{what}");
+    let name = format!("commitfs.json.{what}");
     let done = if text.len() <= PIECE {
         put(file, &format!("{name}{version}"), text)
     } else {
@@ -126,7 +126,7 @@ fn send_pieces(file: &Path, token: &str, text: &[u8]) -> Result<(), Trouble> {
     let mut backoff = update::Backoff::default();
     let mut sent = 0;
     for piece in text.chunks(PIECE) {
-        let name = format!("user.commitfs.json.part:{token}@{sent}");
+        let name = format!("commitfs.json.part:{token}@{sent}");
         loop {
             match put(file, &name, piece) {
                 // Others are sending much, too.
@@ -156,7 +156,7 @@ fn get(file: &Path, name: &str) -> Result<Vec<u8>, Errno> {
 
 /// What this thread's edit came to, as the daemon tells it.
 fn result(file: &Path) -> Told {
-    let text = get(file, "user.commitfs.json.result").unwrap_or_default();
+    let text = get(file, "commitfs.json.result").unwrap_or_default();
     let Ok(document) = Document::parse(&text) else {
         return Told::default();
     };
@@ -174,7 +174,7 @@ fn result(file: &Path) -> Told {
 /// those of the kernel it never heard of.
 fn why(file: &Path, errno: Errno) -> Trouble {
     let reason = || {
-        get(file, "user.commitfs.json.error")
+        get(file, "commitfs.json.error")
             .ok()
             .and_then(|text| String::from_utf8(text).ok())
             .unwrap_or_else(|| std::io::Error::from(errno).to_string())
