@@ -43,7 +43,8 @@ fn patches_and_reads_go_by_names_without_a_namespace_and_with_user_before_them()
     std::fs::write(&value, format!("{{\"long\": \"{long}\"}}")).unwrap();
     let command = common::run::binary();
     let value = value.display();
-    m.sh(&format!("{command} json merge s.json - < {value}")).ok();
+    m.sh(&format!("{command} json merge s.json - < {value}"))
+        .ok();
     let file = path.to_str().unwrap();
     let got = commitfs(["json", "get", "--raw", file, "/long"]).ok();
     assert_eq!(got.out.trim_end(), long);

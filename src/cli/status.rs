@@ -93,7 +93,7 @@ fn for_people(s: &Value) -> String {
     }
     if let Some(stuck) = s["stuck"].as_str() {
         out += &format!(
-            "COMMITS CAN'T BE PUT IN PLACE: {stuck}; they are kept in .commitfs, make room on the disk\n"
+            "COMMITS CAN'T BE PUT IN PLACE: {stuck}; they are kept in .commitfs, and it is tried again; if the disk is full, make room\n"
         );
     }
     let detection = &s["killed_writer_detection"];

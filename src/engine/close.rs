@@ -901,7 +901,9 @@ impl Engine {
         std::thread::sleep(std::time::Duration::from_millis(delay));
         let content = fallen.txn.staging.lock();
         let id = content.id;
-        let len = content.size().unwrap_or(0);
+        // Where nothing was copied, nothing was written.
+        let untouched = content.must_copy();
+        let len = content.size().ok().filter(|_| !untouched).unwrap_or(0);
         drop(content);
         let kept = match &fallen.abort {
             Some(abort) if len > 0 => {
@@ -1092,6 +1094,7 @@ pub(super) fn outgrow_mtime(file: &std::fs::File, before: i128) -> OpResult<i128
 impl Engine {
     /// Sends every open transaction to rejected (C20, `umount --force`).
     pub fn abort_all(&self) {
+        crate::sys::interrupt::stop_all();
         let mut state = self.lock();
         let ids: Vec<TxnId> = state.txns.keys().copied().collect();
         let mut all = Vec::new();

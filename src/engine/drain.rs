@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use super::{Engine, Parked, State};
 use crate::journal::{Edit, JournalError, Record};
 use crate::namespace::Pending;
-use crate::sys::{at, failpoint};
+use crate::sys::{at, failpoint, spare};
 use crate::txn::Transaction;
 use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns, now_ns};
 
@@ -42,6 +42,8 @@ const BACKLOG_WAIT: Duration = Duration::from_secs(30);
 const GIVE_WAY: Duration = Duration::from_millis(200);
 /// A round that is asked for waits so long for others who are likely to ask for one, too.
 const GATHER: Duration = Duration::from_micros(300);
+/// A round that could not be finished is tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
 /// A document's text is written to its file after this, if nobody has asked for it before.
 const TEXT_DELAY: Duration = Duration::from_millis(500);
 
@@ -73,12 +75,52 @@ impl Item {
     }
 }
 
+/// Why a round has ended early.
+enum Broken {
+    /// Something was short for the moment: it is tried again.
+    Later(Errno),
+    /// What fdatasync failed to write is marked clean in the page cache: asking again would be told a
+    /// lie. So the first failure stands until a remount, ENOSPC at that point included.
+    Lost(Errno),
+}
+
+impl Broken {
+    fn of_sync(errno: Errno) -> Broken {
+        match spare::is_passing(errno) {
+            true => Broken::Later(errno),
+            false => Broken::Lost(errno),
+        }
+    }
+
+    fn of_append(errno: Errno) -> Broken {
+        match errno {
+            Errno::NOSPC | Errno::DQUOT => Broken::Later(errno),
+            other => Broken::of_sync(other),
+        }
+    }
+}
+
+/// Directories that pending versions will be moved into. One that is gone has no need of a sync.
+fn directories_of(state: &State) -> OpResult<HashMap<NodeId, Arc<OwnedFd>>> {
+    let mut dirs = HashMap::new();
+    for (slot, _) in state.pending.iter() {
+        match spare::open(|| state.nodes.fd(slot.dir)) {
+            Ok(fd) => drop(dirs.insert(slot.dir, fd)),
+            Err(e) if spare::is_passing(e) => return Err(e),
+            Err(_) => {}
+        }
+    }
+    Ok(dirs)
+}
+
 struct Round {
     upto: u64,
     /// There are commits that are not known to be on the medium.
     commits: bool,
     items: Vec<Item>,
     dirs: HashMap<NodeId, Arc<OwnedFd>>,
+    /// Directories that the items come into.
+    into: OpResult<HashMap<NodeId, Arc<OwnedFd>>>,
     appended: Vec<(NodeId, u64, Arc<File>)>,
 }
 
@@ -189,6 +231,7 @@ impl Engine {
         let round = Round {
             upto: state.seq,
             items: state.pending.iter().filter_map(Item::of).collect(),
+            into: directories_of(&state),
             commits: state.durable < state.seq,
             dirs: std::mem::take(&mut state.dirty_dirs),
             appended: state
@@ -212,15 +255,15 @@ impl Engine {
                     self.store.keep_reserve().ok();
                 }
             }
-            Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => {
-                log::error!("commits wait for space on the disk: {errno}");
+            Err(Broken::Later(errno)) => {
+                log::error!("commits wait to be brought into place: {errno}; it is tried again");
                 state.drain.stuck = Some(errno);
-                state.drain.due = Some(Instant::now() + Duration::from_secs(1));
+                state.drain.due = Some(Instant::now() + AGAIN);
                 state.dirty_dirs.extend(round.dirs);
+                // What is in place already is no item of the next round.
+                state.dirty_dirs.extend(round.into.into_iter().flatten());
             }
-            Err(errno) => {
-                // What fdatasync failed to write is marked clean in the page cache: asking again
-                // would be told a lie. So the first failure stands until a remount.
+            Err(Broken::Lost(errno)) => {
                 log::error!(
                     "commits can't be made durable: {errno}; they are kept in .commitfs/staging, and new ones are refused"
                 );
@@ -228,25 +271,30 @@ impl Engine {
                 state.dirty_dirs.extend(round.dirs);
             }
         }
+        spare::fill();
         self.happened.notify_all();
         state
     }
 
-    fn run_round(&self, round: &Round) -> OpResult<Option<Errno>> {
+    fn run_round(&self, round: &Round) -> Result<Option<Errno>, Broken> {
         let mut stuck = None;
         failpoint::crash_point("drain-begun");
+        let into = round.into.as_ref().map_err(|e| Broken::of_sync(*e))?;
         failpoint::sync("C19-sync-dirs-before", || {
             self.sync_dirs(round.dirs.values())
-        })?;
+        })
+        .map_err(Broken::of_sync)?;
         if round.commits || !round.items.is_empty() || !round.appended.is_empty() {
             let appended: Vec<_> = round.appended.iter().map(|(_, _, f)| &**f).collect();
-            failpoint::sync("C19-sync-appends", || at::sync_files(&appended))?;
+            failpoint::sync("C19-sync-appends", || at::sync_files(&appended))
+                .map_err(Broken::of_sync)?;
             if !round.items.is_empty() {
-                self.sync_items(&round.items)?;
+                self.sync_items(&round.items).map_err(Broken::of_sync)?;
             }
             failpoint::crash_point("data-synced");
-            self.append(&Record::Durable { seq: round.upto })?;
-            self.sync_journal()?;
+            self.append(&Record::Durable { seq: round.upto })
+                .map_err(Broken::of_append)?;
+            self.sync_journal().map_err(Broken::of_sync)?;
             failpoint::crash_point("durable-journalled");
             for item in &round.items {
                 stuck = self.apply(item).err().or(stuck);
@@ -254,18 +302,11 @@ impl Engine {
             }
         }
         failpoint::crash_point("applied-all");
-        let mut dirs: HashMap<NodeId, Arc<OwnedFd>> = HashMap::new();
-        {
-            let state = self.lock();
-            for item in &round.items {
-                if let Ok(fd) = state.nodes.fd(item.slot.dir) {
-                    dirs.insert(item.slot.dir, fd);
-                }
-            }
-        }
-        failpoint::sync("C19-sync-dirs-after", || self.sync_dirs(dirs.values()))?;
+        failpoint::sync("C19-sync-dirs-after", || self.sync_dirs(into.values()))
+            .map_err(Broken::of_sync)?;
         if !round.items.is_empty() {
-            failpoint::sync("C19-sync-staging-after", || self.store.sync_moved_away())?;
+            failpoint::sync("C19-sync-staging-after", || self.store.sync_moved_away())
+                .map_err(Broken::of_sync)?;
         }
         failpoint::crash_point("dirs-synced");
         Ok(stuck)
@@ -283,10 +324,8 @@ impl Engine {
 
     fn sync_dirs<'a>(&self, dirs: impl Iterator<Item = &'a Arc<OwnedFd>>) -> OpResult<()> {
         use std::os::fd::AsFd;
-        for dir in dirs {
-            at::sync_dir(dir.as_fd())?;
-        }
-        Ok(())
+        dirs.map(|dir| at::sync_dir(dir.as_fd()))
+            .fold(Ok(()), spare::graver)
     }
 
     /// Moves one version to its name, unless it was moved or dropped since.
@@ -301,7 +340,7 @@ impl Engine {
             return Ok(());
         }
         let (node, version) = (pending.node, pending.version);
-        let dir = self.dir_fd(state, item.slot.dir)?;
+        let dir = spare::open(|| self.dir_fd(state, item.slot.dir))?;
         let told = state
             .nodes
             .get(node)

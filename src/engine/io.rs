@@ -12,7 +12,7 @@ use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::Record;
 use crate::rules::Stream;
-use crate::sys::{at, failpoint, proc};
+use crate::sys::{at, failpoint, interrupt, proc};
 use crate::txn::{Content, Own, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 
@@ -138,7 +138,8 @@ impl Engine {
                             true => content.size().unwrap_or(offset),
                             false => offset,
                         };
-                        (offset, first_try(&mut content, &data, offset, kill))
+                        let write = || first_try(&mut content, &data, offset, kill);
+                        (offset, interrupt::on_behalf_of(caller.tid, write))
                     };
                     let result = match result {
                         Err(Errno::NOSPC | Errno::DQUOT) => {
@@ -422,7 +423,8 @@ impl Engine {
                 let engine = self.clone();
                 self.pool.run(move || {
                     if size > 0 {
-                        engine.copy_base(&staging).ok();
+                        let copy = || engine.copy_base(&staging);
+                        interrupt::on_behalf_of(caller.tid, copy).ok();
                     }
                     // What is done next may lock the content again.
                     let result = {

@@ -50,7 +50,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
 
-use crate::journal::{Journal, Record};
+use crate::journal::{Journal, JournalError, Record};
 use crate::namespace::{Kind, Node, Nodes, PendingSet};
 use crate::rules::{Creation, Policy, Rules};
 use crate::store::{RejectedBound, Store};
@@ -144,6 +144,11 @@ pub struct Engine {
     /// Small files are read uncached: the kernel allows that together with mmap.
     uncached: std::sync::atomic::AtomicBool,
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    let errno = crate::types::errno_of(error);
+    matches!(errno, Errno::NOSPC | Errno::DQUOT)
 }
 
 /// The first number given to a file: below 2^53, which is as far as some programs can count, and from
@@ -256,6 +261,7 @@ impl Engine {
             uncached: std::sync::atomic::AtomicBool::new(false),
             stop: OnceLock::new(),
         });
+        crate::sys::spare::fill();
         engine.take_over_unread();
         engine.start_drain()?;
         engine.start_watch()?;
@@ -297,7 +303,11 @@ impl Engine {
     pub(crate) fn append(&self, record: &Record) -> OpResult<()> {
         self.journal.lock().append(record).map_err(|e| {
             log::error!("journal: {e}");
-            Errno::IO
+            match e {
+                // Nothing of it is there, and there may be room for it later.
+                JournalError::Io { source, .. } if is_full(&source) => Errno::NOSPC,
+                _ => Errno::IO,
+            }
         })
     }
 

@@ -90,10 +90,16 @@ impl Engine {
         }
     }
 
-    /// Copies what an editor goes on from. What fails once there is no room fails again for whoever
-    /// needs the copy.
+    /// Copies what an editor goes on from, unless its writes have failed. What fails once there is no
+    /// room fails again for whoever needs the copy.
     pub(super) fn copy_base(&self, staging: &Staging) -> OpResult<()> {
-        self.making_room(|| staging.lock().copy_base())
+        self.making_room(|| {
+            let mut content = staging.lock();
+            match content.failed {
+                None => content.copy_base(),
+                Some(_) => Ok(()),
+            }
+        })
     }
 
     /// As much as could be free at most, with nothing left of what may go.

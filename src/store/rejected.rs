@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, id_name, list, parse_id, read_small};
-use crate::sys::failpoint;
+use crate::sys::{failpoint, spare};
 use crate::types::{TxnId, path_of};
 
 /// What is known of one rejected content; stored as JSON in `rejected/ID.meta`.
@@ -102,12 +102,14 @@ impl Store {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
         let written = self.with_reserve(|| {
             failpoint::fail_point("reject-meta")?;
-            let fd = rustix::fs::openat(
-                &self.rejected,
-                format!("{name}.meta"),
-                flags | OFlags::NOFOLLOW,
-                Mode::from_raw_mode(0o600),
-            )?;
+            let fd = spare::open(|| {
+                rustix::fs::openat(
+                    &self.rejected,
+                    format!("{name}.meta"),
+                    flags | OFlags::NOFOLLOW,
+                    Mode::from_raw_mode(0o600),
+                )
+            })?;
             use std::io::Write;
             let mut file = File::from(fd);
             file.write_all(&text)

@@ -6,15 +6,17 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_NOW,
-    UTIME_OMIT, XattrFlags,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps,
+    UTIME_NOW, UTIME_OMIT, XattrFlags,
 };
 use rustix::io::Errno;
 
+use super::{failpoint, interrupt, spare};
 use crate::types::seconds_of;
 
 /// Opens `name` in `dir` as a location only (O_PATH), not following a symlink.
@@ -205,17 +207,16 @@ pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
 
 /// Makes what the directory holds durable; works on O_PATH descriptors too.
 pub fn sync_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
-    let dir = rustix::fs::openat(
-        dir,
-        c".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = spare::open(|| rustix::fs::openat(dir, c".", flags, Mode::empty()))?;
     rustix::fs::fsync(dir)
 }
 
+/// Copies are made in pieces of this size; between two it is asked whether anybody still waits.
+const PIECE: u64 = 4 << 20;
+
 /// Copies the first `len` bytes of `from`, which has as many at least, into the empty file `to`: by
-/// reflink where the file system has it, otherwise by copy_file_range, otherwise by hand.
+/// reflink where the file system has it, otherwise by copy_file_range, otherwise by hand. Holes stay.
 pub fn copy_contents(from: &File, to: &File, len: u64) -> io::Result<u64> {
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         if to.metadata()?.len() != len {
@@ -223,22 +224,96 @@ pub fn copy_contents(from: &File, to: &File, len: u64) -> io::Result<u64> {
         }
         return Ok(len);
     }
-    copy_range(from, to, len)
+    let end = copy_data(from, to, 0..len, |_| Ok(()))?;
+    if to.metadata()?.len() < end {
+        to.set_len(end)?;
+    }
+    Ok(end)
 }
 
-/// Copies the first `len` bytes of `from` to `to`, at the same offsets.
-pub fn copy_range(from: &File, to: &File, len: u64) -> io::Result<u64> {
-    copy_part(from, to, 0..len)
+/// Copies these bytes of `from` to `to`, at the same offsets; where the one has a hole, so has the other
+/// then. Gives where what there is of them ends.
+pub fn copy_part(from: &File, to: &File, part: Range<u64>) -> io::Result<u64> {
+    let end = copy_data(from, to, part, |hole| make_hole(to, hole))?;
+    if to.metadata()?.len() < end {
+        to.set_len(end)?;
+    }
+    Ok(end)
 }
 
-/// Copies these bytes of `from` to `to`, at the same offsets. Gives where what there is of them ends.
-pub fn copy_part(from: &File, to: &File, part: std::ops::Range<u64>) -> io::Result<u64> {
+/// Copies what is data of a part, and tells of its holes.
+fn copy_data(
+    from: &File,
+    to: &File,
+    part: Range<u64>,
+    mut on_hole: impl FnMut(Range<u64>) -> io::Result<()>,
+) -> io::Result<u64> {
+    let end = part.end.min(from.metadata()?.len()).max(part.start);
+    let mut at = part.start;
+    while at < end {
+        let data = next_data(from, at..end);
+        if at < data.start {
+            on_hole(at..data.start)?;
+        }
+        if copy_bytes(from, to, data.clone())? < data.end {
+            // It has been cut off meanwhile.
+            return Ok(end);
+        }
+        at = data.end;
+    }
+    Ok(end)
+}
+
+/// The first data in a part of a file, empty at the part's end if there is none. All of it, where the
+/// file system doesn't say.
+fn next_data(file: &File, part: Range<u64>) -> Range<u64> {
+    use rustix::fs::{SeekFrom, seek};
+    if failpoint::mutant("C13-sparse") {
+        return part;
+    }
+    match seek(file, SeekFrom::Data(part.start)) {
+        Err(Errno::NXIO) => part.end..part.end,
+        Ok(start) if start >= part.end => part.end..part.end,
+        Ok(start) => match seek(file, SeekFrom::Hole(start)) {
+            Ok(hole) if hole > start => start..hole.min(part.end),
+            _ => start..part.end,
+        },
+        Err(_) => part,
+    }
+}
+
+/// Makes zeros of a part of a file, without taking space for them if that can be.
+fn make_hole(file: &File, part: Range<u64>) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
-    let (mut at, len) = (part.start, part.end);
+    let part = part.start..part.end.min(file.metadata()?.len());
+    if part.is_empty() {
+        return Ok(());
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::fs::fallocate(file, flags, part.start, part.end - part.start) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        other => return Ok(other?),
+    }
+    let zeros = vec![0; PIECE as usize];
+    let mut at = part.start;
+    while at < part.end {
+        interrupt::check()?;
+        let size = PIECE.min(part.end - at);
+        file.write_all_at(&zeros[..size as usize], at)?;
+        at += size;
+    }
+    Ok(())
+}
+
+fn copy_bytes(from: &File, to: &File, part: Range<u64>) -> io::Result<u64> {
+    use std::os::unix::fs::FileExt;
+    let mut at = part.start;
     let mut by_hand = false;
     let mut buffer = Vec::new();
-    while at < len {
-        let want = usize::try_from((len - at).min(1 << 30)).unwrap_or(1 << 30);
+    while at < part.end {
+        interrupt::check()?;
+        failpoint::delay("COMMITFS_COPY_DELAY_MS");
+        let want = (part.end - at).min(PIECE) as usize;
         let copied = if by_hand {
             buffer.resize(want.min(1 << 20), 0u8);
             let n = from.read_at(&mut buffer, at)?;
@@ -291,17 +366,69 @@ pub fn close(fd: OwnedFd) -> io::Result<()> {
 /// Not syncfs, which would wait for everything anybody has written to the disk.
 pub fn sync_files(files: &[&File]) -> Result<(), Errno> {
     const THREADS: usize = 8;
+    // All of them, whatever one says: an error is told once.
+    let sync = |part: &[&File]| {
+        part.iter()
+            .map(rustix::fs::fdatasync)
+            .fold(Ok(()), spare::graver)
+    };
     if files.len() <= 2 {
-        return files.iter().try_for_each(rustix::fs::fdatasync);
+        return sync(files);
     }
     std::thread::scope(|scope| {
-        let share = files.len().div_ceil(THREADS);
         let parts: Vec<_> = files
-            .chunks(share)
-            .map(|part| scope.spawn(move || part.iter().try_for_each(rustix::fs::fdatasync)))
+            .chunks(files.len().div_ceil(THREADS))
+            .map(|part| {
+                let thread = std::thread::Builder::new().spawn_scoped(scope, move || sync(part));
+                // Short of memory or threads: one after the other, then.
+                thread.map_err(|_| sync(part))
+            })
             .collect();
         parts
             .into_iter()
-            .try_for_each(|part| part.join().unwrap_or(Err(Errno::IO)))
+            .map(|part| match part {
+                Ok(thread) => thread.join().unwrap_or(Err(Errno::IO)),
+                Err(done) => done,
+            })
+            .fold(Ok(()), spare::graver)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    use super::*;
+
+    #[test]
+    fn a_part_is_copied_with_its_holes_over_what_was_there() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.write_all_at(b"begin", 0).unwrap();
+        from.write_all_at(b"end", 9 << 20).unwrap();
+        from.set_len(20 << 20).unwrap();
+        to.write_all_at(&vec![b'x'; 12 << 20], 0).unwrap();
+        let part = 2..(15 << 20);
+        assert_eq!(copy_part(&from, &to, part).unwrap(), 15 << 20);
+        let mut expected = vec![0; 15 << 20];
+        expected[..5].copy_from_slice(b"xxgin");
+        expected[9 << 20..(9 << 20) + 3].copy_from_slice(b"end");
+        let mut found = vec![1; 15 << 20];
+        to.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == expected);
+        assert_eq!(to.metadata().unwrap().len(), 15 << 20);
+    }
+
+    #[test]
+    fn a_copy_takes_no_space_for_holes_and_ends_where_it_should() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.write_all_at(b"x", 1 << 30).unwrap();
+        from.set_len(3 << 30).unwrap();
+        assert_eq!(copy_contents(&from, &to, 2 << 30).unwrap(), 2 << 30);
+        let copy = to.metadata().unwrap();
+        assert_eq!(copy.len(), 2 << 30);
+        assert!(copy.blocks() * 512 < 1 << 20, "{}", copy.blocks());
+        let mut byte = [0];
+        to.read_exact_at(&mut byte, 1 << 30).unwrap();
+        assert_eq!(&byte, b"x");
+    }
 }

@@ -295,13 +295,40 @@ pub fn may_keep_set_id(tid: u32, uid: u32) -> bool {
 }
 
 fn has_deliverable_signal(status: &[u8]) -> bool {
-    let mask = |name| {
-        field(status, name)
-            .and_then(|hex| std::str::from_utf8(hex).ok())
-            .and_then(|hex| u64::from_str_radix(hex, 16).ok())
-            .unwrap_or(0)
+    deliverable_signals(status) != 0
+}
+
+fn deliverable_signals(status: &[u8]) -> u64 {
+    let mask = |name| signal_mask(status, name);
+    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !mask("SigIgn")
+}
+
+fn signal_mask(status: &[u8], name: &str) -> u64 {
+    field(status, name)
+        .and_then(|hex| std::str::from_utf8(hex).ok())
+        .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+        .unwrap_or(0)
+}
+
+/// Whether a thread is gone, or has a signal to take that ends its process.
+pub fn is_being_killed(tid: u32) -> bool {
+    let Ok(status) = read(tid, "status") else {
+        return true;
     };
-    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !mask("SigIgn") != 0
+    let bit = |signal: i32| 1u64 << (signal - 1);
+    let harmless = [
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGURG,
+        libc::SIGWINCH,
+    ];
+    let harmless = harmless.into_iter().map(bit).fold(0, |all, one| all | one);
+    let fatal = deliverable_signals(&status) & !signal_mask(&status, "SigCgt") & !harmless;
+    fatal != 0
 }
 
 // ---- reading /proc ----
