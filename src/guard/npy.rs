@@ -94,6 +94,10 @@ fn array_end(source: &dyn ReadAt, at: u64, len: u64) -> io::Result<Array> {
         None => Ok(Array::Unknown),
         Some(size) => match data.checked_add(size).filter(|end| *end <= len) {
             Some(end) => Ok(Array::Ends(end)),
+            // `numpy.lib.format.open_memmap` closes such a file, and then makes it as long as it has to be.
+            None if at == 0 && len == data => Ok(Array::Odd(format!(
+                "a header alone: {size} bytes of an array are missing"
+            ))),
             None => Ok(Array::CutOff(format!(
                 "ends at byte {len}, {size} bytes of an array begin at {data}"
             ))),

@@ -321,7 +321,16 @@ fn array_files_are_as_long_as_their_header_says() {
             3 * 41,
         ),
     ] {
-        assert_ends_only_at_its_end(Guard::Npy, &npy(header, data));
+        let whole = npy(header, data);
+        for cut in 1..whole.len() {
+            // A header alone is what `open_memmap` begins with.
+            let verdict = judged(Guard::Npy, &whole[..cut]);
+            let is_header = cut + data == whole.len();
+            let fits = matches!(verdict, Malformed(_)) == is_header
+                && matches!(verdict, Incomplete(_)) != is_header;
+            assert!(fits, "{cut}: {verdict:?}");
+        }
+        assert_eq!(judged(Guard::Npy, &whole), Complete);
     }
     let (one, whole) = (npy(f8, 48), [npy(f8, 48), npy(f8, 48)].concat());
     assert_eq!(
