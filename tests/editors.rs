@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Actor, Live, Mount, alive, assert_content, assert_errno, eventually, run, times};
+use common::{
+    Actor, Live, Mount, Options, alive, assert_content, assert_errno, eventually, run, times,
+};
 use serde_json::Value;
 
 /// Processes that wait for a writer slot, in the order in which they came.
@@ -29,6 +31,11 @@ fn await_waiting(m: &Mount, pids: &[i32]) {
     });
 }
 
+/// Holders that do nothing for long, as tests do, are waited for all the same.
+fn patient() -> Options {
+    Mount::options().env("COMMITFS_SILENCE_MS", 60_000)
+}
+
 fn editor(path: &Path) -> Actor {
     let mut editor = Actor::new();
     editor.open("f", "r+", path).unwrap();
@@ -46,7 +53,7 @@ fn come(path: &Path) -> Actor {
 #[test]
 fn the_next_editor_waits_and_starts_from_what_the_first_has_left() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut first = editor(&m.path("f"));
     let mut second = come(&m.path("f"));
@@ -67,7 +74,7 @@ fn the_next_editor_waits_and_starts_from_what_the_first_has_left() {
 #[test]
 fn first_come_first_served() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut first = editor(&m.path("f"));
     let mut pids = Vec::new();
@@ -89,7 +96,7 @@ fn first_come_first_served() {
 #[test]
 fn programs_that_load_modify_and_save_in_place_lose_no_update() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("counter", "0000");
     let script = "
 for _ in range(15):
@@ -108,7 +115,7 @@ for _ in range(15):
 #[test]
 fn a_killed_waiter_is_gone_at_once_and_nobody_waits_for_it() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut first = editor(&m.path("f"));
     let mut quickest = Duration::MAX;
@@ -126,7 +133,7 @@ fn a_killed_waiter_is_gone_at_once_and_nobody_waits_for_it() {
 #[test]
 fn a_time_limit_ends_the_wait() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut first = editor(&m.path("f"));
     let begun = Instant::now();
@@ -148,7 +155,7 @@ fn a_time_limit_ends_the_wait() {
 #[test]
 fn a_signal_that_the_program_handles_ends_the_wait_with_eintr() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut first = editor(&m.path("f"));
     let begun = Instant::now();
@@ -174,7 +181,7 @@ raise SystemExit('opened')
 #[test]
 fn an_open_that_must_not_block_gets_eagain() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut first = editor(&m.path("f"));
     let mut other = Actor::new();
@@ -211,7 +218,7 @@ fn past_the_time_limit_it_goes_on_and_the_log_names_the_holder() {
 #[test]
 fn an_editor_that_writes_nothing_commits_nothing() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut actor = Actor::new();
     let before = (actor.stat(&m.path("f")).unwrap(), m.commits());
@@ -228,7 +235,7 @@ fn an_editor_that_writes_nothing_commits_nothing() {
 #[test]
 fn who_replaces_the_file_or_adds_to_it_never_waits() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1\n");
     let mut first = editor(&m.path("f"));
     let begun = Instant::now();
@@ -247,7 +254,7 @@ fn who_replaces_the_file_or_adds_to_it_never_waits() {
 #[test]
 fn its_own_process_and_its_children_do_not_wait() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut first = editor(&m.path("f"));
     first.open("again", "r+", &m.path("f")).unwrap();
@@ -259,7 +266,7 @@ fn its_own_process_and_its_children_do_not_wait() {
 #[test]
 fn an_empty_file_makes_nobody_wait() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "");
     let _first = editor(&m.path("f"));
     let begun = Instant::now();
@@ -271,7 +278,7 @@ fn an_empty_file_makes_nobody_wait() {
 fn a_holder_that_locks_the_file_lets_the_others_in() {
     need_features!("posix_locks", "flock_locks");
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut first = editor(&m.path("f"));
     let mut second = come(&m.path("f"));
@@ -288,7 +295,7 @@ fn a_holder_that_locks_the_file_lets_the_others_in() {
 #[test]
 fn a_killed_holder_makes_way_and_the_next_starts_from_the_old_version() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut first = editor(&m.path("f"));
     first.pwrite("f", 0, b"half").unwrap();
@@ -303,7 +310,7 @@ fn a_killed_holder_makes_way_and_the_next_starts_from_the_old_version() {
 #[test]
 fn who_would_wait_for_one_who_waits_for_it_goes_on() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     m.save("g", "1");
     let mut one = editor(&m.path("f"));
@@ -324,7 +331,7 @@ fn who_would_wait_for_one_who_waits_for_it_goes_on() {
 #[test]
 fn who_waits_for_a_file_that_is_unlinked_meanwhile_does_not_bring_it_back() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "1");
     let mut first = editor(&m.path("f"));
     let mut second = come(&m.path("f"));
@@ -337,7 +344,7 @@ fn who_waits_for_a_file_that_is_unlinked_meanwhile_does_not_bring_it_back() {
 
 #[test]
 fn an_editors_copy_has_only_whole_appends() {
-    let m = mount!();
+    let m = mount!(patient());
     let path = m.path("log");
     let line = format!("{}\n", "x".repeat(900_000));
     for _ in 0..times(40, 400) {
@@ -362,7 +369,7 @@ fn an_editors_copy_has_only_whole_appends() {
 #[test]
 fn lines_that_others_add_while_a_file_is_edited_stay() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     let path = m.path("log");
     let added = b"added\n";
     type Edit = fn(&mut Actor);
@@ -406,7 +413,7 @@ fn lines_that_others_add_while_a_file_is_edited_stay() {
 #[test]
 fn no_line_is_lost_among_editors_and_appenders() {
     need_daemon!();
-    let mut m = mount!();
+    let mut m = mount!(patient());
     m.save("log", "0");
     m.save("log", "begun\n");
     let load = "
@@ -460,7 +467,7 @@ fn two_editors(m: &Mount, name: &str) -> (Actor, Actor) {
 #[test]
 fn what_two_editors_write_to_different_parts_of_a_file_stays() {
     need_features!("posix_locks");
-    let m = mount!();
+    let m = mount!(patient());
     // The last to close or unlock doesn't take back what the other has written.
     type End = fn(&mut Actor, u64);
     let closes: End = |editor, _| editor.close("f").unwrap();
@@ -516,7 +523,7 @@ fn what_two_editors_write_to_different_parts_of_a_file_stays() {
 fn what_two_editors_write_behind_the_end_of_a_file_stays() {
     need_features!("posix_locks");
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "abcd");
     let (mut one, mut two) = two_editors(&m, "f");
     // Each at its place, where the other has nothing.
@@ -565,7 +572,7 @@ fn what_two_editors_write_behind_the_end_of_a_file_stays() {
 fn a_text_that_is_written_anew_in_place_has_nothing_of_a_longer_one_behind_it() {
     need_features!("posix_locks");
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     for text in ["count: 8\n", "count: 123\n", "1\n"] {
         m.save("f", "count: 9\n");
         let (mut one, mut two) = two_editors(&m, "f");
@@ -582,7 +589,7 @@ fn a_text_that_is_written_anew_in_place_has_nothing_of_a_longer_one_behind_it() 
 fn a_guard_judges_what_an_editors_rename_publishes() {
     need_features!("posix_locks");
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "[1]     ");
     let (mut one, mut two) = two_editors(&m, "f");
     two.pwrite("f", 4, b"[3, 4").unwrap();
@@ -597,7 +604,7 @@ fn a_guard_judges_what_an_editors_rename_publishes() {
 fn a_file_that_was_written_anew_meanwhile_is_the_last_ones_as_a_whole() {
     need_features!("posix_locks");
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     // Parts of two documents are none.
     m.save("f", "abcd");
     let (mut one, mut two) = two_editors(&m, "f");
@@ -620,7 +627,7 @@ fn a_file_that_was_written_anew_meanwhile_is_the_last_ones_as_a_whole() {
 fn a_killed_editor_of_one_part_takes_nothing_back_and_nobody_waits_for_it() {
     need_features!("posix_locks");
     need_daemon!();
-    let m = mount!();
+    let m = mount!(patient());
     m.save("f", "abcd");
     let (mut one, mut two) = two_editors(&m, "f");
     two.close("f").unwrap();
@@ -638,7 +645,7 @@ fn a_killed_editor_of_one_part_takes_nothing_back_and_nobody_waits_for_it() {
 #[test]
 fn counters_in_one_file_under_locks_of_their_own_lose_no_update() {
     need_features!("posix_locks");
-    let m = mount!();
+    let m = mount!(patient());
     let script = "
 import os, fcntl, multiprocessing
 def count(me, way):

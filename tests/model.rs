@@ -272,6 +272,7 @@ impl Stage {
         // An unfinished line waits for what the program does, and not for the clock.
         let options = Mount::options()
             .env("COMMITFS_LINE_PATIENCE_MS", 3_600_000)
+            .env("COMMITFS_SILENCE_MS", 3_600_000)
             .args(["--lock-timeout", "3600"]);
         let m = options.limit(limit).mount()?;
         Some(Stage {

@@ -318,3 +318,63 @@ fn what_was_fsynced_before_a_link_survives_its_writers_kill_and_the_daemons() {
         assert_content(m.read("g"), b"synced", "the other name");
     }
 }
+
+#[test]
+fn files_that_are_open_go_with_their_names_as_on_the_plain_directory() {
+    need_daemon!();
+    let m = mount!(common::Mount::options().limit(Duration::from_secs(300)));
+    m.same_as_plain(&format!(
+        "import sys; sys.path.insert(0, {:?}); import open_names; open_names.main()",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tables")
+    ));
+}
+
+#[test]
+fn an_exchange_shows_others_what_its_program_has_written_so_far() {
+    let m = mount!();
+    m.save("a", "old");
+    m.save("b", "other");
+    let mut program = Actor::new();
+    program.open("f", "w", &m.path("a")).unwrap();
+    program.write("f", "new").unwrap();
+    program.exchange(&m.path("a"), &m.path("b")).unwrap();
+    assert_content(m.read("a"), b"other", "the other file");
+    assert_content(m.read("b"), b"new", "as after a rename before the close");
+    program.write("f", ", more").unwrap();
+    program.kill(libc::SIGKILL);
+    assert_content(m.read("a"), b"other", "the other file");
+}
+
+#[test]
+fn a_link_follows_who_has_the_file_open_until_somebody_puts_something_else_there() {
+    need_daemon!();
+    let m = mount!();
+    let (mut writer, mut linker) = (Actor::new(), Actor::new());
+    m.save("f", "old");
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.write("f", "new").unwrap();
+    for name in ["followed", "replaced", "renamed", "removed"] {
+        linker.link(&m.path("f"), &m.path(name)).unwrap();
+        assert_content(m.read(name), b"old", "what others see");
+    }
+    m.save("replaced", "by others");
+    linker
+        .rename(&m.path("renamed"), &m.path("elsewhere"))
+        .unwrap();
+    linker.unlink(&m.path("removed")).unwrap();
+    writer.close("f").unwrap();
+    assert_content(m.read("followed"), b"new", "what the close commits");
+    assert_content(m.read("elsewhere"), b"new", "under its new name");
+    assert_content(m.read("replaced"), b"by others", "not the file any more");
+    assert_eq!(m.names("."), ["elsewhere", "f", "followed", "replaced"]);
+    // A commit splits links that were made before (C8).
+    m.save("f", "newer");
+    assert_content(m.read("followed"), b"new", "a file of its own");
+    // What is never committed reaches no link either.
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.write("f", "half").unwrap();
+    linker.link(&m.path("f"), &m.path("g")).unwrap();
+    writer.kill(libc::SIGKILL);
+    assert_content(m.read("f"), b"newer", "its writer was killed");
+    assert_content(m.read("g"), b"newer", "nor here");
+}

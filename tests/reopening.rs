@@ -1,7 +1,7 @@
 //! What programs do next with a file that they have just closed, while it is still being decided what
 //! becomes of that close: it is later, and nothing of either is lost (C2, C9). The failure it prevents:
 //! a program counts up in a file, again and again; one count of a thousand, acknowledged by fsync and
-//! close, is missing.
+//! close, is missing. And with one that they have open, and have emptied by its name.
 
 mod common;
 
@@ -126,7 +126,7 @@ def edit():
     fd = os.open('rows', os.O_RDWR)
     if rng.random() < .9: lock(fd, fcntl.LOCK_EX)
     check(os.pread(fd, ROW, me * ROW), 'opened')
-    way = rng.choice(['plain', 'sync', 'twice', 'unlock', 'dup', 'child'])
+    way = rng.choice(['plain', 'sync', 'twice', 'unlock', 'map', 'dup', 'child'])
     if way == 'map':
         m = mmap.mmap(fd, 8 * ROW)
         if rng.random() < .5: os.close(fd); fd = None
@@ -214,4 +214,42 @@ fn no_acknowledged_edit_is_lost_among_many_editors() {
     if !common::plain() {
         assert_eq!(m.rejected().len(), 0, "{:?}", m.rejected());
     }
+}
+
+/// The ways in which programs empty a file that they have open, and what comes of it.
+const EMPTIED: &str = "
+import fcntl, mailbox, os, subprocess
+def descriptor(p): os.close(os.open(p, os.O_WRONLY | os.O_TRUNC))
+def python(p): open(p, 'w').close()
+def cut(p): os.truncate(p, 0)
+def child(p): subprocess.check_call(['sh', '-c', ': > \"$0\"', p])
+def child_writes(p): subprocess.check_call(['sh', '-c', 'echo x > \"$0\"', p])
+for empty in descriptor, python, cut, child, child_writes:
+    for mode in 'r+', 'w', 'w+':
+        for locked in False, True:
+            for before in '', 'ab':
+                with open('f', 'w') as f: f.write('an old, longer message')
+                f = open('f', mode)
+                if locked: fcntl.lockf(f, fcntl.LOCK_EX)
+                f.write(before); f.flush()
+                empty('f')
+                f.write('new'); f.flush()
+                if locked: fcntl.lockf(f, fcntl.LOCK_UN)
+                f.close()
+                print(empty.__name__, mode, locked, repr(before), repr(open('f').read()))
+box = mailbox.MH('mh')
+key = box.add('From: a\\n\\nlong, long body\\n')
+box[key] = 'From: a\\n\\nshort\\n'
+print(repr(box.get_string(key)))
+box.set_sequences({'replied': [1], 'unseen': [1]})
+box.set_sequences({'unseen': [1]})
+print(box.get_sequences())
+";
+
+#[test]
+fn what_a_program_writes_after_it_has_emptied_the_file_by_name_stands_alone() {
+    need_features!("posix_locks");
+    need_daemon!();
+    let m = mount!();
+    m.same_as_plain(EMPTIED);
 }

@@ -13,6 +13,7 @@ use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
 use super::lines::may_be_added_to;
+use super::links::Copy;
 use super::merging::{Outcome, Save};
 use super::state::Handle;
 use super::{Durability, Engine, State};
@@ -469,7 +470,7 @@ impl Engine {
         let txn = state.txns.get(&id)?;
         let slot = txn.slot.clone();
         let edits = txn.begun == Begun::Edit && !Engine::watches(&txn.policy);
-        let edits = edits && txn.policy.guard == Guard::None;
+        let edits = edits && crate::txn::by_place(txn.policy.guard);
         let body = txn.body.filter(|_| edits)?;
         let current = self.current_if_any(state, &slot).ok().flatten()?;
         (state.files.body(current) == body).then_some(current)
@@ -661,7 +662,10 @@ impl Engine {
         // A write may have been under way when the last FLUSH looked (a mapping's pages).
         let prepared = !t.unprepared && staging.try_lock().is_some_and(|c| !c.dirty);
         let ready = certain
-            || (prepared && self.still_fits(state, id) && self.has_all_added(grown_of(state, id)));
+            || (prepared
+                && !state.followers.follow(id)
+                && self.still_fits(state, id)
+                && self.has_all_added(grown_of(state, id)));
         // FLUSH has prepared nothing, and there is nothing to wait for.
         if (ready || self.is_moot(state, id)) && !rescue {
             let fallen = self.finish(state, id);
@@ -696,13 +700,14 @@ impl Engine {
             };
             // Others may commit while it is being merged into what they had committed before, or
             // publish it under another name.
-            let (mut state, nobody_adds) = loop {
+            let (mut state, nobody_adds, copies) = loop {
                 failpoint::delay("COMMITFS_DECIDE_DELAY_MS");
                 engine.prepare(id, &staging, pid).ok();
                 failpoint::delay("COMMITFS_DECIDE_DELAY_MS");
                 if rescue {
                     engine.rescue(id, &staging);
                 }
+                let copies = engine.copies_of_prepared(id);
                 let grows = grown_of(&engine.lock(), id).is_some();
                 let nobody_adds = grows.then(|| engine.append_lock.lock());
                 let mut state = engine.lock();
@@ -710,10 +715,12 @@ impl Engine {
                 let fits = engine.still_fits(&mut state, id);
                 let is_final = !state.is_unprepared(id) || failpoint::mutant("C9-deciding");
                 if is_final && fits && grown.is_none_or(|g| g.is_complete()) {
-                    break (state, nobody_adds);
+                    break (state, nobody_adds, copies);
                 }
+                drop(state);
+                engine.drop_copies(copies);
             };
-            let fallen = engine.finish(&mut state, id);
+            let fallen = engine.finish_with(&mut state, id, copies);
             engine.give_back(&mut state, &unlock);
             drop(state);
             // Before what falls is locked: its owner may wait for this.
@@ -723,6 +730,16 @@ impl Engine {
                 engine.bury_aborted(fallen);
             }
         });
+    }
+
+    /// Decides, also about the links that follow it.
+    fn finish_with(&self, state: &mut State, id: TxnId, copies: Vec<Copy>) -> Option<Fallen> {
+        let fallen = self.finish(state, id);
+        match fallen {
+            None => self.publish_copies(state, copies),
+            Some(_) => self.drop_copies(copies),
+        }
+        fallen
     }
 
     /// What becomes of close-to-open consistency when a commit just comes some time after close().
@@ -777,6 +794,7 @@ impl Engine {
         let releases = txn.releases.clone();
         let committed = txn.content.as_ref().map(|c| c.id);
         let fallen = self.decide(state, txn, save.as_ref());
+        state.followers.leave(id);
         state.forget_save(id);
         let merges = save.map(|s| s.merges).unwrap_or_default();
         for merge in merges {
@@ -1127,16 +1145,18 @@ impl Engine {
         let mut all = Vec::new();
         for (_, id) in flushed {
             // One before it may have edited the same file.
-            if !self.still_fits(&mut state, id)
+            let mut copies = Vec::new();
+            if (!self.still_fits(&mut state, id) || state.followers.follow(id))
                 && let Some(txn) = state.txns.get_mut(&id)
             {
                 txn.closing = true;
                 let (staging, pid) = (txn.staging.clone(), txn.last_closer);
                 drop(state);
                 self.prepare(id, &staging, pid).ok();
+                copies = self.copies_of_prepared(id);
                 state = self.lock();
             }
-            all.extend(self.finish(&mut state, id));
+            all.extend(self.finish_with(&mut state, id, copies));
         }
         drop(state);
         for fallen in all {

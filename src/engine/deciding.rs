@@ -7,9 +7,12 @@
 
 use std::time::Duration;
 
+use parking_lot::MutexGuard;
+
 use super::{Engine, State};
 use crate::namespace::Kind;
 use crate::sys::failpoint;
+use crate::txn::{Begun, Transaction};
 use crate::types::{NodeId, Slot, TxnId};
 
 /// Decisions are told; but who waits for one looks now and then all the same.
@@ -49,6 +52,17 @@ impl Engine {
         let mut state = self.lock();
         while state.is_deciding(id) {
             self.happened.wait_for(&mut state, LOOK);
+        }
+    }
+
+    /// The same for new files of a directory.
+    pub(super) fn await_creations(&self, state: &mut MutexGuard<'_, State>, dir: NodeId) {
+        let creates = |t: &Transaction| {
+            let is_new = matches!(t.begun, Begun::Create { .. });
+            is_new && t.closing && !t.discarded && t.slot.dir == dir
+        };
+        while state.txns.values().any(creates) && !failpoint::mutant("C9-deciding") {
+            self.happened.wait_for(state, LOOK);
         }
     }
 

@@ -74,6 +74,8 @@ impl Engine {
         // Pending names move to the backing directory under this lock, so none is missed and none
         // is seen twice.
         let mut guard = self.lock();
+        // What has been closed is there (C2).
+        self.await_creations(&mut guard, node);
         let state = &mut *guard;
         let mut names: BTreeMap<OsString, (NodeId, FileType)> = BTreeMap::new();
         for entry in rustix::fs::Dir::new(at::open_dir(&*dir, ".".as_ref())?)? {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -37,7 +38,14 @@ pub struct WriteRequest {
 
 impl Engine {
     fn handle(&self, handle: HandleId) -> OpResult<Handle> {
-        self.lock().handles.get(&handle).cloned().ok_or(Errno::BADF)
+        let mut state = self.lock();
+        let handle = state.handles.get(&handle).cloned().ok_or(Errno::BADF)?;
+        if let Handle::Staged { txn, .. } = &handle
+            && let Some(txn) = state.txns.get_mut(txn)
+        {
+            txn.heard = Instant::now();
+        }
+        Ok(handle)
     }
 
     /// Reads up to `size` bytes.
@@ -104,9 +112,17 @@ impl Engine {
             offset,
             appends,
             kill,
-            ..
+            writeback,
         } = request;
         match self.handle(handle) {
+            Ok(Handle::Staged { txn, staging, .. }) if self.is_emptied(txn) => {
+                let (engine, data) = (self.clone(), data.to_vec());
+                self.pool
+                    .run(move || match engine.take_over_emptied(txn, &staging) {
+                        Ok(()) => engine.write(caller, handle, request, &data, done),
+                        Err(e) => done(Err(e)),
+                    });
+            }
             Ok(Handle::Staged {
                 txn, staging, sync, ..
             }) => {
@@ -123,6 +139,13 @@ impl Engine {
                 }
                 if kill {
                     staging.set_own(Own::NoSetId);
+                }
+                if writeback {
+                    let (engine, data) = (self.clone(), data.to_vec());
+                    return self.pool.run(move || {
+                        let written = engine.write_pages(&staging, &data, offset, kill);
+                        done(written.map(|()| size));
+                    });
                 }
                 let at_once = !sync && !appends && data.len() <= INLINE_WRITE;
                 if at_once && let Some(result) = write_at_once(&staging, data, offset, kill) {
@@ -190,7 +213,9 @@ impl Engine {
                 return false;
             };
             let alone = txn.appends || txn.handles == 1;
-            let goes_on = alone && !txn.discarded && !txn.claim;
+            // A link gets its copy when the file is whole.
+            let followed = state.followers.follow(id);
+            let goes_on = alone && !txn.discarded && !txn.claim && !followed;
             (txn.stream.filter(|_| goes_on), txn.appends)
         };
         let content = staging.try_lock();
@@ -243,7 +268,7 @@ impl Engine {
 
     /// Changes staged content, again as often as room can be made. A transaction that has failed
     /// before stays failed: what this would add would stand behind a hole.
-    fn change_staged(
+    pub(super) fn change_staged(
         &self,
         staging: &Staging,
         what: &'static str,
@@ -289,6 +314,7 @@ impl Engine {
             (process.closed_cleanly, process.has_ended) = (false, false);
         }
         txn.changed = true;
+        txn.emptied_by = None;
         let stream = txn.stream.is_some();
         let outgrown = txn.claim && end > CLAIM_LIMIT;
         self.unprepare(state, id);
@@ -306,7 +332,6 @@ impl Engine {
                 self.append(&Record::Unprepared { id: ready.id }).ok();
             }
             txn.unprepared = true;
-            txn.outdated = false;
             txn.verdict = None;
         }
     }
@@ -411,6 +436,14 @@ impl Engine {
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         match self.handle(handle) {
+            Ok(Handle::Staged { txn, staging, .. }) if self.is_emptied(txn) => {
+                let engine = self.clone();
+                self.pool
+                    .run(move || match engine.take_over_emptied(txn, &staging) {
+                        Ok(()) => engine.truncate_handle(caller, handle, size, done),
+                        Err(e) => done(Err(e)),
+                    });
+            }
             Ok(Handle::Staged {
                 txn,
                 staging,
@@ -609,7 +642,7 @@ impl Engine {
     }
 }
 
-fn is_full(result: &OpResult<()>) -> bool {
+pub(super) fn is_full(result: &OpResult<()>) -> bool {
     matches!(result, Err(Errno::NOSPC | Errno::DQUOT))
 }
 
@@ -631,7 +664,12 @@ fn first_try(content: &mut Content, data: &[u8], offset: u64, kill: bool) -> OpR
     unless_full(content, |content| write_staged(content, data, offset, kill))
 }
 
-fn write_staged(content: &mut Content, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
+pub(super) fn write_staged(
+    content: &mut Content,
+    data: &[u8],
+    offset: u64,
+    kill: bool,
+) -> OpResult<()> {
     content.write(data, offset)?;
     if kill {
         clear_set_id(&content.file)?;

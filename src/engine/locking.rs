@@ -27,6 +27,11 @@ use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId};
 /// How often a waiting thread's signals are looked at.
 const GLANCE: Duration = Duration::from_millis(40);
 
+/// Who has sent nothing for so long is not waited for any longer (C9).
+fn silence() -> Duration {
+    Duration::from_millis(failpoint::number("COMMITFS_SILENCE_MS", 2000))
+}
+
 /// A lock request.
 #[derive(Clone, Copy, Debug)]
 pub struct LockRequest {
@@ -336,7 +341,7 @@ impl Engine {
     }
 
     /// What is read at a node is another version from now on.
-    fn tell_moved(&self, node: NodeId) {
+    pub(super) fn tell_moved(&self, node: NodeId) {
         let Some(notify) = self.notify.get() else {
             return;
         };
@@ -548,7 +553,9 @@ impl Engine {
                 let family = t.opener != 0
                     && (proc::is_self_or_descendant(tgid, t.opener)
                         || proc::is_self_or_descendant(t.opener, tgid));
-                !locked && !family
+                // One that thinks, or waits at a barrier for those who wait for it here.
+                let silent = t.heard.elapsed() > silence() && !failpoint::mutant("C9-silence");
+                !locked && !family && !silent
             })
             .map(|t| t.opener)
     }

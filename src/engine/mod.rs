@@ -12,15 +12,19 @@ mod deciding;
 mod dirs;
 mod documents;
 mod drain;
+mod emptied;
 mod errors;
+mod exchange;
 mod files;
 mod growing;
 mod io;
 mod judging;
 mod ledger;
 mod lines;
+mod links;
 mod locking;
 mod locklist;
+mod mapped;
 mod merging;
 mod names;
 mod open;
@@ -193,6 +197,7 @@ impl Engine {
             txns: HashMap::new(),
             falling: std::collections::BTreeMap::new(),
             open_names: std::collections::BTreeMap::new(),
+            followers: links::Followers::default(),
             handles: HashMap::new(),
             appenders: HashMap::new(),
             last_handle: 0,

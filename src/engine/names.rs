@@ -56,7 +56,7 @@ struct Barrier {
 }
 
 /// The version that was renamed, and the one that it replaced.
-type Renamed = (NodeId, Option<NodeId>);
+pub(super) type Renamed = (NodeId, Option<NodeId>);
 
 /// Whether an operation on names is done or has to wait for the drain first.
 enum Step<T> {
@@ -364,17 +364,16 @@ impl Engine {
         to: &Slot,
         flags: RenameFlags,
     ) -> OpResult<()> {
+        if flags.contains(RenameFlags::EXCHANGE) {
+            return self.exchange_now(caller, from, to);
+        }
         let open = {
             let mut state = self.lock();
             if flags.contains(RenameFlags::NOREPLACE) && self.exists(&mut state, to)? {
                 return Err(Errno::EXIST);
             }
-            if flags.contains(RenameFlags::EXCHANGE) {
-                None
-            } else {
-                self.own_transaction(&mut state, caller, from)
-                    .or_else(|| state.transactions_at(from).find(|t| t.claim).map(|t| t.id))
-            }
+            self.own_transaction(&mut state, caller, from)
+                .or_else(|| state.transactions_at(from).find(|t| t.claim).map(|t| t.id))
         };
         match open.map(|id| (id, self.unborn_log(id))) {
             // Its first version takes the new name like any other.
@@ -385,16 +384,13 @@ impl Engine {
             _ => {}
         }
         self.check_moved(from, to)?;
-        if flags.contains(RenameFlags::EXCHANGE) {
-            self.check_moved(to, from)?;
-        } else if self.rename_merged(caller, from, to, flags)? {
+        if self.rename_merged(caller, from, to, flags)? {
             if self.config.durability == Durability::Sync {
                 self.drain_all()?;
             }
             return Ok(());
         }
-        let renamed =
-            self.drain_until(|engine, barrier| engine.rename_step(from, to, flags, None, barrier))?;
+        let renamed = self.rename_settled(from, to, flags)?;
         if let Some((source, lost)) = renamed.filter(|_| flags.is_empty()) {
             let mut state = self.lock();
             let author = state.parties.author(source).map(|a| a.tid);
@@ -404,6 +400,16 @@ impl Engine {
             self.drain_all()?;
         }
         Ok(())
+    }
+
+    /// Renames once nothing that either name means is pending.
+    pub(super) fn rename_settled(
+        &self,
+        from: &Slot,
+        to: &Slot,
+        flags: RenameFlags,
+    ) -> OpResult<Option<Renamed>> {
+        self.drain_until(|engine, barrier| engine.rename_step(from, to, flags, None, barrier))
     }
 
     fn exists(&self, state: &mut State, slot: &Slot) -> OpResult<bool> {
@@ -440,7 +446,7 @@ impl Engine {
 
     /// A rename is a commit of the name it goes to: its guard, and durability where the file was
     /// in direct mode.
-    fn check_moved(&self, from: &Slot, to: &Slot) -> OpResult<()> {
+    pub(super) fn check_moved(&self, from: &Slot, to: &Slot) -> OpResult<()> {
         let (fd, policy, direct, pending) = {
             let mut state = self.lock_settled(from)?;
             let id = self.current(&mut state, from)?;
@@ -854,8 +860,10 @@ impl Engine {
             }
         }
         self.note_grown_moved(state, (from, to), (source, target), flags);
-        if flags.contains(RenameFlags::EXCHANGE) {
+        if exchange {
             state.exchange_appenders(from, to);
+            self.exchange_writers(state, from, to);
+            state.exchange_followers(from, to);
         } else {
             state.unname(to, lost);
             state.rename_appenders(from, to);
@@ -911,13 +919,16 @@ impl Engine {
     /// Writers of the moved file follow it to its new name; those that are creating a file of
     /// their own under the old name keep it (C11).
     fn follow(&self, state: &mut State, from: &Slot, to: &Slot, moved: NodeId) {
-        let ids: Vec<TxnId> = state
-            .transactions_at(from)
+        state.rename_follower(from, to);
+        // Also one prepared for an open that is still on its way: it has what has moved. In the order in
+        // which they are listed: the newest is the one that its process sees.
+        let listed = state.open_names.get(from).into_iter().flatten();
+        let ids: Vec<TxnId> = listed
+            .filter_map(|id| state.txns.get(id).filter(|t| !t.discarded))
             .filter(|t| t.begun == Begun::Edit || t.base == Some(moved) || t.holds_nothing())
             .map(|t| t.id)
             .collect();
-        // The newest last, as they are listed: it is the one that its process sees.
-        for id in ids.into_iter().rev() {
+        for id in ids {
             self.retarget(state, id, to);
             self.journal_target(state, id);
         }
@@ -945,7 +956,7 @@ impl Engine {
         state.retarget(id, to.clone());
     }
 
-    fn journal_target(&self, state: &State, id: TxnId) {
+    pub(super) fn journal_target(&self, state: &State, id: TxnId) {
         // One whose directory is gone keeps its last path: without any it would be an unlinked one.
         if let Some(txn) = state.txns.get(&id)
             && let Some(path) = state.nodes.path(&txn.slot)
@@ -1076,8 +1087,12 @@ impl Engine {
         at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
         let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
         n.lookups += 1;
+        let linked = n.at.clone();
         self.mark_dirty(state, to.dir);
         self.overtake(state, to);
+        if let Some(linked) = linked {
+            self.follow_writers(state, &linked, to, node);
+        }
         Ok(Step::Done(node))
     }
 

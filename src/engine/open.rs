@@ -489,7 +489,7 @@ impl Engine {
             && let Some(note) = state.notes.remove(&caller.tid)
             && let Some(emptied) = note.empties.and_then(|own| state.txns.get_mut(&own))
         {
-            emptied.outdated = true;
+            emptied.emptied_by = Some(id);
         }
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
         let staging = txn.staging.clone();
@@ -562,6 +562,7 @@ impl Engine {
         txn.stream = txn.stream.filter(|_| goes_on);
         let streams = txn.stream.is_some();
         txn.handles += 1;
+        txn.heard = Instant::now();
         txn.flushed = None;
         txn.mappable |= flags.contains(OFlags::RDWR);
         let process = txn.processes.entry(pid).or_default();
@@ -849,7 +850,8 @@ impl Engine {
                 empties: false,
                 holds_slot: false,
                 releases: Vec::new(),
-                outdated: false,
+                emptied_by: None,
+                heard: Instant::now(),
                 fsynced: false,
                 last_fsync: None,
                 overtaken: false,

@@ -400,7 +400,12 @@ impl Engine {
         self.take_turn(&from, id);
         let published = self.publish_now(id, to, how);
         self.end_turn(&mut self.lock(), &from, id);
-        published
+        let published = published?;
+        let renewed = self.renew_followers(id, published.version);
+        renewed
+            .inspect_err(|e| log::warn!("links stay behind: {e}"))
+            .ok();
+        Ok(published)
     }
 
     fn publish_now(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<Published> {
@@ -587,6 +592,9 @@ impl Engine {
         if let Some(linked) = state.nodes.get_mut(version).filter(|_| how == Move::Link) {
             // The kernel gets to know it by the answer.
             linked.lookups += 1;
+        }
+        if how == Move::Link {
+            self.follow_writers(state, &from, to, version);
         }
         let left = match how {
             Move::Rename => self.left_at(state, &from).ok().flatten(),

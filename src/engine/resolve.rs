@@ -251,8 +251,11 @@ impl Engine {
     /// Until when to wait for a close of this name that is about to be completed.
     fn about_to_commit(&self, state: &State, slot: &Slot) -> Option<Instant> {
         let now = Instant::now();
+        let followed = state.followers.writers(slot).iter();
+        let followed = followed.filter_map(|id| state.txns.get(id));
         state
             .transactions_at(slot)
+            .chain(followed)
             .filter_map(|t| {
                 if t.closing {
                     return Some(now + SURE_WAIT);

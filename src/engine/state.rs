@@ -240,6 +240,8 @@ pub struct State {
     pub falling: BTreeMap<TxnId, Record>,
     /// Open transactions by the name they will commit under, oldest first.
     pub open_names: BTreeMap<Slot, Vec<TxnId>>,
+    /// Names that were linked to a file which is still being written.
+    pub(super) followers: super::links::Followers,
     /// Open descriptions.
     pub handles: HashMap<HandleId, Handle>,
     /// Descriptions that add lines, by the name of the file.

@@ -11,6 +11,7 @@
 mod attributes;
 mod growth;
 mod moves;
+mod pages;
 mod parts;
 pub mod recovery;
 mod replay;
@@ -21,6 +22,7 @@ mod transaction;
 pub use attributes::{OURS, VERSION, copy_attributes, copy_xattrs, mark_version, marked_version};
 pub use growth::key_of;
 pub use moves::{after_move, each_path};
+pub use parts::by_place;
 pub use replay::write_text;
 pub use staging::{Content, Failure, Fsynced, Grown, Own, Staging};
 pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction, Written};

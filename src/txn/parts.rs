@@ -3,6 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::guard::Guard;
+
+/// Whether what somebody has written of a file keeps its place in what others have made of it: rows of
+/// an array do, members of a document don't.
+pub fn by_place(guard: Guard) -> bool {
+    matches!(guard, Guard::None | Guard::Safetensors | Guard::Npy)
+}
+
 /// So many pieces are told apart: they take about 64 MiB of memory.
 const MOST: usize = 1 << 20;
 

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
-use super::parts::Parts;
+use super::pages::{Seen, own_ranges};
+use super::parts::{Parts, by_place};
 use crate::guard::{Guard, JsonLines, Verdict, examine};
 use crate::journal;
 use crate::namespace::Shown;
@@ -83,6 +84,8 @@ pub struct Content {
     base: Option<Shown>,
     /// The growing file that it was copied from.
     grown: Option<Grown>,
+    /// What pages may hold that nothing was changed of.
+    seen: Seen,
     /// What was written over that copy: all else is as it is there, and nothing was cut off.
     parts: Option<Parts>,
     /// Others had changed some of that, too.
@@ -172,6 +175,7 @@ impl Staging {
             anew: base.is_none(),
             base,
             grown: None,
+            seen: Seen::default(),
             parts: None,
             overwrites: false,
             changed: false,
@@ -363,8 +367,9 @@ impl Content {
             errno_of(&e)
         })?;
         self.base = None;
+        self.seen.note(&base.file);
         self.grows_from(base, len);
-        let by_parts = self.grown.is_some() && self.guard == Guard::None;
+        let by_parts = self.grown.is_some() && by_place(self.guard);
         self.parts = by_parts.then(Parts::default);
         self.overwrites = false;
         Ok(())
@@ -373,9 +378,21 @@ impl Content {
     /// Others may add to what this was copied from, unless a guard wants whole documents there. JSON
     /// may be lines.
     fn grows_from(&mut self, from: Shown, len: u64) {
-        let grows = matches!(self.guard, Guard::None | Guard::Json)
+        let grows = (by_place(self.guard) || self.guard == Guard::Json)
             && !crate::sys::failpoint::mutant("C10-editors");
         self.grown = grows.then_some(Grown { from, len });
+    }
+
+    /// What of a page that was written back is this transaction's own.
+    pub fn changed_in(&mut self, page: &[u8], offset: u64) -> OpResult<Vec<Range<usize>>> {
+        self.copy_base()?;
+        match &self.parts {
+            Some(parts) if !crate::sys::failpoint::mutant("C9-pages") => {
+                own_ranges(page, offset, &self.file, &self.seen, parts)
+            }
+            // All of the content is.
+            _ => Ok(std::iter::once(0..page.len()).collect()),
+        }
     }
 
     /// Takes over what others have added to the file since it was copied: on the plain directory,
@@ -628,6 +645,18 @@ impl Content {
         self.anew = false;
         self.parts = None;
         self.verdict = None;
+    }
+
+    /// Has nothing of its own any more, and starts from another content.
+    pub fn take_over(&mut self, base: Shown) {
+        self.changed = false;
+        self.grown = None;
+        self.sequence.intact = false;
+        if let Some(fsynced) = &mut self.fsynced {
+            fsynced.overwritten = true;
+        }
+        self.dirty = true;
+        self.start_from(base);
     }
 
     /// What was promised before of another file holds of this one, which is on the medium.

@@ -187,9 +187,11 @@ pub struct Transaction {
     pub holds_slot: bool,
     /// Owners of fcntl locks that go when it has committed.
     pub releases: Vec<u64>,
-    /// One of its processes has emptied the name through its path since the last write: on a plain
-    /// directory nothing of what was written here would be left.
-    pub outdated: bool,
+    /// The transaction by which one of its processes has emptied the name through its path since the
+    /// last write: on a plain directory nothing of what was written here would be left.
+    pub emptied_by: Option<TxnId>,
+    /// When one of its descriptions was last used.
+    pub heard: Instant,
     /// It has called fsync: exempt from what a kill does (C7).
     pub fsynced: bool,
     /// Node of the version that was current at its last fsync.
@@ -275,7 +277,7 @@ impl Transaction {
     /// name), or its own program emptied the name through its path after the last write.
     pub fn holds_nothing(&self) -> bool {
         let created = matches!(self.begun, Begun::Create { .. });
-        self.outdated || (created && !self.changed && !self.empties)
+        self.emptied_by.is_some() || (created && !self.changed && !self.empties)
     }
 
     /// The journal is told that this much of it is on the medium, whatever has its name by now.

@@ -413,6 +413,22 @@ impl Mount {
         super::python(&self.mountpoint, script, Duration::from_secs(30))
     }
 
+    /// Runs a Python program on the mount and on a plain directory: it has to print the same.
+    #[track_caller]
+    pub fn same_as_plain(&self, program: &str) {
+        let plain = self.scratch("plain");
+        std::fs::create_dir_all(&plain).expect("a directory");
+        let limit = Duration::from_secs(150);
+        let say = |directory: &Path| super::python(directory, program, limit).ok().out;
+        let (expected, found) = (say(&plain), say(&self.mountpoint));
+        let lines = expected.lines().zip(found.lines());
+        let differ: Vec<_> = lines.filter(|(one, other)| one != other).collect();
+        assert!(
+            differ.is_empty() && expected.len() == found.len() && !found.is_empty(),
+            "plain, and here: {differ:#?}"
+        );
+    }
+
     pub fn live_python(&self, script: &str) -> Live {
         Live::python(&self.mountpoint, script)
     }

@@ -180,6 +180,34 @@ def numpy_saves_and_maps_arrays():
     assert (np.fromfile("e.raw")[:10] == -1).all() and np.load("m.npy")[999] == 999
 
 
+FILL = """
+import sys
+import numpy as np
+rows = np.load("rows.npy", mmap_mode="r+")
+me, of = int(sys.argv[1]), int(sys.argv[2])
+print("mapped", flush=True)
+sys.stdin.readline()
+for row in range(me, len(rows), of):
+    rows[row] = row + 1
+rows.flush()
+"""
+
+
+@program(modules=["numpy"])
+def numpy_workers_fill_their_own_rows_of_one_array():
+    import numpy as np
+    made = np.lib.format.open_memmap("rows.npy", mode="w+", dtype="f4", shape=(1000, 8))
+    del made
+    workers = [subprocess.Popen([sys.executable, "-c", FILL, str(me), "4"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+               for me in range(4)]
+    for worker in workers:
+        assert worker.stdout.readline() == "mapped\n"
+    for worker in workers:
+        worker.communicate("go\n", timeout=60)
+        assert worker.returncode == 0
+    assert (np.load("rows.npy")[:, 0] == np.arange(1, 1001)).all()
+
+
 @program(modules=["h5py", "numpy"])
 def h5py_creates_and_edits_files():
     import h5py

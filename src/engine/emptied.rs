@@ -1,0 +1,65 @@
+//! A program empties a file by its name, and goes on writing through the descriptor that it has had open
+//! before (`mailbox.MH`: open r+, lock, `os.close(os.open(path, O_WRONLY | O_TRUNC))`, write). On the
+//! plain directory both are one file. Here the emptying is a transaction of its own; who has written
+//! nothing since takes over what it has made of the name.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::{Engine, State};
+use crate::namespace::Shown;
+use crate::sys::failpoint;
+use crate::txn::{Begun, Staging};
+use crate::types::{NodeId, OpResult, TxnId};
+
+impl Engine {
+    /// Whether its own program has emptied the name since a transaction was written.
+    pub(super) fn is_emptied(&self, id: TxnId) -> bool {
+        let state = self.lock();
+        let emptied = state.txns.get(&id).is_some_and(|t| t.emptied_by.is_some());
+        emptied && !failpoint::mutant("C9-emptied")
+    }
+
+    /// Goes on from what the name means now. On a worker.
+    pub(super) fn take_over_emptied(&self, id: TxnId, staging: &Arc<Staging>) -> OpResult<()> {
+        let slot = self.lock().txns.get(&id).map(|t| t.slot.clone());
+        let mut content = staging.lock();
+        let mut guard = self.lock_settled(&slot.ok_or(Errno::IO)?)?;
+        let state = &mut *guard;
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return Ok(());
+        };
+        let Some(by) = txn.emptied_by.take() else {
+            return Ok(());
+        };
+        let (slot, node) = (txn.slot.clone(), txn.node);
+        if state.txns.contains_key(&by) {
+            // Nothing is committed of it yet, and nothing was left.
+            drop(guard);
+            return content.truncate(0);
+        }
+        let Some(current) = self.current_if_any(state, &slot)? else {
+            return Ok(());
+        };
+        let fd = state.nodes.fd(current)?;
+        content.take_over(Shown::growing(&state.nodes, current)?);
+        self.redress(&content.file, staging, &fd)?;
+        self.goes_on_from(state, id, current);
+        drop(guard);
+        drop(content);
+        self.tell_moved(node);
+        Ok(())
+    }
+
+    /// A transaction has nothing of its own, and a version of its name for a base.
+    fn goes_on_from(&self, state: &mut State, id: TxnId, current: NodeId) {
+        let body = state.files.body(current);
+        if let Some(txn) = state.txns.get_mut(&id) {
+            (txn.base, txn.body) = (Some(current), Some(body));
+            (txn.begun, txn.changed) = (Begun::Edit, false);
+            (txn.empties, txn.claim, txn.stream) = (false, false, None);
+        }
+        Engine::note_rebased(state, id, current);
+    }
+}

@@ -1,0 +1,244 @@
+//! Links to files that are still being written (C6). On the plain directory such a link is the very file,
+//! and has in the end what the writer's close leaves. Here the link is a version of its own, made of
+//! what was written so far, or of what was committed: it *follows* those who have the file open, and gets
+//! a copy of what they commit, unless somebody has put something else there meanwhile.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+
+use super::{Engine, State};
+use crate::journal;
+use crate::namespace::Kind;
+use crate::rules::Creation;
+use crate::sys::{at, failpoint};
+use crate::txn::Ready;
+use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Followers {
+    names: HashMap<Slot, Follower>,
+}
+
+#[derive(Debug)]
+struct Follower {
+    /// The version that it has; another one is somebody else's.
+    version: NodeId,
+    writers: Vec<TxnId>,
+}
+
+impl Followers {
+    /// Whether a transaction has any.
+    pub(super) fn follow(&self, id: TxnId) -> bool {
+        self.names.values().any(|f| f.writers.contains(&id))
+    }
+
+    /// Whom a name follows.
+    pub(super) fn writers(&self, slot: &Slot) -> &[TxnId] {
+        self.names.get(slot).map_or(&[], |f| &f.writers)
+    }
+
+    fn of(&self, id: TxnId) -> Vec<(Slot, NodeId)> {
+        let of = self.names.iter().filter(|(_, f)| f.writers.contains(&id));
+        of.map(|(slot, f)| (slot.clone(), f.version)).collect()
+    }
+
+    /// A transaction has ended.
+    pub(super) fn leave(&mut self, id: TxnId) {
+        self.names.retain(|_, follower| {
+            follower.writers.retain(|writer| *writer != id);
+            !follower.writers.is_empty()
+        });
+    }
+}
+
+impl State {
+    /// The file of one name has got another.
+    pub(super) fn rename_follower(&mut self, from: &Slot, to: &Slot) {
+        let names = &mut self.followers.names;
+        names.remove(to);
+        if let Some(follower) = names.remove(from) {
+            names.insert(to.clone(), follower);
+        }
+    }
+
+    /// Two files have changed names.
+    pub(super) fn exchange_followers(&mut self, one: &Slot, other: &Slot) {
+        let names = &mut self.followers.names;
+        let (first, second) = (names.remove(one), names.remove(other));
+        names.extend(first.map(|f| (other.clone(), f)));
+        names.extend(second.map(|f| (one.clone(), f)));
+    }
+}
+
+/// What is to be committed under a name that follows.
+pub(super) struct Copy {
+    slot: Slot,
+    onto: NodeId,
+    ready: Ready,
+    path: Arc<OwnedFd>,
+    key: (u64, u64),
+}
+
+impl Engine {
+    /// A file has got a second name, with this version: it follows whoever has the file open.
+    pub(super) fn follow_writers(
+        &self,
+        state: &mut State,
+        linked: &Slot,
+        to: &Slot,
+        version: NodeId,
+    ) {
+        if failpoint::mutant("C6-links") {
+            return;
+        }
+        let mut writers: Vec<TxnId> = state.followers.writers(linked).to_vec();
+        writers.extend(state.transactions_at(linked).map(|t| t.id));
+        state.followers.names.remove(to);
+        if !writers.is_empty() {
+            let follower = Follower { version, writers };
+            state.followers.names.insert(to.clone(), follower);
+        }
+    }
+
+    /// Copies of what a transaction is about to commit, for the names that follow it. On a worker.
+    pub(super) fn copies_of_prepared(&self, id: TxnId) -> Vec<Copy> {
+        let (followers, ready) = {
+            let state = self.lock();
+            let ready = state.txns.get(&id).and_then(|t| t.content.clone());
+            (state.followers.of(id), ready)
+        };
+        let Some(ready) = ready.filter(|_| !followers.is_empty()) else {
+            return Vec::new();
+        };
+        self.copies(&followers, (&ready.file, &ready.content))
+    }
+
+    /// The same of what has been published of it already, under another name or by an unlock.
+    pub(super) fn renew_followers(&self, id: TxnId, version: NodeId) -> OpResult<()> {
+        let (followers, fd) = {
+            let state = self.lock();
+            let followers = state.followers.of(id);
+            if followers.is_empty() {
+                return Ok(());
+            }
+            (followers, state.nodes.fd(version)?)
+        };
+        let file = at::reopen(&*fd, OFlags::RDONLY)?;
+        let stat = at::stat(&file)?;
+        let described = journal::Content {
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            crc: None,
+            inline: None,
+            mtime_ns: mtime_ns(&stat),
+            grown: None,
+        };
+        let copies = self.copies(&followers, (&file, &described));
+        self.publish_copies(&mut self.lock(), copies);
+        Ok(())
+    }
+
+    fn copies(
+        &self,
+        followers: &[(Slot, NodeId)],
+        source: (&File, &journal::Content),
+    ) -> Vec<Copy> {
+        let copy = |(slot, onto): &(Slot, NodeId)| {
+            let made = self.copy_for(slot, *onto, source);
+            made.inspect_err(|e| {
+                let path = self.show(&self.lock(), slot);
+                log::warn!("{path}: a link stays behind the file that it was made of: {e}");
+            })
+            .ok()
+        };
+        followers.iter().filter_map(copy).collect()
+    }
+
+    fn copy_for(
+        &self,
+        slot: &Slot,
+        onto: NodeId,
+        (source, described): (&File, &journal::Content),
+    ) -> OpResult<Copy> {
+        let policy = self.policy(&self.lock(), slot, Creation::default());
+        self.check_named(source, slot, &policy, true)?;
+        self.reserve_commit()?;
+        let id = self.lock().new_id();
+        let file = self.making_room(|| self.store.create_staging(id))?;
+        let fill = || self.fill_copy(id, &file, onto, (source, described));
+        let made = self.making_room_for(described.len, fill);
+        let (path, key, described) = made.inspect_err(|_| {
+            self.store.remove_staging(id).ok();
+        })?;
+        let ready = Ready {
+            id,
+            file: Arc::new(file),
+            content: described,
+            version: 0,
+            synced: false,
+            onto: Some(onto),
+            merged: None,
+            grown: None,
+            by_parts: false,
+            edits: None,
+        };
+        Ok(Copy {
+            slot: slot.clone(),
+            onto,
+            ready,
+            path: Arc::new(path),
+            key,
+        })
+    }
+
+    fn fill_copy(
+        &self,
+        id: TxnId,
+        file: &File,
+        onto: NodeId,
+        (source, described): (&File, &journal::Content),
+    ) -> OpResult<(OwnedFd, (u64, u64), journal::Content)> {
+        at::copy_contents(source, file, described.len).map_err(|e| errno_of(&e))?;
+        // One file: owner, mode and times are those of what was written.
+        let original: OwnedFd = at::reopen(source, OFlags::PATH)?.into();
+        self.dress(file, Some(&original), None)?;
+        at::set_mtime(file, described.mtime_ns)?;
+        let mut described = journal::Content {
+            grown: None,
+            ..described.clone()
+        };
+        self.outgrow(&self.lock(), onto, file, &mut described)?;
+        let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
+        let stat = at::stat(&path)?;
+        Ok((path, (stat.st_dev, stat.st_ino), described))
+    }
+
+    /// Commits copies, each if its name still has what it followed with.
+    pub(super) fn publish_copies(&self, state: &mut State, copies: Vec<Copy>) {
+        for copy in copies {
+            if self.current_if_any(state, &copy.slot) != Ok(Some(copy.onto)) {
+                self.store.remove_staging(copy.ready.id).ok();
+                continue;
+            }
+            let slot = &copy.slot;
+            let version = state
+                .nodes
+                .create(Kind::File, copy.path, copy.key, slot.clone());
+            self.publish(state, slot, copy.ready, version);
+            if let Some(follower) = state.followers.names.get_mut(slot) {
+                follower.version = version;
+            }
+        }
+    }
+
+    /// What was copied is not committed.
+    pub(super) fn drop_copies(&self, copies: Vec<Copy>) {
+        for copy in copies {
+            self.store.remove_staging(copy.ready.id).ok();
+        }
+    }
+}

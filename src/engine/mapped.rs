@@ -1,0 +1,37 @@
+//! Pages of shared mappings, as the kernel writes them back: whole, whatever of them was changed
+//! (`numpy.load(mmap_mode="r+")`, four workers of which each fills its own rows).
+
+use super::Engine;
+use super::io::{is_full, write_staged};
+use crate::txn::{Content, Staging};
+use crate::types::OpResult;
+
+impl Engine {
+    /// Writes what a page has that its base hasn't (C9): the rest is as its process has seen it, and
+    /// others may have written there since. On a worker.
+    pub(super) fn write_pages(
+        &self,
+        staging: &Staging,
+        data: &[u8],
+        offset: u64,
+        kill: bool,
+    ) -> OpResult<()> {
+        self.change_staged(staging, "write", |content| {
+            write_changed(content, data, offset, kill)
+        })
+    }
+}
+
+fn write_changed(content: &mut Content, page: &[u8], offset: u64, kill: bool) -> OpResult<()> {
+    let changed = content.changed_in(page, offset);
+    if let Err(errno) = &changed
+        && !is_full(&Err(*errno))
+    {
+        content.fail(*errno, "write");
+    }
+    for part in changed? {
+        let at = offset + part.start as u64;
+        write_staged(content, &page[part], at, kill)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! What of a page that the kernel writes back its process has changed.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::parts::Parts;
+use crate::types::{OpResult, errno_of};
+
+/// Contents that a page may hold where its process has changed nothing: the one that the transaction
+/// began with, and the one that it goes on from since its last commit.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    first: Option<Arc<File>>,
+    last: Option<Arc<File>>,
+}
+
+impl Seen {
+    /// The transaction goes on from this content.
+    pub fn note(&mut self, base: &Arc<File>) {
+        self.first.get_or_insert_with(|| base.clone());
+        self.last = Some(base.clone());
+    }
+
+    fn read(&self, len: usize, offset: u64) -> OpResult<Vec<Vec<u8>>> {
+        let files = self.first.iter().chain(&self.last);
+        files.map(|file| read_padded(file, len, offset)).collect()
+    }
+}
+
+/// Ranges of a page that are its process's own: they differ from what is `staged`, and from whatever
+/// else it may have found there; or it has written that byte before.
+pub fn own_ranges(
+    page: &[u8],
+    offset: u64,
+    staged: &File,
+    seen: &Seen,
+    parts: &Parts,
+) -> OpResult<Vec<Range<usize>>> {
+    let now = read_padded(staged, page.len(), offset)?;
+    let bases = seen.read(page.len(), offset)?;
+    let mut written = vec![false; page.len()];
+    for part in parts.within(offset..offset + page.len() as u64) {
+        written[(part.start - offset) as usize..(part.end - offset) as usize].fill(true);
+    }
+    let is_own = |at: usize| {
+        page[at] != now[at] && (written[at] || bases.iter().all(|base| page[at] != base[at]))
+    };
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for at in (0..page.len()).filter(|at| is_own(*at)) {
+        match ranges.last_mut() {
+            Some(last) if last.end == at => last.end += 1,
+            _ => ranges.push(at..at + 1),
+        }
+    }
+    Ok(ranges)
+}
+
+/// Beyond its end a file is zeros to a mapping.
+fn read_padded(file: &File, len: usize, offset: u64) -> OpResult<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let mut filled = 0;
+    while filled < len {
+        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(errno_of(&e)),
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn file(content: &[u8]) -> Arc<File> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        Arc::new(file)
+    }
+
+    #[test]
+    fn a_pages_own_bytes_are_those_that_it_has_not_found_there() {
+        let mut seen = Seen::default();
+        seen.note(&file(b"abcdef"));
+        // Others have made `bc` to `BC`, it has written `d` to `D` before.
+        let staged = file(b"aBCDef");
+        let mut parts = Parts::default();
+        parts.add(3..4);
+        let own = |page: &[u8]| own_ranges(page, 0, &staged, &seen, &parts).unwrap();
+        assert!(own(b"abcDef").is_empty(), "as it was found");
+        assert!(own(b"aBCDef").is_empty(), "as it is");
+        assert_eq!(own(b"XbcDeY"), [0..1, 5..6], "changed");
+        assert_eq!(own(b"abcdef").pop(), Some(3..4), "taken back");
+        assert_eq!(own(b"aZcDef\0\0"), own(b"aZcDef"), "zeros behind the end");
+    }
+}
