@@ -184,6 +184,13 @@ fn a_daemon_killed_at_every_crash_point_loses_nothing_acknowledged_and_tears_not
                     let _ = victim.write("f", "half");
                     victim.kill(libc::SIGKILL);
                 }
+                // Databases, of names that no rule knows.
+                for number in 0..count {
+                    let mut database = Actor::new();
+                    let path = m.path(format!("database-{number}"));
+                    let _ = database.open("f", "rw-create", &path);
+                    let _ = database.write("f", "SQLite format 3\0");
+                }
                 // And lines, which go another way.
                 let mut appender = Actor::new();
                 for file in 0..count {

@@ -1058,7 +1058,7 @@ pub(super) fn has_lost_a_writer(txn: &Transaction) -> bool {
 /// Whether it commits though a writer was killed.
 fn is_exempt(txn: &Transaction) -> bool {
     // A claim is what everybody sees already (C6).
-    txn.claim || txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4")
+    txn.is_there() || txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4")
 }
 
 /// The file from which an editor that is to commit still has to take over what others add.

@@ -90,7 +90,8 @@ impl Engine {
                     .map_or(FileType::Unknown, |s| FileType::from_raw_mode(s.st_mode)),
                 kind => kind,
             };
-            let ino = state.nodes.number((dev, entry.ino()));
+            let number = state.nodes.number((dev, entry.ino()));
+            let ino = state.shown_number(number);
             names.insert(name.to_owned(), (ino, kind));
         }
         for (name, pending) in state.pending.in_dir(node) {
@@ -98,7 +99,11 @@ impl Engine {
         }
         for txn in state.txns.values() {
             let own = tgid.is_some_and(|t| super::resolve::sees(state, txn, (t, caller.tid)));
-            if txn.slot.dir == node && !txn.discarded && txn.handles > 0 && (txn.claim || own) {
+            if txn.slot.dir == node
+                && !txn.discarded
+                && txn.handles > 0
+                && (txn.is_seen_by_all() || own)
+            {
                 let ino = txn.shown_base.unwrap_or(txn.node);
                 names.insert(txn.slot.name.clone(), (ino, FileType::RegularFile));
             }

@@ -651,7 +651,7 @@ impl Engine {
         if txn.discarded {
             return vec![Record::Retarget { id, path: None }];
         }
-        let mut records = vec![Engine::begin_record(state, txn, txn.claim)];
+        let mut records = vec![Engine::begin_record(state, txn, txn.is_there())];
         if txn.overtaken {
             return records;
         }

@@ -35,9 +35,12 @@ impl Engine {
     fn bring_out(&self, caller: Caller, slot: &Slot) -> OpResult<()> {
         let hidden = {
             let mut state = self.lock();
-            let id = self
-                .own_transaction(&mut state, caller, slot)
-                .or_else(|| state.transactions_at(slot).find(|t| t.claim).map(|t| t.id));
+            let id = self.own_transaction(&mut state, caller, slot).or_else(|| {
+                state
+                    .transactions_at(slot)
+                    .find(|t| t.is_seen_by_all())
+                    .map(|t| t.id)
+            });
             let exists = self.current_if_any(&mut state, slot)?.is_some();
             id.filter(|_| !exists)
         };

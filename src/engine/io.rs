@@ -9,6 +9,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::lines::{self, Next};
+use super::shared::begins_swmr;
 use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::Record;
@@ -46,6 +47,24 @@ impl Engine {
             txn.heard = Instant::now();
         }
         Ok(handle)
+    }
+
+    /// The same for a write, and whether that is one which decides how the file is treated from
+    /// then on (C14).
+    fn handle_to_write(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+    ) -> (OpResult<Handle>, bool) {
+        let found = self.handle(handle);
+        let decides = match &found {
+            Ok(Handle::Staged { txn, .. }) => {
+                begins_swmr(offset, data) || self.lock().txns.get(txn).is_some_and(|txn| txn.common)
+            }
+            _ => false,
+        };
+        (found, decides)
     }
 
     /// Reads up to `size` bytes.
@@ -114,7 +133,17 @@ impl Engine {
             kill,
             writeback,
         } = request;
-        match self.handle(handle) {
+        let (described, decides) = self.handle_to_write(handle, offset, data);
+        if decides {
+            let (engine, data) = (self.clone(), data.to_vec());
+            return self.pool.run(
+                move || match engine.decide_by(caller, handle, offset, &data) {
+                    Ok(()) => engine.write(caller, handle, request, &data, done),
+                    Err(errno) => done(Err(errno)),
+                },
+            );
+        }
+        match described {
             Ok(Handle::Staged { txn, staging, .. }) if self.is_emptied(txn) => {
                 let (engine, data) = (self.clone(), data.to_vec());
                 self.pool
@@ -617,6 +646,9 @@ impl Engine {
             .read_at(&mut data, from_offset)
             .map_err(|e| errno_of(&e))?;
         let data = &data[..read];
+        if self.handle_to_write(to, to_offset, data).1 {
+            self.decide_by(caller, to, to_offset, data)?;
+        }
         match self.handle(to)? {
             Handle::Staged {
                 txn,

@@ -399,6 +399,7 @@ impl Engine {
             txn.body = Some(body);
             txn.begun = Begun::Edit;
             txn.claim = false;
+            txn.common = false;
         }
         Engine::note_rebased(state, id, current);
         drop(guard);

@@ -36,6 +36,7 @@ mod probe;
 mod publish;
 mod resolve;
 mod room;
+mod shared;
 mod state;
 mod status;
 mod strays;
@@ -396,6 +397,7 @@ impl Engine {
         // that who opens a document finds a later text than the one it looked up.
         let changes = node.kind == Kind::Dir && state.creates_in(node.id)
             || node.grows()
+            || node.shown_as.is_some()
             || node.unwritten.is_some();
         let ttl = if changes { VOLATILE } else { STABLE };
         Ok(Attr {

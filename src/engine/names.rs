@@ -23,7 +23,7 @@ use crate::journal::{Edit, Record};
 use crate::namespace::Kind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
-use crate::txn::{Abort, Begun};
+use crate::txn::{Abort, Begun, Transaction};
 use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId};
 
 /// How an open file gets another name.
@@ -49,7 +49,7 @@ pub(super) struct Left {
 
 /// What an operation on names waits for: the commits up to the one that was the last when it began.
 #[derive(Debug, Default)]
-struct Barrier {
+pub(super) struct Barrier {
     target: Option<u64>,
     /// Given up: the disk is full, and the operation may be what makes room.
     waived: bool,
@@ -59,7 +59,7 @@ struct Barrier {
 pub(super) type Renamed = (NodeId, Option<NodeId>);
 
 /// Whether an operation on names is done or has to wait for the drain first.
-enum Step<T> {
+pub(super) enum Step<T> {
     Done(T),
     DrainFirst,
 }
@@ -91,7 +91,7 @@ impl Engine {
         }
     }
 
-    fn drain_until<T>(
+    pub(super) fn drain_until<T>(
         &self,
         mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>>,
     ) -> OpResult<T> {
@@ -111,7 +111,7 @@ impl Engine {
     }
 
     /// Whether commits made before the operation began still have to reach the backing directory.
-    fn must_drain(&self, state: &State, barrier: &mut Barrier) -> bool {
+    pub(super) fn must_drain(&self, state: &State, barrier: &mut Barrier) -> bool {
         if failpoint::mutant("C19-barrier") || barrier.waived {
             return false;
         }
@@ -237,7 +237,7 @@ impl Engine {
         }
         if !*discarded {
             let own = self.own_transaction(state, caller, slot).is_some()
-                || state.transactions_at(slot).any(|t| t.claim);
+                || state.transactions_at(slot).any(|t| t.is_seen_by_all());
             let committed = backing.is_some() || state.pending.get(slot.dir, &slot.name).is_some();
             if own || committed {
                 *discarded |= self.discard_transactions(state, slot) && own;
@@ -259,7 +259,8 @@ impl Engine {
                 Err(Errno::NOENT)
             };
         };
-        let direct = self.policy(state, slot, Creation::default()).mode == RuleMode::Direct;
+        let direct = self.policy(state, slot, Creation::default()).mode == RuleMode::Direct
+            || self.was_a_companion(state, slot, (stat.st_dev, stat.st_ino));
         if !direct && self.must_drain(state, barrier) {
             return Ok(Step::DrainFirst);
         }
@@ -300,6 +301,7 @@ impl Engine {
             if let Some(txn) = state.txns.get_mut(id) {
                 txn.discarded = !failpoint::mutant("C11-unlink");
                 txn.claim = false;
+                txn.common = false;
                 let id = txn.staging_id;
                 self.append(&Record::Retarget { id, path: None }).ok();
             }
@@ -372,8 +374,11 @@ impl Engine {
             if flags.contains(RenameFlags::NOREPLACE) && self.exists(&mut state, to)? {
                 return Err(Errno::EXIST);
             }
-            self.own_transaction(&mut state, caller, from)
-                .or_else(|| state.transactions_at(from).find(|t| t.claim).map(|t| t.id))
+            self.own_transaction(&mut state, caller, from).or_else(|| {
+                let everybodys = |t: &&Transaction| t.is_seen_by_all();
+                let mut open = state.transactions_at(from);
+                open.find(everybodys).map(|t| t.id)
+            })
         };
         match open.map(|id| (id, self.unborn_log(id))) {
             // Its first version takes the new name like any other.
@@ -413,7 +418,7 @@ impl Engine {
     }
 
     fn exists(&self, state: &mut State, slot: &Slot) -> OpResult<bool> {
-        Ok(state.transactions_at(slot).any(|t| t.claim)
+        Ok(state.transactions_at(slot).any(|t| t.is_seen_by_all())
             || self.current_if_any(state, slot)?.is_some())
     }
 
@@ -983,7 +988,7 @@ impl Engine {
         state
             .txns
             .values()
-            .any(|t| t.claim && t.slot.dir == dir && !t.discarded)
+            .any(|t| t.is_seen_by_all() && t.slot.dir == dir && !t.discarded)
             || state.pending.in_dir(dir).next().is_some()
     }
 

@@ -17,6 +17,7 @@ use parking_lot::MutexGuard;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::shared::{is_database, is_edit, is_outsider};
 use super::state::{Handle, Note};
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::guard::Guard;
@@ -144,7 +145,7 @@ impl Engine {
                 engine.open_settled(caller, node, request, done);
             });
         }
-        if self.has_to_come_out(caller, node) {
+        if self.has_to_come_out(caller, node, request.flags) {
             let engine = self.clone();
             return self.pool.run(move || {
                 // Should the disk fail, the version that is there is opened as any other.
@@ -195,9 +196,9 @@ impl Engine {
 
     /// Whether what was committed under a direct name is still to be brought into the backing
     /// directory: it was renamed to it, say. Only there it is shared.
-    fn has_to_come_out(&self, caller: Caller, id: NodeId) -> bool {
-        let guard = self.lock();
-        let state = &*guard;
+    fn has_to_come_out(&self, caller: Caller, id: NodeId, flags: OFlags) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let Some(node) = state.nodes.get(id).filter(|n| n.kind == Kind::File) else {
             return false;
         };
@@ -207,10 +208,15 @@ impl Engine {
             return false;
         };
         let is_pending = state.pending.get(slot.dir, &slot.name).is_some();
-        is_pending
-            && node.direct == 0
-            && !failpoint::mutant("C14")
-            && self.policy(state, slot, Creation::default()).mode == RuleMode::Direct
+        if !is_pending || node.direct > 0 || failpoint::mutant("C14") {
+            return false;
+        }
+        let slot = slot.clone();
+        self.policy(state, &slot, Creation::default()).mode == RuleMode::Direct
+            || self.is_companion(state, &slot, flags)
+            || is_edit(flags)
+                && is_database(state, id) == Ok(true)
+                && !failpoint::mutant("C14-in-place")
     }
 
     /// See [`Engine::settle_base`].
@@ -394,24 +400,24 @@ impl Engine {
     /// because an in-place editor has met a database.
     fn opens_direct(
         &self,
-        state: &State,
+        state: &mut State,
         id: NodeId,
         slot: Option<&Slot>,
         flags: OFlags,
     ) -> OpResult<bool> {
+        if flags.contains(OFlags::TRUNC)
+            && slot.is_some_and(|slot| self.is_rewritten_whole(state, slot))
+        {
+            return Ok(false);
+        }
         if self.is_direct(state, id, slot)? {
             return Ok(true);
         }
-        let edits = flags.contains(OFlags::RDWR) && !flags.contains(OFlags::TRUNC);
-        if !edits {
+        if !is_edit(flags) || failpoint::mutant("C14") {
             return Ok(false);
         }
-        use std::os::unix::fs::FileExt;
-        let mut head = [0u8; 512];
-        let read = at::reopen(&*state.nodes.fd(id)?, OFlags::RDONLY)?
-            .read_at(&mut head, 0)
-            .unwrap_or(0);
-        Ok(crate::rules::looks_like_database(&head[..read]))
+        let companion = slot.is_some_and(|slot| self.is_companion(state, slot, flags));
+        Ok(companion || is_database(state, id)?)
     }
 
     /// The same without a look at the content.
@@ -492,9 +498,14 @@ impl Engine {
             emptied.emptied_by = Some(id);
         }
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+        if by_path && !fresh && is_outsider(state, txn, caller) {
+            // It was everybody's when it was looked up: the next walk finds what is.
+            return Err(Errno::STALE);
+        }
         let staging = txn.staging.clone();
         let slot = txn.slot.clone();
         let node = txn.node;
+        let common = txn.common;
         // What others write into the file beside an editor becomes part of what it has.
         let keep_cache = txn.begun != Begun::Edit;
         if !writes(flags) {
@@ -511,7 +522,8 @@ impl Engine {
                 handle,
                 keep_cache,
                 direct_io: false,
-                no_flush: true,
+                // It may become a database's, whose locks go with any close.
+                no_flush: !common,
             }));
         }
         // Emptying a name through its path is a transaction of its own; through /proc/self/fd it
@@ -531,6 +543,27 @@ impl Engine {
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         txn.changed = true;
         txn.staging.try_lock().ok_or(Errno::BUSY)?.truncate(0)
+    }
+
+    /// A creation of what another has just created, to be shared.
+    fn join_common(
+        &self,
+        mut guard: MutexGuard<'_, State>,
+        caller: Caller,
+        id: TxnId,
+        flags: OFlags,
+    ) -> Result<Created, Unready> {
+        let state = &mut *guard;
+        let opened = self.join(state, caller, id, flags)?;
+        let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
+        if let Some(node) = state.nodes.get_mut(node) {
+            node.lookups += 1;
+        }
+        drop(guard);
+        Ok(Created {
+            attr: self.attr(node)?,
+            opened,
+        })
     }
 
     /// One more open description on a transaction.
@@ -553,7 +586,7 @@ impl Engine {
             txn.opened = Some(proc::Moment::now());
             txn.last_pid = proc::last_pid();
             let txn = &state.txns[&id];
-            self.append(&Engine::begin_record(state, txn, txn.claim))?;
+            self.append(&Engine::begin_record(state, txn, txn.is_there()))?;
             failpoint::crash_point("begin-journalled");
         }
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
@@ -623,6 +656,13 @@ impl Engine {
             _ => None,
         };
         let policy = self.policy(state, &slot, Creation::default());
+        let shares = edits && !takes_slot && caller.tid != 0 && self.shares(&policy, flags);
+        if let Some(common) = self.common_at(state, &slot, base).filter(|_| shares) {
+            state
+                .notes
+                .insert(caller.tid, Note::new(slot, id, common, None));
+            return Err(Errno::STALE);
+        }
         let txn = self.begin(
             state,
             Start {
@@ -646,6 +686,8 @@ impl Engine {
             let how = (t.empties, flags.contains(OFlags::RDWR));
             let streams = super::lines::is_stream_by_rule(&t.policy, how);
             t.stream = streams.then_some(Stream::Lines);
+            t.common = shares;
+            t.was_common = t.common;
         }
         self.note_begin(state, caller.tid, txn);
         if flags.contains(OFlags::TRUNC) {
@@ -835,6 +877,8 @@ impl Engine {
                 processes: std::collections::HashMap::new(),
                 mappable: false,
                 claim,
+                common: false,
+                was_common: false,
                 discarded: false,
                 started: Instant::now(),
                 opened: None,
@@ -1090,7 +1134,9 @@ impl Engine {
             },
         );
         let fresh = self.fresh(&dir, caller, request.mode & 0o7777)?;
-        if policy.mode == RuleMode::Direct && !failpoint::mutant("C14") {
+        let direct =
+            policy.mode == RuleMode::Direct || self.is_companion(state, &slot, request.flags);
+        if direct && !failpoint::mutant("C14") {
             let created = self.create_direct(state, &slot, request, fresh)?;
             self.note_direct_author(state, created.attr.ino, caller.tid);
             if exclusive {
@@ -1124,6 +1170,11 @@ impl Engine {
                 false => Unready::MustWait(slot),
             });
         }
+        let shares = !takes_slot && self.shares(&policy, request.flags);
+        if let Some(common) = self.common_at(state, &slot, base).filter(|_| shares) {
+            // Somebody has created it in the same moment.
+            return self.join_common(guard, caller, common, request.flags);
+        }
         let begun = match base {
             None => Begun::Create { exclusive },
             Some(_) if request.flags.contains(OFlags::TRUNC) => Begun::Rewrite,
@@ -1149,6 +1200,8 @@ impl Engine {
             let is_new = base.is_none() && !exclusive;
             let stream = is_new.then(|| super::lines::of_new(&slot, &txn.policy, how));
             txn.stream = stream.flatten();
+            txn.common = shares && (base.is_none() || caller.tid != 0);
+            txn.was_common = txn.common;
         }
         self.note_begin(state, caller.tid, id);
         let stream = state.txns.get(&id).is_some_and(|t| t.stream.is_some());

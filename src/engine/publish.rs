@@ -328,7 +328,7 @@ impl Engine {
                 continue;
             };
             txn.overtaken = true;
-            if txn.claim {
+            if txn.is_seen_by_all() {
                 self.end_claim(state, id);
             }
         }
@@ -338,6 +338,7 @@ impl Engine {
     pub(super) fn end_claim(&self, state: &mut State, id: TxnId) {
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.claim = false;
+            txn.common = false;
         }
         if let Some(txn) = state.txns.get(&id) {
             let record = Engine::begin_record(state, txn, false);
@@ -631,11 +632,12 @@ impl Engine {
             txn.begun = Begun::Edit;
             txn.changed = false;
             txn.claim = false;
+            txn.common = false;
             txn.base = Some(version);
             txn.body = Some(body);
         }
         let txn = &state.txns[&id];
-        self.append(&Engine::begin_record(state, txn, txn.claim))?;
+        self.append(&Engine::begin_record(state, txn, txn.is_there()))?;
         if let Some(content) = promised {
             self.append(&Record::Fsynced {
                 id: fresh_id,

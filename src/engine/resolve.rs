@@ -172,7 +172,7 @@ impl Engine {
         if let Some(node) = self.own_view(state, caller, slot) {
             return Ok(Resolved::Node(node));
         }
-        if let Some(claim) = state.transactions_at(slot).find(|t| t.claim) {
+        if let Some(claim) = state.transactions_at(slot).find(|t| t.is_seen_by_all()) {
             return Ok(Resolved::Node(claim.node));
         }
         if wait

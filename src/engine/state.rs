@@ -367,7 +367,8 @@ impl State {
             Some(Kind::Private(txn)) => self.txns.get(&txn),
             _ => None,
         };
-        txn.and_then(|txn| txn.shown_base).unwrap_or(id)
+        let node = self.nodes.get(id).and_then(|n| n.shown_as);
+        txn.and_then(|txn| txn.shown_base).or(node).unwrap_or(id)
     }
 
     /// Takes a transaction out of the list of its name.

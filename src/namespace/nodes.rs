@@ -98,6 +98,8 @@ pub struct Node {
     pub superseded: bool,
     /// Its readers hold a lock and read this newer version (C12).
     pub forwarded: Option<Arc<OwnedFd>>,
+    /// The number that programs have seen of this file since they opened it, if not its own.
+    pub shown_as: Option<NodeId>,
     /// The last link is gone.
     pub unlinked: bool,
     /// Gone, and its descriptor given up: see [`Nodes::retire`].
@@ -215,6 +217,7 @@ impl Nodes {
                 version: past.version,
                 superseded: false,
                 forwarded: None,
+                shown_as: None,
                 unlinked: false,
                 dead: false,
                 covered: 0,

@@ -12,6 +12,7 @@ const DIRECT: &[&[&str]] = &[
     &["*.log", "*.out", "*.err"],
     // Databases, and the files of LevelDB and RocksDB.
     &["*.mdb", "*.duckdb", "*.wal", "*.sst", "*.ldb", "MANIFEST-*"],
+    &["LOG", "LOG.old", "LOG.old.*", "CURRENT"],
     // Event streams of training monitors.
     &["*tfevents*", "*.wandb"],
     // Swap files of editors.
@@ -88,19 +89,67 @@ fn rule(glob: &str) -> Rule {
     Rule::new(glob).expect("the built-in globs are valid")
 }
 
-/// Do a file's first bytes say SQLite, HDF5 or LMDB? Such files are edited in place by several
-/// processes at once. The first 512 bytes suffice.
+/// Where a format has its magic number, and that.
+struct Magic(usize, &'static [u8]);
+
+/// Formats of files that several processes edit in place at once. Numbers stand in the byte order of
+/// the machine that made the file.
+const DATABASES: &[Magic] = &[
+    Magic(0, b"SQLite format 3\0"),
+    // HDF5, whose signature stands behind a block of the user's, if there is one.
+    Magic(0, HDF5),
+    Magic(512, HDF5),
+    Magic(1024, HDF5),
+    Magic(2048, HDF5),
+    // LMDB, on its first meta page behind the page's header.
+    Magic(16, &0xBEEF_C0DE_u32.to_le_bytes()),
+    Magic(16, &0xBEEF_C0DE_u32.to_be_bytes()),
+    // bbolt and boltdb, likewise.
+    Magic(16, &0xED0C_DAED_u32.to_le_bytes()),
+    Magic(16, &0xED0C_DAED_u32.to_be_bytes()),
+    Magic(8, b"DUCK"),
+    Magic(0, b"redb\x1a\x0a\xa9\x0d\x0a"),
+    Magic(0, b"ToKyO CaBiNeT\n"),
+    Magic(0, b"TDB file\n"),
+];
+
+const HDF5: &[u8] = b"\x89HDF\r\n\x1a\n";
+
+/// GDBM's magic numbers, at the beginning: for 32 and 64 bits, with and without a sync of its own.
+const GDBM: &[u32] = &[
+    0x1357_9ACD,
+    0x1357_9ACE,
+    0x1357_9ACF,
+    0x1357_9AD0,
+    0x1357_9AD1,
+];
+
+/// Berkeley DB's, behind the first page's number: btree, hash, queue, heap.
+const BERKELEY: &[u32] = &[0x0005_3162, 0x0006_1561, 0x0004_2253, 0x0007_4582];
+const BERKELEY_AT: usize = 12;
+
+/// Do a file's first bytes say that it is a database (SQLite, HDF5, LMDB, …)? Such files are edited
+/// in place by several processes at once. The first 2056 bytes suffice.
 pub fn looks_like_database(first_bytes: &[u8]) -> bool {
-    const SQLITE: &[u8] = b"SQLite format 3\0";
-    const HDF5: &[u8] = b"\x89HDF\r\n\x1a\n";
-    // The magic of LMDB's first meta page, behind the page's header, in the byte order of the
-    // machine that made it.
-    const LMDB: u32 = 0xBEEF_C0DE;
-    const LMDB_AT: usize = 16;
-    let lmdb = first_bytes.get(LMDB_AT..LMDB_AT + 4);
-    first_bytes.starts_with(SQLITE)
-        || first_bytes.starts_with(HDF5)
-        || lmdb.is_some_and(|magic| magic == LMDB.to_le_bytes() || magic == LMDB.to_be_bytes())
+    let has = |at: usize, magic: &[u8]| first_bytes.get(at..at + magic.len()) == Some(magic);
+    let has_number =
+        |at, number: u32| has(at, &number.to_le_bytes()) || has(at, &number.to_be_bytes());
+    DATABASES.iter().any(|magic| has(magic.0, magic.1))
+        || GDBM.iter().any(|number| has_number(0, *number))
+        || BERKELEY
+            .iter()
+            .any(|number| has_number(BERKELEY_AT, *number))
+}
+
+/// The database that a file belongs to by its name, should it be one: SQLite's journals and shared
+/// memory, LMDB's lock.
+pub fn companion_of(name: &OsStr) -> Option<&OsStr> {
+    const SUFFIXES: &[&[u8]] = &[b"-wal", b"-shm", b"-journal", b"-lock"];
+    let name = name.as_bytes();
+    let main = SUFFIXES
+        .iter()
+        .find_map(|suffix| name.strip_suffix(*suffix));
+    main.filter(|main| !main.is_empty()).map(OsStr::from_bytes)
 }
 
 /// A file that grows line by line rather than at its close (C10).

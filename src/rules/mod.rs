@@ -17,7 +17,7 @@ use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
 use policy::{KEYS, Settings};
 
-pub use builtin::{Stream, looks_like_database, text_stream};
+pub use builtin::{Stream, companion_of, looks_like_database, text_stream};
 pub use parse::RulesError;
 pub use policy::{Mode, OnConflict, OnSignal, Policy, Record, Stale};
 

@@ -3,7 +3,7 @@
 //! a file has to be an error that names its place, and for every path it can be asked which rule
 //! decided.
 
-use std::{os::unix::ffi::OsStrExt, time::Duration};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
 use super::*;
 use crate::guard::Guard;
@@ -55,12 +55,33 @@ fn what_no_rule_speaks_of_is_atomic_and_unguarded() {
 }
 
 #[test]
+fn what_belongs_to_a_database_is_known_by_its_name() {
+    let companions = [
+        ("a-wal", Some("a")),
+        ("train.lmdb-lock", Some("train.lmdb")),
+        ("a-journal", Some("a")),
+        ("x-y-shm", Some("x-y")),
+        ("-wal", None),
+        ("a.wal", None),
+        ("wal", None),
+    ];
+    for (name, main) in companions {
+        assert_eq!(
+            companion_of(OsStr::new(name)),
+            main.map(OsStr::new),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn names_that_are_shared_while_open_are_direct() {
     let rules = Rules::builtin();
     let names = "LOCK .lock a.lck a.pid a.log a.out a.err .log a.db a.db3 a.sqlite a.sqlite3 \
         a.db-wal a.db3-shm a.sqlite-journal a.sqlite3-wal a.mdb a.duckdb 000001.wal 000002.sst \
         000003.ldb MANIFEST-000004 events.out.tfevents.17.host run-x.wandb .a.swp .a.swo a.part \
-        a.partial a.incomplete a.crdownload .nfs0001";
+        a.partial a.incomplete a.crdownload .nfs0001 \
+        LOG LOG.old LOG.old.1700000000 CURRENT";
     for name in names.split_whitespace() {
         for path in [name.to_owned(), format!("deep/er/{name}")] {
             assert_eq!(decide(&rules, &path).mode, Mode::Direct, "{path}");

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 /// Every place a test can end the daemon at, in the order a commit passes them.
 pub const CRASH_POINTS: &[&str] = &[
     "begin-journalled",
+    "turned-direct",
     "staging-written",
     "prepared-journalled",
     "flush-replied",

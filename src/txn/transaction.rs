@@ -156,6 +156,11 @@ pub struct Transaction {
     pub mappable: bool,
     /// Everybody sees it: an O_EXCL creation of at most 4 KiB (C6).
     pub claim: bool,
+    /// Nothing is written yet, and whoever opens the name gets its node: what is written first
+    /// decides whether it is a database, to be shared (C14).
+    pub common: bool,
+    /// Its node was for everybody once.
+    pub was_common: bool,
     /// Its name was unlinked.
     pub discarded: bool,
     /// When it began, for people and for the order of things.
@@ -278,6 +283,18 @@ impl Transaction {
     pub fn holds_nothing(&self) -> bool {
         let created = matches!(self.begun, Begun::Create { .. });
         self.emptied_by.is_some() || (created && !self.changed && !self.empties)
+    }
+
+    /// Whether everybody sees it under its name.
+    pub fn is_seen_by_all(&self) -> bool {
+        self.claim || self.common
+    }
+
+    /// Whether it stands for a file that is there already, as far as everybody is concerned: should
+    /// its writer or the daemon be killed now, it stays.
+    pub fn is_there(&self) -> bool {
+        let created = matches!(self.begun, Begun::Create { .. });
+        self.claim || (self.common && created)
     }
 
     /// The journal is told that this much of it is on the medium, whatever has its name by now.

@@ -374,6 +374,7 @@ fn open_flags(word: &str) -> Outcome<i32> {
             "r+" => libc::O_RDWR,
             "rw-create" => libc::O_RDWR | create,
             "x" => libc::O_WRONLY | create | libc::O_EXCL,
+            "excl" => libc::O_EXCL,
             "wronly" => libc::O_WRONLY,
             "cloexec" => libc::O_CLOEXEC,
             "sync" => libc::O_SYNC,

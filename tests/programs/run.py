@@ -3,7 +3,7 @@
 
     tests/programs/run.py [--mount DIR] [--plain DIR] [--list] [--skip NAME]... [NAME...]
 
-Each program (shell_tools, archives, databases, guarded_files, python_files; harness says what a program is) runs twice, each time in a fresh
+Each program (shell_tools, archives, databases, any_name, guarded_files, python_files; harness says what a program is) runs twice, each time in a fresh
 directory and under a time limit: below the mount and below the plain directory (target/tmp when --plain is not given). With --plain alone both runs are there, which shows that the program itself gives equal trees. NAME selects
 programs whose names contain it. A missing program or Python module is a failure when CI is set, else a skip.
 
@@ -26,7 +26,7 @@ TREE_LIMIT = 60
 
 
 def load():
-    import archives, databases, guarded_files, python_files, shell_tools  # noqa: F401  (importing declares their programs)
+    import any_name, archives, databases, guarded_files, python_files, shell_tools  # noqa: F401  (importing declares their programs)
     return harness.PROGRAMS
 
 

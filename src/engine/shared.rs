@@ -1,0 +1,327 @@
+//! Files that become databases (C14).
+//!
+//! A database is shared by all who have it open, in place. Of a name that is new or empty nobody can
+//! say yet whether it will be one, and the kernel can't move a description from one node to another
+//! later. So whoever opens such a name for reading and writing, to edit it, gets one and the same node: that of
+//! a transaction that is *common*. What is written first decides. A database, or what others have
+//! open by then, turns direct: its staging file takes the name, and every description writes into it
+//! in place from then on. Anything else is staged as ever, seen by its writer alone.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::names::Step;
+use super::state::Handle;
+use super::{Engine, State};
+use crate::guard::Guard;
+use crate::journal::Record;
+use crate::namespace::Kind;
+use crate::rules::{Creation, Mode as RuleMode, Policy, companion_of, looks_like_database};
+use crate::sys::{at, failpoint, proc};
+use crate::txn::{Begun, Transaction};
+use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId};
+
+/// Bytes that tell a database: HDF5's signature may come as late as at 2048.
+const HEAD: usize = 2048 + 8;
+
+/// Whether an open goes on from what is there, as a database's does.
+pub(super) fn is_edit(flags: OFlags) -> bool {
+    flags.contains(OFlags::RDWR) && !flags.contains(OFlags::TRUNC)
+}
+
+/// Whether a file's first bytes say that it is a database.
+pub(super) fn is_database(state: &State, id: NodeId) -> OpResult<bool> {
+    let mut head = [0u8; HEAD];
+    let file = at::reopen(&*state.nodes.fd(id)?, OFlags::RDONLY)?;
+    let read = file.read_at(&mut head, 0).unwrap_or(0);
+    Ok(looks_like_database(&head[..read]))
+}
+
+/// Whether a write tells readers of an HDF5 file that they may follow it from now on (SWMR): the
+/// superblock's flags say so, and all that was written before is whole.
+pub(super) fn begins_swmr(offset: u64, data: &[u8]) -> bool {
+    const SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
+    const VERSION_AT: usize = 8;
+    const FLAGS_AT: usize = 11;
+    const FOLLOWED: u8 = 4;
+    offset == 0
+        && data.starts_with(SIGNATURE)
+        && data.get(VERSION_AT).is_some_and(|version| *version >= 3)
+        && data
+            .get(FLAGS_AT)
+            .is_some_and(|flags| flags & FOLLOWED != 0)
+        && !failpoint::mutant("C14-swmr")
+}
+
+/// Whether a caller finds a transaction under its name only because that was everybody's when it
+/// looked.
+pub(super) fn is_outsider(state: &State, txn: &Transaction, caller: Caller) -> bool {
+    txn.was_common
+        && !txn.is_seen_by_all()
+        && !proc::tgid(caller.tid)
+            .is_some_and(|tgid| super::resolve::sees(state, txn, (tgid, caller.tid)))
+}
+
+impl Engine {
+    /// Whether an open of a name that is new or empty is shared until its first write. Under other
+    /// guards than HDF5's no database is expected, and what is saved there is whole or not at all.
+    pub(super) fn shares(&self, policy: &Policy, flags: OFlags) -> bool {
+        is_edit(flags)
+            && !flags.contains(OFlags::APPEND)
+            && policy.mode == RuleMode::Atomic
+            && matches!(policy.guard, Guard::None | Guard::Hdf5)
+            && !Engine::watches(policy)
+            // Else its descriptions could not be mapped.
+            && self.uncached()
+            && !failpoint::mutant("C14")
+            && !failpoint::mutant("C14-shared")
+    }
+
+    /// Whether O_TRUNC begins a transaction though others may have the file open in place: under a
+    /// guard it is replaced by whole documents. (h5py's `w` opens r+ first, empties, and only then asks
+    /// for the lock that another may have: what it would leave is an empty file.)
+    pub(super) fn is_rewritten_whole(&self, state: &State, slot: &Slot) -> bool {
+        let policy = self.policy(state, slot, Creation::default());
+        policy.mode == RuleMode::Atomic
+            && policy.guard != Guard::None
+            && !failpoint::mutant("C14-rewrite")
+    }
+
+    /// The common transaction of a name, that goes on from the version which is current.
+    pub(super) fn common_at(
+        &self,
+        state: &State,
+        slot: &Slot,
+        base: Option<NodeId>,
+    ) -> Option<TxnId> {
+        let open = state.open_names.get(slot)?.iter();
+        let common = |txn: &&Transaction| {
+            let unopened = txn.handles == 0 && txn.started.elapsed() > super::resolve::NOTE_LIFE;
+            txn.common && txn.base == base && !txn.discarded && !txn.closing && !unopened
+        };
+        open.filter_map(|id| state.txns.get(id))
+            .find(common)
+            .map(|txn| txn.id)
+    }
+
+    /// Whether a name belongs to a database by its name, and is to be opened as one's companion
+    /// (`X-wal`, `X-lock` …): direct as X is, or will be.
+    pub(super) fn is_companion(&self, state: &mut State, slot: &Slot, flags: OFlags) -> bool {
+        if !is_edit(flags) || failpoint::mutant("C14-companions") {
+            return false;
+        }
+        let Some(main) = companion_of(&slot.name) else {
+            return false;
+        };
+        let main = Slot {
+            dir: slot.dir,
+            name: main.to_owned(),
+        };
+        let guarded = self.policy(state, slot, Creation::default()).guard != Guard::None;
+        !guarded && self.may_be_database(state, &main).unwrap_or(false)
+    }
+
+    /// Whether a name is missing, empty or a database.
+    fn may_be_database(&self, state: &mut State, slot: &Slot) -> OpResult<bool> {
+        let open: Vec<bool> = state.transactions_at(slot).map(|t| t.common).collect();
+        if open.iter().any(|common| *common) {
+            return Ok(true);
+        }
+        let Some(id) = self.current_if_any(state, slot)? else {
+            // Somebody writes it, but not as a database.
+            return Ok(open.is_empty());
+        };
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        if node.kind != Kind::File || node.unwritten.is_some() {
+            return Ok(false);
+        }
+        Ok(node.direct > 0
+            || self.policy(state, slot, Creation::default()).mode == RuleMode::Direct
+            || at::stat(&*state.nodes.fd(id)?)?.st_size == 0
+            || is_database(state, id)?)
+    }
+
+    /// Whether what stands under a name has been a companion of a database: it goes as it came,
+    /// without waiting for the disk. (SQLite removes its journal after each transaction.)
+    pub(super) fn was_a_companion(&self, state: &State, slot: &Slot, key: (u64, u64)) -> bool {
+        let node = state.nodes.known(key).and_then(|id| state.nodes.get(id));
+        companion_of(&slot.name).is_some()
+            && node.is_some_and(|n| n.written_in_place && !n.grows())
+            && !failpoint::mutant("C14-removal")
+    }
+
+    /// The first write of a common file, or the one that lets others follow an HDF5 file.
+    pub(super) fn decide_by(
+        &self,
+        caller: Caller,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+    ) -> OpResult<()> {
+        let (id, direct) = {
+            let state = self.lock();
+            let Some(Handle::Staged { txn, opener, .. }) = state.handles.get(&handle) else {
+                return Ok(());
+            };
+            let Some(txn) = state.txns.get(txn) else {
+                return Ok(());
+            };
+            let direct = if txn.common {
+                // Pages, not a text: a database that spills before it is whole, a piece of a file.
+                offset > 0
+                    || looks_like_database(data)
+                    || others_have_it_open(&state, txn.id, *opener, proc::tgid(caller.tid))
+            } else {
+                begins_swmr(offset, data)
+            };
+            (txn.id, direct)
+        };
+        if direct && self.turn_direct(id)? {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        if let Some(txn) = state.txns.get_mut(&id).filter(|txn| txn.common) {
+            txn.common = false;
+            if !txn.is_there()
+                && matches!(txn.begun, Begun::Create { .. })
+                && let Some(txn) = state.txns.get(&id)
+            {
+                self.append(&Engine::begin_record(&state, txn, false))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what a transaction has staged under its name, to be written in place from now on. Gives
+    /// whether it could: not if its name is gone, or another's.
+    fn turn_direct(&self, id: TxnId) -> OpResult<bool> {
+        let staging = match self.lock().txns.get(&id) {
+            Some(txn) => txn.staging.clone(),
+            None => return Ok(true),
+        };
+        let turned = self.drain_until(|engine, barrier| {
+            let mut content = staging.lock();
+            if content.failed.is_some() {
+                return Ok(Step::Done(false));
+            }
+            content.copy_base()?;
+            let is_whole = content.size()? > 0;
+            if is_whole {
+                // What it replaces must not be gone before this is safe.
+                rustix::fs::fdatasync(&*content.file)?;
+            }
+            let mut guard = engine.lock();
+            let state = &mut *guard;
+            let Some(txn) = state.txns.get(&id) else {
+                return Ok(Step::Done(true));
+            };
+            let (slot, base, discarded) = (txn.slot.clone(), txn.base, txn.discarded);
+            let current = engine.current_if_any(state, &slot)?;
+            let is_anothers = current != base && !is_whole;
+            let target = super::close::check_target(engine, state, &slot);
+            if discarded || is_anothers || target.is_err() {
+                return Ok(Step::Done(false));
+            }
+            if state.pending.get(slot.dir, &slot.name).is_some()
+                || (current.is_some() && engine.must_drain(state, barrier))
+            {
+                return Ok(Step::DrainFirst);
+            }
+            engine.put_direct(state, id, &content.file, current)?;
+            Ok(Step::Done(true))
+        })?;
+        self.happened.notify_all();
+        Ok(turned)
+    }
+
+    fn put_direct(
+        &self,
+        state: &mut State,
+        id: TxnId,
+        staged: &Arc<File>,
+        replaced: Option<NodeId>,
+    ) -> OpResult<()> {
+        let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+        let (slot, staging_id) = (&txn.slot.clone(), txn.staging_id);
+        let dir = self.dir_fd(state, slot.dir)?;
+        let old = at::open_path(&*dir, &slot.name).ok();
+        let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
+        if replaced.is_some() {
+            self.append(&Record::Barrier)?;
+        }
+        self.store.apply(staging_id, &*dir, &slot.name)?;
+        failpoint::crash_point("turned-direct");
+        // Nothing of it is left in staging.
+        self.append(&Record::Abort { id: staging_id }).ok();
+        if let Some(old) = old_stat.filter(|s| s.st_nlink == 1) {
+            state.nodes.unlinked((old.st_dev, old.st_ino));
+        }
+        let txn = state.txns.remove(&id).ok_or(Errno::STALE)?;
+        self.end_turn(state, slot, id);
+        state.forget_save(id);
+        state.unlist(slot, id);
+        let open = open_in_place(state, &txn, staged);
+        if let Some(node) = state.nodes.get_mut(txn.node) {
+            node.kind = Kind::File;
+            node.at = Some(slot.clone());
+            node.direct += open;
+            node.written_in_place = true;
+            node.cached = true;
+            node.shown_as = txn.shown_base;
+        }
+        self.note_direct_author(state, txn.node, txn.opener_tid);
+        self.mark_dirty(state, slot.dir);
+        self.replace(state, slot, replaced, txn.node);
+        let fd = replaced.and_then(|replaced| state.nodes.reap(replaced));
+        self.bury(fd);
+        self.bury(old.map(Arc::new));
+        Ok(())
+    }
+}
+
+/// Makes the descriptions of a transaction such as write in place. Gives how many there are.
+fn open_in_place(state: &mut State, txn: &Transaction, staged: &Arc<File>) -> u32 {
+    let mut open = 0;
+    for handle in state.handles.values_mut() {
+        let Handle::Staged {
+            txn: of,
+            writes,
+            how,
+            sync,
+            ..
+        } = handle
+        else {
+            continue;
+        };
+        if *of != txn.id {
+            continue;
+        }
+        open += 1;
+        let mut flags = *how & OFlags::APPEND;
+        flags.set(OFlags::DSYNC, *sync);
+        let file = match flags.is_empty() {
+            true => staged.clone(),
+            false => at::reopen(&**staged, flags | OFlags::RDWR)
+                .map_or_else(|_| staged.clone(), Arc::new),
+        };
+        *handle = Handle::Direct {
+            node: txn.node,
+            file,
+            writes: *writes,
+        };
+    }
+    open
+}
+
+/// Whether others have a file open, be it for a mapping, than who writes through a description and
+/// who has opened that.
+fn others_have_it_open(state: &State, id: TxnId, opener: u32, writer: Option<u32>) -> bool {
+    state.handles.values().any(|handle| {
+        matches!(handle, Handle::Staged { txn, opener: other, .. }
+            if *txn == id && *other != opener && Some(*other) != writer)
+    })
+}
