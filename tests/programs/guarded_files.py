@@ -19,7 +19,8 @@ def arrays_of_every_type_pass_their_guards():
     for i, array in enumerate(arrays):
         for _ in range(2):  # a new file, and over one
             np.save(f"{i}.npy", array)
-        assert repr(np.load(f"{i}.npy", allow_pickle=True)) == repr(array)
+        loaded = np.load(f"{i}.npy", allow_pickle=True)
+        assert loaded.shape == array.shape and (array.dtype.hasobject or loaded.tobytes() == array.tobytes())
     with open("several.npy", "wb") as f:
         for array in arrays[:5]:
             np.save(f, array)
