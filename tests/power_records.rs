@@ -234,7 +234,8 @@ fn many_who_append_to_one_file_wait_for_the_disk_once() {
 #[test]
 fn a_synced_save_outlives_a_power_cut_that_takes_a_commit_before_its_own() {
     need_daemon!();
-    let mut m = mount!(slow());
+    // The daemon ends when a round begins, for which the save's RELEASE asks.
+    let mut m = mount!(slow().env("COMMITFS_CRASH_AT", "drain-begun"));
     let (mut saver, mut other) = (Actor::new(), Actor::new());
     saver.open("f", "w+", &m.path("precious")).unwrap();
     saver.write("f", "precious").unwrap();
@@ -247,7 +248,8 @@ fn a_synced_save_outlives_a_power_cut_that_takes_a_commit_before_its_own() {
     other.pwrite("f", 0, &vec![1; 1 << 20]).unwrap();
     other.close("f").unwrap();
     saver.munmap("map").unwrap();
-    assert_eq!(m.text("precious").as_deref(), Some("precious"));
+    let limit = std::time::Duration::from_secs(20);
+    common::eventually(limit, "the save asks for a round", || !m.daemon_lives());
     m.kill_daemon();
     let records = journal_of(&m).records;
     let lost = staged(&records, "large");
@@ -255,6 +257,78 @@ fn a_synced_save_outlives_a_power_cut_that_takes_a_commit_before_its_own() {
     cut(&m, &records);
     assert_eq!(text(&m, "precious"), "precious");
     assert!(!m.backing().join("large").exists());
+}
+
+#[test]
+fn a_file_that_was_renamed_over_a_synced_writers_name_outlives_a_kill() {
+    // The rename came later than the fsync, and has returned.
+    need_daemon!();
+    for exchange in [false, true] {
+        let mut m = mount!(slow().seed("name", "old").seed("other", "renamed"));
+        let (mut writer, mut renamer) = (Actor::new(), Actor::new());
+        writer.open("f", "w", &m.path("name")).unwrap();
+        writer.write("f", "synced").unwrap();
+        writer.fsync("f").unwrap();
+        let (from, to) = (m.path("other"), m.path("name"));
+        match exchange {
+            true => renamer.exchange(&from, &to).unwrap(),
+            false => renamer.rename(&from, &to).unwrap(),
+        }
+        assert_eq!(m.text("name").as_deref(), Some("renamed"));
+        m.kill_daemon();
+        let records = journal_of(&m).records;
+        commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
+        assert_eq!(text(&m, "name"), "renamed", "{exchange}: {records:#?}");
+        let kept = kept(&m, "rejected");
+        let all = kept.iter().map(|path| std::fs::read(path).unwrap());
+        assert!(all.into_iter().any(|content| content == b"synced"));
+    }
+}
+
+#[test]
+fn a_new_journal_knows_what_was_synced_before_a_commit_that_a_power_cut_takes() {
+    need_daemon!();
+    // The commit has to come while a round waits for the disk, which ends with a new journal.
+    for _ in 0..10 {
+        let options = slow().env("COMMITFS_ROUND_DELAY_MS", 600);
+        let mut m = mount!(options.env("COMMITFS_JOURNAL_LIMIT", 1));
+        let (mut writer, mut other, mut waiter) = (Actor::new(), Actor::new(), Actor::new());
+        writer.open("f", "w", &m.path("precious")).unwrap();
+        writer.write("f", "synced").unwrap();
+        writer.fsync("f").unwrap();
+        other.save(&m.path("other"), "to be put in place").unwrap();
+        // Not the directory: the kernel holds that while it is synced.
+        waiter.open("d", "r", &m.path("other")).unwrap();
+        waiter.start("fsync", &[b"d"]);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        other.save(&m.path("precious"), "lost").unwrap();
+        waiter.finish().unwrap();
+        m.kill_daemon();
+        let journal = journal_of(&m);
+        let is_lost = |record: &Record| match record {
+            Record::Commit { seq, edits } => {
+                let puts = edits.iter().filter_map(Edit::put_path);
+                *seq > journal.header.durable_seq && puts.into_iter().any(|p| p == "precious")
+            }
+            _ => false,
+        };
+        let durable = journal.records.iter();
+        let durable = durable.filter(|r| matches!(r, Record::Durable { .. }));
+        if !journal.records.iter().any(is_lost) || durable.count() > 0 {
+            continue;
+        }
+        let lost = staged(&journal.records, "precious");
+        let begins = |r: &Record| matches!(r, Record::Begin { id, .. } if *id == lost);
+        if journal.records.iter().any(begins) {
+            // It came after that.
+            continue;
+        }
+        std::fs::write(staging(&m, lost), "").unwrap();
+        cut(&m, &journal.records);
+        assert_eq!(text(&m, "precious"), "synced", "{:#?}", journal.records);
+        return;
+    }
+    panic!("no commit came during a round");
 }
 
 fn staging(m: &Mount, id: u64) -> PathBuf {

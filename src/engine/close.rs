@@ -306,7 +306,7 @@ impl Engine {
         } else if !failpoint::mutant("C18-prepared") {
             let mut state = self.lock();
             if let Some(txn) = state.txns.get_mut(&id) {
-                txn.overtaken = false;
+                txn.overtaken = None;
                 txn.note_promised(by);
             }
             self.append(&record).map_err(failed)?;

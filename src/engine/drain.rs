@@ -279,6 +279,8 @@ impl Engine {
     fn run_round(&self, round: &Round) -> Result<Option<Errno>, Broken> {
         let mut stuck = None;
         failpoint::crash_point("drain-begun");
+        let delay = failpoint::number("COMMITFS_ROUND_DELAY_MS", 0);
+        std::thread::sleep(Duration::from_millis(delay));
         let into = round.into.as_ref().map_err(|e| Broken::of_sync(*e))?;
         failpoint::sync("C19-sync-dirs-before", || {
             self.sync_dirs(round.dirs.values())
@@ -473,13 +475,21 @@ impl Engine {
 
     /// Starts a new journal with what is still open.
     pub(super) fn rotate(&self, state: &mut State) {
-        // Commits first: what is carried of a transaction is newer than its name's last version.
+        // What was promised before a commit that a power cut may take stands before it. Then the
+        // commits: what else is carried of a transaction is newer than its name's last version.
+        let open = state.txns.values().filter(|t| t.handles > 0 || t.closing);
+        let before = |t: &&Transaction| t.overtaken.is_some_and(|by| by > state.durable);
+        let (older, newer): (Vec<_>, Vec<_>) = open.partition(before);
+        let records = |txns: Vec<&Transaction>| {
+            let records = txns.into_iter().flat_map(|t| self.records_of(state, t));
+            records.collect::<Vec<Record>>()
+        };
+        let (older, newer) = (records(older), records(newer));
         let unapplied = state.unapplied.iter().map(|(_, record)| record);
         let mut carried = state.growing.carry(unapplied.clone(), state.durable);
+        carried.extend(older);
         carried.extend(unapplied.cloned());
-        for txn in state.txns.values().filter(|t| t.handles > 0 || t.closing) {
-            carried.extend(self.records_of(state, txn));
-        }
+        carried.extend(newer);
         carried.extend(state.falling.values().cloned());
         let mut journal = self.journal.lock();
         let mut header = journal.header().clone();
@@ -652,7 +662,8 @@ impl Engine {
             return vec![Record::Retarget { id, path: None }];
         }
         let mut records = vec![Engine::begin_record(state, txn, txn.is_there())];
-        if txn.overtaken {
+        let is_newer = |by| by <= state.durable || failpoint::mutant("C7-carried");
+        if txn.overtaken.is_some_and(is_newer) {
             return records;
         }
         if let Some(content) = &txn.last_fsync {

@@ -32,7 +32,9 @@ struct Grown {
     end: u64,
     /// The commit of its last append.
     last: u64,
-    /// The record is on the medium.
+    /// Which record of the file that was.
+    ticket: u64,
+    /// That is on the medium.
     told: bool,
     /// It was appended to since the journal was begun.
     used: bool,
@@ -42,6 +44,8 @@ struct Grown {
 #[derive(Debug, Default)]
 pub struct Growing {
     files: HashMap<FileKey, Grown>,
+    /// Records so far.
+    tickets: u64,
 }
 
 impl Growing {
@@ -131,7 +135,9 @@ impl Engine {
             path: path.to_owned(),
             len,
         })?;
+        state.growing.tickets += 1;
         let grown = Grown {
+            ticket: state.growing.tickets,
             path: path.to_owned(),
             end: len,
             last: 0,
@@ -144,11 +150,16 @@ impl Engine {
 
     /// Waits until what the journal tells of a file is on the medium. Holding nothing.
     pub(super) fn await_told(&self, file: FileKey) -> OpResult<()> {
+        let ticket = |state: &State| state.growing.files.get(&file).map(|g| g.ticket);
+        let before = ticket(&self.lock());
         if !failpoint::mutant("C19-growing-told") {
             self.sync_journal()?;
         }
         failpoint::crash_point("growing-told");
-        if let Some(grown) = self.lock().growing.files.get_mut(&file) {
+        let mut state = self.lock();
+        // Meanwhile it may have been settled, and told of once more.
+        let same = before.is_some() && ticket(&state) == before;
+        if let Some(grown) = state.growing.files.get_mut(&file).filter(|_| same) {
             grown.told = true;
         }
         Ok(())

@@ -780,7 +780,7 @@ impl Engine {
             self.unpin(state, old, true);
         }
         self.supersede(state, to, replaced);
-        self.overtake(state, to);
+        self.overtake(state, to, state.seq);
         self.follow(state, from, to, moved);
         Ok(true)
     }
@@ -840,6 +840,13 @@ impl Engine {
             || exchange
                 && target.is_some_and(|t| state.nodes.get(t).is_some_and(|n| n.kind == Kind::Dir));
         let paths = state.nodes.path(from).zip(state.nodes.path(to));
+        if let Some((old, new)) = &paths
+            && !moves_dir
+            && (is_promised(state, to) || exchange && is_promised(state, from))
+        {
+            let node = state.nodes.get(source).ok_or(Errno::STALE)?;
+            self.announce_replaced((old, new), node.key.1, exchange)?;
+        }
         let paths = paths.filter(|_| moves_dir && !failpoint::mutant("C18-moved"));
         if let Some((from, to)) = &paths {
             let node = state.nodes.get(source).ok_or(Errno::STALE)?;
@@ -904,15 +911,37 @@ impl Engine {
         } else {
             state.counters.commits += 1;
             self.store_version(state, source, version);
-            self.overtake(state, to);
+            self.overtake(state, to, 0);
             if exchange {
-                self.overtake(state, from);
+                self.overtake(state, from, 0);
             }
             if !exchange {
                 self.follow(state, from, to, source);
             }
         }
         Ok(())
+    }
+
+    /// A file is about to take a name, or two to exchange theirs, that somebody has promised to give
+    /// a content: if it comes about, that is newer.
+    fn announce_replaced(
+        &self,
+        (from, to): (&Path, &Path),
+        inode: u64,
+        exchange: bool,
+    ) -> OpResult<()> {
+        if failpoint::mutant("C18-replaced") {
+            return Ok(());
+        }
+        self.append(&Record::Moved {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            inode,
+            exchange,
+        })?;
+        // It may come to the medium by itself.
+        let journal = self.journal.lock().sync_handle();
+        rustix::fs::fdatasync(&*journal)
     }
 
     fn store_version(&self, state: &State, node: NodeId, version: u64) {
@@ -1089,12 +1118,18 @@ impl Engine {
             return Ok(Step::DrainFirst);
         }
         let dir = self.dir_fd(state, to.dir)?;
+        if is_promised(state, to)
+            && let Some(path) = state.nodes.path(to)
+        {
+            let inode = state.nodes.get(node).ok_or(Errno::STALE)?.key.1;
+            self.announce_replaced((&path, &path), inode, false)?;
+        }
         at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
         let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
         n.lookups += 1;
         let linked = n.at.clone();
         self.mark_dirty(state, to.dir);
-        self.overtake(state, to);
+        self.overtake(state, to, 0);
         if let Some(linked) = linked {
             self.follow_writers(state, &linked, to, node);
         }
@@ -1316,4 +1351,10 @@ impl Engine {
             done(synced);
         });
     }
+}
+
+/// Whether recovery may give a name what an open transaction of it has promised.
+fn is_promised(state: &State, slot: &Slot) -> bool {
+    let promises = |t: &Transaction| t.last_fsync.is_some() || t.content.is_some() || t.is_there();
+    state.transactions_at(slot).any(promises)
 }

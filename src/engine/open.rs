@@ -898,7 +898,7 @@ impl Engine {
                 heard: Instant::now(),
                 fsynced: false,
                 last_fsync: None,
-                overtaken: false,
+                overtaken: None,
                 current_at_fsync: None,
                 shared: false,
                 watched: Vec::new(),

@@ -314,20 +314,20 @@ impl Engine {
             }
         }
         self.supersede(state, slot, old);
-        self.overtake(state, slot);
+        self.overtake(state, slot, state.seq);
     }
 
     /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
     /// so that everybody sees what was committed last; what was promised of an open transaction
     /// before is older than that; and an error of the name is the last one no more.
-    pub(super) fn overtake(&self, state: &mut State, slot: &Slot) {
+    pub(super) fn overtake(&self, state: &mut State, slot: &Slot, by: u64) {
         state.errors.remove(slot);
         let open: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
         for id in open {
             let Some(txn) = state.txns.get_mut(&id) else {
                 continue;
             };
-            txn.overtaken = true;
+            txn.overtaken = Some(by);
             if txn.is_seen_by_all() {
                 self.end_claim(state, id);
             }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::recovery::inode_at;
+use super::recovery::found_at;
 use crate::journal::{Edit, Record};
 use crate::store::Store;
 
@@ -29,25 +29,47 @@ impl Move<'_> {
     }
 }
 
+/// The records as they are to be read.
+pub(super) struct Followed {
+    pub records: Vec<Record>,
+    /// Names over which another file has been moved, and where in the journal that was announced.
+    pub replaced: Vec<(PathBuf, usize)>,
+}
+
 /// The records with all paths as they are now. A move is announced before it is made: it has
 /// happened if the directory is where it should be, after the moves that came later.
-pub(super) fn follow(store: &Store, records: &[Record]) -> Result<Vec<Record>, Errno> {
+///
+/// A file is moved over a name likewise where somebody has fsync'd what is to have that name. Gives
+/// these names, too, with the places of the records.
+pub(super) fn follow(store: &Store, records: &[Record]) -> Result<Followed, Errno> {
     let mut later: Vec<Move> = Vec::new();
     let mut followed = Vec::with_capacity(records.len());
-    for record in records.iter().rev() {
+    let mut replaced = Vec::new();
+    for (place, record) in records.iter().enumerate().rev() {
         if let Record::Moved {
             from,
             to,
             inode,
             exchange,
         } = record
-            && inode_at(store, &moved(to, &later))? == Some(*inode)
+            && let Some((found, is_dir)) = found_at(store, &moved(to, &later))?
+            && found == *inode
         {
-            later.push(Move {
-                from,
-                to,
-                exchange: *exchange,
-            });
+            let exchanges_dir = |found: (u64, bool)| *exchange && found.1;
+            let moves_dir =
+                is_dir || found_at(store, &moved(from, &later))?.is_some_and(exchanges_dir);
+            match moves_dir {
+                false => {
+                    let both = [Some(to), Some(from).filter(|_| *exchange)];
+                    let both = both.into_iter().flatten();
+                    replaced.extend(both.map(|path| (moved(path, &later), place)));
+                }
+                true => later.push(Move {
+                    from,
+                    to,
+                    exchange: *exchange,
+                }),
+            }
         }
         let mut record = record.clone();
         if !later.is_empty() {
@@ -56,7 +78,10 @@ pub(super) fn follow(store: &Store, records: &[Record]) -> Result<Vec<Record>, E
         followed.push(record);
     }
     followed.reverse();
-    Ok(followed)
+    Ok(Followed {
+        records: followed,
+        replaced,
+    })
 }
 
 /// `later` has the last move first.

@@ -16,6 +16,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::io::Errno;
 
 use super::growth::{self, Growth};
+use super::moves::Followed;
 use super::told::{Collected, Told, collect};
 use super::{Abort, replay};
 use crate::guard::{Guard, Replaces, examine, judge};
@@ -274,7 +275,10 @@ pub fn plan(
         let trusted = contents.header.instance == instance && !failpoint::mutant("C18-trust");
         plan.last_id = plan.last_id.max(contents.header.next_id.saturating_sub(1));
         plan.last_seq = contents.header.next_seq.saturating_sub(1);
-        let mut records = super::moves::follow(store, &contents.records)?;
+        let Followed {
+            mut records,
+            replaced,
+        } = super::moves::follow(store, &contents.records)?;
         let growth = Growth::find(store, &mut records)?;
         let Collected {
             commits,
@@ -329,7 +333,11 @@ pub fn plan(
             }
             plan.keeps_cuts = true;
         }
-        let last_commit = plan.last_commits(&places);
+        let mut last_commit = plan.last_commits(&places);
+        for (path, place) in replaced {
+            let last = last_commit.entry(path).or_insert(place);
+            *last = (*last).max(place);
+        }
         let overtaken = |told: &Told| {
             let path = told.path.as_ref();
             // Somebody has committed the name since: that is newer.
@@ -689,12 +697,14 @@ pub(super) fn open_target(store: &Store, path: &Path) -> Result<Option<File>, Er
     }
 }
 
-/// Inode number of what a path leads to.
-pub(super) fn inode_at(store: &Store, path: &Path) -> Result<Option<u64>, Errno> {
+/// Inode number of what a path leads to, and whether that is a directory.
+pub(super) fn found_at(store: &Store, path: &Path) -> Result<Option<(u64, bool)>, Errno> {
+    use rustix::fs::FileType;
     let Some((dir, name)) = parent_of(store, path)? else {
         return Ok(None);
     };
-    Ok(at::stat_at(&dir, &name)?.map(|stat| stat.st_ino))
+    let is_dir = |mode| FileType::from_raw_mode(mode) == FileType::Directory;
+    Ok(at::stat_at(&dir, &name)?.map(|stat| (stat.st_ino, is_dir(stat.st_mode))))
 }
 
 /// Directory and last name of a path below the root; `None` when a directory on the way is gone.

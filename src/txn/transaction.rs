@@ -203,9 +203,9 @@ pub struct Transaction {
     pub current_at_fsync: Option<NodeId>,
     /// What its last fsync told the journal.
     pub last_fsync: Option<crate::journal::Content>,
-    /// A version has taken its name since the journal was told last what may be rolled forward of
-    /// it: that is newer.
-    pub overtaken: bool,
+    /// The commit that has given its name another version since the journal was told last what may
+    /// be rolled forward of it: that is newer. 0: it is on the medium when the next journal is.
+    pub overtaken: Option<u64>,
     /// Some description was opened on another node than its own.
     pub shared: bool,
     /// Processes that closed explicitly but may have left a mapping, with their pidfds.
@@ -300,16 +300,16 @@ impl Transaction {
     /// The journal is told that this much of it is on the medium, whatever has its name by now.
     pub fn note_durable(&mut self, content: crate::journal::Content) {
         self.last_fsync = Some(content);
-        self.overtaken = false;
+        self.overtaken = None;
     }
 
     /// The same of a merge that a close promises. What an fsync has told of the text as it was
     /// written stays told, unless it is older than a version that has come since.
     pub fn note_durable_merge(&mut self, merged: TxnId) {
-        if self.overtaken {
+        if self.overtaken.is_some() {
             self.last_fsync = None;
         }
-        self.overtaken = false;
+        self.overtaken = None;
         if let Some(ready) = self.content.as_mut().filter(|ready| ready.id == merged) {
             ready.synced = true;
         }
