@@ -9,7 +9,7 @@
 //! its own.
 //!
 //! `COMMITFS_MODEL_SECONDS` says how long to search, `COMMITFS_MODEL_PROGRAMS` how many programs to try
-//! at most, `COMMITFS_SEED` repeats a search, and `PROPTEST_MAX_SHRINK_ITERS=0` reports the first
+//! at most, `COMMITFS_MODEL_THEME` what they are about (`Streams`), `COMMITFS_SEED` repeats a search, and `PROPTEST_MAX_SHRINK_ITERS=0` reports the first
 //! failure as it is.
 
 mod common;
@@ -41,6 +41,8 @@ enum Theme {
     Direct,
     /// Some of what is written are databases (C14).
     Databases,
+    /// Some new names are text streams' (C10).
+    Streams,
 }
 
 impl Theme {
@@ -48,6 +50,7 @@ impl Theme {
     fn files(self) -> [&'static str; FILES] {
         match self {
             Theme::Plain | Theme::Databases => ["a", "b", "c", "d/x", "e/x"],
+            Theme::Streams => ["a.txt", "b.csv", "c", "d/x.jsonl", "e/x"],
             Theme::Direct => ["a.log", "b", "c", "d/x.log", "e/x"],
             Theme::Documents => ["a.json", "b", "c", "d/x.json", "e/x"],
         }
@@ -252,11 +255,17 @@ fn a_program() -> impl Strategy<Value = (Theme, Vec<Op>)> {
     let many = 1..40;
     let documents = prop_oneof![5 => an_op(), 1 => a_document_op()];
     let databases = prop_oneof![2 => an_op(), 1 => a_database_op()];
+    let asked = std::env::var("COMMITFS_MODEL_THEME").unwrap_or_default();
+    let weight = |theme: Theme, usual| match asked == format!("{theme:?}") {
+        true => 1000,
+        false => usual,
+    };
     prop_oneof![
-        8 => (Just(Theme::Plain), vec(an_op(), many.clone())),
-        1 => (Just(Theme::Direct), vec(an_op(), many.clone())),
-        1 => (Just(Theme::Databases), vec(databases, many.clone())),
-        3 => (Just(Theme::Documents), vec(documents, many)),
+        weight(Theme::Plain, 8) => (Just(Theme::Plain), vec(an_op(), many.clone())),
+        weight(Theme::Direct, 1) => (Just(Theme::Direct), vec(an_op(), many.clone())),
+        weight(Theme::Databases, 1) => (Just(Theme::Databases), vec(databases, many.clone())),
+        weight(Theme::Streams, 1) => (Just(Theme::Streams), vec(an_op(), many.clone())),
+        weight(Theme::Documents, 3) => (Just(Theme::Documents), vec(documents, many)),
     ]
 }
 
@@ -336,7 +345,7 @@ impl Case<'_> {
         made.map_err(|e| format!("mkdir: {e:?}"))?;
         self.mkdir(first, "d")?;
         let content = match self.theme {
-            Theme::Plain | Theme::Direct => b"as it was".to_vec(),
+            Theme::Plain | Theme::Direct | Theme::Streams => b"as it was".to_vec(),
             Theme::Databases => Vec::new(),
             Theme::Documents => self.document(0),
         };

@@ -136,10 +136,12 @@ impl World {
             let took_part = txn.wrote.contains(parent) || txn.closed.contains(parent);
             ended |= !self.processes.contains_key(parent);
             if let Some(opened) = txn.opened.processes.get(parent) {
-                let is_sure = txn.opened.threads.contains(by) && !ended && older < 2;
+                let is_its_process_s = txn.is_new && !txn.guarded;
+                let by_opener = is_its_process_s || txn.opened.threads.contains(by);
                 return match own.born > *opened {
-                    true if is_sure => View::Yes,
-                    true => View::Unsure,
+                    true if !by_opener => View::No,
+                    true if ended || older > 1 => View::Unsure,
+                    true => View::Yes,
                     false => View::No,
                 };
             }

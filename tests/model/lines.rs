@@ -200,7 +200,8 @@ impl World {
         let txn = &self.txns[&id];
         // Of two writers of one line one was killed: what is left of it is not said. And who can't
         // have the name is told by a write or by the close.
-        if txn.killed != Killed::No || self.vanished(&txn.slot).is_err() {
+        let is_overtaken = !txn.creates && self.files.contains_key(&txn.slot);
+        if txn.killed != Killed::No || is_overtaken || self.vanished(&txn.slot).is_err() {
             return false;
         }
         let who = self.process_of(who);
@@ -262,7 +263,8 @@ impl World {
         };
         let txn = &self.txns[&id];
         let unborn = txn.stream && txn.changed && !txn.edit && !txn.discarded;
-        let stands = txn.killed == Killed::No && self.vanished(&txn.slot).is_ok();
+        let is_overtaken = !txn.creates && self.files.contains_key(&txn.slot);
+        let stands = !is_overtaken && txn.killed == Killed::No && self.vanished(&txn.slot).is_ok();
         if unborn && stands && !self.is_moot(id) {
             self.be_born(id);
         }

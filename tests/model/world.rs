@@ -17,6 +17,7 @@ pub mod locks;
 mod names;
 mod queue;
 pub mod shared;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -565,7 +566,7 @@ impl World {
             Ok(slot) => slot,
             Err(errno) => return Some(Err(errno)),
         };
-        if mode != Mode::Read && self.is_linked_to_open(&slot) {
+        if mode != Mode::Read && (self.is_linked_to_open(&slot) || self.is_streamed(&slot)) {
             return None;
         }
         if self.is_direct(&slot) || self.holds_database(&slot, mode) {
@@ -643,6 +644,7 @@ impl World {
         opened.note(who, process, id);
         let base = self.files.get(&slot).map(|f| f.number);
         let guarded = guards::is_guarded(&slot);
+        let streams = self.begins_stream(&slot, mode);
         let body = self.files.get(&slot).and_then(|f| f.body);
         let txn = Txn {
             mode: self.files.get(&slot).and_then(|f| f.mode),
@@ -662,7 +664,7 @@ impl World {
             outdated: false,
             creates: matches!(mode, Mode::Exclusive | Mode::Share)
                 || (mode.appends() && base.is_none()),
-            stream: mode.appends() && !guarded,
+            stream: (mode.appends() && !guarded) || streams,
             claim: mode == Mode::Exclusive && !guarded,
             discarded: false,
             done: false,
@@ -748,7 +750,8 @@ impl World {
     /// Writes at an offset, or at the description's position. `false`: not to be tried.
     pub fn write(&mut self, who: u32, slot: &str, at: Option<usize>, data: &[u8]) -> bool {
         let (description, _) = self.process(who).slots[slot];
-        if !self.write_shared(who, description, at, data) {
+        if !self.can_stream(description, at, data) || !self.write_shared(who, description, at, data)
+        {
             return false;
         }
         if self.write_direct(description, at, data) {
@@ -800,6 +803,9 @@ impl World {
             self.change_in_place(number, |content| content.resize(len, 0));
             return true;
         }
+        if !self.can_leave_stream(description) {
+            return false;
+        }
         let Some(id) = self.staged(who, slot).or_else(|| self.leave(who, slot)) else {
             return false;
         };
@@ -820,6 +826,10 @@ impl World {
         let seen = self.look(who, &slot);
         if let Some(id) = self.own(who, &slot).or_else(|| self.claim(&slot)) {
             let txn = self.txns.get_mut(&id).expect("it is there");
+            // A stream that isn't written from front to back.
+            if txn.stream && !txn.creates {
+                return None;
+            }
             txn.begin_parts();
             txn.resize(len);
             txn.changed = true;
@@ -886,6 +896,7 @@ impl World {
             return None;
         };
         let may = txn.mappable
+            && self.can_leave_stream(description)
             && txn.openers.contains(&self.process_of(who))
             && !txn.content.is_empty()
             && !self.has_process_locks(&txn.slot);
