@@ -131,12 +131,14 @@ impl World {
                     return false;
                 };
                 // A new file that is no database is hidden like any other (C6).
+                // Others may have added lines since.
+                let content = self.content_in_place(number).clone();
                 let is_new = self.created_shared.remove(&number);
                 if is_new {
                     self.files.remove(&slot);
                 }
                 let mode = if is_new { Mode::Share } else { Mode::Edit };
-                let txn = self.begin(who, slot, mode, Content::new());
+                let txn = self.begin(who, slot, mode, content);
                 let opener = self.descriptions[&description].opener;
                 let now = self.number();
                 let edit = self.txns.get_mut(&txn).expect("just begun");
