@@ -78,3 +78,10 @@ fn a_link_to_what_is_written_has_what_its_close_commits() {
         );
     }
 }
+
+#[test]
+fn the_close_of_a_mapped_editor_puts_lines_of_others_behind_what_it_has_written() {
+    let edits = [Open(0, 0, Mode::Edit, false), Write(0, 14), Append(1, 0)];
+    holds(&[&edits[..], &[Map(0), Close(0), Strike(None)]].concat());
+    holds(&[&edits[..], &[Map(0), Close(0), Unmap(0)]].concat());
+}

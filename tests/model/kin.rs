@@ -155,8 +155,19 @@ impl World {
 
     /// Whether it isn't said what a process finds under a name.
     pub fn is_unsure(&self, who: u32, slot: &Slot) -> bool {
-        self.may_see_through_link(who, slot)
-            || self.at(slot).any(|id| self.view(id, who) == View::Unsure)
+        let is_open = |id| match self.view(id, who) {
+            View::Yes => self.may_have_taken_added(id),
+            View::No => false,
+            View::Unsure => true,
+        };
+        self.may_see_through_link(who, slot) || self.at(slot).any(is_open)
+    }
+
+    /// Whether an editor may see by now what others have added: a close that wasn't the last may
+    /// have put it behind what was staged.
+    pub(super) fn may_have_taken_added(&self, id: u32) -> bool {
+        let txn = &self.txns[&id];
+        txn.at_close.is_some() && !txn.added.is_empty()
     }
 
     /// The same for a path, or for the names in a directory.

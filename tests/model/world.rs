@@ -497,6 +497,7 @@ impl World {
         let description = &self.descriptions[&description];
         match &description.what {
             What::Version(_, content) => Some(content.clone()),
+            What::Staged { txn, .. } if self.may_have_taken_added(*txn) => None,
             What::Staged {
                 txn, reads: true, ..
             } => Some(self.txns[txn].content.clone()),
@@ -966,6 +967,7 @@ impl World {
             txn.at_close = Some(txn.content.clone());
         }
         self.let_descriptor_go(description);
+        self.prepare_mapped(description);
         let id = self.staged_by(description);
         let mapped = self
             .processes
@@ -984,6 +986,25 @@ impl World {
         let unsure = unsure && told == Some(Err("EBADMSG"));
         let open = mapped || early || unsure || (spoilt && unlinked);
         told.filter(|_| !open)
+    }
+
+    /// Where a mapping alone is left of an editor, its close has put behind what was staged what
+    /// others had added.
+    fn prepare_mapped(&mut self, description: u32) {
+        let Some(id) = self.staged_by(description) else {
+            return;
+        };
+        let mut open = self.processes.values().flat_map(|p| p.slots.values());
+        if open.any(|(d, _)| self.staged_by(*d) == Some(id)) {
+            return;
+        }
+        let txn = &self.txns[&id];
+        if txn.edit && txn.changed && !txn.discarded && !txn.failed && txn.killed == Killed::No {
+            self.take_parts(id);
+            let txn = self.txns.get_mut(&id).expect("it is there");
+            txn.take_added();
+            txn.at_close = Some(txn.content.clone());
+        }
     }
 
     pub fn unmap(&mut self, who: u32, map: &str) {
