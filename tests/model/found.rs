@@ -85,3 +85,20 @@ fn the_close_of_a_mapped_editor_puts_lines_of_others_behind_what_it_has_written(
     holds(&[&edits[..], &[Map(0), Close(0), Strike(None)]].concat());
     holds(&[&edits[..], &[Map(0), Close(0), Unmap(0)]].concat());
 }
+
+#[test]
+fn a_new_table_shows_its_first_line() {
+    let table = [Open(0, 1, Mode::Rewrite, false), Write(0, 43)];
+    holds_with(Theme::Streams, &[&table[..], &[Kill(0, true)]].concat());
+}
+
+#[test]
+fn a_table_that_is_written_in_blocks_is_whole_or_not_there() {
+    let table = [
+        Open(0, 1, Mode::Rewrite, false),
+        Write(0, 4200),
+        Write(0, 43),
+    ];
+    holds_with(Theme::Streams, &[&table[..], &[Kill(0, true)]].concat());
+    holds_with(Theme::Streams, &[&table[..], &[Close(0)]].concat());
+}

@@ -1,18 +1,14 @@
 //! What the contract says and the product doesn't do yet. Programs that would show it are not
 //! tried; each line goes with its fix. `COMMITFS_MODEL_STRICT` names those that are to be tried all
-//! the same (`LinkFollows,…`, or `all`).
+//! the same (`SharedOpens,…`, or `all`).
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gap {
-    /// A name that is open for writing is exchanged (C13).
-    ExchangeOpen,
-    /// A link made to a file that is being written has what the close commits (C6).
-    LinkFollows,
     /// A file that is new or empty is shared until its first write (C14).
     SharedOpens,
 }
 
-pub const KNOWN_GAPS: &[Gap] = &[Gap::ExchangeOpen, Gap::LinkFollows, Gap::SharedOpens];
+pub const KNOWN_GAPS: &[Gap] = &[Gap::SharedOpens];
 
 impl Gap {
     /// Whether programs have to go around it.

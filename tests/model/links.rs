@@ -1,7 +1,6 @@
 //! Links made to a file that is still being written follow it: in the end they have what its close
 //! commits (C6).
 
-use super::gaps::Gap;
 use super::kin::View;
 use super::{Content, Slot, World};
 
@@ -19,7 +18,6 @@ impl World {
     /// A link to the file that a transaction writes has been made.
     pub(super) fn follow(&mut self, id: u32, link: &Slot, is_sure: bool) {
         let number = self.files[link].number;
-        let is_sure = is_sure && !Gap::LinkFollows.is_open();
         let txn = self.txns.get_mut(&id).expect("it is there");
         let slot = link.clone();
         txn.links.push(Follower {

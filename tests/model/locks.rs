@@ -88,6 +88,18 @@ impl World {
         self.at(slot).any(|id| Some(id) != through && inherited(id))
     }
 
+    /// Whether who has the writer slot of a name has opened a file that another has replaced since:
+    /// whether a lock of that one lets others in is not said.
+    fn is_held_by_one_of_another_file(&self, name: &Slot) -> bool {
+        let file = self.files.get(name).map(|f| f.file);
+        self.at(name)
+            .filter(|id| self.txns[id].holds_slot)
+            .any(|id| {
+                let mut all = self.descriptions.iter();
+                all.any(|(d, opened)| self.staged_by(*d) == Some(id) && opened.file != file)
+            })
+    }
+
     /// The file that a descriptor's locks belong to, and its only name.
     fn lockable(&self, who: u32, slot: &str) -> Option<(u32, u32, Slot)> {
         let (description, _) = self.process(who).slots[slot];
@@ -154,6 +166,7 @@ impl World {
         if self.locks_beside_an_inherited_editor(who, description, &name)
             || self.mixes_calls(description, call)
             || lets_in
+            || (self.is_waited_for_by_name(&name) && self.is_held_by_one_of_another_file(&name))
         {
             return None;
         }

@@ -1,6 +1,5 @@
 //! Names that are taken, given up, shared and exchanged, by files that are open, too (C6, C11, C13).
 
-use super::gaps::Gap;
 use super::{File, Found, Killed, ROOT, STRANGER, Slot, Told, World, guards};
 
 impl World {
@@ -385,7 +384,7 @@ impl World {
         if !self.is_in_use(slot) {
             return true;
         }
-        if Gap::ExchangeOpen.is_open() || self.is_direct(slot) || self.is_waited_for_by_name(slot) {
+        if self.is_direct(slot) || self.is_waited_for_by_name(slot) {
             return false;
         }
         // Which of several has the file is not said; nor what a mapping has left.

@@ -1,5 +1,5 @@
-//! New text streams (C10): created by O_TRUNC under a name that nothing has, and shown by whole
-//! lines as they are written.
+//! New text streams (C10): created by O_TRUNC, not to be read, under a name that nothing has, and
+//! shown by whole lines as they are written.
 
 use super::{Mode, Slot, What, World};
 
@@ -18,8 +18,10 @@ fn is_text(slot: &Slot) -> bool {
 impl World {
     /// Whether what an open creates is a stream.
     pub(super) fn begins_stream(&self, slot: &Slot, mode: Mode) -> bool {
-        let empties = matches!(mode, Mode::Rewrite | Mode::RewriteAndRead);
-        empties && is_text(slot) && !self.files.contains_key(slot) && self.at(slot).next().is_none()
+        mode == Mode::Rewrite
+            && is_text(slot)
+            && !self.files.contains_key(slot)
+            && self.at(slot).next().is_none()
     }
 
     /// Whether a descriptor writes a stream, and doesn't append.

@@ -39,7 +39,6 @@ pub type Told = Result<(), &'static str>;
 const ROOT: u32 = 0;
 /// The process that takes part in nothing.
 pub const STRANGER: u32 = 0;
-const PAGE: usize = 4096;
 /// An O_EXCL creation shows as written up to here (C6).
 const CLAIM: usize = 4096;
 
@@ -935,9 +934,8 @@ impl World {
         let id = self.staged_by(description).expect("a writer");
         self.change(id, who, 0, |txn| {
             splice(&mut txn.content, at, data);
-            // The kernel writes whole pages.
-            let (first, end) = (at / PAGE * PAGE, (at + data.len()).next_multiple_of(PAGE));
-            txn.write_part(first..end.min(txn.content.len()));
+            // Of the pages that the kernel writes, what was changed.
+            txn.write_part(at..at + data.len());
         });
         self.txns.get_mut(&id).expect("it is there").unwritten = true;
     }
@@ -1419,6 +1417,8 @@ impl World {
             let slot = txn.slot.clone();
             let is_left = !mapped_only && !txn.unwritten && !txn.outdated;
             let is_left = is_left && txn.synced.is_none() && !claim;
+            // Of what has a length and no data nothing is kept.
+            let is_left = is_left && staged.iter().any(|byte| *byte != 0);
             ends = self.permitted(&slot, ends);
             if self.vanished(&slot).is_err() {
                 ends = vec![None];
