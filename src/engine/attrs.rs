@@ -259,7 +259,8 @@ impl Engine {
         if is_open {
             self.unprepare(&mut state, id);
             if let Some(txn) = state.txns.get_mut(&id) {
-                txn.changed = true;
+                // Though its program has emptied the name: this comes after that.
+                (txn.changed, txn.emptied_by) = (true, None);
             }
         }
         is_open

@@ -136,7 +136,7 @@ struct Txn {
     changed: bool,
     /// The name was emptied through its path by a process that saw this content there, and
     /// nothing has been written here since.
-    outdated: bool,
+    emptied_by: Option<u32>,
     /// It is of a new file, and was not to empty one.
     creates: bool,
     /// A new file whose first complete line is its first version (C10).
@@ -401,7 +401,7 @@ impl World {
     /// under its name.
     fn holds_nothing(&self, id: u32) -> bool {
         let txn = &self.txns[&id];
-        txn.outdated || (txn.creates && !txn.edit && !txn.changed)
+        txn.emptied_by.is_some() || (txn.creates && !txn.edit && !txn.changed)
     }
 
     /// And somebody has.
@@ -618,13 +618,14 @@ impl World {
                 None => What::Version(self.files[&slot].number, content),
             }
         } else {
-            if let Some(own) = self.own(who, &slot).or_else(|| self.claim(&slot))
-                && content.is_empty()
-            {
-                self.txns.get_mut(&own).expect("it is there").outdated = true;
+            let own = self.own(who, &slot).or_else(|| self.claim(&slot));
+            let own = own.filter(|_| content.is_empty());
+            let txn = self.begin(who, slot, mode, content);
+            if let Some(own) = own {
+                self.txns.get_mut(&own).expect("it is there").emptied_by = Some(txn);
             }
             What::Staged {
-                txn: self.begin(who, slot, mode, content),
+                txn,
                 reads: mode.reads(),
                 writes: true,
             }
@@ -661,7 +662,7 @@ impl World {
             edit: mode.edits() || (guarded && mode.appends() && base.is_some()),
             holds_slot: false,
             changed: false,
-            outdated: false,
+            emptied_by: None,
             creates: matches!(mode, Mode::Exclusive | Mode::Share)
                 || (mode.appends() && base.is_none()),
             stream: (mode.appends() && !guarded) || streams,
@@ -729,7 +730,7 @@ impl World {
         txn.begin_parts();
         change(txn);
         txn.changed = true;
-        txn.outdated = false;
+        txn.emptied_by = None;
         txn.wrote.insert(who);
         txn.claim &= end <= CLAIM;
         let now = txn.content.clone();
@@ -764,6 +765,7 @@ impl World {
         if self.txns[&id].stream && !self.txns[&id].discarded && data.contains(&b'\n') {
             return self.first_lines(who, description, id, data);
         }
+        self.take_over_emptied(id);
         let mut position = self.descriptions[&description].position;
         let mut at = at;
         if self.descriptions[&description].appends {
@@ -779,6 +781,30 @@ impl World {
             splice(&mut txn.content, from, data);
         });
         true
+    }
+
+    /// Its own program has emptied the name through its path: it goes on from what that means now.
+    fn take_over_emptied(&mut self, id: u32) {
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        let (slot, by) = match txn.emptied_by.take() {
+            Some(by) => (txn.slot.clone(), by),
+            None => return,
+        };
+        let is_open = self.txns.get(&by).is_some_and(|t| !t.done);
+        let file = self.files.get(&slot).filter(|_| !is_open).cloned();
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        match file {
+            Some(file) => {
+                (txn.content, txn.base, txn.body) = (file.content, Some(file.number), file.body);
+                (txn.edit, txn.creates, txn.claim, txn.stream) = (true, false, false, false);
+                (txn.parts, txn.changed) = (None, false);
+            }
+            None if is_open => {
+                txn.begin_parts();
+                txn.resize(0);
+            }
+            None => {}
+        }
     }
 
     /// A write that the file system refuses (C5).
@@ -809,6 +835,7 @@ impl World {
         let Some(id) = self.staged(who, slot).or_else(|| self.leave(who, slot)) else {
             return false;
         };
+        self.take_over_emptied(id);
         self.change(id, who, len, |txn| txn.resize(len));
         true
     }
@@ -833,7 +860,7 @@ impl World {
             txn.begin_parts();
             txn.resize(len);
             txn.changed = true;
-            txn.outdated = false;
+            txn.emptied_by = None;
             let now = txn.content.clone();
             if let Some(states) = &mut txn.synced {
                 states.push(now);
@@ -920,7 +947,9 @@ impl World {
                 let elsewhere = self.descriptions[description].elsewhere;
                 let txn = self.staged_by(*description).map(|id| &self.txns[&id]);
                 let len = match txn.filter(|_| !elsewhere) {
-                    Some(txn) if txn.openers.contains(who) && !txn.outdated => txn.content.len(),
+                    Some(txn) if txn.openers.contains(who) && txn.emptied_by.is_none() => {
+                        txn.content.len()
+                    }
                     _ => 0,
                 };
                 all.push((*who, map.clone(), len));
@@ -1415,7 +1444,7 @@ impl World {
                 ends.extend([None, Some(content), Some(with_added), txn.at_close.clone()]);
             }
             let slot = txn.slot.clone();
-            let is_left = !mapped_only && !txn.unwritten && !txn.outdated;
+            let is_left = !mapped_only && !txn.unwritten && txn.emptied_by.is_none();
             let is_left = is_left && txn.synced.is_none() && !claim;
             // Of what has a length and no data nothing is kept.
             let is_left = is_left && staged.iter().any(|byte| *byte != 0);
