@@ -102,3 +102,22 @@ fn a_table_that_is_written_in_blocks_is_whole_or_not_there() {
     holds_with(Theme::Streams, &[&table[..], &[Kill(0, true)]].concat());
     holds_with(Theme::Streams, &[&table[..], &[Close(0)]].concat());
 }
+
+#[test]
+fn who_shares_a_new_file_sees_the_database_that_it_becomes() {
+    let shared = [
+        Open(0, 1, Mode::Share, false),
+        Open(1, 1, Mode::Share, false),
+    ];
+    for first in [4, 5] {
+        let writes = [Write(0, first), Write(1, 8), Kill(0, true)];
+        holds_with(Theme::Databases, &[&shared[..], &writes].concat());
+    }
+}
+
+#[test]
+fn a_new_file_that_becomes_a_text_is_staged() {
+    let text = [Open(0, 1, Mode::Share, false), Write(0, 5)];
+    holds_with(Theme::Databases, &[&text[..], &[Close(0)]].concat());
+    holds_with(Theme::Databases, &[&text[..], &[Kill(0, true)]].concat());
+}

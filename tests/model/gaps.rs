@@ -8,7 +8,7 @@ pub enum Gap {
     SharedOpens,
 }
 
-pub const KNOWN_GAPS: &[Gap] = &[Gap::SharedOpens];
+pub const KNOWN_GAPS: &[Gap] = &[];
 
 impl Gap {
     /// Whether programs have to go around it.

@@ -104,6 +104,9 @@ impl World {
             return None;
         }
         let is_followed = self.at(source).any(|id| !self.txns[&id].links.is_empty());
+        if self.is_undecided(source) || self.is_undecided(target) {
+            return None;
+        }
         if is_followed
             || [source, target]
                 .iter()
@@ -374,6 +377,9 @@ impl World {
         let file = self.files.get(slot);
         let is_linked = |file: u32| self.files.values().filter(|f| f.file == file).count() > 1;
         let is_dir = slot.0 == ROOT && self.dirs.contains_key(&slot.1);
+        if self.is_undecided(slot) {
+            return false;
+        }
         if is_dir
             || self.is_locked(slot)
             || self.is_linked_to_open(slot)
@@ -391,10 +397,9 @@ impl World {
         let open: Vec<u32> = self.at(slot).collect();
         let is_clear = |id: &u32| {
             let txn = &self.txns[id];
-            let is_own = self.own(who, slot).or_else(|| self.claim(slot)) == Some(*id);
-            let follows = txn.edit || txn.base == file.map(|f| f.number);
+            let is_of_it = txn.base == file.map(|f| f.number);
             let is_whole = !txn.unwritten && !txn.failed && txn.killed == Killed::No && !txn.stream;
-            is_whole && (is_own || follows)
+            is_whole && is_of_it
         };
         open.len() < 2 && open.iter().all(is_clear)
     }

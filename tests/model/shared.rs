@@ -24,13 +24,8 @@ impl World {
             Found::File(content) => content.is_empty(),
             Found::Dir(_) => false,
         };
-        let is_open = self.at(slot).next().is_some();
         let is_found = self.own(who, slot).or_else(|| self.claim(slot)).is_some();
-        (mode.edits() || mode == Mode::Share)
-            && may
-            && !is_open
-            && !is_found
-            && !guards::is_guarded(slot)
+        (mode.edits() || mode == Mode::Share) && may && !is_found && !guards::is_guarded(slot)
     }
 
     /// Whether a name's file is shared still.
@@ -157,10 +152,23 @@ impl World {
         true
     }
 
-    /// Nobody has it open any more: what is there is a version.
+    /// Nobody has it open to write any more: what is there is a version. Whether who reads it still
+    /// sees what others make of it is not said.
     pub(super) fn let_sharer_go(&mut self, number: u32) {
-        if self.sharers(number).is_empty() {
-            self.created_shared.remove(&number);
+        let writes = |d: &u32| {
+            let sharer = &self.descriptions[d];
+            matches!(sharer.what, What::Shared { writes: true, .. })
+        };
+        let sharers = self.sharers(number);
+        if sharers.iter().any(writes) {
+            return;
+        }
+        self.created_shared.remove(&number);
+        for reader in sharers {
+            self.descriptions
+                .get_mut(&reader)
+                .expect("it is there")
+                .what = What::Unknown;
         }
     }
 
