@@ -96,6 +96,9 @@ impl World {
         } else if let Some(file) = self.files.get(&slot).filter(|_| guards::is_guarded(&slot)) {
             lockable = Some(file.file);
             let content = file.content.clone();
+            if self.may_be_json_stream(&slot, &content) {
+                return None;
+            }
             What::Staged {
                 txn: self.begin(who, slot, mode, content),
                 reads: mode.reads(),

@@ -347,7 +347,7 @@ impl World {
         if one == other {
             return Some(Ok(()));
         }
-        if !self.can_exchange(who, &one) || !self.can_exchange(who, &other) {
+        if !self.can_exchange(&one) || !self.can_exchange(&other) {
             return None;
         }
         let [Found::File(first), Found::File(second)] = seen else {
@@ -373,7 +373,7 @@ impl World {
 
     /// Whether it is said what becomes of a name's file, and of those who have it open, when it
     /// changes names with another.
-    fn can_exchange(&self, who: u32, slot: &Slot) -> bool {
+    fn can_exchange(&self, slot: &Slot) -> bool {
         let file = self.files.get(slot);
         let is_linked = |file: u32| self.files.values().filter(|f| f.file == file).count() > 1;
         let is_dir = slot.0 == ROOT && self.dirs.contains_key(&slot.1);

@@ -1,7 +1,7 @@
 //! New text streams (C10): created by O_TRUNC, not to be read, under a name that nothing has, and
 //! shown by whole lines as they are written.
 
-use super::{Mode, Slot, What, World};
+use super::{Mode, Slot, What, World, guards, splice};
 
 /// A write of so much that ends inside a line is a block of a table.
 const BLOCK: usize = 4096;
@@ -15,7 +15,40 @@ fn is_text(slot: &Slot) -> bool {
     [".txt", ".jsonl"].iter().any(|end| slot.1.ends_with(end)) || is_table(slot)
 }
 
+/// Whether content may be taken for a stream of JSON: lines that are values, two at least.
+fn is_json_lines(content: &[u8]) -> bool {
+    let lines = content.split(|byte| *byte == b'\n');
+    let mut values = lines.filter(|line| !line.is_empty());
+    let is_value = |line: &&[u8]| serde_json::from_slice::<serde_json::Value>(line).is_ok();
+    values.clone().filter(is_value).count() > 1 && values.next().is_some_and(|line| is_value(&line))
+}
+
 impl World {
+    /// Whether a document that is new or added to may be a stream of JSON, which is another test's.
+    pub(super) fn may_be_json_stream(&self, slot: &Slot, content: &[u8]) -> bool {
+        guards::is_guarded(slot) && is_json_lines(content)
+    }
+
+    /// The same of what a write would make of what a description has staged.
+    fn would_be_json_stream(&self, description: u32, at: Option<usize>, data: &[u8]) -> bool {
+        let opened = &self.descriptions[&description];
+        let Some(txn) = self.staged_by(description).map(|id| &self.txns[&id]) else {
+            return false;
+        };
+        let end = if opened.appends {
+            txn.content.len()
+        } else {
+            opened.position
+        };
+        let mut content = txn.content.clone();
+        splice(
+            &mut content,
+            at.filter(|_| !opened.appends).unwrap_or(end),
+            data,
+        );
+        (txn.is_new || opened.appends) && self.may_be_json_stream(&txn.slot, &content)
+    }
+
     /// Whether what an open creates is a stream.
     pub(super) fn begins_stream(&self, slot: &Slot, mode: Mode) -> bool {
         mode == Mode::Rewrite
@@ -45,6 +78,9 @@ impl World {
     /// Before a write: whether it is said what becomes of it. Tables that are written in blocks are
     /// documents.
     pub(super) fn can_stream(&mut self, description: u32, at: Option<usize>, data: &[u8]) -> bool {
+        if self.would_be_json_stream(description, at, data) {
+            return false;
+        }
         if !self.is_streamer(description) {
             return true;
         }

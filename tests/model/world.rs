@@ -762,6 +762,12 @@ impl World {
             self.write_lines(who, description, data);
             return true;
         };
+        if self.txns[&id].stream
+            && self.txns[&id].emptied_by.is_some()
+            && Gap::AddedAfterOwnSave.is_open()
+        {
+            return false;
+        }
         if self.txns[&id].stream && !self.txns[&id].discarded && data.contains(&b'\n') {
             return self.first_lines(who, description, id, data);
         }
