@@ -495,3 +495,17 @@ fn a_guarded_database_is_emptied_by_nobody_who_then_gives_up() {
         "the one that is open"
     );
 }
+
+#[test]
+fn a_file_that_has_lost_its_name_can_still_be_opened_for_followers() {
+    let m = mount!();
+    let mut writer = Actor::new();
+    writer.open("f", "w+", &m.path("x.h5")).unwrap();
+    writer.pwrite("f", 0, &superblock(1)).unwrap();
+    writer.unlink(&m.path("x.h5")).unwrap();
+    writer.pwrite("f", 0, &superblock(5)).unwrap();
+    writer.pwrite("f", PAGE as u64, b"step 0").unwrap();
+    assert_eq!(writer.pread("f", PAGE as u64, 6).unwrap(), b"step 0");
+    writer.close("f").unwrap();
+    assert_eq!(m.read("x.h5"), None);
+}

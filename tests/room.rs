@@ -231,3 +231,28 @@ fn a_file_is_rewritten_again_and_again_in_twice_its_space() {
     }
     assert_content(m.read("f"), &vec![b'j'; 19 << 20], "the last one");
 }
+
+#[test]
+fn a_rename_that_finds_no_room_to_promise_it_is_answered_all_the_same() {
+    need_daemon!();
+    // Room runs out before the save, between the save and the rename, and after both.
+    for works in 0..6 {
+        let fails = format!("journal-reserve:{}:1000:{works}", libc::ENOSPC);
+        let mut m = Mount::options().prepare();
+        m.set_env("COMMITFS_FAIL_AT", fails);
+        if m.try_remount().is_err() {
+            continue;
+        }
+        let mut saver = Actor::new();
+        let (temporary, target) = (m.path("tmp"), m.path("target"));
+        if saver.save(&temporary, "new").is_err() {
+            continue;
+        }
+        match saver.rename(&temporary, &target) {
+            Ok(_) => assert_content(m.read("target"), b"new", "renamed"),
+            Err(e) => assert_eq!(e.errno, "ENOSPC"),
+        }
+        // And it goes on answering.
+        assert!(m.path("no-such-name").symlink_metadata().is_err());
+    }
+}

@@ -126,6 +126,32 @@ impl Engine {
         data: &[u8],
         done: impl FnOnce(OpResult<u32>) + Send + 'static,
     ) {
+        let (described, decides) = self.handle_to_write(handle, request.offset, data);
+        if !decides {
+            return self.write_decided(caller, (handle, described), request, data, done);
+        }
+        let (engine, data) = (self.clone(), data.to_vec());
+        self.pool.run(
+            move || match engine.decide_by(caller, handle, request.offset, &data) {
+                Ok(()) => {
+                    let described = (handle, engine.handle(handle));
+                    engine.write_decided(caller, described, request, &data, done);
+                }
+                Err(errno) => done(Err(errno)),
+            },
+        );
+    }
+
+    /// The same once it is decided how the file is treated: a write that begins to let others follow
+    /// an HDF5 file, whose name is gone, changes nothing in that.
+    fn write_decided(
+        self: &Arc<Self>,
+        caller: Caller,
+        (handle, described): (HandleId, OpResult<Handle>),
+        request: WriteRequest,
+        data: &[u8],
+        done: impl FnOnce(OpResult<u32>) + Send + 'static,
+    ) {
         let size = data.len() as u32;
         let WriteRequest {
             offset,
@@ -133,16 +159,6 @@ impl Engine {
             kill,
             writeback,
         } = request;
-        let (described, decides) = self.handle_to_write(handle, offset, data);
-        if decides {
-            let (engine, data) = (self.clone(), data.to_vec());
-            return self.pool.run(
-                move || match engine.decide_by(caller, handle, offset, &data) {
-                    Ok(()) => engine.write(caller, handle, request, &data, done),
-                    Err(errno) => done(Err(errno)),
-                },
-            );
-        }
         match described {
             Ok(Handle::Staged { txn, staging, .. }) if self.is_emptied(txn) => {
                 let (engine, data) = (self.clone(), data.to_vec());

@@ -738,10 +738,13 @@ impl Engine {
             return Ok(false);
         }
         super::close::check_target(self, state, to)?;
+        if !self.can_reserve_commit() {
+            // A full disk: once it is in place, renaming it needs no room.
+            return Ok(false);
+        }
         let version = self.next_version(state, to);
         let path = state.nodes.path(to).ok_or(Errno::NOENT)?;
         let old_path = state.nodes.path(from).ok_or(Errno::NOENT)?;
-        self.reserve_commit()?;
         let mut pending = state
             .pending
             .remove(from.dir, &from.name)

@@ -36,14 +36,20 @@ impl Engine {
                 log::warn!("the disk is full, nothing more is committed: {e}");
                 Errno::NOSPC
             })?;
-        let reserve = || match self.journal.lock().reserve(64 << 10) {
-            Ok(()) => Ok(()),
-            Err(e) => {
-                log::warn!("journal: {e}");
-                Err(Errno::NOSPC)
-            }
-        };
-        self.making_room(reserve)
+        self.making_room(|| self.reserve_journal())
+    }
+
+    fn reserve_journal(&self) -> OpResult<()> {
+        failpoint::fail_point("journal-reserve")?;
+        self.journal.lock().reserve(64 << 10).map_err(|e| {
+            log::warn!("journal: {e}");
+            Errno::NOSPC
+        })
+    }
+
+    /// The same where no room can be made, as the state is locked.
+    pub(super) fn can_reserve_commit(&self) -> bool {
+        self.store.keep_reserve().is_ok() && self.reserve_journal().is_ok()
     }
 
     /// Makes everything journalled so far durable.

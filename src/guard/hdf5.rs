@@ -51,7 +51,10 @@ pub(super) fn examine(source: &dyn ReadAt, len: u64) -> io::Result<Verdict> {
     bytes[..width].copy_from_slice(end);
     let end = u64::from_le_bytes(bytes);
     let unknown = u64::MAX >> (64 - 8 * width);
-    if end == unknown || end <= len {
+    // One of several files that are one together (the family driver) tells the end of them all.
+    let driver = block.get(addresses + 3 * width..addresses + 4 * width);
+    let has_driver = version < 2 && driver.is_some_and(|d| d.iter().any(|byte| *byte != 0xff));
+    if end == unknown || end <= len || has_driver {
         return Ok(Verdict::Complete);
     }
     Ok(Verdict::Incomplete(format!(

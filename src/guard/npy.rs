@@ -223,7 +223,11 @@ impl Parser<'_> {
     }
 
     fn text(&mut self) -> Option<String> {
-        let quote = self.rest.chars().next()?;
+        let quote = self
+            .rest
+            .chars()
+            .next()
+            .filter(|c| matches!(c, '\'' | '"'))?;
         let (mut text, mut letters) = (String::new(), self.rest.char_indices().skip(1));
         while let Some((at, letter)) = letters.next() {
             match letter {

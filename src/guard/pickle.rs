@@ -12,6 +12,9 @@ const STOP: u8 = b'.';
 /// Protocol, and the first frame's length.
 const FRAMED: u64 = 11;
 
+/// How a checkpoint of PyTorch before 1.6 begins: five pickles, and then the tensors as they are.
+const LEGACY_TORCH: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
+
 /// Judges `len` bytes, of which there is at least one.
 pub(super) fn examine(source: &dyn ReadAt, len: u64) -> io::Result<Verdict> {
     let head = head(source, len, 3)?;
@@ -23,6 +26,11 @@ pub(super) fn examine(source: &dyn ReadAt, len: u64) -> io::Result<Verdict> {
     if !begins {
         return Ok(Verdict::Foreign(
             "byte 0: does not begin as a pickle of protocol 2 or later".into(),
+        ));
+    }
+    if super::head(source, len, LEGACY_TORCH.len())? == LEGACY_TORCH {
+        return Ok(Verdict::Foreign(
+            "byte 0: begins as a checkpoint of several pickles and what they don't tell of".into(),
         ));
     }
     let last: [u8; 1] = bytes_at(source, len - 1)?;

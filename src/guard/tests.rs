@@ -556,3 +556,42 @@ fn zstd_files_are_whole_frames() {
     }
     assert!(matches!(judged(Guard::Zstd, b"hello"), Foreign(_)));
 }
+
+#[test]
+fn headers_of_arrays_that_are_no_python_are_odd_and_nothing_worse() {
+    for header in [
+        "{\u{e9}\u{e9}",
+        "{\u{e9}descr\u{e9}: 1}",
+        "{'descr': '\u{e9}",
+        "{\\",
+        "('",
+        "[",
+    ] {
+        assert_malformed(judged(Guard::Npy, &npy(header, 16)), "no header");
+    }
+}
+
+#[test]
+fn what_merely_begins_as_its_kind_is_left_alone() {
+    // torch.save before 1.6, or with _use_new_zipfile_serialization=False: pickles, then raw tensors.
+    let torch = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e\x80\x02M\xe9\x03.raw tensors";
+    assert!(matches!(judged(Guard::Pickle, torch), Foreign(_)));
+    // What lies behind the last frame is no frame that was cut off.
+    let frame = b"\x28\xb5\x2f\xfd\x20\x00\x01\x00\x00";
+    assert_eq!(judged(Guard::Zstd, frame), Complete);
+    for (more, cut_off) in [
+        (&b"\n"[..], false),
+        (b"ab", false),
+        (b"\x28\xb5", true),
+        (b"\x50", true),
+    ] {
+        let verdict = judged(Guard::Zstd, &[frame, more].concat());
+        assert_eq!(matches!(verdict, Incomplete(_)), cut_off, "{verdict:?}");
+    }
+    // One of several files that are one together: its superblock tells where they all end.
+    let mut member = superblock(0, 9_000);
+    member.resize(300, 7);
+    assert_incomplete(judged(Guard::Hdf5, &member), "by its superblock");
+    member[48..56].copy_from_slice(&200_u64.to_le_bytes());
+    assert_eq!(judged(Guard::Hdf5, &member), Complete);
+}

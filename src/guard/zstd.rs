@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{ReadAt, Verdict, begins, bytes_at, head};
+use super::{ReadAt, Verdict, begins, bytes_at, head, read_exact_at};
 
 const MAGIC: u32 = 0xFD2F_B528;
 /// Frames with something of the user's own, of any length.
@@ -59,6 +59,19 @@ impl Walk<'_> {
         there
     }
 
+    /// Less than a magic is left, the beginning of one or something else.
+    fn rest(&self, begin: u64) -> io::Result<Option<Verdict>> {
+        let mut rest = vec![0; (self.len - begin) as usize];
+        read_exact_at(self.source, &mut rest, begin)?;
+        let mut magics = SKIPPABLE.chain([MAGIC]).map(u32::to_le_bytes);
+        if magics.any(|magic| magic.starts_with(&rest)) {
+            return self.cut("the magic of a frame");
+        }
+        Ok(Some(Verdict::Malformed(format!(
+            "byte {begin}: no frame begins here"
+        ))))
+    }
+
     fn cut(&self, place: &str) -> io::Result<Option<Verdict>> {
         Ok(Some(Verdict::Incomplete(format!(
             "ends at byte {}, in {place}",
@@ -70,7 +83,7 @@ impl Walk<'_> {
     fn frame(&mut self) -> io::Result<Option<Verdict>> {
         let begin = self.at;
         let Some(magic) = self.take::<4>()? else {
-            return self.cut("the magic of a frame");
+            return self.rest(begin);
         };
         let magic = u32::from_le_bytes(magic);
         if SKIPPABLE.contains(&magic) {
