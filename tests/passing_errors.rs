@@ -1,6 +1,6 @@
-//! C7, C19. Being short of descriptors or memory passes, and nothing is lost by it. A checkpoint that
-//! took it for a failed fdatasync would refuse every later save until a forced unmount, and a shell would
-//! not even say so.
+//! C7, C19. Being short of descriptors or memory when something is opened passes, and nothing is lost by
+//! it. A checkpoint that took it for a failed fdatasync would refuse every later save until a forced
+//! unmount, and a shell would not even say so. What an fdatasync says never passes.
 
 mod common;
 
@@ -26,22 +26,39 @@ fn work(m: &Mount, actor: &mut Actor) {
             .save(&m.path(format!("f{n}")), format!("{n}"))
             .unwrap();
     }
-    actor.open("log", "a", &m.path("log")).unwrap();
-    actor.write("log", "a line\n").unwrap();
-    actor.close("log").unwrap();
+    append(m, actor).unwrap();
+}
+
+fn append(m: &Mount, actor: &mut Actor) -> Result<(), common::Failure> {
+    actor.open("log", "a", &m.path("log"))?;
+    actor.write("log", "a line\n")?;
+    actor.close("log")
+}
+
+/// The same, where a sync fails on the way.
+fn work_as_far_as_it_goes(m: &Mount, actor: &mut Actor) {
+    actor.mkdir(&m.path("made")).ok();
+    for n in 0..4 {
+        actor.save(&m.path(format!("f{n}")), format!("{n}")).ok();
+    }
+    append(m, actor).ok();
 }
 
 #[test]
 fn what_was_short_for_a_moment_in_a_checkpoint_is_tried_again() {
     need_daemon!();
-    for (name, errno) in SYNCS
-        .iter()
-        .zip([libc::EMFILE, libc::ENFILE, libc::ENOMEM].repeat(3))
-    {
+    // More often than there are descriptors in reserve.
+    for (errno, count, after) in [
+        (libc::EMFILE, 20, 0),
+        (libc::ENFILE, 20, 1),
+        (libc::ENOMEM, 1, 0),
+        (libc::ENOMEM, 1, 1),
+    ] {
+        let name = format!("C19-open-dir:{errno}:{count}:{after}");
         let m = mount!(
             Mount::options()
                 .seed("log", "begun\n")
-                .env("COMMITFS_FAIL_AT", format!("{name}:{errno}:1"))
+                .env("COMMITFS_FAIL_AT", &name)
         );
         let mut actor = Actor::new();
         work(&m, &mut actor);
@@ -57,7 +74,30 @@ fn what_was_short_for_a_moment_in_a_checkpoint_is_tried_again() {
         actor.save(&m.path("later"), "saved").unwrap();
         actor.open("d", "r|directory", m.mountpoint()).unwrap();
         actor.fsync("d").unwrap();
-        assert_content(m.read("later"), b"saved", name);
+        assert_content(m.read("later"), b"saved", &name);
+        assert!(m.log().contains("tried again"), "{name}: {}", m.log());
+    }
+}
+
+#[test]
+fn what_a_sync_says_is_believed_for_good_also_if_it_is_short_of_memory() {
+    // A write that failed in the kernel may be told as ENOMEM, and once: the pages are clean then.
+    need_daemon!();
+    for (name, errno) in SYNCS.iter().zip([libc::ENOMEM, libc::EAGAIN].repeat(4)) {
+        let m = mount!(
+            Mount::options()
+                .seed("log", "begun\n")
+                .env("COMMITFS_FAIL_AT", format!("{name}:{errno}:1"))
+        );
+        let mut actor = Actor::new();
+        work_as_far_as_it_goes(&m, &mut actor);
+        eventually(Duration::from_secs(10), &format!("{name} stands"), || {
+            !m.status()["failed"].is_null()
+        });
+        actor.open("d", "r|directory", m.mountpoint()).unwrap();
+        actor
+            .fsync("d")
+            .expect_err("a second fsync would be told a lie");
     }
 }
 

@@ -111,6 +111,55 @@ fn lines_that_came_to_the_disk_before_their_records_are_cut_off() {
     }
 }
 
+/// Recovery with something in its environment.
+fn recover_with(m: &Mount, variable: &str, value: &str) -> common::Run {
+    let mut check = std::process::Command::new(common::run::binary());
+    check.args(["check", "--recover"]).arg(m.backing());
+    check.env(variable, value);
+    run(&mut check, std::time::Duration::from_secs(20))
+}
+
+#[test]
+fn what_is_cut_off_is_kept_first_or_told_or_not_cut_off() {
+    need_daemon!();
+    let whole = "zero\none\ntwo\nthree\n";
+    // What goes wrong, what the file and what rejected have then, and how much is told to be lost.
+    let failing = |errno: i32| ("COMMITFS_FAIL_AT", format!("staging-create:{errno}:1"));
+    for (how, left, rejected, lost) in [
+        (
+            failing(libc::ENOSPC),
+            "zero\none\ntwo\n",
+            &["three\n"][..],
+            None,
+        ),
+        (failing(libc::EIO), whole, &[], None),
+        (
+            ("COMMITFS_KEPT_CUT", "2".into()),
+            "zero\none\ntwo\n",
+            &["th"],
+            Some(4),
+        ),
+    ] {
+        let mut m = mount!(slow().seed("notes", "zero\n"));
+        let mut actor = Actor::new();
+        append(&mut actor, &m, "notes", "one\n");
+        fsync(&mut actor, &m, "notes");
+        append(&mut actor, &m, "notes", "two\n");
+        append(&mut actor, &m, "notes", "three\n");
+        m.kill_daemon();
+        let records = journal_of(&m).records;
+        leave(&m, without_last_append(&records));
+        let recovered = recover_with(&m, how.0, &how.1);
+        assert_eq!(text(&m, "notes"), left, "{how:?}: {recovered:?}");
+        let kept = kept(&m, "rejected").into_iter();
+        let kept: Vec<_> = kept.map(|k| std::fs::read_to_string(k).unwrap()).collect();
+        assert_eq!(kept, rejected, "{how:?}: {recovered:?}");
+        let told = std::fs::read(m.backing().join(".commitfs/errors")).unwrap_or_default();
+        let told: serde_json::Value = serde_json::from_slice(&told).unwrap_or_default();
+        assert_eq!(told[0]["dropped_bytes"].as_u64(), lost, "{how:?}: {told}");
+    }
+}
+
 #[test]
 fn zeros_in_the_place_of_lines_that_a_power_cut_took_are_cut_off() {
     need_daemon!();

@@ -85,7 +85,8 @@ enum Broken {
 }
 
 impl Broken {
-    fn of_sync(errno: Errno) -> Broken {
+    /// What a sync itself says is never among what passes.
+    fn of_open(errno: Errno) -> Broken {
         match spare::is_passing(errno) {
             true => Broken::Later(errno),
             false => Broken::Lost(errno),
@@ -95,7 +96,7 @@ impl Broken {
     fn of_append(errno: Errno) -> Broken {
         match errno {
             Errno::NOSPC | Errno::DQUOT => Broken::Later(errno),
-            other => Broken::of_sync(other),
+            other => Broken::of_open(other),
         }
     }
 }
@@ -281,22 +282,22 @@ impl Engine {
         failpoint::crash_point("drain-begun");
         let delay = failpoint::number("COMMITFS_ROUND_DELAY_MS", 0);
         std::thread::sleep(Duration::from_millis(delay));
-        let into = round.into.as_ref().map_err(|e| Broken::of_sync(*e))?;
+        let into = round.into.as_ref().map_err(|e| Broken::of_open(*e))?;
         failpoint::sync("C19-sync-dirs-before", || {
             self.sync_dirs(round.dirs.values())
         })
-        .map_err(Broken::of_sync)?;
+        .map_err(Broken::of_open)?;
         if round.commits || !round.items.is_empty() || !round.appended.is_empty() {
             let appended: Vec<_> = round.appended.iter().map(|(_, _, f)| &**f).collect();
             failpoint::sync("C19-sync-appends", || at::sync_files(&appended))
-                .map_err(Broken::of_sync)?;
+                .map_err(Broken::of_open)?;
             if !round.items.is_empty() {
-                self.sync_items(&round.items).map_err(Broken::of_sync)?;
+                self.sync_items(&round.items).map_err(Broken::of_open)?;
             }
             failpoint::crash_point("data-synced");
             self.append(&Record::Durable { seq: round.upto })
                 .map_err(Broken::of_append)?;
-            self.sync_journal().map_err(Broken::of_sync)?;
+            self.sync_journal().map_err(Broken::of_open)?;
             failpoint::crash_point("durable-journalled");
             for item in &round.items {
                 stuck = self.apply(item).err().or(stuck);
@@ -305,10 +306,10 @@ impl Engine {
         }
         failpoint::crash_point("applied-all");
         failpoint::sync("C19-sync-dirs-after", || self.sync_dirs(into.values()))
-            .map_err(Broken::of_sync)?;
+            .map_err(Broken::of_open)?;
         if !round.items.is_empty() {
             failpoint::sync("C19-sync-staging-after", || self.store.sync_moved_away())
-                .map_err(Broken::of_sync)?;
+                .map_err(Broken::of_open)?;
         }
         failpoint::crash_point("dirs-synced");
         Ok(stuck)
@@ -326,8 +327,12 @@ impl Engine {
 
     fn sync_dirs<'a>(&self, dirs: impl Iterator<Item = &'a Arc<OwnedFd>>) -> OpResult<()> {
         use std::os::fd::AsFd;
-        dirs.map(|dir| at::sync_dir(dir.as_fd()))
-            .fold(Ok(()), spare::graver)
+        // Opening one may fail for the moment.
+        let sync = |dir: &Arc<OwnedFd>| {
+            spare::open(|| failpoint::fail_point("C19-open-dir"))?;
+            at::sync_dir(dir.as_fd())
+        };
+        dirs.map(sync).fold(Ok(()), spare::graver)
     }
 
     /// Moves one version to its name, unless it was moved or dropped since.

@@ -44,7 +44,7 @@ pub struct Unseen {
 }
 
 impl Unseen {
-    pub(super) fn of(path: &Path, reason: String, pid: u32) -> Unseen {
+    pub(crate) fn of(path: &Path, reason: String, pid: u32) -> Unseen {
         Unseen {
             path: path.to_string_lossy().into_owned(),
             path_hex: path_hex(path),

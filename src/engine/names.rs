@@ -847,8 +847,8 @@ impl Engine {
             && !moves_dir
             && (is_promised(state, to) || exchange && is_promised(state, from))
         {
-            let node = state.nodes.get(source).ok_or(Errno::STALE)?;
-            self.announce_replaced((old, new), node.key.1, exchange)?;
+            let inode = state.nodes.get(source).ok_or(Errno::STALE)?.key.1;
+            self.announce_replaced(state, (old, new), inode, exchange)?;
         }
         let paths = paths.filter(|_| moves_dir && !failpoint::mutant("C18-moved"));
         if let Some((from, to)) = &paths {
@@ -860,8 +860,7 @@ impl Engine {
                 exchange,
             })?;
             // The move may come to the medium by itself; what is below it has to be found then.
-            let journal = self.journal.lock().sync_handle();
-            rustix::fs::fdatasync(&*journal)?;
+            self.sync_journal_now(state)?;
         }
         rustix::fs::renameat_with(&*from_dir, &from.name, &*to_dir, &to.name, flags)?;
         if let Some((from, to)) = paths {
@@ -929,6 +928,7 @@ impl Engine {
     /// a content: if it comes about, that is newer.
     fn announce_replaced(
         &self,
+        state: &mut State,
         (from, to): (&Path, &Path),
         inode: u64,
         exchange: bool,
@@ -943,8 +943,7 @@ impl Engine {
             exchange,
         })?;
         // It may come to the medium by itself.
-        let journal = self.journal.lock().sync_handle();
-        rustix::fs::fdatasync(&*journal)
+        self.sync_journal_now(state)
     }
 
     fn store_version(&self, state: &State, node: NodeId, version: u64) {
@@ -1125,7 +1124,7 @@ impl Engine {
             && let Some(path) = state.nodes.path(to)
         {
             let inode = state.nodes.get(node).ok_or(Errno::STALE)?.key.1;
-            self.announce_replaced((&path, &path), inode, false)?;
+            self.announce_replaced(state, (&path, &path), inode, false)?;
         }
         at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
         let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;

@@ -55,25 +55,24 @@ impl Engine {
     /// Makes everything journalled so far durable.
     pub(super) fn sync_journal(&self) -> OpResult<()> {
         let handle = self.journal.lock().sync_handle();
-        let sync = || failpoint::sync("C19-sync-journal", || rustix::fs::fdatasync(&*handle));
-        let mut synced = sync();
-        for _ in 0..3 {
-            // Whoever waits need not be told of what passes.
-            if synced.is_ok() || synced.is_err_and(|e| !spare::is_passing(e)) {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            synced = sync();
-        }
-        synced.inspect_err(|errno| {
-            if spare::is_passing(*errno) {
-                return;
-            }
-            // A second try would be told that all is well, which proves nothing.
-            log::error!("the journal can't be made durable: {errno}; new commits are refused");
-            self.lock().drain.failed = Some(*errno);
-            self.drain_wanted.notify_one();
-        })
+        let synced = failpoint::sync("C19-sync-journal", || {
+            spare::told_once(|| rustix::fs::fdatasync(&*handle))
+        });
+        synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
+    }
+
+    /// The same for who holds the state.
+    pub(super) fn sync_journal_now(&self, state: &mut State) -> OpResult<()> {
+        let handle = self.journal.lock().sync_handle();
+        let synced = spare::told_once(|| rustix::fs::fdatasync(&*handle));
+        synced.inspect_err(|errno| self.journal_is_lost(state, *errno))
+    }
+
+    /// A second try would be told that all is well, which proves nothing.
+    fn journal_is_lost(&self, state: &mut State, errno: Errno) {
+        log::error!("the journal can't be made durable: {errno}; new commits are refused");
+        state.drain.failed = Some(errno);
+        self.drain_wanted.notify_one();
     }
 
     /// Number of the next version of a name.

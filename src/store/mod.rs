@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::sys::{at, failpoint};
+use crate::sys::{at, failpoint, spare};
 use crate::types::TxnId;
 pub use rejected::{Rejected, RejectedBound, list_rejected};
 
@@ -396,7 +396,7 @@ impl Store {
         let kind = rustix::fs::fstatfs(&self.staging)?.f_type;
         match ONE_STEP.contains(&kind) {
             true => Ok(()),
-            false => rustix::fs::fsync(&self.staging),
+            false => self.sync_staging_dir(),
         }
     }
 
@@ -408,7 +408,7 @@ impl Store {
 
     /// Makes the directory of staging files durable.
     pub fn sync_staging_dir(&self) -> Result<(), Errno> {
-        rustix::fs::fsync(&self.staging)
+        spare::told_once(|| rustix::fs::fsync(&self.staging))
     }
 }
 

@@ -209,7 +209,7 @@ pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
 pub fn sync_dir(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = spare::open(|| rustix::fs::openat(dir, c".", flags, Mode::empty()))?;
-    rustix::fs::fsync(dir)
+    spare::told_once(|| rustix::fs::fsync(&dir))
 }
 
 /// Copies are made in pieces of this size; between two it is asked whether anybody still waits.
@@ -369,7 +369,7 @@ pub fn sync_files(files: &[&File]) -> Result<(), Errno> {
     // All of them, whatever one says: an error is told once.
     let sync = |part: &[&File]| {
         part.iter()
-            .map(rustix::fs::fdatasync)
+            .map(|file| spare::told_once(|| rustix::fs::fdatasync(file)))
             .fold(Ok(()), spare::graver)
     };
     if files.len() <= 2 {

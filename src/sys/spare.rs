@@ -40,8 +40,8 @@ pub fn open<T>(open: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
     }
 }
 
-/// Whether an error passes: something was short for the moment, and nothing was lost. All else that a
-/// sync says must be believed for good.
+/// Whether an error of an open, or of starting a thread, passes: something was short for the moment, and
+/// nothing was lost. What a sync itself says passes never: see [`told_once`].
 pub fn is_passing(errno: Errno) -> bool {
     let passing = [
         Errno::MFILE,
@@ -52,6 +52,26 @@ pub fn is_passing(errno: Errno) -> bool {
         Errno::AGAIN,
     ];
     passing.contains(&errno) && !failpoint::mutant("C19-passing")
+}
+
+/// A sync, whose error is told once: what couldn't be written is marked clean, and the next sync would
+/// be told that all is well. A failed write of the kernel may be recorded as any error, ENOMEM and EAGAIN
+/// among them; these become EIO, so that nobody takes them for those of an open, and tries again.
+///
+/// # Errors
+/// Those of the sync.
+pub fn told_once(mut sync: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    loop {
+        match sync() {
+            // It hasn't come to looking at what was written.
+            Err(Errno::INTR) => {}
+            Err(e) if is_passing(e) && !failpoint::mutant("C19-told-once") => {
+                log::error!("a sync has failed: {e}; what it was to write is lost");
+                return Err(Errno::IO);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// The graver of two results: an error that passes may come again, any other is told once.
@@ -66,6 +86,25 @@ pub fn graver(one: Result<(), Errno>, other: Result<(), Errno>) -> Result<(), Er
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_sync_says_never_passes() {
+        for (told, heard) in [
+            (Errno::NOMEM, Errno::IO),
+            (Errno::AGAIN, Errno::IO),
+            (Errno::NOSPC, Errno::NOSPC),
+        ] {
+            let mut asked = 0;
+            let result = told_once(|| {
+                asked += 1;
+                // The next one would be told that all is well.
+                if asked == 1 { Err(told) } else { Ok(()) }
+            });
+            assert_eq!((result, asked), (Err(heard), 1));
+        }
+        let mut interrupted = [Err(Errno::INTR), Ok(())].into_iter();
+        assert_eq!(told_once(|| interrupted.next().unwrap()), Ok(()));
+    }
 
     #[test]
     fn what_was_lost_is_not_hidden_by_what_passes() {

@@ -18,8 +18,9 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::recovery::open_target;
+use crate::engine::Unseen;
 use crate::journal::{Edit, FileKey, Record};
-use crate::store::{Rejected, STATE_DIR, Store};
+use crate::store::{Rejected, STATE_DIR, Store, id_name};
 use crate::sys::{at, failpoint};
 use crate::types::{TxnId, errno_of, now_ns, path_hex};
 
@@ -201,37 +202,64 @@ impl Growth {
 }
 
 /// Keeps what is about to be cut off a file, if there is anything but zeros: it may have come from
-/// elsewhere than through the mount. Gives the number it is kept under.
+/// elsewhere than through the mount. What is too much to be kept is told.
 pub(super) fn keep_cut(
     store: &Store,
     id: TxnId,
     path: &Path,
     file: &File,
     from: u64,
-) -> Result<bool, Errno> {
+) -> Result<(), Errno> {
     let io = |e: std::io::Error| errno_of(&e);
     let whole = file.metadata().map_err(io)?.len();
-    let len = whole.saturating_sub(from).min(KEPT);
+    let most = failpoint::number("COMMITFS_KEPT_CUT", KEPT);
+    let len = whole.saturating_sub(from).min(most);
     let mut bytes = vec![0; usize::try_from(len).map_err(|_| Errno::FBIG)?];
     file.read_exact_at(&mut bytes, from).map_err(io)?;
     let zeros = bytes.iter().rev().take_while(|b| **b == 0).count();
     bytes.truncate(bytes.len() - zeros);
-    if bytes.is_empty() {
-        return Ok(false);
+    let kept = (!bytes.is_empty()).then_some(id);
+    if kept.is_some() {
+        let staged = store.create_staging(id)?;
+        if let Err(e) = staged.write_all_at(&bytes, 0) {
+            // Recovery begins again, or is left for later.
+            store.remove_staging(id).ok();
+            return Err(io(e));
+        }
+        store.reject(&Rejected {
+            id,
+            path: path.to_string_lossy().into_owned(),
+            path_hex: path_hex(path),
+            reason: format!(
+                "added behind {from} bytes, by an append that didn't survive the crash"
+            ),
+            time_ns: now_ns(),
+            pid: 0,
+            command: String::new(),
+            len: bytes.len() as u64,
+        })?;
     }
-    store
-        .create_staging(id)?
-        .write_all_at(&bytes, 0)
-        .map_err(io)?;
-    store.reject(&Rejected {
-        id,
-        path: path.to_string_lossy().into_owned(),
-        path_hex: path_hex(path),
-        reason: format!("added behind {from} bytes, by an append that didn't survive the crash"),
-        time_ns: now_ns(),
-        pid: 0,
-        command: String::new(),
-        len: bytes.len() as u64,
-    })?;
-    Ok(true)
+    let lost = whole - from - len;
+    if lost > 0 && !failpoint::mutant("C22-cut") {
+        tell_lost(store, kept, path, lost)?;
+    }
+    Ok(())
+}
+
+/// So many bytes that are cut off were too much to be kept: the next mount says so until somebody has
+/// read it.
+fn tell_lost(store: &Store, kept: Option<TxnId>, path: &Path, lost: u64) -> Result<(), Errno> {
+    let reason = format!(
+        "of what was added to it and didn't survive the crash, {lost} bytes were too much to be kept"
+    );
+    log::error!("{}: {reason}", path.display());
+    let mut unseen = Unseen::of(path, reason, 0);
+    (unseen.rejected, unseen.dropped_bytes) = (kept.map(id_name), Some(lost));
+    // Also a list that can't be understood isn't taken away.
+    let mut list: Vec<serde_json::Value> = match store.kept_unread() {
+        none if none.is_empty() => Vec::new(),
+        kept => serde_json::from_slice(&kept).map_err(|_| Errno::IO)?,
+    };
+    list.extend(serde_json::to_value(unseen));
+    store.keep_unread(&serde_json::to_vec_pretty(&list).map_err(|_| Errno::IO)?)
 }

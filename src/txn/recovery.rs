@@ -777,9 +777,9 @@ fn cut(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
         if len(&file)? > *from {
             if plan.keeps_cuts {
                 plan.last_id += 1;
-                let kept = growth::keep_cut(store, plan.last_id, path, &file, *from);
-                kept.inspect_err(|e| log::error!("{}: {e}", path.display()))
-                    .ok();
+                // Without that nothing is cut: recovery begins again with what was held in
+                // reserve, or when there is room.
+                growth::keep_cut(store, plan.last_id, path, &file, *from)?;
             }
             log::warn!(
                 "{}: cut back to {from} bytes: what was added behind them was not complete, or came to the disk before its record",
