@@ -328,9 +328,50 @@ fn a_file_that_was_renamed_over_a_synced_writers_name_outlives_a_kill() {
         let records = journal_of(&m).records;
         commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
         assert_eq!(text(&m, "name"), "renamed", "{exchange}: {records:#?}");
+        if exchange {
+            // The writer has gone with its file.
+            assert_eq!(text(&m, "other"), "synced", "{records:#?}");
+            continue;
+        }
         let kept = kept(&m, "rejected");
         let all = kept.iter().map(|path| std::fs::read(path).unwrap());
         assert!(all.into_iter().any(|content| content == b"synced"));
+    }
+}
+
+#[test]
+fn what_was_synced_goes_with_its_file_to_a_name_that_somebody_has_committed() {
+    need_daemon!();
+    for (exchange, rotated) in [(false, false), (true, false), (true, true)] {
+        let limit = if rotated { 1 } else { 4 << 20 };
+        let options = slow().env("COMMITFS_JOURNAL_LIMIT", limit);
+        let mut m = mount!(options.seed("a", "old").seed("other", "zero\n"));
+        let (mut writer, mut other) = (Actor::new(), Actor::new());
+        writer.open("f", "r+", &m.path("a")).unwrap();
+        writer.write("f", "synced").unwrap();
+        writer.fsync("f").unwrap();
+        other.save(&m.path("b"), "committed later").unwrap();
+        let (from, to) = (m.path("a"), m.path("b"));
+        match exchange {
+            true => other.exchange(&from, &to).unwrap(),
+            false => other.rename(&from, &to).unwrap(),
+        }
+        if rotated {
+            fsync(&mut other, &m, "other");
+            other.save(&m.path("other"), "one").unwrap();
+            fsync(&mut other, &m, "other");
+        }
+        m.kill_daemon();
+        let records = journal_of(&m).records;
+        commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
+        assert_eq!(
+            text(&m, "b"),
+            "synced",
+            "{exchange} {rotated}: {records:#?}"
+        );
+        if exchange {
+            assert_eq!(text(&m, "a"), "committed later");
+        }
     }
 }
 

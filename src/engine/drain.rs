@@ -661,7 +661,7 @@ impl Engine {
     }
 
     /// What a new journal must say of an open transaction.
-    fn records_of(&self, state: &State, txn: &Transaction) -> Vec<Record> {
+    pub(super) fn records_of(&self, state: &State, txn: &Transaction) -> Vec<Record> {
         let id = txn.staging_id;
         if txn.discarded {
             return vec![Record::Retarget { id, path: None }];

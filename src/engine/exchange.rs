@@ -88,7 +88,7 @@ impl Engine {
             for id in ids {
                 if state.txns.get(&id).is_some_and(|t| !t.discarded) {
                     self.retarget(state, id, slot);
-                    self.journal_target(state, id);
+                    self.journal_moved(state, id);
                 }
             }
         }

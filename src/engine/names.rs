@@ -913,11 +913,11 @@ impl Engine {
         } else {
             state.counters.commits += 1;
             self.store_version(state, source, version);
-            self.overtake(state, to, 0);
             if exchange {
-                self.overtake(state, from, 0);
-            }
-            if !exchange {
+                self.end_claims(state, to);
+                self.end_claims(state, from);
+            } else {
+                self.overtake(state, to, 0);
                 self.follow(state, from, to, source);
             }
         }
@@ -966,7 +966,20 @@ impl Engine {
             .collect();
         for id in ids {
             self.retarget(state, id, to);
-            self.journal_target(state, id);
+            self.journal_moved(state, id);
+        }
+    }
+
+    /// The journal is told under which name a transaction goes on with its file, and once more what
+    /// it has promised: that is newer than what was committed under this name before.
+    pub(super) fn journal_moved(&self, state: &State, id: TxnId) {
+        self.journal_target(state, id);
+        let promised = state.txns.get(&id).filter(|t| t.overtaken.is_none());
+        if let Some(txn) = promised.filter(|_| !failpoint::mutant("C7-moved")) {
+            // It has begun already.
+            for record in self.records_of(state, txn).iter().skip(1) {
+                self.append(record).ok();
+            }
         }
     }
 

@@ -326,16 +326,23 @@ impl Engine {
     /// so that everybody sees what was committed last; what was promised of an open transaction
     /// before is older than that; and an error of the name is the last one no more.
     pub(super) fn overtake(&self, state: &mut State, slot: &Slot, by: u64) {
-        state.errors.remove(slot);
         let open: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
         for id in open {
-            let Some(txn) = state.txns.get_mut(&id) else {
-                continue;
-            };
-            txn.overtaken = Some(by);
-            if txn.is_seen_by_all() {
-                self.end_claim(state, id);
+            if let Some(txn) = state.txns.get_mut(&id) {
+                txn.overtaken = Some(by);
             }
+        }
+        self.end_claims(state, slot);
+    }
+
+    /// The same for a name that has got another file with the writers of that: what these have
+    /// promised is as new as their file.
+    pub(super) fn end_claims(&self, state: &mut State, slot: &Slot) {
+        state.errors.remove(slot);
+        let claims = state.transactions_at(slot).filter(|t| t.is_seen_by_all());
+        let claims: Vec<TxnId> = claims.map(|t| t.id).collect();
+        for id in claims {
+            self.end_claim(state, id);
         }
     }
 
