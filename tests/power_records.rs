@@ -160,6 +160,98 @@ fn what_is_cut_off_is_kept_first_or_told_or_not_cut_off() {
     }
 }
 
+/// The daemon was killed with these records in its journal, and nothing else has happened.
+fn recover_killed(m: &Mount, records: &[Record]) {
+    let bytes = journal::encode(&journal_of(m).header, records).unwrap();
+    std::fs::write(m.backing().join(".commitfs/journal"), bytes).unwrap();
+    commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
+}
+
+/// Of the last append: its number, and the file that it was made to.
+fn last_append(records: &[Record]) -> (u64, journal::FileKey) {
+    let last = records.iter().rev().find_map(|record| match record {
+        Record::Commit { seq, edits } => match edits[..] {
+            [
+                Edit::Append {
+                    file: Some(file), ..
+                },
+            ] => Some((*seq, file)),
+            _ => None,
+        },
+        _ => None,
+    });
+    last.expect("an append")
+}
+
+#[test]
+fn a_line_in_the_place_of_one_that_failed_outlives_a_kill() {
+    // The first was journalled and couldn't be written, and neither could that it is withdrawn.
+    need_daemon!();
+    let mut m = mount!(slow().seed("notes", "zero\n"));
+    append(&mut Actor::new(), &m, "notes", "one\n");
+    m.kill_daemon();
+    let mut records = journal_of(&m).records;
+    let place = records.iter().rposition(is_append).unwrap();
+    let mut next = records[place].clone();
+    if let Record::Commit { seq, .. } = &mut next {
+        *seq += 1;
+    }
+    if let Record::Commit { edits, .. } = &mut records[place]
+        && let [Edit::Append { crc, .. }] = &mut edits[..]
+    {
+        *crc ^= 1;
+    }
+    records.insert(place + 1, next);
+    recover_killed(&m, &records);
+    assert_eq!(text(&m, "notes"), "zero\none\n", "{records:#?}");
+}
+
+#[test]
+fn what_is_written_over_a_line_in_direct_mode_is_not_cut_off() {
+    need_daemon!();
+    for power_cut in [false, true] {
+        let mut m = mount!(slow().seed("notes", "zero\n"));
+        append(&mut Actor::new(), &m, "notes", "one\n");
+        m.kill_daemon();
+        let mut records = journal_of(&m).records;
+        let (_, file) = last_append(&records);
+        records.push(Record::Settled { file });
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(m.backing().join("notes"))
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"ZERO\nONE\n"))
+            .unwrap();
+        match power_cut {
+            true => cut(&m, &records),
+            false => recover_killed(&m, &records),
+        }
+        assert_eq!(
+            text(&m, "notes"),
+            "ZERO\nONE\n",
+            "{power_cut}: {records:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_file_whose_birth_is_unknown_is_looked_for_where_it_was_only() {
+    // Its inode number may be another's by now.
+    need_daemon!();
+    let without = ("COMMITFS_WITHOUT", "birth-times");
+    let mut m = mount!(slow().seed("notes", "zero\n").env(without.0, without.1));
+    append(&mut Actor::new(), &m, "notes", "one\n");
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    assert_eq!(last_append(&records).1.born_ns, 0);
+    let another = m.backing().join("another");
+    std::fs::rename(m.backing().join("notes"), &another).unwrap();
+    std::fs::write(&another, "nobody's append\n").unwrap();
+    leave(&m, &records);
+    let recovered = recover_with(&m, without.0, without.1);
+    assert_eq!(recovered.code, Some(0), "{recovered:?}");
+    assert_eq!(text(&m, "another"), "nobody's append\n");
+}
+
 #[test]
 fn zeros_in_the_place_of_lines_that_a_power_cut_took_are_cut_off() {
     need_daemon!();

@@ -225,6 +225,14 @@ impl Engine {
                 return Ok(());
             }
             self.append(&Record::Settled { file })?;
+            // A new journal tells no more of what they may overwrite.
+            for (_, record) in &mut state.unapplied {
+                if let Record::Commit { edits, .. } = record {
+                    edits.retain(
+                        |edit| !matches!(edit, Edit::Append { file: Some(f), .. } if *f == file),
+                    );
+                }
+            }
         }
         self.sync_journal()
     }

@@ -77,16 +77,23 @@ impl Growth {
             }
         }
         growth.locate(store, &hints)?;
-        for record in records {
+        let settled = last_settled(records);
+        for (place, record) in records.iter_mut().enumerate() {
             if let Record::Commit { edits, .. } = record {
                 edits.retain_mut(|edit| match edit {
                     Edit::Append {
                         path,
                         file: Some(file),
-                        ..
+                        from,
+                        len,
+                        crc,
                     } => match growth.found.get(file) {
                         Some(now) => {
                             path.clone_from(now);
+                            if settled.get(file).is_some_and(|at| *at > place) {
+                                // Nothing of it is to be compared, or cut off.
+                                (*from, *len, *crc) = (0, 0, 0);
+                            }
                             true
                         }
                         None => false,
@@ -116,6 +123,8 @@ impl Growth {
             }
             match found {
                 Some(path) => drop(self.found.insert(*file, path)),
+                // Its number alone may be another's by now.
+                None if file.born_ns == 0 => {}
                 None => drop(missing.insert(*file)),
             }
         }
@@ -198,6 +207,20 @@ impl Growth {
             }
         }
         Ok(cuts)
+    }
+}
+
+/// Where in the journal each file was settled last: what was added before may have been overwritten by
+/// those who write it in place.
+fn last_settled(records: &[Record]) -> BTreeMap<FileKey, usize> {
+    let settled = |(place, record): (usize, &Record)| match record {
+        Record::Settled { file } => Some((*file, place)),
+        _ => None,
+    };
+    let records = records.iter().enumerate();
+    match failpoint::mutant("C14-settled") {
+        true => BTreeMap::new(),
+        false => records.filter_map(settled).collect(),
     }
 }
 

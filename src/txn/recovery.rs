@@ -113,6 +113,19 @@ impl Plan {
         edits.any(|edit| matches!(edit, Edit::Patch { .. }))
     }
 
+    /// An append that counts lies where one that failed was to lie, which couldn't be withdrawn.
+    fn spare_accepted(&mut self, edits: &[Edit]) {
+        for edit in edits {
+            if let Edit::Append {
+                path, from, len, ..
+            } = edit
+                && let Some(cut) = self.cuts.get_mut(path)
+            {
+                *cut = (*cut).max(from + len);
+            }
+        }
+    }
+
     fn take_back(&mut self, edits: Vec<Edit>) {
         for edit in edits {
             if let Edit::Append { path, from, .. } = edit {
@@ -313,6 +326,7 @@ pub fn plan(
                 plan.take_back(edits);
                 continue;
             }
+            plan.spare_accepted(&edits);
             for edit in &edits {
                 if let Edit::Put { id, .. } | Edit::Patch { id, .. } = edit {
                     used.insert(*id);
