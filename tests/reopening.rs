@@ -253,3 +253,17 @@ fn what_a_program_writes_after_it_has_emptied_the_file_by_name_stands_alone() {
     let m = mount!();
     m.same_as_plain(EMPTIED);
 }
+
+#[test]
+fn an_unmount_by_force_waits_for_what_becomes_of_a_close() {
+    need_daemon!();
+    let mut m = mount!(Mount::options().env("COMMITFS_DECIDE_DELAY_MS", 300));
+    m.save("f", "abcd");
+    let mut actor = Actor::new();
+    edit_by_mapping(&mut actor, &m);
+    m.command(&["umount", "--force"]).ok();
+    m.reap_daemon(Duration::from_secs(10));
+    drop(actor);
+    let left = std::fs::read(m.backing().join("f")).ok();
+    assert_content(left, b"Abcd", "in the backing directory");
+}

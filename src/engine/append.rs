@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::OFlags;
@@ -33,8 +33,8 @@ use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Ready, Staging, Transaction, key_of};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
 
-/// An unfinished line becomes visible after this time, in milliseconds.
-const PATIENCE: u64 = 1000;
+mod tails;
+
 /// An unfinished line longer than this doesn't wait.
 const LONGEST: usize = 1 << 20;
 /// A line of JSON, which has to be whole, that is longer than this is none.
@@ -115,6 +115,8 @@ struct Inner {
     /// Processes that have written it.
     by: BTreeSet<u32>,
     since: Option<Instant>,
+    /// Why it couldn't be added when that was tried.
+    failed: Option<Errno>,
     /// The description goes on as a transaction on a copy.
     left: bool,
 }
@@ -142,6 +144,7 @@ impl Appender {
                 tail: Vec::new(),
                 by: BTreeSet::new(),
                 since: None,
+                failed: None,
                 left: false,
             }),
         })
@@ -168,6 +171,7 @@ impl Inner {
         self.tail = rest.to_vec();
         self.by = (!rest.is_empty()).then_some(by).into_iter().collect();
         self.since = (!rest.is_empty()).then(Instant::now);
+        self.failed = None;
     }
 }
 
@@ -309,12 +313,15 @@ impl Engine {
             return self.append_records(appender, &mut inner, data);
         }
         if end == 0 {
+            let before = inner.tail.len();
             inner.tail.extend_from_slice(data);
             inner.by.insert(by);
             inner.since.get_or_insert_with(Instant::now);
             let long = inner.tail.len() > LONGEST && appender.stream != Stream::Json;
             return if long || appender.sync {
+                // A write that fails adds nothing; what others were told of waits on.
                 self.flush_tail(appender, &mut inner)
+                    .inspect_err(|_| inner.tail.truncate(before))
             } else {
                 Ok(())
             };
@@ -364,24 +371,13 @@ impl Engine {
         content.write(data, offset).map(drop)
     }
 
-    /// Makes the unfinished line visible. Half a JSON value stays unfinished (C21).
-    fn flush_tail(&self, appender: &Appender, inner: &mut Inner) -> OpResult<()> {
-        if inner.tail.is_empty() || inner.is_half(appender) {
-            return Ok(());
-        }
-        let tail = std::mem::take(&mut inner.tail);
-        inner.since = None;
-        // Nobody has written any of the next one.
-        inner.by.clear();
-        self.append_records(appender, inner, &tail)?;
-        if let Some(notify) = self.notify.get() {
-            notify.attributes_changed(appender.node);
-        }
-        Ok(())
-    }
-
     /// Adds `bytes` to the current version, in one piece.
     fn append_records(&self, appender: &Appender, inner: &mut Inner, bytes: &[u8]) -> OpResult<()> {
+        self.making_room(|| self.append_once(appender, inner, bytes))
+    }
+
+    /// The same, or nothing is added. Holds no lock when it has failed, so that room can be made.
+    fn append_once(&self, appender: &Appender, inner: &mut Inner, bytes: &[u8]) -> OpResult<()> {
         loop {
             let lock = self.append_lock.lock();
             let mut guard = self.lock();
@@ -672,30 +668,6 @@ impl Engine {
         self.flush_tail(appender, &mut inner)
     }
 
-    /// Unfinished lines that have waited long enough.
-    pub(super) fn flush_old_tails(&self) {
-        let patience = failpoint::number("COMMITFS_LINE_PATIENCE_MS", PATIENCE);
-        let patience = Duration::from_millis(patience);
-        let appenders: Vec<Arc<Appender>> = self
-            .lock()
-            .handles
-            .values()
-            .filter_map(|h| match h {
-                Handle::Append(a) => Some(a.clone()),
-                _ => None,
-            })
-            .collect();
-        for appender in appenders {
-            if let Some(mut inner) = appender.inner.try_lock()
-                && appender.stream != Stream::Json
-                && inner.since.is_some_and(|s| s.elapsed() >= patience)
-                && let Err(e) = self.flush_tail(&appender, &mut inner)
-            {
-                log::warn!("an unfinished line can't be appended: {e}");
-            }
-        }
-    }
-
     /// Reads go to the file's current version from now on: a lock was granted (C12), say.
     pub(super) fn move_appender(&self, appender: &Appender) -> OpResult<()> {
         let mut inner = appender.inner.lock();
@@ -836,9 +808,15 @@ impl Engine {
             .map_err(|e| errno_of(&e))?;
         whole.extend_from_slice(lines);
         let mut inner = appender.inner.lock();
-        self.append_records(&appender, &mut inner, &whole)?;
+        let added = self.append_records(&appender, &mut inner, &whole);
         self.store.remove_staging(ready.id).ok();
         self.append(&Record::Abort { id: ready.id }).ok();
+        if let Err(e) = added {
+            // This write fails; what it has acknowledged before is tried again by the close.
+            whole.truncate(whole.len() - lines.len());
+            inner.hold(&whole, by);
+            return Err(e);
+        }
         inner.hold(rest, by);
         Ok(appender.last())
     }
@@ -860,8 +838,11 @@ impl Engine {
                 _ => Err(Errno::BADF),
             };
         }
-        self.flush_tail(appender, &mut inner)?;
-        let half = std::mem::take(&mut inner.tail);
+        match self.flush_tail(appender, &mut inner) {
+            // Somebody has made it a document: it goes to the copy, for the guard to judge.
+            Err(Errno::BADMSG) if appender.stream == Stream::Json => {}
+            other => other?,
+        }
         // A document that was patched may have its text in memory alone.
         let (mut guard, slot) = loop {
             let Place::At(slot) = appender.place.lock().clone() else {
@@ -898,6 +879,8 @@ impl Engine {
         (*how, *sync, *opener) = (appender.how, appender.sync, appender.opener);
         state.handles.insert(handle, staged);
         inner.left = true;
+        // Not before: had anything failed, the close would have to try again.
+        let half = std::mem::take(&mut inner.tail);
         state.delist(appender);
         if let Some(txn) = state.txns.get_mut(&id) {
             // The kernel knows the description by this node, and who was born since it was opened
@@ -913,11 +896,10 @@ impl Engine {
         drop(guard);
         if !half.is_empty() {
             // It stands behind the lines, for the guard to judge.
-            let mut content = staging.lock();
-            let end = content.size()?;
-            content.write(&half, end)?;
-            drop(content);
+            // The transaction is to fail, should this.
+            let end = staging.lock().size()?;
             self.note_write(id, leaver, end + half.len() as u64)?;
+            staging.lock().write(&half, end)?;
         }
         Ok((id, staging))
     }
@@ -946,20 +928,6 @@ impl Engine {
             .try_lock()
             .is_none_or(|i| i.is_half(&appender));
         half.then_some(appender)
-    }
-
-    /// The last reference is gone: nothing is lost that can be rejected.
-    pub(super) fn leave_at_release(&self, handle: HandleId, appender: &Arc<Appender>) {
-        let caller = Caller {
-            tid: appender.opener,
-            uid: 0,
-            gid: 0,
-        };
-        let half = appender.inner.lock().is_half(appender);
-        if half && let Err(e) = self.leave_stream(caller, handle, appender, false) {
-            log::error!("an unfinished line is lost: {e}");
-            appender.inner.lock().tail.clear();
-        }
     }
 
     /// The process that closes an appending description, if it was killed.

@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
@@ -26,6 +26,9 @@ use crate::store::{Rejected, id_name};
 use crate::sys::{at, failpoint, pidfd, proc};
 use crate::txn::{Abort, Begun, Flushed, Grown, Ready, Staging, Transaction};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, mtime_ns, now_ns, path_hex};
+
+/// Transactions that are being decided upon hold up an unmount by force no longer than this.
+const DECISION_LIMIT: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// A descriptor of the description is closed.
@@ -599,6 +602,10 @@ impl Engine {
                 }
                 let fd = state.nodes.reap(appender.node);
                 self.bury(fd);
+                if Engine::may_be_left(&appender) {
+                    let engine = self.clone();
+                    self.pool.run(move || engine.report_left(&appender));
+                }
             }
             Some(Handle::Reader { node, .. }) => {
                 if let Some(n) = state.nodes.get_mut(node) {
@@ -1112,11 +1119,18 @@ pub(super) fn outgrow_mtime(file: &std::fs::File, before: i128) -> OpResult<i128
 impl Engine {
     /// Sends every open transaction to rejected (C20, `umount --force`).
     pub fn abort_all(&self) {
+        self.leave_halves();
+        // Their close() has returned 0.
+        let mut state = self.await_all_decisions(Instant::now() + DECISION_LIMIT);
         crate::sys::interrupt::stop_all();
-        let mut state = self.lock();
         let ids: Vec<TxnId> = state.txns.keys().copied().collect();
+        self.abort_by_force(state, &ids);
+    }
+
+    /// Sends some open transactions to rejected.
+    pub(super) fn abort_by_force(&self, mut state: MutexGuard<'_, State>, ids: &[TxnId]) {
         let mut all = Vec::new();
-        for id in ids {
+        for &id in ids {
             if let Some(txn) = state.txns.get_mut(&id) {
                 txn.fsynced = false;
                 txn.verdict = Some(Abort::Forced);
@@ -1169,13 +1183,18 @@ impl Engine {
         let mut state = self.lock();
         state.leaving = false;
         state.closing = false;
+        crate::sys::interrupt::go_on();
     }
 
     /// After the last request: brings everything into the backing directory.
     pub fn shut_down(&self) {
+        // The end of the connection and who unmounts by force come here both, and the first to be
+        // through ends the process.
+        let _turn = self.shutting_down.lock();
         let delay = failpoint::number("COMMITFS_SHUTDOWN_DELAY_MS", 0);
         std::thread::sleep(std::time::Duration::from_millis(delay));
         self.finish_flushed();
+        self.flush_all_tails();
         self.keep_unread();
         let mut state = self.lock();
         state.drain.stop = true;

@@ -5,7 +5,7 @@
 //! would else go on in what has been promised to be committed as it is: the decision would find it
 //! changed, or what is written later would go into a version that others read already.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
@@ -53,6 +53,18 @@ impl Engine {
         while state.is_deciding(id) {
             self.happened.wait_for(&mut state, LOOK);
         }
+    }
+
+    /// The same for all there are, but not for ever. Gives the state before another begins.
+    pub(super) fn await_all_decisions(&self, until: Instant) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        while state.txns.keys().any(|id| state.is_deciding(*id))
+            && Instant::now() < until
+            && !failpoint::mutant("C20-decided")
+        {
+            self.happened.wait_until(&mut state, until);
+        }
+        state
     }
 
     /// The same for new files of a directory.

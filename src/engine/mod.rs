@@ -146,6 +146,8 @@ pub struct Engine {
     pub(crate) rejected_bound: RejectedBound,
     /// Held while unread errors are written down.
     keeping_unread: Mutex<()>,
+    /// Held while everything is brought into the backing directory after the last request.
+    shutting_down: Mutex<()>,
     /// Small files are read uncached: the kernel allows that together with mmap.
     uncached: std::sync::atomic::AtomicBool,
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
@@ -264,6 +266,7 @@ impl Engine {
             features: OnceLock::new(),
             rejected_bound,
             keeping_unread: Mutex::default(),
+            shutting_down: Mutex::default(),
             uncached: std::sync::atomic::AtomicBool::new(false),
             stop: OnceLock::new(),
         });

@@ -204,6 +204,8 @@ impl Engine {
             None => return Ok(true),
         };
         let turned = self.drain_until(|engine, barrier| {
+            // The disk may be full, and this is where room can be made.
+            engine.copy_base(&staging)?;
             let mut content = staging.lock();
             if content.failed.is_some() {
                 return Ok(Step::Done(false));

@@ -28,6 +28,11 @@ pub fn stop_all() {
     STOPPED.store(true, Ordering::Relaxed);
 }
 
+/// It isn't to end after all.
+pub fn go_on() {
+    STOPPED.store(false, Ordering::Relaxed);
+}
+
 /// Whether to go on.
 ///
 /// # Errors

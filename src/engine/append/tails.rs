@@ -1,0 +1,148 @@
+//! Unfinished lines that wait in memory: when they are added, and what becomes of those that can't be.
+//!
+//! write() has acknowledged them. So none is given up before it is added: the next flush tries again,
+//! a close tells why it couldn't, and what is left after the last close is an error in status (C22).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::super::Engine;
+use super::super::state::Handle;
+use super::{Appender, Inner, Place};
+use crate::rules::Stream;
+use crate::sys::failpoint;
+use crate::txn::Abort;
+use crate::types::{Caller, HandleId, OpResult};
+
+/// An unfinished line becomes visible after this time, in milliseconds.
+const PATIENCE: u64 = 1000;
+
+impl Engine {
+    /// Makes the unfinished line visible. Half a JSON value stays unfinished (C21).
+    pub(super) fn flush_tail(&self, appender: &Appender, inner: &mut Inner) -> OpResult<()> {
+        if inner.tail.is_empty() || inner.is_half(appender) {
+            return Ok(());
+        }
+        let tail = std::mem::take(&mut inner.tail);
+        let added = self.append_records(appender, inner, &tail);
+        if let Err(e) = added {
+            inner.failed = Some(e);
+            if !failpoint::mutant("C5-tail") {
+                inner.tail = tail;
+            }
+            return Err(e);
+        }
+        (inner.since, inner.failed) = (None, None);
+        // Nobody has written any of the next one.
+        inner.by.clear();
+        if let Some(notify) = self.notify.get() {
+            notify.attributes_changed(appender.node);
+        }
+        Ok(())
+    }
+
+    /// Unfinished lines that have waited long enough.
+    pub(in crate::engine) fn flush_old_tails(&self) {
+        let patience = failpoint::number("COMMITFS_LINE_PATIENCE_MS", PATIENCE);
+        let patience = Duration::from_millis(patience);
+        for (_, appender) in self.appenders() {
+            if let Some(mut inner) = appender.inner.try_lock()
+                && appender.stream != Stream::Json
+                && inner.since.is_some_and(|s| s.elapsed() >= patience)
+                && let Err(e) = self.flush_tail(&appender, &mut inner)
+            {
+                // The disk is given as long again.
+                inner.since = Some(Instant::now());
+                log::warn!("an unfinished line can't be appended yet: {e}");
+            }
+        }
+    }
+
+    /// The connection has ended, and with it every description, without a close: by force, say.
+    pub(in crate::engine) fn flush_all_tails(&self) {
+        if failpoint::mutant("C10-shutdown") {
+            return;
+        }
+        for (handle, appender) in self.appenders() {
+            if appender.inner.lock().is_half(&appender) {
+                self.leave_at_release(handle, &appender);
+                self.abort_left(handle);
+                continue;
+            }
+            self.flush_tail(&appender, &mut appender.inner.lock()).ok();
+            self.report_left(&appender);
+        }
+    }
+
+    /// Descriptions with half a JSON value go on as transactions.
+    pub(in crate::engine) fn leave_halves(&self) {
+        for (handle, appender) in self.appenders() {
+            if appender.inner.lock().is_half(&appender) {
+                self.leave_at_release(handle, &appender);
+            }
+        }
+    }
+
+    /// A description that has left its stream without a close.
+    fn abort_left(&self, handle: HandleId) {
+        let state = self.lock();
+        if let Some(Handle::Staged { txn, .. }) = state.handles.get(&handle) {
+            let id = *txn;
+            self.abort_by_force(state, &[id]);
+        }
+    }
+
+    fn appenders(&self) -> Vec<(HandleId, Arc<Appender>)> {
+        let state = self.lock();
+        let appenders = state.handles.iter().filter_map(|(handle, h)| match h {
+            Handle::Append(a) => Some((*handle, a.clone())),
+            _ => None,
+        });
+        appenders.collect()
+    }
+
+    /// The last reference is gone: nothing is lost that can be rejected.
+    pub(in crate::engine) fn leave_at_release(&self, handle: HandleId, appender: &Arc<Appender>) {
+        let caller = Caller {
+            tid: appender.opener,
+            uid: 0,
+            gid: 0,
+        };
+        let half = appender.inner.lock().is_half(appender);
+        if half && let Err(e) = self.leave_stream(caller, handle, appender, false) {
+            appender.inner.lock().failed = Some(e);
+            self.report_left(appender);
+        }
+    }
+
+    /// Nobody has the description any more: what couldn't be added is lost, which close() has told.
+    /// It may have to wait for whoever tries just now.
+    pub(in crate::engine) fn report_left(&self, appender: &Appender) {
+        let mut inner = appender.inner.lock();
+        let len = std::mem::take(&mut inner.tail).len();
+        if len == 0 {
+            return;
+        }
+        let errno = inner.failed.unwrap_or(Errno::IO);
+        drop(inner);
+        let mut state = self.lock();
+        let place = appender.place.lock().clone();
+        if let Place::At(slot) = place {
+            let what = "append of an unfinished line";
+            let abort = Abort::FailedWrite { what, errno };
+            let path = self.show(&state, &slot);
+            log::error!("{path}: an unfinished line of {len} bytes is lost: {errno}");
+            self.remember_error(&mut state, &slot, &abort, appender.opener, None);
+        } else {
+            log::error!("an unfinished line of {len} bytes of a removed file is lost: {errno}");
+        }
+    }
+
+    /// Whether there may be anything to report of it: for who may not wait.
+    pub(in crate::engine) fn may_be_left(appender: &Appender) -> bool {
+        let inner = appender.inner.try_lock();
+        inner.is_none_or(|inner| !inner.tail.is_empty())
+    }
+}
