@@ -1121,7 +1121,7 @@ impl Engine {
     pub fn abort_all(&self) {
         self.leave_halves();
         // Their close() has returned 0.
-        let mut state = self.await_all_decisions(Instant::now() + DECISION_LIMIT);
+        let state = self.await_all_decisions(Instant::now() + DECISION_LIMIT);
         crate::sys::interrupt::stop_all();
         let ids: Vec<TxnId> = state.txns.keys().copied().collect();
         self.abort_by_force(state, &ids);
