@@ -486,7 +486,7 @@ fn lock_files_are_listed_with_their_creators_until_they_are_removed() {
     let mut holder = Actor::new();
     for name in ["run.lock", "run.pid"] {
         holder.open("f", "x", &m.path(name)).unwrap();
-        holder.write("f", "42").unwrap();
+        holder.write("f", "claimed").unwrap();
         holder.close("f").unwrap();
     }
     // Not the name of a claim.
@@ -520,7 +520,7 @@ fn a_rule_removes_lock_files_whose_creators_have_ended() {
         (&mut alive, "alive.claim"),
     ] {
         holder.open("f", "x", &m.path(name)).unwrap();
-        holder.write("f", "42").unwrap();
+        holder.write("f", "claimed").unwrap();
         holder.close("f").unwrap();
     }
     // Who inherited a descriptor may be the holder now.

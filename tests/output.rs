@@ -109,12 +109,12 @@ fn names_cannot_steer_a_terminal_and_are_whole_for_programs() {
     writer.write("f", "half").unwrap();
     let dir = m.mountpoint().to_str().unwrap();
     let open = commitfs(["status", dir]);
-    assert!(open.out.contains("open: a\\x1b[2J\\nb"), "{open:?}");
+    assert!(open.out.contains("open: a\\u{1b}[2J\\nb"), "{open:?}");
     writer.kill(libc::SIGKILL);
     m.await_rejected(name, b"half");
     for command in [&["status", dir][..], &["rejected", "list", dir]] {
         let run = commitfs(command);
-        assert!(run.out.contains("a\\x1b[2J\\nb"), "{command:?}: {run:?}");
+        assert!(run.out.contains("a\\u{1b}[2J\\nb"), "{command:?}: {run:?}");
         assert!(!run.out.contains('\u{1b}'), "{command:?}: {run:?}");
     }
     let json = commitfs(["rejected", "list", "--json", dir]).ok();

@@ -405,24 +405,40 @@ pub(super) fn recovery_failure(error: RecoveryError) -> Failure {
     Failure::new(code, error)
 }
 
+/// Whether files can be replaced by rename there.
+fn renames(store: &Store) -> Result<bool, Errno> {
+    let tried = store.with_reserve(|| {
+        sysmount::has_rename_semantics(store.state.as_fd()).map_err(|e| errno_of(&e))
+    });
+    match tried {
+        // A full disk, and there is a journal: it was tried when this was mounted before. What has
+        // been saved can be read, and what is removed makes room.
+        Err(Errno::NOSPC | Errno::DQUOT)
+            if crate::sys::at::stat_at(&store.state, "journal".as_ref())?.is_some() =>
+        {
+            Ok(true)
+        }
+        tried => tried,
+    }
+}
+
 fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure> {
     let refused = |e: std::io::Error| Failure::new(exit::REFUSED, e);
     signals::block().map_err(refused)?;
     let descriptors = background::raise_nofile_limit();
     let store = Store::open(&plan.backing).map_err(store_failure)?;
-    let renames = store
-        .with_reserve(|| {
-            sysmount::has_rename_semantics(store.state.as_fd()).map_err(|e| errno_of(&e))
-        })
-        .map_err(|e| {
-            let hint = match e {
-                Errno::NOSPC | Errno::DQUOT => {
-                    "; make room on this disk and mount again: what was committed waits in .commitfs"
-                }
-                _ => "",
-            };
-            Failure::new(exit::BAD_INPUT, format!("{}: {e}{hint}", plan.backing.display()))
-        })?;
+    let renames = renames(&store).map_err(|e| {
+        let hint = match e {
+            Errno::NOSPC | Errno::DQUOT => {
+                "; make room on this disk and mount again: what was committed waits in .commitfs"
+            }
+            _ => "",
+        };
+        Failure::new(
+            exit::BAD_INPUT,
+            format!("{}: {e}{hint}", plan.backing.display()),
+        )
+    })?;
     if !renames {
         return Err(Failure::new(
             exit::BAD_INPUT,

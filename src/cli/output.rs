@@ -2,7 +2,6 @@
 //! what can't be written is an error, never a panic.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 
 use super::{Failure, exit};
@@ -36,7 +35,7 @@ pub(super) fn copy(from: &mut impl Read) -> Result<(), Failure> {
 }
 
 /// A name for people: control characters, which could steer a terminal or break a line, as Rust
-/// and C write them.
+/// writes them.
 pub(super) fn escaped(name: &str) -> Cow<'_, str> {
     escape(name, |_| false)
 }
@@ -57,14 +56,7 @@ fn escape(text: &str, stays: impl Fn(char) -> bool) -> Cow<'_, str> {
             out.push(c);
             continue;
         }
-        // Writing to a string can't fail.
-        let _ = match c {
-            '\n' => out.write_str("\\n"),
-            '\r' => out.write_str("\\r"),
-            '\t' => out.write_str("\\t"),
-            c if c.is_ascii() => write!(out, "\\x{:02x}", u32::from(c)),
-            c => write!(out, "\\u{{{:x}}}", u32::from(c)),
-        };
+        out.extend(c.escape_default());
     }
     Cow::Owned(out)
 }
@@ -78,8 +70,8 @@ mod tests {
         assert_eq!(escaped("a b\u{e9}.json"), "a b\u{e9}.json");
         assert_eq!(
             escaped("a\n\u{1b}[2Jb\u{9b}\t\r"),
-            "a\\n\\x1b[2Jb\\u{9b}\\t\\r"
+            "a\\n\\u{1b}[2Jb\\u{9b}\\t\\r"
         );
-        assert_eq!(escaped_lines("one\ntwo\u{7}"), "one\ntwo\\x07");
+        assert_eq!(escaped_lines("one\ntwo\u{7}"), "one\ntwo\\u{7}");
     }
 }

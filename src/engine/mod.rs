@@ -187,8 +187,8 @@ impl Engine {
             .try_clone()
             .map_err(|e| crate::types::errno_of(&e))?;
         let stat = at::stat(&root)?;
-        // As many may be needed for what waits for the disk; half of all are for programs.
-        let remembered = usize::try_from(config.descriptors / 4).unwrap_or(usize::MAX);
+        // What waits for the disk needs as many and more, some are in reserve; half of all are for programs.
+        let remembered = usize::try_from(config.descriptors / 6).unwrap_or(usize::MAX);
         let state = State {
             nodes: Nodes::new(
                 Arc::new(root),

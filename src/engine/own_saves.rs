@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
@@ -19,6 +20,9 @@ use crate::types::{NodeId, Slot};
 const SMALL: u64 = 64 << 10;
 /// Files of threads of which that is done, at most.
 const MOST: usize = 128;
+/// They are kept so long after a thread has last had to do with the file: each costs a descriptor, and
+/// who merely polls a file never saves it.
+const KEPT_FOR: Duration = Duration::from_secs(2);
 /// Saves that wait to be compared.
 const WAITING: usize = 1024;
 
@@ -31,10 +35,11 @@ pub(super) struct Texts {
     clock: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     reads: Reads<Arc<File>>,
     written: Option<(u64, Arc<File>)>,
+    touched: Instant,
 }
 
 /// A save to be compared with what its program has read and saved before.
@@ -101,7 +106,20 @@ impl Texts {
             self.order.retain(|one| *one != key);
             self.order.push_back(key.clone());
         }
-        self.known.entry(key).or_default()
+        let known = self.known.entry(key).or_insert_with(|| Known {
+            reads: Reads::default(),
+            written: None,
+            touched: Instant::now(),
+        });
+        known.touched = Instant::now();
+        known
+    }
+
+    /// Gives up what nobody has had to do with for a while.
+    pub fn forget_old(&mut self) {
+        self.known
+            .retain(|_, known| known.touched.elapsed() < KEPT_FOR);
+        self.order.retain(|key| self.known.contains_key(key));
     }
 }
 

@@ -251,6 +251,7 @@ impl Engine {
                     engine.keep_unread();
                     engine.look_after_parties();
                     engine.guess_counters();
+                    engine.lock().overwrites.texts.forget_old();
                     drop(engine);
                     std::thread::sleep(std::time::Duration::from_millis(250));
                 }
