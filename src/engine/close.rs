@@ -922,8 +922,7 @@ impl Engine {
 
     /// Moves aborted content to rejected, or removes what held nothing.
     pub(super) fn bury_aborted(&self, fallen: Fallen) {
-        let delay = failpoint::number("COMMITFS_REJECT_DELAY_MS", 0);
-        std::thread::sleep(std::time::Duration::from_millis(delay));
+        failpoint::delay("COMMITFS_REJECT_DELAY_MS");
         let content = fallen.txn.staging.lock();
         let id = content.id;
         // Where nothing was copied, nothing was written.
@@ -1191,8 +1190,7 @@ impl Engine {
         // The end of the connection and who unmounts by force come here both, and the first to be
         // through ends the process.
         let _turn = self.shutting_down.lock();
-        let delay = failpoint::number("COMMITFS_SHUTDOWN_DELAY_MS", 0);
-        std::thread::sleep(std::time::Duration::from_millis(delay));
+        failpoint::delay("COMMITFS_SHUTDOWN_DELAY_MS");
         self.finish_flushed();
         self.flush_all_tails();
         self.keep_unread();

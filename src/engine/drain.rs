@@ -280,8 +280,7 @@ impl Engine {
     fn run_round(&self, round: &Round) -> Result<Option<Errno>, Broken> {
         let mut stuck = None;
         failpoint::crash_point("drain-begun");
-        let delay = failpoint::number("COMMITFS_ROUND_DELAY_MS", 0);
-        std::thread::sleep(Duration::from_millis(delay));
+        failpoint::delay("COMMITFS_ROUND_DELAY_MS");
         let into = round.into.as_ref().map_err(|e| Broken::of_open(*e))?;
         failpoint::sync("C19-sync-dirs-before", || {
             self.sync_dirs(round.dirs.values())

@@ -39,14 +39,21 @@ pub struct WriteRequest {
 
 impl Engine {
     fn handle(&self, handle: HandleId) -> OpResult<Handle> {
+        self.handle_and_common(handle).map(|(handle, _)| handle)
+    }
+
+    /// A description that is used, and whether its transaction is everybody's until its first write.
+    fn handle_and_common(&self, handle: HandleId) -> OpResult<(Handle, bool)> {
         let mut state = self.lock();
         let handle = state.handles.get(&handle).cloned().ok_or(Errno::BADF)?;
+        let mut common = false;
         if let Handle::Staged { txn, .. } = &handle
             && let Some(txn) = state.txns.get_mut(txn)
         {
             txn.heard = Instant::now();
+            common = txn.common;
         }
-        Ok(handle)
+        Ok((handle, common))
     }
 
     /// The same for a write, and whether that is one which decides how the file is treated from
@@ -57,14 +64,13 @@ impl Engine {
         offset: u64,
         data: &[u8],
     ) -> (OpResult<Handle>, bool) {
-        let found = self.handle(handle);
-        let decides = match &found {
-            Ok(Handle::Staged { txn, .. }) => {
-                begins_swmr(offset, data) || self.lock().txns.get(txn).is_some_and(|txn| txn.common)
+        match self.handle_and_common(handle) {
+            Ok((found, common)) => {
+                let is_staged = matches!(found, Handle::Staged { .. });
+                (Ok(found), common || is_staged && begins_swmr(offset, data))
             }
-            _ => false,
-        };
-        (found, decides)
+            Err(e) => (Err(e), false),
+        }
     }
 
     /// Reads up to `size` bytes.

@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -91,10 +91,7 @@ impl Engine {
             fd: state.nodes.fd(node)?,
         };
         drop(guard);
-        let delay = failpoint::number("COMMITFS_EDIT_DELAY_MS", 0);
-        if delay > 0 {
-            std::thread::sleep(Duration::from_millis(delay));
-        }
+        failpoint::delay("COMMITFS_EDIT_DELAY_MS");
         Ok(base)
     }
 
