@@ -339,6 +339,52 @@ fn a_killed_process_with_only_a_mapping_left_does_not_commit() {
     assert_content(m.read("f"), &old, "later");
 }
 
+/// A mount whose daemon is behind: a close has long returned when it comes to know that it was the last.
+fn behind() -> Option<Mount> {
+    Mount::options()
+        .env("COMMITFS_RELEASE_DELAY_MS", 300)
+        .mount()
+}
+
+#[test]
+fn a_process_that_is_killed_right_after_its_close_has_committed() {
+    let Some(m) = behind() else { return };
+    for how in ["r+", "w+"] {
+        m.save("f", "old content");
+        let mut writer = Actor::new();
+        writer.open("f", how, &m.path("f")).unwrap();
+        writer.pwrite("f", 0, b"new content").unwrap();
+        // A mapping that is gone by the close, and one of another file, are nobody's.
+        writer.mmap("f", "map", 4, "rw").unwrap();
+        writer.munmap("map").unwrap();
+        writer.close("f").unwrap();
+        writer.kill(libc::SIGKILL);
+        assert_content(m.read("f"), b"new content", how);
+    }
+    assert!(m.rejected().is_empty());
+}
+
+#[test]
+fn a_process_killed_with_an_untouched_mapping_left_does_not_commit() {
+    need_daemon!();
+    let Some(m) = behind() else { return };
+    m.save("f", "old");
+    for dup in [false, true] {
+        let mut writer = Actor::new();
+        writer.open("f", "w+", &m.path("f")).unwrap();
+        if dup {
+            // What the first close has seen holds no more at the second.
+            writer.dup("f", "g").unwrap();
+            writer.close("g").unwrap();
+        }
+        writer.ftruncate("f", 8192).unwrap();
+        writer.mmap("f", "map", 8192, "rw").unwrap();
+        writer.close("f").unwrap();
+        writer.kill(libc::SIGKILL);
+        assert_unchanged(&m, b"old", "it was about to fill the mapping");
+    }
+}
+
 #[test]
 fn a_rule_lets_killed_writers_commit() {
     let rule = "[[rule]]\nglob = \"scratch-*\"\non_signal = \"commit\"\n";

@@ -71,26 +71,26 @@ impl Engine {
         };
         let staged = txn.map(|txn| {
             // Read at once: the closing task waits for this answer, so it can't be gone yet.
-            let pid = note_flusher(txn, caller);
+            let closer = note_flusher(txn, caller);
             let nothing = txn.holds_nothing().then(|| (txn.slot.clone(), txn.base));
             (
                 txn.id,
                 txn.staging.clone(),
-                pid,
+                closer,
                 txn.would_commit(),
                 nothing,
             )
         });
-        let staged = staged.map(|(id, staging, pid, commits, nothing)| {
+        let staged = staged.map(|(id, staging, closer, commits, nothing)| {
             // A failed write is told all the same (C5).
             let failed = staging.try_lock().is_some_and(|c| c.failed.is_some());
             let moot = !failed
                 && nothing.is_some_and(|(slot, base)| self.is_another_file(state, &slot, base));
-            (id, staging, pid, commits && !moot)
+            (id, staging, closer, commits && !moot)
         });
         drop(guard);
         let engine = self.clone();
-        let Some((id, staging, pid, true)) = staged else {
+        let Some((id, staging, closer, true)) = staged else {
             if !locked {
                 return done(Ok(()));
             }
@@ -100,7 +100,9 @@ impl Engine {
                 done(Ok(()));
             });
         };
+        let pid = closer.0;
         self.pool.run(move || {
+            engine.look_for_mapping(id, caller.tid, closer);
             engine.commit_written(caller, locked.then_some(file), Some(id));
             let shows = engine.unborn_log(id).is_some() && engine.is_changed(id);
             // Its killed heir shows nothing of what it was about to write.
@@ -1075,10 +1077,11 @@ fn grown_of(state: &State, id: TxnId) -> Option<Grown> {
     ready.grown.clone()
 }
 
-/// Looks at the closing task: whether it is ending, and how. Gives its process.
-fn note_flusher(txn: &mut Transaction, caller: Caller) -> u32 {
+/// Looks at the closing task: whether it is ending, and how. Gives its process, and how often that
+/// has closed a descriptor.
+fn note_flusher(txn: &mut Transaction, caller: Caller) -> (u32, u32) {
     let Some(pid) = proc::tgid(caller.tid) else {
-        return caller.tid;
+        return (caller.tid, 0);
     };
     let death = proc::death_of_flusher(caller.tid, pid);
     txn.last_closer = pid;
@@ -1089,11 +1092,12 @@ fn note_flusher(txn: &mut Transaction, caller: Caller) -> u32 {
         process.ancestors = proc::ancestors(pid);
     } else if death == proc::Death::Alive {
         process.closed_cleanly = true;
+        process.closes += 1;
         if txn.mappable && !txn.watched.iter().any(|(p, _)| *p == pid) {
             txn.watched.extend(pidfd::pidfd(pid).map(|fd| (pid, fd)));
         }
     }
-    pid
+    (pid, txn.processes.get(&pid).map_or(0, |p| p.closes))
 }
 
 /// A modification time later than the replaced version's, unless the program set its own (C8).

@@ -10,10 +10,10 @@ use rustix::fs::OFlags;
 
 use super::state::Handle;
 use super::{Engine, State};
-use crate::sys::pidfd;
 use crate::sys::proc::{self, Holding};
+use crate::sys::{failpoint, pidfd};
 use crate::txn::Transaction;
-use crate::types::NodeId;
+use crate::types::{NodeId, TxnId};
 
 /// What to look at, gathered under the lock; looking happens without it.
 pub(super) struct Probe {
@@ -86,6 +86,32 @@ impl Engine {
         }
     }
 
+    /// Whoever has closed and has no mapping of it has no part in what becomes of it any more, however
+    /// it ends. On the worker that answers the FLUSH `tid` waits for, the `closes`-th of its process.
+    pub(super) fn look_for_mapping(&self, id: TxnId, tid: u32, (pid, closes): (u32, u32)) {
+        let looks = {
+            let state = self.lock();
+            let matters = |t: &&Transaction| {
+                let takes_part = t.processes.get(&pid).is_some_and(|p| p.opener || p.wrote);
+                takes_part && t.watched.iter().any(|(watched, _)| *watched == pid)
+            };
+            let txn = state.txns.get(&id).filter(matters);
+            txn.map(|txn| Looks::of(&state, txn))
+        };
+        let Some(looks) = looks else {
+            return;
+        };
+        let wanted = |ino| ino == looks.own || Some(ino) == looks.base;
+        if proc::has_mapped(tid, &wanted) != Some(false) || failpoint::mutant("C4-closed") {
+            return;
+        }
+        if let Some(txn) = self.lock().txns.get_mut(&id)
+            && txn.processes.get(&pid).is_some_and(|p| p.closes == closes)
+        {
+            txn.watched.retain(|(watched, _)| *watched != pid);
+        }
+    }
+
     /// Notes a writer that left only a mapping and has been ended by a signal since: no FLUSH told.
     pub(super) fn note_dead_mapping(&self, txn: &mut Transaction) {
         if !txn.mappable {
@@ -108,7 +134,7 @@ impl Engine {
 impl Probe {
     /// Nobody can hold another descriptor of the transaction.
     pub(super) fn is_surely_last(&self) -> bool {
-        if self.hopeless || crate::sys::failpoint::mutant("sure") {
+        if self.hopeless || failpoint::mutant("sure") {
             return false;
         }
         let ours = |ino, how| self.looks.may_be(ino, how);

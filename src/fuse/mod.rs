@@ -434,6 +434,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        failpoint::delay("COMMITFS_RELEASE_DELAY_MS");
         self.0.release(ino.0, fh.0, lock_owner.map(|o| o.0));
         reply.ok();
     }

@@ -39,6 +39,8 @@ pub struct Process {
     pub closed_cleanly: bool,
     /// Signal that ended it while it held a descriptor.
     pub killed_by: Option<i32>,
+    /// How often it has closed a descriptor explicitly.
+    pub closes: u32,
     /// It has ended: whoever has its number is another.
     pub has_ended: bool,
     /// Of one that was killed: those it descended from.
