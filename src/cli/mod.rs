@@ -1,10 +1,12 @@
 //! The command line: one file per subcommand, and the exit codes they share.
 
 mod check;
+mod completions;
 mod control;
 mod doctor;
 mod json;
 mod locks;
+mod man;
 mod mount;
 mod options;
 mod output;
@@ -66,9 +68,17 @@ impl Failure {
     name = "commitfs",
     version,
     about = "A file system that makes every close an atomic commit",
-    after_help = "Exit codes: 0 done, 1 trouble found (status: unread errors; check: something wrong), 2 wrong usage,\n\
-                  3 bad input, 4 busy (mounted already, open transactions), 5 damaged or foreign .commitfs, 6 refused by the system;\n\
-                  json: 7 not the current version, 8 the pointer leads nowhere, 9 a test failed, 10 the command failed."
+    after_help = "\
+Exit codes:
+  0   done
+  1   trouble found (status: unread errors; check: something wrong)
+  2   wrong usage
+  3   bad input
+  4   busy (mounted already, open transactions)
+  5   damaged or foreign .commitfs
+  6   refused by the system
+  json: 7 not the current version, 8 the pointer leads nowhere,
+  9 a test failed, 10 the command failed"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -93,6 +103,10 @@ enum Command {
     Check(check::Arguments),
     /// Say whether a mount would work here, and what to do if not
     Doctor(doctor::Arguments),
+    /// Print the manual page, or write those of all subcommands
+    Man(man::Arguments),
+    /// Print completions for a shell
+    Completions(completions::Arguments),
 }
 
 /// Runs the program.
@@ -125,6 +139,8 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Json(a) => json::run(&a),
         Command::Check(a) => check::run(&a),
         Command::Doctor(a) => doctor::run(&a),
+        Command::Man(a) => man::run(&a),
+        Command::Completions(a) => completions::run(&a),
     }
 }
 

@@ -41,11 +41,11 @@ Options of -o:
   ro, rw                     read-only, or not (the default)
   allow_other                other users may enter (the default for root)
   no_allow_other             they may not
-  noexec, exec               nothing may be run from the mount, or it may (the default)
+  noexec, exec               programs on it can't be run, or can (default)
   noatime, nodiratime, relatime, strictatime, lazytime
                              as for any mount
-  allow_suid, allow_dev      set-id bits and device files mean something (by default they don't)
-  durability=async|sync      as --durability; sync alone is the same as durability=sync
+  allow_suid, allow_dev      set-id bits and device files mean something
+  durability=async|sync      as --durability; sync means durability=sync
   bound=MILLISECONDS         as --bound, 10 to 60000
   lock_timeout=SECONDS       as --lock-timeout, up to 86400
   lock_warn=SECONDS          as --lock-warn, up to 86400
