@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -255,4 +257,73 @@ fn a_rename_that_finds_no_room_to_promise_it_is_answered_all_the_same() {
         // And it goes on answering.
         assert!(m.path("no-such-name").symlink_metadata().is_err());
     }
+}
+
+/// Writes behind commitfs' back, until nothing more fits.
+fn fill_the_disk(dir: &std::path::Path) {
+    let mut file = std::fs::File::create(dir.join("filler")).expect("a file");
+    for block in [MIB as usize, 4096, 1] {
+        while file.write_all(&vec![b'f'; block]).is_ok() {}
+    }
+    file.sync_all().ok();
+}
+
+#[test]
+fn recovery_on_a_full_disk_lets_rejected_content_make_way_only_copies_last() {
+    need_root!();
+    need_daemon!();
+    let mut m = on_a_disk!(40);
+    m.save("f", "a version");
+    let only = kill_a_writer(&m, "new", 8 * MIB, b'n');
+    let of_version = kill_a_writer(&m, "f", MIB, b'f');
+    m.unmount();
+    let dir = m.mountpoint().to_owned();
+    fs::remove_file(dir.join(".commitfs/reserve")).expect("a reserve");
+    fill_the_disk(&dir);
+    m.remount();
+    assert_content(m.read("f"), b"a version", "the version");
+    assert_eq!(kept(&m), std::slice::from_ref(&only));
+    assert_eq!(dropped(&m), [(of_version, MIB)]);
+    m.unmount();
+    fs::remove_file(dir.join(".commitfs/reserve")).ok();
+    fill_the_disk(&dir);
+    m.remount();
+    assert_content(m.read("f"), b"a version", "the version");
+    assert_eq!(kept(&m), [] as [String; 0]);
+    assert!(dropped(&m).contains(&(only, 8 * MIB)));
+    // Now there is nothing left that may go.
+    m.unmount();
+    fs::remove_file(dir.join(".commitfs/reserve")).ok();
+    fill_the_disk(&dir);
+    let refused = m.try_remount().expect_err("it mounts without room");
+    assert!(refused.contains("recovery needs room"), "{refused}");
+    fs::remove_file(dir.join("filler")).expect("what fills the disk");
+    m.remount();
+    assert_content(m.read("f"), b"a version", "the version");
+}
+
+/// Content whose meta file is missing would count as an only copy, and say nothing of itself.
+#[test]
+fn what_is_rejected_on_a_full_disk_says_what_it_is() {
+    need_root!();
+    need_daemon!();
+    let options = Mount::options().separate().on(Disk::ext4(40));
+    let Some(m) = options.limit(Duration::from_secs(150)).mount() else {
+        return;
+    };
+    m.save("f", "a version");
+    m.save("g", "a version");
+    let first = kill_a_writer(&m, "f", MIB, b'f');
+    let mut writer = Actor::new();
+    writer.open("g", "w", &m.path("g")).unwrap();
+    assert_eq!(writer.fill("g", MIB / 2, MIB, b'g'), Ok(MIB / 2));
+    fs::remove_file(m.backing().join(".commitfs/reserve")).expect("a reserve");
+    fill_the_disk(m.backing());
+    writer.kill(libc::SIGKILL);
+    eventually(
+        Duration::from_secs(20),
+        "what it had written is kept",
+        || m.rejected().iter().any(|r| is_of(r, "g", MIB / 2, b'g')),
+    );
+    assert_eq!(dropped(&m), [(first, MIB)]);
 }

@@ -943,11 +943,7 @@ impl Engine {
                     command: fallen.txn.command.clone(),
                     len,
                 };
-                self.store
-                    .reject(&meta)
-                    .inspect_err(|e| log::error!("rejected/{}: {e}", id_name(id)))
-                    .ok();
-                self.bound_rejected();
+                self.keep_rejected(&meta);
                 true
             }
             _ => {

@@ -57,6 +57,23 @@ impl Unseen {
             read: false,
         }
     }
+
+    /// Rejected content that was dropped, for people to know; goes to the log as well.
+    pub(crate) fn of_dropped(one: &Rejected, why: &str) -> Unseen {
+        let (id, len) = (id_name(one.id), one.len);
+        let path = one.real_path();
+        log::error!(
+            "{}: rejected content {id} was dropped {why}: {len} bytes, written by {} ({})",
+            path_on_a_line(&path),
+            one.pid,
+            one.command
+        );
+        let reason = format!("rejected content {id} was dropped {why}: {len} bytes");
+        let mut unseen = Unseen::of(&path, reason, one.pid);
+        unseen.rejected = Some(id);
+        unseen.dropped_bytes = Some(len);
+        unseen
+    }
 }
 
 impl State {
@@ -99,22 +116,10 @@ impl Engine {
     /// Content that was kept is gone for good: nobody has asked for that.
     pub(super) fn report_dropped(&self, state: &mut State, dropped: &[Rejected], why: &str) {
         for one in dropped {
-            let (id, len) = (id_name(one.id), one.len);
-            let path = one.real_path();
-            log::error!(
-                "{}: rejected content {id} was dropped {why}: {len} bytes, written by {} ({})",
-                path_on_a_line(&path),
-                one.pid,
-                one.command
-            );
-            if failpoint::mutant("C5-drop-told") {
-                continue;
+            let unseen = Unseen::of_dropped(one, why);
+            if !failpoint::mutant("C5-drop-told") {
+                state.add_unseen(unseen);
             }
-            let reason = format!("rejected content {id} was dropped {why}: {len} bytes");
-            let mut unseen = Unseen::of(&path, reason, one.pid);
-            unseen.rejected = Some(id);
-            unseen.dropped_bytes = Some(len);
-            state.add_unseen(unseen);
         }
     }
 

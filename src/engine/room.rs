@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::{Engine, State};
 use crate::namespace::Pending;
+use crate::store::{FULL_DISK, Rejected, Worth, id_name};
 use crate::sys::{at, failpoint};
 use crate::txn::Staging;
 use crate::types::{OpResult, TxnId};
@@ -181,10 +182,27 @@ impl Engine {
 
     /// Drops rejected content that is worth least. Gives whether any went.
     pub(super) fn make_room(&self, state: &mut State) -> bool {
-        let dropped = self.store.give_up_rejected(PIECE, self.versions(state));
+        self.drop_up_to(Worth::OnlyCopy, state)
+    }
+
+    fn drop_up_to(&self, worth: Worth, state: &mut State) -> bool {
+        let versions = self.versions(state);
+        let dropped = self.store.give_up_rejected(PIECE, worth, versions);
         let dropped = dropped.unwrap_or_default();
-        self.report_dropped(state, &dropped, "to make room on the full disk");
+        self.report_dropped(state, &dropped, FULL_DISK);
         !dropped.is_empty()
+    }
+
+    /// Keeps aborted content in rejected. Without its meta file nobody could tell what it is, and it
+    /// would count as an only copy: there is room for that as long as something is worth less.
+    pub(super) fn keep_rejected(&self, meta: &Rejected) {
+        let room = || {
+            !failpoint::mutant("C5-meta-room") && self.drop_up_to(Worth::Earlier, &mut self.lock())
+        };
+        if let Err(e) = self.store.reject(meta, room) {
+            log::error!("rejected/{}: {e}", id_name(meta.id));
+        }
+        self.bound_rejected();
     }
 
     /// Keeps rejected content within its bound, where its name has a version.

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 
 use crate::sys::{at, failpoint, spare};
 use crate::types::TxnId;
-pub use rejected::{Rejected, RejectedBound, list_rejected};
+pub use rejected::{FULL_DISK, Rejected, RejectedBound, Worth, list_rejected};
 
 /// Name of the state directory.
 pub const STATE_DIR: &str = ".commitfs";

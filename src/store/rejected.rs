@@ -17,6 +17,9 @@ use super::{Store, id_name, list, parse_id, read_small};
 use crate::sys::{failpoint, spare};
 use crate::types::{TxnId, path_of};
 
+/// Why rejected content is dropped where nothing else gives room, for people.
+pub const FULL_DISK: &str = "to make room on the full disk";
+
 /// What is known of one rejected content; stored as JSON in `rejected/ID.meta`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Rejected {
@@ -94,28 +97,18 @@ impl Store {
     /// there unexplained; meta without content is dropped by [`Store::list_rejected`]. Both are on the
     /// medium when this returns: after that the journal may forget the transaction.
     ///
+    /// Where the disk is too full for the meta file, `make_room` is asked for room, until it has none.
+    ///
     /// # Errors
     /// When the disk is too full even for the meta file, or fails, the content is kept all the same.
-    pub fn reject(&self, meta: &Rejected) -> Result<(), Errno> {
+    pub fn reject(&self, meta: &Rejected, make_room: impl Fn() -> bool) -> Result<(), Errno> {
         let name = id_name(meta.id);
-        let text = serde_json::to_vec_pretty(meta).map_err(|_| Errno::INVAL)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let written = self.with_reserve(|| {
-            failpoint::fail_point("reject-meta")?;
-            let fd = spare::open(|| {
-                rustix::fs::openat(
-                    &self.rejected,
-                    format!("{name}.meta"),
-                    flags | OFlags::NOFOLLOW,
-                    Mode::from_raw_mode(0o600),
-                )
-            })?;
-            use std::io::Write;
-            let mut file = File::from(fd);
-            file.write_all(&text)
-                .map_err(|e| crate::types::errno_of(&e))?;
-            failpoint::sync("C19-sync-rejected-meta", || rustix::fs::fdatasync(&file))
-        });
+        let written = loop {
+            match self.with_reserve(|| self.explain_rejected(meta)) {
+                Err(Errno::NOSPC | Errno::DQUOT) if make_room() => self.reuse_freed(),
+                other => break other,
+            }
+        };
         let synced = match self.open_staging(meta.id)? {
             Some(file) => failpoint::sync("C19-sync-rejected", || rustix::fs::fdatasync(&file)),
             None => Ok(()),
@@ -125,6 +118,26 @@ impl Store {
             rustix::fs::fsync(&self.rejected)
         });
         written.and(synced).and(named)
+    }
+
+    /// Writes the meta file of a content, durably.
+    fn explain_rejected(&self, meta: &Rejected) -> Result<(), Errno> {
+        failpoint::fail_point("reject-meta")?;
+        let text = serde_json::to_vec_pretty(meta).map_err(|_| Errno::INVAL)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let fd = spare::open(|| {
+            rustix::fs::openat(
+                &self.rejected,
+                format!("{}.meta", id_name(meta.id)),
+                flags | OFlags::NOFOLLOW,
+                Mode::from_raw_mode(0o600),
+            )
+        })?;
+        use std::io::Write;
+        let mut file = File::from(fd);
+        file.write_all(&text)
+            .map_err(|e| crate::types::errno_of(&e))?;
+        failpoint::sync("C19-sync-rejected-meta", || rustix::fs::fdatasync(&file))
     }
 
     /// All rejected contents, oldest first.
@@ -159,45 +172,54 @@ impl Store {
         has_version: impl Fn(&Path) -> bool,
     ) -> Result<Vec<Rejected>, Errno> {
         let all = self.list_rejected()?;
-        let ranks = ranks(&all, has_version);
-        Ok(self.drop_all(beyond(&all, &ranks, bound.bytes)))
+        let worths = worths(&all, has_version);
+        Ok(self.drop_all(beyond(&all, &worths, bound.bytes)))
     }
 
-    /// Gives up what is worth least, at least `wanted` bytes of it if there is so much of its rank:
-    /// the disk is full. Gives what was dropped.
+    /// Gives up what is worth least, and at most `worth`: at least `wanted` bytes of it if there is so
+    /// much of its worth. The disk is full. Gives what was dropped.
     ///
     /// # Errors
     /// When they can't be listed.
     pub fn give_up_rejected(
         &self,
         wanted: u64,
+        worth: Worth,
         has_version: impl Fn(&Path) -> bool,
     ) -> Result<Vec<Rejected>, Errno> {
         let all = self.list_rejected()?;
-        let ranks = ranks(&all, has_version);
-        Ok(self.drop_all(least(&all, &ranks, wanted)))
+        let worths = worths(&all, has_version);
+        match worths.iter().min() {
+            Some(least_worth) if *least_worth <= worth => {
+                Ok(self.drop_all(least(&all, &worths, wanted)))
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 
     fn drop_all(&self, victims: Vec<&Rejected>) -> Vec<Rejected> {
         let mut dropped = Vec::new();
         for victim in victims {
             match self.drop_rejected(victim.id) {
-                Ok(()) => dropped.push(victim.clone()),
+                Ok(true) => dropped.push(victim.clone()),
+                Ok(false) => {}
                 Err(e) => log::error!("rejected/{}: can't be dropped: {e}", id_name(victim.id)),
             }
         }
         dropped
     }
 
-    /// Drops one rejected content.
-    pub fn drop_rejected(&self, id: TxnId) -> Result<(), Errno> {
-        for name in [id_name(id), format!("{}.meta", id_name(id))] {
-            match rustix::fs::unlinkat(&self.rejected, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+    /// Drops one rejected content. Gives false if it is gone already.
+    fn drop_rejected(&self, id: TxnId) -> Result<bool, Errno> {
+        let remove =
+            |name: String| match rustix::fs::unlinkat(&self.rejected, name, AtFlags::empty()) {
+                Ok(()) => Ok(true),
+                Err(Errno::NOENT) => Ok(false),
+                Err(e) => Err(e),
+            };
+        let was_there = remove(id_name(id))?;
+        remove(format!("{}.meta", id_name(id)))?;
+        Ok(was_there)
     }
 }
 
@@ -236,7 +258,7 @@ pub fn list_rejected(dir: std::os::fd::BorrowedFd<'_>) -> Result<Vec<Rejected>, 
 
 /// What would be lost with a content; the least comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+pub enum Worth {
     /// Its name has a version.
     HasVersion,
     /// Its name has none, but there is a later content of it.
@@ -245,39 +267,39 @@ enum Rank {
     OnlyCopy,
 }
 
-/// The ranks of `all`, which are oldest first.
-fn ranks(all: &[Rejected], has_version: impl Fn(&Path) -> bool) -> Vec<Rank> {
+/// The worths of `all`, which are oldest first.
+fn worths(all: &[Rejected], has_version: impl Fn(&Path) -> bool) -> Vec<Worth> {
     let mut later: HashSet<PathBuf> = HashSet::new();
-    let mut ranks: Vec<Rank> = all
+    let mut worths: Vec<Worth> = all
         .iter()
         .rev()
         .map(|r| {
             let path = r.real_path();
             if r.is_of_unknown_path() {
-                return Rank::OnlyCopy;
+                return Worth::OnlyCopy;
             }
             if has_version(&path) {
-                return Rank::HasVersion;
+                return Worth::HasVersion;
             }
             if later.insert(path) {
-                Rank::OnlyCopy
+                Worth::OnlyCopy
             } else {
-                Rank::Earlier
+                Worth::Earlier
             }
         })
         .collect();
-    ranks.reverse();
+    worths.reverse();
     if failpoint::mutant("C5-only-copy") {
-        ranks.fill(Rank::HasVersion);
+        worths.fill(Worth::HasVersion);
     }
-    ranks
+    worths
 }
 
 /// Which of `all` (oldest first) must go so that at most `bytes` are left of names with a version.
-fn beyond<'a>(all: &'a [Rejected], ranks: &[Rank], bytes: u64) -> Vec<&'a Rejected> {
+fn beyond<'a>(all: &'a [Rejected], worths: &[Worth], bytes: u64) -> Vec<&'a Rejected> {
     let of_versions = || {
-        let all = all.iter().zip(ranks);
-        all.filter(|(_, rank)| **rank == Rank::HasVersion)
+        let all = all.iter().zip(worths);
+        all.filter(|(_, worth)| **worth == Worth::HasVersion)
             .map(|(r, _)| r)
     };
     let mut total: u64 = of_versions().map(|r| r.len).sum();
@@ -290,8 +312,8 @@ fn beyond<'a>(all: &'a [Rejected], ranks: &[Rank], bytes: u64) -> Vec<&'a Reject
 }
 
 /// Which of `all` (oldest first) are worth least, `wanted` bytes of them.
-fn least<'a>(all: &'a [Rejected], ranks: &[Rank], wanted: u64) -> Vec<&'a Rejected> {
-    let Some(least) = ranks.iter().min() else {
+fn least<'a>(all: &'a [Rejected], worths: &[Worth], wanted: u64) -> Vec<&'a Rejected> {
+    let Some(least) = worths.iter().min() else {
         return Vec::new();
     };
     let mut freed = 0;
@@ -300,8 +322,8 @@ fn least<'a>(all: &'a [Rejected], ranks: &[Rank], wanted: u64) -> Vec<&'a Reject
         freed += r.len;
         needed
     };
-    let all = all.iter().zip(ranks);
-    let worth_least = all.filter(|(_, rank)| *rank == least).map(|(r, _)| r);
+    let all = all.iter().zip(worths);
+    let worth_least = all.filter(|(_, worth)| *worth == least).map(|(r, _)| r);
     worth_least.take_while(is_needed).collect()
 }
 
@@ -338,10 +360,10 @@ mod tests {
             rejected(3, "new", 1000),
             rejected(4, "saved/b", 10),
         ];
-        let ranks = ranks(&all, saved);
-        assert_eq!(ids(beyond(&all, &ranks, 19)), [2]);
-        assert_eq!(ids(beyond(&all, &ranks, 0)), [2, 4]);
-        assert!(beyond(&all, &ranks, 20).is_empty());
+        let worths = worths(&all, saved);
+        assert_eq!(ids(beyond(&all, &worths, 19)), [2]);
+        assert_eq!(ids(beyond(&all, &worths, 0)), [2, 4]);
+        assert!(beyond(&all, &worths, 20).is_empty());
     }
 
     #[test]
@@ -355,7 +377,7 @@ mod tests {
         ];
         let mut order = Vec::new();
         while !all.is_empty() {
-            let victims = ids(least(&all, &ranks(&all, saved), 1));
+            let victims = ids(least(&all, &worths(&all, saved), 1));
             all.retain(|r| !victims.contains(&r.id));
             order.extend(victims);
         }
@@ -365,7 +387,7 @@ mod tests {
     #[test]
     fn a_full_disk_takes_no_more_than_is_wanted() {
         let all = [1, 2, 3].map(|id| rejected(id, "saved", 10));
-        assert_eq!(ids(least(&all, &ranks(&all, saved), 11)), [1, 2]);
+        assert_eq!(ids(least(&all, &worths(&all, saved), 11)), [1, 2]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use super::recovery::open_target;
 use crate::engine::Unseen;
 use crate::journal::{Edit, FileKey, Record};
-use crate::store::{Rejected, STATE_DIR, Store, id_name};
+use crate::store::{Rejected, STATE_DIR, Store, Worth, id_name};
 use crate::sys::{at, failpoint};
 use crate::types::{TxnId, errno_of, now_ns, path_hex};
 
@@ -249,7 +249,7 @@ pub(super) fn keep_cut(
             store.remove_staging(id).ok();
             return Err(io(e));
         }
-        store.reject(&Rejected {
+        let meta = Rejected {
             id,
             path: path.to_string_lossy().into_owned(),
             path_hex: path_hex(path),
@@ -260,7 +260,8 @@ pub(super) fn keep_cut(
             pid: 0,
             command: String::new(),
             len: bytes.len() as u64,
-        })?;
+        };
+        store.reject(&meta, || super::room::make(store, Worth::Earlier))?;
     }
     let lost = whole - from - len;
     if lost > 0 && !failpoint::mutant("C22-cut") {
@@ -278,11 +279,5 @@ fn tell_lost(store: &Store, kept: Option<TxnId>, path: &Path, lost: u64) -> Resu
     log::error!("{}: {reason}", path.display());
     let mut unseen = Unseen::of(path, reason, 0);
     (unseen.rejected, unseen.dropped_bytes) = (kept.map(id_name), Some(lost));
-    // Also a list that can't be understood isn't taken away.
-    let mut list: Vec<serde_json::Value> = match store.kept_unread() {
-        none if none.is_empty() => Vec::new(),
-        kept => serde_json::from_slice(&kept).map_err(|_| Errno::IO)?,
-    };
-    list.extend(serde_json::to_value(unseen));
-    store.keep_unread(&serde_json::to_vec_pretty(&list).map_err(|_| Errno::IO)?)
+    super::room::tell(store, &[unseen])
 }

@@ -15,6 +15,7 @@ mod pages;
 mod parts;
 pub mod recovery;
 mod replay;
+mod room;
 mod staging;
 mod told;
 mod transaction;

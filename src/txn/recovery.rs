@@ -22,7 +22,7 @@ use super::{Abort, replay};
 use crate::guard::{Guard, Replaces, examine, judge};
 use crate::journal::{self, Content, Edit, Header, Journal, JournalError, Record};
 use crate::rules::{Creation, Rules};
-use crate::store::{Rejected, Store, id_name};
+use crate::store::{Rejected, Store, Worth, id_name};
 use crate::sys::{at, failpoint};
 use crate::types::{TxnId, errno_of, mtime_ns, now_ns, path_hex};
 
@@ -184,10 +184,14 @@ pub fn recover(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError>
         } => is_full(source),
         RecoveryError::Journal { .. } | RecoveryError::Full { .. } => false,
     };
-    let recovered = match recover_once(store, rules) {
-        // Recovery may end anywhere and begin again.
-        Err(e) if full(&e) && store.release_reserve() => recover_once(store, rules),
-        other => other,
+    let recovered = loop {
+        match recover_once(store, rules) {
+            // Recovery may end anywhere and begin again.
+            Err(e)
+                if full(&e)
+                    && (store.release_reserve() || super::room::make(store, Worth::OnlyCopy)) => {}
+            other => break other,
+        }
     };
     recovered.map_err(|e| match full(&e) {
         true => RecoveryError::Full {
@@ -941,7 +945,7 @@ fn reject(store: &Store, leftover: &Leftover) -> Result<bool, Errno> {
         return Ok(false);
     }
     let path = leftover.path.as_deref().unwrap_or(Path::new("?"));
-    store.reject(&Rejected {
+    let meta = Rejected {
         id: leftover.id,
         path: path.to_string_lossy().into_owned(),
         path_hex: path_hex(path),
@@ -950,7 +954,8 @@ fn reject(store: &Store, leftover: &Leftover) -> Result<bool, Errno> {
         pid: leftover.pid,
         command: String::new(),
         len,
-    })?;
+    };
+    store.reject(&meta, || super::room::make(store, Worth::Earlier))?;
     log::info!(
         "{}: not committed: {}; content kept as rejected/{}",
         path.display(),

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::recovery::{Plan, open_target};
 use crate::journal::{Content, Edit};
 use crate::json::{AnyPatch, Document, Limits};
-use crate::store::{Rejected, Store};
+use crate::store::{Rejected, Store, Worth};
 use crate::sys::at;
 use crate::types::{TxnId, errno_of, mtime_ns, now_ns, path_hex};
 
@@ -203,7 +203,7 @@ fn keep(store: &Store, unfit: &Unfit, plan: &mut Plan) {
     let written = store.create_staging(id).and_then(|file| {
         file.write_all_at(&unfit.patches, 0)
             .map_err(|e| errno_of(&e))?;
-        store.reject(&Rejected {
+        let meta = Rejected {
             id,
             path: unfit.path.to_string_lossy().into_owned(),
             path_hex: path_hex(&unfit.path),
@@ -215,7 +215,8 @@ fn keep(store: &Store, unfit: &Unfit, plan: &mut Plan) {
             pid: 0,
             command: String::new(),
             len: unfit.patches.len() as u64,
-        })
+        };
+        store.reject(&meta, || super::room::make(store, Worth::Earlier))
     });
     if let Err(errno) = written {
         log::error!("{}: its edits can't be kept: {errno}", unfit.path.display());
