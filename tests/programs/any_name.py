@@ -4,7 +4,7 @@ import shelve
 import sqlite3
 import time
 
-from harness import finish, killed, program, result, start
+from harness import finish, is_on_mount, killed, program, result, start
 
 PROCESSES, ROWS = 4, 12
 
@@ -237,7 +237,7 @@ def hdf5_save(path):
 
 @program(modules=["h5py", "numpy"], limit=180)
 def weights_that_ten_processes_save_with_w_are_never_empty():
-    """Keras' save_weights: each opens with O_TRUNC and then asks for the lock. (On the plain directory, too, nearly always.)"""
+    """Keras' save_weights: each opens with O_TRUNC and then asks for the lock. (On the plain directory one round in ten or so.)"""
     import h5py
     path = "model.weights.h5"
     hdf5_save(path)
@@ -261,7 +261,7 @@ def weights_that_ten_processes_save_with_w_are_never_empty():
         except OSError:
             unreadable += 1
             hdf5_save(path)
-    result({"unreadable": unreadable})
+    assert not (unreadable and is_on_mount()), f"{unreadable} times of 15"
     os.unlink(path)
 
 # ---------------------------------------------------------------- DuckDB, RocksDB
