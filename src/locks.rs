@@ -1,15 +1,19 @@
 //! Advisory locks of files, held across their versions (C12). Pure: who waits, and how, is the
 //! engine's business.
 //!
-//! fuser doesn't say whether a request is flock's or fcntl's. Owners tell: a process has one owner
+//! fuser doesn't say whether a request is flock's or fcntl's, nor whose fcntl's. The engine asks `/proc` for the system call
+//! that waits for the answer; where that can't be read, owners tell: a process has one owner
 //! for all its fcntl locks, which its closes name, too; an owner seen there is fcntl's. A lock of
 //! part of a file is fcntl's in any case. Where it can't be told, the lock conflicts with either
 //! kind: waiting too long is better than two winners.
+//!
+//! Locks of a file stand in the kernel's order: fcntl's by owner, as these came, and those of an owner by their first byte. F_GETLK
+//! names the first that stands against what is asked.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use crate::types::{HandleId, NodeId};
+use crate::types::{HandleId, NodeId, Slot};
 
 /// A file through all its versions: the node of the first version known to the lock table.
 pub type FileId = NodeId;
@@ -29,12 +33,33 @@ pub enum Mode {
 /// Which call it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// fcntl(2), lockf(3).
+    /// fcntl(2), lockf(3): a process's.
     Posix,
+    /// F_OFD_SETLK of fcntl(2): an open file description's.
+    OpenFile,
+    /// One of these two.
+    Fcntl,
     /// flock(2).
     Flock,
     /// Can't be told.
     Unknown,
+}
+
+impl Kind {
+    fn is_fcntl(self) -> bool {
+        matches!(self, Kind::Posix | Kind::OpenFile | Kind::Fcntl)
+    }
+
+    /// flock and fcntl don't know of each other.
+    fn is_apart(self, other: Kind) -> bool {
+        (self.is_fcntl() && other == Kind::Flock) || (self == Kind::Flock && other.is_fcntl())
+    }
+
+    /// Of these alone the kernel looks for cycles. Where a process's locks can't be told from a description's, an EDEADLK too many is
+    /// better than one that never comes.
+    fn may_be_posix(self) -> bool {
+        matches!(self, Kind::Posix | Kind::Fcntl)
+    }
 }
 
 /// A request or a granted lock.
@@ -48,12 +73,16 @@ pub struct Lock {
     pub end: u64,
     /// Shared or exclusive.
     pub mode: Mode,
+    /// The call it came by, as far as that was known then.
+    pub kind: Kind,
     /// Process.
     pub pid: u32,
     /// The description it was asked through.
     pub handle: HandleId,
     /// The node it was asked on.
     pub node: NodeId,
+    /// The name under which that was found then.
+    pub at: Option<Slot>,
     /// Since when.
     pub since: Instant,
 }
@@ -66,6 +95,18 @@ pub struct LockTable {
     /// The description that an owner not yet told apart was first seen with.
     first_seen: HashMap<u64, HandleId>,
     flock_owners: HashSet<u64>,
+    ended: Vec<Ended>,
+}
+
+/// A lock that was given back.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The node it was asked on.
+    pub node: NodeId,
+    /// The name under which that was found then.
+    pub at: Option<Slot>,
+    /// How long it was held.
+    pub held: std::time::Duration,
 }
 
 impl LockTable {
@@ -79,7 +120,15 @@ impl LockTable {
 
     /// A request names its owner: one that comes by a second description is a process, so fcntl's.
     pub fn learn_from(&mut self, wanted: &Lock) {
-        if self.kind(wanted) != Kind::Unknown {
+        match wanted.kind {
+            Kind::Posix => return self.learn_posix(wanted.owner),
+            Kind::Flock | Kind::OpenFile => {
+                self.posix_owners.remove(&wanted.owner);
+                return;
+            }
+            Kind::Fcntl | Kind::Unknown => {}
+        }
+        if self.kind(wanted) == Kind::Posix {
             return;
         }
         if self.first_seen.len() > 65536 {
@@ -90,11 +139,6 @@ impl LockTable {
             self.first_seen.remove(&wanted.owner);
             self.learn_posix(wanted.owner);
         }
-    }
-
-    /// Whether a request is surely fcntl's.
-    pub fn is_posix(&self, wanted: &Lock) -> bool {
-        self.kind(wanted) == Kind::Posix
     }
 
     /// The end of a description named this owner: it is an owner of flock locks.
@@ -109,9 +153,14 @@ impl LockTable {
         self.first_seen.retain(|_, first| *first != handle);
     }
 
-    fn kind(&self, lock: &Lock) -> Kind {
-        if self.posix_owners.contains(&lock.owner) || lock.start != 0 || lock.end != END {
+    /// The call that a lock came by, as far as it is known now.
+    pub fn kind(&self, lock: &Lock) -> Kind {
+        if !matches!(lock.kind, Kind::Unknown | Kind::Fcntl) {
+            lock.kind
+        } else if self.posix_owners.contains(&lock.owner) {
             Kind::Posix
+        } else if lock.kind == Kind::Fcntl || lock.start != 0 || lock.end != END {
+            Kind::Fcntl
         } else if self.flock_owners.contains(&lock.owner) {
             Kind::Flock
         } else {
@@ -119,59 +168,139 @@ impl LockTable {
         }
     }
 
-    /// The locks that stand against a request.
+    /// The locks that stand against a request, in the kernel's order.
     pub fn against<'a>(
         &'a self,
         file: FileId,
         wanted: &'a Lock,
     ) -> impl Iterator<Item = &'a Lock> + use<'a> {
         let kind = self.kind(wanted);
-        self.held
-            .get(&file)
-            .into_iter()
-            .flatten()
-            .filter(move |held| {
-                let apart = matches!(
-                    (kind, self.kind(held)),
-                    (Kind::Posix, Kind::Flock) | (Kind::Flock, Kind::Posix)
-                );
-                held.owner != wanted.owner
-                    && held.start <= wanted.end
-                    && wanted.start <= held.end
-                    && (held.mode == Mode::Exclusive || wanted.mode == Mode::Exclusive)
-                    && !apart
-            })
+        self.of_file(file).iter().filter(move |held| {
+            held.owner != wanted.owner
+                && held.start <= wanted.end
+                && wanted.start <= held.end
+                && (held.mode == Mode::Exclusive || wanted.mode == Mode::Exclusive)
+                && !self.kind(held).is_apart(kind)
+        })
+    }
+
+    fn of_file(&self, file: FileId) -> &[Lock] {
+        self.held.get(&file).map_or(&[], Vec::as_slice)
+    }
+
+    /// fcntl(F_GETLK): the first lock that stands against a request; of `None`, the owner's own first one of that range. As the kernel
+    /// has it: what an owner holds without a gap and in one mode is one lock.
+    pub fn first_against(&self, file: FileId, wanted: &Lock, own: bool) -> Option<Lock> {
+        let mut found = match own {
+            false => self.against(file, wanted).next()?.clone(),
+            true => self
+                .of_file(file)
+                .iter()
+                .find(|held| {
+                    self.belongs_to(held, wanted)
+                        && held.start <= wanted.end
+                        && wanted.start <= held.end
+                })?
+                .clone(),
+        };
+        let alike = |held: &&Lock| self.belongs_to(held, &found) && held.mode == found.mode;
+        let mut pieces: Vec<_> = self.of_file(file).iter().filter(alike).collect();
+        pieces.sort_by_key(|piece| piece.start);
+        let (mut start, mut end) = (found.start, found.end);
+        for piece in &pieces {
+            if end < END && piece.start == end + 1 {
+                end = piece.end;
+            }
+        }
+        for piece in pieces.iter().rev() {
+            if start > 0 && piece.end == start - 1 {
+                start = piece.start;
+            }
+        }
+        (found.start, found.end) = (start, end);
+        Some(found)
+    }
+
+    /// Whether a held lock is one of those that a request of the same owner replaces or gives back: flock and fcntl name one
+    /// owner for an open description, and are two locks.
+    fn belongs_to(&self, held: &Lock, request: &Lock) -> bool {
+        held.owner == request.owner && !self.kind(held).is_apart(self.kind(request))
     }
 
     /// Grants a lock, in place of what its owner held of the range.
     pub fn grant(&mut self, file: FileId, lock: Lock) {
         // The same process asking whole-file locks under an owner that isn't its fcntl owner can
         // only be flock's.
-        let sibling = self.held.get(&file).into_iter().flatten().any(|held| {
+        let sibling = self.of_file(file).iter().any(|held| {
             held.pid == lock.pid
                 && held.owner != lock.owner
                 && self.posix_owners.contains(&held.owner)
         });
-        if sibling && lock.start == 0 && lock.end == END {
+        if sibling && lock.kind == Kind::Unknown && lock.start == 0 && lock.end == END {
             self.flock_owners.insert(lock.owner);
         }
-        self.release(file, lock.owner, lock.start, lock.end);
-        self.held.entry(file).or_default().push(lock);
+        let owners = self.of_file(file).iter();
+        let place = owners.take_while(|held| !self.belongs_to(held, &lock));
+        let place = place.count();
+        self.cut(file, &lock);
+        let mut place = place.min(self.of_file(file).len());
+        let rest = &self.of_file(file)[place..];
+        let before = |held: &&Lock| self.belongs_to(held, &lock) && held.start < lock.start;
+        place += rest.iter().take_while(before).count();
+        self.held.entry(file).or_default().insert(place, lock);
     }
 
     /// Takes a range away from an owner. Gives whether it held any of it.
-    pub fn release(&mut self, file: FileId, owner: u64, start: u64, end: u64) -> bool {
-        let Some(locks) = self.held.get_mut(&file) else {
+    pub fn release(&mut self, file: FileId, request: &Lock) -> bool {
+        let Some(oldest) = self.cut(file, request) else {
             return false;
         };
-        let mut rest = Vec::with_capacity(locks.len());
-        let mut released = false;
-        for lock in locks.drain(..) {
-            if lock.owner != owner || lock.end < start || end < lock.start {
+        self.note_end(file, oldest);
+        true
+    }
+
+    /// Takes away what a process holds by fcntl.
+    pub fn release_posix(&mut self, file: FileId, owner: u64) -> bool {
+        let held = self.of_file(file).iter().find(|l| l.owner == owner);
+        let Some(all) = held.map(|held| Lock {
+            kind: Kind::Posix,
+            start: 0,
+            end: END,
+            ..held.clone()
+        }) else {
+            return false;
+        };
+        self.release(file, &all)
+    }
+
+    /// Takes away what a description holds by flock.
+    pub fn release_flock(&mut self, file: FileId, owner: u64) -> bool {
+        let held = self.of_file(file).iter().find(|l| l.owner == owner);
+        let Some(all) = held.map(|held| Lock {
+            kind: Kind::Flock,
+            start: 0,
+            end: END,
+            ..held.clone()
+        }) else {
+            return false;
+        };
+        self.release(file, &all)
+    }
+
+    /// Cuts a range out of what an owner holds. Gives the oldest of it.
+    fn cut(&mut self, file: FileId, request: &Lock) -> Option<Lock> {
+        let (start, end) = (request.start, request.end);
+        let mut rest = Vec::new();
+        let mut oldest: Option<Lock> = None;
+        for lock in self.held.remove(&file)? {
+            let mine = self.belongs_to(&lock, request);
+            if !mine || lock.end < start || end < lock.start {
                 rest.push(lock);
                 continue;
             }
-            released = true;
+            if oldest.as_ref().is_none_or(|old| lock.since < old.since) {
+                oldest = Some(lock.clone());
+            }
             if lock.start < start {
                 rest.push(Lock {
                     end: start - 1,
@@ -185,25 +314,92 @@ impl LockTable {
                 });
             }
         }
-        *locks = rest;
-        if locks.is_empty() {
-            self.held.remove(&file);
+        if !rest.is_empty() {
+            self.held.insert(file, rest);
         }
-        released
+        oldest
+    }
+
+    /// Remembers how long a lock was held, if its owner holds nothing more of the file.
+    fn note_end(&mut self, file: FileId, oldest: Lock) {
+        let rest = self.of_file(file).iter();
+        if !rest.into_iter().any(|l| self.belongs_to(l, &oldest)) {
+            self.ended.push(Ended {
+                node: oldest.node,
+                held: oldest.since.elapsed(),
+                at: oldest.at,
+            });
+        }
     }
 
     /// Takes everything away that was asked through a description.
     pub fn release_handle(&mut self, file: FileId, handle: HandleId) -> bool {
-        let Some(locks) = self.held.get_mut(&file) else {
+        let through = self.of_file(file).iter().filter(|l| l.handle == handle);
+        let Some(oldest) = through.min_by_key(|l| l.since).cloned() else {
             return false;
         };
-        let before = locks.len();
-        locks.retain(|l| l.handle != handle);
-        let released = locks.len() < before;
-        if locks.is_empty() {
-            self.held.remove(&file);
+        if let Some(locks) = self.held.get_mut(&file) {
+            locks.retain(|l| l.handle != handle);
+            if locks.is_empty() {
+                self.held.remove(&file);
+            }
         }
-        released
+        self.note_end(file, oldest);
+        true
+    }
+
+    /// How long locks were held that have been given back since this was asked last.
+    pub fn take_ended(&mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Whether a request would wait for itself: of processes' fcntl locks, who waits for whom. `waiting` are those who wait.
+    pub fn closes_cycle<'a>(
+        &self,
+        file: FileId,
+        wanted: &Lock,
+        waiting: impl Iterator<Item = (FileId, &'a Lock)> + Clone,
+    ) -> bool {
+        let blockers = |file: FileId, wanted: &Lock| -> Vec<u64> {
+            let against = self.against(file, wanted);
+            // Threads share an owner: two owners of one process are descriptions.
+            let posix =
+                against.filter(|held| self.kind(held).may_be_posix() && held.pid != wanted.pid);
+            posix.map(|held| held.owner).collect()
+        };
+        if !self.kind(wanted).may_be_posix() {
+            return false;
+        }
+        let mut seen = HashSet::new();
+        let mut next = blockers(file, wanted);
+        while let Some(owner) = next.pop() {
+            if owner == wanted.owner {
+                return true;
+            }
+            if seen.insert(owner) {
+                for (file, other) in waiting.clone().filter(|(_, l)| l.owner == owner) {
+                    if self.kind(other).may_be_posix() {
+                        next.extend(blockers(file, other));
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// What flock(2) does before it looks who stands against it: a lock in another mode is given up. Gives whether it holds what it asks
+    /// for, and whether it has given up anything.
+    pub fn convert_flock(&mut self, file: FileId, wanted: &Lock) -> (bool, bool) {
+        if self.kind(wanted) != Kind::Flock {
+            return (false, false);
+        }
+        let held = self.of_file(file).iter();
+        let held = held.into_iter().find(|held| self.belongs_to(held, wanted));
+        match held.map(|held| held.mode == wanted.mode) {
+            Some(true) => (true, false),
+            Some(false) => (false, self.release(file, wanted)),
+            None => (false, false),
+        }
     }
 
     /// Whether an owner holds anything of a file.
@@ -216,7 +412,7 @@ impl LockTable {
     /// Whether the owner of a request holds any of its range alone.
     pub fn holds_alone(&self, file: FileId, wanted: &Lock) -> bool {
         let alone = |held: &Lock| {
-            held.owner == wanted.owner
+            self.belongs_to(held, wanted)
                 && held.mode == Mode::Exclusive
                 && held.start <= wanted.end
                 && wanted.start <= held.end
@@ -274,9 +470,11 @@ mod tests {
             start,
             end,
             mode,
+            kind: Kind::Unknown,
             pid: owner as u32,
             handle: owner,
             node: 1,
+            at: None,
             since: Instant::now(),
         }
     }
@@ -312,7 +510,7 @@ mod tests {
     fn unlocking_the_middle_leaves_both_ends() {
         let mut table = LockTable::default();
         table.grant(1, lock(1, 0, 99, Mode::Exclusive));
-        assert!(table.release(1, 1, 10, 19));
+        assert!(table.release(1, &lock(1, 10, 19, Mode::Exclusive)));
         for (byte, locked) in [(9, 1), (10, 0), (19, 0), (20, 1)] {
             assert_eq!(
                 table
@@ -340,10 +538,10 @@ mod tests {
         let mut table = LockTable::default();
         let mut wanted = lock(5, 0, END, Mode::Exclusive);
         table.learn_from(&wanted);
-        assert!(!table.is_posix(&wanted));
+        assert_ne!(table.kind(&wanted), Kind::Posix);
         wanted.handle = 6;
         table.learn_from(&wanted);
-        assert!(table.is_posix(&wanted));
+        assert_eq!(table.kind(&wanted), Kind::Posix);
     }
 
     #[test]

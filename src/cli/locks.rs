@@ -35,6 +35,9 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
 }
 
 fn line(e: &Value) -> String {
+    if e["state"] == "past" {
+        return format!("past  {}", super::status::past_locks(e));
+    }
     let text = |v: &Value| output::escaped(v.as_str().unwrap_or("?")).into_owned();
     let mut out = format!(
         "{} {}  {}  by {} ({})  {} ms",

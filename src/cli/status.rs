@@ -70,6 +70,14 @@ fn for_people(s: &Value) -> String {
             c["lock_timeouts"], c["stale_claims"]
         );
     }
+    let names = s["locks"]["names"].as_array().into_iter().flatten();
+    let in_demand = |name: &&Value| {
+        let keys = ["given_up", "refused", "taken"];
+        name["waits"]["count"] != 0 || keys.iter().any(|key| name[*key] != 0)
+    };
+    for name in names.filter(in_demand) {
+        out += &format!("locks of {}\n", past_locks(name));
+    }
     if c["malformed"] != 0 {
         out += &format!(
             "published though they are no whole documents of their kind {}\n",
@@ -171,4 +179,32 @@ fn for_people(s: &Value) -> String {
         }
     }
     out
+}
+
+/// What became of the locks of one name: as `commitfs locks` shows it, too.
+pub(super) fn past_locks(name: &Value) -> String {
+    let path = name["path"].as_str().unwrap_or("?");
+    let seconds = |v: &Value| v.as_f64().unwrap_or(0.0);
+    let mut parts = Vec::new();
+    for (what, how) in [("waits", "waits"), ("holds", "held")] {
+        let times = &name[what];
+        if times["count"] != 0 {
+            parts.push(format!(
+                "{how} {}, {:.3} s in all, {:.3} s the longest",
+                times["count"],
+                seconds(&times["sum_s"]),
+                seconds(&times["max_s"])
+            ));
+        }
+    }
+    for (key, said) in [
+        ("given_up", "waits given up"),
+        ("refused", "refused as it would have had to wait"),
+        ("taken", "found taken"),
+    ] {
+        if name[key] != 0 {
+            parts.push(format!("{said} {}", name[key]));
+        }
+    }
+    format!("{}: {}", output::escaped(path), parts.join("; "))
 }

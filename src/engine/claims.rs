@@ -117,7 +117,14 @@ impl Engine {
         let mut guard = self.lock();
         let state = &mut *guard;
         let mut claimants = std::mem::take(&mut state.claimants);
-        claimants.retain(|slot, c| self.still_claims(state, slot, c.node));
+        claimants.retain(|slot, c| {
+            let stays = self.still_claims(state, slot, c.node);
+            if !stays {
+                let (path, held) = (self.show(state, slot), c.since.elapsed());
+                state.lock_stats.note(&path, |t| t.holds.observe(held));
+            }
+            stays
+        });
         let ended = |(slot, c): (&Slot, &Claimant)| {
             // Whoever inherited its descriptor may be the holder now.
             let left = !c.reported && c.has_ended() && !is_open(state, slot, c.node);
@@ -150,6 +157,21 @@ impl Engine {
             state.counters.stale_claims += 1;
         }
         removed
+    }
+
+    /// A lock file is there, and somebody has looked its name up: if to create it, it was found taken. The kernel answers that by itself.
+    pub(super) fn note_taken(&self, caller: Caller, slot: &Slot) {
+        if !self.lock().claimants.contains_key(slot) {
+            return;
+        }
+        let exclusive = OFlags::CREATE | OFlags::EXCL;
+        let creates =
+            |flags: i32| OFlags::from_bits_retain(flags.cast_unsigned()).contains(exclusive);
+        if matches!(proc::call_of(caller.tid), Some(proc::Call::Open(flags)) if creates(flags)) {
+            let mut state = self.lock();
+            let path = self.show(&state, slot);
+            state.lock_stats.note(&path, |t| t.taken += 1);
+        }
     }
 
     pub(super) fn claim_entries(&self, state: &State) -> Vec<LockEntry> {

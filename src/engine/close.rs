@@ -633,12 +633,11 @@ impl Engine {
         state.locks.forget_handle(unlock.handle);
         let mut released = state.locks.release_handle(unlock.file, unlock.handle);
         if let Some(owner) = unlock.owner {
-            released |= state
-                .locks
-                .release(unlock.file, owner, 0, crate::locks::END);
+            released |= state.locks.release_flock(unlock.file, owner);
             state.locks.forget_flock(owner);
         }
         if released {
+            self.note_ended(state);
             self.happened.notify_all();
         }
     }
@@ -800,6 +799,10 @@ impl Engine {
         self.end_turn(state, &txn.slot, id);
         state.unlist(&txn.slot, id);
         let file = state.file_of(txn.node);
+        if txn.holds_slot {
+            let (path, held) = (self.show(state, &txn.slot), txn.started.elapsed());
+            state.lock_stats.note(&path, |t| t.holds.observe(held));
+        }
         let releases = txn.releases.clone();
         let committed = txn.content.as_ref().map(|c| c.id);
         let fallen = self.decide(state, txn, save.as_ref());
@@ -812,8 +815,9 @@ impl Engine {
             }
         }
         for owner in releases {
-            state.locks.release(file, owner, 0, crate::locks::END);
+            state.locks.release_posix(file, owner);
         }
+        self.note_ended(state);
         fallen
     }
 

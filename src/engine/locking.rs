@@ -1,4 +1,4 @@
-//! Advisory locks (C12) and the writer slot of in-place editors (C9): waiting, granting, and what
+//! Advisory locks (C12): waiting, granting, and what
 //! a grant or an unlock means for what is read and committed.
 //!
 //! A lock belongs to the file, not to a version. When one is granted through a description, that
@@ -10,27 +10,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::close::has_lost_a_writer;
 use super::names::Move;
-use super::open::{OpenStep, Opened};
 use super::state::Handle;
 use super::{Engine, State};
-use crate::locks::{FileId, Lock, Mode, closes_cycle};
+use crate::locks::{FileId, Kind as LockKind, Lock, Mode, closes_cycle};
 use crate::namespace::{Kind, Shown};
+use crate::sys::proc::Call;
 use crate::sys::{failpoint, proc};
 use crate::txn::{Abort, Begun, Transaction};
-use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId};
+use crate::types::{Caller, HandleId, NodeId, OpResult, TxnId};
 
 /// How often a waiting thread's signals are looked at.
 const GLANCE: Duration = Duration::from_millis(40);
-
-/// Who has sent nothing for so long is not waited for any longer (C9).
-fn silence() -> Duration {
-    Duration::from_millis(failpoint::number("COMMITFS_SILENCE_MS", 2000))
-}
 
 /// A lock request.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +45,8 @@ pub struct LockRequest {
     pub pid: u32,
     /// Wait for it.
     pub wait: bool,
+    /// Which call it comes from.
+    pub kind: LockKind,
 }
 
 /// Somebody who waits, for `commitfs locks`.
@@ -62,10 +58,20 @@ pub struct Waiting {
     pub path: String,
     /// `lock` or `writer slot`.
     pub what: &'static str,
+    /// The lock.
+    pub lock: Option<(FileId, Lock)>,
     /// Since when.
     pub since: Instant,
     /// Those it waits for.
     pub blockers: Vec<u32>,
+}
+
+/// What stands against a lock.
+struct Blocked {
+    /// Processes that hold it.
+    by: Vec<u32>,
+    /// It is free, but others have waited for it.
+    gives_way: bool,
 }
 
 impl LockRequest {
@@ -75,6 +81,8 @@ impl LockRequest {
             start: self.start,
             end: self.end,
             mode,
+            kind: self.kind,
+            at: None,
             pid: self.pid,
             handle: self.handle,
             node: self.node,
@@ -84,6 +92,15 @@ impl LockRequest {
 }
 
 impl State {
+    /// Counts a wait that has ended.
+    pub(super) fn note_waited(&mut self, path: &str, since: Instant, in_vain: bool) {
+        let waited = since.elapsed();
+        self.lock_stats.note(path, |totals| {
+            totals.waits.observe(waited);
+            totals.given_up += u64::from(in_vain);
+        });
+    }
+
     /// The file that a node is a version of, for the lock table.
     pub(super) fn file_of(&self, node: NodeId) -> FileId {
         self.files.of(node)
@@ -101,12 +118,33 @@ impl Engine {
         self.lock().locks.learn_posix(owner);
     }
 
-    /// fcntl(F_GETLK): a lock that stands against the request.
+    /// fcntl(F_GETLK): the first lock that stands against the request.
     pub fn getlk(&self, request: &LockRequest) -> Option<Lock> {
         let state = self.lock();
         let file = state.file_of(request.node);
-        let wanted = request.lock(request.mode?);
-        state.locks.against(file, &wanted).next().cloned()
+        // F_OFD_GETLK for F_UNLCK asks for what the description itself holds.
+        let wanted = request.lock(request.mode.unwrap_or(Mode::Shared));
+        if failpoint::mutant("C12-first") {
+            return state.locks.against(file, &wanted).last().cloned();
+        }
+        let own = request.mode.is_none();
+        state.locks.first_against(file, &wanted, own)
+    }
+
+    /// Which call a lock request comes from, asked of the thread that waits for its answer.
+    fn kind_of_request(caller: Caller, request: &LockRequest) -> LockKind {
+        let is_part = request.start != 0 || request.end != crate::locks::END;
+        let call = match failpoint::mutant("C12-calls") {
+            true => None,
+            false => proc::call_of(caller.tid),
+        };
+        match call {
+            Some(Call::Flock) => LockKind::Flock,
+            Some(Call::Fcntl(libc::F_SETLK | libc::F_SETLKW)) => LockKind::Posix,
+            Some(Call::Fcntl(libc::F_OFD_SETLK | libc::F_OFD_SETLKW)) => LockKind::OpenFile,
+            _ if is_part => LockKind::Fcntl,
+            _ => LockKind::Unknown,
+        }
     }
 
     /// flock(2), fcntl(F_SETLK), fcntl(F_SETLKW).
@@ -116,6 +154,10 @@ impl Engine {
         request: LockRequest,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
+        let request = LockRequest {
+            kind: Engine::kind_of_request(caller, &request),
+            ..request
+        };
         let Some(mode) = request.mode else {
             // The kernel names no process in an unlock.
             let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
@@ -153,20 +195,28 @@ impl Engine {
     ) {
         match self.try_lock(&request, mode) {
             Ok(()) => self.after_grant(caller, request, done),
-            Err(_) if !request.wait => done(Err(Errno::AGAIN)),
-            Err(_) => {
+            Err(_) if !request.wait => {
+                let mut state = self.lock();
+                let path = self.show_node(&state, request.node);
+                state.lock_stats.note(&path, |t| t.refused += 1);
+                drop(state);
+                done(Err(Errno::AGAIN));
+            }
+            Err(blocked) => {
                 let engine = self.clone();
-                self.pool
-                    .run(move || match engine.wait_for_lock(caller, &request, mode) {
+                let gives_way = blocked.gives_way;
+                self.pool.run(move || {
+                    match engine.wait_for_lock(caller, &request, mode, gives_way) {
                         Ok(()) => engine.after_grant(caller, request, done),
                         Err(e) => done(Err(e)),
-                    });
+                    }
+                });
             }
         }
     }
 
-    /// Grants the lock, or gives the processes that stand against it.
-    fn try_lock(&self, request: &LockRequest, mode: Mode) -> Result<(), Vec<u32>> {
+    /// Grants the lock, or says what stands against it.
+    fn try_lock(&self, request: &LockRequest, mode: Mode) -> Result<(), Blocked> {
         self.try_lock_in(&mut self.lock(), request, mode)
     }
 
@@ -175,43 +225,71 @@ impl Engine {
         state: &mut State,
         request: &LockRequest,
         mode: Mode,
-    ) -> Result<(), Vec<u32>> {
+    ) -> Result<(), Blocked> {
         let file = state.file_of(request.node);
-        let wanted = request.lock(mode);
+        let at = state.nodes.get(request.node).and_then(|n| n.at.clone());
+        let wanted = Lock {
+            at,
+            ..request.lock(mode)
+        };
         state.locks.learn_from(&wanted);
-        let blockers: Vec<u32> = state.locks.against(file, &wanted).map(|l| l.pid).collect();
-        if blockers.is_empty() || failpoint::mutant("C12-exclusion") {
+        let (holds, gave_up) = state.locks.convert_flock(file, &wanted);
+        if gave_up {
+            self.note_ended(state);
+            self.happened.notify_all();
+        }
+        if holds {
+            return Ok(());
+        }
+        let by: Vec<u32> = state.locks.against(file, &wanted).map(|l| l.pid).collect();
+        // Those who have waited for what was given up just now have their turn first.
+        let waits = |w: &Waiting| w.lock.as_ref().is_some_and(|(of, _)| *of == file);
+        let gives_way = gave_up && request.wait && state.waiting.values().any(waits);
+        if (by.is_empty() && !gives_way) || failpoint::mutant("C12-exclusion") {
             state.locks.grant(file, wanted);
             state.files.note_locked(file);
             // Editors that wait for the slot need not any longer: the lock serialises.
             self.happened.notify_all();
             return Ok(());
         }
-        Err(blockers)
+        Err(Blocked { by, gives_way })
     }
 
-    fn wait_for_lock(&self, caller: Caller, request: &LockRequest, mode: Mode) -> OpResult<()> {
+    fn wait_for_lock(
+        &self,
+        caller: Caller,
+        request: &LockRequest,
+        mode: Mode,
+        gives_way: bool,
+    ) -> OpResult<()> {
         let mut state = self.lock();
+        if gives_way {
+            self.glance(&mut state, caller)?;
+        }
         let ticket = state.next_ticket();
         let since = Instant::now();
+        let file = state.file_of(request.node);
+        let wanted = request.lock(mode);
         let result = loop {
             let blockers = match self.try_lock_in(&mut state, request, mode) {
                 Ok(()) => break Ok(()),
-                Err(blockers) => blockers,
+                Err(blocked) => blocked.by,
             };
-            if closes_cycle(request.pid, &blockers, &state.waits()) {
-                if state.locks.is_posix(&request.lock(mode)) {
-                    break Err(Errno::DEADLK);
-                }
-                // flock gives up the lock that it converts before it waits, so two that share it
-                // and both want it alone don't wait for each other. In any other deadlock it
-                // waits for ever, as it does anywhere.
-                let file = state.file_of(request.node);
-                let (start, end) = (request.start, request.end);
-                if state.locks.release(file, request.owner, start, end) {
-                    self.happened.notify_all();
-                    continue;
-                }
+            let others = state.waiting.values().filter_map(|w| w.lock.as_ref());
+            let others = others.map(|(file, lock)| (*file, lock));
+            if state.locks.closes_cycle(file, &wanted, others) {
+                break Err(Errno::DEADLK);
+            }
+            // flock gives up the lock that it converts before it waits, so two that share it and both want it alone don't
+            // wait for each other. Where the calls can't be told apart it does so once that is seen to be needed.
+            let is_flock = state.locks.kind(&wanted) == LockKind::Unknown;
+            if is_flock
+                && closes_cycle(request.pid, &blockers, &state.waits())
+                && state.locks.release(file, &wanted)
+            {
+                self.note_ended(&mut state);
+                self.happened.notify_all();
+                continue;
             }
             let path = self.show_node(&state, request.node);
             state.waiting.insert(
@@ -220,6 +298,7 @@ impl Engine {
                     pid: request.pid,
                     path,
                     what: "lock",
+                    lock: Some((file, wanted.clone())),
                     since,
                     blockers,
                 },
@@ -228,12 +307,30 @@ impl Engine {
                 break Err(e);
             }
         };
-        state.waiting.remove(&ticket);
+        let waiting = state.waiting.remove(&ticket);
+        let path = match waiting {
+            Some(waiting) => waiting.path,
+            None => self.show_node(&state, request.node),
+        };
+        state.note_waited(&path, since, result.is_err());
         result
     }
 
+    /// Counts the locks that were given back.
+    pub(super) fn note_ended(&self, state: &mut State) {
+        for ended in state.locks.take_ended() {
+            let path = match &ended.at {
+                Some(slot) => self.show(state, slot),
+                None => self.show_node(state, ended.node),
+            };
+            state
+                .lock_stats
+                .note(&path, |t| t.holds.observe(ended.held));
+        }
+    }
+
     /// Waits for something to happen, but not long; EINTR when the thread has a signal to take.
-    fn glance(&self, state: &mut MutexGuard<'_, State>, caller: Caller) -> OpResult<()> {
+    pub(super) fn glance(&self, state: &mut MutexGuard<'_, State>, caller: Caller) -> OpResult<()> {
         self.happened.wait_for(state, GLANCE);
         let signalled =
             MutexGuard::unlocked(state, || proc::pending_fatal_or_any_signal(caller.tid));
@@ -467,9 +564,8 @@ impl Engine {
     fn release_range(&self, request: &LockRequest) {
         let mut state = self.lock();
         let file = state.file_of(request.node);
-        state
-            .locks
-            .release(file, request.owner, request.start, request.end);
+        state.locks.release(file, &request.lock(Mode::Shared));
+        self.note_ended(&mut state);
         drop(state);
         self.happened.notify_all();
     }
@@ -505,155 +601,11 @@ impl Engine {
     /// A close by a process: its fcntl locks of the file go, once what it wrote is committed.
     pub(super) fn release_posix(&self, file: FileId, owner: u64) {
         let mut state = self.lock();
-        if state.locks.release(file, owner, 0, crate::locks::END) {
+        if state.locks.release_posix(file, owner) {
+            self.note_ended(&mut state);
             drop(state);
             self.happened.notify_all();
         }
-    }
-
-    /// The transactions that have the writer slot of a name: several where one had not to wait.
-    pub(super) fn slot_holders<'a>(
-        &self,
-        state: &'a State,
-        slot: &Slot,
-    ) -> impl Iterator<Item = &'a Transaction> + use<'a> {
-        state
-            .open_names
-            .get(slot)
-            .into_iter()
-            .flatten()
-            .filter_map(|id| state.txns.get(id))
-            .filter(|t| t.holds_slot && !t.discarded)
-            // Until it is decided what becomes of it, or prepared for an open() that is still on
-            // its way.
-            .filter(|t| {
-                let opening = t.started.elapsed() < super::resolve::NOTE_LIFE;
-                t.handles > 0 || t.closing || opening
-            })
-    }
-
-    /// Who has the writer slot of a name, if the caller must wait for it (C9).
-    pub(super) fn slot_holder(&self, state: &State, caller: Caller, slot: &Slot) -> Option<u32> {
-        if failpoint::mutant("C9") {
-            return None;
-        }
-        let tgid = proc::tgid(caller.tid)?;
-        self.slot_holders(state, slot)
-            .find(|t| {
-                let file = state.file_of(t.node);
-                // By one who takes part, or through the very description, by whoever has it.
-                let is_its_own = |l: &Lock| {
-                    t.processes.contains_key(&l.pid)
-                        || matches!(state.handles.get(&l.handle),
-                            Some(Handle::Staged { txn, writes: true, .. }) if *txn == t.id)
-                };
-                let locked = state
-                    .locks
-                    .iter()
-                    .any(|(f, l, _)| f == file && is_its_own(l));
-                let family = t.opener != 0
-                    && (proc::is_self_or_descendant(tgid, t.opener)
-                        || proc::is_self_or_descendant(t.opener, tgid));
-                // One that thinks, or waits at a barrier for those who wait for it here.
-                let silent = t.heard.elapsed() > silence() && !failpoint::mutant("C9-silence");
-                !locked && !family && !silent
-            })
-            .map(|t| t.opener)
-    }
-
-    /// Waits for the writer slot, then opens.
-    pub(super) fn open_waiting(
-        &self,
-        caller: Caller,
-        node: NodeId,
-        slot: &Slot,
-        flags: OFlags,
-    ) -> OpResult<Opened> {
-        let mut state = self.wait_for_slot(caller, slot)?;
-        let result = match self.current_if_any(&mut state, slot)? {
-            Some(_) => self.open_for_writing(&mut state, caller, node, slot.clone(), flags, true),
-            // It was removed or renamed meanwhile: the next walk says so.
-            None => Err(Errno::STALE),
-        };
-        drop(state);
-        self.happened.notify_all();
-        match result? {
-            OpenStep::Done(opened) => Ok(opened),
-            OpenStep::Wait(_) | OpenStep::Undecided(_) => Err(Errno::AGAIN),
-        }
-    }
-
-    /// Waits until the writer slot is free and the caller's turn has come, or until it need not
-    /// wait any longer.
-    pub(super) fn wait_for_slot(
-        &self,
-        caller: Caller,
-        slot: &Slot,
-    ) -> OpResult<MutexGuard<'_, State>> {
-        let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
-        let mut state = self.lock();
-        let ticket = state.next_ticket();
-        let since = Instant::now();
-        let patience = {
-            let policy = self.policy(&state, slot, crate::rules::Creation::default());
-            policy.lock_timeout.unwrap_or(self.config.lock_timeout)
-        };
-        state
-            .slot_queue
-            .entry(slot.clone())
-            .or_default()
-            .push_back(ticket);
-        let mut waited = Ok(());
-        loop {
-            let first = state.slot_queue.get(slot).and_then(|q| q.front()) == Some(&ticket);
-            let Some(holder) = self.slot_holder(&state, caller, slot) else {
-                if first {
-                    break;
-                }
-                if let Err(e) = self.glance(&mut state, caller) {
-                    waited = Err(e);
-                    break;
-                }
-                continue;
-            };
-            if closes_cycle(pid, &[holder], &state.waits()) || since.elapsed() > patience {
-                state.counters.lock_timeouts += u64::from(since.elapsed() > patience);
-                log::warn!(
-                    "{}: {pid} goes on without the writer slot, which {holder} ({}) has held all the time",
-                    self.show(&state, slot),
-                    proc::comm(holder).unwrap_or_default()
-                );
-                break;
-            }
-            let path = self.show(&state, slot);
-            state.waiting.insert(
-                ticket,
-                Waiting {
-                    pid,
-                    path,
-                    what: "writer slot",
-                    since,
-                    blockers: vec![holder],
-                },
-            );
-            if let Err(e) = self.glance(&mut state, caller) {
-                waited = Err(e);
-                break;
-            }
-        }
-        state.waiting.remove(&ticket);
-        if let Some(queue) = state.slot_queue.get_mut(slot) {
-            queue.retain(|t| *t != ticket);
-            if queue.is_empty() {
-                state.slot_queue.remove(slot);
-            }
-        }
-        if let Err(e) = waited {
-            drop(state);
-            self.happened.notify_all();
-            return Err(e);
-        }
-        Ok(state)
     }
 }
 

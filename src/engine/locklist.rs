@@ -4,16 +4,49 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::lockstats::{NameTotals, Totals};
 use super::{Engine, State};
 use crate::locks::{Kind, Mode};
 use crate::sys::proc;
+
+/// So many names are shown by status; `commitfs locks` shows all that are kept.
+const MOST_SHOWN: usize = 20;
+
+/// One entry of `commitfs locks`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum LockLine {
+    /// Who holds or waits for something now.
+    Now(LockEntry),
+    /// What there was of one name's locks since the mount.
+    Past(PastLocks),
+}
+
+/// What there was of one name's locks since the mount.
+#[derive(Clone, Debug, Serialize)]
+pub struct PastLocks {
+    /// `past`.
+    pub state: &'static str,
+    /// The name, and what became of its locks.
+    #[serde(flatten)]
+    pub name: NameTotals,
+}
+
+/// What there was of locks since the mount, for `commitfs status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct LockTotals {
+    /// Of all names.
+    pub all: Totals,
+    /// Of those that were waited for longest.
+    pub names: Vec<NameTotals>,
+}
 
 /// One line of `commitfs locks`.
 #[derive(Clone, Debug, Serialize)]
 pub struct LockEntry {
     /// `held` or `waiting`.
     pub state: &'static str,
-    /// `flock`, `fcntl`, `flock or fcntl`, `writer slot`, or `claim` (created with O_EXCL).
+    /// `flock`, `fcntl`, `open file description`, `flock or fcntl`, `writer slot`, or `claim` (created with O_EXCL).
     pub kind: String,
     /// Path relative to the root.
     pub path: String,
@@ -84,7 +117,8 @@ impl Engine {
                     None => "?".into(),
                 };
                 let call = match kind {
-                    Kind::Posix => "fcntl",
+                    Kind::Posix | Kind::Fcntl => "fcntl",
+                    Kind::OpenFile => "open file description",
                     Kind::Flock => "flock",
                     Kind::Unknown => "flock or fcntl",
                 };
@@ -103,8 +137,23 @@ impl Engine {
             .collect()
     }
 
+    /// What there was of locks since the mount.
+    pub(super) fn lock_totals(state: &State) -> LockTotals {
+        LockTotals {
+            all: state.lock_stats.all.clone(),
+            names: state.lock_stats.names(MOST_SHOWN),
+        }
+    }
+
     pub(super) fn locks_text(&self) -> Vec<u8> {
-        let mut text = serde_json::to_vec_pretty(&self.lock_entries()).unwrap_or_default();
+        let now = self.lock_entries().into_iter().map(LockLine::Now);
+        let past = self.lock().lock_stats.names(usize::MAX);
+        let past = past.into_iter().map(|name| PastLocks {
+            state: "past",
+            name,
+        });
+        let all: Vec<_> = now.chain(past.map(LockLine::Past)).collect();
+        let mut text = serde_json::to_vec_pretty(&all).unwrap_or_default();
         text.push(b'\n');
         text
     }

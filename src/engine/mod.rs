@@ -24,6 +24,7 @@ mod lines;
 mod links;
 mod locking;
 mod locklist;
+mod lockstats;
 mod mapped;
 mod merging;
 mod names;
@@ -37,6 +38,7 @@ mod publish;
 mod resolve;
 mod room;
 mod shared;
+mod slots;
 mod state;
 mod status;
 mod strays;
@@ -68,6 +70,7 @@ pub use dirs::Listing;
 pub use errors::Unseen;
 pub use io::WriteRequest;
 pub use locking::LockRequest;
+pub use lockstats::{BOUNDS, Histogram, LockStats, NameTotals, Totals};
 pub use open::{CreateRequest, Created, OpenRequest, Opened};
 pub use state::{Counters, DirEntry, Handle, Parked, State};
 pub use status::{Feature, Status};
@@ -221,6 +224,7 @@ impl Engine {
             errors: HashMap::new(),
             claimants: HashMap::new(),
             locks: crate::locks::LockTable::default(),
+            lock_stats: LockStats::default(),
             files: files::Files::default(),
             waiting: HashMap::new(),
             slot_queue: HashMap::new(),

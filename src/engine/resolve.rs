@@ -50,13 +50,18 @@ impl Engine {
         };
         match self.try_lookup(caller, &slot, true) {
             Ok(Some(found)) => match self.attr_after_lookup(found) {
+                // Now, as the caller waits.
+                Ok(attr) => {
+                    self.note_taken(caller, &slot);
+                    done(Ok(attr));
+                }
                 // It has committed nothing and ended meanwhile: the name means something else now.
                 Err(Errno::STALE) => {
                     let engine = self.clone();
                     self.pool
                         .run(move || done(engine.lookup_waiting(caller, &slot)));
                 }
-                other => done(other),
+                Err(e) => done(Err(e)),
             },
             Err(e) => {
                 if e == Errno::NOENT {

@@ -280,6 +280,8 @@ pub struct State {
     pub errors: HashMap<Slot, Unseen>,
     /// Advisory locks.
     pub locks: LockTable,
+    /// How long was waited for locks, and how long they were held.
+    pub lock_stats: super::lockstats::LockStats,
     /// Lock files that were created with O_EXCL, as far as the rules care.
     pub claimants: HashMap<Slot, Claimant>,
     /// Versions of a file that locks know by an earlier one.

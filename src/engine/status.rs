@@ -116,6 +116,8 @@ pub struct Status {
     pub transactions: Vec<OpenTransaction>,
     /// Counters.
     pub counters: CounterValues,
+    /// What there was of locks, writer slots and lock files since the mount.
+    pub locks: super::locklist::LockTotals,
     /// Committed versions not yet in the backing directory.
     pub pending: usize,
     /// Why commits can't be made durable, if they can't.
@@ -181,6 +183,7 @@ impl Engine {
                 stale_patches: state.counters.stale_patches,
                 patch_retries: state.counters.patch_retries,
             },
+            locks: Engine::lock_totals(&state),
             pending: state.pending.len(),
             failed: state.drain.failed.map(|e| e.to_string()),
             stuck: state.drain.stuck.map(|e| e.to_string()),

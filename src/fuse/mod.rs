@@ -22,7 +22,7 @@ use rustix::fs::OFlags;
 use crate::engine::{
     CreateRequest, Engine, LockRequest, OpenRequest, Opened, SetAttr, WriteRequest,
 };
-use crate::locks::Mode;
+use crate::locks::{Kind as LockKind, Mode};
 use crate::sys::failpoint;
 use crate::types::{Attr, OpResult};
 use convert::{attr_of, caller, errno, feature, kind, set_time};
@@ -86,6 +86,7 @@ fn lock_request(
             libc::F_WRLCK => Some(Mode::Exclusive),
             _ => None,
         },
+        kind: LockKind::Unknown,
         pid,
         wait,
     }
@@ -505,7 +506,10 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
-        let request = lock_request(ino, fh, lock_owner, (start, end), typ, pid, false);
+        let request = LockRequest {
+            kind: LockKind::Fcntl,
+            ..lock_request(ino, fh, lock_owner, (start, end), typ, pid, false)
+        };
         match self.0.getlk(&request) {
             Some(lock) => {
                 let typ = if lock.mode == Mode::Shared {

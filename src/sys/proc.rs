@@ -4,12 +4,14 @@
 //! kernel holds that process's `execve` or `mmap` locks. A file of `/proc` that needs one of those locks would hang the
 //! whole mount, so only what was tried in that situation is used here: the files `statm`, `status`, `comm`, `limits`,
 //! `fdinfo/N` and `children`, lstat of `fd/N`, and pidfds. `stat` and the links in `ns/` are read of dying processes
-//! (see [`death_of_flusher`]), `stat` also of one that waits in a lookup or an open (see [`Start::of_caller`]). `maps` is read of one that closes a file and is known not to be in an `execve` (see [`has_mapped`]). `environ`, `io`, `wchan`, `exe`, `cwd`, `root` and where `fd/N` points to
+//! (see [`death_of_flusher`]), `stat` also of one that waits in a lookup or an open (see [`Start::of_caller`]), `syscall` of one that waits
+//! for a lock or in a lookup (see [`call_of`]). `maps` is read of one that closes a file and is known not to be in an `execve` (see [`has_mapped`]). `environ`, `io`, `wchan`, `exe`, `cwd`, `root` and where `fd/N` points to
 //! are never asked for. [`command`] is the one function that must stay off the thread that serves requests.
 //!
 //! Process ids are those of the `/proc` the daemon sees. Id 0 is what the kernel reports for a process outside the
 //! daemon's pid namespace; every function answers "unknown" or "no" for it.
 
+mod call;
 mod death;
 mod holds;
 mod ids;
@@ -24,6 +26,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, Result};
 
+pub use call::{Call, call_of};
 pub use death::{Death, death_of_flusher, self_test_killed_writer_detection};
 pub use holds::{HOW, Holding, holds};
 pub use maps::has_mapped;

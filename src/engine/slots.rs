@@ -1,0 +1,175 @@
+//! The writer slot of in-place editors (C9): who has it, and who waits for it.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::MutexGuard;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::locking::Waiting;
+use super::open::{OpenStep, Opened};
+use super::state::Handle;
+use super::{Engine, State};
+use crate::locks::{Lock, closes_cycle};
+use crate::sys::{failpoint, proc};
+use crate::txn::Transaction;
+use crate::types::{Caller, NodeId, OpResult, Slot};
+
+/// Who has sent nothing for so long is not waited for any longer (C9).
+fn silence() -> Duration {
+    Duration::from_millis(failpoint::number("COMMITFS_SILENCE_MS", 2000))
+}
+
+impl Engine {
+    /// The transactions that have the writer slot of a name: several where one had not to wait.
+    pub(super) fn slot_holders<'a>(
+        &self,
+        state: &'a State,
+        slot: &Slot,
+    ) -> impl Iterator<Item = &'a Transaction> + use<'a> {
+        state
+            .open_names
+            .get(slot)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| state.txns.get(id))
+            .filter(|t| t.holds_slot && !t.discarded)
+            // Until it is decided what becomes of it, or prepared for an open() that is still on
+            // its way.
+            .filter(|t| {
+                let opening = t.started.elapsed() < super::resolve::NOTE_LIFE;
+                t.handles > 0 || t.closing || opening
+            })
+    }
+
+    /// Who has the writer slot of a name, if the caller must wait for it (C9).
+    pub(super) fn slot_holder(&self, state: &State, caller: Caller, slot: &Slot) -> Option<u32> {
+        if failpoint::mutant("C9") {
+            return None;
+        }
+        let tgid = proc::tgid(caller.tid)?;
+        self.slot_holders(state, slot)
+            .find(|t| {
+                let file = state.file_of(t.node);
+                // By one who takes part, or through the very description, by whoever has it.
+                let is_its_own = |l: &Lock| {
+                    t.processes.contains_key(&l.pid)
+                        || matches!(state.handles.get(&l.handle),
+                            Some(Handle::Staged { txn, writes: true, .. }) if *txn == t.id)
+                };
+                let locked = state
+                    .locks
+                    .iter()
+                    .any(|(f, l, _)| f == file && is_its_own(l));
+                let family = t.opener != 0
+                    && (proc::is_self_or_descendant(tgid, t.opener)
+                        || proc::is_self_or_descendant(t.opener, tgid));
+                // One that thinks, or waits at a barrier for those who wait for it here.
+                let silent = t.heard.elapsed() > silence() && !failpoint::mutant("C9-silence");
+                !locked && !family && !silent
+            })
+            .map(|t| t.opener)
+    }
+
+    /// Waits for the writer slot, then opens.
+    pub(super) fn open_waiting(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        slot: &Slot,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        let mut state = self.wait_for_slot(caller, slot)?;
+        let result = match self.current_if_any(&mut state, slot)? {
+            Some(_) => self.open_for_writing(&mut state, caller, node, slot.clone(), flags, true),
+            // It was removed or renamed meanwhile: the next walk says so.
+            None => Err(Errno::STALE),
+        };
+        drop(state);
+        self.happened.notify_all();
+        match result? {
+            OpenStep::Done(opened) => Ok(opened),
+            OpenStep::Wait(_) | OpenStep::Undecided(_) => Err(Errno::AGAIN),
+        }
+    }
+
+    /// Waits until the writer slot is free and the caller's turn has come, or until it need not
+    /// wait any longer.
+    pub(super) fn wait_for_slot(
+        &self,
+        caller: Caller,
+        slot: &Slot,
+    ) -> OpResult<MutexGuard<'_, State>> {
+        let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
+        let mut state = self.lock();
+        let ticket = state.next_ticket();
+        let since = Instant::now();
+        let patience = {
+            let policy = self.policy(&state, slot, crate::rules::Creation::default());
+            policy.lock_timeout.unwrap_or(self.config.lock_timeout)
+        };
+        state
+            .slot_queue
+            .entry(slot.clone())
+            .or_default()
+            .push_back(ticket);
+        let mut waited = Ok(());
+        let mut gave_up = false;
+        loop {
+            let first = state.slot_queue.get(slot).and_then(|q| q.front()) == Some(&ticket);
+            let Some(holder) = self.slot_holder(&state, caller, slot) else {
+                if first {
+                    break;
+                }
+                if let Err(e) = self.glance(&mut state, caller) {
+                    waited = Err(e);
+                    break;
+                }
+                continue;
+            };
+            if closes_cycle(pid, &[holder], &state.waits()) || since.elapsed() > patience {
+                let is_late = since.elapsed() > patience;
+                state.counters.lock_timeouts += u64::from(is_late);
+                gave_up = true;
+                log::warn!(
+                    "{}: {pid} goes on without the writer slot, which {holder} ({}) has held all the time",
+                    self.show(&state, slot),
+                    proc::comm(holder).unwrap_or_default()
+                );
+                break;
+            }
+            let path = self.show(&state, slot);
+            state.waiting.insert(
+                ticket,
+                Waiting {
+                    pid,
+                    path,
+                    what: "writer slot",
+                    lock: None,
+                    since,
+                    blockers: vec![holder],
+                },
+            );
+            if let Err(e) = self.glance(&mut state, caller) {
+                waited = Err(e);
+                break;
+            }
+        }
+        if let Some(waiting) = state.waiting.remove(&ticket) {
+            let in_vain = gave_up || waited.is_err();
+            state.note_waited(&waiting.path, since, in_vain);
+        }
+        if let Some(queue) = state.slot_queue.get_mut(slot) {
+            queue.retain(|t| *t != ticket);
+            if queue.is_empty() {
+                state.slot_queue.remove(slot);
+            }
+        }
+        if let Err(e) = waited {
+            drop(state);
+            self.happened.notify_all();
+            return Err(e);
+        }
+        Ok(state)
+    }
+}
