@@ -256,9 +256,8 @@ def cycles():
                 actor.start("lock", f"{n}.{wanted}", call, "alone", 0, 0, True)
             else:
                 actor.start("lock", f"{n}.0", call, "alone", wanted, 1, True)
-        said = []
-        for actor in actors:
-            said.append(actor.finish(.8))
+        end = time.monotonic() + 1
+        said = [actor.finish(max(0, end - time.monotonic())) for actor in actors]
         print("cycle of", many, call, "threads" if threads else "processes", "|", sorted(map(str, said)))
         for server in servers:
             server.kill()
