@@ -84,8 +84,7 @@ impl Service {
 
     fn place(&self, path: &str) -> String {
         let etc = self.root.join("etc");
-        path.replace("/usr/local/bin/commitfs", env!("CARGO_BIN_EXE_commitfs"))
-            .replace("/etc/", &format!("{}/", etc.display()))
+        path.replace("/etc/", &format!("{}/", etc.display()))
     }
 
     /// The specifiers of systemd.unit(5) that the units use; any other is an error.
@@ -115,6 +114,15 @@ impl Service {
         let file = self.value("EnvironmentFile");
         assert!(file.starts_with('-'), "the file need not exist: {file}");
         self.place(&self.specified(&file[1..])).into()
+    }
+
+    /// Where its programs are looked for: as the unit says, else where the manager looks. What is there of commitfs on this
+    /// machine is none of the test's.
+    fn search_path(&self) -> String {
+        let own = self.root.join("home/.cargo/bin");
+        let system = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", own.display());
+        let said = self.environment().remove("PATH");
+        said.map_or(system, |path| self.specified(&path))
     }
 
     fn set_options(&self, line: &str) {
@@ -157,6 +165,7 @@ impl Service {
         command.args(&words[1..]);
         command.env("NOTIFY_SOCKET", self.root.join("notify"));
         command.env("HOME", self.root.join("home"));
+        command.env("PATH", self.search_path());
         if let Some(daemon) = &self.daemon {
             command.env("MAINPID", daemon.id().to_string());
         }
@@ -524,8 +533,7 @@ fn systemd_understands_every_line() {
         // It wants the binary to be there.
         let text = text
             .expect("a unit")
-            .replace("/usr/local/bin/commitfs", "/bin/true")
-            .replace("%h/.cargo/bin/commitfs", "/bin/true");
+            .replace("ExecStart=commitfs", "ExecStart=/bin/true");
         let copy = s.root.join(format!("commitfs@{}.service", s.instance()));
         std::fs::write(&copy, text).unwrap();
         let verified = run(

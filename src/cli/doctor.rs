@@ -3,6 +3,8 @@
 //! Each check names what it has found and the remedy. The last one is no guess: it mounts a directory
 //! of its own, saves a file there, and asks the daemon which of the kernel's features it can use.
 
+mod installed;
+
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -82,6 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
         detection(),
     ];
     checks.push(other_users());
+    checks.extend(installed::checks());
     if let Some(dir) = &arguments.dir {
         directory(dir, arguments.mountpoint.as_deref(), &mut checks);
     }
