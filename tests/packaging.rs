@@ -1,5 +1,5 @@
 //! What is made for packages: manual pages, completions. They say what the program says of itself,
-//! and every tool that reads such files can read them.
+//! and every tool that reads such files can read them. And what is needed to build.
 
 mod common;
 
@@ -135,4 +135,56 @@ fn completions_are_made_for_every_shell_and_work_in_bash() {
     let refused = commitfs(["completions", "tcl"]);
     assert_eq!(refused.code, Some(2), "{refused:#?}");
     assert!(refused.err.contains("bash"), "{refused:#?}");
+}
+
+/// What `scripts/install-deps run` says where the Rust toolchain is `version`.
+fn install_deps_with_rust(version: &str) -> Run {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new();
+    for program in ["rustc", "cargo"] {
+        let file = scratch.path(program);
+        let script = format!("#!/bin/sh\necho '{program} {version} (4d91de4e4 2025-02-17)'\n");
+        std::fs::write(&file, script).expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    }
+    let path = std::env::var("PATH").expect("UTF-8");
+    let path = format!("{}:{path}", scratch.0.display());
+    run(
+        Command::new("scripts/install-deps")
+            .arg("run")
+            .env("PATH", path),
+        PATIENCE,
+    )
+}
+
+#[test]
+fn a_toolchain_that_is_too_old_is_told_before_anything_is_built() {
+    let old = install_deps_with_rust("1.85.0");
+    assert_eq!(old.code, Some(1), "{old:#?}");
+    let least = env!("CARGO_PKG_RUST_VERSION");
+    assert!(old.err.contains(&format!("need Rust {least}")), "{old:#?}");
+    assert!(old.err.contains("rustup update"), "{old:#?}");
+    for enough in [least, "1.100.2", "2.0.0-nightly"] {
+        let new = install_deps_with_rust(enough);
+        assert!(!new.err.contains("need Rust"), "{new:#?}");
+    }
+}
+
+#[test]
+fn what_a_package_consists_of_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("Cargo.toml")).expect("read");
+    let manifest: toml::Table = text.parse().expect("TOML");
+    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array();
+    let sources = assets
+        .expect("a list")
+        .iter()
+        .map(|a| a[0].as_str().expect("a path"));
+    // What is below target is made from this tree.
+    for source in sources.filter(|s| !s.starts_with("target/") && !s.contains('*')) {
+        assert!(root.join(source).is_file(), "{source}");
+    }
+    for license in ["LICENSE-MIT", "LICENSE-APACHE"] {
+        assert!(root.join(license).is_file(), "{license}");
+    }
 }
