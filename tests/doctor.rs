@@ -74,6 +74,22 @@ fn without_the_right_to_mount_the_doctor_names_the_remedy() {
 }
 
 #[test]
+fn in_a_container_without_the_capability_the_doctor_says_that_nobody_can_mount() {
+    need_daemon!();
+    need_root!();
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-sys_admin", "--inh-caps=-all", "--"]);
+    command.arg(binary()).args(["doctor", "--json"]);
+    let found = run(&mut command, Duration::from_secs(30));
+    assert_eq!(found.code, Some(1), "{found:?}");
+    let found: Value = serde_json::from_str(&found.out).unwrap();
+    let right = check(&found, "right to mount");
+    assert_eq!(right["state"], "bad", "{found:#}");
+    let remedy = right["remedy"].as_str().unwrap_or_default();
+    assert!(remedy.contains("--cap-add SYS_ADMIN"), "{found:#}");
+}
+
+#[test]
 fn the_doctor_finds_what_stands_in_the_way_of_a_directory() {
     need_daemon!();
     let m = mount!();

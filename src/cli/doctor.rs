@@ -174,6 +174,10 @@ fn right_to_mount() -> Check {
     let is_root = rustix::process::geteuid().is_root();
     let container = "in a container: --cap-add SYS_ADMIN --device /dev/fuse, and where AppArmor is in use \
                      --security-opt apparmor=unconfined";
+    if !may_get_right() {
+        let found = "nobody here can get CAP_SYS_ADMIN, set-user-id programs neither";
+        return Check::new(NAME, State::Bad, found, container);
+    }
     let Some(helper) = sysmount::find_helper() else {
         let found = "no CAP_SYS_ADMIN, and no fusermount3";
         let remedy = format!("install the package fuse3; {container}");
@@ -203,6 +207,16 @@ fn right_to_mount() -> Check {
         )
     };
     Check::new(NAME, State::Bad, found, remedy)
+}
+
+/// Whether CAP_SYS_ADMIN is among what this process and its children can get at all: containers take it away from everybody.
+fn may_get_right() -> bool {
+    const SYS_ADMIN: u32 = 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bounds = status.lines().find_map(|l| l.strip_prefix("CapBnd:\t"));
+    bounds
+        .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+        .is_none_or(|set| set >> SYS_ADMIN & 1 == 1)
 }
 
 /// Whether set-user-id programs get no rights.
