@@ -119,6 +119,26 @@ pub fn path_on_a_line(path: &Path) -> String {
     line
 }
 
+/// A path as one word of a command line for the shell, quoted where it has to be.
+pub fn quoted_for_shell(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+:,@%".contains(b);
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() && bytes.iter().all(is_plain) => text.to_owned(),
+        Ok(text) if !text.contains(char::is_control) => {
+            format!("'{}'", text.replace('\'', "'\\''"))
+        }
+        _ => {
+            let byte = |b: &u8| match *b {
+                b'\'' | b'\\' => format!("\\{}", char::from(*b)),
+                b' '..=b'~' => char::from(*b).to_string(),
+                _ => format!("\\x{b:02x}"),
+            };
+            format!("$'{}'", bytes.iter().map(byte).collect::<String>())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +149,18 @@ mod tests {
             let path = Path::new(OsStr::from_bytes(name));
             let text = path.to_string_lossy();
             assert_eq!(path_of(&text, path_hex(path).as_deref()), path);
+        }
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_the_shell() {
+        for (path, word) in [
+            (&b"/srv/state"[..], "/srv/state"),
+            (b"st ate", "'st ate'"),
+            (b"it's", r"'it'\''s'"),
+            (b"\x1b'\xff", r"$'\x1b\'\xff'"),
+        ] {
+            assert_eq!(quoted_for_shell(Path::new(OsStr::from_bytes(path))), word);
         }
     }
 

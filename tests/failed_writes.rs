@@ -319,7 +319,7 @@ fn what_is_rejected_on_a_full_disk_is_kept_with_its_name_and_reason() {
         .save(&m.path("f.json"), "{")
         .expect_err("half a document");
     let listed = m.command(&["rejected", "list"]).ok().out;
-    assert!(listed.contains("f.json  guard json"), "{listed}");
+    assert!(listed.contains("f.json  guard json: "), "{listed}");
 }
 
 #[test]

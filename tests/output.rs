@@ -167,3 +167,38 @@ fn check_ends_in_a_verdict_and_says_the_same_to_programs() {
     let (code, last, _) = verdict(&["--recover"]);
     assert_eq!((code, last.as_str()), (Some(0), "verdict: clean"));
 }
+
+/// What a command prints into a terminal of 80 columns.
+fn in_a_terminal(line: &[&str]) -> String {
+    let words: Vec<String> = line.iter().map(|w| format!("'{w}'")).collect();
+    let script = format!("stty cols 80; {} {}", common::binary(), words.join(" "));
+    let mut command = Command::new("script");
+    command.args(["-qec", &script, "/dev/null"]);
+    common::run(&mut command, std::time::Duration::from_secs(20))
+        .out
+        .replace("\r\n", "\n")
+}
+
+#[test]
+fn a_list_of_rejected_content_fits_a_terminal_and_is_whole_in_a_pipe() {
+    need_daemon!();
+    if !std::path::Path::new("/usr/bin/script").exists() {
+        eprintln!("SKIPPED, and it proves nothing: there is no program `script`");
+        return;
+    }
+    let m = mount!();
+    m.mkdir("d".repeat(70));
+    let name = format!("{}/{}.json", "d".repeat(70), "f".repeat(70));
+    Actor::new()
+        .save(&m.path(&name), "{\"half\": ")
+        .expect_err("half a document");
+    let rejected = m.await_rejected(&name, b"{\"half\": ");
+    let dir = m.mountpoint().to_str().unwrap();
+    let shown = in_a_terminal(&["rejected", "list", dir]);
+    assert!(shown.starts_with("ID "), "{shown}");
+    assert!(shown.contains(&rejected.id), "{shown}");
+    assert!(shown.lines().count() == 4, "{shown}");
+    assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
+    let piped = commitfs(["rejected", "list", dir]).ok().out;
+    assert!(piped.contains(&name) && piped.contains(&rejected.reason), "{piped}");
+}

@@ -35,7 +35,8 @@ fn content_has_one_id_the_same_string_wherever_it_is_named() {
     let id = refused(&m, "f.json");
     let directory = m.mountpoint().to_str().unwrap();
     let list = m.command(&["rejected", "list"]).ok().out;
-    assert!(list.starts_with(&format!("{id}  ")), "{list}");
+    assert!(list.starts_with("ID "), "{list}");
+    assert!(list.contains(&format!("\n{id}  ")), "{list}");
     let listed = json(&m.command(&["rejected", "list", "--json"]).ok().out);
     assert_eq!(listed[0]["id"], id.as_str(), "{listed}");
     let meta = m.read(format!(".commitfs/rejected/{id}.meta")).unwrap();
@@ -82,7 +83,7 @@ fn a_name_that_is_not_unicode_keeps_its_bytes_in_json_and_when_restored() {
     assert_eq!(listed[0]["path_hex"], hex, "{listed}");
     assert_eq!(m.status()["errors"][0]["path_hex"], hex);
     let line = m.command(&["rejected", "list"]).ok().out;
-    assert_eq!(line.lines().count(), 1, "{line}");
+    assert_eq!(line.lines().count(), 2, "{line}");
     assert!(line.contains(r"caf\xe9\n.bin"), "{line}");
     let directory = m.mountpoint().to_str().unwrap();
     commitfs(["rejected", "restore", directory, &rejected.id]).ok();
@@ -120,4 +121,102 @@ fn errors_that_nobody_has_read_outlive_an_unmount_which_says_how_many() {
     m.reap_daemon(std::time::Duration::from_secs(10));
     m.remount();
     assert_eq!(m.status()["errors"], serde_json::json!([]));
+}
+
+#[test]
+fn every_error_has_a_time_an_id_and_a_command_that_works() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f.json", "{}");
+    let id = refused(&m, "f.json");
+    m.save("half", "{\"half\": ");
+    m.sh("mv half f.json").fails();
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("down load")).unwrap();
+    writer.write("f", "half").unwrap();
+    writer.kill(libc::SIGKILL);
+    m.await_rejected("down load", b"half");
+    let status = m.status();
+    let errors = status["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 3, "{status}");
+    assert_eq!(errors[0]["id"], id.as_str(), "{status}");
+    let told = m.command(&["status", "--keep-errors"]).out;
+    for error in errors {
+        let [id, time, next] = ["id", "time", "next"].map(|key| error[key].as_str().unwrap());
+        assert_eq!(id.len(), 16, "{error}");
+        assert!(u64::from_str_radix(id, 16).is_ok(), "{error}");
+        // 2026-03-09T07:05:01+01:00, by the zone of the daemon, which is that of the command here.
+        let (day, rest) = time.split_once('T').expect("RFC 3339");
+        let line = format!("ERROR {day} {} {id} ", &rest[..8]);
+        assert!(told.contains(&line), "{line}: {told}");
+        assert!(told.contains(&format!("next: {next}\n")), "{told}");
+        let command = next.replace("commitfs ", &format!("{} ", common::binary()));
+        m.sh(&command).ok();
+    }
+    assert_content(m.read("down load"), b"half", "restored by the command");
+}
+
+#[test]
+fn a_restore_that_is_refused_adds_nothing() {
+    need_daemon!();
+    let m = mount!();
+    m.save("f.json", "{}");
+    let id = refused(&m, "f.json");
+    let directory = m.mountpoint().to_str().unwrap();
+    let seen = || {
+        let status = m.status();
+        let ids: Vec<_> = m.rejected().into_iter().map(|r| r.id).collect();
+        (ids, status["errors"].clone())
+    };
+    let before = seen();
+    assert_eq!(before.0, [id.clone()]);
+    for to in ["f.json", "new.json"] {
+        let to = m.path(to);
+        let to = to.to_str().unwrap();
+        let said = commitfs(["rejected", "restore", "--force", directory, &id, to]).fails();
+        assert!(said.err.contains("the guard of this name"), "{said:#?}");
+    }
+    // What is not kept goes a moment after the close.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(seen(), before);
+    assert_content(m.read("f.json"), b"{}", "stays");
+    assert!(!m.exists("new.json"));
+}
+
+#[test]
+fn what_is_dropped_is_gone_on_a_mount_and_off_it() {
+    need_daemon!();
+    let mut m = mount!();
+    let names = ["a.json", "b.json", "c.json", "d.json"];
+    let ids = names.map(|name| {
+        m.save(name, "{}");
+        refused(&m, name)
+    });
+    let directory = m.mountpoint().to_str().unwrap().to_owned();
+    let listed = |ids: &[String]| {
+        let list = commitfs(["rejected", "list", "--json", &directory]).ok().out;
+        let found = json(&list);
+        let found: Vec<_> = found.as_array().unwrap().iter().map(|r| r["id"].clone()).collect();
+        assert_eq!(found, ids);
+    };
+    let wrong = commitfs(["rejected", "drop", &directory, &ids[0], "ffff"]).fails();
+    assert_eq!(wrong.code, Some(3));
+    assert!(wrong.err.contains("ffff"), "{wrong:#?}");
+    let unsaid = commitfs(["rejected", "drop", &directory]);
+    assert_eq!(unsaid.code, Some(2), "{unsaid:#?}");
+    listed(&ids);
+    // As listed, and without the zeros in front.
+    let short = ids[1].trim_start_matches('0');
+    let dropped = commitfs(["rejected", "drop", &directory, &ids[0], short]).ok();
+    assert_eq!(dropped.out, "dropped 2, 18 bytes\n");
+    listed(&ids[2..]);
+    // Its error is told until it is read, and names a command that makes sense.
+    let next = m.status()["errors"][0]["next"].clone();
+    assert_eq!(next, format!("commitfs log {directory}").as_str());
+    m.unmount();
+    commitfs(["rejected", "drop", &directory, &ids[2]]).ok();
+    listed(&ids[3..]);
+    commitfs(["rejected", "drop", "--all", &directory]).ok();
+    listed(&[]);
+    assert_eq!(commitfs(["rejected", "list", &directory]).ok().out, "");
 }

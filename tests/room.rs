@@ -99,10 +99,10 @@ fn what_the_bound_drops_of_a_name_with_a_version_is_an_error_in_status_with_its_
     assert_eq!(dropped(&m), [(first.clone(), 3 * MIB)]);
     let told = m.command(&["status"]);
     assert_eq!(told.code, Some(1), "{told:#?}");
-    let line = told.out.lines().find(|l| l.contains("dropped"));
-    let line = line.unwrap_or_else(|| panic!("{told:#?}"));
-    for word in ["ERROR f:", &first, "3145728 bytes"] {
-        assert!(line.contains(word), "{line}");
+    let error = told.out.split("ERROR ").find(|e| e.contains("dropped"));
+    let error = error.unwrap_or_else(|| panic!("{told:#?}"));
+    for word in [" f\n", &first, "3145728 bytes", "next: commitfs rejected list"] {
+        assert!(error.contains(word), "{error}");
     }
     assert!(
         m.log()

@@ -80,6 +80,18 @@ pub fn mount_of(path: &Path) -> Result<MountEntry, Failure> {
     }
 }
 
+/// The same; `None` where no mount of ours is.
+///
+/// # Errors
+/// There is one, but it can't be asked.
+pub fn mount_if_any(path: &Path) -> Result<Option<MountEntry>, Failure> {
+    match path.canonicalize() {
+        Ok(real) if !matches!(mount_at(&real), Ok(None)) => mount_of(path).map(Some),
+        Ok(_) => Ok(None),
+        Err(e) => Err(unusable(path, &e)),
+    }
+}
+
 /// Sends a command to a mount's daemon.
 pub fn send(mountpoint: &Path, command: &Command) -> Result<Answer, Failure> {
     let path: PathBuf = mountpoint.join(STATE_DIR).join("control");

@@ -7,11 +7,16 @@ mod doctor;
 mod json;
 mod locks;
 mod man;
+mod logging;
 mod mount;
 mod options;
 mod output;
 mod random;
 mod rejected;
+mod rejected_drop;
+mod rejected_list;
+mod rules;
+mod show_log;
 mod status;
 mod umount;
 
@@ -95,8 +100,12 @@ enum Command {
     Status(status::Arguments),
     /// Show who holds and who waits for locks and writer slots
     Locks(locks::Arguments),
-    /// List, show or restore content that was not committed
+    /// Show what the daemon of a mount has said
+    Log(show_log::Arguments),
+    /// List, show, restore or drop content that was not committed
     Rejected(rejected::Arguments),
+    /// Check, explain and change the rules by which files are treated
+    Rules(rules::Arguments),
     /// Read and edit JSON documents, each edit in one step
     Json(json::Arguments),
     /// Look for inconsistencies in a backing directory that nobody has mounted
@@ -123,7 +132,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("commitfs: {}", output::escaped_lines(&failure.message));
+            logging::last_words(&failure.message);
             ExitCode::from(failure.code)
         }
     }
@@ -135,7 +144,9 @@ fn run(command: Command) -> Result<u8, Failure> {
         Command::Umount(a) => umount::run(&a),
         Command::Status(a) => status::run(&a),
         Command::Locks(a) => locks::run(&a),
+        Command::Log(a) => show_log::run(&a),
         Command::Rejected(a) => rejected::run(&a),
+        Command::Rules(a) => rules::run(&a),
         Command::Json(a) => json::run(&a),
         Command::Check(a) => check::run(&a),
         Command::Doctor(a) => doctor::run(&a),
@@ -154,13 +165,4 @@ fn as_subcommand(mut arguments: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsStri
         arguments.insert(1, "mount".into());
     }
     arguments
-}
-
-fn start_logging(level: log::LevelFilter) {
-    env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Warn)
-        .filter_module("commitfs", level)
-        .format_timestamp_millis()
-        .format_target(false)
-        .init();
 }

@@ -10,11 +10,11 @@ use clap::ValueEnum;
 use rustix::io::Errno;
 
 use super::options::{self, Options};
-use super::{Failure, exit};
-use crate::engine::{Config, Durability, Engine};
+use super::{Failure, exit, logging};
+use crate::engine::{Config, Durability, Engine, LogTo};
 use crate::fuse::{Adapter, KernelNotify};
 use crate::rules::Rules;
-use crate::store::{STATE_DIR, Store, StoreError};
+use crate::store::{DAEMON_LOG, OLD_LOG, STATE_DIR, Store, StoreError};
 use crate::sys::background::{self, Outcome, ReadyWriter};
 use crate::sys::mount::{self as sysmount, FsKind, MountError, MountRequest};
 use crate::sys::{failpoint, proc, signals};
@@ -90,7 +90,7 @@ pub fn run(arguments: Arguments) -> Result<u8, Failure> {
     if writer.is_none() && !arguments.foreground {
         return in_background(&arguments);
     }
-    super::start_logging(arguments.log_level);
+    logging::start(arguments.log_level);
     let served = plan(&arguments).and_then(|plan| serve(&plan, writer));
     match served {
         Ok(()) => Ok(exit::OK),
@@ -163,7 +163,7 @@ fn in_background(arguments: &Arguments) -> Result<u8, Failure> {
         Outcome::Died(status) => Err(Failure::new(
             exit::REFUSED,
             format!(
-                "the daemon ended before it was ready ({status:?}); see {STATE_DIR}/daemon.log in the backing directory"
+                "the daemon ended before it was ready ({status:?}); see {STATE_DIR}/{DAEMON_LOG} in the backing directory"
             ),
         )),
     }
@@ -176,9 +176,9 @@ fn daemon_log(plan: &Plan) -> std::io::Result<File> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
     }
-    let path = dir.join("daemon.log");
+    let path = dir.join(DAEMON_LOG);
     if path.metadata().is_ok_and(|m| m.len() > 4 << 20) {
-        std::fs::rename(&path, dir.join("daemon.log.old"))?;
+        std::fs::rename(&path, dir.join(OLD_LOG))?;
     }
     File::options().create(true).append(true).open(path)
 }
@@ -467,6 +467,11 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
             plan.backing.display()
         );
     }
+    let log = match store.logs_here() {
+        true => LogTo::File,
+        false if logging::is_journal() => LogTo::Journal,
+        false => LogTo::Stderr,
+    };
     // Before the mount stands: it starts a process and kills it.
     let no_detection = detection();
     let source = plan.backing.to_string_lossy();
@@ -494,6 +499,8 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
             lock_timeout: plan.lock_timeout,
             lock_warn: plan.lock_warn,
             mountpoint: plan.mountpoint.clone(),
+            rules_file: plan.rules_file.clone(),
+            log,
             no_killed_writer_detection: no_detection.clone(),
         },
         recovered,

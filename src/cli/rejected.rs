@@ -1,14 +1,14 @@
 //! `commitfs rejected`: content that was written but not committed.
 
 use std::fs::File;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::{Failure, control, exit, output};
+use super::{Failure, control, exit, output, rejected_drop, rejected_list};
+use crate::engine::Command;
 use crate::store::{Rejected, STATE_DIR, id_name};
-use crate::types::path_on_a_line;
+use crate::types::path_hex;
 
 /// Arguments of `commitfs rejected`.
 #[derive(Debug, Clone, clap::Args)]
@@ -19,7 +19,7 @@ pub struct Arguments {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Action {
-    /// List it: id, time, bytes, process, path, reason
+    /// List it, oldest first: id, time, bytes, path, reason, process
     List {
         /// A mount, or a backing directory nobody has mounted
         dir: PathBuf,
@@ -46,22 +46,35 @@ enum Action {
         #[arg(long)]
         force: bool,
     },
+    /// Remove contents for good
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["ids", "all"]))]
+    Drop {
+        /// A mount, or a backing directory nobody has mounted
+        dir: PathBuf,
+        /// Their ids, as listed
+        #[arg(value_name = "ID")]
+        ids: Vec<String>,
+        /// All that is listed
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     match &arguments.action {
-        Action::List { dir, json } => list(dir, *json),
+        Action::List { dir, json } => rejected_list::run(&all(dir)?, *json),
         Action::Show { dir, id } => {
             let mut from = open(dir, id)?;
             output::copy(&mut from)?;
             Ok(exit::OK)
         }
         Action::Restore { dir, id, to, force } => restore(dir, id, to.as_deref(), *force),
+        Action::Drop { dir, ids, .. } => rejected_drop::run(dir, ids),
     }
 }
 
 /// Where rejected content of a mount or a backing directory can be read.
-fn place(dir: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn place(dir: &Path) -> Result<PathBuf, Failure> {
     let root = match control::mount_of(dir) {
         Ok(mount) => mount.mount_point,
         Err(_) => dir.to_owned(),
@@ -80,7 +93,7 @@ fn place(dir: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-fn all(dir: &Path) -> Result<Vec<Rejected>, Failure> {
+pub(super) fn all(dir: &Path) -> Result<Vec<Rejected>, Failure> {
     let place = place(dir)?;
     let fd = File::open(&place)
         .map_err(|e| Failure::new(exit::TROUBLE, format!("{}: {e}", place.display())))?;
@@ -88,31 +101,8 @@ fn all(dir: &Path) -> Result<Vec<Rejected>, Failure> {
         .map_err(|e| Failure::new(exit::TROUBLE, format!("{}: {e}", place.display())))
 }
 
-fn list(dir: &Path, json: bool) -> Result<u8, Failure> {
-    let all = all(dir)?;
-    if json {
-        let text =
-            serde_json::to_string_pretty(&all).map_err(|e| Failure::new(exit::TROUBLE, e))?;
-        output::print(text + "\n")?;
-        return Ok(exit::OK);
-    }
-    for r in &all {
-        let age = (crate::types::now_ns() - r.time_ns) / 1_000_000_000;
-        output::print(format!(
-            "{}  {age} s ago  {} bytes  {} ({})  {}  {}\n",
-            id_name(r.id),
-            r.len,
-            r.pid,
-            output::escaped(&r.command),
-            path_on_a_line(&r.real_path()),
-            r.reason
-        ))?;
-    }
-    Ok(exit::OK)
-}
-
 /// The number of rejected content as it is listed; zeros in front may be left out.
-fn whole_id(id: &str) -> Option<String> {
+pub(super) fn whole_id(id: &str) -> Option<String> {
     u64::from_str_radix(id, 16).ok().map(id_name)
 }
 
@@ -120,14 +110,19 @@ fn open(dir: &Path, id: &str) -> Result<File, Failure> {
     let place = place(dir)?;
     match whole_id(id).map(|name| File::open(place.join(name))) {
         Some(Ok(file)) => Ok(file),
-        _ => Err(Failure::new(
-            exit::BAD_INPUT,
-            format!(
-                "{id}: no such rejected content; `commitfs rejected list {}` names them",
-                dir.display()
-            ),
-        )),
+        _ => Err(no_such(dir, id)),
     }
+}
+
+/// Nothing is listed under an id.
+pub(super) fn no_such(dir: &Path, id: &str) -> Failure {
+    Failure::new(
+        exit::BAD_INPUT,
+        format!(
+            "{id}: no such rejected content; `commitfs rejected list {}` names them",
+            dir.display()
+        ),
+    )
 }
 
 fn restore(dir: &Path, id: &str, to: Option<&Path>, force: bool) -> Result<u8, Failure> {
@@ -156,13 +151,29 @@ fn restore(dir: &Path, id: &str, to: Option<&Path>, force: bool) -> Result<u8, F
         };
         Failure::new(exit::TROUBLE, format!("{}: {why}", to.display()))
     };
-    let mut content = Vec::new();
-    from.read_to_end(&mut content).map_err(bad)?;
     let mut file = File::create(&to).map_err(bad)?;
-    file.write_all(&content).map_err(bad)?;
+    tell_daemon(&to);
+    std::io::copy(&mut from, &mut file).map_err(bad)?;
     file.sync_all().map_err(bad)?;
     close_checked(file).map_err(bad)?;
     Ok(exit::OK)
+}
+
+/// Tells the daemon what this process is writing: should it be refused, there need not be a second
+/// copy of it. Not to be able to tell keeps nobody from trying.
+fn tell_daemon(to: &Path) {
+    let real = to.canonicalize().ok();
+    let mount = real.as_ref().and_then(|real| control::mount_at(real).ok()?);
+    if let (Some(real), Some(mount)) = (&real, mount)
+        && let Ok(relative) = real.strip_prefix(&mount.mount_point)
+    {
+        let command = Command::Restoring {
+            path: relative.to_string_lossy().into_owned(),
+            path_hex: path_hex(relative),
+            pid: std::process::id(),
+        };
+        control::send(&mount.mount_point, &command).ok();
+    }
 }
 
 /// The path that rejected content was written for.

@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::{Failure, control, exit, output};
 use crate::engine::Command;
 use crate::store::STATE_DIR;
+use crate::sys::clock::LocalTime;
+use crate::sys::mount::MountEntry;
 
 /// Arguments of `commitfs status`.
 #[derive(Debug, Clone, clap::Args)]
@@ -21,15 +23,21 @@ pub struct Arguments {
     keep_errors: bool,
 }
 
+/// What the daemon of a mount says of it: the fields of `status --json`.
+pub(super) fn read(mount: &MountEntry) -> Result<Value, Failure> {
+    let path = mount.mount_point.join(STATE_DIR).join("status.json");
+    let bad =
+        |e: &dyn std::fmt::Display| Failure::new(exit::TROUBLE, format!("{}: {e}", path.display()));
+    let text = std::fs::read(&path).map_err(|e| bad(&e))?;
+    serde_json::from_slice(&text).map_err(|e| bad(&e))
+}
+
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let mount = control::mount_of(&arguments.mountpoint)?;
-    let path = mount.mount_point.join(STATE_DIR).join("status.json");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|e| Failure::new(exit::TROUBLE, format!("{}: {e}", path.display())))?;
-    let status: Value = serde_json::from_str(&text)
-        .map_err(|e| Failure::new(exit::TROUBLE, format!("{}: {e}", path.display())))?;
+    let status = read(&mount)?;
     if arguments.json {
-        output::print(&text)?;
+        let text = serde_json::to_string_pretty(&status);
+        output::print(text.map_err(|e| Failure::new(exit::TROUBLE, e))? + "\n")?;
     } else {
         output::print(for_people(&status))?;
     }
@@ -156,27 +164,12 @@ fn for_people(s: &Value) -> String {
         for line in o["rule"].as_str().unwrap_or_default().lines() {
             out += &format!("    {}\n", output::escaped(line));
         }
+        if let Some(command) = o["command_to_add"].as_str().filter(|c| !c.is_empty()) {
+            out += &format!("  which this puts in force, while jobs go on:\n    {command}\n");
+        }
     }
     for e in s["errors"].as_array().into_iter().flatten() {
-        let dropped = e["dropped_bytes"].is_u64();
-        out += &format!(
-            "ERROR {}: {}{} (process {}){}\n",
-            text(&e["path"]),
-            if dropped { "" } else { "not committed: " },
-            text(&e["reason"]),
-            e["pid"],
-            match e["rejected"].as_str() {
-                Some(id) if !dropped => format!("; kept as {id}"),
-                _ => String::new(),
-            }
-        );
-        let resumable = e["resumable"] == true;
-        if let Some(id) = e["rejected"].as_str().filter(|_| resumable) {
-            out += &format!(
-                "    to have what there is of it, and go on (curl -C -, wget -c): commitfs rejected restore {} {id}\n",
-                text(&s["mountpoint"])
-            );
-        }
+        out += &error_for_people(e);
     }
     out
 }
@@ -207,4 +200,25 @@ pub(super) fn past_locks(name: &Value) -> String {
         }
     }
     format!("{}: {}", output::escaped(path), parts.join("; "))
+}
+
+/// An error: when, under which id, where; what; and the command to run next.
+fn error_for_people(e: &Value) -> String {
+    let text = |v: &Value| output::escaped(v.as_str().unwrap_or("?")).into_owned();
+    let dropped = e["dropped_bytes"].is_u64();
+    let when = LocalTime::of(e["time_ns"].as_i64().unwrap_or_default());
+    let mut out = format!(
+        "ERROR {when} {} {}\n    {}{}",
+        text(&e["id"]),
+        text(&e["path"]),
+        if dropped { "" } else { "not committed: " },
+        text(&e["reason"]),
+    );
+    if e["pid"] != 0 {
+        out += &format!(" (process {})", e["pid"]);
+    }
+    if e["resumable"] == true {
+        out += "\n    what there is of it can be gone on with (curl -C -, wget -c)";
+    }
+    out + &format!("\n    next: {}\n", text(&e["next"]))
 }

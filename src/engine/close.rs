@@ -895,11 +895,10 @@ impl Engine {
         if let Some(abort) = &abort {
             *state.counters.aborts.entry(abort.counter()).or_default() += 1;
             let kept = txn.staging.try_lock();
-            let kept = kept
-                .is_none_or(|c| c.size() != Ok(0))
-                .then_some(txn.staging_id);
+            let is_kept = !txn.is_restore && kept.is_none_or(|c| c.size() != Ok(0));
+            let kept = is_kept.then_some(txn.staging_id);
             let path = self.show(state, &txn.slot);
-            log::info!(
+            log::warn!(
                 "{path}: not committed: {abort}; opened by {} ({}){}",
                 txn.opener,
                 txn.command,
@@ -908,7 +907,10 @@ impl Engine {
                     id_name(id)
                 ))
             );
-            self.remember_error(state, &txn.slot, abort, txn.opener, kept);
+            // Who restores content is told by its close, and the content is there already.
+            if !txn.is_restore {
+                self.remember_error(state, &txn.slot, abort, txn.opener, kept);
+            }
             let is_new = matches!(txn.begun, Begun::Create { .. });
             let is_killed = matches!(abort, Abort::Killed { .. });
             if is_new && is_killed && txn.policy.guard == Guard::None {
@@ -936,7 +938,7 @@ impl Engine {
         let len = content.size().ok().filter(|_| !untouched).unwrap_or(0);
         drop(content);
         let kept = match &fallen.abort {
-            Some(abort) if len > 0 => {
+            Some(abort) if len > 0 && !fallen.txn.is_restore => {
                 let meta = Rejected {
                     id,
                     path: fallen.path.to_string_lossy().into_owned(),
@@ -1011,6 +1013,7 @@ impl Engine {
         let mut state = self.lock();
         let errno = abort.errno();
         *state.counters.aborts.entry(abort.counter()).or_default() += 1;
+        log::warn!("{}: not put under this name: {abort}", self.show(&state, slot));
         self.remember_error(&mut state, slot, &abort, 0, None);
         errno
     }

@@ -38,6 +38,9 @@ pub struct Unseen {
     /// go on from there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resumable: bool,
+    /// A command for the shell that helps, where the rest doesn't tell which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
     /// Read through the attribute or a status since.
     #[serde(skip)]
     pub read: bool,
@@ -54,6 +57,7 @@ impl Unseen {
             rejected: None,
             dropped_bytes: None,
             resumable: false,
+            remedy: None,
             read: false,
         }
     }
@@ -107,8 +111,12 @@ impl Engine {
         if failpoint::mutant("C22") {
             return;
         }
-        let mut unseen = Unseen::of(&self.path_of(state, slot), abort.to_string(), pid);
+        let path = self.path_of(state, slot);
+        let mut unseen = Unseen::of(&path, abort.to_string(), pid);
         unseen.rejected = rejected.map(id_name);
+        if matches!(abort, Abort::Guard(_)) && rejected.is_none() {
+            unseen.remedy = Some(format!("commitfs rules explain {}", self.shell_path(&path)));
+        }
         state.errors.insert(slot.clone(), unseen.clone());
         state.add_unseen(unseen);
     }

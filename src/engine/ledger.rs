@@ -195,6 +195,11 @@ impl Ledger {
         self.ancestors.insert(process, ancestors);
     }
 
+    /// Forgets what was read and written of names, but for those to be kept.
+    pub fn keep_names(&mut self, keeps: impl Fn(&Slot) -> bool) {
+        self.names.retain(|slot, _| keeps(slot));
+    }
+
     /// The time now: what happens later is newer than it.
     pub fn now(&self) -> u64 {
         self.clock

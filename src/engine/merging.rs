@@ -258,7 +258,7 @@ impl Engine {
             let texts = &mut state.overwrites.texts;
             texts.note_read(caller.tid, slot, version, file);
         }
-        if !self.rules.has_conflict_rules() {
+        if !self.rules.read().rules.has_conflict_rules() {
             return;
         }
         let policy = self.policy(state, slot, Creation::default());
@@ -417,7 +417,7 @@ impl Engine {
     }
 
     fn author(&self, state: &mut State, tid: u32) -> Author {
-        let has_rules = self.rules.has_conflict_rules();
+        let has_rules = self.rules.read().rules.has_conflict_rules();
         let actor = has_rules.then(|| self.actor(state, tid)).flatten();
         Author {
             tid,

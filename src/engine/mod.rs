@@ -4,6 +4,7 @@
 //! Every method returns at once. What may block (copies, fsync, guards that read, waits for another
 //! transaction) runs on a worker, and the answer is given from there.
 
+mod advice;
 mod append;
 mod attrs;
 mod claims;
@@ -21,6 +22,7 @@ mod io;
 mod judging;
 mod ledger;
 mod lines;
+mod live_rules;
 mod links;
 mod locking;
 mod locklist;
@@ -29,6 +31,7 @@ mod mapped;
 mod merging;
 mod names;
 mod open;
+mod orders;
 mod overwrites;
 mod own_saves;
 mod pieces;
@@ -54,7 +57,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use rustix::io::Errno;
 
 use crate::journal::{Journal, JournalError, Record};
@@ -65,6 +68,7 @@ use crate::sys::{at, failpoint};
 use crate::txn::recovery::Recovered;
 use crate::types::{Attr, NodeId, OpResult, ROOT, Slot, seconds_of};
 
+pub use advice::Told;
 pub use attrs::{SetAttr, SetTime};
 pub use dirs::Listing;
 pub use errors::Unseen;
@@ -90,6 +94,18 @@ pub enum Durability {
     Sync,
 }
 
+/// Where the daemon's log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogTo {
+    /// `.commitfs/daemon.log`.
+    File,
+    /// The journal of systemd.
+    Journal,
+    /// Wherever the daemon's standard error goes.
+    Stderr,
+}
+
 /// How the engine is to work.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -107,6 +123,10 @@ pub struct Config {
     pub lock_timeout: Duration,
     /// Where it is mounted, for messages.
     pub mountpoint: PathBuf,
+    /// The rules file that was named when it was mounted; without one it is `.commitfs/rules.toml`.
+    pub rules_file: Option<PathBuf>,
+    /// Where the daemon's log goes.
+    pub log: LogTo,
     /// Why the manner of a writer's death can't be told, if it can't (C4).
     pub no_killed_writer_detection: Option<String>,
 }
@@ -123,7 +143,10 @@ pub trait Notify: Send + Sync {
 /// The engine of one mount.
 pub struct Engine {
     pub(crate) store: Store,
-    pub(crate) rules: Rules,
+    /// Those in force; changed under the state's lock.
+    rules: RwLock<live_rules::InForce>,
+    /// Held while a rules file is written.
+    keeping_rules: Mutex<()>,
     pub(crate) config: Config,
     state: Mutex<State>,
     /// Something happened that a worker may wait for: a close, a drain's round.
@@ -251,7 +274,8 @@ impl Engine {
         let rejected_bound = RejectedBound::of(&store.root);
         let engine = Arc::new(Engine {
             store,
-            rules,
+            rules: RwLock::new(live_rules::InForce::of(rules)),
+            keeping_rules: Mutex::default(),
             config,
             state: Mutex::new(state),
             happened: Condvar::new(),
@@ -330,7 +354,7 @@ impl Engine {
             .nodes
             .path(slot)
             .unwrap_or_else(|| PathBuf::from(&slot.name));
-        self.rules.decide(&path, creation)
+        self.rules.read().rules.decide(&path, creation)
     }
 
     /// A path, relative to the root; what isn't known of it is `?`.

@@ -445,7 +445,8 @@ impl Engine {
             exclusive: false,
             empty: at::stat(&*state.nodes.fd(id)?)?.st_size == 0,
         };
-        Ok(self.policy(state, slot, creation).mode == RuleMode::Direct)
+        let direct = self.policy(state, slot, creation).mode == RuleMode::Direct;
+        Ok(direct && !self.is_begun_atomic(state, slot))
     }
 
     /// A truncate(2) at a version's node: like an open for writing. On the first visit ESTALE.
@@ -879,6 +880,7 @@ impl Engine {
                 claim,
                 common: false,
                 was_common: false,
+                is_restore: false,
                 discarded: false,
                 started: Instant::now(),
                 opened: None,
@@ -1134,8 +1136,8 @@ impl Engine {
             },
         );
         let fresh = self.fresh(&dir, caller, request.mode & 0o7777)?;
-        let direct =
-            policy.mode == RuleMode::Direct || self.is_companion(state, &slot, request.flags);
+        let direct = policy.mode == RuleMode::Direct && !self.is_begun_atomic(state, &slot)
+            || self.is_companion(state, &slot, request.flags);
         if direct && !failpoint::mutant("C14") {
             let created = self.create_direct(state, &slot, request, fresh)?;
             self.note_direct_author(state, created.attr.ino, caller.tid);

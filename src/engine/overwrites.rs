@@ -19,7 +19,7 @@ use crate::namespace::Sum;
 use crate::rules::{Creation, OnConflict};
 use crate::sys::{at, proc};
 use crate::txn::Transaction;
-use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, now_ns};
+use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, now_ns, quoted_for_shell};
 
 /// Threads of which it is known what they have read, at most.
 const THREADS: usize = 4096;
@@ -135,6 +135,8 @@ pub struct Overwritten {
     pub help: String,
     /// The rule for that, as it stands in a rules file; empty if none helps.
     pub rule: String,
+    /// The command that adds it, while the mount lives; empty if none helps.
+    pub command_to_add: String,
     #[serde(skip)]
     counters: BTreeSet<String>,
     /// Of them, those by savers that had never read the file, and those that took back what their own
@@ -354,6 +356,33 @@ impl Overwritten {
 }
 
 impl Engine {
+    /// Adds the commands that put the proposed rules in force.
+    pub(super) fn with_commands(&self, mut all: Vec<Overwritten>) -> Vec<Overwritten> {
+        let rules = self.rules.read().rules.clone();
+        let mount = quoted_for_shell(&self.config.mountpoint);
+        for one in all.iter_mut().filter(|one| !one.rule.is_empty()) {
+            let on_conflict = match one.rule.contains("on_conflict = \"merge\"") {
+                true => "merge",
+                false => "fail",
+            };
+            let glob = crate::rules::escaped_glob(&one.path);
+            let glob = quoted_for_shell(glob.as_ref());
+            let mut command = format!("commitfs rules add {mount} {glob} on_conflict={on_conflict}");
+            if on_conflict == "merge" {
+                for counter in &one.counters {
+                    let word = format!("counters={counter}");
+                    write!(command, " {}", quoted_for_shell(word.as_ref())).ok();
+                }
+            }
+            // The first rule that sets a key decides it.
+            if rules.is_decided_by_file(one.path.as_ref(), "on_conflict") {
+                command += " --first";
+            }
+            one.command_to_add = command;
+        }
+        all
+    }
+
     /// A save has replaced a version that it did not build on.
     pub(super) fn note_overwritten(
         &self,
@@ -599,13 +628,7 @@ fn differing_numbers(one: &Value, two: &Value, at: &mut String, found: &mut BTre
 
 /// `[[rule]]` for one path.
 fn rule_for(path: &str, on_conflict: &str, counters: &BTreeSet<String>) -> String {
-    let mut glob = String::new();
-    for c in path.chars() {
-        if "*?[]{}!\\".contains(c) {
-            glob.push('\\');
-        }
-        glob.push(c);
-    }
+    let glob = crate::rules::escaped_glob(path);
     let mut rule = format!(
         "[[rule]]\nglob = {}\non_conflict = {}\n",
         quoted(&glob),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Durability, Engine, State, Unseen};
+use super::{Durability, Engine, State};
 use crate::store::id_name;
 use crate::sys::proc;
 use crate::types::{TxnId, path_hex};
@@ -128,8 +128,12 @@ pub struct Status {
     pub rejected: RejectedSum,
     /// Updates overwritten by who had not seen them, by path, where no rule keeps them.
     pub overwritten: Vec<super::overwrites::Overwritten>,
+    /// The rules in force.
+    pub rules: super::live_rules::RulesTold,
+    /// Where the daemon's log goes: `file` (`.commitfs/daemon.log`), `journal` or `stderr`.
+    pub log: super::LogTo,
     /// Errors nobody has read yet.
-    pub errors: Vec<Unseen>,
+    pub errors: Vec<super::Told>,
 }
 
 /// Reasons that are always shown, also at zero.
@@ -151,6 +155,7 @@ impl Engine {
         let state = self.lock();
         let mut aborts: BTreeMap<&'static str, u64> = REASONS.iter().map(|r| (*r, 0)).collect();
         aborts.extend(state.counters.aborts.iter().map(|(k, v)| (*k, *v)));
+        let unread = state.unseen.iter().filter(|u| !u.read);
         let no_detection = self.config.no_killed_writer_detection.clone();
         Status {
             version: env!("CARGO_PKG_VERSION"),
@@ -191,8 +196,10 @@ impl Engine {
                 count: rejected.len(),
                 bytes: rejected.iter().map(|r| r.len).sum(),
             },
-            overwritten: state.overwrites.list(),
-            errors: state.unseen.iter().filter(|u| !u.read).cloned().collect(),
+            overwritten: self.with_commands(state.overwrites.list()),
+            rules: self.rules_told(),
+            log: self.config.log,
+            errors: unread.map(|u| self.told(u, &rejected)).collect(),
         }
     }
 

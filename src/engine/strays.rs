@@ -15,7 +15,7 @@ use super::xattrs::DOCUMENT;
 use super::{Engine, errors::Unseen};
 use crate::store::STATE_DIR;
 use crate::sys::{at, failpoint};
-use crate::types::errno_of;
+use crate::types::{errno_of, quoted_for_shell};
 
 /// So many files are looked at, those of higher directories first.
 const MOST: usize = 20_000;
@@ -57,7 +57,27 @@ impl Engine {
         let mut state = self.lock();
         let known = |u: &Unseen| u.reason == reason && Path::new(&u.path) == path;
         if !state.unseen.iter().any(known) {
-            state.add_unseen(Unseen::of(path, reason, 0));
+            let mut unseen = Unseen::of(path, reason, 0);
+            unseen.remedy = Some(self.way_to_apply(path, &name, value));
+            state.add_unseen(unseen);
+        }
+    }
+}
+
+impl Engine {
+    /// Commands that make the edit, or take the attribute away where it is too long to be given here.
+    fn way_to_apply(&self, path: &Path, name: &str, value: &[u8]) -> String {
+        let file = self.shell_path(path);
+        let remove = format!("setfattr -x {name} {file}");
+        let edit = ["patch", "merge"]
+            .into_iter()
+            .find(|edit| name.ends_with(&format!(".json.{edit}")));
+        match (edit, std::str::from_utf8(value)) {
+            (Some(edit), Ok(value)) if value.len() <= SHOWN => {
+                let value = quoted_for_shell(Path::new(value));
+                format!("commitfs json {edit} {file} {value} && {remove}")
+            }
+            _ => remove,
         }
     }
 }

@@ -5,6 +5,8 @@
 //! locks.json      who holds and who waits for what, as of the open
 //! control         write a command (JSON), read its answer (JSON)
 //! lock            the daemon's pid
+//! rules.toml      the rules file of the state directory, if there is one
+//! daemon.log      its log, if it goes to a file of the state directory
 //! rejected/ID     rejected content; ID.meta says what it is
 //! version-N       a superseded version by its node; for the herald alone (see `watchers`)
 //! ```
@@ -21,9 +23,10 @@ use super::state::{DirEntry, Handle};
 use super::status::OpenTransaction;
 use super::{Engine, Opened, VOLATILE};
 use crate::namespace::Shown;
-use crate::store::{id_name, parse_id};
+use crate::rules::Creation;
+use crate::store::{DAEMON_LOG, RULES_FILE, id_name, parse_id};
 use crate::sys::{at, failpoint};
-use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, ROOT, TxnId};
+use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, ROOT, TxnId, path_of};
 
 const DIR: NodeId = 2;
 const STATUS: NodeId = 3;
@@ -31,10 +34,14 @@ const CONTROL: NodeId = 4;
 const LOCK: NodeId = 5;
 const REJECTED: NodeId = 6;
 const LOCKS: NodeId = 7;
+const LOG: NodeId = 8;
+const RULES: NodeId = 9;
 /// Rejected content N has node `CONTENTS + 2 N`, its meta file the next.
 const CONTENTS: NodeId = 1 << 62;
 
-const FILES: [(&str, NodeId); 5] = [
+const FILES: [(&str, NodeId); 7] = [
+    (RULES_FILE, RULES),
+    (DAEMON_LOG, LOG),
     ("locks.json", LOCKS),
     ("status.json", STATUS),
     ("control", CONTROL),
@@ -44,7 +51,7 @@ const FILES: [(&str, NodeId); 5] = [
 
 /// Whether a node belongs to the virtual directory.
 pub fn is_virtual(node: NodeId) -> bool {
-    (DIR..=LOCKS).contains(&node) || node >= CONTENTS
+    (DIR..=RULES).contains(&node) || node >= CONTENTS
 }
 
 fn content_of(node: NodeId) -> Option<(TxnId, bool)> {
@@ -67,10 +74,45 @@ pub enum Command {
     ErrorsRead,
     /// Bring all commits into the backing directory now.
     Sync,
+    /// Drop rejected contents for good, all of them or, where one isn't there, none.
+    Drop {
+        /// Their ids, as listed.
+        ids: Vec<String>,
+    },
+    /// Put rules in force; if they are none, those that are in force stay.
+    Rules {
+        /// A rules file's text.
+        text: String,
+        /// What messages call it.
+        source: String,
+        /// Make it `.commitfs/rules.toml` first, if that still has this text (empty: or isn't there).
+        instead_of: Option<String>,
+    },
+    /// Say which rules decide how a path is treated.
+    Explain {
+        /// The path relative to the root.
+        path: String,
+        /// Its bytes in hexadecimal, if they aren't UTF-8.
+        path_hex: Option<String>,
+        /// It is there, and empty.
+        empty: bool,
+        /// It is about to be created with O_EXCL.
+        exclusive: bool,
+    },
+    /// What a process is writing to a path comes from rejected, and needn't be kept a second time if it
+    /// isn't committed.
+    Restoring {
+        /// The path relative to the root.
+        path: String,
+        /// Its bytes in hexadecimal, if they aren't UTF-8.
+        path_hex: Option<String>,
+        /// The process.
+        pid: u32,
+    },
 }
 
 /// Its answer.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Answer {
     /// Done.
     pub ok: bool,
@@ -81,6 +123,20 @@ pub struct Answer {
     /// Errors that nobody has read; they are kept for the next mount.
     #[serde(default)]
     pub unread: usize,
+    /// Of a path, what is decided and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub explained: Vec<crate::rules::Explained>,
+}
+
+impl Answer {
+    /// Done, or why not.
+    pub(super) fn of(result: Result<(), String>) -> Answer {
+        Answer {
+            ok: result.is_ok(),
+            error: result.err(),
+            ..Answer::default()
+        }
+    }
 }
 
 /// A transaction that stands against an unmount.
@@ -146,6 +202,14 @@ impl Engine {
             STATUS | LOCKS => (FileType::RegularFile, 0o400, 1 << 20),
             CONTROL => (FileType::RegularFile, 0o600, 0),
             LOCK => (FileType::RegularFile, 0o400, 32),
+            RULES => {
+                let size = self.store.rules_text()?.len();
+                (FileType::RegularFile, 0o400, size as i64)
+            }
+            LOG => {
+                let log = at::stat(&self.store.open_log()?)?;
+                (FileType::RegularFile, 0o400, log.st_size)
+            }
             _ => {
                 let (id, meta) = content_of(node).ok_or(Errno::NOENT)?;
                 let size = if meta {
@@ -174,6 +238,11 @@ impl Engine {
             _ if !reads_only => return Err(Errno::ROFS),
             STATUS => Handle::Text(Arc::new(self.status_text())),
             LOCKS => Handle::Text(Arc::new(self.locks_text())),
+            RULES => Handle::Text(Arc::new(self.store.rules_text()?)),
+            LOG => Handle::Reader {
+                node,
+                read: Shown::all_of(Arc::new(self.store.open_log()?)),
+            },
             LOCK => Handle::Text(Arc::new(format!("{}\n", std::process::id()).into_bytes())),
             _ => {
                 let (id, meta) = content_of(node).ok_or(Errno::ISDIR)?;
@@ -261,26 +330,42 @@ impl Engine {
     }
 
     fn obey(self: &Arc<Self>, command: &Command) -> Answer {
-        let fine = Answer {
-            ok: true,
-            error: None,
-            open: Vec::new(),
-            unread: 0,
-        };
         match command {
             Command::ErrorsRead => {
                 self.mark_errors_read();
-                fine
+                Answer::of(Ok(()))
             }
-            Command::Sync => match self.drain_all() {
-                Ok(()) => fine,
-                Err(e) => Answer {
-                    ok: false,
-                    error: Some(e.to_string()),
-                    open: Vec::new(),
-                    unread: 0,
-                },
-            },
+            Command::Sync => Answer::of(self.drain_all().map_err(|e| e.to_string())),
+            Command::Drop { ids } => Answer::of(self.drop_rejected(ids)),
+            Command::Restoring {
+                path,
+                path_hex,
+                pid,
+            } => {
+                self.note_restoring(&path_of(path, path_hex.as_deref()), *pid);
+                Answer::of(Ok(()))
+            }
+            Command::Rules {
+                text,
+                source,
+                instead_of,
+            } => Answer::of(self.take_rules(text, source, instead_of.as_deref())),
+            Command::Explain {
+                path,
+                path_hex,
+                empty,
+                exclusive,
+            } => {
+                let creation = Creation {
+                    exclusive: *exclusive,
+                    empty: *empty,
+                };
+                let path = path_of(path, path_hex.as_deref());
+                Answer {
+                    explained: self.rules.read().rules.explained(&path, creation),
+                    ..Answer::of(Ok(()))
+                }
+            }
             Command::Unmount { force, check } => self.ask_unmount(*force, *check),
         }
     }
@@ -296,10 +381,8 @@ impl Engine {
             // The plain files would be older than what programs have been told is saved.
             let waiting = self.lock().pending.iter().count();
             return Answer {
-                ok: false,
                 error: Some(format!("{waiting} commits can't be put in place: {e}")),
-                open: Vec::new(),
-                unread: 0,
+                ..Answer::default()
             };
         }
         let open = {
@@ -320,6 +403,7 @@ impl Engine {
                 error: (!open.is_empty()).then(|| format!("{} open transactions", open.len())),
                 open: open.into_iter().map(Blocker::from).collect(),
                 unread: self.unread(),
+                ..Answer::default()
             };
         }
         if let Some(stop) = self.stop.get() {
@@ -330,6 +414,7 @@ impl Engine {
             error: None,
             open: open.into_iter().map(Blocker::from).collect(),
             unread: self.unread(),
+            ..Answer::default()
         }
     }
 }

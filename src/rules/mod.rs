@@ -6,6 +6,7 @@
 //! and allocates only where a rule matches.
 
 mod builtin;
+mod explain;
 mod parse;
 mod policy;
 #[cfg(test)]
@@ -15,9 +16,11 @@ use std::{ffi::OsStr, fmt::Write as _, path::Path, sync::Arc};
 
 use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use policy::{KEYS, Settings};
+use crate::guard::Guard;
+use policy::Settings;
 
 pub use builtin::{Stream, companion_of, looks_like_database, text_stream};
+pub use explain::{Explained, SetAlready, escaped_glob};
 pub use parse::RulesError;
 pub use policy::{Mode, OnConflict, OnSignal, Policy, Record, Stale};
 
@@ -152,6 +155,8 @@ impl Globs {
 pub struct Rules {
     /// What the user's rules come from, for `explain`.
     file: String,
+    /// CRC-32C of their text.
+    checksum: u32,
     rules: Vec<Rule>,
     names: Globs,
     paths: Globs,
@@ -169,13 +174,17 @@ impl Rules {
     /// behind them.
     pub fn parse(text: &str, source: &str) -> Result<Rules, RulesError> {
         let rules = parse::parse(text, source)?;
-        Rules::compile(rules, source).map_err(|error| RulesError::too_complex(source, &error))
+        let rules = Rules::compile(rules, source);
+        let mut rules = rules.map_err(|error| RulesError::too_complex(source, &error))?;
+        rules.checksum = crc32c::crc32c(text.as_bytes());
+        Ok(rules)
     }
 
     fn compile(mut rules: Vec<Rule>, file: &str) -> Result<Rules, globset::Error> {
         rules.extend(builtin::rules());
         Ok(Rules {
             file: file.into(),
+            checksum: 0,
             names: Globs::new(&rules, true)?,
             paths: Globs::new(&rules, false)?,
             rules,
@@ -206,15 +215,10 @@ impl Rules {
     /// What [`Rules::decide`] says and why: a line for each key, with its value and the rule that
     /// decided it.
     pub fn explain(&self, rel_path: &Path, creation: Creation) -> String {
-        let policy = self.decide(rel_path, creation);
         let mut text = String::new();
-        for key in KEYS {
-            let decider = self
-                .matching(rel_path, creation)
-                .find(|rule| (key.is_set)(&rule.settings));
-            let reason = decider.map_or("default".into(), |rule| rule.describe(&self.file));
-            let setting = format!("{} = {}", key.name, (key.show)(&policy));
-            writeln!(text, "{setting:<28} # {reason}").expect("a string takes any text");
+        for told in self.explained(rel_path, creation) {
+            let setting = format!("{} = {}", told.key, told.value);
+            writeln!(text, "{setting:<28} # {}", told.why).expect("a string takes any text");
         }
         text
     }

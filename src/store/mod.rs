@@ -11,8 +11,10 @@
 //! ```
 //! Everything here goes through descriptors opened before the mount covers the directory.
 
+mod daemon_log;
 mod rejected;
 mod reserve;
+mod rules_file;
 mod unread;
 
 use std::ffi::OsStr;
@@ -26,10 +28,16 @@ use rustix::io::Errno;
 
 use crate::sys::{at, failpoint, spare};
 use crate::types::TxnId;
-pub use rejected::{FULL_DISK, Rejected, RejectedBound, Worth, list_rejected};
+pub use rejected::{FULL_DISK, Rejected, RejectedBound, Worth, drop_rejected, list_rejected};
 
 /// Name of the state directory.
 pub const STATE_DIR: &str = ".commitfs";
+/// Name of the user's rules in the state directory.
+pub const RULES_FILE: &str = "rules.toml";
+/// Name of the log of a daemon in the background, in the state directory.
+pub const DAEMON_LOG: &str = "daemon.log";
+/// Name of one that has made way.
+pub const OLD_LOG: &str = "daemon.log.old";
 /// What `.commitfs/format` says. The number changes when the layout does.
 pub const FORMAT: &str = "commitfs state directory, format 1\n";
 
@@ -271,9 +279,11 @@ impl Store {
             Err(Errno::NOENT) => {
                 let ours = [
                     "lock",
-                    "rules.toml",
-                    "daemon.log",
-                    "daemon.log.old",
+                    RULES_FILE,
+                    // Of somebody who was writing it.
+                    "rules.toml.new",
+                    DAEMON_LOG,
+                    OLD_LOG,
                     "format.new",
                 ];
                 let names = list(state.as_fd()).map_err(|e| foreign(e.to_string()))?;

@@ -210,17 +210,24 @@ impl Store {
     }
 
     /// Drops one rejected content. Gives false if it is gone already.
-    fn drop_rejected(&self, id: TxnId) -> Result<bool, Errno> {
-        let remove =
-            |name: String| match rustix::fs::unlinkat(&self.rejected, name, AtFlags::empty()) {
-                Ok(()) => Ok(true),
-                Err(Errno::NOENT) => Ok(false),
-                Err(e) => Err(e),
-            };
-        let was_there = remove(id_name(id))?;
-        remove(format!("{}.meta", id_name(id)))?;
-        Ok(was_there)
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn drop_rejected(&self, id: TxnId) -> Result<bool, Errno> {
+        drop_rejected(self.rejected.as_fd(), id)
     }
+}
+
+/// See [`Store::drop_rejected`]; for tools that change a backing directory nobody has mounted.
+pub fn drop_rejected(dir: std::os::fd::BorrowedFd<'_>, id: TxnId) -> Result<bool, Errno> {
+    let remove = |name: String| match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(e),
+    };
+    let was_there = remove(id_name(id))?;
+    remove(format!("{}.meta", id_name(id)))?;
+    Ok(was_there)
 }
 
 /// See [`Store::list_rejected`]; for tools that read a backing directory nobody has mounted.

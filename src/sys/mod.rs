@@ -2,6 +2,7 @@
 
 pub mod at;
 pub mod background;
+pub mod clock;
 pub mod failpoint;
 pub mod herald;
 pub mod interrupt;
@@ -10,3 +11,4 @@ pub mod pidfd;
 pub mod proc;
 pub mod signals;
 pub mod spare;
+pub mod terminal;

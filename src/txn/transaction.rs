@@ -163,6 +163,8 @@ pub struct Transaction {
     pub common: bool,
     /// Its node was for everybody once.
     pub was_common: bool,
+    /// What it holds is kept in rejected already: should it not commit, nobody misses it.
+    pub is_restore: bool,
     /// Its name was unlinked.
     pub discarded: bool,
     /// When it began, for people and for the order of things.

@@ -101,6 +101,9 @@ enum Action {
         /// How much to add
         #[arg(default_value = "1", allow_negative_numbers = true)]
         by: String,
+        /// Print VERSION VALUE
+        #[arg(long, conflicts_with_all = ["json", "quiet"])]
+        with_version: bool,
         #[command(flatten)]
         how: How,
     },
@@ -171,16 +174,28 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
                 true => Edit::set_string(pointer.clone(), value),
                 false => Edit::set(pointer.clone(), &given(value)?)?,
             };
-            change(file, &edit, how)
+            change(file, &edit, how, how.form())
         }
-        Action::Patch { file, patch, how } => change(file, &Edit::patch(given(patch)?)?, how),
-        Action::Merge { file, patch, how } => change(file, &Edit::merge(given(patch)?)?, how),
+        Action::Patch { file, patch, how } => {
+            change(file, &Edit::patch(given(patch)?)?, how, how.form())
+        }
+        Action::Merge { file, patch, how } => {
+            change(file, &Edit::merge(given(patch)?)?, how, how.form())
+        }
         Action::Incr {
             file,
             pointer,
             by,
+            with_version,
             how,
-        } => change(file, &Edit::increment(pointer.clone(), by)?, how),
+        } => {
+            // What a shell counts with: `n=$(commitfs json incr …)`.
+            let form = match how.form() {
+                Form::Line if !with_version => Form::Value,
+                form => form,
+            };
+            change(file, &Edit::increment(pointer.clone(), by)?, how, form)
+        }
         Action::Update(arguments) => update::run(arguments),
     }
 }
@@ -219,7 +234,7 @@ fn get(file: &Path, pointer: Option<&Pointer>, form: Form) -> Result<u8, Failure
     output::value(version, value, form)
 }
 
-fn change(file: &Path, edit: &Edit, how: &How) -> Result<u8, Failure> {
+fn change(file: &Path, edit: &Edit, how: &How, form: Form) -> Result<u8, Failure> {
     let target = Target::of(file)?;
     let told = if target.mounted {
         change_mounted(&target.real, edit, how)
@@ -247,7 +262,7 @@ fn change(file: &Path, edit: &Edit, how: &How) -> Result<u8, Failure> {
         })
     };
     let told = told.map_err(|trouble| edit.explain(trouble).of(file))?;
-    output::told(&told, how.form())
+    output::told(&told, form)
 }
 
 fn change_mounted(file: &Path, edit: &Edit, how: &How) -> Result<Told, Trouble> {

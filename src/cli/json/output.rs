@@ -51,6 +51,7 @@ pub(super) fn value(version: Option<u64>, value: &Value, form: Form) -> Result<u
 pub(super) fn told(told: &Told, form: Form) -> Result<u8, Failure> {
     let line = match form {
         Form::Nothing => return Ok(exit::OK),
+        Form::Value => told.value.clone().unwrap_or_default(),
         Form::Json => {
             let version = told.version.map_or("null".to_owned(), |v| v.to_string());
             match &told.value {

@@ -1,0 +1,61 @@
+//! Unread errors as status tells them: when, under which id, and the command to run next.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{Engine, Unseen};
+use crate::store::{Rejected, id_name};
+use crate::sys::clock::LocalTime;
+use crate::types::quoted_for_shell;
+
+/// An unread error, and what to do about it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Told {
+    /// Of the rejected content if there is some, else one of its own; 16 hexadecimal digits.
+    pub id: String,
+    /// When, in the daemon's time zone, by RFC 3339.
+    pub time: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub error: Unseen,
+    /// A command for the shell: what to run next.
+    pub next: String,
+}
+
+impl Engine {
+    /// What is to be told of an error, given what rejected holds now.
+    pub(super) fn told(&self, error: &Unseen, rejected: &[Rejected]) -> Told {
+        let own = || format!("{:016x}", error.time_ns);
+        let next = self.next_command(error, rejected);
+        let mut error = error.clone();
+        error.remedy = None;
+        Told {
+            id: error.rejected.clone().unwrap_or_else(own),
+            time: LocalTime::of(error.time_ns).rfc3339(),
+            error,
+            next,
+        }
+    }
+
+    fn next_command(&self, error: &Unseen, rejected: &[Rejected]) -> String {
+        let mount = quoted_for_shell(&self.config.mountpoint);
+        let is_there = |id: &&String| rejected.iter().any(|r| id_name(r.id) == **id);
+        match (&error.remedy, error.rejected.as_ref().filter(is_there)) {
+            (Some(remedy), _) => remedy.clone(),
+            (None, Some(id)) if error.resumable => {
+                format!("commitfs rejected restore {mount} {id}")
+            }
+            (None, Some(id)) => format!("commitfs rejected show {mount} {id}"),
+            (None, None) if error.dropped_bytes.is_some() => {
+                format!("commitfs rejected list {mount}")
+            }
+            (None, None) => format!("commitfs log {mount}"),
+        }
+    }
+
+    /// A path below the mount as a word for the shell.
+    pub(super) fn shell_path(&self, relative: &Path) -> String {
+        quoted_for_shell(&self.config.mountpoint.join(relative))
+    }
+}

@@ -1,0 +1,145 @@
+//! Which rule decides what, and what stands in the way of a new one: for people.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::{KEYS, Key};
+use super::{Creation, Guard, Mode, Origin, Policy, Rule, Rules, Stream, text_stream};
+
+/// A key of a path's treatment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Its name, as in a rules file.
+    pub key: String,
+    /// Its value, as in a rules file; `unset` where there is none.
+    pub value: String,
+    /// The rule that decides it.
+    pub why: String,
+}
+
+/// A rule of a rules file that sets a key for a glob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAlready {
+    /// The rule's number in the file, from one.
+    pub rule: u32,
+    /// Its line, from one.
+    pub line: u32,
+    /// The key.
+    pub key: &'static str,
+    /// Its value there, as in a rules file.
+    pub value: String,
+}
+
+impl Rules {
+    /// The file that they come from, as its reader has named it; empty if all are built in.
+    pub fn source(&self) -> &str {
+        &self.file
+    }
+
+    /// CRC-32C of the text that they come from; 0 of none.
+    pub fn checksum(&self) -> u32 {
+        self.checksum
+    }
+
+    /// How many come from a file.
+    pub fn from_file(&self) -> usize {
+        let of_file = |rule: &&Rule| matches!(rule.origin, Origin::File { .. });
+        self.rules.iter().filter(of_file).count()
+    }
+
+    /// What [`Rules::decide`] says and why, for each key.
+    pub fn explained(&self, rel_path: &Path, creation: Creation) -> Vec<Explained> {
+        let policy = self.decide(rel_path, creation);
+        KEYS.iter()
+            .map(|key| {
+                let decider = self
+                    .matching(rel_path, creation)
+                    .find(|rule| (key.is_set)(&rule.settings));
+                let mut told = Explained {
+                    key: key.name.to_owned(),
+                    value: (key.show)(&policy),
+                    why: decider.map_or("default".into(), |rule| rule.describe(&self.file)),
+                };
+                if key.name == "record" && decider.is_none() {
+                    tell_of_streams(rel_path, &policy, &mut told);
+                }
+                told
+            })
+            .collect()
+    }
+
+    /// Whether a rule of a file, not a built-in one, decides a key for a path.
+    pub fn is_decided_by_file(&self, rel_path: &Path, key: &str) -> bool {
+        let known = KEYS.iter().find(|k| k.name == key);
+        known.is_some_and(|key| {
+            self.matching(rel_path, Creation::default())
+                .find(|rule| (key.is_set)(&rule.settings))
+                .is_some_and(|rule| matches!(rule.origin, Origin::File { .. }))
+        })
+    }
+
+    /// The first rules of the file that have the same glob as `other`'s last rule and set keys that
+    /// this sets, too; and whether all that it sets is set so already.
+    pub fn set_already(&self, other: &Rules) -> (Vec<SetAlready>, bool) {
+        let of_file = |rule: &&Rule| matches!(rule.origin, Origin::File { .. });
+        let Some(new) = other.rules.iter().rfind(of_file) else {
+            return (Vec::new(), true);
+        };
+        let same = |rule: &&Rule| {
+            of_file(rule) && rule.by_name == new.by_name && rule.glob.glob() == new.glob.glob()
+        };
+        let wanted = || KEYS.iter().filter(|key| (key.is_set)(&new.settings));
+        let found: Vec<(SetAlready, bool)> = wanted()
+            .filter_map(|key| {
+                let mut rules = self.rules.iter().filter(same);
+                let rule = rules.find(|rule| (key.is_set)(&rule.settings))?;
+                let Origin::File { rule: number, line } = rule.origin else {
+                    return None;
+                };
+                let value = self.shown(rule, key);
+                let is_so = value == self.shown(new, key);
+                let told = SetAlready {
+                    rule: number,
+                    line,
+                    key: key.name,
+                    value,
+                };
+                Some((told, is_so))
+            })
+            .collect();
+        let all_so = found.len() == wanted().count() && found.iter().all(|(_, is_so)| *is_so);
+        (found.into_iter().map(|(told, _)| told).collect(), all_so)
+    }
+
+    fn shown(&self, rule: &Rule, key: &Key) -> String {
+        (key.show)(&rule.settings.clone().into_policy(&self.no_counters))
+    }
+}
+
+/// The glob that matches one path alone.
+pub fn escaped_glob(path: &str) -> String {
+    let mut glob = String::new();
+    for c in path.chars() {
+        if "*?[]{}!\\".contains(c) {
+            glob.push('\\');
+        }
+        glob.push(c);
+    }
+    glob
+}
+
+/// No rule says how it is recorded: its name may, if it is new.
+fn tell_of_streams(rel_path: &Path, policy: &Policy, told: &mut Explained) {
+    let stream = rel_path.file_name().and_then(text_stream);
+    if policy.mode != Mode::Atomic || policy.guard != Guard::None {
+        return;
+    }
+    if let Some(stream) = stream {
+        let what = match stream {
+            Stream::Table => "a new table shows by whole lines, unless it comes in blocks",
+            _ => "a new text stream shows by whole lines",
+        };
+        told.why = format!("built-in, by its name: {what}");
+    }
+}
