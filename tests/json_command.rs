@@ -85,7 +85,10 @@ fn edits_print_the_version_they_made_and_the_value() {
     m.save("s.json", "{\"done\": 1,\t\"list\": [1.50,\t2]}\n");
     prints(json(&m, &["incr", "s.json", "/done"]), "2");
     prints(json(&m, &["incr", "s.json", "/done", "-5"]), "-3");
-    prints(json(&m, &["incr", "s.json", "/new", "0.1", "--with-version"]), "4 0.1");
+    prints(
+        json(&m, &["incr", "s.json", "/new", "0.1", "--with-version"]),
+        "4 0.1",
+    );
     prints(
         json(&m, &["set", "s.json", "/done", "{\"a\": 1.0}"]),
         "5 {\"a\":1.0}",

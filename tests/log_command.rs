@@ -27,7 +27,9 @@ impl Background {
 
     fn fail(&self, name: &str) {
         let path = self.0.path(name);
-        Actor::new().save(&path, "{\"half\": ").expect_err("half a document");
+        Actor::new()
+            .save(&path, "{\"half\": ")
+            .expect_err("half a document");
     }
 
     fn logged(&self, options: &[&str]) -> String {

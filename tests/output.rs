@@ -200,5 +200,8 @@ fn a_list_of_rejected_content_fits_a_terminal_and_is_whole_in_a_pipe() {
     assert!(shown.lines().count() == 4, "{shown}");
     assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
     let piped = commitfs(["rejected", "list", dir]).ok().out;
-    assert!(piped.contains(&name) && piped.contains(&rejected.reason), "{piped}");
+    assert!(
+        piped.contains(&name) && piped.contains(&rejected.reason),
+        "{piped}"
+    );
 }

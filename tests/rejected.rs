@@ -194,9 +194,16 @@ fn what_is_dropped_is_gone_on_a_mount_and_off_it() {
     });
     let directory = m.mountpoint().to_str().unwrap().to_owned();
     let listed = |ids: &[String]| {
-        let list = commitfs(["rejected", "list", "--json", &directory]).ok().out;
+        let list = commitfs(["rejected", "list", "--json", &directory])
+            .ok()
+            .out;
         let found = json(&list);
-        let found: Vec<_> = found.as_array().unwrap().iter().map(|r| r["id"].clone()).collect();
+        let found: Vec<_> = found
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|r| r["id"].clone())
+            .collect();
         assert_eq!(found, ids);
     };
     let wrong = commitfs(["rejected", "drop", &directory, &ids[0], "ffff"]).fails();

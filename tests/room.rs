@@ -101,7 +101,12 @@ fn what_the_bound_drops_of_a_name_with_a_version_is_an_error_in_status_with_its_
     assert_eq!(told.code, Some(1), "{told:#?}");
     let error = told.out.split("ERROR ").find(|e| e.contains("dropped"));
     let error = error.unwrap_or_else(|| panic!("{told:#?}"));
-    for word in [" f\n", &first, "3145728 bytes", "next: commitfs rejected list"] {
+    for word in [
+        " f\n",
+        &first,
+        "3145728 bytes",
+        "next: commitfs rejected list",
+    ] {
         assert!(error.contains(word), "{error}");
     }
     assert!(

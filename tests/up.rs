@@ -92,15 +92,44 @@ fn a_merge_rule_holds_for_every_later_mount() {
     run(mount.arg("mount").arg(&place.dir), PATIENCE).ok();
     assert_eq!(place.count(), 80);
     place.leave();
-    // Asked for once more: there is nothing to add.
-    let again = place
-        .up(&["--merge", "progress*.json", "--merge=other.json"])
+    // Asked for once more, together with one that could be added: neither is.
+    let twice = ["--merge", "other.json", "--merge=progress*.json"];
+    for again in [place.up(&["--merge=progress*.json"]), place.up(&twice)] {
+        assert_eq!(again.code, Some(1), "{again:#?}");
+        assert!(again.err.contains("rules.toml:1, rule 1: "), "{again:#?}");
+        assert!(again.err.contains("nothing was changed"), "{again:#?}");
+        assert!(!is_mounted(&place.dir));
+        let now = std::fs::read_to_string(place.rules()).expect("the rules");
+        assert_eq!(now, kept);
+    }
+}
+
+#[test]
+fn a_merge_rule_holds_at_once_where_it_is_mounted_already() {
+    need_daemon!();
+    let place = Place::new();
+    place.up(&[]).ok();
+    place
+        .up(&["--merge", "progress*.json", "--counter", "/n"])
         .ok();
-    assert!(again.err.contains("stays as it is"), "{again:#?}");
+    assert_eq!(place.count(), 80);
+    let twice = ["--merge", "other.json", "--merge=progress*.json"];
+    let again = place.up(&twice);
+    assert_eq!(again.code, Some(1), "{again:#?}");
+    let mut show = Command::new(env!("CARGO_BIN_EXE_commitfs"));
+    let shown = run(show.args(["rules", "show"]).arg(&place.dir), PATIENCE).ok();
+    let rule =
+        "[[rule]]\nglob = \"progress*.json\"\non_conflict = \"merge\"\ncounters = [\"/n\"]\n";
+    assert_eq!(shown.out, rule);
     place.leave();
-    let now = std::fs::read_to_string(place.rules()).expect("the rules");
-    let added = "\n[[rule]]\nglob = \"other.json\"\non_conflict = \"merge\"\n";
-    assert_eq!(now, kept + added);
+    // A rule that says something else stands against it just as well.
+    std::fs::write(place.rules(), rule.replace("merge", "last")).expect("written");
+    let against = place.up(&["--merge", "progress*.json"]);
+    assert_eq!(against.code, Some(1), "{against:#?}");
+    assert!(
+        against.err.contains("on_conflict = \"last\""),
+        "{against:#?}"
+    );
 }
 
 #[test]

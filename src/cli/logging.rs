@@ -11,9 +11,8 @@ pub(super) fn is_journal() -> bool {
     let Some((device, inode)) = stream.split_once(':') else {
         return false;
     };
-    rustix::fs::fstat(std::io::stderr()).is_ok_and(|stat| {
-        device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino)
-    })
+    rustix::fs::fstat(std::io::stderr())
+        .is_ok_and(|stat| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
 }
 
 /// Starts the log at a level. The journal gets priorities, as of sd-daemon(3), and no times, as it has

@@ -21,9 +21,8 @@ pub(super) fn run(dir: &Path, ids: &[String]) -> Result<u8, Failure> {
         };
         ids.iter().map(find).collect::<Result<_, _>>()?
     };
-    let failed = |e: &dyn std::fmt::Display| {
-        Failure::new(exit::TROUBLE, format!("{}: {e}", dir.display()))
-    };
+    let failed =
+        |e: &dyn std::fmt::Display| Failure::new(exit::TROUBLE, format!("{}: {e}", dir.display()));
     match control::mount_if_any(dir)? {
         Some(mount) => {
             let ids = chosen.iter().map(|r| id_name(r.id)).collect();

@@ -30,7 +30,11 @@ fn table(all: &[Rejected], width: Option<usize>) -> String {
         Some(width) => {
             // Below the times, as far as there is room for it.
             let second = format!("{:18}PROCESS: REASON", "");
-            format!("{}\n{}\n", cut(&(header + "PATH"), width), cut(&second, width))
+            format!(
+                "{}\n{}\n",
+                cut(&(header + "PATH"), width),
+                cut(&second, width)
+            )
         }
         None => format!("{header}PATH  REASON  PROCESS\n"),
     };

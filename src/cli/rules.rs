@@ -94,6 +94,14 @@ fn check(dir: &Path) -> Result<u8, Failure> {
         (text, place.source(), in_force)
     };
     let rules = Rules::parse(&text, &source).map_err(bad_rules)?;
+    if text.is_empty() && in_force != Some(false) {
+        let said = format!(
+            "{}: no rules; those built in hold\n",
+            output::escaped(&source)
+        );
+        output::print(said)?;
+        return Ok(exit::OK);
+    }
     let count = match rules.from_file() {
         1 => "1 rule".to_owned(),
         count => format!("{count} rules"),
@@ -111,8 +119,7 @@ fn check(dir: &Path) -> Result<u8, Failure> {
 }
 
 fn read_file(path: &Path) -> Result<String, Failure> {
-    let bad =
-        |e: std::io::Error| Failure::new(exit::BAD_INPUT, format!("{}: {e}", path.display()));
+    let bad = |e: std::io::Error| Failure::new(exit::BAD_INPUT, format!("{}: {e}", path.display()));
     if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map_err(bad)?;

@@ -50,7 +50,12 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
                 ),
                 _ => control::unusable(dir, &e),
             })?;
-            show(Log::Held(file), File::open(state.join(OLD_LOG)).ok(), arguments, || true)
+            show(
+                Log::Held(file),
+                File::open(state.join(OLD_LOG)).ok(),
+                arguments,
+                || true,
+            )
         }
     }
 }
@@ -97,7 +102,9 @@ fn from_journal(pid: u64, arguments: &Arguments) -> Failure {
     let error = command.exec();
     Failure::new(
         exit::TROUBLE,
-        format!("the log of process {pid} is in the journal of systemd, and journalctl can't be run: {error}"),
+        format!(
+            "the log of process {pid} is in the journal of systemd, and journalctl can't be run: {error}"
+        ),
     )
 }
 
@@ -138,7 +145,7 @@ fn show(
     let so_far = log.from(0).map_err(failed)?;
     let mut at = so_far.len() as u64;
     let mut text = Vec::new();
-    for mut part in old {
+    if let Some(mut part) = old {
         part.read_to_end(&mut text).map_err(failed)?;
     }
     text.extend(so_far);

@@ -1013,7 +1013,10 @@ impl Engine {
         let mut state = self.lock();
         let errno = abort.errno();
         *state.counters.aborts.entry(abort.counter()).or_default() += 1;
-        log::warn!("{}: not put under this name: {abort}", self.show(&state, slot));
+        log::warn!(
+            "{}: not put under this name: {abort}",
+            self.show(&state, slot)
+        );
         self.remember_error(&mut state, slot, &abort, 0, None);
         errno
     }

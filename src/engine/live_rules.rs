@@ -72,7 +72,7 @@ impl Engine {
             });
         match taken {
             Ok(rules) => {
-                log::info!("{source}: its {} rules are in force", rules.from_file());
+                log::info!("{source}: in force; rules: {}", rules.from_file());
                 self.put_in_force(rules);
                 Ok(())
             }
@@ -127,9 +127,8 @@ impl Engine {
             return false;
         }
         let adds = state.appenders.contains_key(slot);
-        let stages = |t: &crate::txn::Transaction| {
-            t.policy.mode == Mode::Atomic && t.started < since
-        };
+        let stages =
+            |t: &crate::txn::Transaction| t.policy.mode == Mode::Atomic && t.started < since;
         adds || state.transactions_at(slot).any(stages)
     }
 }

@@ -367,7 +367,8 @@ impl Engine {
             };
             let glob = crate::rules::escaped_glob(&one.path);
             let glob = quoted_for_shell(glob.as_ref());
-            let mut command = format!("commitfs rules add {mount} {glob} on_conflict={on_conflict}");
+            let mut command =
+                format!("commitfs rules add {mount} {glob} on_conflict={on_conflict}");
             if on_conflict == "merge" {
                 for counter in &one.counters {
                     let word = format!("counters={counter}");

@@ -29,6 +29,8 @@ pub struct SetAlready {
     pub key: &'static str,
     /// Its value there, as in a rules file.
     pub value: String,
+    /// The new rule says the same.
+    pub is_same: bool,
 }
 
 impl Rules {
@@ -90,7 +92,7 @@ impl Rules {
             of_file(rule) && rule.by_name == new.by_name && rule.glob.glob() == new.glob.glob()
         };
         let wanted = || KEYS.iter().filter(|key| (key.is_set)(&new.settings));
-        let found: Vec<(SetAlready, bool)> = wanted()
+        let found: Vec<SetAlready> = wanted()
             .filter_map(|key| {
                 let mut rules = self.rules.iter().filter(same);
                 let rule = rules.find(|rule| (key.is_set)(&rule.settings))?;
@@ -98,18 +100,17 @@ impl Rules {
                     return None;
                 };
                 let value = self.shown(rule, key);
-                let is_so = value == self.shown(new, key);
-                let told = SetAlready {
+                Some(SetAlready {
                     rule: number,
                     line,
                     key: key.name,
+                    is_same: value == self.shown(new, key),
                     value,
-                };
-                Some((told, is_so))
+                })
             })
             .collect();
-        let all_so = found.len() == wanted().count() && found.iter().all(|(_, is_so)| *is_so);
-        (found.into_iter().map(|(told, _)| told).collect(), all_so)
+        let all_same = found.len() == wanted().count() && found.iter().all(|f| f.is_same);
+        (found, all_same)
     }
 
     fn shown(&self, rule: &Rule, key: &Key) -> String {

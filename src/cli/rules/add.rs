@@ -8,6 +8,9 @@ use super::{bad_rules, say_in_force};
 use crate::cli::{Failure, exit};
 use crate::rules::{Rules, SetAlready};
 
+/// How often it is tried to be the only one who changes the file.
+const RETRIES: usize = 100;
+
 /// For `commitfs rules add --help`.
 pub(super) const HELP: &str = "\
 Keys and values are those of a rules file (docs/semantics.md), as KEY=VALUE:
@@ -39,19 +42,34 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let place = Place::of(&arguments.dir)?;
     let rule = rule_text(&arguments.glob, &arguments.settings)?;
     let new = Rules::parse(&rule, "the new rule").map_err(|e| place.stay(bad_rules(e)))?;
-    let before = place.read()?;
-    let there = Rules::parse(&before, &place.source()).map_err(|e| place.stay(bad_rules(e)))?;
-    refuse_without_effect(&place, &there, &new, arguments)?;
-    let text = match (arguments.first, before.as_str()) {
-        (_, "") => rule,
+    // Others may be adding rules, too.
+    for _ in 0..RETRIES {
+        let before = place.read()?;
+        let there = Rules::parse(&before, &place.source()).map_err(|e| place.stay(bad_rules(e)))?;
+        refuse_without_effect(&place, &there, &new, arguments)?;
+        match place.write(&before, &with_rule(&before, &rule, arguments.first)) {
+            Err(_) if place.read()? != before => {}
+            other => return other.and_then(|()| say_in_force(&place)),
+        }
+    }
+    Err(Failure::new(
+        exit::BUSY,
+        format!(
+            "{}: others change it all the time; try again",
+            place.source()
+        ),
+    ))
+}
+
+fn with_rule(before: &str, rule: &str, first: bool) -> String {
+    match (first, before) {
+        (_, "") => rule.to_owned(),
         (true, before) => format!("{rule}\n{before}"),
         (false, before) => {
             let end = if before.ends_with('\n') { "" } else { "\n" };
             format!("{before}{end}\n{rule}")
         }
-    };
-    place.write(&before, &text)?;
-    say_in_force(&place)
+    }
 }
 
 /// A rule that changes nothing is none that somebody wants.
@@ -61,26 +79,27 @@ fn refuse_without_effect(
     new: &Rules,
     arguments: &Arguments,
 ) -> Result<(), Failure> {
-    let (found, all_so) = there.set_already(new);
-    let Some(SetAlready {
-        rule,
-        line,
-        key,
-        value,
-    }) = found.first()
-    else {
-        return Ok(());
-    };
+    let (found, all_same) = there.set_already(new);
     let (file, dir) = (place.source(), arguments.dir.display());
-    let why = if all_so {
-        format!("{file}:{line}, rule {rule}: says so already; nothing was changed")
-    } else if arguments.first {
-        return Ok(());
-    } else {
-        format!(
+    let differs = found.iter().find(|f| !f.is_same);
+    let why = match (found.first(), differs) {
+        (Some(SetAlready { rule, line, .. }), _) if all_same => {
+            format!("{file}:{line}, rule {rule}: says so already; nothing was changed")
+        }
+        (
+            _,
+            Some(SetAlready {
+                rule,
+                line,
+                key,
+                value,
+                ..
+            }),
+        ) if !arguments.first => format!(
             "{file}:{line}, rule {rule}: has this glob and says {key} = {value}, and the first rule counts; nothing was changed. \
              Put the new one before it with --first, or change that one: `commitfs rules show {dir}`, `commitfs rules set {dir} FILE`"
-        )
+        ),
+        _ => return Ok(()),
     };
     Err(Failure::new(exit::BAD_INPUT, why))
 }
