@@ -887,6 +887,7 @@ impl Engine {
             // is not known.
             txn.shown_base = Some(appender.node);
             (txn.last_pid, txn.opened) = (None, None);
+            txn.kin.miss();
             txn.begun = Begun::Edit;
             txn.processes.entry(appender.opener).or_default().opener = true;
         }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::lines::may_be_added_to;
 use super::links::Copy;
 use super::merging::{Outcome, Save};
+use super::probe::Last;
 use super::state::Handle;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
@@ -69,17 +70,20 @@ impl Engine {
             }) => state.txns.get_mut(txn),
             _ => None,
         };
-        let staged = txn.map(|txn| {
+        let staged = txn.and_then(|txn| {
             // Read at once: the closing task waits for this answer, so it can't be gone yet.
+            if !locked && is_further_flush(txn, caller) {
+                return None;
+            }
             let closer = note_flusher(txn, caller);
             let nothing = txn.holds_nothing().then(|| (txn.slot.clone(), txn.base));
-            (
+            Some((
                 txn.id,
                 txn.staging.clone(),
                 closer,
                 txn.would_commit(),
                 nothing,
-            )
+            ))
         });
         let staged = staged.map(|(id, staging, closer, commits, nothing)| {
             // A failed write is told all the same (C5).
@@ -88,9 +92,13 @@ impl Engine {
                 && nothing.is_some_and(|(slot, base)| self.is_another_file(state, &slot, base));
             (id, staging, closer, commits && !moot)
         });
-        drop(guard);
         let engine = self.clone();
         let Some((id, staging, closer, true)) = staged else {
+            if let Some(txn) = staged.and_then(|(id, ..)| guard.txns.get_mut(&id)) {
+                // Whoever has inherited it may write yet.
+                txn.kin.miss();
+            }
+            drop(guard);
             if !locked {
                 return done(Ok(()));
             }
@@ -100,6 +108,7 @@ impl Engine {
                 done(Ok(()));
             });
         };
+        drop(guard);
         let pid = closer.0;
         self.pool.run(move || {
             engine.look_for_mapping(id, caller.tid, closer);
@@ -135,10 +144,10 @@ impl Engine {
     /// A close gives the closing process's fcntl locks back, but only once what was written under
     /// them is committed: by RELEASE if that follows, else now.
     fn unlock_at_close(&self, caller: Caller, id: TxnId, file: FileId, owner: u64) {
-        let by_release = {
+        // Nobody is to wait for them until an idle child ends.
+        let by_release = self.is_surely_last(id) && {
             let mut state = self.lock();
             let txn = state.txns.get_mut(&id);
-            let txn = txn.filter(|t| t.flushed.is_some_and(|f| f.sure));
             txn.map(|t| t.releases.push(owner)).is_some()
         };
         if by_release {
@@ -172,7 +181,7 @@ impl Engine {
         if let Some(slot) = &watched {
             self.take_turn(slot, id);
         }
-        let (probe, ends, doomed, merged_before, slot, policy) = {
+        let (mut probe, ends, doomed, merged_before, slot, policy) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
                 return Ok(());
@@ -187,11 +196,17 @@ impl Engine {
                 txn.policy.clone(),
             )
         };
-        let sure = probe.is_surely_last();
+        let mut last = probe.look();
+        let sure = last != Last::No;
         let takes_added = (sure || ends) && !doomed;
         let result = self
             .prepare_content(id, staging, &slot, &policy, (sure, takes_added))
             .and_then(|ready| self.promise(id, staging, &slot, ready, sure.then_some(pid)));
+        // An error that only the last close may tell: now it is worth to look at all descriptors.
+        if last == Last::Likely && matches!(result, Err(Abort::Guard(_) | Abort::Conflict)) {
+            last = probe.look_at_all();
+        }
+        let sure = last != Last::No;
         if failpoint::mutant("C3") && !sure {
             self.publish_open(id, &slot, super::names::Move::Link).ok();
         }
@@ -213,8 +228,10 @@ impl Engine {
         let Some(txn) = state.txns.get_mut(&id) else {
             return Ok(());
         };
+        txn.kin.learn(probe.kin);
         txn.flushed = Some(Flushed {
             sure,
+            whole: last != Last::Likely,
             at: Instant::now(),
             by: pid,
         });
@@ -1083,6 +1100,20 @@ fn grown_of(state: &State, id: TxnId) -> Option<Grown> {
     ready.grown.clone()
 }
 
+/// Whether a process that ends, and was looked at before, closes one more of its duplicates, which
+/// tells no more than the one before.
+fn is_further_flush(txn: &mut Transaction, caller: Caller) -> bool {
+    if !txn.processes.values().any(|p| p.has_ended) || proc::lives(caller.tid) {
+        return false;
+    }
+    let pid = proc::tgid(caller.tid);
+    let Some(pid) = pid.filter(|pid| txn.processes.get(pid).is_some_and(|p| p.has_ended)) else {
+        return false;
+    };
+    txn.last_closer = pid;
+    txn.note_further_flush()
+}
+
 /// Looks at the closing task: whether it is ending, and how. Gives its process, and how often that
 /// has closed a descriptor.
 fn note_flusher(txn: &mut Transaction, caller: Caller) -> (u32, u32) {
@@ -1092,6 +1123,7 @@ fn note_flusher(txn: &mut Transaction, caller: Caller) -> (u32, u32) {
     let death = proc::death_of_flusher(caller.tid, pid);
     txn.last_closer = pid;
     let process = txn.processes.entry(pid).or_default();
+    process.closed = true;
     process.has_ended |= death != proc::Death::Alive && !proc::lives(pid);
     if let Some(signal) = death.fatal_signal() {
         process.killed_by = Some(signal);

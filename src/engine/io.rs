@@ -358,11 +358,13 @@ impl Engine {
         if caller.tid == txn.opener_tid {
             txn.processes.entry(txn.opener).or_default().wrote = true;
             txn.outlives(txn.opener);
+            txn.kin.joins(txn.opener);
         } else if let Some(pid) = proc::tgid(caller.tid) {
             txn.outlives(pid);
             let process = txn.processes.entry(pid).or_default();
             process.wrote = true;
             (process.closed_cleanly, process.has_ended) = (false, false);
+            txn.kin.joins(pid);
         }
         txn.changed = true;
         txn.emptied_by = None;

@@ -601,6 +601,7 @@ impl Engine {
         txn.mappable |= flags.contains(OFlags::RDWR);
         let process = txn.processes.entry(pid).or_default();
         (process.opener, process.has_ended) = (true, false);
+        txn.kin.joins(pid);
         let staging = txn.staging.clone();
         let handle = state.add_handle(Handle::Staged {
             txn: id,
@@ -885,6 +886,7 @@ impl Engine {
                 started: Instant::now(),
                 opened: None,
                 last_pid: None,
+                kin: crate::txn::Kin::default(),
                 last_closer: 0,
                 flushed: None,
                 verdict: None,

@@ -1,26 +1,57 @@
 //! Is this FLUSH the last one? (C3, C7, C18, C21)
 //!
 //! Only RELEASE knows for certain, but close() can be told an error, and a daemon that dies
-//! between the two can roll forward, only where FLUSH was surely the last. So: look at who could
-//! hold another descriptor. Those who took part, and every process created since the open. One
-//! hole stays: a descriptor passed over a socket to an older process; RELEASE then comes later,
-//! and what was journalled as sure is taken back at the next write.
+//! between the two can roll forward, only where FLUSH was the last. So: look at who could hold
+//! another descriptor, which are those who took part, and what they have started since the open
+//! (`txn::Kin`). Two holes stay: a descriptor passed over a socket to an older process, and a child
+//! started with CLONE_PARENT; RELEASE then comes later, and what was journalled as sure is taken
+//! back at the next write.
+//!
+//! A close costs what its file costs. So of a process with many descriptors only those are looked
+//! at where a duplicate is likely to be, and a last close is *likely* then. That is enough to
+//! promise what RELEASE is about to make true. Whoever has more at stake looks at all of them: who
+//! has an error to tell, or locks to give back; and the watch does, where RELEASE doesn't come.
+
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
 use super::state::Handle;
 use super::{Engine, State};
+use crate::journal::Record;
 use crate::sys::proc::{self, Holding};
 use crate::sys::{failpoint, pidfd};
-use crate::txn::Transaction;
+use crate::txn::{Kin, Standing, Transaction};
 use crate::types::{NodeId, TxnId};
+
+/// Of a process with more descriptors only a few are looked at.
+const FEW: u64 = 32;
+/// All of them.
+const ALL: u64 = u64::MAX;
+/// A RELEASE that is to come is there by then.
+const DOUBT: Duration = Duration::from_millis(20);
+
+/// Whether anybody holds another descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Last {
+    /// Somebody does, or it can't be known.
+    No,
+    /// Nobody, as far as few looks can tell.
+    Likely,
+    /// Nobody.
+    Surely,
+}
 
 /// What to look at, gathered under the lock; looking happens without it.
 pub(super) struct Probe {
     looks: Looks,
-    processes: Vec<u32>,
+    /// Those that take part, and whether each has closed a descriptor.
+    members: Vec<(u32, bool)>,
+    closer: u32,
     last_pid: Option<u32>,
     hopeless: bool,
+    /// What is known already, and what a look finds out.
+    pub(super) kin: Kin,
 }
 
 /// What the descriptors of a transaction look like in /proc. The kernel shows the inode number that
@@ -36,7 +67,8 @@ pub(super) struct Looks {
 impl Looks {
     pub(super) fn of(state: &State, txn: &Transaction) -> Looks {
         let (mut ours, mut others) = (Vec::new(), Vec::new());
-        for handle in state.handles.values().filter(|_| txn.shown_base.is_some()) {
+        let all = txn.shown_base.map(|_| state.handles.values());
+        for handle in all.into_iter().flatten() {
             match handle {
                 Handle::Staged { txn: id, how, .. } if *id == txn.id => ours.push(*how),
                 Handle::Staged { txn: id, how, .. } => {
@@ -74,15 +106,66 @@ impl Looks {
 
 impl Engine {
     pub(super) fn probe(&self, state: &State, txn: &Transaction, closer: u32) -> Probe {
-        let mut processes: Vec<u32> = txn.processes.keys().copied().collect();
-        if !processes.contains(&closer) {
-            processes.push(closer);
-        }
+        let members = txn.processes.iter().map(|(pid, p)| (*pid, p.closed));
         Probe {
             looks: Looks::of(state, txn),
-            processes,
+            members: members.filter(|(pid, _)| *pid != closer).collect(),
+            closer,
             last_pid: txn.last_pid,
             hopeless: closer == 0 || txn.handles > 1 || txn.shared,
+            kin: txn.kin.clone(),
+        }
+    }
+
+    /// Whether the last FLUSH, which had few looks to go by, was the last after all.
+    pub(super) fn is_surely_last(&self, id: TxnId) -> bool {
+        let probe = {
+            let state = self.lock();
+            let txn = state.txns.get(&id);
+            let flushed = txn.and_then(|t| Some((t, t.flushed?)));
+            match flushed.filter(|(_, f)| f.sure) {
+                Some((_, f)) if f.whole => return true,
+                Some((txn, f)) => (f.at, self.probe(&state, txn, f.by)),
+                None => return false,
+            }
+        };
+        self.settle_doubt(id, probe)
+    }
+
+    /// Looks at all there is. A FLUSH that was not the last promises nothing.
+    fn settle_doubt(&self, id: TxnId, (at, mut probe): (Instant, Probe)) -> bool {
+        let last = probe.look_at_all() == Last::Surely;
+        let mut state = self.lock();
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return false;
+        };
+        txn.kin.learn(probe.kin);
+        let flushed = txn.flushed.as_mut().filter(|f| f.at == at);
+        let Some(flushed) = flushed.filter(|f| f.sure && !f.whole) else {
+            return false;
+        };
+        (flushed.sure, flushed.whole) = (last, true);
+        if let Some(ready) = txn.content.as_ref().filter(|_| !last) {
+            let id = ready.id;
+            self.append(&Record::Unprepared { id }).ok();
+        }
+        last
+    }
+
+    /// Closes that were likely the last and that no RELEASE has followed. The watch calls it.
+    pub(super) fn settle_doubts(&self) {
+        let doubtful: Vec<(TxnId, (Instant, Probe))> = {
+            let state = self.lock();
+            let is_open = |t: &&Transaction| t.handles > 0 && !t.closing && !t.unprepared;
+            let doubtful = state.txns.values().filter(is_open).filter_map(|t| {
+                let flushed = t.flushed.filter(|f| f.sure && !f.whole)?;
+                let probe = || (flushed.at, self.probe(&state, t, flushed.by));
+                (flushed.at.elapsed() > DOUBT).then(|| (t.id, probe()))
+            });
+            doubtful.collect()
+        };
+        for (id, probe) in doubtful {
+            self.settle_doubt(id, probe);
         }
     }
 
@@ -132,38 +215,102 @@ impl Engine {
 }
 
 impl Probe {
-    /// Nobody can hold another descriptor of the transaction.
-    pub(super) fn is_surely_last(&self) -> bool {
+    /// Whether nobody holds another descriptor, by as many looks as a close may cost.
+    pub(super) fn look(&mut self) -> Last {
+        self.look_at(FEW)
+    }
+
+    /// The same by looking at all descriptors that there are.
+    pub(super) fn look_at_all(&mut self) -> Last {
+        self.look_at(ALL)
+    }
+
+    fn look_at(&mut self, most: u64) -> Last {
+        let now = proc::last_pid();
+        self.find_heirs(now);
         if self.hopeless || failpoint::mutant("sure") {
-            return false;
+            return Last::No;
         }
+        let heirs: Vec<u32> = self.kin.heirs().collect();
+        let members = std::mem::take(&mut self.members);
+        let closer = std::iter::once((self.closer, true));
+        let related = closer.chain(members.iter().copied());
+        let related = related.chain(heirs.into_iter().map(|pid| (pid, false)));
+        let mut last = Last::Surely;
+        for (pid, has_closed) in related {
+            last = last.min(self.free(pid, has_closed, most));
+            if last == Last::No {
+                break;
+            }
+        }
+        self.members = members;
+        if last != Last::No && !self.kin.is_complete() && !self.are_strangers_free(now, most) {
+            return Last::No;
+        }
+        last
+    }
+
+    /// Notes who can have inherited a descriptor from the closer: of others it is known already.
+    fn find_heirs(&mut self, now: Option<u32>) {
+        let (Some(then), Some(now)) = (self.last_pid, now) else {
+            return self.kin.miss();
+        };
+        if now == then || failpoint::mutant("C3-heirs") {
+            return;
+        }
+        if now < then {
+            self.kin.forget_standings();
+        }
+        match proc::children_since(self.closer, then, now) {
+            Some(children) => self.kin.inherit(children),
+            None => self.kin.miss(),
+        }
+    }
+
+    /// Where heirs aren't all known: whether none of those that were started since the open holds one.
+    fn are_strangers_free(&self, now: Option<u32>, most: u64) -> bool {
+        let since = match (self.last_pid, now) {
+            (Some(then), Some(now)) if then == now => return true,
+            (Some(then), Some(now)) => proc::pids_between(then, now),
+            _ => None,
+        };
         let ours = |ino, how| self.looks.may_be(ino, how);
-        let free = |pid: u32| match proc::holds(pid, &ours) {
-            Holding::Count(n) => n == 0,
-            Holding::Gone => true,
-            Holding::Unknown => false,
-        };
-        if !self.processes.iter().all(|pid| free(*pid)) {
-            return false;
-        }
-        let Some(now) = proc::last_pid() else {
-            return false;
-        };
-        let since = match self.last_pid {
-            Some(then) if then == now => return true,
-            then => then.and_then(|then| proc::pids_between(then, now)),
+        let is_free = |pid| match proc::holds(pid, most, &ours) {
+            Holding::No | Holding::Gone => true,
+            Holding::Yes | Holding::Unlikely => false,
+            // Another user's process: it can only have inherited the descriptor.
+            Holding::Unknown => !self.descends_from_member(pid),
         };
         let suspects = since.unwrap_or_else(proc::all_pids);
-        suspects
-            .into_iter()
-            .all(|pid| match proc::holds(pid, &ours) {
-                Holding::Count(n) => n == 0,
-                Holding::Gone => true,
-                // Another user's process: it can only have inherited the descriptor.
-                Holding::Unknown => !self
-                    .processes
-                    .iter()
-                    .any(|ancestor| proc::is_self_or_descendant(pid, *ancestor)),
-            })
+        suspects.into_iter().all(is_free)
+    }
+
+    /// Whether a process holds none. One that has never closed a descriptor has the one that it
+    /// was given, unless all that it has was looked at.
+    fn free(&mut self, pid: u32, has_closed: bool, most: u64) -> Last {
+        match self.kin.standing(pid) {
+            Some(Standing::Free) => return Last::Surely,
+            Some(Standing::LikelyFree) if most < ALL => return Last::Likely,
+            _ => {}
+        }
+        let ours = |ino, how| self.looks.may_be(ino, how);
+        match proc::holds(pid, most, &ours) {
+            Holding::No => {
+                self.kin.note(pid, Standing::Free);
+                Last::Surely
+            }
+            Holding::Gone => Last::Surely,
+            Holding::Unlikely if has_closed => {
+                self.kin.note(pid, Standing::LikelyFree);
+                Last::Likely
+            }
+            Holding::Yes | Holding::Unlikely | Holding::Unknown => Last::No,
+        }
+    }
+
+    fn descends_from_member(&self, pid: u32) -> bool {
+        let members = self.members.iter().map(|(member, _)| *member);
+        let mut members = members.chain([self.closer]);
+        members.any(|ancestor| proc::is_self_or_descendant(pid, ancestor))
     }
 }

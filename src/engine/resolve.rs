@@ -18,6 +18,8 @@ use crate::sys::{at, failpoint, proc};
 use crate::txn::{Process, Transaction};
 use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId};
 
+/// Of how many descriptors at most a lookup looks at each: others wait meanwhile.
+const MOST_LOOKS: u64 = 1024;
 /// How long a lookup waits for the RELEASE of a close that has surely begun (a watcher woken by
 /// IN_CLOSE_WRITE comes before it).
 const SURE_WAIT: Duration = Duration::from_millis(50);
@@ -385,5 +387,5 @@ fn descends_from_one(txn: &Transaction, tgid: u32) -> bool {
 fn has_inherited(state: &State, txn: &Transaction, tgid: u32) -> bool {
     let looks = Looks::of(state, txn);
     let ours = |ino, how| looks.are(ino, how);
-    matches!(proc::holds(tgid, &ours), proc::Holding::Count(n) if n > 0)
+    proc::holds(tgid, MOST_LOOKS, &ours) == proc::Holding::Yes
 }

@@ -271,6 +271,7 @@ impl Engine {
     }
 
     fn sweep(&self) {
+        self.settle_doubts();
         let mut guard = self.lock();
         let state = &mut *guard;
         let stale: Vec<_> = state
@@ -315,11 +316,14 @@ impl Engine {
 
     fn report_idle(&self, id: TxnId, looks: &super::probe::Looks, writers: &[u32]) {
         let ours = |ino, how| looks.may_be(ino, how);
-        let holds =
-            |pid: &u32| matches!(proc::holds(*pid, &ours), proc::Holding::Count(n) if n > 0);
-        if writers.iter().any(holds) {
+        let may_hold = |pid: &u32| {
+            let holding = proc::holds(*pid, MOST_LOOKS, &ours);
+            matches!(holding, proc::Holding::Yes | proc::Holding::Unlikely)
+        };
+        if writers.iter().any(may_hold) {
             return;
         }
+        let holds = |pid: &u32| proc::holds(*pid, u64::MAX, &ours) == proc::Holding::Yes;
         let holders: Vec<u32> = proc::all_pids().into_iter().filter(|p| holds(p)).collect();
         let mut state = self.lock();
         let Some(txn) = state.txns.get_mut(&id) else {
@@ -345,5 +349,7 @@ impl Engine {
     }
 }
 
+/// Of how many descriptors of a writer the watch looks at each, four times a second.
+const MOST_LOOKS: u64 = 1024;
 /// How long a description may be held by a process that merely inherited it before it is told.
 const IDLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);

@@ -13,6 +13,7 @@
 
 mod call;
 mod death;
+mod heirs;
 mod holds;
 mod ids;
 mod maps;
@@ -28,6 +29,7 @@ use rustix::io::{Errno, Result};
 
 pub use call::{Call, call_of};
 pub use death::{Death, death_of_flusher, self_test_killed_writer_detection};
+pub use heirs::children_since;
 pub use holds::{HOW, Holding, holds};
 pub use maps::has_mapped;
 pub use start::{Moment, Start};

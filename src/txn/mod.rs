@@ -10,6 +10,7 @@
 
 mod attributes;
 mod growth;
+mod kin;
 mod moves;
 mod pages;
 mod parts;
@@ -22,6 +23,7 @@ mod transaction;
 
 pub use attributes::{OURS, VERSION, copy_attributes, copy_xattrs, mark_version, marked_version};
 pub use growth::key_of;
+pub use kin::{Kin, Standing};
 pub use moves::{after_move, each_path};
 pub use parts::by_place;
 pub use replay::write_text;

@@ -41,6 +41,8 @@ pub struct Process {
     pub killed_by: Option<i32>,
     /// How often it has closed a descriptor explicitly.
     pub closes: u32,
+    /// It has closed a descriptor.
+    pub closed: bool,
     /// It has ended: whoever has its number is another.
     pub has_ended: bool,
     /// Of one that was killed: those it descended from.
@@ -174,6 +176,8 @@ pub struct Transaction {
     pub opened: Option<proc::Moment>,
     /// Last process id in use when it began, if known: if it hasn't moved, nobody has forked since.
     pub last_pid: Option<u32>,
+    /// Who may hold a descriptor besides those that take part.
+    pub kin: super::Kin,
     /// The process that closed a descriptor last.
     pub last_closer: u32,
     /// Tells whether FLUSH found this to be surely the last reference, and when.
@@ -261,8 +265,10 @@ pub struct Written {
 /// The last FLUSH of a transaction.
 #[derive(Clone, Copy, Debug)]
 pub struct Flushed {
-    /// Surely the last reference.
+    /// The last reference, as far as could be seen.
     pub sure: bool,
+    /// All descriptors were looked at that could be another one.
+    pub whole: bool,
     /// When.
     pub at: Instant,
     /// By this process.
@@ -324,10 +330,26 @@ impl Transaction {
     pub fn note_promised(&mut self, by: u32) {
         self.flushed = Some(Flushed {
             sure: true,
+            // Said by who knows, right after.
+            whole: false,
             at: Instant::now(),
             by,
         });
         self.unprepared = false;
+    }
+
+    /// A process that ends closes one more of its duplicates. Whether that tells no more than the one before: what it
+    /// has left can't be seen, and nobody has written since. (It can't be killed before it has closed the last.)
+    pub fn note_further_flush(&mut self) -> bool {
+        let is_judged = self.verdict.is_some() || (self.content.is_some() && !self.unprepared);
+        let flushed = self.flushed.as_mut().filter(|_| is_judged);
+        if let Some(flushed) = flushed
+            && !crate::sys::failpoint::mutant("C4-duplicates")
+        {
+            flushed.at = Instant::now();
+            return true;
+        }
+        false
     }
 
     /// A process has written. If it is the opener, or one that a killed one descended from, it goes

@@ -1,52 +1,59 @@
 //! Which descriptors of a process are open for writing on a file.
 
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 
-use rustix::fd::AsFd;
-use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, openat, statat};
 use rustix::io::{Errno, Result};
 
 use super::death::memory_is_gone;
-use super::{field, for_each_number, number, open_dir};
+use super::{field, for_each_number, number, numeric_name, open_dir};
 
-/// The most descriptors [`holds`] looks at before it gives up: at up to 7 µs each, that takes 7 ms.
-const MAX_DESCRIPTORS: u32 = 1024;
+/// Of a process with more descriptors than are looked at: the first so many are asked for, where programs redirect
+/// their output to,
+const FIRST: u32 = 3;
+/// and so many of the last, where a duplicate comes to lie.
+const LAST: usize = 8;
 
-/// How many descriptors a process has on a file.
+/// Whether a process has a descriptor on a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holding {
-    /// So many; 0 for a process that is exiting and has given up its files.
-    Count(u32),
+    /// It has.
+    Yes,
+    /// It has not; also said of a process that is exiting and has given up its files.
+    No,
+    /// Not where one is likely to be; it has more descriptors than are looked at.
+    Unlikely,
     /// There is no such process (or `/proc` hides it from this user: `hidepid`).
     Gone,
-    /// It can't be known: no right to look, more descriptors than are looked at, or a kernel before 5.14.
+    /// It can't be known: no right to look, or a kernel before 5.14.
     Unknown,
 }
 
 /// How a file is open: access mode, and O_APPEND.
 pub const HOW: OFlags = OFlags::RWMODE.union(OFlags::APPEND);
 
-/// How many descriptors of the process `tgid` are open for writing and `wanted`, which is asked with the inode's number
+/// Whether a descriptor of the process `tgid` is open for writing and `wanted`, which is asked with the inode's number
 /// and [`HOW`] it is open. The latter is that of the open, unless fcntl(F_SETFL) has changed it.
 ///
-/// A descriptor that is just being closed is no longer counted when its FLUSH arrives. Descriptors opened with O_PATH
-/// hold no file open and aren't counted.
-pub fn holds(tgid: u32, wanted: &dyn Fn(u64, OFlags) -> bool) -> Holding {
-    let counted = match count(tgid, wanted) {
+/// Each look costs a few microseconds, so of a process with more than `most` descriptors only a few are looked at. A
+/// descriptor that is just being closed is not there any more when its FLUSH arrives. Descriptors opened with O_PATH
+/// hold no file open.
+pub fn holds(tgid: u32, most: u64, wanted: &dyn Fn(u64, OFlags) -> bool) -> Holding {
+    let found = match find(tgid, most, wanted) {
         // A thread that has ended shows no descriptors, or (to all but root) none that may be seen.
-        Ok(Descriptors { seen: 0, .. }) | Err(Errno::ACCESS)
-            if memory_is_gone(tgid) == Some(true) =>
-        {
+        Ok(Found { seen: 0, .. }) | Err(Errno::ACCESS) if memory_is_gone(tgid) == Some(true) => {
             match living_thread(tgid) {
-                Ok(Some(tid)) => count(tid, wanted),
-                Ok(None) => return Holding::Count(0),
+                Ok(Some(tid)) => find(tid, most, wanted),
+                Ok(None) => return Holding::No,
                 Err(error) => Err(error),
             }
         }
-        counted => counted,
+        found => found,
     };
-    match counted {
-        Ok(descriptors) => Holding::Count(descriptors.matching),
+    match found {
+        Ok(Found { holding, .. }) => holding,
         Err(Errno::NOENT | Errno::SRCH) => Holding::Gone,
         Err(_) => Holding::Unknown,
     }
@@ -64,30 +71,100 @@ fn living_thread(tgid: u32) -> Result<Option<u32>> {
     Ok(living)
 }
 
-#[derive(Default)]
-struct Descriptors {
-    seen: u32,
-    matching: u32,
+struct Found {
+    /// At least so many descriptors are there.
+    seen: u64,
+    holding: Holding,
 }
 
-fn count(tid: u32, wanted: &dyn Fn(u64, OFlags) -> bool) -> Result<Descriptors> {
+/// Ends a listing before its end.
+enum Stop {
+    Found,
+    TooMany,
+    Failed(Errno),
+}
+
+fn find(tid: u32, most: u64, wanted: &dyn Fn(u64, OFlags) -> bool) -> Result<Found> {
     let process = open_dir(tid, "")?;
     let descriptors = open_dir(tid, "fd")?;
-    let mut found = Descriptors::default();
-    for_each_number(&descriptors, |fd| {
-        found.seen += 1;
-        if found.seen > MAX_DESCRIPTORS {
-            return Err(Errno::TOOBIG);
+    // How many there are; 0 before Linux 6.2, which doesn't tell.
+    let told = u64::try_from(rustix::fs::fstat(&descriptors)?.st_size).unwrap_or(0);
+    let look = |fd| match is_wanted(&process, &descriptors, fd, wanted) {
+        Ok(found) => Ok(found),
+        // Closed since the directory was read.
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error),
+    };
+    if told > most {
+        let holding = match is_where_likely(&descriptors, told, look)? {
+            true => Holding::Yes,
+            false => Holding::Unlikely,
+        };
+        return Ok(Found { seen: told, holding });
+    }
+    let mut seen = 0;
+    let holding = match each_until(&descriptors, &mut [MaybeUninit::uninit(); 8192], |fd| {
+        seen += 1;
+        match look(fd) {
+            _ if seen > most => Err(Stop::TooMany),
+            Ok(true) => Err(Stop::Found),
+            Ok(false) => Ok(()),
+            Err(error) => Err(Stop::Failed(error)),
         }
-        match is_wanted(&process, &descriptors, fd, wanted) {
-            Ok(true) => found.matching += 1,
-            // NOENT: closed since the directory was read.
-            Ok(false) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error),
+    }) {
+        Ok(()) => Holding::No,
+        Err(Stop::Found) => Holding::Yes,
+        Err(Stop::TooMany) => Holding::Unlikely,
+        Err(Stop::Failed(error)) => return Err(error),
+    };
+    Ok(Found { seen, holding })
+}
+
+/// Looks at some of very many: those that programs redirect, and those behind the lowest of which there are `count`,
+/// as numbers are handed out from below.
+fn is_where_likely(
+    descriptors: &OwnedFd,
+    count: u64,
+    look: impl Fn(u32) -> Result<bool>,
+) -> Result<bool> {
+    for fd in 0..FIRST {
+        if look(fd)? {
+            return Ok(true);
         }
-        Ok(())
-    })?;
-    Ok(found)
+    }
+    // Positions in that directory are numbers of descriptors, after `.` and `..`.
+    rustix::fs::seek(descriptors, SeekFrom::Start(count))?;
+    let mut left = LAST;
+    let answer = each_until(descriptors, &mut [MaybeUninit::uninit(); 32 * LAST], |fd| {
+        if left == 0 {
+            return Err(Stop::TooMany);
+        }
+        left -= 1;
+        match look(fd) {
+            Ok(true) => Err(Stop::Found),
+            Ok(false) => Ok(()),
+            Err(error) => Err(Stop::Failed(error)),
+        }
+    });
+    match answer {
+        Ok(()) | Err(Stop::TooMany) => Ok(false),
+        Err(Stop::Found) => Ok(true),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+fn each_until(
+    directory: &OwnedFd,
+    buffer: &mut [MaybeUninit<u8>],
+    mut f: impl FnMut(u32) -> std::result::Result<(), Stop>,
+) -> std::result::Result<(), Stop> {
+    let mut entries = RawDir::new(directory, buffer);
+    while let Some(entry) = entries.next() {
+        if let Some(fd) = numeric_name(entry.map_err(Stop::Failed)?.file_name()) {
+            f(fd)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether descriptor `fd` is open for writing, and wanted. The owner's bits of the link `fd/N` itself tell how it was
@@ -146,27 +223,29 @@ fn decimal(mut n: u32, buffer: &mut [u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+
+    const ALL: u64 = u64::MAX;
 
     fn on(ino: u64) -> impl Fn(u64, OFlags) -> bool {
         move |found, _| found == ino
     }
 
     #[test]
-    fn every_duplicate_is_counted_and_a_closed_one_is_not() {
+    fn every_duplicate_is_found_and_a_closed_one_is_not() {
         let path = std::env::temp_dir().join(format!("commitfs-holds-{}", std::process::id()));
         let first = File::create(&path).unwrap();
         let ino = first.metadata().unwrap().ino();
         let own = std::process::id();
-        assert_eq!(holds(own, &on(ino)), Holding::Count(1));
+        assert_eq!(holds(own, ALL, &on(ino)), Holding::Yes);
         let second = first.try_clone().unwrap();
-        assert_eq!(holds(own, &on(ino)), Holding::Count(2));
         drop(first);
-        assert_eq!(holds(own, &on(ino)), Holding::Count(1));
+        assert_eq!(holds(own, ALL, &on(ino)), Holding::Yes);
         drop(second);
-        assert_eq!(holds(own, &on(ino)), Holding::Count(0));
+        assert_eq!(holds(own, ALL, &on(ino)), Holding::No);
         std::fs::remove_file(&path).unwrap();
     }
 
@@ -178,15 +257,15 @@ mod tests {
         }
         // The files go right after the memory.
         std::thread::sleep(std::time::Duration::from_millis(20));
-        assert_eq!(holds(child.id(), &on(1)), Holding::Count(0));
+        assert_eq!(holds(child.id(), ALL, &on(1)), Holding::No);
         child.wait().unwrap();
-        assert_eq!(holds(child.id(), &on(1)), Holding::Gone);
+        assert_eq!(holds(child.id(), ALL, &on(1)), Holding::Gone);
     }
 
     #[test]
     fn a_missing_process_is_gone() {
-        assert_eq!(holds(0, &on(1)), Holding::Gone);
-        assert_eq!(holds(u32::MAX, &on(1)), Holding::Gone);
+        assert_eq!(holds(0, ALL, &on(1)), Holding::Gone);
+        assert_eq!(holds(u32::MAX, ALL, &on(1)), Holding::Gone);
     }
 
     #[test]
@@ -201,12 +280,15 @@ mod tests {
     fn a_descriptor_that_appends_is_told_from_one_that_does_not() {
         let path = std::env::temp_dir().join(format!("commitfs-holds-how-{}", std::process::id()));
         let _writer = File::create(&path).unwrap();
-        let _appender = File::options().append(true).open(&path).unwrap();
+        let appender = File::options().append(true).open(&path).unwrap();
         let ino = std::fs::metadata(&path).unwrap().ino();
         std::fs::remove_file(&path).unwrap();
         let appends = |found: u64, how: OFlags| found == ino && how.contains(OFlags::APPEND);
-        assert_eq!(holds(std::process::id(), &appends), Holding::Count(1));
-        assert_eq!(holds(std::process::id(), &on(ino)), Holding::Count(2));
+        let found = || holds(std::process::id(), ALL, &appends);
+        assert_eq!(found(), Holding::Yes);
+        drop(appender);
+        assert_eq!(found(), Holding::No);
+        assert_eq!(holds(std::process::id(), ALL, &on(ino)), Holding::Yes);
     }
 
     #[test]
@@ -227,8 +309,57 @@ mod tests {
         let both = File::options().read(true).write(true).open(&path).unwrap();
         let ino = writer.metadata().unwrap().ino();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(holds(std::process::id(), &on(ino)), Holding::Count(2));
-        drop((writer, both));
-        assert_eq!(holds(std::process::id(), &on(ino)), Holding::Count(0));
+        drop(writer);
+        assert_eq!(holds(std::process::id(), ALL, &on(ino)), Holding::Yes);
+        drop(both);
+        assert_eq!(holds(std::process::id(), ALL, &on(ino)), Holding::No);
+    }
+
+    /// Descriptors of `/dev/null`, as many as make so many.
+    fn many(count: usize) -> Vec<File> {
+        rustix::process::setrlimit(
+            rustix::process::Resource::Nofile,
+            rustix::process::Rlimit {
+                current: Some(count as u64 + 100),
+                maximum: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,
+            },
+        )
+        .unwrap();
+        let null = || File::options().write(true).open("/dev/null").unwrap();
+        (0..count).map(|_| null()).collect()
+    }
+
+    #[test]
+    fn of_very_many_descriptors_few_are_looked_at() {
+        let others = many(2000);
+        let looked = std::cell::Cell::new(0);
+        let counting = |_: u64, _: OFlags| {
+            looked.set(looked.get() + 1);
+            false
+        };
+        let own = std::process::id();
+        assert_eq!(holds(own, 32, &counting), Holding::Unlikely);
+        assert!(looked.get() <= FIRST + LAST as u32, "{}", looked.get());
+        assert_eq!(holds(own, ALL, &counting), Holding::No);
+        assert!(looked.get() > others.len() as u32);
+    }
+
+    #[test]
+    fn a_duplicate_among_very_many_is_found_where_it_comes_to_lie_and_by_looking_at_all() {
+        let others = many(2000);
+        let path = std::env::temp_dir().join(format!("commitfs-holds-many-{}", std::process::id()));
+        let file = File::create(&path).unwrap();
+        let ino = file.metadata().unwrap().ino();
+        std::fs::remove_file(&path).unwrap();
+        let copy = file.try_clone().unwrap();
+        let own = std::process::id();
+        drop(file);
+        assert_eq!(holds(own, 32, &on(ino)), Holding::Yes);
+        // SAFETY: the number is that of a descriptor which is open and is given up with this.
+        let hidden = unsafe { libc::dup2(copy.as_raw_fd(), others[700].as_raw_fd()) };
+        drop(copy);
+        assert_eq!(holds(own, 32, &on(ino)), Holding::Unlikely);
+        assert_eq!(holds(own, ALL, &on(ino)), Holding::Yes);
+        assert_eq!(hidden, others[700].as_raw_fd());
     }
 }
