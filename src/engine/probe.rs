@@ -124,7 +124,7 @@ impl Engine {
             let txn = state.txns.get(&id);
             let flushed = txn.and_then(|t| Some((t, t.flushed?)));
             match flushed.filter(|(_, f)| f.sure) {
-                Some((_, f)) if f.whole => return true,
+                Some((_, f)) if f.whole || failpoint::mutant("C12-duplicate") => return true,
                 Some((txn, f)) => (f.at, self.probe(&state, txn, f.by)),
                 None => return false,
             }
@@ -154,6 +154,9 @@ impl Engine {
 
     /// Closes that were likely the last and that no RELEASE has followed. The watch calls it.
     pub(super) fn settle_doubts(&self) {
+        if failpoint::mutant("C18-doubt") {
+            return;
+        }
         let doubtful: Vec<(TxnId, (Instant, Probe))> = {
             let state = self.lock();
             let is_open = |t: &&Transaction| t.handles > 0 && !t.closing && !t.unprepared;
@@ -217,12 +220,19 @@ impl Engine {
 impl Probe {
     /// Whether nobody holds another descriptor, by as many looks as a close may cost.
     pub(super) fn look(&mut self) -> Last {
-        self.look_at(FEW)
+        self.look_at(if failpoint::mutant("C2-cost") {
+            ALL
+        } else {
+            FEW
+        })
     }
 
     /// The same by looking at all descriptors that there are.
     pub(super) fn look_at_all(&mut self) -> Last {
-        self.look_at(ALL)
+        match failpoint::mutant("C21-many") {
+            true => Last::No,
+            false => self.look_at(ALL),
+        }
     }
 
     fn look_at(&mut self, most: u64) -> Last {

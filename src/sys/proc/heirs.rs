@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use super::{children, ids, range_of_pids, pid_max};
+use super::{children, ids, pid_max, range_of_pids};
 
 /// How often the lists of children are read until they stand still.
 const READINGS: usize = 4;
@@ -29,7 +29,11 @@ pub fn children_since(pid: u32, first_exclusive: u32, last_inclusive: u32) -> Op
     let mut before = children(pid)?;
     for _ in 1..READINGS {
         // An empty list lacks nobody.
-        let now = if before.is_empty() { Vec::new() } else { children(pid)? };
+        let now = if before.is_empty() {
+            Vec::new()
+        } else {
+            children(pid)?
+        };
         if now == before {
             let is_new = |id: &u32| is_between(*id, first_exclusive, last_inclusive);
             before.retain(is_new);

@@ -100,7 +100,10 @@ fn find(tid: u32, most: u64, wanted: &dyn Fn(u64, OFlags) -> bool) -> Result<Fou
             true => Holding::Yes,
             false => Holding::Unlikely,
         };
-        return Ok(Found { seen: told, holding });
+        return Ok(Found {
+            seen: told,
+            holding,
+        });
     }
     let mut seen = 0;
     let holding = match each_until(&descriptors, &mut [MaybeUninit::uninit(); 8192], |fd| {
