@@ -76,6 +76,41 @@ fn what_a_mapped_page_was_found_with_takes_nothing_back() {
 }
 
 #[test]
+fn a_byte_that_two_have_changed_through_mappings_is_kept_both_ways() {
+    need_features!("posix_locks");
+    need_daemon!();
+    // The second one's page comes before the first has committed, or after it has taken that over.
+    for takes_over in [false, true] {
+        let m = mount!();
+        m.save("f", "abcdefghijkl");
+        let [mut one, mut two] = [mapper(&m, 0), mapper(&m, 6)];
+        one.map_write("map", 0, b"XY").unwrap();
+        if takes_over {
+            two.map_write("map", 8, b"8").unwrap();
+            end(one);
+            two.ask("msync", &[b"map"]).unwrap();
+            two.fsync("f").unwrap();
+            two.map_write("map", 0, b"ZY").unwrap();
+        } else {
+            two.map_write("map", 0, b"ZY").unwrap();
+            end(one);
+        }
+        end(two);
+        let now = m.read("f").unwrap();
+        assert_eq!(&now[..3], b"ZYc", "the last close");
+        let kept = m.await_rejected("f", b"XYcdefghijkl");
+        assert!(kept.reason.contains("overwritten"), "{kept:?}");
+        let told = m.status();
+        assert!(told.to_string().contains("overwritten"), "{told}");
+        assert_eq!(
+            m.rejected().len(),
+            1,
+            "what both have made the same is nobody's loss"
+        );
+    }
+}
+
+#[test]
 fn workers_that_map_one_array_keep_their_rows() {
     need_daemon!();
     let m = mount!();

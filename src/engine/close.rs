@@ -311,27 +311,22 @@ impl Engine {
         let Some(by) = last_by.filter(|_| !dead) else {
             return Ok(ready);
         };
-        let record = Record::Prepared {
-            id: ready.id,
-            sure: true,
-            content: ready.content.clone(),
-            path: path.ok_or(Abort::VanishedTarget {
-                errno: Errno::NOENT,
-            })?,
-            version: ready.version,
-        };
+        let path = path.ok_or(Abort::VanishedTarget {
+            errno: Errno::NOENT,
+        })?;
         let durable = self.config.durability == Durability::Sync || fsynced;
         if durable && !failpoint::mutant("C7-close") {
-            self.make_durable(id, staging, &ready, &record, by)
+            self.make_durable(id, staging, &mut ready, path, by)
                 .map_err(failed)?;
             ready.synced = true;
         } else if !failpoint::mutant("C18-prepared") {
             let mut state = self.lock();
+            self.tell_parts(&mut state, id, &mut ready.content);
             if let Some(txn) = state.txns.get_mut(&id) {
                 txn.overtaken = None;
-                txn.note_promised(by);
+                txn.note_promised(&ready, by);
             }
-            self.append(&record).map_err(failed)?;
+            self.append(&prepared(&ready, path)).map_err(failed)?;
         }
         failpoint::crash_point("prepared-journalled");
         Ok(ready)
@@ -342,12 +337,12 @@ impl Engine {
         &self,
         id: TxnId,
         staging: &Staging,
-        ready: &Ready,
-        record: &Record,
+        ready: &mut Ready,
+        path: PathBuf,
         by: u32,
     ) -> OpResult<()> {
         let is_merged = ready.merged.is_some();
-        let (staging_id, described) = if is_merged {
+        let (staging_id, mut described) = if is_merged {
             // Not what was written: if the journal ended there, it would be rolled forward, over
             // what it has been merged with.
             rustix::fs::fdatasync(&*ready.file)?;
@@ -367,19 +362,21 @@ impl Engine {
                 overtaken.get_or_insert_with(|| Overtaken::new(self, &mut state));
                 continue;
             }
+            self.tell_parts(&mut state, id, &mut ready.content);
+            self.tell_parts(&mut state, id, &mut described);
             if let Some(txn) = state.txns.get_mut(&id) {
                 if is_merged {
                     txn.note_durable_merge(ready.id);
                 } else {
                     txn.note_durable(described.clone());
                 }
-                txn.note_promised(by);
+                txn.note_promised(ready, by);
             }
             self.append(&Record::Fsynced {
                 id: staging_id,
                 content: described,
             })?;
-            self.append(record)?;
+            self.append(&prepared(ready, path))?;
             break;
         }
         drop(overtaken);
@@ -1039,6 +1036,17 @@ impl Engine {
     }
 }
 
+/// What the journal is told of a close that was surely the last.
+fn prepared(ready: &Ready, path: PathBuf) -> Record {
+    Record::Prepared {
+        id: ready.id,
+        sure: true,
+        content: ready.content.clone(),
+        path,
+        version: ready.version,
+    }
+}
+
 /// What a description held locks by.
 pub(super) struct Unlock {
     file: FileId,
@@ -1235,6 +1243,7 @@ impl Engine {
         failpoint::delay("COMMITFS_SHUTDOWN_DELAY_MS");
         self.finish_flushed();
         self.flush_all_tails();
+        self.keep_all_overlaid();
         self.keep_unread();
         let mut state = self.lock();
         state.drain.stop = true;

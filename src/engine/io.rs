@@ -448,7 +448,7 @@ impl Engine {
             return self.drain_all();
         }
         self.take_parts(id, &mut content, true)?;
-        let described = content.fsync()?;
+        let mut described = content.fsync()?;
         let staging_id = content.id;
         drop(content);
         let mut moot = false;
@@ -463,6 +463,7 @@ impl Engine {
                 // Under the same lock as the record: a new journal must carry it.
                 let slot = state.txns.get(&id).map(|t| t.slot.clone());
                 let current = slot.and_then(|s| self.current_if_any(&mut state, &s).ok());
+                self.tell_parts(&mut state, id, &mut described);
                 if let Some(txn) = state.txns.get_mut(&id) {
                     txn.current_at_fsync = current.flatten();
                     txn.fsynced = true;

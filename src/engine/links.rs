@@ -136,6 +136,7 @@ impl Engine {
             inline: None,
             mtime_ns: mtime_ns(&stat),
             grown: None,
+            parts: None,
         };
         let copies = self.copies(&followers, (&file, &described));
         self.publish_copies(&mut self.lock(), copies);

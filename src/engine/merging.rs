@@ -729,6 +729,7 @@ impl Engine {
                     inline: None,
                     mtime_ns: mtime_ns(&stat),
                     grown: None,
+                    parts: None,
                 },
                 file: Arc::new(file.try_clone().map_err(|e| errno_of(&e))?),
             })

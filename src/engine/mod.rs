@@ -32,6 +32,7 @@ mod merging;
 mod names;
 mod open;
 mod orders;
+mod overlaid;
 mod overwrites;
 mod own_saves;
 mod pieces;
@@ -244,6 +245,7 @@ impl Engine {
             counters: Counters::default(),
             unseen: VecDeque::new(),
             unseen_changed: false,
+            overlaid: Vec::new(),
             errors: HashMap::new(),
             claimants: HashMap::new(),
             locks: crate::locks::LockTable::default(),

@@ -759,6 +759,7 @@ impl Engine {
                     id: pending.id,
                     version,
                     content,
+                    in_place: false,
                 },
             ],
         );
@@ -812,6 +813,7 @@ impl Engine {
                 inline: None,
                 mtime_ns: 0,
                 grown: None,
+                parts: None,
             })
     }
 
@@ -845,10 +847,17 @@ impl Engine {
         let paths = state.nodes.path(from).zip(state.nodes.path(to));
         if let Some((old, new)) = &paths
             && !moves_dir
-            && (is_promised(state, to) || exchange && is_promised(state, from))
         {
             let inode = state.nodes.get(source).ok_or(Errno::STALE)?.key.1;
-            self.announce_replaced(state, (old, new), inode, exchange)?;
+            let (going, coming) = match exchange {
+                true => (open_at(state, from), open_at(state, to)),
+                false => (followers(state, from, source), Vec::new()),
+            };
+            let along = [going, coming].map(|ids| self.with_promises(state, &ids));
+            let replaces = is_promised(state, to) || exchange && is_promised(state, from);
+            if replaces || along.iter().any(|ids| !ids.is_empty()) {
+                self.announce_moved(state, (old, new), inode, exchange, along)?;
+            }
         }
         let paths = paths.filter(|_| moves_dir && !failpoint::mutant("C18-moved"));
         if let Some((from, to)) = &paths {
@@ -858,6 +867,8 @@ impl Engine {
                 to: to.clone(),
                 inode: node.key.1,
                 exchange,
+                going: Vec::new(),
+                coming: Vec::new(),
             })?;
             // The move may come to the medium by itself; what is below it has to be found then.
             self.sync_journal_now(state)?;
@@ -925,22 +936,27 @@ impl Engine {
     }
 
     /// A file is about to take a name, or two to exchange theirs, that somebody has promised to give
-    /// a content: if it comes about, that is newer.
-    fn announce_replaced(
+    /// a content: if it comes about, that is newer. And so are the promises of those who go `along`,
+    /// each way.
+    fn announce_moved(
         &self,
         state: &mut State,
         (from, to): (&Path, &Path),
         inode: u64,
         exchange: bool,
+        along: [Vec<TxnId>; 2],
     ) -> OpResult<()> {
         if failpoint::mutant("C18-replaced") {
             return Ok(());
         }
+        let [going, coming] = along;
         self.append(&Record::Moved {
             from: from.to_owned(),
             to: to.to_owned(),
             inode,
             exchange,
+            going,
+            coming,
         })?;
         // It may come to the medium by itself.
         self.sync_journal_now(state)
@@ -956,18 +972,20 @@ impl Engine {
     /// their own under the old name keep it (C11).
     fn follow(&self, state: &mut State, from: &Slot, to: &Slot, moved: NodeId) {
         state.rename_follower(from, to);
-        // Also one prepared for an open that is still on its way: it has what has moved. In the order in
-        // which they are listed: the newest is the one that its process sees.
-        let listed = state.open_names.get(from).into_iter().flatten();
-        let ids: Vec<TxnId> = listed
-            .filter_map(|id| state.txns.get(id).filter(|t| !t.discarded))
-            .filter(|t| t.begun == Begun::Edit || t.base == Some(moved) || t.holds_nothing())
-            .map(|t| t.id)
-            .collect();
-        for id in ids {
+        for id in followers(state, from, moved) {
             self.retarget(state, id, to);
             self.journal_moved(state, id);
         }
+    }
+
+    /// The staging files of those transactions that have promised something which nobody has replaced.
+    fn with_promises(&self, state: &State, ids: &[TxnId]) -> Vec<TxnId> {
+        let txns = ids.iter().filter_map(|id| state.txns.get(id));
+        // It has begun already.
+        let promises = |t: &&Transaction| {
+            t.overtaken.is_none() && self.records_of(state, t).iter().skip(1).count() > 0
+        };
+        txns.filter(promises).map(|t| t.staging_id).collect()
     }
 
     /// The journal is told under which name a transaction goes on with its file, and once more what
@@ -1137,7 +1155,8 @@ impl Engine {
             && let Some(path) = state.nodes.path(to)
         {
             let inode = state.nodes.get(node).ok_or(Errno::STALE)?.key.1;
-            self.announce_replaced(state, (&path, &path), inode, false)?;
+            let along = [Vec::new(), Vec::new()];
+            self.announce_moved(state, (&path, &path), inode, false, along)?;
         }
         at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
         let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
@@ -1366,6 +1385,26 @@ impl Engine {
             done(synced);
         });
     }
+}
+
+/// The transactions of a name that are not discarded, in the order in which they are listed: the newest
+/// is the one that its process sees.
+fn open_at(state: &State, slot: &Slot) -> Vec<TxnId> {
+    let listed = state.open_names.get(slot).into_iter().flatten();
+    let is_open = |id: &&TxnId| state.txns.get(id).is_some_and(|t| !t.discarded);
+    listed.filter(is_open).copied().collect()
+}
+
+/// Those that go along when the file is renamed. Also one prepared for an open that is still on its
+/// way: it has what has moved.
+fn followers(state: &State, from: &Slot, moved: NodeId) -> Vec<TxnId> {
+    let mut ids = open_at(state, from);
+    ids.retain(|id| {
+        let goes =
+            |t: &Transaction| t.begun == Begun::Edit || t.base == Some(moved) || t.holds_nothing();
+        state.txns.get(id).is_some_and(goes)
+    });
+    ids
 }
 
 /// Whether recovery may give a name what an open transaction of it has promised.

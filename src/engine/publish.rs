@@ -198,6 +198,9 @@ impl Engine {
         }
         let synced = ready.synced;
         self.publish(state, slot, ready, version);
+        let overlaid = txn.staging.try_lock().map(|mut c| c.take_overlaid());
+        let by = (txn.opener, txn.command.clone());
+        Engine::note_overlaid(state, slot, by, overlaid.unwrap_or_default());
         // What others have committed since its close promised it is on the medium soon, too; so is
         // what a close that wasn't known to be the last has left.
         let behind = state.durable + 1 < state.seq;
@@ -244,6 +247,11 @@ impl Engine {
         if let Some(n) = state.nodes.get_mut(node) {
             n.sum = ready.content.crc.map(|crc| (ready.content.len, crc));
         }
+        // A rename may give it another name than that of what it edits.
+        let current = self.current_if_any(state, slot).ok().flatten();
+        let in_place = ready.edits.is_some_and(|edited| {
+            current.is_some_and(|c| state.files.body(c) == state.files.body(edited))
+        });
         if let Some(edited) = ready.edits {
             state.files.edit(node, edited);
         }
@@ -252,10 +260,12 @@ impl Engine {
             id: ready.id,
             version,
             content: Content {
-                // It has all that was added.
+                // It has all that was added, and all that others have written.
                 grown: None,
+                parts: None,
                 ..ready.content
             },
+            in_place,
         };
         let seq = self.journal_commit(state, vec![edit]);
         self.put_pending(
@@ -319,20 +329,36 @@ impl Engine {
             }
         }
         self.supersede(state, slot, old);
-        self.overtake(state, slot, state.seq);
+        let body = state.files.body(node);
+        self.overtake_but(state, slot, state.seq, Some(body));
     }
 
     /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
     /// so that everybody sees what was committed last; what was promised of an open transaction
     /// before is older than that; and an error of the name is the last one no more.
     pub(super) fn overtake(&self, state: &mut State, slot: &Slot, by: u64) {
+        self.overtake_but(state, slot, by, None);
+    }
+
+    /// The same. What was promised as an edit of the same body goes into that version.
+    fn overtake_but(&self, state: &mut State, slot: &Slot, by: u64, body: Option<NodeId>) {
         let open: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
         for id in open {
-            if let Some(txn) = state.txns.get_mut(&id) {
+            if let Some(txn) = state.txns.get_mut(&id)
+                && !(body.is_some() && txn.body == body && txn.promises_parts())
+            {
                 txn.overtaken = Some(by);
             }
         }
         self.end_claims(state, slot);
+    }
+
+    /// Whether what is told of a transaction now is an edit of what its name has now: else the journal
+    /// must not be told which parts of it are.
+    pub(super) fn tell_parts(&self, state: &mut State, id: TxnId, told: &mut Content) {
+        if told.parts.is_some() && self.edited(state, id).is_none() {
+            told.parts = None;
+        }
     }
 
     /// The same for a name that has got another file with the writers of that: what these have
@@ -539,6 +565,10 @@ impl Engine {
         let (node, from) = (txn.node, txn.slot.clone());
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let edits = edits.filter(|_| content.is_by_parts());
+        let overlaid = match how {
+            Move::Link => Vec::new(),
+            _ => content.take_overlaid(),
+        };
         let published_id = content.id;
         let published = content.continue_in(fresh_id, file, copied);
         let promised = is_promised.then(|| described.clone());
@@ -555,6 +585,10 @@ impl Engine {
             content.base_ends_at(node.whole.clone());
         }
         drop(content);
+        if let Some(txn) = state.txns.get(&id) {
+            let by = (txn.opener, txn.command.clone());
+            Engine::note_overlaid(state, to, by, overlaid);
+        }
         let is_merged = matches!(merged, Outcome::Merged(_));
         let why = merged.overwrites();
         let (version, ready) = match merged {

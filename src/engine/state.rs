@@ -274,6 +274,8 @@ pub struct State {
     pub counters: Counters,
     /// Errors for status, newest last.
     pub unseen: VecDeque<Unseen>,
+    /// Versions of which bytes were overwritten, and that are to be kept.
+    pub(super) overlaid: Vec<super::overlaid::Overlaid>,
     /// They are not written down as they are.
     pub unseen_changed: bool,
     /// Errors of single paths, for the attribute `user.commitfs.error`.

@@ -258,6 +258,7 @@ impl Engine {
                     engine.warn_of_old_locks();
                     engine.look_after_claims();
                     engine.pieces.sweep();
+                    engine.keep_overlaid();
                     engine.keep_unread();
                     engine.look_after_parties();
                     engine.guess_counters();

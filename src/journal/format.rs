@@ -5,6 +5,7 @@
 //! proportion to its own size and never more.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,8 @@ use super::{Content, Edit, FileKey, Grown, Header, JournalError, Record};
 pub const FORMAT_VERSION: u32 = 3;
 /// The first whose contents say what they were copied from.
 const WITH_GROWN: u32 = 2;
+/// The first that says what editors by parts have written.
+const WITH_PARTS: u32 = 3;
 /// Where the first record starts, in bytes.
 pub const HEADER_LEN: usize = 512;
 /// The longest [`Header::instance`], in bytes.
@@ -246,12 +249,18 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             to,
             inode,
             exchange,
+            going,
+            coming,
         } => {
             out.push(tag::MOVED);
             push_path(out, from);
             push_path(out, to);
             out.extend(inode.to_le_bytes());
             out.push((*exchange).into());
+            for ids in [going, coming] {
+                out.extend((ids.len() as u32).to_le_bytes());
+                ids.iter().for_each(|id| out.extend(id.to_le_bytes()));
+            }
         }
         Record::Growing { file, path, len } => {
             out.push(tag::GROWING);
@@ -273,12 +282,14 @@ fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
             id,
             version,
             content,
+            in_place,
         } => {
             out.push(tag::PUT);
             push_path(out, path);
             out.extend(id.to_le_bytes());
             out.extend(version.to_le_bytes());
             push_content(out, content);
+            out.push((*in_place).into());
         }
         Edit::Drop { path } => {
             out.push(tag::DROP);
@@ -336,6 +347,27 @@ fn push_content(out: &mut Vec<u8>, content: &Content) {
         out.extend(grown.inode.to_le_bytes());
         out.extend(grown.len.to_le_bytes());
     });
+    push_option(out, content.parts.as_deref(), push_parts);
+}
+
+/// Each as its distance from the end of the one before, and its length.
+fn push_parts(out: &mut Vec<u8>, parts: &[Range<u64>]) {
+    out.extend((parts.len() as u32).to_le_bytes());
+    let mut end = 0;
+    for part in parts {
+        push_varint(out, part.start - end);
+        push_varint(out, part.end - part.start);
+        end = part.end;
+    }
+}
+
+/// Seven bits to a byte, the lowest first; all but the last byte have the eighth set.
+fn push_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
 }
 
 fn push_key(out: &mut Vec<u8>, file: FileKey) {
@@ -412,6 +444,8 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
             to: input.path()?,
             inode: input.u64()?,
             exchange: input.bool()?,
+            going: input.ids()?,
+            coming: input.ids()?,
         },
         tag::GROWING => Record::Growing {
             file: input.key()?,
@@ -498,7 +532,51 @@ impl<'a> Input<'a> {
                 true => self.option(Self::grown)?,
                 false => None,
             },
+            parts: match self.version >= WITH_PARTS {
+                true => self.option(Self::parts)?,
+                false => None,
+            },
         })
+    }
+
+    fn parts(&mut self) -> Result<Vec<Range<u64>>, Reason> {
+        let mut end = 0u64;
+        let mut next = |input: &mut Self, first: bool| {
+            let (gap, len) = (input.varint()?, input.varint()?);
+            if len == 0 || (gap == 0 && !first) {
+                return Err("parts that are empty or touch each other");
+            }
+            let start = end.checked_add(gap);
+            let part = start.and_then(|start| Some(start..start.checked_add(len)?));
+            let part = part.ok_or("a part ends beyond all numbers")?;
+            end = part.end;
+            Ok(part)
+        };
+        // Grown one by one: the count is not to be trusted with memory.
+        (0..self.u32()?).map(|n| next(self, n == 0)).collect()
+    }
+
+    fn varint(&mut self) -> Result<u64, Reason> {
+        let mut number = 0u64;
+        for shift in (0..u64::BITS).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits || (byte == 0 && shift > 0) {
+                break;
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err("a number is too large, or longer than it need be")
+    }
+
+    fn ids(&mut self) -> Result<Vec<u64>, Reason> {
+        match self.version >= WITH_PARTS {
+            true => (0..self.u32()?).map(|_| self.u64()).collect(),
+            false => Ok(Vec::new()),
+        }
     }
 
     fn key(&mut self) -> Result<FileKey, Reason> {
@@ -527,6 +605,7 @@ impl<'a> Input<'a> {
                 id: self.u64()?,
                 version: self.u64()?,
                 content: self.content()?,
+                in_place: self.version >= WITH_PARTS && self.bool()?,
             }),
             tag::DROP => Ok(Edit::Drop { path: self.path()? }),
             tag @ (tag::APPEND | tag::APPEND_TO) => Ok(Edit::Append {

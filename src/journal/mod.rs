@@ -43,6 +43,7 @@ mod reader;
 mod writer;
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -90,6 +91,9 @@ pub struct Content {
     pub mtime_ns: i128,
     /// The file to which others may add records that this content is to have, too.
     pub grown: Option<Grown>,
+    /// Of an editor by parts (C9): the bytes that it has written, in order and apart. All else is as in
+    /// the last version of the file that it was copied from, and is taken from there.
+    pub parts: Option<Vec<Range<u64>>>,
 }
 
 /// The file that a content was copied from, to which records are added in place (C10). Whoever puts
@@ -125,6 +129,8 @@ pub enum Edit {
         version: u64,
         /// What was staged.
         content: Content,
+        /// It is the version before it, edited in place: what others have written of that fits in.
+        in_place: bool,
     },
     /// The name is gone.
     Drop {
@@ -246,16 +252,20 @@ pub enum Record {
     /// record describes: commits behind it count only once they are durable.
     Barrier,
     /// A directory is about to be moved in the backing directory: records before this one know what
-    /// is below it by its old path.
+    /// is below it by its old path. Or a file that is being written, or over a name that is.
     Moved {
         /// Relative to the root of the mount; any bytes.
         from: PathBuf,
         /// Likewise.
         to: PathBuf,
-        /// The directory's inode number: whether the move has come about.
+        /// Inode number of what is moved: whether the move has come about.
         inode: u64,
         /// What was at `to` is at `from` since.
         exchange: bool,
+        /// Open transactions that go along, with what they have promised, from `from` to `to`.
+        going: Vec<u64>,
+        /// And from `to` to `from`.
+        coming: Vec<u64>,
     },
     /// Records may be added to a file in place from here on: what it has beyond this length, and
     /// beyond the appends that count, came to the medium before the journal did.

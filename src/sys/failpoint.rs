@@ -22,6 +22,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "applied-all",
     "dirs-synced",
     "journal-rotated",
+    "recovery-filled",
     "recovery-replayed",
     "recovery-taken-over",
     "recovery-applied",

@@ -9,6 +9,7 @@
 //! space was reserved before, and an entry in memory.
 
 mod attributes;
+mod gaps;
 mod growth;
 mod kin;
 mod moves;

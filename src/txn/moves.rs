@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use super::recovery::found_at;
 use crate::journal::{Edit, Record};
 use crate::store::Store;
+use crate::sys::failpoint;
 
 /// One that happened.
 struct Move<'a> {
@@ -39,39 +40,57 @@ pub(super) struct Followed {
 /// The records with all paths as they are now. A move is announced before it is made: it has
 /// happened if the directory is where it should be, after the moves that came later.
 ///
-/// A file is moved over a name likewise where somebody has fsync'd what is to have that name. Gives
-/// these names, too, with the places of the records.
+/// A file is moved over a name likewise where somebody has fsync'd what is to have that name, or
+/// what goes along with the file. Gives these names, too, with the places of the records.
 pub(super) fn follow(store: &Store, records: &[Record]) -> Result<Followed, Errno> {
     let mut later: Vec<Move> = Vec::new();
+    // Of files: no other record's path is another by that.
+    let mut later_files: Vec<Move> = Vec::new();
     let mut followed = Vec::with_capacity(records.len());
     let mut replaced = Vec::new();
     for (place, record) in records.iter().enumerate().rev() {
+        let mut is_made = false;
         if let Record::Moved {
             from,
             to,
             inode,
             exchange,
+            ..
         } = record
-            && let Some((found, is_dir)) = found_at(store, &moved(to, &later))?
-            && found == *inode
         {
+            let now = moved(to, &later);
+            let here = is_dir_at(store, &now, *inode)?;
+            let made = Move {
+                from,
+                to,
+                exchange: *exchange,
+            };
             let exchanges_dir = |found: (u64, bool)| *exchange && found.1;
-            let moves_dir =
-                is_dir || found_at(store, &moved(from, &later))?.is_some_and(exchanges_dir);
-            match moves_dir {
-                false => {
+            match here {
+                Some(true) => later.push(made),
+                Some(false)
+                    if found_at(store, &moved(from, &later))?.is_some_and(exchanges_dir) =>
+                {
+                    later.push(made);
+                }
+                Some(false) => {
                     let both = [Some(to), Some(from).filter(|_| *exchange)];
                     let both = both.into_iter().flatten();
                     replaced.extend(both.map(|path| (moved(path, &later), place)));
+                    later_files.push(made);
                 }
-                true => later.push(Move {
-                    from,
-                    to,
-                    exchange: *exchange,
-                }),
+                None => {}
             }
+            // It may have gone on from there.
+            is_made =
+                here.is_some() || is_dir_at(store, &moved(&now, &later_files), *inode)?.is_some();
         }
         let mut record = record.clone();
+        if let Record::Moved { going, coming, .. } = &mut record
+            && (!is_made || failpoint::mutant("C7-followed"))
+        {
+            (*going, *coming) = (Vec::new(), Vec::new());
+        }
         if !later.is_empty() {
             each_path(&mut record, |path| *path = moved(path, &later));
         }
@@ -84,13 +103,19 @@ pub(super) fn follow(store: &Store, records: &[Record]) -> Result<Followed, Errn
     })
 }
 
+/// Whether it is a directory that has this inode number there, if anything has.
+fn is_dir_at(store: &Store, path: &Path, inode: u64) -> Result<Option<bool>, Errno> {
+    let found = found_at(store, path)?;
+    Ok(found.filter(|(found, _)| *found == inode).map(|f| f.1))
+}
+
 /// `later` has the last move first.
 fn moved(path: &Path, later: &[Move]) -> PathBuf {
     let moves = later.iter().rev();
     moves.fold(path.to_owned(), |path, m| m.apply(&path).unwrap_or(path))
 }
 
-/// Lets every path that a record speaks of be changed, but for those of moves.
+/// Lets every path that a record speaks of be changed, but for those of a directory's move.
 pub fn each_path(record: &mut Record, mut change: impl FnMut(&mut PathBuf)) {
     match record {
         Record::Begin { path, .. }
@@ -106,6 +131,16 @@ pub fn each_path(record: &mut Record, mut change: impl FnMut(&mut PathBuf)) {
                     | Edit::Patch { path, .. } => change(path),
                 }
             }
+        }
+        Record::Moved {
+            from,
+            to,
+            going,
+            coming,
+            ..
+        } if going.len() + coming.len() > 0 => {
+            change(from);
+            change(to);
         }
         Record::Moved { .. }
         | Record::Fsynced { .. }

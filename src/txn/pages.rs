@@ -29,6 +29,15 @@ impl Seen {
     }
 }
 
+/// What of a page is its process's own.
+#[derive(Debug)]
+pub struct OwnRanges {
+    /// In order, and apart.
+    pub ranges: Vec<Range<usize>>,
+    /// Some of that others have changed, which was taken over and which the process hasn't written before.
+    pub covers: bool,
+}
+
 /// Ranges of a page that are its process's own: they differ from what is `staged`, and from whatever
 /// else it may have found there; or it has written that byte before.
 pub fn own_ranges(
@@ -37,7 +46,7 @@ pub fn own_ranges(
     staged: &File,
     seen: &Seen,
     parts: &Parts,
-) -> OpResult<Vec<Range<usize>>> {
+) -> OpResult<OwnRanges> {
     let now = read_padded(staged, page.len(), offset)?;
     let bases = seen.read(page.len(), offset)?;
     let mut written = vec![false; page.len()];
@@ -48,17 +57,19 @@ pub fn own_ranges(
         page[at] != now[at] && (written[at] || bases.iter().all(|base| page[at] != base[at]))
     };
     let mut ranges: Vec<Range<usize>> = Vec::new();
+    let mut covers = false;
     for at in (0..page.len()).filter(|at| is_own(*at)) {
+        covers |= !written[at] && bases.iter().all(|base| now[at] != base[at]);
         match ranges.last_mut() {
             Some(last) if last.end == at => last.end += 1,
             _ => ranges.push(at..at + 1),
         }
     }
-    Ok(ranges)
+    Ok(OwnRanges { ranges, covers })
 }
 
 /// Beyond its end a file is zeros to a mapping.
-fn read_padded(file: &File, len: usize, offset: u64) -> OpResult<Vec<u8>> {
+pub fn read_padded(file: &File, len: usize, offset: u64) -> OpResult<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut filled = 0;
     while filled < len {
@@ -92,11 +103,14 @@ mod tests {
         let staged = file(b"aBCDef");
         let mut parts = Parts::default();
         parts.add(3..4);
-        let own = |page: &[u8]| own_ranges(page, 0, &staged, &seen, &parts).unwrap();
+        let all = |page: &[u8]| own_ranges(page, 0, &staged, &seen, &parts).unwrap();
+        let own = |page: &[u8]| all(page).ranges;
         assert!(own(b"abcDef").is_empty(), "as it was found");
         assert!(own(b"aBCDef").is_empty(), "as it is");
         assert_eq!(own(b"XbcDeY"), [0..1, 5..6], "changed");
         assert_eq!(own(b"abcdef").pop(), Some(3..4), "taken back");
         assert_eq!(own(b"aZcDef\0\0"), own(b"aZcDef"), "zeros behind the end");
+        assert!(all(b"aZcDef").covers, "others' byte");
+        assert!(!all(b"XbcYef").covers, "nobody else's");
     }
 }

@@ -44,6 +44,11 @@ impl Parts {
         self.ends.len() <= MOST
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.ends.len()
+    }
+
     /// What of them lies within a range.
     pub fn within(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let cut = |(s, e): (&u64, &u64)| (*s).max(range.start)..(*e).min(range.end);

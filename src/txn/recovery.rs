@@ -15,6 +15,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::gaps::{self, LastCommits, Lasts};
 use super::growth::{self, Growth};
 use super::moves::Followed;
 use super::told::{Collected, Told, collect};
@@ -95,13 +96,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Where in the journal each name was last given a content that counts. What a power cut takes
-    /// has overtaken nobody.
-    fn last_commits(&self, places: &BTreeMap<u64, usize>) -> HashMap<PathBuf, usize> {
-        let mut last = HashMap::new();
+    fn last_commits(&self, places: &BTreeMap<u64, usize>) -> LastCommits {
+        let mut last = LastCommits::default();
         for (seq, edits) in &self.accepted {
-            for path in edits.iter().filter_map(Edit::put_path) {
-                last.insert(path.to_owned(), places.get(seq).copied().unwrap_or(0));
+            let place = places.get(seq).copied().unwrap_or(0);
+            for edit in edits {
+                let in_place = matches!(edit, Edit::Put { in_place: true, .. });
+                if let Some(path) = edit.put_path() {
+                    last.note(path, place, in_place);
+                }
             }
         }
         last
@@ -240,11 +243,12 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
     };
     sync_accepted(store, &plan).map_err(io("making staged content durable"))?;
     cut(store, &mut plan).map_err(io("taking back unfinished appends"))?;
-    if plan.edits_documents() && !failpoint::mutant("C19-decided") {
+    if (plan.edits_documents() || gaps::has_gaps(&plan)) && !failpoint::mutant("C19-decided") {
         // The texts that are written now are what a commit beyond the prefix may have had, so that
         // it would count next time.
         start(&plan, &carried(&plan))?;
     }
+    gaps::fill(store, &mut plan).map_err(io("filling up what editors had promised"))?;
     replay::replay(store, &mut plan).map_err(io("writing documents that were edited"))?;
     failpoint::crash_point("recovery-replayed");
     sync_accepted(store, &plan).map_err(io("making staged content durable"))?;
@@ -353,23 +357,18 @@ pub fn plan(
         }
         let mut last_commit = plan.last_commits(&places);
         for (path, place) in replaced {
-            let last = last_commit.entry(path).or_insert(place);
-            *last = (*last).max(place);
+            last_commit.note(&path, place, false);
         }
-        let overtaken = |told: &Told| {
-            let path = told.path.as_ref();
-            // Somebody has committed the name since: that is newer.
-            let last = path.and_then(|p| last_commit.get(p)).copied();
-            let last = match failpoint::mutant("C7-overtaken") {
-                true => last.or(told.committed_at),
-                false => last,
-            };
-            last.is_some_and(|at| at > told.told_at)
-        };
-        let mut waiting: Vec<_> = transactions.iter().filter(|(_, t)| !overtaken(t)).collect();
+        let standing = |(id, told): (&TxnId, &Told)| Some((*id, last_commit.standing(told)?));
+        let mut waiting: Vec<(TxnId, Told)> = transactions.iter().filter_map(standing).collect();
         waiting.sort_by_key(|(_, t)| t.committed_at.unwrap_or(t.told_at));
         let whole = whole && (trusted || barrier.is_none());
-        roll_forward(store, rules, &mut plan, &waiting, &mut used, trusted, whole)?;
+        roll_forward(
+            (store, rules, &mut plan),
+            (&waiting, &mut used),
+            Lasts::new(puts),
+            (trusted, whole),
+        )?;
     }
     for id in staged.difference(&used) {
         if let Some(file) = store.open_staging(*id)?
@@ -504,21 +503,36 @@ fn checksum_of(file: &File, from: u64, len: u64) -> Result<u32, Errno> {
 
 /// Transactions whose close had been acknowledged, or that had called fsync, or that are claims.
 fn roll_forward(
-    store: &Store,
-    rules: &Rules,
-    plan: &mut Plan,
-    transactions: &[(&TxnId, &Told)],
-    used: &mut BTreeSet<TxnId>,
-    trusted: bool,
-    whole: bool,
+    (store, rules, plan): (&Store, &Rules, &mut Plan),
+    (transactions, used): (&[(TxnId, Told)], &mut BTreeSet<TxnId>),
+    mut lasts: Lasts,
+    (trusted, whole): (bool, bool),
 ) -> Result<(), Errno> {
-    for (id, told) in transactions.iter().copied() {
+    for (id, told) in transactions {
         if used.contains(id) || told.aborted || told.discarded {
             continue;
         }
-        let Some(edit) = forwarded(store, rules, *id, told, &plan.cuts, trusted, whole)? else {
+        let found = forwarded(
+            (store, rules, &lasts),
+            *id,
+            told,
+            &plan.cuts,
+            (trusted, whole),
+        )?;
+        let Some((mut edit, must_fill)) = found else {
             continue;
         };
+        if let Edit::Put {
+            path,
+            content,
+            in_place,
+            ..
+        } = &mut edit
+        {
+            *in_place = content.parts.is_some();
+            lasts.accept(path, *id, *in_place);
+            content.parts.take_if(|_| !must_fill);
+        }
         used.insert(*id);
         plan.last_seq += 1;
         plan.accepted.push((plan.last_seq, vec![edit]));
@@ -526,15 +540,14 @@ fn roll_forward(
     Ok(())
 }
 
+/// Gives, too, whether the content has to be filled up with what its name has by now.
 fn forwarded(
-    store: &Store,
-    rules: &Rules,
+    (store, rules, lasts): (&Store, &Rules, &Lasts),
     id: TxnId,
     told: &Told,
     cuts: &BTreeMap<PathBuf, u64>,
-    trusted: bool,
-    whole: bool,
-) -> Result<Option<Edit>, Errno> {
+    (trusted, whole): (bool, bool),
+) -> Result<Option<(Edit, bool)>, Errno> {
     let Some(file) = store.open_staging(id)? else {
         return Ok(None);
     };
@@ -543,13 +556,19 @@ fn forwarded(
     }
     if let Some((content, path, version)) = &told.prepared {
         let durable = told.fsynced.as_ref().is_some_and(|f| f == content);
-        if trusted || ((whole || durable) && content_is_whole(store, id, content, Some(told))?) {
-            return Ok(Some(Edit::Put {
+        let must_fill = lasts.must_fill(store, path, content, trusted)?;
+        if trusted
+            || (durable && must_fill)
+            || ((whole || durable) && content_is_whole(store, id, content, Some(told))?)
+        {
+            let put = Edit::Put {
                 path: path.clone(),
                 id,
                 version: *version,
                 content: content.clone(),
-            }));
+                in_place: false,
+            };
+            return Ok(Some((put, must_fill)));
         }
     }
     let Some(path) = told.path.clone() else {
@@ -560,20 +579,30 @@ fn forwarded(
         id,
         version: 0,
         content,
+        in_place: false,
     };
     if let Some(fsynced) = &told.fsynced {
-        let kept = keep_fsynced(store, rules, &file, &path, fsynced, (trusted, cuts))?;
-        return Ok(kept.map(put));
+        let must_fill = lasts.must_fill(store, &path, fsynced, trusted)?;
+        let kept = match must_fill {
+            // What it has written since may be of the bytes that others have.
+            true => {
+                guard_permits(store, rules, &file, &path, fsynced.len)?.then(|| fsynced.clone())
+            }
+            false => keep_fsynced(store, rules, &file, &path, fsynced, (trusted, cuts))?,
+        };
+        return Ok(kept.map(|content| (put(content), must_fill)));
     }
     let len = len(&file)?;
     Ok((told.claim && len <= CLAIM_LIMIT).then(|| {
-        put(Content {
+        let content = Content {
             len,
             crc: None,
             inline: None,
             mtime_ns: 0,
             grown: None,
-        })
+            parts: None,
+        };
+        (put(content), false)
     }))
 }
 
@@ -592,6 +621,7 @@ fn keep_fsynced(
         inline: None,
         mtime_ns: 0,
         grown: fsynced.grown,
+        parts: fsynced.parts.clone(),
     };
     if lacks_some(store, path, fsynced, cuts.get(path).copied())? {
         // Of that it may have taken some over since the fsync, behind all that it had.
@@ -846,6 +876,7 @@ fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
                     id,
                     version,
                     content,
+                    ..
                 } => {
                     every.insert(*id);
                     last.insert(path, Some((*id, *version, content)));

@@ -91,6 +91,7 @@ pub(super) fn replay(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
             id: document.id,
             version: document.version,
             content,
+            in_place: false,
         });
     }
     for (id, unfit) in &unfit {
@@ -249,5 +250,6 @@ pub fn write_text(file: &File, text: &[u8], mtime_ns: i128) -> Result<Content, E
         inline: None,
         mtime_ns,
         grown: None,
+        parts: None,
     })
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
-use super::pages::{Seen, own_ranges};
+use super::pages::{Seen, own_ranges, read_padded};
 use super::parts::{Parts, by_place};
 use crate::guard::{Guard, JsonLines, Verdict, examine};
 use crate::journal;
@@ -44,6 +44,9 @@ pub enum Own {
     /// A write by an ordinary user has cleared the set-id bits.
     NoSetId = 8,
 }
+
+/// The most pieces that the journal is told of, at a few bytes each.
+const MOST_TOLD: usize = 1 << 16;
 
 /// Bytes that are taken over at once.
 const PIECE: usize = 1 << 20;
@@ -90,6 +93,10 @@ pub struct Content {
     parts: Option<Parts>,
     /// Others had changed some of that, too.
     overwrites: bool,
+    /// Some of it came by pages of a mapping.
+    mapped: bool,
+    /// Versions of others that have other bytes where pages of a mapping have some, too.
+    overlaid: Vec<Shown>,
     /// Something was written or truncated, ever.
     pub changed: bool,
     /// Something was written or truncated since the last [`Content::examine`].
@@ -178,6 +185,8 @@ impl Staging {
             seen: Seen::default(),
             parts: None,
             overwrites: false,
+            mapped: false,
+            overlaid: Vec::new(),
             changed: false,
             dirty: true,
             failed: None,
@@ -388,11 +397,31 @@ impl Content {
         self.copy_base()?;
         match &self.parts {
             Some(parts) if !crate::sys::failpoint::mutant("C9-pages") => {
-                own_ranges(page, offset, &self.file, &self.seen, parts)
+                let own = own_ranges(page, offset, &self.file, &self.seen, parts)?;
+                self.mapped |= !own.ranges.is_empty();
+                if let Some(grown) = self.grown.as_ref().filter(|_| own.covers) {
+                    let version = grown.from.clone();
+                    self.overlay(version);
+                }
+                Ok(own.ranges)
             }
             // All of the content is.
             _ => Ok(std::iter::once(0..page.len()).collect()),
         }
+    }
+
+    /// Bytes of this version, which others have changed, are other ones here.
+    fn overlay(&mut self, version: Shown) {
+        let is_last = |last: &Shown| Arc::ptr_eq(&last.file, &version.file);
+        let is_known = self.overlaid.last().is_some_and(is_last);
+        if !is_known && !crate::sys::failpoint::mutant("C9-overlaid") {
+            self.overlaid.push(version);
+        }
+    }
+
+    /// The versions whose bytes a commit overwrites that came by pages of a mapping.
+    pub fn take_overlaid(&mut self) -> Vec<Shown> {
+        std::mem::take(&mut self.overlaid)
     }
 
     /// Takes over what others have added to the file since it was copied: on the plain directory,
@@ -489,6 +518,9 @@ impl Content {
         let meets = holds_any(parts, &current.file, grown.len..own.min(whole))?;
         let comes_behind = meets && appended;
         overwrites |= meets && !appended;
+        if self.mapped && overwrites && self.covers(parts, &grown, &current)? {
+            self.overlay(current.clone());
+        }
         let end = if comes_behind { grown.len } else { whole };
         for gap in parts.gaps(0..end) {
             at::copy_part(&current.file, &self.file, gap).map_err(|e| errno_of(&e))?;
@@ -502,6 +534,25 @@ impl Content {
             false => self.grown = Some(grown),
         }
         Ok(overwrites)
+    }
+
+    /// Whether others have made bytes of what it was made of other ones than it has itself.
+    fn covers(&self, parts: &Parts, grown: &Grown, current: &Shown) -> OpResult<bool> {
+        let mut covers = false;
+        let both = 0..self.size()?.min(current.length()?);
+        each_piece(parts, &self.file, both, |own, at| {
+            let theirs = read_padded(&current.file, own.len(), at)?;
+            let mut base = read_padded(&grown.from.file, own.len(), at)?;
+            // Beyond what was copied there was nothing.
+            let copied = usize::try_from(grown.len.saturating_sub(at)).unwrap_or(usize::MAX);
+            base[copied.min(own.len())..].fill(0);
+            let bytes = own.iter().zip(theirs).zip(base);
+            covers |= bytes
+                .into_iter()
+                .any(|((own, theirs), base)| theirs != base && theirs != *own);
+            Ok(())
+        })?;
+        Ok(covers)
     }
 
     /// What [`Content::take_added`] has taken it over from.
@@ -610,7 +661,15 @@ impl Content {
             inline: None,
             mtime_ns: mtime_ns(&stat),
             grown: self.grown.as_ref().map(Grown::told).transpose()?,
+            parts: self.told_parts(),
         })
+    }
+
+    /// What recovery has to know of what it has written, unless that would be too much to tell.
+    fn told_parts(&self) -> Option<Vec<Range<u64>>> {
+        let parts = self.parts.as_ref().filter(|_| self.is_by_parts())?;
+        let tells = parts.count() <= MOST_TOLD && !crate::sys::failpoint::mutant("C9-told");
+        tells.then(|| parts.within(0..u64::MAX))
     }
 
     /// The length of what the last fsync had made durable, if nothing of it was touched since.
@@ -708,7 +767,7 @@ fn differ(parts: &Parts, one: &File, other: &File, within: Range<u64>) -> OpResu
 }
 
 /// Whether a file holds anything but zeros in any of some parts.
-fn holds_any(parts: &Parts, file: &File, within: Range<u64>) -> OpResult<bool> {
+pub(super) fn holds_any(parts: &Parts, file: &File, within: Range<u64>) -> OpResult<bool> {
     let mut any = false;
     each_piece(parts, file, within, |piece, _| {
         any |= piece.iter().any(|byte| *byte != 0);

@@ -7,7 +7,7 @@ use crate::journal::{Content, Edit, Record};
 use crate::types::TxnId;
 
 /// One transaction as the journal tells it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Told {
     pub path: Option<PathBuf>,
     pub discarded: bool,
@@ -99,8 +99,26 @@ pub(super) fn collect(
             Record::Withdrawn { seq } => {
                 commits.remove(seq);
             }
+            Record::Moved {
+                from,
+                to,
+                going,
+                coming,
+                ..
+            } => {
+                // Of those that have come about only.
+                for (ids, path) in [(going, to), (coming, from)] {
+                    for id in ids {
+                        let told = transactions.entry(*id).or_default();
+                        if let Some(prepared) = &mut told.prepared {
+                            prepared.1.clone_from(path);
+                        }
+                        (told.path, told.told_at) = (Some(path.clone()), at);
+                    }
+                }
+            }
             // Followed already.
-            Record::Moved { .. } | Record::Growing { .. } | Record::Settled { .. } => {}
+            Record::Growing { .. } | Record::Settled { .. } => {}
         }
     }
     Collected {

@@ -307,6 +307,16 @@ impl Transaction {
         self.claim || (self.common && created)
     }
 
+    /// Whether all that it has promised tells which bytes it has written, so that these fit into any
+    /// version that others make of its file in place.
+    pub fn promises_parts(&self) -> bool {
+        let contents = [
+            self.last_fsync.as_ref(),
+            self.content.as_ref().map(|ready| &ready.content),
+        ];
+        contents.iter().flatten().all(|told| told.parts.is_some())
+    }
+
     /// The journal is told that this much of it is on the medium, whatever has its name by now.
     pub fn note_durable(&mut self, content: crate::journal::Content) {
         self.last_fsync = Some(content);
@@ -327,7 +337,10 @@ impl Transaction {
 
     /// The journal is told that a close, surely the last, has promised what was prepared: under the
     /// same lock, as a new journal must carry it.
-    pub fn note_promised(&mut self, by: u32) {
+    pub fn note_promised(&mut self, ready: &Ready, by: u32) {
+        if let Some(known) = self.content.as_mut().filter(|known| known.id == ready.id) {
+            known.content.parts.clone_from(&ready.content.parts);
+        }
         self.flushed = Some(Flushed {
             sure: true,
             // Said by who knows, right after.

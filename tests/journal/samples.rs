@@ -26,6 +26,7 @@ pub fn content(len: u64, inline: Option<&[u8]>) -> Content {
         inline: inline.map(<[u8]>::to_vec),
         mtime_ns: -1_234_567_890_123_456_789_012,
         grown: None,
+        parts: None,
     }
 }
 
@@ -57,6 +58,35 @@ pub fn one_of_each() -> Vec<Record> {
             }],
         },
         Record::Settled { file },
+        Record::Fsynced {
+            id: 41,
+            content: Content {
+                grown: Some(Grown { inode: 77, len: 7 }),
+                parts: Some(vec![0..3, 5..300, 70_000..u64::MAX]),
+                ..content(3, None)
+            },
+        },
+        Record::Commit {
+            seq: 21,
+            edits: vec![Edit::Put {
+                path: "rows".into(),
+                id: 45,
+                version: 4,
+                content: Content {
+                    parts: Some(vec![]),
+                    ..content(3, None)
+                },
+                in_place: true,
+            }],
+        },
+        Record::Moved {
+            from: "rows".into(),
+            to: "columns".into(),
+            inode: 80,
+            exchange: true,
+            going: vec![41, 45],
+            coming: vec![46],
+        },
     ]);
     records
 }
@@ -91,6 +121,8 @@ pub fn one_of_each_in_format_2() -> Vec<Record> {
             to: "b".into(),
             inode: 78,
             exchange: true,
+            going: vec![],
+            coming: vec![],
         },
     ]);
     records
@@ -103,6 +135,7 @@ pub fn one_of_each_in_format_1() -> Vec<Record> {
         id,
         version: id + 100,
         content: content(5, inline),
+        in_place: false,
     };
     let moved = raw_path(b"dir/not utf-8 \xff");
     vec![
@@ -160,28 +193,44 @@ pub fn any_path() -> impl Strategy<Value = PathBuf> {
     vec(any::<u8>(), 0..40).prop_map(|bytes| raw_path(&bytes))
 }
 
+fn any_parts() -> impl Strategy<Value = Vec<std::ops::Range<u64>>> {
+    let number = prop_oneof![1..300_u64, 1..1_u64 << 55];
+    vec((number.clone(), number), 0..20).prop_map(|parts| {
+        let mut end = 0;
+        let each = parts.into_iter().map(|(gap, len)| {
+            let start = end + gap - u64::from(end == 0);
+            end = start + len;
+            start..end
+        });
+        each.collect()
+    })
+}
+
 pub fn any_content() -> impl Strategy<Value = Content> {
     let inline = prop::option::of(vec(any::<u8>(), 0..200));
     let grown = any::<Option<(u64, u64)>>();
-    (any::<(u64, Option<u32>, i128)>(), inline, grown).prop_map(
-        |((len, crc, mtime_ns), inline, grown)| Content {
+    let parts = prop::option::of(any_parts());
+    (any::<(u64, Option<u32>, i128)>(), inline, (grown, parts)).prop_map(
+        |((len, crc, mtime_ns), inline, (grown, parts))| Content {
             len,
             crc,
             inline,
             mtime_ns,
             grown: grown.map(|(inode, len)| Grown { inode, len }),
+            parts,
         },
     )
 }
 
 pub fn any_edit() -> impl Strategy<Value = Edit> {
     prop_oneof![
-        (any_path(), any::<u64>(), any::<u64>(), any_content()).prop_map(
-            |(path, id, version, content)| Edit::Put {
+        (any_path(), any::<(u64, u64, bool)>(), any_content()).prop_map(
+            |(path, (id, version, in_place), content)| Edit::Put {
                 path,
                 id,
                 version,
-                content
+                content,
+                in_place
             }
         ),
         any_path().prop_map(|path| Edit::Drop { path }),
@@ -258,14 +307,21 @@ pub fn any_record() -> impl Strategy<Value = Record> {
             len
         }),
         any_key().prop_map(|file| Record::Settled { file }),
-        (any_path(), any_path(), any::<(u64, bool)>()).prop_map(|(from, to, (inode, exchange))| {
-            Record::Moved {
-                from,
-                to,
-                inode,
-                exchange,
-            }
-        }),
+        (
+            (any_path(), any_path()),
+            any::<(u64, bool)>(),
+            any::<(Vec<u64>, Vec<u64>)>()
+        )
+            .prop_map(
+                |((from, to), (inode, exchange), (going, coming))| Record::Moved {
+                    from,
+                    to,
+                    inode,
+                    exchange,
+                    going,
+                    coming,
+                }
+            ),
     ]
 }
 

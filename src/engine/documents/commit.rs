@@ -441,6 +441,7 @@ impl Engine {
                 id,
                 version: head.version,
                 content,
+                in_place: false,
             }],
         };
         self.append(&record)?;

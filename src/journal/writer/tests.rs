@@ -170,6 +170,7 @@ fn a_record_over_the_limit_is_refused_and_nothing_beside_it_is_written() {
             inline: Some(vec![7; format::MAX_PAYLOAD]),
             mtime_ns: 0,
             grown: None,
+            parts: None,
         },
     };
     let error = journal.append_all(&[abort(1), huge]).unwrap_err();
