@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Actor, Disk, Mount, Rejected, assert_content, eventually};
+use common::{Actor, Disk, Mount, Rejected, assert_content, assert_errno, eventually};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -65,6 +65,30 @@ fn dropped(m: &Mount) -> Vec<(String, u64)> {
         Some((e["rejected"].as_str()?.to_owned(), bytes))
     };
     errors.iter().filter_map(told).collect()
+}
+
+#[test]
+fn where_a_quota_is_used_up_other_users_contents_stay() {
+    need_root!();
+    // The third write and all later ones are told that the quota is used up.
+    let failing = format!("write:{}:100000:2", libc::EDQUOT);
+    let m = mount!(Mount::options().separate().env("COMMITFS_FAIL_AT", failing));
+    let mut ids = Vec::new();
+    for name in ["own", "others"] {
+        let mut writer = Actor::new();
+        writer.open("f", "w", &m.path(name)).unwrap();
+        writer.write("f", name).unwrap();
+        writer.kill(libc::SIGKILL);
+        ids.push(m.await_rejected(name, name.as_bytes()).id);
+    }
+    let others = m.backing().join(".commitfs/rejected").join(&ids[1]);
+    std::os::unix::fs::chown(&others, Some(1001), Some(1001)).unwrap();
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("more")).unwrap();
+    assert_errno(writer.write("f", "more"), "EDQUOT");
+    assert_eq!(kept(&m), [ids[1].clone()]);
+    let told = dropped(&m);
+    assert_eq!(told, [(ids[0].clone(), 3)]);
 }
 
 #[test]

@@ -327,7 +327,7 @@ impl Engine {
     ) -> OpResult<()> {
         let mut failed_before = false;
         let mut full = None;
-        let result = self.making_room(|| {
+        let result = self.making_room_in(staging, 0, || {
             let mut content = staging.lock();
             failed_before = content.failed.is_some();
             let result = unless_full(&mut content, &mut change);
@@ -570,7 +570,7 @@ impl Engine {
                 }
                 let engine = self.clone();
                 self.pool.run(move || {
-                    let allocated = engine.making_room_for(len, || {
+                    let allocated = engine.making_room_in(&staging, len, || {
                         let mut content = staging.lock();
                         content.allocate(mode, offset, len)?;
                         drop_set_id(&*content.file, caller, Some(&staging))

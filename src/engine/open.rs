@@ -925,7 +925,9 @@ impl Engine {
     /// A staging file; rejected content makes room if the disk is full (C5).
     fn create_staging_making_room(&self, state: &mut State, id: TxnId) -> OpResult<File> {
         match self.store.create_staging(id) {
-            Err(Errno::NOSPC | Errno::DQUOT) if self.make_room(state) => {
+            Err(full @ (Errno::NOSPC | Errno::DQUOT))
+                if self.make_room(state, self.whose(full, &|| None)) =>
+            {
                 self.store.create_staging(id)
             }
             other => other,

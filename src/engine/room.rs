@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::{Engine, State};
 use crate::namespace::Pending;
-use crate::store::{FULL_DISK, Rejected, Worth, id_name};
+use crate::store::{FULL_DISK, Owner, Rejected, Worth, id_name};
 use crate::sys::{at, failpoint};
 use crate::txn::Staging;
 use crate::types::{OpResult, TxnId};
@@ -66,9 +66,28 @@ impl Engine {
         self.making_room_for(0, what)
     }
 
+    /// The same for what is written to a staging file: its owner's quota may be what is used up.
+    pub(super) fn making_room_in<T>(
+        &self,
+        staging: &Staging,
+        bytes: u64,
+        what: impl FnMut() -> OpResult<T>,
+    ) -> OpResult<T> {
+        self.making_room_of(|| Owner::of(&*staging.lock().file), bytes, what)
+    }
+
     /// The same for what needs so many bytes at once: nothing is dropped where that would not do.
     pub(super) fn making_room_for<T>(
         &self,
+        bytes: u64,
+        what: impl FnMut() -> OpResult<T>,
+    ) -> OpResult<T> {
+        self.making_room_of(|| None, bytes, what)
+    }
+
+    fn making_room_of<T>(
+        &self,
+        owner: impl Fn() -> Option<Owner>,
         bytes: u64,
         mut what: impl FnMut() -> OpResult<T>,
     ) -> OpResult<T> {
@@ -77,16 +96,17 @@ impl Engine {
         loop {
             let gone = self.departures.ended();
             let result = what();
-            if !matches!(result, Err(Errno::NOSPC | Errno::DQUOT)) || exhausted {
-                return result;
-            }
+            let full = match &result {
+                Err(errno @ (Errno::NOSPC | Errno::DQUOT)) if !exhausted => *errno,
+                _ => return result,
+            };
             // Others may go on replacing and removing without end.
             let mut found = begun.elapsed() < ROOM_LIMIT && self.wait_for_departures(gone);
             if !found && given_back < GIVE_BACK {
                 given_back += 1;
                 found = self.give_back_replaced();
             }
-            exhausted = !found && !self.drop_rejected_for(bytes);
+            exhausted = !found && !self.drop_rejected_for(bytes, self.whose(full, &owner));
             self.store.reuse_freed();
         }
     }
@@ -94,7 +114,7 @@ impl Engine {
     /// Copies what an editor goes on from, unless its writes have failed. What fails once there is no
     /// room fails again for whoever needs the copy.
     pub(super) fn copy_base(&self, staging: &Staging) -> OpResult<()> {
-        self.making_room(|| {
+        self.making_room_in(staging, 0, || {
             let mut content = staging.lock();
             match content.failed {
                 None => content.copy_base(),
@@ -114,18 +134,36 @@ impl Engine {
     /// since, so that it is worth trying again; waits for the disk.
     ///
     /// What is gone for programs comes first, and what somebody might still want last.
-    pub(super) fn find_room(&self, gone: u64) -> bool {
+    pub(super) fn find_room(
+        &self,
+        gone: u64,
+        full: Errno,
+        owner: impl Fn() -> Option<Owner>,
+    ) -> bool {
         let found = self.wait_for_departures(gone)
             || self.give_back_replaced()
-            || self.drop_rejected_for(0);
+            || self.drop_rejected_for(0, self.whose(full, &owner));
         if found {
             self.store.reuse_freed();
         }
         found
     }
 
-    fn drop_rejected_for(&self, bytes: u64) -> bool {
-        bytes <= self.most_room() && self.make_room(&mut self.lock())
+    fn drop_rejected_for(&self, bytes: u64, whose: Option<Owner>) -> bool {
+        bytes <= self.most_room() && self.make_room(&mut self.lock(), whose)
+    }
+
+    /// Whose content makes way for what has failed so; `None`: everybody's. A file that nobody owns yet
+    /// is the daemon's.
+    pub(super) fn whose(&self, full: Errno, owner: &impl Fn() -> Option<Owner>) -> Option<Owner> {
+        if full != Errno::DQUOT || !self.store.has_quotas_of_owners() {
+            return None;
+        }
+        let own = || Owner {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        };
+        Some(owner().unwrap_or_else(own))
     }
 
     /// Removes a staging file that nobody needs any more.
@@ -181,15 +219,19 @@ impl Engine {
     }
 
     /// Drops rejected content that is worth least. Gives whether any went.
-    pub(super) fn make_room(&self, state: &mut State) -> bool {
-        self.drop_up_to(Worth::OnlyCopy, state)
+    pub(super) fn make_room(&self, state: &mut State, whose: Option<Owner>) -> bool {
+        self.drop_up_to(Worth::OnlyCopy, whose, state)
     }
 
-    fn drop_up_to(&self, worth: Worth, state: &mut State) -> bool {
+    fn drop_up_to(&self, worth: Worth, whose: Option<Owner>, state: &mut State) -> bool {
         let versions = self.versions(state);
-        let dropped = self.store.give_up_rejected(PIECE, worth, versions);
+        let dropped = self.store.give_up_rejected(PIECE, worth, whose, versions);
         let dropped = dropped.unwrap_or_default();
-        self.report_dropped(state, &dropped, FULL_DISK);
+        let why = match whose {
+            None => FULL_DISK,
+            Some(_) => "to make room where a quota was used up",
+        };
+        self.report_dropped(state, &dropped, why);
         !dropped.is_empty()
     }
 
@@ -197,7 +239,8 @@ impl Engine {
     /// would count as an only copy: there is room for that as long as something is worth less.
     pub(super) fn keep_rejected(&self, meta: &Rejected) {
         let room = || {
-            !failpoint::mutant("C5-meta-room") && self.drop_up_to(Worth::Earlier, &mut self.lock())
+            !failpoint::mutant("C5-meta-room")
+                && self.drop_up_to(Worth::Earlier, None, &mut self.lock())
         };
         if let Err(e) = self.store.reject(meta, room) {
             log::error!("rejected/{}: {e}", id_name(meta.id));

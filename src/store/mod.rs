@@ -28,7 +28,9 @@ use rustix::io::Errno;
 
 use crate::sys::{at, failpoint, spare};
 use crate::types::TxnId;
-pub use rejected::{FULL_DISK, Rejected, RejectedBound, Worth, drop_rejected, list_rejected};
+pub use rejected::{
+    FULL_DISK, Owner, Rejected, RejectedBound, Worth, drop_rejected, list_rejected,
+};
 
 /// Name of the state directory.
 pub const STATE_DIR: &str = ".commitfs";

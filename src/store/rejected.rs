@@ -92,6 +92,24 @@ impl RejectedBound {
     }
 }
 
+/// Whose quota is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// User number.
+    pub uid: u32,
+    /// Group number.
+    pub gid: u32,
+}
+
+impl Owner {
+    /// Who owns a file.
+    pub fn of(file: impl AsFd) -> Option<Owner> {
+        let stat = rustix::fs::fstat(file).ok()?;
+        let (uid, gid) = (stat.st_uid, stat.st_gid);
+        Some(Owner { uid, gid })
+    }
+}
+
 impl Store {
     /// Moves a staging file to rejected. The meta file comes first, so that content never lies
     /// there unexplained; meta without content is dropped by [`Store::list_rejected`]. Both are on the
@@ -177,7 +195,8 @@ impl Store {
     }
 
     /// Gives up what is worth least, and at most `worth`: at least `wanted` bytes of it if there is so
-    /// much of its worth. The disk is full. Gives what was dropped.
+    /// much of its worth. The disk is full, or somebody's quota used up, and only what counts towards
+    /// that gives room. Gives what was dropped.
     ///
     /// # Errors
     /// When they can't be listed.
@@ -185,16 +204,32 @@ impl Store {
         &self,
         wanted: u64,
         worth: Worth,
+        whose: Option<Owner>,
         has_version: impl Fn(&Path) -> bool,
     ) -> Result<Vec<Rejected>, Errno> {
         let all = self.list_rejected()?;
+        let counts = |one: &Rejected| whose.is_none_or(|whose| self.counts_towards(whose, one.id));
         let worths = worths(&all, has_version);
+        let counted = all.into_iter().zip(worths).filter(|(one, _)| counts(one));
+        let (all, worths): (Vec<_>, Vec<_>) = counted.unzip();
         match worths.iter().min() {
             Some(least_worth) if *least_worth <= worth => {
                 Ok(self.drop_all(least(&all, &worths, wanted)))
             }
             _ => Ok(Vec::new()),
         }
+    }
+
+    fn counts_towards(&self, whose: Owner, id: TxnId) -> bool {
+        let stat = rustix::fs::statat(&self.rejected, id_name(id), AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| stat.st_uid == whose.uid || stat.st_gid == whose.gid)
+    }
+
+    /// Whether quotas are of users and groups here: on btrfs they are of subvolumes.
+    pub fn has_quotas_of_owners(&self) -> bool {
+        const BTRFS: u32 = 0x9123_683e;
+        let kind = rustix::fs::fstatfs(&self.staging).map(|stat| stat.f_type as u32);
+        kind != Ok(BTRFS) && !failpoint::mutant("C5-quota")
     }
 
     fn drop_all(&self, victims: Vec<&Rejected>) -> Vec<Rejected> {

@@ -17,7 +17,7 @@ pub(super) fn make(store: &Store, most: Worth) -> bool {
         return false;
     }
     let has_version = |path: &std::path::Path| at::is_filled_file_below(&store.root, path);
-    let dropped = store.give_up_rejected(PIECE, most, has_version);
+    let dropped = store.give_up_rejected(PIECE, most, None, has_version);
     let dropped = dropped.unwrap_or_default();
     if dropped.is_empty() {
         return false;

@@ -20,6 +20,7 @@ use serde_json::json;
 use super::{Durability, Engine};
 use crate::json::{AnyPatch, Document, JsonError, Limits, PatchError, PatchErrorKind, Pointer};
 use crate::namespace;
+use crate::store::Owner;
 use crate::sys::failpoint;
 use crate::types::{Caller, NodeId, OpResult, Slot};
 use kept::Outcome;
@@ -271,10 +272,14 @@ impl Engine {
                 }
                 // Somebody has committed meanwhile: once more, on that.
                 Ok(None) => self.lock().counters.patch_retries += 1,
-                Err(refusal) if !found_room && refusal.is_full() && self.find_room(gone) => {
+                Err(refusal) if found_room || !refusal.is_full() => return Err(refusal),
+                Err(refusal) => {
+                    let owner = || Owner::of(&*self.lock().nodes.fd(request.node).ok()?);
+                    if !self.find_room(gone, refusal.errno, owner) {
+                        return Err(refusal);
+                    }
                     found_room = true;
                 }
-                Err(refusal) => return Err(refusal),
             }
         }
     }
