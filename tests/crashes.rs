@@ -229,7 +229,9 @@ fn a_daemon_killed_at_every_crash_point_loses_nothing_acknowledged_and_tears_not
 fn a_daemon_killed_at_every_crash_point_of_recovery_recovers_the_next_time() {
     need_daemon!();
     let mut random = Random::new();
-    for point in CRASH_POINTS.iter().filter(|p| p.starts_with("recovery")) {
+    // What several editors have promised is filled up: tests/promised_parts.rs.
+    let points = CRASH_POINTS.iter().filter(|p| **p != "recovery-filled");
+    for point in points.filter(|p| p.starts_with("recovery")) {
         let mut m = mount!(Mount::options());
         let base = vec![0; WAYS.len()];
         m.save("kept", stamped(1, 5_000));
