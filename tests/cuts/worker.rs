@@ -257,6 +257,8 @@ impl Worker {
             .read(true)
             .write(true)
             .open(self.root.join(GRID))?;
+        // Who has locked its part lets the others in: several are at work at once.
+        let alone = self.random.one_in(2) || !lock_part(&file, place)?;
         let mut found = [0; content::ROW];
         file.read_exact_at(&mut found, place)?;
         if found[..] != content::row(self.me, self.acknowledged) {
@@ -275,6 +277,9 @@ impl Worker {
         file.write_all_at(left, place)?;
         file.write_all_at(right, place + left.len() as u64)?;
         self.sync(n, &file, synced)?;
+        if !alone {
+            self.pause(12_000);
+        }
         close(file)?;
         self.acknowledged = number;
         Ok(())
@@ -289,6 +294,25 @@ impl Worker {
         child.status()?;
         std::thread::sleep(Duration::from_micros(self.random.below(60_000)));
         Ok(())
+    }
+}
+
+/// Locks a row; `false` where there are no such locks.
+fn lock_part(file: &File, place: u64) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: all zeros are a valid `flock`.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = place as libc::off_t;
+    lock.l_len = content::ROW as libc::off_t;
+    // SAFETY: the descriptor is open, and the kernel only reads what the pointer leads to.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const lock) } {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::ENOLCK)) => Ok(false),
+            error => Err(error),
+        },
     }
 }
 
