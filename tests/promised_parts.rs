@@ -200,6 +200,29 @@ fn it_is_not_mixed_with_what_somebody_has_written_anew() {
 }
 
 #[test]
+fn who_has_cut_off_what_it_had_fsynced_takes_nothing_from_others() {
+    need_features!("posix_locks");
+    need_daemon!();
+    for (commits, power_cut) in [(true, false), (true, true), (false, false), (false, true)] {
+        let mut m = mount!(slow());
+        let mut one = synced(&m);
+        if commits {
+            other_commits(&m);
+        }
+        one.ftruncate("f", 2).unwrap();
+        m.kill_daemon();
+        let records = journal_of(&m).records;
+        match power_cut {
+            true => cut(&m, &records),
+            false => recover(&m),
+        }
+        // Alone, its file is as on the plain directory.
+        let left = if commits { "abcdefUVWjkl\n" } else { "XY" };
+        assert_eq!(text(&m, "f"), left, "{commits} {power_cut}: {records:#?}");
+    }
+}
+
+#[test]
 fn lines_that_others_have_added_since_stay() {
     need_features!("posix_locks");
     need_daemon!();

@@ -582,7 +582,12 @@ fn forwarded(
         in_place: false,
     };
     if let Some(fsynced) = &told.fsynced {
-        let must_fill = lasts.must_fill(store, &path, fsynced, trusted)?;
+        let is_cut = len(&file)? < fsynced.len;
+        if is_cut && lasts.must_fill(store, &path, fsynced, true)? {
+            // It has cut off what it had promised, and others go on from what was there.
+            return Ok(None);
+        }
+        let must_fill = !is_cut && lasts.must_fill(store, &path, fsynced, trusted)?;
         let kept = match must_fill {
             // What it has written since may be of the bytes that others have.
             true => {
