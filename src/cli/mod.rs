@@ -9,6 +9,7 @@ mod locks;
 mod logging;
 mod man;
 mod mount;
+mod openmetrics;
 mod options;
 mod output;
 mod random;

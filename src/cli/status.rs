@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{Failure, control, exit, output};
+use super::{Failure, control, exit, openmetrics, output};
 use crate::engine::Command;
 use crate::store::STATE_DIR;
 use crate::sys::clock::LocalTime;
@@ -18,6 +18,10 @@ pub struct Arguments {
     /// As JSON, for programs
     #[arg(long)]
     json: bool,
+    /// As metrics for a textfile collector, or by OpenMetrics to the letter; exit code 0 also with unread errors
+    #[arg(long, value_enum, value_name = "FORM", num_args = 0..=1, require_equals = true,
+          default_missing_value = "textfile", conflicts_with = "json")]
+    openmetrics: Option<openmetrics::Form>,
     /// Don't count the errors shown as read
     #[arg(long)]
     keep_errors: bool,
@@ -35,6 +39,11 @@ pub(super) fn read(mount: &MountEntry) -> Result<Value, Failure> {
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let mount = control::mount_of(&arguments.mountpoint)?;
     let status = read(&mount)?;
+    if let Some(form) = arguments.openmetrics {
+        // For a job that writes a file: the errors are in it, and stay for people to read.
+        output::print(openmetrics::text(&status, form))?;
+        return Ok(exit::OK);
+    }
     if arguments.json {
         let text = serde_json::to_string_pretty(&status);
         output::print(text.map_err(|e| Failure::new(exit::TROUBLE, e))? + "\n")?;

@@ -534,6 +534,7 @@ impl Engine {
             if !failpoint::mutant("C10-journal") {
                 self.append(&record)?;
             }
+            state.metrics.note_commit(seq, Instant::now());
             state.unapplied.push_back((seq, record));
             state.growing.append(key, seq, end);
             appender.last.fetch_max(seq, Ordering::Relaxed);

@@ -71,6 +71,7 @@ impl Engine {
             _ => None,
         };
         let staged = txn.and_then(|txn| {
+            txn.close_began = Some(Instant::now());
             // Read at once: the closing task waits for this answer, so it can't be gone yet.
             if !locked && is_further_flush(txn, caller) {
                 return None;
@@ -780,7 +781,10 @@ impl Engine {
         staging: &Arc<Staging>,
         result: OpResult<()>,
     ) -> OpResult<()> {
-        let pid = self.lock().txns.get(&id).map_or(0, |t| t.opener);
+        let pid = self.lock().txns.get_mut(&id).map_or(0, |t| {
+            t.close_began = Some(Instant::now());
+            t.opener
+        });
         let mut result = result.and_then(|()| self.prepare(id, staging, pid));
         let mut state = self.lock();
         // Nobody else has it open, whatever the last look at descriptors came to.

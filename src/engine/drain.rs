@@ -439,6 +439,7 @@ impl Engine {
     fn after_round(&self, state: &mut State, round: &Round) {
         let upto = round.upto;
         state.durable = upto;
+        state.metrics.note_durable(upto, state.seq, Instant::now());
         for (node, seq, _) in &round.appended {
             if state
                 .appended

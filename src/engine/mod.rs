@@ -29,6 +29,7 @@ mod locklist;
 mod lockstats;
 mod mapped;
 mod merging;
+mod metrics;
 mod names;
 mod open;
 mod orders;
@@ -259,6 +260,7 @@ impl Engine {
             ledger: ledger::Ledger::default(),
             parties: merging::Parties::default(),
             overwrites: overwrites::Overwrites::default(),
+            metrics: metrics::Metrics::default(),
         };
         let departures = Arc::new(room::Departures::default());
         let departed = departures.clone();

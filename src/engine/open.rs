@@ -882,6 +882,7 @@ impl Engine {
                 common: false,
                 was_common: false,
                 is_restore: false,
+                close_began: None,
                 discarded: false,
                 started: Instant::now(),
                 opened: None,

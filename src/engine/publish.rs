@@ -1,7 +1,7 @@
 //! The commit point: one append to the journal, one entry in memory.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -201,6 +201,9 @@ impl Engine {
         let overlaid = txn.staging.try_lock().map(|mut c| c.take_overlaid());
         let by = (txn.opener, txn.command.clone());
         Engine::note_overlaid(state, slot, by, overlaid.unwrap_or_default());
+        if let Some(began) = txn.close_began {
+            state.metrics.commits.observe(began.elapsed());
+        }
         // What others have committed since its close promised it is on the medium soon, too; so is
         // what a close that wasn't known to be the last has left.
         let behind = state.durable + 1 < state.seq;
@@ -414,6 +417,7 @@ impl Engine {
     /// A commit stands in the journal; it is to be applied.
     pub(super) fn note_journalled(&self, state: &mut State, seq: u64, record: Record) {
         state.seq = seq;
+        state.metrics.note_commit(seq, Instant::now());
         state.unapplied.push_back((seq, record));
         self.wake_drain(state);
     }

@@ -302,6 +302,8 @@ pub struct State {
     pub(super) ledger: super::ledger::Ledger,
     /// Who reads and saves them.
     pub(super) parties: super::merging::Parties,
+    /// How long commits take.
+    pub(super) metrics: super::metrics::Metrics,
     /// What threads have seen, and overwritten without having seen it.
     pub(super) overwrites: super::overwrites::Overwrites,
 }

@@ -118,6 +118,8 @@ pub struct Status {
     pub counters: CounterValues,
     /// What there was of locks, writer slots and lock files since the mount.
     pub locks: super::locklist::LockTotals,
+    /// How long commits take.
+    pub latency: super::metrics::Latency,
     /// Committed versions not yet in the backing directory.
     pub pending: usize,
     /// Why commits can't be made durable, if they can't.
@@ -189,6 +191,7 @@ impl Engine {
                 patch_retries: state.counters.patch_retries,
             },
             locks: Engine::lock_totals(&state),
+            latency: state.metrics.told(std::time::Instant::now()),
             pending: state.pending.len(),
             failed: state.drain.failed.map(|e| e.to_string()),
             stuck: state.drain.stuck.map(|e| e.to_string()),

@@ -182,6 +182,8 @@ pub struct Transaction {
     pub last_closer: u32,
     /// Tells whether FLUSH found this to be surely the last reference, and when.
     pub flushed: Option<Flushed>,
+    /// When the close began that came last.
+    pub close_began: Option<Instant>,
     /// What the last FLUSH found wrong, told by RELEASE if it was the last.
     pub verdict: Option<Abort>,
     /// RELEASE has come, the rest is under way.
