@@ -122,7 +122,7 @@ pub fn path_on_a_line(path: &Path) -> String {
 /// A path as one word of a command line for the shell, quoted where it has to be.
 pub fn quoted_for_shell(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();
-    let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+:,@%".contains(b);
+    let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+:,@%=".contains(b);
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.is_empty() && bytes.iter().all(is_plain) => text.to_owned(),
         Ok(text) if !text.contains(char::is_control) => {

@@ -80,6 +80,24 @@ fn what_follows_is_shown_as_it_is_said_until_the_daemon_ends() {
 }
 
 #[test]
+fn what_a_daemon_has_said_last_is_read_beside_its_dead_mount() {
+    need_daemon!();
+    let mut m = Mount::options().separate().prepare();
+    let mut mount = Command::new(binary());
+    mount.arg("mount").args([m.backing(), m.mountpoint()]);
+    run(&mut mount, Duration::from_secs(30)).ok();
+    let pid = m.status()["pid"].as_i64().unwrap();
+    // SAFETY: the daemon that this test has started.
+    unsafe { libc::kill(pid.try_into().unwrap(), libc::SIGKILL) };
+    eventually(Duration::from_secs(10), "its mount is dead", || {
+        m.mountpoint().read_dir().is_err()
+    });
+    let said = commitfs([Path::new("log"), m.mountpoint()]).ok();
+    assert!(said.out.contains("mounted on"), "{said:#?}");
+    m.reap_daemon(Duration::ZERO);
+}
+
+#[test]
 fn the_log_of_a_daemon_in_the_foreground_is_found_if_it_is_a_file() {
     need_daemon!();
     let m = mount!();

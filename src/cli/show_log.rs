@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Failure, control, exit, output, status};
 use crate::store::{DAEMON_LOG, OLD_LOG, STATE_DIR};
-use crate::sys::mount::MountEntry;
+use crate::sys::mount::{self as sysmount, MountEntry};
 
 /// Lines shown before new ones are waited for, if not said.
 const BEFORE: usize = 10;
@@ -36,28 +36,41 @@ impl Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let dir = &arguments.dir;
+    if let Some(backing) = below_dead(dir) {
+        return of_directory(&backing, arguments);
+    }
     match control::mount_if_any(dir)? {
         Some(mount) => of_mount(&mount, arguments),
-        None => {
-            let state = dir.join(STATE_DIR);
-            let file = File::open(state.join(DAEMON_LOG)).map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => Failure::new(
-                    exit::BAD_INPUT,
-                    format!(
-                        "{}: no daemon has logged here: neither a mount of commitfs, nor a directory that one in the background had mounted",
-                        dir.display()
-                    ),
-                ),
-                _ => control::unusable(dir, &e),
-            })?;
-            show(
-                Log::Held(file),
-                File::open(state.join(OLD_LOG)).ok(),
-                arguments,
-                || true,
-            )
-        }
+        None => of_directory(dir, arguments),
     }
+}
+
+/// The backing directory of a mount whose daemon is gone, if the mount doesn't cover it: what the
+/// daemon has said last is there.
+fn below_dead(dir: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(dir).ok()?;
+    let table = sysmount::mountinfo().ok()?;
+    let mount = path.ancestors().find_map(|p| sysmount::top_at(&table, p))?;
+    let asked = mount.mount_point.join(STATE_DIR).symlink_metadata();
+    let is_dead = asked.is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
+    let backing = PathBuf::from(&mount.source);
+    (is_dead && mount.fstype == sysmount::FSTYPE && backing.is_dir()).then_some(backing)
+}
+
+fn of_directory(dir: &Path, arguments: &Arguments) -> Result<u8, Failure> {
+    let state = dir.join(STATE_DIR);
+    let file = File::open(state.join(DAEMON_LOG)).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Failure::new(
+            exit::BAD_INPUT,
+            format!(
+                "{}: no daemon has logged here: neither a mount of commitfs, nor a directory that one in the background had mounted",
+                dir.display()
+            ),
+        ),
+        _ => control::unusable(dir, &e),
+    })?;
+    let old = File::open(state.join(OLD_LOG)).ok();
+    show(Log::Held(file), old, arguments, || true)
 }
 
 fn of_mount(mount: &MountEntry, arguments: &Arguments) -> Result<u8, Failure> {
