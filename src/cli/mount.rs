@@ -16,7 +16,7 @@ use crate::fuse::{Adapter, KernelNotify};
 use crate::rules::Rules;
 use crate::store::{DAEMON_LOG, OLD_LOG, STATE_DIR, Store, StoreError};
 use crate::sys::background::{self, Outcome, ReadyWriter};
-use crate::sys::mount::{self as sysmount, FsKind, MountError, MountRequest};
+use crate::sys::mount::{self as sysmount, FsKind, MountError, MountFlags, MountRequest};
 use crate::sys::{failpoint, proc, signals};
 use crate::txn::recovery::{RecoveryError, recover};
 use crate::types::errno_of;
@@ -498,6 +498,8 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
             descriptors,
             lock_timeout: plan.lock_timeout,
             lock_warn: plan.lock_warn,
+            noatime: plan.options.flags.contains(MountFlags::NOATIME),
+            nodiratime: plan.options.flags.contains(MountFlags::NODIRATIME),
             mountpoint: plan.mountpoint.clone(),
             rules_file: plan.rules_file.clone(),
             log,

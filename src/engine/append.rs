@@ -33,6 +33,7 @@ use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Ready, Staging, Transaction, key_of};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
 
+mod sizes;
 mod tails;
 
 /// An unfinished line longer than this doesn't wait.
@@ -247,7 +248,7 @@ impl Engine {
         slot: Slot,
         (flags, stream): (OFlags, Stream),
     ) -> OpResult<Opened> {
-        let read = Shown::of(&state.nodes, id)?;
+        let read = Shown::open(&state.nodes, id, self.reading(flags))?;
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
         let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
@@ -312,6 +313,10 @@ impl Engine {
         if failpoint::mutant("C10-lines") {
             return self.append_records(appender, &mut inner, data);
         }
+        if request.kill {
+            let gone = super::setid::gone_of(&*inner.read.file, caller);
+            super::setid::clear_set_id(&inner.read.file, gone)?;
+        }
         if end == 0 {
             let before = inner.tail.len();
             inner.tail.extend_from_slice(data);
@@ -368,7 +373,11 @@ impl Engine {
         let mut content = staging.lock();
         let at_end = appender.always && !writeback;
         let offset = if at_end { content.size()? } else { offset };
-        content.write(data, offset).map(drop)
+        content.write(data, offset)?;
+        if request.kill {
+            super::setid::drop_set_id(&*content.file, caller, Some(&staging))?;
+        }
+        Ok(())
     }
 
     /// Adds `bytes` to the current version, in one piece.

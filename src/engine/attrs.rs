@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::io::drop_set_id;
+use super::setid::drop_set_id;
 use super::{Engine, virtualdir};
 use crate::namespace::Kind;
 use crate::sys::{at, proc};
@@ -102,7 +102,7 @@ impl Engine {
         let finish = move |size: OpResult<()>| {
             done(
                 size.and_then(|()| engine.change(node, &change))
-                    .and_then(|()| engine.getattr(node, None)),
+                    .and_then(|()| engine.getattr(caller, node, None)),
             );
         };
         match (change.size, handle) {

@@ -259,8 +259,9 @@ impl Engine {
                 let Some(txn) = state.txns.get_mut(&id) else {
                     return Ok(());
                 };
-                // Nobody is to see what has lost its name, whole or not.
-                let unseen = txn.discarded && matches!(abort, Abort::Guard(_));
+                // Nobody is to see what has lost its name, whole or not, and whether its directory is there or not.
+                let moot = matches!(abort, Abort::Guard(_) | Abort::VanishedTarget { .. });
+                let unseen = txn.discarded && moot && !failpoint::mutant("C11-gone");
                 let silent = unseen || matches!(abort, Abort::Discarded | Abort::Killed { .. });
                 txn.verdict = Some(abort);
                 if told && !silent { Err(errno) } else { Ok(()) }

@@ -70,6 +70,7 @@ impl Engine {
         }
         let dir = self.dir_fd(&self.lock(), node)?;
         let dev = at::stat(&*dir)?.st_dev;
+        let quietly = self.config.noatime || self.config.nodiratime;
         let tgid = proc::tgid(caller.tid);
         // Pending names move to the backing directory under this lock, so none is missed and none
         // is seen twice.
@@ -78,7 +79,7 @@ impl Engine {
         self.await_creations(&mut guard, node);
         let state = &mut *guard;
         let mut names: BTreeMap<OsString, (NodeId, FileType)> = BTreeMap::new();
-        for entry in rustix::fs::Dir::new(at::open_dir(&*dir, ".".as_ref())?)? {
+        for entry in rustix::fs::Dir::new(at::open_listing(&*dir, quietly)?)? {
             let entry = entry?;
             use std::os::unix::ffi::OsStrExt;
             let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());

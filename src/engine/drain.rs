@@ -355,6 +355,9 @@ impl Engine {
         if newest {
             crate::txn::mark_version(&*item.file, version);
         }
+        if let Some(told) = &told {
+            crate::txn::mark_ctime(&*item.file, told);
+        }
         // Freeing the old file's blocks takes long when it is large: not under the lock.
         let old = at::open_path(&*dir, &item.slot.name).ok();
         let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());

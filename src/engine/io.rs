@@ -9,13 +9,14 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::lines::{self, Next};
+use super::setid::{Gone, clear_set_id, drop_set_id, gone_of};
 use super::shared::begins_swmr;
 use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::Record;
 use crate::rules::Stream;
-use crate::sys::{at, failpoint, interrupt, proc};
-use crate::txn::{Content, Own, Staging};
+use crate::sys::{failpoint, interrupt, proc};
+use crate::txn::{Content, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 
 /// Up to this size a write to the page cache is done by the dispatcher itself: handing it to a
@@ -188,9 +189,10 @@ impl Engine {
                         .pool
                         .run(move || done(engine.birth(txn, handle, by, &data).map(|_| size)));
                 }
-                if kill {
-                    staging.set_own(Own::NoSetId);
-                }
+                let kill = match kill {
+                    true => self.note_kill(txn, &staging, caller),
+                    false => 0,
+                };
                 if writeback {
                     let (engine, data) = (self.clone(), data.to_vec());
                     return self.pool.run(move || {
@@ -232,6 +234,7 @@ impl Engine {
                 if !writes {
                     return done(Err(Errno::BADF));
                 }
+                let kill = if kill { gone_of(&*file, caller) } else { 0 };
                 if data.len() <= INLINE_WRITE {
                     let result = write_direct(&file, data, offset, kill);
                     if !is_full(&result) {
@@ -294,7 +297,7 @@ impl Engine {
         size: u32,
         data: &[u8],
         offset: u64,
-        kill: bool,
+        kill: Gone,
         done: impl FnOnce(OpResult<u32>) + Send + 'static,
     ) {
         match result {
@@ -311,7 +314,7 @@ impl Engine {
     }
 
     /// Writes again as often as room can be made.
-    fn retry_write(&self, staging: &Staging, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
+    fn retry_write(&self, staging: &Staging, data: &[u8], offset: u64, kill: Gone) -> OpResult<()> {
         self.change_staged(staging, "write", |content| {
             write_staged(content, data, offset, kill)
         })
@@ -612,6 +615,7 @@ impl Engine {
             Handle::Reader { read, .. } => read.file,
             Handle::Direct { file, .. } => file,
             Handle::Staged { staging, .. } => staging.lock().readable().file,
+            Handle::Append(appender) => return self.seek_appended(&appender, offset, hole),
             _ => return Err(Errno::INVAL),
         };
         // A position of its own: the description may be shared with reads.
@@ -690,7 +694,7 @@ impl Engine {
             Handle::Direct {
                 file, writes: true, ..
             } => {
-                self.making_room(|| write_direct(&file, data, to_offset, false))?;
+                self.making_room(|| write_direct(&file, data, to_offset, 0))?;
                 drop_set_id(&*file, caller, None)?;
             }
             _ => return Err(Errno::BADF),
@@ -717,7 +721,7 @@ fn unless_full(
     result
 }
 
-fn first_try(content: &mut Content, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
+fn first_try(content: &mut Content, data: &[u8], offset: u64, kill: Gone) -> OpResult<()> {
     unless_full(content, |content| write_staged(content, data, offset, kill))
 }
 
@@ -725,59 +729,27 @@ pub(super) fn write_staged(
     content: &mut Content,
     data: &[u8],
     offset: u64,
-    kill: bool,
+    kill: Gone,
 ) -> OpResult<()> {
     content.write(data, offset)?;
-    if kill {
-        clear_set_id(&content.file)?;
+    if kill != 0 {
+        clear_set_id(&content.file, kill)?;
     }
     Ok(())
 }
 
 /// Writes if nobody else uses the content and nothing must be copied first.
-fn write_at_once(staging: &Staging, data: &[u8], offset: u64, kill: bool) -> Option<OpResult<()>> {
+fn write_at_once(staging: &Staging, data: &[u8], offset: u64, kill: Gone) -> Option<OpResult<()>> {
     let mut content = staging.try_lock()?;
     (!content.must_copy()).then(|| first_try(&mut content, data, offset, kill))
 }
 
-fn write_direct(file: &File, data: &[u8], offset: u64, kill: bool) -> OpResult<()> {
+fn write_direct(file: &File, data: &[u8], offset: u64, kill: Gone) -> OpResult<()> {
     file.write_all_at(data, offset).map_err(|e| errno_of(&e))?;
-    if kill {
-        clear_set_id(file)?;
+    if kill != 0 {
+        clear_set_id(file, kill)?;
     }
     Ok(())
-}
-
-/// What the backing file system does at a write by a process that isn't root; the daemon is.
-pub(super) fn clear_set_id(file: &File) -> OpResult<()> {
-    let mode = at::stat(file)?.st_mode & 0o7777;
-    if without_set_id(mode) != mode {
-        rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(without_set_id(mode)))?;
-    }
-    Ok(())
-}
-
-/// A set-group-id bit without group execution means something else and stays.
-pub(super) fn without_set_id(mode: u32) -> u32 {
-    let gone = if mode & 0o010 != 0 { 0o6000 } else { 0o4000 };
-    mode & !gone
-}
-
-/// The same for what the kernel doesn't say it of: truncation, allocation, copies. For a staged
-/// file the commit is told as well.
-pub(super) fn drop_set_id(
-    file: impl std::os::fd::AsFd,
-    caller: Caller,
-    staging: Option<&Staging>,
-) -> OpResult<()> {
-    let mode = at::stat(&file)?.st_mode & 0o7777;
-    if without_set_id(mode) == mode || proc::may_keep_set_id(caller.tid, caller.uid) {
-        return Ok(());
-    }
-    if let Some(staging) = staging {
-        staging.set_own(Own::NoSetId);
-    }
-    at::chmod(file, without_set_id(mode))
 }
 
 pub(super) fn read_at(file: &File, offset: u64, size: u32) -> OpResult<Vec<u8>> {

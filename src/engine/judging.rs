@@ -112,7 +112,10 @@ impl Engine {
                 _ => return Ok(None),
             }
         };
-        let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
+        let file = at::reopen(
+            &*fd,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOATIME,
+        )?;
         let len = file.metadata().map_err(|e| errno_of(&e))?.len();
         examine(guard, &file, len)
             .map(Some)

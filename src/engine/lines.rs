@@ -113,7 +113,10 @@ impl Engine {
             };
             (state.nodes.fd(id)?, node.json_lines)
         };
-        let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
+        let file = at::reopen(
+            &*fd,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOATIME,
+        )?;
         let len = file.metadata().map_err(|e| errno_of(&e))?.len();
         if known == len && len > 0 {
             return Ok(true);

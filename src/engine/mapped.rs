@@ -3,6 +3,7 @@
 
 use super::Engine;
 use super::io::{is_full, write_staged};
+use super::setid::Gone;
 use crate::txn::{Content, Staging};
 use crate::types::OpResult;
 
@@ -14,7 +15,7 @@ impl Engine {
         staging: &Staging,
         data: &[u8],
         offset: u64,
-        kill: bool,
+        kill: Gone,
     ) -> OpResult<()> {
         self.change_staged(staging, "write", |content| {
             write_changed(content, data, offset, kill)
@@ -22,7 +23,7 @@ impl Engine {
     }
 }
 
-fn write_changed(content: &mut Content, page: &[u8], offset: u64, kill: bool) -> OpResult<()> {
+fn write_changed(content: &mut Content, page: &[u8], offset: u64, kill: Gone) -> OpResult<()> {
     let changed = content.changed_in(page, offset);
     if let Err(errno) = &changed
         && !is_full(&Err(*errno))

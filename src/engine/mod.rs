@@ -42,6 +42,7 @@ mod probe;
 mod publish;
 mod resolve;
 mod room;
+mod setid;
 mod shared;
 mod slots;
 mod state;
@@ -60,6 +61,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::journal::{Journal, JournalError, Record};
@@ -117,6 +119,10 @@ pub struct Config {
     pub bound: Duration,
     /// The daemon may give files away: it keeps the caller's owner and group.
     pub privileged: bool,
+    /// Reading leaves the access times of files alone.
+    pub noatime: bool,
+    /// And of directories.
+    pub nodiratime: bool,
     /// A lock held for longer is told in the log.
     pub lock_warn: Option<Duration>,
     /// Descriptors that the process may have open.
@@ -372,6 +378,14 @@ impl Engine {
         self.path_of(state, slot).to_string_lossy().into_owned()
     }
 
+    /// How a file is opened to be read for who asks for it with `flags`.
+    pub(crate) fn reading(&self, flags: OFlags) -> OFlags {
+        match self.config.noatime {
+            true => OFlags::RDONLY | OFlags::NOATIME,
+            false => OFlags::RDONLY | (flags & OFlags::NOATIME),
+        }
+    }
+
     /// Descriptor of a directory's node.
     pub(crate) fn dir_fd(&self, state: &State, dir: NodeId) -> OpResult<Arc<OwnedFd>> {
         match state.nodes.get(dir) {
@@ -419,6 +433,9 @@ impl Engine {
             (stat.st_ctime, stat.st_ctime_nsec) = (stat.st_mtime, stat.st_mtime_nsec);
         }
         stat.st_nlink = stat.st_nlink.saturating_sub(node.covered.into());
+        if node.nameless && !failpoint::mutant("C8-nameless") {
+            stat.st_nlink = 0;
+        }
         if node.superseded && stat.st_nlink == 0 {
             // As by a rewrite in place. link(2) by path could meet it in between, and a link
             // count of 0 is ENOENT there.

@@ -320,6 +320,9 @@ impl Engine {
         let seq = self.journal_commit(state, vec![Edit::Drop { path }]);
         state.counters.commits -= 1;
         state.condemned.push((seq, pending.id));
+        if let Some(node) = state.nodes.get_mut(pending.node) {
+            node.nameless = true;
+        }
         self.unpin(state, pending.node, true);
         self.touch_dir(state, slot.dir);
     }
@@ -465,7 +468,10 @@ impl Engine {
             let pending = state.pending.get(from.dir, &from.name).is_some();
             (fd, policy, direct, pending)
         };
-        let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
+        let file = at::reopen(
+            &*fd,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOATIME,
+        )?;
         if policy.mode == RuleMode::Atomic {
             self.check_named(&file, to, &policy, true)?;
         }
@@ -588,7 +594,10 @@ impl Engine {
                 if state.nodes.get(source).is_none_or(|n| n.kind != Kind::File) {
                     return Ok(false);
                 }
-                let file = at::reopen(&*state.nodes.fd(source)?, rustix::fs::OFlags::RDONLY)?;
+                let file = at::reopen(
+                    &*state.nodes.fd(source)?,
+                    rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOATIME,
+                )?;
                 let begun = state.ledger.now();
                 let known = self.base_of_rename(state, caller.tid, source, to, policy);
                 let Some((actor, base)) = known else {
@@ -781,6 +790,9 @@ impl Engine {
         self.touch_dir(state, from.dir);
         self.touch_dir(state, to.dir);
         if let Some(old) = state.pending.put(to, pending) {
+            if let Some(node) = state.nodes.get_mut(old) {
+                node.nameless = true;
+            }
             self.unpin(state, old, true);
         }
         self.supersede(state, to, replaced);
@@ -1131,7 +1143,10 @@ impl Engine {
         if !is_file || policy.guard == Guard::None || policy.mode == RuleMode::Direct {
             return Ok(());
         }
-        let file = at::reopen(&*fd, rustix::fs::OFlags::RDONLY)?;
+        let file = at::reopen(
+            &*fd,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOATIME,
+        )?;
         self.check_named(&file, to, &policy, false)
     }
 

@@ -104,6 +104,8 @@ struct Start {
     fresh: Option<(u32, u32, u32)>,
     /// With neither base nor `fresh`: the open transaction whose attributes it takes.
     like: Option<NodeId>,
+    /// How what it begins with is read.
+    reading: OFlags,
 }
 
 pub(super) fn ctime(stat: &rustix::fs::Stat) -> (i64, u64) {
@@ -266,7 +268,7 @@ impl Engine {
         }
         if !writes(flags) {
             return self
-                .open_version(state, caller, id, slot.as_ref())
+                .open_version(state, caller, id, slot.as_ref(), flags)
                 .map(OpenStep::Done);
         }
         let slot = slot.ok_or(Errno::STALE)?;
@@ -310,8 +312,9 @@ impl Engine {
         caller: Caller,
         id: NodeId,
         slot: Option<&Slot>,
+        flags: OFlags,
     ) -> OpResult<Opened> {
-        let read = Shown::of(&state.nodes, id)?;
+        let read = Shown::open(&state.nodes, id, self.reading(flags))?;
         if let Some(slot) = slot {
             self.note_read(state, caller, slot, Some((id, &read.file)));
         }
@@ -362,6 +365,7 @@ impl Engine {
         let fd = state.nodes.fd(id)?;
         let wanted = flags
             & (OFlags::ACCMODE | OFlags::TRUNC | OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC);
+        let wanted = wanted | (self.reading(flags) & OFlags::NOATIME);
         // A write-only description still gets reads from the kernel: partial pages.
         let wanted = if writes {
             (wanted - OFlags::WRONLY) | OFlags::RDWR
@@ -373,7 +377,7 @@ impl Engine {
             e => Err(e),
         })?;
         if flags.contains(OFlags::TRUNC) {
-            super::io::drop_set_id(&*fd, caller, None)?;
+            super::setid::drop_set_id(&*fd, caller, None)?;
         }
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.direct += 1;
@@ -668,6 +672,7 @@ impl Engine {
         let txn = self.begin(
             state,
             Start {
+                reading: self.reading(flags),
                 slot: slot.clone(),
                 begun: match (flags.contains(OFlags::TRUNC), base) {
                     (_, None) => Begun::Create { exclusive: false },
@@ -718,6 +723,7 @@ impl Engine {
         self.begin(
             state,
             Start {
+                reading: self.reading(OFlags::empty()),
                 slot,
                 begun,
                 base: Some(base),
@@ -771,7 +777,7 @@ impl Engine {
     pub(super) fn drop_set_id(&self, state: &State, caller: Caller, id: TxnId) -> OpResult<()> {
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
         let fd = state.nodes.fd(txn.node)?;
-        super::io::drop_set_id(&*fd, caller, Some(&txn.staging))
+        super::setid::drop_set_id(&*fd, caller, Some(&txn.staging))
     }
 
     /// Serves a writer on the readers' node, its pages uncached.
@@ -835,7 +841,9 @@ impl Engine {
         let file = self.create_staging_making_room(state, id)?;
         let made = self.dress(&file, base.as_deref().or(like.as_deref()), start.fresh);
         let content = match (start.base, start.begun) {
-            (Some(id), Begun::Edit) => Shown::growing(&state.nodes, id).map(Some),
+            (Some(id), Begun::Edit) => {
+                Shown::open_growing(&state.nodes, id, start.reading).map(Some)
+            }
             _ => Ok(None),
         };
         let (stat, content) = match (made, content) {
@@ -1006,7 +1014,7 @@ impl Engine {
         };
         let mut mode = source.st_mode & 0o7777;
         if staging.is_own(Own::NoSetId) {
-            mode = super::io::without_set_id(mode);
+            mode = super::setid::without_set_id(mode, staging);
         }
         if mode != at::stat(file)?.st_mode & 0o7777 {
             rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
@@ -1190,6 +1198,7 @@ impl Engine {
         let id = self.begin(
             state,
             Start {
+                reading: self.reading(OFlags::empty()),
                 slot: slot.clone(),
                 begun,
                 base,

@@ -593,7 +593,7 @@ impl Text {
 }
 
 fn read_text(version: &OwnedFd) -> OpResult<Text> {
-    let file = at::reopen(version, OFlags::RDONLY)?;
+    let file = at::reopen(version, OFlags::RDONLY | OFlags::NOATIME)?;
     let len = at::stat(&file)?.st_size;
     if usize::try_from(len).is_ok_and(|len| len <= COMPARED) {
         return Ok(read_document_in(&file).map_or(Text::Other, |d| Text::Document(Box::new(d))));

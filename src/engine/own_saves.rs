@@ -157,7 +157,9 @@ impl Engine {
         };
         let replaced_text = || {
             let fd = state.nodes.fd(replaced).ok()?;
-            at::reopen(&*fd, OFlags::RDONLY).ok().map(Arc::new)
+            at::reopen(&*fd, OFlags::RDONLY | OFlags::NOATIME)
+                .ok()
+                .map(Arc::new)
         };
         let doubts = match outstanding.is_empty() {
             true => doubts,
@@ -188,7 +190,7 @@ impl Engine {
         is_own: bool,
     ) {
         let fd = state.nodes.fd(by);
-        let Ok(mine) = fd.and_then(|fd| at::reopen(&*fd, OFlags::RDONLY)) else {
+        let Ok(mine) = fd.and_then(|fd| at::reopen(&*fd, OFlags::RDONLY | OFlags::NOATIME)) else {
             return;
         };
         let pid = state.parties.author(by).map_or(tid, |a| a.pid);

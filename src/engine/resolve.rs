@@ -16,7 +16,7 @@ use super::{Engine, State, VOLATILE, virtualdir};
 use crate::namespace::Kind;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Process, Transaction};
-use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId};
+use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, Slot, TxnId};
 
 /// Of how many descriptors at most a lookup looks at each: others wait meanwhile.
 const MOST_LOOKS: u64 = 1024;
@@ -205,7 +205,18 @@ impl Engine {
             _ => Kind::Special,
         };
         let key = (stat.st_dev, stat.st_ino);
+        let is_new = state
+            .nodes
+            .known(key)
+            .is_none_or(|id| state.nodes.get(id).is_none());
+        let shift = match is_new && kind == Kind::File {
+            true => crate::txn::told_ctime(&fd, &stat),
+            false => None,
+        };
         let node = state.nodes.adopt(kind, fd, key, slot.clone());
+        if shift.is_some() {
+            node.ctime_shift = shift;
+        }
         Ok(node.id)
     }
 
@@ -287,7 +298,7 @@ impl Engine {
     }
 
     /// Attributes, of an open description where one is given.
-    pub fn getattr(&self, id: NodeId, _handle: Option<u64>) -> OpResult<Attr> {
+    pub fn getattr(&self, caller: Caller, id: NodeId, handle: Option<HandleId>) -> OpResult<Attr> {
         if virtualdir::is_virtual(id) {
             return self.virtual_attr(id);
         }
@@ -296,6 +307,10 @@ impl Engine {
             found => found?,
         };
         attr.ino = self.lock().shown_number(id);
+        if let Some(length) = self.length_with_tail(caller, id, handle) {
+            attr.stat.st_size = i64::try_from(length).unwrap_or(i64::MAX);
+            attr.ttl = VOLATILE;
+        }
         Ok(attr)
     }
 

@@ -196,8 +196,8 @@ impl Filesystem for Adapter {
         self.0.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        attributes(reply, self.0.getattr(ino.0, fh.map(|h| h.0)));
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        attributes(reply, self.0.getattr(caller(req), ino.0, fh.map(|h| h.0)));
     }
 
     fn setattr(

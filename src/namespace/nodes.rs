@@ -102,6 +102,8 @@ pub struct Node {
     pub shown_as: Option<NodeId>,
     /// The last link is gone.
     pub unlinked: bool,
+    /// The last name is gone, though the backing file is still among the staged ones.
+    pub nameless: bool,
     /// Gone, and its descriptor given up: see [`Nodes::retire`].
     pub dead: bool,
     /// Names of it in the backing directory that mean a newer, pending version to programs.
@@ -219,6 +221,7 @@ impl Nodes {
                 forwarded: None,
                 shown_as: None,
                 unlinked: false,
+                nameless: false,
                 dead: false,
                 covered: 0,
                 ctime_shift: None,

@@ -58,22 +58,32 @@ impl Ends {
 }
 
 impl Shown {
-    /// Opens a version for reading.
-    pub fn of(nodes: &Nodes, id: NodeId) -> OpResult<Shown> {
+    /// Opens a version for reading, with these flags.
+    pub fn open(nodes: &Nodes, id: NodeId, flags: OFlags) -> OpResult<Shown> {
         let node = nodes.get(id).ok_or(Errno::STALE)?;
         Ok(Shown {
-            file: Arc::new(at::reopen(&*nodes.fd(id)?, OFlags::RDONLY)?),
+            file: Arc::new(at::reopen(&*nodes.fd(id)?, flags)?),
             end: node.end.clone(),
         })
+    }
+
+    /// The same with none.
+    pub fn of(nodes: &Nodes, id: NodeId) -> OpResult<Shown> {
+        Shown::open(nodes, id, OFlags::RDONLY)
     }
 
     /// Opens a version for an editor, who sees what is added to its file as long as nothing is
     /// copied, by whole appends.
     pub fn growing(nodes: &Nodes, id: NodeId) -> OpResult<Shown> {
+        Shown::open_growing(nodes, id, OFlags::RDONLY)
+    }
+
+    /// The same with these flags.
+    pub fn open_growing(nodes: &Nodes, id: NodeId, flags: OFlags) -> OpResult<Shown> {
         let end = nodes.get(id).ok_or(Errno::STALE)?.whole.clone();
         Ok(Shown {
             end,
-            ..Shown::of(nodes, id)?
+            ..Shown::open(nodes, id, flags)?
         })
     }
 

@@ -39,6 +39,16 @@ pub fn open_dir(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     )
 }
 
+/// Opens a directory's contents; without a trace in its access time, where that is wanted and allowed.
+pub fn open_listing(dir: impl AsFd, quietly: bool) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |flags| rustix::fs::openat(&dir, ".", flags, Mode::empty());
+    match quietly.then(|| open(flags | OFlags::NOATIME)) {
+        Some(Ok(listing)) => Ok(listing),
+        _ => open(flags),
+    }
+}
+
 /// The path under which the kernel reaches an open descriptor again.
 fn magic(fd: impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
@@ -50,7 +60,15 @@ pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<File, Errno> {
         - OFlags::NOFOLLOW
         - OFlags::CREATE
         - OFlags::EXCL;
-    rustix::fs::open(magic(fd), flags, Mode::empty()).map(File::from)
+    let path = magic(fd);
+    let opened = match rustix::fs::open(&path, flags, Mode::empty()) {
+        // Only the owner's daemon, or root's, may leave access times alone.
+        Err(Errno::PERM) if flags.contains(OFlags::NOATIME) => {
+            rustix::fs::open(&path, flags - OFlags::NOATIME, Mode::empty())
+        }
+        other => other,
+    };
+    opened.map(File::from)
 }
 
 /// fstat, which works on O_PATH descriptors too.

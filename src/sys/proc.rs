@@ -301,6 +301,19 @@ pub fn may_keep_set_id(tid: u32, uid: u32) -> bool {
         }
 }
 
+/// Whether thread `tid`, whose group for files is `own`, is in a group. Of one that can't be asked nothing is known: it is.
+pub fn is_in_group(tid: u32, own: u32, group: u32) -> bool {
+    if own == group || tid == 0 {
+        return true;
+    }
+    let Ok(status) = read(tid, "status") else {
+        return true;
+    };
+    let groups = field(&status, "Groups").unwrap_or_default();
+    let mut groups = groups.split(|byte| byte.is_ascii_whitespace());
+    groups.any(|one| number(one) == Some(group))
+}
+
 fn has_deliverable_signal(status: &[u8]) -> bool {
     deliverable_signals(status) != 0
 }

@@ -5,17 +5,23 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{Gid, Mode, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::sys::at;
-use crate::types::mtime_ns;
+use crate::sys::{at, failpoint};
+use crate::types::{mtime_ns, now_ns, seconds_of};
 
 /// Attributes below this are ours: not stored by programs, never listed, never copied along.
 pub const OURS: &[u8] = b"user.commitfs.";
 
 /// The attribute that keeps a file's version number.
 pub const VERSION: &str = "user.commitfs.version";
+/// Attribute with the ctime that programs were told of a version before it was brought to its name, and when that was about to be done:
+/// both in nanoseconds since the epoch.
+const CTIME: &str = "user.commitfs.ctime";
+/// Nanoseconds between the two: the kernel's clock for files lags behind by a tick.
+const CLOCK_STEP: i128 = -20_000_000;
+const AT_ONCE: i128 = 250_000_000;
 
 /// Marks a file as this version, as it is now. Best effort: without the mark the numbers begin again
 /// after a remount.
@@ -40,6 +46,32 @@ pub fn marked_version(file: impl AsFd) -> Option<u64> {
         None => time == stat.st_mtime.to_string(),
     };
     Some(if is_same { version } else { version + 1 })
+}
+
+/// Just before a version is brought to its name, which changes its ctime: what programs were told of that. Best effort.
+pub fn mark_ctime(file: impl AsFd, told: &Stat) {
+    if failpoint::mutant("C8-ctime") {
+        return;
+    }
+    let told = ns(told.st_ctime, told.st_ctime_nsec);
+    let mark = format!("{told} {}", now_ns());
+    at::set_xattr(file, CTIME.as_ref(), mark.as_bytes(), 0).ok();
+}
+
+/// The ctime of a version's file, and what programs are to be told of it: what they were told before, if nothing has changed it but
+/// that it was brought to its name.
+pub fn told_ctime(file: impl AsFd, stat: &Stat) -> Option<((i64, u64), (i64, u64))> {
+    let mark = at::get_xattr(&file, CTIME.as_ref()).ok()??;
+    let mark = String::from_utf8(mark).ok()?;
+    let (told, marked) = mark.split_once(' ')?;
+    let (told, marked): (i128, i128) = (told.parse().ok()?, marked.parse().ok()?);
+    let since = ns(stat.st_ctime, stat.st_ctime_nsec) - marked;
+    let applied = (stat.st_ctime, stat.st_ctime_nsec);
+    (CLOCK_STEP < since && since < AT_ONCE).then(|| (applied, seconds_of(told)))
+}
+
+fn ns(seconds: i64, nanoseconds: u64) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
 }
 
 /// Gives a file the extended attributes of another, ACLs included.

@@ -22,7 +22,10 @@ mod staging;
 mod told;
 mod transaction;
 
-pub use attributes::{OURS, VERSION, copy_attributes, copy_xattrs, mark_version, marked_version};
+pub use attributes::{
+    OURS, VERSION, copy_attributes, copy_xattrs, mark_ctime, mark_version, marked_version,
+    told_ctime,
+};
 pub use growth::key_of;
 pub use kin::{Kin, Standing};
 pub use moves::{after_move, each_path};

@@ -43,6 +43,8 @@ pub enum Own {
     Xattrs = 4,
     /// A write by an ordinary user has cleared the set-id bits.
     NoSetId = 8,
+    /// That user was not in the file's group, so the set-group-id bit goes in any case.
+    NoSetGroup = 16,
 }
 
 /// The most pieces that the journal is told of, at a few bytes each.

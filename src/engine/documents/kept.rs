@@ -41,7 +41,7 @@ impl Parsed {
     /// Reads the text of a version from its file.
     pub(in crate::engine) fn read(node: NodeId, fd: &OwnedFd) -> Result<Parsed, Refusal> {
         let limits = Limits::default();
-        let file = at::reopen(fd, OFlags::RDONLY)?;
+        let file = at::reopen(fd, OFlags::RDONLY | OFlags::NOATIME)?;
         let size = file.metadata().map_err(|e| errno_of(&e))?.len();
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         if size > limits.bytes {

@@ -1,0 +1,82 @@
+//! How long a file is for who is adding an unfinished line to it: read(2), fstat(2) and lseek(2) give one answer.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::super::Engine;
+use super::super::state::Handle;
+use super::Appender;
+use crate::sys::{failpoint, proc};
+use crate::types::{Caller, HandleId, NodeId, OpResult};
+
+impl Engine {
+    /// The length in bytes that the caller is told of a node, through a description if one is named: with the unfinished line, where
+    /// it reads that or has written it. `None`: that of the file.
+    pub(in crate::engine) fn length_with_tail(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        handle: Option<HandleId>,
+    ) -> Option<u64> {
+        let appenders: Vec<Arc<Appender>> = {
+            let state = self.lock();
+            match handle.and_then(|handle| state.handles.get(&handle)) {
+                Some(Handle::Append(appender)) => vec![appender.clone()],
+                Some(_) => return None,
+                None => {
+                    let slot = state.nodes.get(node)?.at.as_ref()?;
+                    let of_name = state.appenders.get(slot)?;
+                    let here = of_name.iter().filter(|a| a.node == node);
+                    here.cloned().collect()
+                }
+            }
+        };
+        if failpoint::mutant("C10-length") {
+            return None;
+        }
+        // What is being written to at this moment is not waited for.
+        let held = appenders.iter().filter_map(|a| a.inner.try_lock());
+        let held: Vec<_> = held.filter(|inner| !inner.tail.is_empty()).collect();
+        let length = held.first()?.read.length().ok()?;
+        let process = match handle {
+            None => proc::tgid(caller.tid),
+            Some(_) => None,
+        };
+        let told = |by: &std::collections::BTreeSet<u32>| {
+            handle.is_some() || process.is_some_and(|process| by.contains(&process))
+        };
+        let tails = held.iter().filter(|inner| told(&inner.by));
+        let tails: Vec<u64> = tails.map(|inner| inner.tail.len() as u64).collect();
+        (!tails.is_empty()).then(|| length + tails.iter().sum::<u64>())
+    }
+
+    /// lseek(2) with SEEK_HOLE or SEEK_DATA through an appending description. On a worker.
+    pub(in crate::engine) fn seek_appended(
+        &self,
+        appender: &Appender,
+        offset: u64,
+        hole: bool,
+    ) -> OpResult<u64> {
+        let inner = appender.inner.lock();
+        let length = inner.read.length()?;
+        let end = length + inner.tail.len() as u64;
+        if offset >= end {
+            return Err(Errno::NXIO);
+        }
+        if offset >= length {
+            return Ok(if hole { end } else { offset });
+        }
+        let to = match hole {
+            true => rustix::fs::SeekFrom::Hole(offset),
+            false => rustix::fs::SeekFrom::Data(offset),
+        };
+        match rustix::fs::seek(&*inner.read.file, to) {
+            Ok(at) if at < length => Ok(at),
+            Ok(_) | Err(Errno::NXIO) if hole => Ok(end),
+            Ok(_) | Err(Errno::NXIO) if end > length => Ok(length),
+            Ok(_) => Err(Errno::NXIO),
+            Err(e) => Err(e),
+        }
+    }
+}
