@@ -352,11 +352,10 @@ impl Engine {
             .get(node)
             .and_then(|n| self.attr_of(state, n).ok());
         let told = told.filter(|_| newest).map(|attr| attr.stat);
-        if newest {
-            crate::txn::mark_version(&*item.file, version);
-        }
-        if let Some(told) = &told {
-            crate::txn::mark_ctime(&*item.file, told);
+        match &told {
+            Some(told) => crate::txn::mark_applied(&*item.file, version, told),
+            None if newest => crate::txn::mark_version(&*item.file, version),
+            None => {}
         }
         // Freeing the old file's blocks takes long when it is large: not under the lock.
         let old = at::open_path(&*dir, &item.slot.name).ok();

@@ -16,10 +16,10 @@ pub const OURS: &[u8] = b"user.commitfs.";
 
 /// The attribute that keeps a file's version number.
 pub const VERSION: &str = "user.commitfs.version";
-/// Attribute with the ctime that programs were told of a version before it was brought to its name, and when that was about to be done:
-/// both in nanoseconds since the epoch.
-const CTIME: &str = "user.commitfs.ctime";
-/// Nanoseconds between the two: the kernel's clock for files lags behind by a tick.
+/// Bytes of a mark that stay in the inode of ext4.
+const LONGEST_MARK: usize = 44;
+const MILLISECOND: i128 = 1_000_000;
+/// Nanoseconds between a mark and the ctime: the kernel's clock for files lags behind by a tick.
 const CLOCK_STEP: i128 = -20_000_000;
 const AT_ONCE: i128 = 250_000_000;
 
@@ -37,8 +37,9 @@ pub fn mark_version(file: impl AsFd, version: u64) {
 pub fn marked_version(file: impl AsFd) -> Option<u64> {
     let mark = at::get_xattr(&file, VERSION.as_ref()).ok()??;
     let mark = String::from_utf8(mark).ok()?;
-    let (version, time) = mark.split_once(' ')?;
-    let version: u64 = version.parse().ok()?;
+    let mut words = mark.split(' ');
+    let version: u64 = words.next()?.parse().ok()?;
+    let time = words.next()?;
     let stat = at::stat(&file).ok()?;
     let is_same = match time.strip_suffix("ns") {
         Some(ns) => ns == mtime_ns(&stat).to_string(),
@@ -48,26 +49,32 @@ pub fn marked_version(file: impl AsFd) -> Option<u64> {
     Some(if is_same { version } else { version + 1 })
 }
 
-/// Just before a version is brought to its name, which changes its ctime: what programs were told of that. Best effort.
-pub fn mark_ctime(file: impl AsFd, told: &Stat) {
-    if failpoint::mutant("C8-ctime") {
-        return;
+/// The same just before a version is brought to its name, which changes its ctime: with what programs were told of that, and when it
+/// was marked so. In few bytes: beside the inode there is no room for more, and a block of its own would be too dear.
+pub fn mark_applied(file: impl AsFd, version: u64, told: &Stat) {
+    let time = mtime_ns(told);
+    let ctime = ns(told.st_ctime, told.st_ctime_nsec) - time;
+    let now = (i128::from(now_ns()) - time) / MILLISECOND;
+    let mark = format!("{version} {time}ns {ctime} {now}");
+    if mark.len() > LONGEST_MARK || failpoint::mutant("C8-ctime") {
+        return mark_version(file, version);
     }
-    let told = ns(told.st_ctime, told.st_ctime_nsec);
-    let mark = format!("{told} {}", now_ns());
-    at::set_xattr(file, CTIME.as_ref(), mark.as_bytes(), 0).ok();
+    at::set_xattr(file, VERSION.as_ref(), mark.as_bytes(), 0).ok();
 }
 
 /// The ctime of a version's file, and what programs are to be told of it: what they were told before, if nothing has changed it but
 /// that it was brought to its name.
 pub fn told_ctime(file: impl AsFd, stat: &Stat) -> Option<((i64, u64), (i64, u64))> {
-    let mark = at::get_xattr(&file, CTIME.as_ref()).ok()??;
+    let mark = at::get_xattr(&file, VERSION.as_ref()).ok()??;
     let mark = String::from_utf8(mark).ok()?;
-    let (told, marked) = mark.split_once(' ')?;
-    let (told, marked): (i128, i128) = (told.parse().ok()?, marked.parse().ok()?);
-    let since = ns(stat.st_ctime, stat.st_ctime_nsec) - marked;
+    let mut words = mark.split(' ').skip(1);
+    let time: i128 = words.next()?.strip_suffix("ns")?.parse().ok()?;
+    let mut number = || words.next()?.parse::<i128>().ok();
+    let (told, marked) = (number()?, number()?);
+    let since = ns(stat.st_ctime, stat.st_ctime_nsec) - (time + marked * MILLISECOND);
+    let is_same = time == mtime_ns(stat) && CLOCK_STEP < since && since < AT_ONCE;
     let applied = (stat.st_ctime, stat.st_ctime_nsec);
-    (CLOCK_STEP < since && since < AT_ONCE).then(|| (applied, seconds_of(told)))
+    is_same.then(|| (applied, seconds_of(time + told)))
 }
 
 fn ns(seconds: i64, nanoseconds: u64) -> i128 {

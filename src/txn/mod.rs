@@ -23,7 +23,7 @@ mod told;
 mod transaction;
 
 pub use attributes::{
-    OURS, VERSION, copy_attributes, copy_xattrs, mark_ctime, mark_version, marked_version,
+    OURS, VERSION, copy_attributes, copy_xattrs, mark_applied, mark_version, marked_version,
     told_ctime,
 };
 pub use growth::key_of;
