@@ -1877,3 +1877,14 @@ fn what_was_written_in_a_directory_that_another_replaces_is_rejected_when_the_da
         Strike(None),
     ]);
 }
+
+#[test]
+fn a_line_added_to_a_new_log_after_its_own_programs_save_comes_behind_that() {
+    let opened = [
+        Open(1, 1, Mode::AppendAndRead, false),
+        Overtaken(1, 1, 1),
+        Write(0, 38),
+    ];
+    holds(&[opened.as_slice(), &[Kill(1, false)]].concat());
+    holds(&[opened.as_slice(), &[Strike(None)]].concat());
+}

@@ -255,6 +255,19 @@ fn what_a_program_writes_after_it_has_emptied_the_file_by_name_stands_alone() {
 }
 
 #[test]
+fn a_line_that_a_program_adds_to_its_new_log_after_its_own_save_comes_behind_that() {
+    let m = mount!();
+    let mut program = Actor::new();
+    program.open("log", "a", &m.path("notes")).unwrap();
+    program.save(&m.path("notes"), "head\n").unwrap();
+    program.write("log", "li").unwrap();
+    program.write("log", "ne\n").unwrap();
+    assert_content(m.read("notes"), b"head\nline\n", "at once");
+    program.kill(libc::SIGKILL);
+    assert_content(m.read("notes"), b"head\nline\n", "after the kill");
+}
+
+#[test]
 fn an_unmount_by_force_waits_for_what_becomes_of_a_close() {
     need_daemon!();
     let mut m = mount!(Mount::options().env("COMMITFS_DECIDE_DELAY_MS", 300));

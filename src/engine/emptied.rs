@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::{Engine, State};
 use crate::namespace::Shown;
+use crate::rules::Stream;
 use crate::sys::failpoint;
 use crate::txn::{Begun, Staging};
 use crate::types::{NodeId, OpResult, TxnId};
@@ -21,8 +22,14 @@ impl Engine {
         emptied && !failpoint::mutant("C9-emptied")
     }
 
-    /// Goes on from what the name means now. On a worker.
-    pub(super) fn take_over_emptied(&self, id: TxnId, staging: &Arc<Staging>) -> OpResult<()> {
+    /// Goes on from what the name means now. `adds`: a new log that has nothing yet goes on as one, and
+    /// its first line comes behind that. On a worker.
+    pub(super) fn take_over_emptied(
+        &self,
+        id: TxnId,
+        staging: &Arc<Staging>,
+        adds: bool,
+    ) -> OpResult<()> {
         let slot = self.lock().txns.get(&id).map(|t| t.slot.clone());
         let mut content = staging.lock();
         let mut guard = self.lock_settled(&slot.ok_or(Errno::IO)?)?;
@@ -34,7 +41,9 @@ impl Engine {
             return Ok(());
         };
         let (slot, node) = (txn.slot.clone(), txn.node);
-        if state.txns.contains_key(&by) {
+        let is_log = txn.appends && matches!(txn.stream, Some(Stream::Lines | Stream::Table));
+        let stays = adds && is_log && !failpoint::mutant("C10-own-save");
+        if stays || state.txns.contains_key(&by) {
             // Nothing is committed of it yet, and nothing was left.
             drop(guard);
             return content.truncate(0);

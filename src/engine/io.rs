@@ -169,11 +169,12 @@ impl Engine {
         match described {
             Ok(Handle::Staged { txn, staging, .. }) if self.is_emptied(txn) => {
                 let (engine, data) = (self.clone(), data.to_vec());
-                self.pool
-                    .run(move || match engine.take_over_emptied(txn, &staging) {
+                self.pool.run(
+                    move || match engine.take_over_emptied(txn, &staging, true) {
                         Ok(()) => engine.write(caller, handle, request, &data, done),
                         Err(e) => done(Err(e)),
-                    });
+                    },
+                );
             }
             Ok(Handle::Staged {
                 txn, staging, sync, ..
@@ -495,11 +496,12 @@ impl Engine {
         match self.handle(handle) {
             Ok(Handle::Staged { txn, staging, .. }) if self.is_emptied(txn) => {
                 let engine = self.clone();
-                self.pool
-                    .run(move || match engine.take_over_emptied(txn, &staging) {
+                self.pool.run(
+                    move || match engine.take_over_emptied(txn, &staging, false) {
                         Ok(()) => engine.truncate_handle(caller, handle, size, done),
                         Err(e) => done(Err(e)),
-                    });
+                    },
+                );
             }
             Ok(Handle::Staged {
                 txn,

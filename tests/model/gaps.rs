@@ -1,16 +1,17 @@
 //! What the contract says and the product doesn't do yet. Programs that would show it are not
 //! tried; each line goes with its fix. `COMMITFS_MODEL_STRICT` names those that are to be tried all
-//! the same (`AddedAfterOwnSave,…`, or `all`).
+//! the same (`WrittenAfterOwnSave,…`, or `all`).
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gap {
     /// A file that is new or empty is shared until its first write (C14).
     SharedOpens,
-    /// Who has a new log open, saves it by name itself and then adds a line: that shows at once (C10).
-    AddedAfterOwnSave,
+    /// Who has a new text open, saves it by name itself and then writes a line where the text begins: that
+    /// shows at once (C10).
+    WrittenAfterOwnSave,
 }
 
-pub const KNOWN_GAPS: &[Gap] = &[Gap::AddedAfterOwnSave];
+pub const KNOWN_GAPS: &[Gap] = &[Gap::WrittenAfterOwnSave];
 
 impl Gap {
     /// Whether programs have to go around it.

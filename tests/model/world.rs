@@ -762,11 +762,16 @@ impl World {
             self.write_lines(who, description, data);
             return true;
         };
-        if self.txns[&id].stream
-            && self.txns[&id].emptied_by.is_some()
-            && Gap::AddedAfterOwnSave.is_open()
-        {
-            return false;
+        if self.txns[&id].stream && self.txns[&id].emptied_by.is_some() {
+            let adds = self.descriptions[&description].appends;
+            let is_linked = self.is_linked_to_open(&self.txns[&id].slot.clone());
+            if is_linked || !adds && Gap::WrittenAfterOwnSave.is_open() {
+                return false;
+            }
+            let txn = self.txns.get_mut(&id).expect("it is there");
+            txn.emptied_by = None;
+            txn.begin_parts();
+            txn.resize(0);
         }
         if self.txns[&id].stream && !self.txns[&id].discarded && data.contains(&b'\n') {
             return self.first_lines(who, description, id, data);
