@@ -169,7 +169,7 @@ fn a_restore_that_is_refused_adds_nothing() {
         (ids, status["errors"].clone())
     };
     let before = seen();
-    assert_eq!(before.0, [id.clone()]);
+    assert_eq!(before.0, std::slice::from_ref(&id));
     for to in ["f.json", "new.json"] {
         let to = m.path(to);
         let to = to.to_str().unwrap();

@@ -163,21 +163,23 @@ fn show(
     }
     text.extend(so_far);
     output::print(last_lines(&text, arguments.last()))?;
-    while arguments.follow {
+    if !arguments.follow {
+        return Ok(exit::OK);
+    }
+    loop {
         let ends = !lives();
         let new = match log.from(at) {
             // Unmounted.
-            Err(_) if ends => break,
+            Err(_) if ends => return Ok(exit::OK),
             new => new.map_err(failed)?,
         };
         if ends && new.is_empty() {
-            break;
+            return Ok(exit::OK);
         }
         at += new.len() as u64;
         output::print(new)?;
         std::thread::sleep(PAUSE);
     }
-    Ok(exit::OK)
 }
 
 /// The end of a text: so many of its lines.
