@@ -47,6 +47,7 @@ mod shared;
 mod slots;
 mod state;
 mod status;
+mod strangers;
 mod strays;
 mod virtualdir;
 mod watchers;
@@ -184,6 +185,7 @@ pub struct Engine {
     shutting_down: Mutex<()>,
     /// Small files are read uncached: the kernel allows that together with mmap.
     uncached: std::sync::atomic::AtomicBool,
+    strangers: strangers::Strangers,
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
 }
 
@@ -306,6 +308,7 @@ impl Engine {
             keeping_unread: Mutex::default(),
             shutting_down: Mutex::default(),
             uncached: std::sync::atomic::AtomicBool::new(false),
+            strangers: strangers::Strangers::default(),
             stop: OnceLock::new(),
         });
         crate::sys::spare::fill();

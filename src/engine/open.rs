@@ -131,6 +131,7 @@ impl Engine {
         if self.is_herald(caller) {
             return done(Ok(self.herald_open()));
         }
+        self.meet(caller, request.flags);
         if self.is_unsettled(node) {
             let engine = self.clone();
             return self.pool.run(move || match engine.settle(node) {
@@ -1032,6 +1033,7 @@ impl Engine {
         if virtualdir::is_virtual(request.dir) || Engine::is_state_dir(request.dir, &request.name) {
             return done(Err(Errno::PERM));
         }
+        self.meet(caller, request.flags);
         let delay = failpoint::number("COMMITFS_CREATE_DELAY_MS", 0);
         if delay > 0 {
             let engine = self.clone();

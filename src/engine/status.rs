@@ -159,6 +159,7 @@ impl Engine {
         aborts.extend(state.counters.aborts.iter().map(|(k, v)| (*k, *v)));
         let unread = state.unseen.iter().filter(|u| !u.read);
         let no_detection = self.config.no_killed_writer_detection.clone();
+        let no_detection = no_detection.or_else(|| self.strangers.why());
         Status {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
