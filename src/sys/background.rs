@@ -72,11 +72,13 @@ where
 /// that called it would keep the other end waiting for as long as it lives.
 pub(super) fn keep_descriptors_to_ourselves() {
     // SAFETY: with this flag the call closes nothing; it only sets a flag on descriptors that exist.
+    // By its number, since musl has no function for it.
     let result = unsafe {
-        libc::close_range(
+        libc::syscall(
+            libc::SYS_close_range,
             3,
             libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC.cast_signed(),
+            libc::CLOSE_RANGE_CLOEXEC,
         )
     };
     if result != 0 {

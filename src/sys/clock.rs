@@ -13,7 +13,7 @@ pub struct LocalTime {
 impl LocalTime {
     /// That of nanoseconds since the epoch.
     pub fn of(time_ns: i64) -> LocalTime {
-        let seconds: libc::time_t = time_ns.div_euclid(1_000_000_000);
+        let seconds = time_ns.div_euclid(1_000_000_000);
         // SAFETY: all zeros is a valid value of a struct of numbers and a pointer that isn't followed;
         // both arguments point to live values, and the result, if any, to the second.
         let tm = unsafe {

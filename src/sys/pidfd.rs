@@ -45,7 +45,7 @@ struct Info {
 /// Wait status of an ended process, reaped or not; `None` before Linux 6.15.
 pub fn exit_code(pidfd: &OwnedFd) -> Option<i32> {
     use std::os::fd::AsRawFd;
-    const GET_INFO: libc::c_ulong = 0xc000_ff0b | ((size_of::<Info>() as libc::c_ulong) << 16);
+    const GET_INFO: u32 = 0xc000_ff0b | ((size_of::<Info>() as u32) << 16);
     const EXIT: u64 = 1 << 3;
     if crate::sys::failpoint::feature_off("pidfd-info") {
         return None;
@@ -56,7 +56,7 @@ pub fn exit_code(pidfd: &OwnedFd) -> Option<i32> {
     };
     // SAFETY: the request's size field says size_of::<Info>(), which is what `info` points to;
     // the kernel writes no more than that.
-    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO as libc::Ioctl, &raw mut info) };
     (result == 0 && info.mask & EXIT != 0).then_some(info.exit_code)
 }
 
