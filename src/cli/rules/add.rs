@@ -16,13 +16,13 @@ pub(super) const HELP: &str = "\
 Keys and values are those of a rules file (docs/semantics.md), as KEY=VALUE:
   mode=direct|atomic            guard=none|json|json-strict|zip|...
   allow_empty=true|false        on_signal=reject|commit
-  on_conflict=last|merge|fail   counters=/POINTER (may be given several times)
+  on_conflict=last|merge|fail   counters=/POINTER (several times)
   record=lines|close|stream     lock_timeout=30s
   stale=warn|remove
 The first rule of the file that sets a key for a path decides that key: the new
 one goes to the end, with --first to the beginning. Files that are open keep the
 rules that they were opened with.
-  commitfs rules add /srv/state 'progress*.json' on_conflict=merge counters=/done";
+  commitfs rules add DIR 'prog*.json' on_conflict=merge counters=/done";
 
 /// Arguments of `commitfs rules add`.
 #[derive(Debug, Clone, clap::Args)]
