@@ -222,6 +222,33 @@ fn whoever_has_inherited_a_descriptor_is_found() {
 }
 
 #[test]
+fn a_program_with_many_outputs_starts_another_one_at_little_cost() {
+    // The other one has them all, and closes them before it runs.
+    need_daemon!();
+    let m = mount!();
+    let mut program = m.live_python(&format!(
+        "{HEAD}\
+         fds = [create(f'f{{n}}') for n in range(300)]\n\
+         for fd in fds: os.write(fd, b'x')\n\
+         say('open'); subprocess.run(['true']); say('run')\n\
+         for fd in fds: os.close(fd)\n\
+         say('closed')\n"
+    ));
+    program.expect("open");
+    let each = reads_of(&m, &mut program, "run") as f64 / 300.0;
+    std::thread::sleep(Duration::from_secs(6));
+    let before = reads(&m);
+    std::thread::sleep(Duration::from_secs(1));
+    let idle = reads(&m) - before;
+    println!("reads for each output: {each:.1}; in a second: {idle}");
+    assert!(each < 20.0, "{each}");
+    assert!(idle < 2_000, "{idle}");
+    program.send("");
+    program.expect("closed");
+    assert_eq!(m.commits(), 300);
+}
+
+#[test]
 fn a_killed_program_ends_at_once_however_many_duplicates_it_has() {
     need_daemon!();
     let m = mount!();

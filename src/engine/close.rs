@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::lines::may_be_added_to;
 use super::links::Copy;
 use super::merging::{Outcome, Save};
-use super::probe::Last;
+use super::probe::{Last, Probe};
 use super::state::Handle;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
@@ -197,6 +197,9 @@ impl Engine {
                 txn.policy.clone(),
             )
         };
+        if !ends && pid != 0 && probe.is_held() && self.leave_to_holder(id, staging, &probe) {
+            return Ok(());
+        }
         let mut last = probe.look();
         let sure = last != Last::No;
         let takes_added = (sure || ends) && !doomed;
@@ -267,6 +270,24 @@ impl Engine {
                 if told && !silent { Err(errno) } else { Ok(()) }
             }
         }
+    }
+
+    /// A FLUSH that is surely not the last has nothing to prepare, and promises nothing. But it tells of
+    /// a failed write (C5), and what was promised before is judged anew.
+    fn leave_to_holder(&self, id: TxnId, staging: &Staging, probe: &Probe) -> bool {
+        if staging.lock().failed.is_some() {
+            return false;
+        }
+        let mut state = self.lock();
+        let is_untouched =
+            |t: &&mut Transaction| t.handles > 0 && t.content.is_none() && t.verdict.is_none();
+        let Some(txn) = state.txns.get_mut(&id).filter(is_untouched) else {
+            return false;
+        };
+        txn.kin.learn(probe.kin.clone());
+        let slot = txn.slot.clone();
+        self.end_turn(&mut state, &slot, id);
+        true
     }
 
     /// After this a close may be told that it went well: the journal knows, should the daemon end

@@ -47,6 +47,8 @@ pub(super) struct Probe {
     looks: Looks,
     /// Those that take part, and whether each has closed a descriptor.
     members: Vec<(u32, bool)>,
+    /// Those that have opened it and closed nothing.
+    holders: Vec<u32>,
     closer: u32,
     last_pid: Option<u32>,
     hopeless: bool,
@@ -110,6 +112,7 @@ impl Engine {
         Probe {
             looks: Looks::of(state, txn),
             members: members.filter(|(pid, _)| *pid != closer).collect(),
+            holders: txn.surely_held_by().collect(),
             closer,
             last_pid: txn.last_pid,
             hopeless: closer == 0 || txn.handles > 1 || txn.shared,
@@ -218,6 +221,16 @@ impl Engine {
 }
 
 impl Probe {
+    /// Whether somebody surely does, which costs no look at a descriptor: a program that has many files open to write
+    /// starts another one, which closes them all. Whoever may have inherited one is noted.
+    pub(super) fn is_held(&mut self) -> bool {
+        let held = self.holders.iter().any(|pid| proc::lives(*pid));
+        if held {
+            self.find_heirs(proc::last_pid());
+        }
+        held && !failpoint::mutant("C3-held")
+    }
+
     /// Whether nobody holds another descriptor, by as many looks as a close may cost.
     pub(super) fn look(&mut self) -> Last {
         self.look_at(if failpoint::mutant("C2-cost") {

@@ -305,6 +305,7 @@ impl Engine {
             .values()
             .filter(|t| t.handles > 0 && !t.reported_idle && !t.closing)
             .filter(|t| t.flushed.is_some_and(|f| f.at.elapsed() > IDLE_AFTER))
+            .filter(|t| !t.surely_held_by().any(proc::lives))
             .map(|t| {
                 (
                     t.id,

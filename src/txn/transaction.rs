@@ -353,6 +353,12 @@ impl Transaction {
         self.unprepared = false;
     }
 
+    /// Those that have opened it and never closed a descriptor: each holds one, as long as it lives.
+    pub fn surely_held_by(&self) -> impl Iterator<Item = u32> {
+        let holders = self.processes.iter().filter(|(_, p)| p.opener && !p.closed);
+        holders.map(|(pid, _)| *pid)
+    }
+
     /// A process that ends closes one more of its duplicates. Whether that tells no more than the one before: what it
     /// has left can't be seen, and nobody has written since. (It can't be killed before it has closed the last.)
     pub fn note_further_flush(&mut self) -> bool {
