@@ -35,7 +35,8 @@ DIR/.commitfs             journal, rejected content, log; in the backing
 DIR/.commitfs/rules.toml  rules, read when DIR is mounted
 /etc/fuse.conf            user_allow_other, for mounts of ordinary users
 /sbin/umount.fuse.commitfs
-                          where umount(8) finds commitfs: a link to it";
+                          a link to commitfs, for umount(8) by ordinary
+                          users";
 
 /// Arguments of `commitfs man`.
 #[derive(Debug, Clone, clap::Args)]
