@@ -128,3 +128,34 @@ fn a_file_that_is_removed_while_it_is_written_anew_frees_its_blocks() {
         eventually(Duration::from_secs(3), "nobody holds it", || held() == 0);
     }
 }
+
+#[test]
+fn much_of_the_memory_of_files_that_were_looked_at_comes_back_when_the_kernel_has_forgotten_them() {
+    need_daemon!();
+    need_root!();
+    const FILES: u64 = 20_000;
+    let mut m = Mount::options().limit(Duration::from_secs(200)).prepare();
+    let many = m.backing().join("many");
+    std::fs::create_dir(&many).unwrap();
+    for n in 0..FILES {
+        std::fs::File::create(many.join(format!("{n:05}"))).unwrap();
+    }
+    m.remount();
+    forget(&m);
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", m.daemon_pid())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|l| l.trim().strip_suffix(" kB"));
+        kib.and_then(|n| n.parse::<u64>().ok()).unwrap() * 1024
+    };
+    let before = resident();
+    let look = "import os\nprint(sum(os.stat(e.path).st_size for e in os.scandir('many')))";
+    assert_eq!(m.python(look).ok().out.trim(), "0");
+    let during = resident();
+    forget(&m);
+    let cost = during - before;
+    assert!(cost > FILES * 200, "{during}, {before} before");
+    eventually(Duration::from_secs(10), "it comes back", || {
+        resident().saturating_sub(before) < cost * 7 / 10
+    });
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -12,6 +13,9 @@ use super::{Engine, State, virtualdir};
 use crate::namespace::Kind;
 use crate::sys::{at, proc};
 use crate::types::{Caller, HandleId, NodeId, OpResult, ROOT};
+
+/// A listing of more names than this has taken much memory.
+const LONG: usize = 10_000;
 
 /// What a directory's description lists.
 pub type Listing = Arc<Vec<DirEntry>>;
@@ -61,7 +65,12 @@ impl Engine {
 
     /// closedir(3).
     pub fn releasedir(&self, handle: HandleId) {
-        self.lock().handles.remove(&handle);
+        let closed = self.lock().handles.remove(&handle);
+        if let Some(Handle::Dir { entries, .. }) = closed
+            && entries.is_some_and(|entries| entries.len() > LONG)
+        {
+            self.freed.store(true, Ordering::Relaxed);
+        }
     }
 
     fn list(&self, caller: Caller, node: NodeId) -> OpResult<Vec<DirEntry>> {

@@ -171,6 +171,8 @@ pub struct Engine {
     warned: Mutex<std::collections::HashSet<(String, u32, String)>>,
     pub(crate) pool: pool::Pool,
     reaper: std::sync::mpsc::Sender<Arc<OwnedFd>>,
+    /// Much memory was freed: the watch gives it back to the system.
+    freed: std::sync::atomic::AtomicBool,
     pub(crate) notify: OnceLock<Box<dyn Notify>>,
     pub(crate) watchers: OnceLock<watchers::Watchers>,
     /// Why watchers of files aren't told of commits, if they aren't.
@@ -295,6 +297,7 @@ impl Engine {
             journal: Mutex::new(recovered.journal),
             append_lock: Mutex::new(()),
             departures,
+            freed: std::sync::atomic::AtomicBool::new(false),
             warned: Mutex::default(),
             pool: pool::Pool::default(),
             reaper,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use std::sync::atomic::Ordering;
+
 use serde::Serialize;
 
 use super::{Durability, Engine, State};
@@ -314,7 +316,11 @@ impl Engine {
                 )
             })
             .collect();
+        let shrunk = state.nodes.shrink();
         drop(guard);
+        if self.freed.swap(false, Ordering::Relaxed) || shrunk {
+            crate::sys::heap::give_back();
+        }
         for (id, looks, writers) in idle {
             self.report_idle(id, &looks, &writers);
         }

@@ -23,6 +23,8 @@ use crate::types::{NodeId, OpResult, ROOT, Slot, TxnId};
 /// Backing device and inode number.
 pub type Key = (u64, u64);
 
+/// Room for so many nodes is kept.
+const MUCH: usize = 4096;
 /// Nodes looked at, at most, when one more descriptor is to be held than should be.
 const HAND: usize = 8;
 
@@ -516,6 +518,20 @@ impl Nodes {
             dir = at.dir;
         }
         Some(names.iter().rev().collect())
+    }
+
+    /// Gives up the room of dropped nodes, once that is most of it; whether it has.
+    pub fn shrink(&mut self) -> bool {
+        let room = self.live.capacity();
+        let is_much = room > MUCH && room / 8 > self.live.len();
+        if is_much {
+            self.live.shrink_to_fit();
+            let live = &self.live;
+            self.held.get_mut().retain(|id| live.contains_key(id));
+            self.held.get_mut().shrink_to_fit();
+            self.past.shrink_to_fit();
+        }
+        is_much
     }
 
     /// Number of live nodes.

@@ -4,6 +4,7 @@ pub mod at;
 pub mod background;
 pub mod clock;
 pub mod failpoint;
+pub mod heap;
 pub mod herald;
 pub mod interrupt;
 pub mod mount;
