@@ -183,6 +183,40 @@ os.close(fd)
 }
 
 #[test]
+fn all_who_have_waited_for_a_silent_holder_go_in_together() {
+    need_daemon!();
+    let m = mount!(
+        Mount::options()
+            .args(["--lock-timeout", "600"])
+            .env("COMMITFS_SILENCE_MS", 4000)
+    );
+    m.save("restart", [b'-'; 40]);
+    let mut ranks: Vec<Actor> = (0..4).map(|_| Actor::new()).collect();
+    let path = m.path("restart");
+    ranks[0].open("f", "r+", &path).unwrap();
+    let begun = Instant::now();
+    for rank in &mut ranks[1..] {
+        rank.start("open", &[b"f", b"r+", path.to_string_lossy().as_bytes()]);
+    }
+    for rank in &mut ranks[1..] {
+        rank.finish().unwrap();
+    }
+    let passed = begun.elapsed();
+    assert!(passed >= Duration::from_secs(3), "they wait: {passed:?}");
+    assert!(passed < Duration::from_secs(8), "but once: {passed:?}");
+    for (me, rank) in ranks.iter_mut().enumerate() {
+        let slice = [b'0' + me as u8; 10];
+        rank.pwrite("f", 10 * me as u64, &slice).unwrap();
+        rank.close("f").unwrap();
+    }
+    assert_content(
+        m.read("restart"),
+        b"0000000000111111111122222222223333333333",
+        "all slices",
+    );
+}
+
+#[test]
 fn who_goes_on_sending_is_waited_for() {
     need_daemon!();
     let m = mount!(Mount::options().env("COMMITFS_SILENCE_MS", 3000));

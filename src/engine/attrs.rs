@@ -7,6 +7,7 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::setid::drop_set_id;
+use super::walks::Goal;
 use super::{Engine, virtualdir};
 use crate::namespace::Kind;
 use crate::sys::{at, proc};
@@ -180,6 +181,7 @@ impl Engine {
         size: u64,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
+        self.take_opened(caller, node, Goal::Truncate);
         match self.truncate_begin(caller, node, size) {
             Ok(Truncation::Alone(txn)) => {
                 let engine = self.clone();
@@ -216,14 +218,23 @@ impl Engine {
     fn truncate_begin(&self, caller: Caller, id: NodeId, size: u64) -> OpResult<Truncation> {
         let mut guard = self.lock();
         let state = &mut *guard;
+        let note = self.take_note(state, caller.tid, Goal::Truncate);
+        if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
+            let prepared = self.truncate_unwalked(state, note);
+            return prepared.map(Truncation::Alone);
+        }
+        let prepared = note.and_then(|n| n.own());
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        if let Some(prepared) = prepared {
+            if node.kind == Kind::Private(prepared) {
+                return Ok(Truncation::Alone(prepared));
+            }
+            self.drop_unopened(state, prepared);
+        }
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         match node.kind {
             Kind::Dir => return Err(Errno::ISDIR),
             Kind::Special => return Err(Errno::INVAL),
-            Kind::Private(txn) if state.notes.get(&caller.tid).is_some_and(|n| n.txn == txn) => {
-                state.notes.remove(&caller.tid);
-                return Ok(Truncation::Alone(txn));
-            }
             Kind::Private(_) if let Some(txn) = state.deciding_at(id) => {
                 return Ok(Truncation::Undecided(txn));
             }
@@ -237,7 +248,7 @@ impl Engine {
             Some((slot, n)) if *n == id => Some(slot.clone()),
             _ => node.at.clone(),
         };
-        if self.is_direct(state, id, slot.as_ref())? {
+        if !node.dead && self.is_direct(state, id, slot.as_ref())? {
             let file = at::reopen(&*state.nodes.fd(id)?, rustix::fs::OFlags::WRONLY)?;
             rustix::fs::ftruncate(&file, size)?;
             if let Some(node) = state.nodes.get_mut(id) {

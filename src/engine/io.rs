@@ -186,9 +186,13 @@ impl Engine {
                 if stream && self.shows_lines(txn, &staging, offset, data) {
                     let (engine, data) = (self.clone(), data.to_vec());
                     let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
-                    return self
-                        .pool
-                        .run(move || done(engine.birth(txn, handle, by, &data).map(|_| size)));
+                    return self.pool.run(move || {
+                        if !engine.lock().txns.contains_key(&txn) {
+                            // Somebody else has brought it into being (a rename, say): this adds to it.
+                            return engine.write(caller, handle, request, &data, done);
+                        }
+                        done(engine.birth(txn, handle, by, &data).map(|_| size));
+                    });
                 }
                 let kill = match kill {
                     true => self.note_kill(txn, &staging, caller),

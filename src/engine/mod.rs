@@ -50,6 +50,7 @@ mod status;
 mod strangers;
 mod strays;
 mod virtualdir;
+mod walks;
 mod watchers;
 mod xattrs;
 
@@ -395,7 +396,12 @@ impl Engine {
     /// Descriptor of a directory's node.
     pub(crate) fn dir_fd(&self, state: &State, dir: NodeId) -> OpResult<Arc<OwnedFd>> {
         match state.nodes.get(dir) {
-            Some(node) if node.kind == Kind::Dir => state.nodes.fd(dir),
+            Some(node) if node.kind == Kind::Dir => match state.nodes.fd(dir) {
+                // A directory that was removed is empty. ESTALE would send its caller round, who
+                // may be sent round once more at the path's end.
+                Err(Errno::STALE) => Err(Errno::NOENT),
+                found => found,
+            },
             Some(_) => Err(Errno::NOTDIR),
             None => Err(Errno::STALE),
         }

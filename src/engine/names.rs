@@ -296,6 +296,7 @@ impl Engine {
 
     /// Marks every transaction of a name as discarded. Gives whether there was one.
     fn discard_transactions(&self, state: &mut State, slot: &Slot) -> bool {
+        state.discard_prepared(slot);
         let ids: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
         for id in &ids {
             if let Some(txn) = state.txns.get_mut(id) {

@@ -18,9 +18,11 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::shared::{is_database, is_edit, is_outsider};
-use super::state::{Handle, Note};
+use super::state::Handle;
+use super::walks::{Goal, Note, Way};
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::guard::Guard;
+use crate::journal::Record;
 use crate::namespace::{Kind, Node, Shown};
 use crate::rules::{Creation, Mode as RuleMode, Policy, Stream};
 use crate::sys::{at, failpoint, proc};
@@ -130,6 +132,9 @@ impl Engine {
         }
         if self.is_herald(caller) {
             return done(Ok(self.herald_open()));
+        }
+        if let Some(opened) = self.take_opened(caller, node, Goal::Open(request.flags)) {
+            return done(Ok(opened));
         }
         self.meet(caller, request.flags);
         if self.is_unsettled(node) {
@@ -248,6 +253,29 @@ impl Engine {
             .lookups
             .remove(&caller.tid)
             .filter(|(_, node)| *node == id);
+        let note = self.take_note(state, caller.tid, Goal::Open(flags));
+        if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
+            return self
+                .open_unwalked(state, caller, note, flags)
+                .map(OpenStep::Done);
+        }
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        if let Kind::Private(txn) = node.kind
+            && state.txns.contains_key(&txn)
+        {
+            let walked = looked_up.map(|(slot, _)| slot);
+            let opened = self.open_private(state, caller, txn, (flags, note), walked.as_ref());
+            // It may have another name by now than the one that its opener looks up once more.
+            if let Some(note) = state.notes.get_mut(&caller.tid)
+                && let Some(walked) = walked
+            {
+                note.slot = walked;
+            }
+            return opened;
+        }
+        if let Some(prepared) = note.and_then(|n| n.own()) {
+            self.drop_unopened(state, prepared);
+        }
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         if node.dead {
             let slot = looked_up.map(|(slot, _)| slot).or_else(|| node.at.clone());
@@ -256,9 +284,6 @@ impl Engine {
         match node.kind {
             Kind::Dir => return Err(Errno::ISDIR),
             Kind::Special => return Err(Errno::NXIO),
-            Kind::Private(txn) if state.txns.contains_key(&txn) => {
-                return self.open_private(state, caller, txn, flags, looked_up.is_some());
-            }
             Kind::Private(_) | Kind::File => {}
         }
         let slot = looked_up.map(|(slot, _)| slot).or_else(|| node.at.clone());
@@ -288,7 +313,7 @@ impl Engine {
     }
 
     /// At the node of a transaction that has committed nothing and ended since it was looked up. The
-    /// kernel walks once more only: a writer has to find its private node then.
+    /// kernel walks once more only: whoever it is has to be served then.
     fn open_gone(
         &self,
         state: &mut State,
@@ -297,11 +322,11 @@ impl Engine {
         slot: Option<Slot>,
         flags: OFlags,
     ) -> OpResult<OpenStep> {
-        let slot = slot.filter(|_| writes(flags)).ok_or(Errno::STALE)?;
+        let slot = slot.ok_or(Errno::STALE)?;
         let policy = self.policy(state, &slot, Creation::default());
         let adds = flags.contains(OFlags::APPEND) && super::lines::by_lines(&policy);
-        if policy.mode == RuleMode::Direct || adds {
-            return Err(Errno::STALE);
+        if !writes(flags) || policy.mode == RuleMode::Direct || adds {
+            return Err(self.walk_anew(state, caller.tid, (slot, id), Goal::Open(flags)));
         }
         self.open_for_writing(state, caller, id, slot, flags, false)
     }
@@ -403,7 +428,7 @@ impl Engine {
 
     /// Whether an open of this file is in direct mode: by rule, because others have it open so, or
     /// because an in-place editor has met a database.
-    fn opens_direct(
+    pub(super) fn opens_direct(
         &self,
         state: &mut State,
         id: NodeId,
@@ -454,7 +479,7 @@ impl Engine {
         Ok(direct && !self.is_begun_atomic(state, slot))
     }
 
-    /// A truncate(2) at a version's node: like an open for writing. On the first visit ESTALE.
+    /// A truncate(2) at a version's node: like an open for writing, it is sent round.
     pub(super) fn begin_truncate(
         &self,
         state: &mut State,
@@ -462,18 +487,9 @@ impl Engine {
         id: NodeId,
         slot: Slot,
     ) -> OpResult<TxnId> {
-        if let Some(note) = state.notes.remove(&caller.tid) {
-            if note.old == id {
-                let readers = state.nodes.get(id).map_or(0, |n| n.readers);
-                if readers > 0 {
-                    self.drop_unopened(state, note.txn);
-                    return Err(Errno::TXTBSY);
-                }
-                return Ok(note.txn);
-            }
-            self.drop_unopened(state, note.txn);
-        }
-        let txn = self.begin_on(state, slot.clone(), id, Begun::Edit)?;
+        // Not the node the caller came by: another version may have been committed since.
+        let base = self.current_if_any(state, &slot)?.ok_or(Errno::NOENT)?;
+        let txn = self.begin_on(state, slot.clone(), base, Begun::Edit)?;
         if let Some(txn) = state.txns.get_mut(&txn) {
             txn.opener_tid = caller.tid;
         }
@@ -481,10 +497,20 @@ impl Engine {
         if caller.tid == 0 {
             return Ok(txn);
         }
-        state
-            .notes
-            .insert(caller.tid, Note::new(slot, id, txn, None));
+        let way = Way::Own { txn, empties: None };
+        let note = Note::new(slot, id, Goal::Truncate, way);
+        state.notes.insert(caller.tid, note);
         Err(Errno::STALE)
+    }
+
+    /// The truncation that is prepared for who comes back without a second walk.
+    pub(super) fn truncate_unwalked(&self, state: &mut State, note: &Note) -> OpResult<TxnId> {
+        let prepared = note.own().ok_or(Errno::STALE)?;
+        if state.nodes.get(note.old).is_some_and(|n| n.readers > 0) {
+            self.drop_unopened(state, prepared);
+            return Err(Errno::TXTBSY);
+        }
+        Ok(prepared)
     }
 
     /// An open that arrives at a transaction's private node.
@@ -493,20 +519,34 @@ impl Engine {
         state: &mut State,
         caller: Caller,
         id: TxnId,
-        flags: OFlags,
-        by_path: bool,
+        (flags, note): (OFlags, Option<Note>),
+        walked: Option<&Slot>,
     ) -> OpResult<OpenStep> {
-        let fresh = state.notes.get(&caller.tid).is_some_and(|n| n.txn == id);
-        if fresh
-            && let Some(note) = state.notes.remove(&caller.tid)
-            && let Some(emptied) = note.empties.and_then(|own| state.txns.get_mut(&own))
-        {
-            emptied.emptied_by = Some(id);
+        let prepared = note.as_ref().and_then(Note::own);
+        let fresh = prepared == Some(id);
+        match note.map(|n| n.way) {
+            Some(Way::Own { empties, .. }) if fresh => {
+                if let Some(emptied) = empties.and_then(|own| state.txns.get_mut(&own)) {
+                    emptied.emptied_by = Some(id);
+                }
+            }
+            _ => {
+                if let Some(prepared) = prepared {
+                    self.drop_unopened(state, prepared);
+                }
+            }
         }
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
-        if by_path && !fresh && is_outsider(state, txn, caller) {
+        if let Some(slot) = walked.cloned()
+            && !fresh
+            && is_outsider(state, txn, caller)
+        {
             // It was everybody's when it was looked up: the next walk finds what is.
-            return Err(Errno::STALE);
+            let node = txn.node;
+            if writes(flags) {
+                return self.open_for_writing(state, caller, node, slot, flags, false);
+            }
+            return Err(self.walk_anew(state, caller.tid, (slot, node), Goal::Open(flags)));
         }
         let staging = txn.staging.clone();
         let slot = txn.slot.clone();
@@ -534,7 +574,7 @@ impl Engine {
         }
         // Emptying a name through its path is a transaction of its own; through /proc/self/fd it
         // is the same file description's.
-        if !fresh && flags.contains(OFlags::TRUNC) && by_path {
+        if !fresh && flags.contains(OFlags::TRUNC) && walked.is_some() {
             return self.open_for_writing(state, caller, node, slot, flags, false);
         }
         if !fresh && flags.contains(OFlags::TRUNC) {
@@ -593,15 +633,23 @@ impl Engine {
             txn.last_pid = proc::last_pid();
             let txn = &state.txns[&id];
             self.append(&Engine::begin_record(state, txn, txn.is_there()))?;
+            if txn.discarded {
+                let id = txn.staging_id;
+                self.append(&Record::Retarget { id, path: None })?;
+            }
             failpoint::crash_point("begin-journalled");
         }
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
+        let first = txn.handles == 0;
         // A new log becomes visible by its first line as long as all its writers append.
         let goes_on = txn.handles == 0 || (txn.appends && flags.contains(OFlags::APPEND));
         txn.stream = txn.stream.filter(|_| goes_on);
         let streams = txn.stream.is_some();
         txn.handles += 1;
         txn.heard = Instant::now();
+        if first && txn.let_in.is_some() {
+            txn.let_in = Some(txn.heard);
+        }
         txn.flushed = None;
         txn.mappable |= flags.contains(OFlags::RDWR);
         let process = txn.processes.entry(pid).or_default();
@@ -640,18 +688,11 @@ impl Engine {
         if state.closing {
             return Err(Errno::ROFS);
         }
-        if let Some(note) = state.notes.remove(&caller.tid) {
-            if note.old == id && note.at.elapsed() < super::resolve::NOTE_LIFE {
-                return self
-                    .open_unwalked(state, caller, id, note, flags)
-                    .map(OpenStep::Done);
-            }
-            self.drop_unopened(state, note.txn);
-        }
         // Not the node the caller came by: another version may have been committed since.
         let base = self.current_if_any(state, &slot)?;
         let edits = base.is_some() && !flags.intersects(OFlags::TRUNC | OFlags::APPEND);
         let takes_slot = edits && !self.is_empty_file(state, base);
+        let beside = takes_slot && self.slot_holders(state, &slot).next().is_some();
         if takes_slot && !waited && self.must_wait(state, caller, &slot) {
             if flags.contains(OFlags::NONBLOCK) {
                 return Err(Errno::AGAIN);
@@ -659,16 +700,19 @@ impl Engine {
             return Ok(OpenStep::Wait(slot));
         }
         let own = match state.nodes.get(id).map(|n| n.kind) {
-            Some(Kind::Private(own)) => Some(own),
+            Some(Kind::Private(own)) => state.txns.get(&own),
             _ => None,
         };
+        let own = own.filter(|txn| !is_outsider(state, txn, caller));
+        let own = own.map(|txn| txn.id);
+        if base.is_none() && own.is_none() && caller.tid != 0 {
+            // It is gone. Whether it is to be made anew, the kernel knows.
+            return Err(self.walk_anew(state, caller.tid, (slot, id), Goal::Open(flags)));
+        }
         let policy = self.policy(state, &slot, Creation::default());
         let shares = edits && !takes_slot && caller.tid != 0 && self.shares(&policy, flags);
         if let Some(common) = self.common_at(state, &slot, base).filter(|_| shares) {
-            state
-                .notes
-                .insert(caller.tid, Note::new(slot, id, common, None));
-            return Err(Errno::STALE);
+            return Err(self.walk_to_common(state, caller, (slot, id), common, flags)?);
         }
         let txn = self.begin(
             state,
@@ -690,6 +734,7 @@ impl Engine {
         if let Some(t) = state.txns.get_mut(&txn) {
             t.empties = flags.contains(OFlags::TRUNC);
             t.holds_slot = takes_slot;
+            t.let_in = (waited && beside).then_some(t.heard);
             t.opener = proc::tgid(caller.tid).unwrap_or(0);
             let how = (t.empties, flags.contains(OFlags::RDWR));
             let streams = super::lines::is_stream_by_rule(&t.policy, how);
@@ -701,12 +746,16 @@ impl Engine {
         if flags.contains(OFlags::TRUNC) {
             self.drop_set_id(state, caller, txn)?;
         }
-        let note = Note::new(slot, id, txn, own);
         if caller.tid == 0 {
             return self
-                .open_shared(state, caller, id, note, flags)
+                .open_shared(state, caller, id, txn, flags)
                 .map(OpenStep::Done);
         }
+        if shares {
+            return Err(self.walk_to_common(state, caller, (slot, id), txn, flags)?);
+        }
+        let way = Way::Own { txn, empties: own };
+        let note = Note::new(slot, id, Goal::Open(flags), way);
         state.notes.insert(caller.tid, note);
         Err(Errno::STALE)
     }
@@ -740,7 +789,7 @@ impl Engine {
     fn must_wait(&self, state: &State, caller: Caller, slot: &Slot) -> bool {
         let queued = state.slot_queue.get(slot).is_some_and(|q| !q.is_empty());
         let held = self.slot_holders(state, slot).next().is_some();
-        self.slot_holder(state, caller, slot).is_some() || (queued && !held)
+        self.slot_holder(state, caller, slot, None).is_some() || (queued && !held)
     }
 
     fn is_empty_file(&self, state: &State, node: Option<NodeId>) -> bool {
@@ -757,20 +806,47 @@ impl Engine {
         &self,
         state: &mut State,
         caller: Caller,
-        id: NodeId,
-        note: Note,
+        note: &Note,
         flags: OFlags,
     ) -> OpResult<Opened> {
-        if let Some(Kind::Private(own)) = state.nodes.get(id).map(|n| n.kind)
+        let prepared = note.own();
+        if let Some(Kind::Private(own)) = state.nodes.get(note.old).map(|n| n.kind)
             && state.txns.contains_key(&own)
         {
-            self.drop_unopened(state, note.txn);
+            if let Some(prepared) = prepared {
+                self.drop_unopened(state, prepared);
+            }
             if flags.contains(OFlags::TRUNC) {
                 self.empty_staged(state, own)?;
             }
             return self.join(state, caller, own, flags);
         }
-        self.open_shared(state, caller, id, note, flags)
+        match prepared {
+            Some(prepared) => self.open_shared(state, caller, note.old, prepared, flags),
+            None => self.open_unlinked(state, caller, note, flags),
+        }
+    }
+
+    /// An open of a file that has lost its name, through a description of it.
+    fn open_unlinked(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        note: &Note,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        if !writes(flags) {
+            return Err(Errno::STALE);
+        }
+        let begun = match flags.contains(OFlags::TRUNC) {
+            true => Begun::Rewrite,
+            false => Begun::Edit,
+        };
+        let id = self.begin_on(state, note.slot.clone(), note.old, begun)?;
+        if let Some(txn) = state.txns.get_mut(&id) {
+            txn.discarded = true;
+        }
+        self.open_shared(state, caller, note.old, id, flags)
     }
 
     /// A change of the content by a process without CAP_FSETID clears the set-id bits; the daemon,
@@ -787,17 +863,17 @@ impl Engine {
         state: &mut State,
         caller: Caller,
         id: NodeId,
-        note: Note,
+        txn: TxnId,
         flags: OFlags,
     ) -> OpResult<Opened> {
         let readers = state.nodes.get(id).map_or(0, |n| n.readers);
         // The kernel would cut the pages the readers have mapped.
         if flags.contains(OFlags::TRUNC) && readers > 0 {
-            self.drop_unopened(state, note.txn);
+            self.drop_unopened(state, txn);
             return Err(Errno::TXTBSY);
         }
-        let opened = self.join(state, caller, note.txn, flags)?;
-        if let Some(txn) = state.txns.get_mut(&note.txn) {
+        let opened = self.join(state, caller, txn, flags)?;
+        if let Some(txn) = state.txns.get_mut(&txn) {
             txn.shared = true;
         }
         Ok(Opened {
@@ -822,8 +898,7 @@ impl Engine {
             node.kind = Kind::File;
             node.unlinked = true;
         }
-        let fd = state.nodes.reap(txn.node);
-        self.bury(fd);
+        self.let_go(state, txn.node);
         if let Some(content) = txn.staging.try_lock() {
             self.store.remove_staging(content.id).ok();
         }
@@ -910,6 +985,7 @@ impl Engine {
                 releases: Vec::new(),
                 emptied_by: None,
                 heard: Instant::now(),
+                let_in: None,
                 fsynced: false,
                 last_fsync: None,
                 overtaken: None,
@@ -1033,6 +1109,7 @@ impl Engine {
         if virtualdir::is_virtual(request.dir) || Engine::is_state_dir(request.dir, &request.name) {
             return done(Err(Errno::PERM));
         }
+        self.end_walk(caller.tid);
         self.meet(caller, request.flags);
         let delay = failpoint::number("COMMITFS_CREATE_DELAY_MS", 0);
         if delay > 0 {

@@ -25,8 +25,6 @@ const MOST_LOOKS: u64 = 1024;
 const SURE_WAIT: Duration = Duration::from_millis(50);
 /// The same where the close may not have been the last.
 const UNSURE_WAIT: Duration = Duration::from_millis(5);
-/// A note is for one open() call; an older one is left over from a process that died in it.
-pub(super) const NOTE_LIFE: Duration = Duration::from_secs(2);
 
 pub(super) enum Resolved {
     Node(NodeId),
@@ -50,6 +48,12 @@ impl Engine {
             dir,
             name: name.to_owned(),
         };
+        if let Some(goal) = self.unbound_goal(caller.tid, &slot) {
+            let engine = self.clone();
+            return self
+                .pool
+                .run(move || engine.lookup_and_serve(caller, slot, goal, done));
+        }
         match self.try_lookup(caller, &slot, true) {
             Ok(Some(found)) => match self.attr_after_lookup(found) {
                 // Now, as the caller waits.
@@ -79,7 +83,7 @@ impl Engine {
         }
     }
 
-    fn lookup_waiting(&self, caller: Caller, slot: &Slot) -> OpResult<Attr> {
+    pub(super) fn lookup_waiting(&self, caller: Caller, slot: &Slot) -> OpResult<Attr> {
         loop {
             let mut state = self.lock();
             match self.resolve(&mut state, caller, slot, true)? {
@@ -87,7 +91,8 @@ impl Engine {
                     self.count_lookup(&mut state, caller, slot, id);
                     drop(state);
                     match self.attr_after_lookup(id) {
-                        Err(Errno::STALE) => {}
+                        // Not once more to what has ended.
+                        Err(Errno::STALE) => self.leave_walk_at(caller.tid, id),
                         other => return other,
                     }
                 }
@@ -166,15 +171,8 @@ impl Engine {
         slot: &Slot,
         wait: bool,
     ) -> OpResult<Resolved> {
-        if let Some(note) = state.notes.get_mut(&caller.tid)
-            && note.slot == *slot
-            && note.at.elapsed() < NOTE_LIFE
-        {
-            note.looked_up = true;
-            let txn = note.txn;
-            if let Some(txn) = state.txns.get(&txn) {
-                return Ok(Resolved::Node(txn.node));
-            }
+        if let Some(node) = state.end_of_walk(caller.tid, slot) {
+            return Ok(Resolved::Node(node));
         }
         if let Some(node) = self.own_view(state, caller, slot) {
             return Ok(Resolved::Node(node));
@@ -320,15 +318,24 @@ impl Engine {
     fn attr_of_gone(&self, id: NodeId) -> OpResult<Attr> {
         let mut state = self.lock();
         let gone = state.nodes.get(id).filter(|n| n.dead);
-        let slot = gone.and_then(|n| n.at.clone()).ok_or(Errno::STALE)?;
-        let current = self.current(&mut state, &slot)?;
-        let node = state.nodes.get(current).ok_or(Errno::STALE)?;
-        if node.kind != Kind::File {
-            return Err(Errno::STALE);
-        }
+        let slot = gone.and_then(|n| n.at.clone());
+        let remains = gone.and_then(|n| n.remains.as_deref().copied());
+        let slot = slot.ok_or(Errno::STALE)?;
+        let current = self.current_if_any(&mut state, &slot)?;
+        let current = current.and_then(|id| state.nodes.get(id));
         let ttl = VOLATILE;
-        let attr = self.attr_of(&state, node)?;
-        Ok(Attr { ttl, ..attr })
+        match current.filter(|n| n.kind == Kind::File) {
+            Some(node) => Ok(Attr {
+                ttl,
+                ..self.attr_of(&state, node)?
+            }),
+            // As it was when it went.
+            None => Ok(Attr {
+                ino: id,
+                stat: remains.ok_or(Errno::STALE)?,
+                ttl,
+            }),
+        }
     }
 
     /// Target of a symlink.

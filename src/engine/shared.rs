@@ -100,7 +100,7 @@ impl Engine {
     ) -> Option<TxnId> {
         let open = state.open_names.get(slot)?.iter();
         let common = |txn: &&Transaction| {
-            let unopened = txn.handles == 0 && txn.started.elapsed() > super::resolve::NOTE_LIFE;
+            let unopened = txn.handles == 0 && !state.is_awaited(txn.id);
             txn.common && txn.base == base && !txn.discarded && !txn.closing && !unopened
         };
         open.filter_map(|id| state.txns.get(id))

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::locking::Waiting;
 use super::open::{OpenStep, Opened};
 use super::state::Handle;
+use super::walks::Goal;
 use super::{Engine, State};
 use crate::locks::{Lock, closes_cycle};
 use crate::sys::{failpoint, proc};
@@ -18,6 +19,17 @@ use crate::types::{Caller, NodeId, OpResult, Slot};
 /// Who has sent nothing for so long is not waited for any longer (C9).
 fn silence() -> Duration {
     Duration::from_millis(failpoint::number("COMMITFS_SILENCE_MS", 2000))
+}
+
+/// Whether one who has waited `since` then goes in together with a holder: that had waited, too, got
+/// in beside a silent one, and has sent nothing yet. All who have waited for as long as nobody may
+/// be silent go in at once, not each that much later than the one before.
+fn is_let_in_with(holder: &Transaction, since: Option<Instant>) -> bool {
+    let has_waited = since.is_some_and(|since| since.elapsed() > silence());
+    let beside = holder.let_in.zip(since);
+    has_waited
+        && beside.is_some_and(|(let_in, since)| let_in > since && holder.heard == let_in)
+        && !failpoint::mutant("C9-together")
 }
 
 impl Engine {
@@ -37,13 +49,20 @@ impl Engine {
             // Until it is decided what becomes of it, or prepared for an open() that is still on
             // its way.
             .filter(|t| {
-                let opening = t.started.elapsed() < super::resolve::NOTE_LIFE;
+                let opening = t.started.elapsed() < super::walks::FRESH;
                 t.handles > 0 || t.closing || opening
             })
     }
 
-    /// Who has the writer slot of a name, if the caller must wait for it (C9).
-    pub(super) fn slot_holder(&self, state: &State, caller: Caller, slot: &Slot) -> Option<u32> {
+    /// Who has the writer slot of a name, if the caller, who has waited for it `since` then, must
+    /// wait for it (C9).
+    pub(super) fn slot_holder(
+        &self,
+        state: &State,
+        caller: Caller,
+        slot: &Slot,
+        since: Option<Instant>,
+    ) -> Option<u32> {
         if failpoint::mutant("C9") {
             return None;
         }
@@ -66,7 +85,7 @@ impl Engine {
                         || proc::is_self_or_descendant(t.opener, tgid));
                 // One that thinks, or waits at a barrier for those who wait for it here.
                 let silent = t.heard.elapsed() > silence() && !failpoint::mutant("C9-silence");
-                !locked && !family && !silent
+                !locked && !family && !silent && !is_let_in_with(t, since)
             })
             .map(|t| t.opener)
     }
@@ -83,7 +102,10 @@ impl Engine {
         let result = match self.current_if_any(&mut state, slot)? {
             Some(_) => self.open_for_writing(&mut state, caller, node, slot.clone(), flags, true),
             // It was removed or renamed meanwhile: the next walk says so.
-            None => Err(Errno::STALE),
+            None => {
+                let goal = Goal::Open(flags);
+                Err(self.walk_anew(&mut state, caller.tid, (slot.clone(), node), goal))
+            }
         };
         drop(state);
         self.happened.notify_all();
@@ -117,7 +139,7 @@ impl Engine {
         let mut gave_up = false;
         loop {
             let first = state.slot_queue.get(slot).and_then(|q| q.front()) == Some(&ticket);
-            let Some(holder) = self.slot_holder(&state, caller, slot) else {
+            let Some(holder) = self.slot_holder(&state, caller, slot, Some(since)) else {
                 if first {
                     break;
                 }

@@ -89,37 +89,6 @@ pub struct DirEntry {
     pub kind: rustix::fs::FileType,
 }
 
-/// A writer was told to walk its path again and will find its private node there.
-#[derive(Clone, Debug)]
-pub struct Note {
-    /// The path's last step.
-    pub slot: Slot,
-    /// Node whose open was refused.
-    pub old: NodeId,
-    /// The transaction prepared for it.
-    pub txn: TxnId,
-    /// The caller's own open transaction that this open empties through its path.
-    pub empties: Option<TxnId>,
-    /// The walk has come by.
-    pub looked_up: bool,
-    /// Since when.
-    pub at: Instant,
-}
-
-impl Note {
-    /// A note made now; the walk hasn't come by yet.
-    pub fn new(slot: Slot, old: NodeId, txn: TxnId, empties: Option<TxnId>) -> Note {
-        Note {
-            slot,
-            old,
-            txn,
-            empties,
-            looked_up: false,
-            at: Instant::now(),
-        }
-    }
-}
-
 /// What happened since the mount.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -248,8 +217,8 @@ pub struct State {
     pub appenders: HashMap<Slot, Vec<Arc<Appender>>>,
     /// Last number given to a description.
     pub last_handle: HandleId,
-    /// Writers on their second walk, by thread.
-    pub notes: HashMap<u32, Note>,
+    /// Who is on a second walk, by thread.
+    pub(super) notes: HashMap<u32, super::walks::Note>,
     /// The name each thread looked up last.
     pub lookups: HashMap<u32, (Slot, NodeId)>,
     /// Last transaction number given.

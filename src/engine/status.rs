@@ -259,6 +259,7 @@ impl Engine {
             .name("watch".into())
             .spawn(move || {
                 while let Some(engine) = engine.upgrade() {
+                    engine.sweep_walks();
                     engine.sweep();
                     engine.flush_old_tails();
                     engine.warn_of_old_locks();
@@ -281,16 +282,6 @@ impl Engine {
         self.settle_doubts();
         let mut guard = self.lock();
         let state = &mut *guard;
-        let stale: Vec<_> = state
-            .notes
-            .iter()
-            .filter(|(_, n)| n.at.elapsed() > super::resolve::NOTE_LIFE)
-            .map(|(tid, n)| (*tid, n.txn))
-            .collect();
-        for (tid, txn) in stale {
-            state.notes.remove(&tid);
-            self.drop_unopened(state, txn);
-        }
         if self.journal.lock().len() > super::drain::rotate_at()
             && !state.drain.busy
             && state.dirty_dirs.is_empty()

@@ -108,6 +108,8 @@ pub struct Node {
     pub nameless: bool,
     /// Gone, and its descriptor given up: see [`Nodes::retire`].
     pub dead: bool,
+    /// What its attributes were then.
+    pub remains: Option<Box<rustix::fs::Stat>>,
     /// Names of it in the backing directory that mean a newer, pending version to programs.
     pub covered: u32,
     /// (as the backing file says, as programs were told before the version was applied): moving
@@ -225,6 +227,7 @@ impl Nodes {
                 unlinked: false,
                 nameless: false,
                 dead: false,
+                remains: None,
                 covered: 0,
                 ctime_shift: None,
             },
@@ -471,7 +474,12 @@ impl Nodes {
         if self.by_key.get(&node.key) == Some(&id) {
             self.by_key.remove(&node.key);
         }
-        node.fd.take()
+        let fd = node.fd.take();
+        if let Some(mut stat) = fd.as_ref().and_then(|fd| at::stat(&**fd).ok()) {
+            stat.st_nlink = 0;
+            node.remains = Some(Box::new(stat));
+        }
+        fd
     }
 
     /// The last link of a backing inode is gone: its inode number may come back as another file.

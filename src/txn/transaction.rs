@@ -207,6 +207,8 @@ pub struct Transaction {
     pub emptied_by: Option<TxnId>,
     /// When one of its descriptions was last used.
     pub heard: Instant,
+    /// When it got the writer slot beside one whose holder had been silent, if it did.
+    pub let_in: Option<Instant>,
     /// It has called fsync: exempt from what a kill does (C7).
     pub fsynced: bool,
     /// Node of the version that was current at its last fsync.
