@@ -589,7 +589,10 @@ impl Engine {
             Some(handle) => self.birth(id, handle, 0, b"").map(drop),
             None => self.publish_open(id, &slot, Move::Stay).map(|_| ()),
         };
-        if let Err(e) = published {
+        // NODATA: there was nothing new to commit.
+        if let Err(e) = published
+            && e != Errno::NODATA
+        {
             let state = self.lock();
             log::info!(
                 "{}: unlocked, but not committed: {e}",

@@ -224,6 +224,10 @@ impl Live {
         unsafe { libc::kill(self.pid(), signal) };
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     #[track_caller]
     pub fn finish(&mut self) -> ExitStatus {
         wait(&mut self.child, Duration::from_secs(20)).expect("the program should have ended")

@@ -148,8 +148,9 @@ impl World {
         if lines.reads {
             return Some([content.as_slice(), &lines.rest].concat());
         }
-        // fstat tells of the version that it was opened on.
-        (number == lines.opened).then(|| content.len().to_string().into_bytes())
+        // fstat tells of the version that it was opened on, and of the line that isn't finished.
+        let len = content.len() + lines.rest.len();
+        (number == lines.opened).then(|| len.to_string().into_bytes())
     }
 
     pub(super) fn write_lines(&mut self, who: u32, description: u32, data: &[u8]) {
