@@ -447,8 +447,7 @@ impl Engine {
         stat.st_nlink = stat.st_nlink.saturating_sub(node.covered.into());
         if node.nameless && !failpoint::mutant("C8-nameless") {
             stat.st_nlink = 0;
-        }
-        if node.superseded && stat.st_nlink == 0 {
+        } else if node.superseded && stat.st_nlink == 0 {
             // As by a rewrite in place. link(2) by path could meet it in between, and a link
             // count of 0 is ENOENT there.
             stat.st_nlink = 1;

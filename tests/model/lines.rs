@@ -143,14 +143,16 @@ impl World {
         }
     }
 
-    pub(super) fn read_lines(&self, lines: &Lines) -> Option<Vec<u8>> {
+    pub(super) fn read_lines(&self, who: u32, lines: &Lines) -> Option<Vec<u8>> {
         let (number, content) = self.number_and_content(&lines.place);
         if lines.reads {
             return Some([content.as_slice(), &lines.rest].concat());
         }
         // fstat tells of the version that it was opened on, and of the line that isn't finished.
         let len = content.len() + lines.rest.len();
-        (number == lines.opened).then(|| len.to_string().into_bytes())
+        // The kernel names no description: who merely has it can't be told from others.
+        let is_told = lines.rest.is_empty() || lines.by.contains(&self.process_of(who));
+        (number == lines.opened && is_told).then(|| len.to_string().into_bytes())
     }
 
     pub(super) fn write_lines(&mut self, who: u32, description: u32, data: &[u8]) {

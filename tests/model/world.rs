@@ -502,7 +502,7 @@ impl World {
             } => Some(self.txns[txn].content.clone()),
             What::Staged { .. } if description.elsewhere => None,
             What::Staged { txn, .. } => Some(self.txns[txn].content.len().to_string().into_bytes()),
-            What::Lines(lines) => self.read_lines(lines),
+            What::Lines(lines) => self.read_lines(who, lines),
             What::Direct { number, reads, .. } => {
                 let content = self.content_in_place(*number);
                 let len = content.len().to_string();
