@@ -52,6 +52,27 @@ fn what_several_change_in_one_mapped_page_stays() {
     }
 }
 
+/// A row that is counted up: one of its digits is again what it was when its program had opened the file.
+#[test]
+fn a_digit_that_comes_round_is_written_by_the_page_that_has_it() {
+    need_features!("posix_locks");
+    let m = mount!();
+    m.save("f", "row 10 rows ");
+    let mut actor = Actor::new();
+    actor.open("f", "r+", &m.path("f")).unwrap();
+    let lock: &[&[u8]] = &[b"f", b"set", b"write", b"0", b"1"];
+    let unlock: &[&[u8]] = &[b"f", b"set", b"unlock", b"0", b"1"];
+    actor.ask("fcntl", lock).unwrap();
+    actor.pwrite("f", 4, b"19").unwrap();
+    actor.ask("fcntl", unlock).unwrap();
+    assert_content(m.read("f"), b"row 19 rows ", "unlocked");
+    actor.ask("fcntl", lock).unwrap();
+    actor.mmap("f", "map", 12, "rw").unwrap();
+    actor.map_write("map", 4, b"20").unwrap();
+    end(actor);
+    assert_content(m.read("f"), b"row 20 rows ", "mapped");
+}
+
 #[test]
 fn what_a_mapped_page_was_found_with_takes_nothing_back() {
     need_features!("posix_locks");

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::parts::Parts;
+use crate::sys::failpoint;
 use crate::types::{OpResult, errno_of};
 
 /// Contents that a page may hold where its process has changed nothing: the one that the transaction
@@ -14,6 +15,8 @@ use crate::types::{OpResult, errno_of};
 pub struct Seen {
     first: Option<Arc<File>>,
     last: Option<Arc<File>>,
+    /// What it has committed since the first, and goes on from.
+    committed: Parts,
 }
 
 impl Seen {
@@ -23,10 +26,27 @@ impl Seen {
         self.last = Some(base.clone());
     }
 
+    /// The transaction has committed these bytes, and goes on. Too many to be told apart count as none.
+    pub fn commit(&mut self, parts: &Parts) {
+        let all = parts.within(0..u64::MAX);
+        if !all.into_iter().all(|part| self.committed.add(part)) {
+            self.committed = Parts::default();
+        }
+    }
+
     fn read(&self, len: usize, offset: u64) -> OpResult<Vec<Vec<u8>>> {
         let files = self.first.iter().chain(&self.last);
         files.map(|file| read_padded(file, len, offset)).collect()
     }
+}
+
+/// Which bytes of a page belong to some parts.
+fn marks(parts: &Parts, len: usize, offset: u64) -> Vec<bool> {
+    let mut marks = vec![false; len];
+    for part in parts.within(offset..offset + len as u64) {
+        marks[(part.start - offset) as usize..(part.end - offset) as usize].fill(true);
+    }
+    marks
 }
 
 /// What of a page is its process's own.
@@ -39,7 +59,8 @@ pub struct OwnRanges {
 }
 
 /// Ranges of a page that are its process's own: they differ from what is `staged`, and from whatever
-/// else it may have found there; or it has written that byte before.
+/// else it may have found there; or it has written that byte before. What it had found where it has
+/// committed something since is there no more: a digit that comes round again is its own.
 pub fn own_ranges(
     page: &[u8],
     offset: u64,
@@ -49,13 +70,16 @@ pub fn own_ranges(
 ) -> OpResult<OwnRanges> {
     let now = read_padded(staged, page.len(), offset)?;
     let bases = seen.read(page.len(), offset)?;
-    let mut written = vec![false; page.len()];
-    for part in parts.within(offset..offset + page.len() as u64) {
-        written[(part.start - offset) as usize..(part.end - offset) as usize].fill(true);
-    }
-    let is_own = |at: usize| {
-        page[at] != now[at] && (written[at] || bases.iter().all(|base| page[at] != base[at]))
+    let written = marks(parts, page.len(), offset);
+    let committed = marks(&seen.committed, page.len(), offset);
+    let is_news = |at: usize| {
+        let of_old = match committed[at] && !failpoint::mutant("C9-digit") {
+            true => bases.len().saturating_sub(1),
+            false => 0,
+        };
+        bases[of_old..].iter().all(|base| page[at] != base[at])
     };
+    let is_own = |at: usize| page[at] != now[at] && (written[at] || is_news(at));
     let mut ranges: Vec<Range<usize>> = Vec::new();
     let mut covers = false;
     for at in (0..page.len()).filter(|at| is_own(*at)) {
@@ -112,5 +136,24 @@ mod tests {
         assert_eq!(own(b"aZcDef\0\0"), own(b"aZcDef"), "zeros behind the end");
         assert!(all(b"aZcDef").covers, "others' byte");
         assert!(!all(b"XbcYef").covers, "nobody else's");
+    }
+
+    #[test]
+    fn a_byte_that_comes_round_to_what_it_was_at_first_is_own_once_another_was_committed() {
+        let mut seen = Seen::default();
+        seen.note(&file(b"row 10, row 7"));
+        // Its own row was counted up to 19, and committed; others have changed theirs.
+        let mut parts = Parts::default();
+        parts.add(4..6);
+        seen.commit(&parts);
+        let staged = file(b"row 19, row 8");
+        seen.note(&staged);
+        let own = |page: &[u8]| {
+            own_ranges(page, 0, &staged, &seen, &Parts::default())
+                .unwrap()
+                .ranges
+        };
+        assert_eq!(own(b"row 20, row 7"), std::slice::from_ref(&(4..6)));
+        assert!(own(b"row 19, row 7").is_empty(), "as it was found");
     }
 }

@@ -738,7 +738,9 @@ impl Content {
         // What was copied is still to be committed under its own name.
         self.changed &= copied;
         self.grown = self.grown.take().filter(|_| copied);
-        self.parts = self.parts.take().filter(|_| copied);
+        if let Some(parts) = self.parts.take_if(|_| !copied) {
+            self.seen.commit(&parts);
+        }
         self.dirty = true;
         self.fsynced = None;
         self.sequence.intact = false;
