@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 
 
 def said(call, *args):
@@ -92,6 +93,8 @@ def links():
             if lost == "renamed over":
                 os.rename("o", "n")
             elif lost == "renamed over by another":
+                # Before a version is in place, its count is 1 again as soon as that is given up.
+                time.sleep(0.5)
                 stranger("os.rename('o', 'n')")
             elif lost == "unlinked":
                 os.unlink("n")
