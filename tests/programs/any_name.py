@@ -18,7 +18,8 @@ def killed_after(process, count):
     """All that a process had printed when it was killed, which is at least `count` lines."""
     first = lines_until(process, count)
     assert all(first), f"it ended by itself after {first}"
-    return first + killed(process)
+    # What had been read ahead is lost: the first line of the rest may be half of one.
+    return first + killed(process)[1:]
 
 
 # ---------------------------------------------------------------- SQLite
