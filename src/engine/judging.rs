@@ -112,10 +112,7 @@ impl Engine {
                 _ => return Ok(None),
             }
         };
-        let file = at::reopen(
-            &*fd,
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOATIME,
-        )?;
+        let file = at::reopen_quietly(&*fd)?;
         let len = file.metadata().map_err(|e| errno_of(&e))?.len();
         examine(guard, &file, len)
             .map(Some)

@@ -113,10 +113,7 @@ impl Engine {
             };
             (state.nodes.fd(id)?, node.json_lines)
         };
-        let file = at::reopen(
-            &*fd,
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOATIME,
-        )?;
+        let file = at::reopen_quietly(&*fd)?;
         let len = file.metadata().map_err(|e| errno_of(&e))?.len();
         if known == len && len > 0 {
             return Ok(true);

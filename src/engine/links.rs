@@ -128,7 +128,7 @@ impl Engine {
             }
             (followers, state.nodes.fd(version)?)
         };
-        let file = at::reopen(&*fd, OFlags::RDONLY | OFlags::NOATIME)?;
+        let file = at::reopen_quietly(&*fd)?;
         let stat = at::stat(&file)?;
         let described = journal::Content {
             len: u64::try_from(stat.st_size).unwrap_or(0),

@@ -364,7 +364,7 @@ impl Engine {
     /// What an in-place editor builds on: the version it was opened on.
     fn base_at(state: &State, version: NodeId) -> Option<Base> {
         let fd = state.nodes.fd(version).ok()?;
-        let file = at::reopen(&*fd, OFlags::RDONLY | OFlags::NOATIME).ok()?;
+        let file = at::reopen_quietly(&*fd).ok()?;
         Some(Base {
             version: Some(version),
             text: state.ledger.keep(Arc::new(file)),

@@ -469,10 +469,7 @@ impl Engine {
             let pending = state.pending.get(from.dir, &from.name).is_some();
             (fd, policy, direct, pending)
         };
-        let file = at::reopen(
-            &*fd,
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOATIME,
-        )?;
+        let file = at::reopen_quietly(&*fd)?;
         if policy.mode == RuleMode::Atomic {
             self.check_named(&file, to, &policy, true)?;
         }
@@ -595,10 +592,7 @@ impl Engine {
                 if state.nodes.get(source).is_none_or(|n| n.kind != Kind::File) {
                     return Ok(false);
                 }
-                let file = at::reopen(
-                    &*state.nodes.fd(source)?,
-                    rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOATIME,
-                )?;
+                let file = at::reopen_quietly(&*state.nodes.fd(source)?)?;
                 let begun = state.ledger.now();
                 let known = self.base_of_rename(state, caller.tid, source, to, policy);
                 let Some((actor, base)) = known else {
@@ -1144,10 +1138,7 @@ impl Engine {
         if !is_file || policy.guard == Guard::None || policy.mode == RuleMode::Direct {
             return Ok(());
         }
-        let file = at::reopen(
-            &*fd,
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOATIME,
-        )?;
+        let file = at::reopen_quietly(&*fd)?;
         self.check_named(&file, to, &policy, false)
     }
 

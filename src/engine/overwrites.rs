@@ -8,7 +8,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
 use serde::Serialize;
 
 use super::merging::{Why, read_document_in};
@@ -593,7 +592,7 @@ impl Text {
 }
 
 fn read_text(version: &OwnedFd) -> OpResult<Text> {
-    let file = at::reopen(version, OFlags::RDONLY | OFlags::NOATIME)?;
+    let file = at::reopen_quietly(version)?;
     let len = at::stat(&file)?.st_size;
     if usize::try_from(len).is_ok_and(|len| len <= COMPARED) {
         return Ok(read_document_in(&file).map_or(Text::Other, |d| Text::Document(Box::new(d))));

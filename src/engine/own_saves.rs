@@ -7,8 +7,6 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
-
 use super::ledger::Reads;
 use super::merging::read_document_in;
 use super::overwrites::Loss;
@@ -157,9 +155,7 @@ impl Engine {
         };
         let replaced_text = || {
             let fd = state.nodes.fd(replaced).ok()?;
-            at::reopen(&*fd, OFlags::RDONLY | OFlags::NOATIME)
-                .ok()
-                .map(Arc::new)
+            at::reopen_quietly(&*fd).ok().map(Arc::new)
         };
         let doubts = match outstanding.is_empty() {
             true => doubts,
@@ -190,7 +186,7 @@ impl Engine {
         is_own: bool,
     ) {
         let fd = state.nodes.fd(by);
-        let Ok(mine) = fd.and_then(|fd| at::reopen(&*fd, OFlags::RDONLY | OFlags::NOATIME)) else {
+        let Ok(mine) = fd.and_then(|fd| at::reopen_quietly(&*fd)) else {
             return;
         };
         let pid = state.parties.author(by).map_or(tid, |a| a.pid);

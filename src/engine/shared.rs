@@ -36,7 +36,7 @@ pub(super) fn is_edit(flags: OFlags) -> bool {
 /// Whether a file's first bytes say that it is a database.
 pub(super) fn is_database(state: &State, id: NodeId) -> OpResult<bool> {
     let mut head = [0u8; HEAD];
-    let file = at::reopen(&*state.nodes.fd(id)?, OFlags::RDONLY | OFlags::NOATIME)?;
+    let file = at::reopen_quietly(&*state.nodes.fd(id)?)?;
     let read = file.read_at(&mut head, 0).unwrap_or(0);
     Ok(looks_like_database(&head[..read]))
 }

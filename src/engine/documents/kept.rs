@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 
 use super::Refusal;
 use crate::json::{Document, JsonError, Limits};
@@ -41,7 +40,7 @@ impl Parsed {
     /// Reads the text of a version from its file.
     pub(in crate::engine) fn read(node: NodeId, fd: &OwnedFd) -> Result<Parsed, Refusal> {
         let limits = Limits::default();
-        let file = at::reopen(fd, OFlags::RDONLY | OFlags::NOATIME)?;
+        let file = at::reopen_quietly(fd)?;
         let size = file.metadata().map_err(|e| errno_of(&e))?.len();
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         if size > limits.bytes {
