@@ -261,23 +261,18 @@ impl LockTable {
 
     /// Takes away what a process holds by fcntl.
     pub fn release_posix(&mut self, file: FileId, owner: u64) -> bool {
-        let held = self.of_file(file).iter().find(|l| l.owner == owner);
-        let Some(all) = held.map(|held| Lock {
-            kind: Kind::Posix,
-            start: 0,
-            end: END,
-            ..held.clone()
-        }) else {
-            return false;
-        };
-        self.release(file, &all)
+        self.release_all(file, owner, Kind::Posix)
     }
 
     /// Takes away what a description holds by flock.
     pub fn release_flock(&mut self, file: FileId, owner: u64) -> bool {
+        self.release_all(file, owner, Kind::Flock)
+    }
+
+    fn release_all(&mut self, file: FileId, owner: u64, kind: Kind) -> bool {
         let held = self.of_file(file).iter().find(|l| l.owner == owner);
         let Some(all) = held.map(|held| Lock {
-            kind: Kind::Flock,
+            kind,
             start: 0,
             end: END,
             ..held.clone()

@@ -149,8 +149,8 @@ impl Engine {
                 }
                 continue;
             };
-            if closes_cycle(pid, &[holder], &state.waits()) || since.elapsed() > patience {
-                let is_late = since.elapsed() > patience;
+            let is_late = since.elapsed() > patience;
+            if is_late || closes_cycle(pid, &[holder], &state.waits()) {
                 state.counters.lock_timeouts += u64::from(is_late);
                 gave_up = true;
                 log::warn!(

@@ -71,13 +71,14 @@ pub fn own_ranges(
     let now = read_padded(staged, page.len(), offset)?;
     let bases = seen.read(page.len(), offset)?;
     let written = marks(parts, page.len(), offset);
-    let committed = marks(&seen.committed, page.len(), offset);
+    let mut committed = marks(&seen.committed, page.len(), offset);
+    if failpoint::mutant("C9-digit") {
+        committed.fill(false);
+    }
+    let last = bases.len().saturating_sub(1);
     let is_news = |at: usize| {
-        let of_old = match committed[at] && !failpoint::mutant("C9-digit") {
-            true => bases.len().saturating_sub(1),
-            false => 0,
-        };
-        bases[of_old..].iter().all(|base| page[at] != base[at])
+        let may_hold = &bases[if committed[at] { last } else { 0 }..];
+        may_hold.iter().all(|base| page[at] != base[at])
     };
     let is_own = |at: usize| page[at] != now[at] && (written[at] || is_news(at));
     let mut ranges: Vec<Range<usize>> = Vec::new();
