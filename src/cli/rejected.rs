@@ -73,13 +73,14 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
 }
 
+/// The mount that a directory lies in, or the directory.
+fn root_of(dir: &Path) -> PathBuf {
+    control::mount_of(dir).map_or_else(|_| dir.to_owned(), |mount| mount.mount_point)
+}
+
 /// Where rejected content of a mount or a backing directory can be read.
 pub(super) fn place(dir: &Path) -> Result<PathBuf, Failure> {
-    let root = match control::mount_of(dir) {
-        Ok(mount) => mount.mount_point,
-        Err(_) => dir.to_owned(),
-    };
-    let place = root.join(STATE_DIR).join("rejected");
+    let place = root_of(dir).join(STATE_DIR).join("rejected");
     match place.symlink_metadata() {
         Ok(_) => Ok(place),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
@@ -178,10 +179,7 @@ fn tell_daemon(to: &Path) {
 
 /// The path that rejected content was written for.
 fn meant_for(dir: &Path, id: &str) -> Result<PathBuf, Failure> {
-    let root = match control::mount_of(dir) {
-        Ok(mount) => mount.mount_point,
-        Err(_) => dir.to_owned(),
-    };
+    let root = root_of(dir);
     let path = all(dir)?
         .into_iter()
         .find(|r| Some(id_name(r.id)) == whole_id(id))

@@ -180,8 +180,8 @@ def stress_ng(directory):
         place = tempfile.mkdtemp(dir=directory)
         os.chmod(place, 0o777)
         options = ["--temp-path", place, f"--{name}", "2", f"--{name}-ops", str(operations), "--timeout", "20", "--verify"]
-        if name in ("hdd", "iomix", "fallocate", "readahead", "revio", "seek", "fpunch"):
-            options += [f"--{name}-bytes", "8m"] if name in ("hdd", "iomix", "fallocate", "readahead", "revio") else []
+        if name in ("hdd", "iomix", "fallocate", "readahead", "revio"):
+            options += [f"--{name}-bytes", "8m"]
         code, output = run(["stress-ng", *options], 90)
         say(f"stress-ng::{name}", {0: "ok", 3: "skipped", 4: "skipped"}.get(code, f"failed-{code}"))
         if code not in (0, 3, 4):

@@ -110,12 +110,13 @@ fn rule_text(glob: &str, settings: &[String]) -> Result<String, Failure> {
     let mut rule = format!("[[rule]]\nglob = {}\n", quoted(glob));
     let mut counters = Vec::new();
     for setting in settings {
-        let Some((key, value)) = setting.split_once('=') else {
-            return Err(Failure::new(
+        let bad = || {
+            Failure::new(
                 exit::USAGE,
                 format!("{setting}: not KEY=VALUE, such as mode=direct"),
-            ));
+            )
         };
+        let (key, value) = setting.split_once('=').ok_or_else(bad)?;
         match key {
             "counters" => counters.push(quoted(value)),
             "allow_empty" if ["true", "false"].contains(&value) => {
@@ -124,12 +125,7 @@ fn rule_text(glob: &str, settings: &[String]) -> Result<String, Failure> {
             _ if key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !key.is_empty() => {
                 writeln!(rule, "{key} = {}", quoted(value)).ok();
             }
-            _ => {
-                return Err(Failure::new(
-                    exit::USAGE,
-                    format!("{setting}: not KEY=VALUE, such as mode=direct"),
-                ));
-            }
+            _ => return Err(bad()),
         }
     }
     if !counters.is_empty() {

@@ -35,7 +35,22 @@ pub(super) fn whole(path: &Path) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
+/// The text of a rules file; empty if there is none.
+fn text_of(file: &Path) -> std::io::Result<String> {
+    match std::fs::read_to_string(file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        other => other,
+    }
+}
+
 impl Place {
+    fn unusable(&self, error: &std::io::Error) -> Failure {
+        Failure::new(
+            exit::BAD_INPUT,
+            format!("rules {}: {error}", self.file.display()),
+        )
+    }
+
     /// That of a mount, or of a directory that may be mounted.
     pub fn of(dir: &Path) -> Result<Place, Failure> {
         if let Some(mount) = control::mount_if_any(dir)? {
@@ -105,14 +120,7 @@ impl Place {
 
     /// Its text; empty if there is none.
     pub fn read(&self) -> Result<String, Failure> {
-        match std::fs::read_to_string(self.readable()) {
-            Ok(text) => Ok(text),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-            Err(e) => Err(Failure::new(
-                exit::BAD_INPUT,
-                format!("rules {}: {e}", self.file.display()),
-            )),
-        }
+        text_of(&self.readable()).map_err(|e| self.unusable(&e))
     }
 
     /// Whether a text is what is in force; `None` where nothing is mounted.
@@ -136,12 +144,7 @@ impl Place {
         if self.is_mounted() && !self.is_named {
             return self.send(text, Some(before.to_owned()));
         }
-        self.replace(before, text).map_err(|e| {
-            Failure::new(
-                exit::BAD_INPUT,
-                format!("rules {}: {e}", self.file.display()),
-            )
-        })?;
+        self.replace(before, text).map_err(|e| self.unusable(&e))?;
         if self.is_mounted() {
             self.send(text, None)?;
         }
@@ -190,11 +193,7 @@ impl Place {
         }
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        let now = match std::fs::read_to_string(&self.file) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-            other => other,
-        };
-        if now? != before {
+        if text_of(&self.file)? != before {
             std::fs::remove_file(&beside)?;
             return Err(std::io::Error::other(
                 "somebody else has changed it just now; try again",
