@@ -80,6 +80,38 @@ fn what_follows_is_shown_as_it_is_said_until_the_daemon_ends() {
 }
 
 #[test]
+fn a_log_that_has_become_large_makes_way_for_a_new_one_while_it_is_followed() {
+    need_daemon!();
+    let m = Mount::options().separate().prepare();
+    let mut mount = Command::new(binary());
+    mount.arg("mount").args([m.backing(), m.mountpoint()]);
+    run(&mut mount, Duration::from_secs(30)).ok();
+    let b = Background(m);
+    let mut following = Command::new(binary());
+    let mut follower = Live::spawn(following.args(["log", "-f", "-n1", b.directory()]));
+    assert!(follower.line().contains("mounted on"));
+    let log = b.0.backing().join(".commitfs/daemon.log");
+    let line = format!("{}\n", "x".repeat((4 << 20) + 1));
+    std::fs::File::options()
+        .append(true)
+        .open(&log)
+        .and_then(|mut log| std::io::Write::write_all(&mut log, line.as_bytes()))
+        .unwrap();
+    eventually(Duration::from_secs(10), "a new log has begun", || {
+        log.metadata().is_ok_and(|found| found.len() < 1000)
+    });
+    b.fail("one.json");
+    assert!(follower.line().starts_with("xxx"));
+    assert!(follower.line().contains("one.json"));
+    let now = b.logged(&[]);
+    assert!(now.contains("one.json") && now.len() < 1000, "{now}");
+    b.0.command(&["umount", "--wait"]).ok();
+    assert_eq!(follower.finish().code(), Some(0));
+    let all = commitfs([Path::new("log"), b.0.backing()]).ok().out;
+    assert!(all.contains("mounted on") && all.contains("one.json"));
+}
+
+#[test]
 fn what_a_daemon_has_said_last_is_read_beside_its_dead_mount() {
     need_daemon!();
     let mut m = Mount::options().separate().prepare();

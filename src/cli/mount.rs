@@ -14,7 +14,7 @@ use super::{Failure, exit, logging};
 use crate::engine::{Config, Durability, Engine, LogTo};
 use crate::fuse::{Adapter, KernelNotify};
 use crate::rules::Rules;
-use crate::store::{DAEMON_LOG, OLD_LOG, STATE_DIR, Store, StoreError};
+use crate::store::{DAEMON_LOG, LOG_LIMIT, OLD_LOG, STATE_DIR, Store, StoreError};
 use crate::sys::background::{self, Outcome, ReadyWriter};
 use crate::sys::mount::{self as sysmount, FsKind, MountError, MountFlags, MountRequest};
 use crate::sys::{failpoint, proc, signals};
@@ -177,7 +177,7 @@ fn daemon_log(plan: &Plan) -> std::io::Result<File> {
         std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
     }
     let path = dir.join(DAEMON_LOG);
-    if path.metadata().is_ok_and(|m| m.len() > 4 << 20) {
+    if path.metadata().is_ok_and(|m| m.len() > LOG_LIMIT) {
         std::fs::rename(&path, dir.join(OLD_LOG))?;
     }
     File::options().create(true).append(true).open(path)

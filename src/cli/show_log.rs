@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -70,7 +71,7 @@ fn of_directory(dir: &Path, arguments: &Arguments) -> Result<u8, Failure> {
         _ => control::unusable(dir, &e),
     })?;
     let old = File::open(state.join(OLD_LOG)).ok();
-    show(Log::Held(file), old, arguments, || true)
+    show(Log::held(file, None), old, arguments, || true)
 }
 
 fn of_mount(mount: &MountEntry, arguments: &Arguments) -> Result<u8, Failure> {
@@ -86,11 +87,19 @@ fn of_mount(mount: &MountEntry, arguments: &Arguments) -> Result<u8, Failure> {
     if stderr.metadata().is_ok_and(|found| found.is_file())
         && let Ok(log) = File::open(&stderr)
     {
-        return show(Log::Held(log), None, arguments, lives);
+        return show(Log::held(log, Some(stderr)), None, arguments, lives);
     }
     if told["log"] == "file" {
         let log = mount.mount_point.join(STATE_DIR).join(DAEMON_LOG);
-        return show(Log::Named(log), None, arguments, lives);
+        return show(
+            Log {
+                source: Source::Named(log),
+                at: 0,
+            },
+            None,
+            arguments,
+            lives,
+        );
     }
     Err(Failure::new(
         exit::BAD_INPUT,
@@ -121,30 +130,57 @@ fn from_journal(pid: u64, arguments: &Arguments) -> Failure {
     )
 }
 
-/// A log that may grow.
-enum Log {
-    /// Open all the time.
-    Held(File),
+/// A log that may grow, and make way for a new one.
+struct Log {
+    source: Source,
+    /// So many of its bytes have been shown.
+    at: u64,
+}
+
+enum Source {
+    /// Open all the time, and where the one is found that follows it.
+    Held(File, Option<PathBuf>),
     /// On the mount, where it would be in the way of an unmount.
     Named(PathBuf),
 }
 
 impl Log {
-    /// What it has from a place on.
-    fn from(&mut self, at: u64) -> std::io::Result<Vec<u8>> {
+    fn held(file: File, next: Option<PathBuf>) -> Log {
+        let source = Source::Held(file, next);
+        Log { source, at: 0 }
+    }
+
+    /// What has been added to it since it was asked last.
+    fn more(&mut self) -> std::io::Result<Vec<u8>> {
         let mut new = Vec::new();
-        let mut opened;
-        let file = match self {
-            Log::Held(file) => file,
-            Log::Named(path) => {
-                opened = File::open(path)?;
-                &mut opened
+        match &mut self.source {
+            Source::Held(file, next) => {
+                self.at += read_from(file, self.at, &mut new)?;
+                if let Some(next) = next
+                    && let (Ok(now), before) = (next.metadata(), file.metadata()?)
+                    && (now.dev(), now.ino()) != (before.dev(), before.ino())
+                {
+                    // What was said between the read above and the change.
+                    read_from(file, self.at, &mut new)?;
+                    *file = File::open(next)?;
+                    self.at = read_from(file, 0, &mut new)?;
+                }
             }
-        };
-        file.seek(SeekFrom::Start(at))?;
-        file.read_to_end(&mut new)?;
+            Source::Named(path) => {
+                let mut file = File::open(path)?;
+                if file.metadata()?.len() < self.at {
+                    self.at = 0;
+                }
+                self.at += read_from(&mut file, self.at, &mut new)?;
+            }
+        }
         Ok(new)
     }
+}
+
+fn read_from(file: &mut File, at: u64, into: &mut Vec<u8>) -> std::io::Result<u64> {
+    file.seek(SeekFrom::Start(at))?;
+    file.read_to_end(into).map(|len| len as u64)
 }
 
 /// Shows a log behind an older part of it, and goes on while its daemon lives.
@@ -155,8 +191,7 @@ fn show(
     lives: impl Fn() -> bool,
 ) -> Result<u8, Failure> {
     let failed = |e: std::io::Error| Failure::new(exit::TROUBLE, format!("the log: {e}"));
-    let so_far = log.from(0).map_err(failed)?;
-    let mut at = so_far.len() as u64;
+    let so_far = log.more().map_err(failed)?;
     let mut text = Vec::new();
     if let Some(mut part) = old {
         part.read_to_end(&mut text).map_err(failed)?;
@@ -168,7 +203,7 @@ fn show(
     }
     loop {
         let ends = !lives();
-        let new = match log.from(at) {
+        let new = match log.more() {
             // Unmounted.
             Err(_) if ends => return Ok(exit::OK),
             new => new.map_err(failed)?,
@@ -176,7 +211,6 @@ fn show(
         if ends && new.is_empty() {
             return Ok(exit::OK);
         }
-        at += new.len() as u64;
         output::print(new)?;
         std::thread::sleep(PAUSE);
     }

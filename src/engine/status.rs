@@ -269,6 +269,7 @@ impl Engine {
                     engine.keep_unread();
                     engine.look_after_parties();
                     engine.guess_counters();
+                    engine.keep_log_small();
                     engine.lock().overwrites.texts.forget_old();
                     drop(engine);
                     std::thread::sleep(std::time::Duration::from_millis(250));
@@ -276,6 +277,15 @@ impl Engine {
             })
             .map(drop)
             .map_err(|e| crate::types::errno_of(&e))
+    }
+
+    /// A mount may stand for months.
+    fn keep_log_small(&self) {
+        if self.config.log == super::LogTo::File
+            && let Err(e) = self.store.turn_log_over()
+        {
+            log::debug!("the log goes on growing: {e}");
+        }
     }
 
     fn sweep(&self) {

@@ -28,6 +28,7 @@ use rustix::io::Errno;
 
 use crate::sys::{at, failpoint, spare};
 use crate::types::TxnId;
+pub use daemon_log::LOG_LIMIT;
 pub use rejected::{
     FULL_DISK, Owner, Rejected, RejectedBound, Worth, drop_rejected, list_rejected,
 };
