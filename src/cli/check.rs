@@ -214,7 +214,7 @@ impl Findings {
             })
             .collect();
         self.rejected_contents = store.list_rejected().map_or(0, |r| r.len());
-        self.unread_errors = store.count_unread();
+        self.unread_errors = store.kept_unread().map_or(0, |list| list.len());
     }
 
     fn judge(&self) -> Judgement {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Engine, Unseen};
-use crate::store::{Rejected, id_name};
+use super::Engine;
+use crate::store::{Rejected, Unseen, id_name};
 use crate::sys::clock::LocalTime;
 use crate::types::quoted_for_shell;
 

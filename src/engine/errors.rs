@@ -1,84 +1,14 @@
 //! Errors that nobody may have seen (C22): shells ignore what close() says. They are shown by
 //! status and by an attribute of the path, and outlive the mount until somebody has read them.
 
-use std::path::Path;
-
-use serde::{Deserialize, Serialize};
-
 use super::{Engine, State};
-use crate::store::{Rejected, id_name};
+use crate::store::{Rejected, Unseen, id_name};
 use crate::sys::failpoint;
 use crate::txn::Abort;
-use crate::types::{Slot, TxnId, now_ns, path_hex, path_on_a_line};
+use crate::types::{Slot, TxnId};
 
 /// More than this are not kept; the oldest go first.
 const MOST: usize = 10_000;
-
-/// One of them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Unseen {
-    /// Path relative to the root.
-    pub path: String,
-    /// Its bytes in hexadecimal, if they aren't UTF-8.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path_hex: Option<String>,
-    /// What happened.
-    pub reason: String,
-    /// When, in nanoseconds since the epoch.
-    pub time_ns: i64,
-    /// Whose close it was.
-    pub pid: u32,
-    /// Under which id rejected has, or had, the content.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rejected: Option<String>,
-    /// So many bytes of rejected content were dropped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dropped_bytes: Option<u64>,
-    /// That is all there is of a new name without a guard, whose writer was killed: a download can
-    /// go on from there.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub resumable: bool,
-    /// A command for the shell that helps, where the rest doesn't tell which.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
-    /// Read through the attribute or a status since.
-    #[serde(skip)]
-    pub read: bool,
-}
-
-impl Unseen {
-    pub(crate) fn of(path: &Path, reason: String, pid: u32) -> Unseen {
-        Unseen {
-            path: path.to_string_lossy().into_owned(),
-            path_hex: path_hex(path),
-            reason,
-            time_ns: now_ns(),
-            pid,
-            rejected: None,
-            dropped_bytes: None,
-            resumable: false,
-            remedy: None,
-            read: false,
-        }
-    }
-
-    /// Rejected content that was dropped, for people to know; goes to the log as well.
-    pub(crate) fn of_dropped(one: &Rejected, why: &str) -> Unseen {
-        let (id, len) = (id_name(one.id), one.len);
-        let path = one.real_path();
-        log::error!(
-            "{}: rejected content {id} was dropped {why}: {len} bytes, written by {} ({})",
-            path_on_a_line(&path),
-            one.pid,
-            one.command
-        );
-        let reason = format!("rejected content {id} was dropped {why}: {len} bytes");
-        let mut unseen = Unseen::of(&path, reason, one.pid);
-        unseen.rejected = Some(id);
-        unseen.dropped_bytes = Some(len);
-        unseen
-    }
-}
 
 impl State {
     pub(super) fn add_unseen(&mut self, unseen: Unseen) {
@@ -157,8 +87,7 @@ impl Engine {
         }
         let unread: Vec<Unseen> = state.unseen.iter().filter(|u| !u.read).cloned().collect();
         drop(state);
-        let text = serde_json::to_vec_pretty(&unread).unwrap_or_default();
-        if let Err(e) = self.store.keep_unread(&text) {
+        if let Err(e) = self.store.keep_unread(&unread) {
             log::error!("errors can't be kept for the next mount: {e}");
             self.lock().unseen_changed = true;
         }
@@ -166,8 +95,7 @@ impl Engine {
 
     /// Takes over what nobody has read before the last mount ended.
     pub(super) fn take_over_unread(&self) {
-        let kept = self.store.kept_unread();
-        let unread: Vec<Unseen> = serde_json::from_slice(&kept).unwrap_or_default();
+        let unread = self.store.kept_unread().unwrap_or_default();
         if !unread.is_empty() {
             log::warn!(
                 "{} errors from before this mount, which nobody has read: `commitfs status` shows them",

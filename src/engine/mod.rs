@@ -77,7 +77,6 @@ use crate::types::{Attr, NodeId, OpResult, ROOT, Slot, seconds_of};
 pub use advice::Told;
 pub use attrs::{SetAttr, SetTime};
 pub use dirs::Listing;
-pub use errors::Unseen;
 pub use io::WriteRequest;
 pub use locking::LockRequest;
 pub use lockstats::{BOUNDS, Histogram, LockStats, NameTotals, Totals};

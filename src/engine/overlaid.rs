@@ -6,10 +6,9 @@
 
 use std::sync::Arc;
 
-use super::errors::Unseen;
 use super::{Engine, State};
 use crate::namespace::Shown;
-use crate::store::{Rejected, id_name};
+use crate::store::{Rejected, Unseen, id_name};
 use crate::sys::at;
 use crate::types::{OpResult, Slot, TxnId, errno_of, now_ns, path_hex};
 

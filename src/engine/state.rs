@@ -18,12 +18,12 @@ use rustix::io::Errno;
 
 use super::append::Appender;
 use super::claims::Claimant;
-use super::errors::Unseen;
 use super::files::Files;
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::LockTable;
 use crate::namespace::{Kind, Nodes, PendingSet, Shown};
+use crate::store::Unseen;
 use crate::txn::{Begun, Staging, Transaction};
 use crate::types::{HandleId, NodeId, OpResult, Slot, TxnId};
 

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::Engine;
 use super::xattrs::DOCUMENT;
-use super::{Engine, errors::Unseen};
-use crate::store::STATE_DIR;
+use crate::store::{STATE_DIR, Unseen};
 use crate::sys::{at, failpoint};
 use crate::types::{errno_of, quoted_for_shell};
 

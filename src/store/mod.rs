@@ -6,7 +6,7 @@
 //! .commitfs/journal         see the module `journal`
 //! .commitfs/staging/ID      contents of open, prepared and committed-but-unapplied transactions
 //! .commitfs/rejected/ID     contents of aborted transactions, ID.meta says what they are
-//! .commitfs/errors       errors that nobody has read
+//! .commitfs/errors          errors that nobody has read
 //! .commitfs/rules.toml      the user's rules, if any
 //! ```
 //! Everything here goes through descriptors opened before the mount covers the directory.
@@ -32,6 +32,7 @@ pub use daemon_log::LOG_LIMIT;
 pub use rejected::{
     FULL_DISK, Owner, Rejected, RejectedBound, Worth, drop_rejected, list_rejected,
 };
+pub use unread::Unseen;
 
 /// Name of the state directory.
 pub const STATE_DIR: &str = ".commitfs";

@@ -18,9 +18,8 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::recovery::open_target;
-use crate::engine::Unseen;
 use crate::journal::{Edit, FileKey, Record};
-use crate::store::{Rejected, STATE_DIR, Store, Worth, id_name};
+use crate::store::{Rejected, STATE_DIR, Store, Unseen, Worth, id_name};
 use crate::sys::{at, failpoint};
 use crate::types::{TxnId, errno_of, now_ns, path_hex};
 
@@ -279,5 +278,5 @@ fn tell_lost(store: &Store, kept: Option<TxnId>, path: &Path, lost: u64) -> Resu
     log::error!("{}: {reason}", path.display());
     let mut unseen = Unseen::of(path, reason, 0);
     (unseen.rejected, unseen.dropped_bytes) = (kept.map(id_name), Some(lost));
-    super::room::tell(store, &[unseen])
+    super::room::tell(store, [unseen])
 }

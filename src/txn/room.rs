@@ -3,8 +3,7 @@
 
 use rustix::io::Errno;
 
-use crate::engine::Unseen;
-use crate::store::{FULL_DISK, Store, Worth};
+use crate::store::{FULL_DISK, Store, Unseen, Worth};
 use crate::sys::{at, failpoint};
 
 /// As much as recovery may need at once: a journal.
@@ -24,7 +23,7 @@ pub(super) fn make(store: &Store, most: Worth) -> bool {
     }
     store.reuse_freed();
     let errors = dropped.iter().map(|one| Unseen::of_dropped(one, FULL_DISK));
-    if let Err(e) = tell(store, &errors.collect::<Vec<_>>()) {
+    if let Err(e) = tell(store, errors) {
         log::error!("errors can't be kept for the next status: {e}");
     }
     true
@@ -34,13 +33,8 @@ pub(super) fn make(store: &Store, most: Worth) -> bool {
 ///
 /// # Errors
 /// Those of writing the list; EIO for one that can't be understood, which isn't taken away.
-pub(super) fn tell(store: &Store, errors: &[Unseen]) -> Result<(), Errno> {
-    let mut list: Vec<serde_json::Value> = match store.kept_unread() {
-        none if none.is_empty() => Vec::new(),
-        kept => serde_json::from_slice(&kept).map_err(|_| Errno::IO)?,
-    };
-    for error in errors {
-        list.extend(serde_json::to_value(error));
-    }
-    store.keep_unread(&serde_json::to_vec_pretty(&list).map_err(|_| Errno::IO)?)
+pub(super) fn tell(store: &Store, errors: impl IntoIterator<Item = Unseen>) -> Result<(), Errno> {
+    let mut list = store.kept_unread()?;
+    list.extend(errors);
+    store.keep_unread(&list)
 }
