@@ -282,6 +282,28 @@ fn zeros_in_the_place_of_lines_that_a_power_cut_took_are_cut_off() {
     commitfs(["check", "--content", &backing]).ok();
 }
 
+/// ext4 may write them where space was set aside for a text whose bytes never came.
+#[test]
+fn a_staging_file_of_zeros_that_a_power_cut_leaves_is_nothing_worth_keeping() {
+    need_daemon!();
+    for (is_cut, count, when) in [
+        (true, 0, "after a power cut"),
+        (false, 1, "a program's own, after a kill of the daemon"),
+    ] {
+        let mut m = mount!(slow());
+        let mut actor = Actor::new();
+        actor.open("f", "w", &m.path("f")).unwrap();
+        actor.write("f", [0; 5000]).unwrap();
+        m.kill_daemon();
+        let records = journal_of(&m).records;
+        match is_cut {
+            true => cut(&m, &records),
+            false => drop(commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok()),
+        }
+        assert_eq!(kept(&m, "rejected").len(), count, "{when}");
+    }
+}
+
 #[test]
 fn a_file_that_grows_is_found_under_the_name_it_has_by_then() {
     need_daemon!();

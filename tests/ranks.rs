@@ -52,6 +52,31 @@ fn what_several_change_in_one_mapped_page_stays() {
     }
 }
 
+/// A close that has returned comes before one that begins later, also where RELEASE is late: a descriptor on its
+/// way over a socket holds it back here, as a full machine does that gives the closing task no processor.
+#[test]
+fn who_closes_an_array_waits_for_whoever_is_closing_it() {
+    need_features!("posix_locks");
+    let m = mount!();
+    m.save("f", "abcdefghijkl");
+    let mut one = mapper(&m, 0);
+    one.munmap("map").unwrap();
+    one.pwrite("f", 0, b"one").unwrap();
+    one.ask("pair", &[b"here", b"there"]).unwrap();
+    one.ask("sendfd", &[b"here", b"f"]).unwrap();
+    let mut two = mapper(&m, 6);
+    two.munmap("map").unwrap();
+    two.pwrite("f", 6, b"two").unwrap();
+    one.close("f").unwrap();
+    two.start("close", &[b"f"]);
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(!two.has_answered(), "it waits for the first close");
+    one.ask("recvfd", &[b"there", b"got"]).unwrap();
+    one.close("got").unwrap();
+    two.finish().unwrap();
+    assert_content(m.read("f"), b"onedeftwojkl", "after both");
+}
+
 /// A row that is counted up: one of its digits is again what it was when its program had opened the file.
 #[test]
 fn a_digit_that_comes_round_is_written_by_the_page_that_has_it() {

@@ -272,6 +272,20 @@ fn a_line_that_a_program_adds_to_its_new_log_after_its_own_save_comes_behind_tha
 }
 
 #[test]
+fn an_unmount_waits_for_what_becomes_of_a_close() {
+    need_daemon!();
+    let mut m = mount!(Mount::options().env("COMMITFS_DECIDE_DELAY_MS", 300));
+    m.save("f", "abcd");
+    let mut actor = Actor::new();
+    edit_by_mapping(&mut actor, &m);
+    actor.close("node").unwrap();
+    m.command(&["umount"]).ok();
+    m.reap_daemon(Duration::from_secs(10));
+    let left = std::fs::read(m.backing().join("f")).ok();
+    assert_content(left, b"Abcd", "in the backing directory");
+}
+
+#[test]
 fn an_unmount_by_force_waits_for_what_becomes_of_a_close() {
     need_daemon!();
     let mut m = mount!(Mount::options().env("COMMITFS_DECIDE_DELAY_MS", 300));

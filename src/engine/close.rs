@@ -28,8 +28,8 @@ use crate::sys::{at, failpoint, pidfd, proc};
 use crate::txn::{Abort, Begun, Flushed, Grown, Ready, Staging, Transaction};
 use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, mtime_ns, now_ns, path_hex};
 
-/// Transactions that are being decided upon hold up an unmount by force no longer than this.
-const DECISION_LIMIT: Duration = Duration::from_secs(5);
+/// Transactions that are being decided upon hold up an unmount no longer than this.
+pub(super) const DECISION_LIMIT: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// A descriptor of the description is closed.
@@ -225,6 +225,14 @@ impl Engine {
             .filter(|_| !(sure || ends) || result.is_err())
         {
             self.end_turn(&mut state, slot, id);
+        }
+        if let Some(slot) = &watched
+            && sure
+        {
+            let mapped = state.txns.get(&id).is_none_or(|t| !t.watched.is_empty());
+            state
+                .parties
+                .await_release(slot, id, last == Last::Surely && !mapped);
         }
         if let Some(save) = state.parties.saves.get_mut(&id) {
             save.closed = Some(proc::Moment::now());

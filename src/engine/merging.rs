@@ -28,10 +28,15 @@ use crate::txn::{Abort, Begun, Ready, Written};
 use crate::types::{Caller, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns};
 use rustix::fs::OFlags;
 
-/// A turn that has not led to a commit by then is over: other descriptors are still open.
-const TURN: Duration = Duration::from_millis(200);
-/// The same of a transaction that has nothing left but to end; the disk may be slow.
-const LAST_TURN: Duration = Duration::from_secs(30);
+/// A turn is over by then at the latest; the disk may be slow.
+const TURN: Duration = Duration::from_secs(30);
+/// A close that seems to be the last, and has been answered, leads to a commit within this time, or doesn't:
+/// something else holds the file.
+const RELEASE: Duration = Duration::from_millis(200);
+/// The same where nobody has another descriptor or a mapping: RELEASE comes as soon as the closing task
+/// has a processor again. Until then others' closes wait, so that none which has returned stands behind one that
+/// has begun later.
+const SURE_RELEASE: Duration = Duration::from_secs(2);
 /// How far up the processes that a reader descends from are looked at.
 const GENERATIONS: usize = 4;
 /// Texts up to this size are compared to find out what a save builds on.
@@ -168,6 +173,16 @@ impl Parties {
         self.known.get(&process).is_none_or(|known| {
             known.gone.is_some() || pidfd::has_ended(&known.descriptor) || !proc::lives(known.pid)
         })
+    }
+
+    /// What is prepared waits for its RELEASE now, which comes at once if nothing else holds the file.
+    pub(super) fn await_release(&mut self, slot: &Slot, id: TxnId, at_once: bool) {
+        if let Some((of, until)) = self.turns.get_mut(slot)
+            && *of == id
+        {
+            let at_once = at_once && !failpoint::mutant("C9-release");
+            *until = Instant::now() + if at_once { SURE_RELEASE } else { RELEASE };
+        }
     }
 
     /// Whether a save is between its merge and its commit.
@@ -539,10 +554,7 @@ impl Engine {
             };
             self.happened.wait_until(&mut state, until);
         }
-        // Nobody else's descriptors can keep one from ending whose last reference is gone.
-        let closing = state.txns.get(&id).is_some_and(|t| t.closing);
-        let turn = if closing { LAST_TURN } else { TURN };
-        let until = Instant::now() + turn;
+        let until = Instant::now() + TURN;
         state.parties.turns.insert(slot.clone(), (id, until));
     }
 

@@ -14,11 +14,13 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::close::DECISION_LIMIT;
 use super::state::{DirEntry, Handle};
 use super::status::OpenTransaction;
 use super::{Engine, Opened, VOLATILE};
@@ -386,7 +388,14 @@ impl Engine {
             };
         }
         let open = {
-            let mut state = self.lock();
+            // What was closed before is not open any more, though it may not be decided yet.
+            let until = Instant::now()
+                + if check || force {
+                    Duration::ZERO
+                } else {
+                    DECISION_LIMIT
+                };
+            let mut state = self.await_all_decisions(until);
             let open = self.open_transactions(&state);
             if (open.is_empty() || force) && !check {
                 state.leaving = true;

@@ -306,6 +306,34 @@ fn next_data(file: &File, part: Range<u64>) -> Range<u64> {
     }
 }
 
+/// Whether a file has nothing but zeros in it. Of one that has anything else hardly more is read than what is
+/// before that.
+///
+/// # Errors
+/// Those of reading it.
+pub fn is_all_zeros(file: &File) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let mut buffer = vec![0; 64 << 10];
+    let mut rest = 0..file.metadata()?.len();
+    while !rest.is_empty() {
+        let data = next_data(file, rest.clone());
+        rest.start = data.end;
+        let mut at = data.start;
+        while at < data.end {
+            let most = buffer.len().min((data.end - at) as usize);
+            let read = file.read_at(&mut buffer[..most], at)?;
+            if buffer[..read].iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            if read == 0 {
+                break;
+            }
+            at += read as u64;
+        }
+    }
+    Ok(true)
+}
+
 /// Makes zeros of a part of a file, without taking space for them if that can be.
 fn make_hole(file: &File, part: Range<u64>) -> io::Result<()> {
     use std::os::unix::fs::FileExt;

@@ -215,6 +215,7 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
         source,
     })?;
     let instance = instance(&store.root);
+    let only_daemon = (told.as_ref()).is_some_and(|told| told.header.instance == instance);
     let io = |what: &str| {
         let (path, what) = (path.clone(), what.to_owned());
         move |source: Errno| RecoveryError::Io {
@@ -260,7 +261,8 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
     failpoint::crash_point("recovery-applied");
     let mut rejected = 0;
     for leftover in plan.leftovers.iter().chain(&unplaced) {
-        rejected += usize::from(reject(store, leftover).map_err(io("moving content to rejected"))?);
+        let was_kept = reject(store, leftover, only_daemon);
+        rejected += usize::from(was_kept.map_err(io("moving content to rejected"))?);
     }
     failpoint::crash_point("recovery-rejected");
     Ok(Recovered {
@@ -963,19 +965,21 @@ fn place(
 }
 
 /// Whether anything was ever written to a file. After a power cut many a staging file has its length
-/// and nothing else: space that was set aside for a text, or that the file system had only reserved.
-fn has_data(file: &File) -> bool {
+/// and nothing else: space that was set aside for a text, or that the file system had only reserved. Where
+/// that is little, ext4 writes zeros there before anything else; what only the daemon's end has left has no zeros but
+/// a program's own.
+fn has_data(file: &File, only_daemon: bool) -> bool {
     let data = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0));
-    !matches!(data, Err(Errno::NXIO))
+    !matches!(data, Err(Errno::NXIO)) && (only_daemon || !at::is_all_zeros(file).unwrap_or(false))
 }
 
 /// Gives whether there was anything worth keeping.
-fn reject(store: &Store, leftover: &Leftover) -> Result<bool, Errno> {
+fn reject(store: &Store, leftover: &Leftover, only_daemon: bool) -> Result<bool, Errno> {
     let Some(file) = store.open_staging(leftover.id)? else {
         return Ok(false);
     };
     let len = len(&file)?;
-    let nothing = !has_data(&file) && !failpoint::mutant("C18-rejected-nothing");
+    let nothing = !has_data(&file, only_daemon) && !failpoint::mutant("C18-rejected-nothing");
     if leftover.discarded || len == 0 || nothing || failpoint::mutant("C18-rejected") {
         store.remove_staging(leftover.id)?;
         return Ok(false);

@@ -162,6 +162,18 @@ impl Series {
             Some(format!("{:?} {} failed: {why}", w.kind, w.me))
         }));
         mount.unmount();
+        let end = Cut {
+            from: now(),
+            to: now(),
+            promise: Promise::Kill,
+        };
+        let left = judge(&end, &workers, &Found::read(mount.backing()));
+        faults.extend(left.into_iter().map(|why| {
+            format!(
+                "{:?} {:?} seed {}, never cut: {why}",
+                self.fs, self.durability, self.seed
+            )
+        }));
         drop(mount);
         let steps: usize = workers.iter().map(|worker| worker.steps.len()).sum();
         for (number, (cut, snapshot)) in taken.into_iter().enumerate() {
