@@ -612,14 +612,15 @@ impl Engine {
             return Ok((current, node.ends()));
         }
         node.superseded = true;
-        let (key, version, whole) = (node.key, node.version, node.whole.clone());
+        let (key, version, whole) = (node.key, node.version, node.whole().clone());
         let fd = state.nodes.fd(current)?;
         let grown = state.nodes.create(Kind::File, fd, key, slot.clone());
         state.same_file(grown, current);
         state.files.edit(grown, current);
         self.supersede(state, slot, Some(current));
         let node = state.nodes.get_mut(grown).ok_or(Errno::STALE)?;
-        (node.version, node.whole) = (version, whole);
+        node.version = version;
+        node.share_whole(whole);
         node.ends().hold(from);
         Ok((grown, node.ends()))
     }
@@ -786,7 +787,7 @@ impl Engine {
             Some((_, shown)) => shown.clone(),
             None => Shown {
                 file: ready.file.clone(),
-                end: state.nodes.get(node).ok_or(Errno::STALE)?.end.clone(),
+                end: state.nodes.get(node).ok_or(Errno::STALE)?.end().clone(),
             },
         };
         let mut appender = None;

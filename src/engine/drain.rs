@@ -384,10 +384,10 @@ impl Engine {
                 if let (Some(node), Some(told), Ok(now)) =
                     (state.nodes.get_mut(node), told, at::stat(&*item.file))
                 {
-                    node.ctime_shift = Some((
+                    node.ctime_shift = Some(Box::new((
                         (now.st_ctime, now.st_ctime_nsec),
                         (told.st_ctime, told.st_ctime_nsec),
-                    ));
+                    )));
                 }
                 self.unpin(state, node, false);
             }
@@ -431,10 +431,10 @@ impl Engine {
         // Best effort: only the owner may.
         at::set_mtime(&*fd, mtime_ns(told)).ok();
         if let (Ok(now), Some(node)) = (at::stat(&*fd), state.nodes.get_mut(dir)) {
-            node.ctime_shift = Some((
+            node.ctime_shift = Some(Box::new((
                 (now.st_ctime, now.st_ctime_nsec),
                 (told.st_ctime, told.st_ctime_nsec),
-            ));
+            )));
         }
     }
 

@@ -433,12 +433,12 @@ impl Engine {
             });
         }
         let mut stat = at::stat(&*state.nodes.fd(node.id)?)?;
-        if let Some((applied, told)) = node.ctime_shift
+        if let Some((applied, told)) = node.ctime_shift.as_deref().copied()
             && (stat.st_ctime, stat.st_ctime_nsec) == applied
         {
             (stat.st_ctime, stat.st_ctime_nsec) = told;
         }
-        if let Some(told) = node.unwritten {
+        if let Some(told) = &node.unwritten {
             stat.st_size = i64::try_from(told.len).unwrap_or(i64::MAX);
             (stat.st_mtime, stat.st_mtime_nsec) = seconds_of(told.mtime_ns);
             (stat.st_ctime, stat.st_ctime_nsec) = (stat.st_mtime, stat.st_mtime_nsec);
@@ -452,7 +452,7 @@ impl Engine {
             stat.st_nlink = 1;
         }
         if node.grows() {
-            let end = node.end.load(std::sync::atomic::Ordering::Acquire);
+            let end = node.end().load(std::sync::atomic::Ordering::Acquire);
             stat.st_size = stat.st_size.min(i64::try_from(end).unwrap_or(i64::MAX));
         }
         // The kernel doesn't know that a close has changed the directory, or an append the file, or

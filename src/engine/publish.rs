@@ -586,7 +586,7 @@ impl Engine {
             .nodes
             .create(Kind::File, Arc::new(old), key, to.clone());
         if let Some(node) = state.nodes.get(version) {
-            content.base_ends_at(node.whole.clone());
+            content.base_ends_at(node.whole().clone());
         }
         drop(content);
         if let Some(txn) = state.txns.get(&id) {

@@ -213,7 +213,7 @@ impl Engine {
         };
         let node = state.nodes.adopt(kind, fd, key, slot.clone());
         if shift.is_some() {
-            node.ctime_shift = shift;
+            node.ctime_shift = shift.map(Box::new);
         }
         Ok(node.id)
     }

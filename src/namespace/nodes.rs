@@ -8,7 +8,7 @@
 //! `fstat` and `readdir` must agree (C8). A pair leaves the map when its last link goes, before
 //! the backing file system can use the inode number again.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,8 +23,10 @@ use crate::types::{NodeId, OpResult, ROOT, Slot, TxnId};
 /// Backing device and inode number.
 pub type Key = (u64, u64);
 
-/// Room for so many nodes is kept.
-const MUCH: usize = 4096;
+/// What so many dropped nodes leave is kept.
+const MUCH: usize = 1024;
+/// How many looks at dropped nodes are waited for the last of them.
+const PATIENCE: u32 = 40;
 /// Nodes looked at, at most, when one more descriptor is to be held than should be.
 const HAND: usize = 8;
 
@@ -76,16 +78,14 @@ pub struct Node {
     pub direct: u32,
     /// Somebody could, or it has grown: its content is not told by its number.
     pub written_in_place: bool,
-    /// What programs see of it ends here, in bytes: half an append is not shown. [`WHOLE`]: where
-    /// the backing file does.
-    pub end: Arc<AtomicU64>,
-    /// The same of its file, whatever programs see of this version: they share it who show the
-    /// file at different lengths.
-    pub whole: Arc<AtomicU64>,
+    /// See [`Node::end`].
+    end: OnceCell<Arc<AtomicU64>>,
+    /// See [`Node::whole`].
+    whole: OnceCell<Arc<AtomicU64>>,
     /// Length and checksum of the content it was committed with, if known.
     pub sum: Option<Sum>,
     /// A document that is not written out: see `engine::documents`.
-    pub unwritten: Option<Told>,
+    pub unwritten: Option<Box<Told>>,
     /// Its pages may be in the kernel's cache.
     pub cached: bool,
     /// A pending name means it: it stays although the kernel has forgotten it.
@@ -114,24 +114,45 @@ pub struct Node {
     pub covered: u32,
     /// (as the backing file says, as programs were told before the version was applied): moving
     /// a version to its name must not look like a change.
-    pub ctime_shift: Option<((i64, u64), (i64, u64))>,
+    pub ctime_shift: Option<Box<CtimeShift>>,
 }
+
+/// See [`Node::ctime_shift`].
+pub type CtimeShift = ((i64, u64), (i64, u64));
 
 /// Length in bytes and crc32c.
 pub type Sum = (u64, u32);
 
 impl Node {
+    /// What programs see of it ends here, in bytes: half an append is not shown. [`WHOLE`]: where
+    /// the backing file does. Made when it is asked for first: most files are looked at alone.
+    pub fn end(&self) -> &Arc<AtomicU64> {
+        self.end.get_or_init(at_the_end)
+    }
+
+    /// The same of its file, whatever programs see of this version: they share it who show the
+    /// file at different lengths.
+    pub fn whole(&self) -> &Arc<AtomicU64> {
+        self.whole.get_or_init(at_the_end)
+    }
+
+    /// It is a version of the file of which this is the end.
+    pub fn share_whole(&mut self, whole: Arc<AtomicU64>) {
+        self.whole = OnceCell::from(whole);
+    }
+
     /// What an append moves.
     pub fn ends(&self) -> Ends {
         Ends {
-            shown: self.end.clone(),
-            whole: self.whole.clone(),
+            shown: self.end().clone(),
+            whole: self.whole().clone(),
         }
     }
 
     /// Whether it grows, or has grown, in place.
     pub fn grows(&self) -> bool {
-        self.end.load(Ordering::Acquire) != WHOLE
+        let end = self.end.get();
+        end.is_some_and(|end| end.load(Ordering::Acquire) != WHOLE)
     }
 
     /// Whether the name under which it was found leads to it as long as nobody takes it away, and
@@ -149,6 +170,22 @@ impl Node {
     }
 }
 
+/// A table that is nearly empty gets smaller.
+fn fit<K: Eq + std::hash::Hash, V>(table: &mut HashMap<K, V>) {
+    if table.capacity() / 4 > table.len() {
+        table.shrink_to_fit();
+    }
+}
+
+fn at_the_end() -> Arc<AtomicU64> {
+    Arc::new(AtomicU64::new(WHOLE))
+}
+
+/// Whether somebody besides the node knows this end of it.
+fn is_shared(end: &OnceCell<Arc<AtomicU64>>) -> bool {
+    end.get().is_some_and(|end| Arc::strong_count(end) > 1)
+}
+
 /// What a node that was dropped means to those who know its number.
 #[derive(Debug, Default)]
 struct Past {
@@ -162,7 +199,7 @@ struct Past {
 /// All nodes.
 #[derive(Debug)]
 pub struct Nodes {
-    live: HashMap<NodeId, Node>,
+    live: HashMap<NodeId, Box<Node>>,
     by_key: HashMap<Key, NodeId>,
     next: NodeId,
     /// What dropped nodes take up again when they are found again.
@@ -173,6 +210,12 @@ pub struct Nodes {
     held: RefCell<VecDeque<NodeId>>,
     /// How many should hold one.
     most: usize,
+    /// Nodes dropped since their memory was given up last.
+    dropped: usize,
+    /// The same as of the last look.
+    looked: usize,
+    /// Looks since there were many.
+    looks: u32,
 }
 
 impl Nodes {
@@ -187,6 +230,9 @@ impl Nodes {
             watched_ends: HashMap::new(),
             held: RefCell::default(),
             most,
+            dropped: 0,
+            looked: 0,
+            looks: 0,
         };
         nodes.insert(ROOT, Kind::Dir, root, key, None);
         nodes
@@ -196,12 +242,11 @@ impl Nodes {
         self.by_key.insert(key, id);
         self.held.get_mut().push_back(id);
         let watched = self.watched_ends.remove(&key).and_then(|w| w.upgrade());
-        let whole = watched.unwrap_or_else(|| Arc::new(AtomicU64::new(WHOLE)));
         let past = self.past.remove(&id).unwrap_or_default();
         let end = past.end.upgrade();
         self.live.insert(
             id,
-            Node {
+            Box::new(Node {
                 id,
                 lookups: 0,
                 kind,
@@ -212,8 +257,8 @@ impl Nodes {
                 readers: 0,
                 direct: 0,
                 written_in_place: past.written_in_place,
-                end: end.unwrap_or_else(|| Arc::new(AtomicU64::new(WHOLE))),
-                whole,
+                end: end.map_or_else(OnceCell::new, OnceCell::from),
+                whole: watched.map_or_else(OnceCell::new, OnceCell::from),
                 sum: past.sum,
                 unwritten: None,
                 cached: false,
@@ -230,13 +275,13 @@ impl Nodes {
                 remains: None,
                 covered: 0,
                 ctime_shift: None,
-            },
+            }),
         );
     }
 
     /// The node of a number.
     pub fn get(&self, id: NodeId) -> Option<&Node> {
-        self.live.get(&id)
+        self.live.get(&id).map(|node| &**node)
     }
 
     /// Length and checksum of a version, as far as they are known and still true.
@@ -256,13 +301,13 @@ impl Nodes {
 
     /// The node of a number.
     pub fn get_mut(&mut self, id: NodeId) -> Option<&mut Node> {
-        self.live.get_mut(&id)
+        self.live.get_mut(&id).map(|node| &mut **node)
     }
 
     /// O_PATH descriptor of a node's backing inode; one that was given up is opened again where
     /// the node was found. ESTALE: the file is gone.
     pub fn fd(&self, id: NodeId) -> OpResult<Arc<OwnedFd>> {
-        let node = self.live.get(&id).filter(|n| !n.dead);
+        let node = self.get(id).filter(|n| !n.dead);
         let node = node.ok_or(Errno::STALE)?;
         if node.fd.borrow().is_none() {
             self.give_up_some();
@@ -408,6 +453,7 @@ impl Nodes {
             return None;
         }
         let node = self.live.remove(&id)?;
+        self.dropped += 1;
         if node.unlinked {
             if self.by_key.get(&node.key) == Some(&id) {
                 self.by_key.remove(&node.key);
@@ -418,18 +464,18 @@ impl Nodes {
             written_in_place: node.written_in_place || node.grows(),
             version: node.version,
             sum: node.sum,
-            end: Arc::downgrade(&node.end),
+            end: node.end.get().map(Arc::downgrade).unwrap_or_default(),
         };
-        let is_read = Arc::strong_count(&node.end) > 1;
+        let is_read = is_shared(&node.end);
         // Of several versions in one file, the newest alone is found there again.
         let is_found = self.by_key.get(&node.key) == Some(&id);
         if is_found && (past.written_in_place || past.version.is_some() || is_read) {
             self.past.insert(id, past);
         }
-        if Arc::strong_count(&node.whole) > 1 {
+        if is_shared(&node.whole) {
             // Who starts from this version must know where it ends, and not miss what is added.
             self.watched_ends.retain(|_, end| end.strong_count() > 0);
-            let end = Arc::downgrade(&node.whole);
+            let end = Arc::downgrade(node.whole());
             self.watched_ends.insert(node.key, end);
         }
         None
@@ -440,11 +486,11 @@ impl Nodes {
     /// open: their paths lead over them, too.
     pub fn reap_directories<'a>(&mut self, names: impl Iterator<Item = &'a Slot>) {
         let is_forgotten =
-            |node: &Node| node.kind == Kind::Dir && node.lookups == 0 && node.id != ROOT;
+            |node: &Box<Node>| node.kind == Kind::Dir && node.lookups == 0 && node.id != ROOT;
         if !self.live.values().any(is_forgotten) {
             return;
         }
-        let is_in_use = |n: &&Node| n.lookups > 0 || n.readers > 0 || n.direct > 0;
+        let is_in_use = |n: &&Box<Node>| n.lookups > 0 || n.readers > 0 || n.direct > 0;
         let files = self.live.values().filter(|n| n.kind != Kind::Dir);
         let files = files.filter(is_in_use);
         let mut ways: Vec<NodeId> = names.map(|slot| slot.dir).collect();
@@ -456,8 +502,10 @@ impl Nodes {
                 ways.extend(up.map(|slot| slot.dir));
             }
         }
+        let before = self.live.len();
         self.live
             .retain(|id, node| !is_forgotten(node) || needed.contains(id));
+        self.dropped += before - self.live.len();
     }
 
     /// Gives up an aborted transaction's file, which nobody has open, though the kernel still
@@ -528,18 +576,25 @@ impl Nodes {
         Some(names.iter().rev().collect())
     }
 
-    /// Gives up the room of dropped nodes, once that is most of it; whether it has.
+    /// Gives up the room of dropped nodes, once there were many; whether it has, so that the heap has pages to give back. To be asked
+    /// again and again: while more are being dropped those that still stand keep most pages in use.
     pub fn shrink(&mut self) -> bool {
-        let room = self.live.capacity();
-        let is_much = room > MUCH && room / 8 > self.live.len();
-        if is_much {
-            self.live.shrink_to_fit();
-            let live = &self.live;
-            self.held.get_mut().retain(|id| live.contains_key(id));
-            self.held.get_mut().shrink_to_fit();
-            self.past.shrink_to_fit();
+        let goes_on = std::mem::replace(&mut self.looked, self.dropped) != self.dropped;
+        if self.dropped < MUCH {
+            return false;
         }
-        is_much
+        self.looks += 1;
+        if goes_on && self.looks < PATIENCE {
+            return false;
+        }
+        (self.dropped, self.looked, self.looks) = (0, 0, 0);
+        let live = &self.live;
+        self.held.get_mut().retain(|id| live.contains_key(id));
+        self.held.get_mut().shrink_to_fit();
+        fit(&mut self.live);
+        fit(&mut self.past);
+        fit(&mut self.by_key);
+        true
     }
 
     /// Number of live nodes.

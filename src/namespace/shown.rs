@@ -63,7 +63,7 @@ impl Shown {
         let node = nodes.get(id).ok_or(Errno::STALE)?;
         Ok(Shown {
             file: Arc::new(at::reopen(&*nodes.fd(id)?, flags)?),
-            end: node.end.clone(),
+            end: node.end().clone(),
         })
     }
 
@@ -80,7 +80,7 @@ impl Shown {
 
     /// The same with these flags.
     pub fn open_growing(nodes: &Nodes, id: NodeId, flags: OFlags) -> OpResult<Shown> {
-        let end = nodes.get(id).ok_or(Errno::STALE)?.whole.clone();
+        let end = nodes.get(id).ok_or(Errno::STALE)?.whole().clone();
         Ok(Shown {
             end,
             ..Shown::open(nodes, id, flags)?

@@ -366,7 +366,7 @@ impl Engine {
         }
         if let Some(node) = state.nodes.get_mut(node) {
             (node.pending, node.version) = (true, Some(version));
-            node.unwritten = Some(told);
+            node.unwritten = Some(Box::new(told));
         }
         parsed.unwritten = Some(kept::Unwritten {
             id: staged.id,
@@ -449,7 +449,7 @@ impl Engine {
         if let Some(node) = state.nodes.get_mut(head.node) {
             let written = at::stat(file)?;
             let applied = (written.st_ctime, written.st_ctime_nsec);
-            node.ctime_shift = Some((applied, seconds_of(mtime_ns)));
+            node.ctime_shift = Some(Box::new((applied, seconds_of(mtime_ns))));
             node.unwritten = None;
         }
         self.note_journalled(state, seq, record);
