@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Actor, commitfs, detach, eventually, is_mounted, run, temporary_directory};
+use common::{
+    Actor, assert_content, commitfs, detach, eventually, is_mounted, run, stamped,
+    temporary_directory,
+};
 
 /// A mount whose daemon is in a pid namespace of its own, with a /proc of its own; seen out here by propagation.
 struct Sidecar {
@@ -105,4 +108,58 @@ fn across_pid_namespaces_readers_see_whole_versions_and_half_documents_are_refus
         sidecar.status().contains("guard 1")
     });
     assert_eq!(reader.cat(&file).unwrap(), b"{\"n\": 1}");
+}
+
+#[test]
+fn across_pid_namespaces_what_others_read_is_rewritten_and_read_on() {
+    need_root!();
+    need_daemon!();
+    let sidecar = Sidecar::start();
+    let file = sidecar.dir.join("state.txt");
+    let (mut writer, mut reader) = (Actor::new(), Actor::new());
+    for len in [5_000, 300_000] {
+        let (old, new) = (stamped(1, len), stamped(2, len / 2));
+        writer.save(&file, &old).unwrap();
+        reader.open("f", "r", &file).unwrap();
+        reader.mmap("f", "map", old.len(), "r").unwrap();
+        let begun = reader.read("f", 1_000).unwrap();
+        assert_content(Some(begun), &old[..1_000], "before");
+        writer.open("f", "w", &file).unwrap();
+        assert_content(reader.pread("f", 0, old.len()).ok(), &old, "emptied");
+        writer.write("f", &new).unwrap();
+        assert_content(reader.cat(&file).ok(), &old, "by name, before the close");
+        let mapped = reader.map_read("map", 0, old.len()).unwrap();
+        assert_content(Some(mapped), &old, "mapped");
+        writer.close("f").unwrap();
+        assert_content(reader.pread("f", 0, old.len()).ok(), &old, "committed");
+        assert_content(reader.cat(&file).ok(), &new, "by name");
+    }
+}
+
+#[test]
+fn across_pid_namespaces_nobody_sees_a_rewrite_half_done() {
+    need_root!();
+    need_daemon!();
+    need_features!("direct_io_allow_mmap");
+    let sidecar = Sidecar::start();
+    let file = sidecar.dir.join("state.txt");
+    let saves = common::times(100, 2_000) as u64;
+    let mut writer = Actor::new();
+    let whole = |n: u64| stamped(n, 200_000 + (n % 7) as usize * 1_000);
+    writer.save(&file, whole(0)).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let is_done = || done.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !is_done() {
+                    let found = std::fs::read(&file).expect("it is there");
+                    common::version_of(&found).expect("one whole version");
+                }
+            });
+        }
+        let failed = (1..=saves).find_map(|n| writer.save(&file, whole(n)).err());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
 }

@@ -646,3 +646,44 @@ fn a_truncation_that_leaves_half_a_document_is_refused_whoever_edits_it() {
     assert_errno(actor.truncate(&m.path("state.json"), 7), "EBADMSG");
     assert_kept(&m, "half a document");
 }
+
+#[test]
+fn a_refused_rename_names_who_has_asked_for_it() {
+    let m = with_document!();
+    let (mut opener, mut mover) = (Actor::new(), Actor::new());
+    m.save("half.tmp", "{\"step\": 101, \"lo");
+    let (from, to) = (m.path("half.tmp"), m.path("state.json"));
+    let assert_told = |what: &str, mover: &Actor| {
+        let told = m.status()["errors"].clone();
+        let last = told
+            .as_array()
+            .and_then(|all| all.last())
+            .expect("an error");
+        assert_eq!(last["pid"], mover.pid(), "{what}: {last}");
+        let name = last["command"].as_str().unwrap_or_default();
+        assert!(name.starts_with("commitfs-test"), "{what}: {last}");
+        let said = m.command(&["status", "--keep-errors"]).out;
+        let who = format!("(process {}, {name})", mover.pid());
+        assert!(said.contains(&who), "{what}: {said}");
+        assert!(m.log().contains(&format!("{} ({name})", mover.pid())));
+    };
+    assert_errno(mover.rename(&from, &to), "EBADMSG");
+    assert_told("rename", &mover);
+    let mut mover = Actor::new();
+    assert_errno(mover.link(&from, &m.path("other.json")), "EBADMSG");
+    assert_told("link", &mover);
+    let mut mover = Actor::new();
+    m.save("whole.json", WHOLE);
+    assert_errno(mover.exchange(&from, &m.path("whole.json")), "EBADMSG");
+    assert_told("exchange", &mover);
+    // Still open, by another process than the one that renames it.
+    let mut mover = opener.fork();
+    opener.open("f", "w", &m.path("open.tmp")).unwrap();
+    opener.write("f", "{\"step\": 102, \"lo").unwrap();
+    let mut younger = opener.fork();
+    let renamed = younger.rename(&m.path("open.tmp"), &to);
+    assert_errno(renamed, "EBADMSG");
+    assert_told("rename of an open file", &younger);
+    mover.exit(0);
+    assert_kept(&m, "all of them");
+}

@@ -224,7 +224,9 @@ fn error_for_people(e: &Value) -> String {
         text(&e["reason"]),
     );
     if e["pid"] != 0 {
-        out += &format!(" (process {})", e["pid"]);
+        let command = e["command"].as_str().filter(|c| !c.is_empty());
+        let command = command.map_or(String::new(), |c| format!(", {}", output::escaped(c)));
+        out += &format!(" (process {}{command})", e["pid"]);
     }
     if e["resumable"] == true {
         out += "\n    what there is of it can be gone on with (curl -C -, wget -c)";

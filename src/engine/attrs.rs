@@ -220,8 +220,9 @@ impl Engine {
         let state = &mut *guard;
         let note = self.take_note(state, caller.tid, Goal::Truncate);
         if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
-            let prepared = self.truncate_unwalked(state, note);
-            return prepared.map(Truncation::Alone);
+            // Without a second walk. The kernel is told the length of the version that it came by, so
+            // that who reads that keeps it.
+            return note.own().map(Truncation::Alone).ok_or(Errno::STALE);
         }
         let prepared = note.and_then(|n| n.own());
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;

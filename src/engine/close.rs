@@ -164,7 +164,7 @@ impl Engine {
         let killed = Engine::killed_flusher(caller).is_some();
         let commits = |t: &Transaction| !has_lost_a_writer(t) && (!killed || is_exempt(t));
         if self.lock().txns.get(&id).is_some_and(commits) {
-            self.commit_point(id);
+            self.commit_point(id, caller.tid);
         }
     }
 
@@ -212,7 +212,8 @@ impl Engine {
         }
         let sure = last != Last::No;
         if failpoint::mutant("C3") && !sure {
-            self.publish_open(id, &slot, super::names::Move::Link).ok();
+            self.publish_open(0, id, &slot, super::names::Move::Link)
+                .ok();
         }
         let content = staging.lock();
         let mut state = self.lock();
@@ -957,7 +958,8 @@ impl Engine {
             );
             // Who restores content is told by its close, and the content is there already.
             if !txn.is_restore {
-                self.remember_error(state, &txn.slot, abort, txn.opener, kept);
+                let who = (txn.opener, txn.command.as_str());
+                self.remember_error(state, &txn.slot, abort, who, kept);
             }
             let is_new = matches!(txn.begun, Begun::Create { .. });
             let is_killed = matches!(abort, Abort::Killed { .. });
@@ -1057,15 +1059,19 @@ impl Engine {
     }
 
     /// A guard's refusal of a rename or link: told, counted and remembered.
-    pub(super) fn refuse(&self, slot: &Slot, abort: Abort) -> Errno {
+    /// The thread of that number (0: the daemon itself) doesn't get what it has asked for. On a worker.
+    pub(super) fn refuse(&self, slot: &Slot, abort: Abort, by: u32) -> Errno {
+        let by = proc::tgid(by).filter(|_| !failpoint::mutant("C22-who"));
+        let pid = by.unwrap_or(0);
+        let command = proc::comm(pid).unwrap_or_default();
         let mut state = self.lock();
         let errno = abort.errno();
         *state.counters.aborts.entry(abort.counter()).or_default() += 1;
         log::warn!(
-            "{}: not put under this name: {abort}",
+            "{}: not put under this name: {abort}; asked for by {pid} ({command})",
             self.show(&state, slot)
         );
-        self.remember_error(&mut state, slot, &abort, 0, None);
+        self.remember_error(&mut state, slot, &abort, (pid, &command), None);
         errno
     }
 }

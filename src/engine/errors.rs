@@ -35,7 +35,7 @@ impl Engine {
         state: &mut State,
         slot: &Slot,
         abort: &Abort,
-        pid: u32,
+        (pid, command): (u32, &str),
         rejected: Option<TxnId>,
     ) {
         if failpoint::mutant("C22") {
@@ -43,6 +43,7 @@ impl Engine {
         }
         let path = self.path_of(state, slot);
         let mut unseen = Unseen::of(&path, abort.to_string(), pid);
+        unseen.command = command.to_owned();
         unseen.rejected = rejected.map(id_name);
         if matches!(abort, Abort::Guard(_)) && rejected.is_none() {
             unseen.remedy = Some(format!("commitfs rules explain {}", self.shell_path(&path)));

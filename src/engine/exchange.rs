@@ -17,12 +17,12 @@ impl Engine {
         for slot in [from, to] {
             self.bring_out(caller, slot)?;
         }
-        self.check_moved(from, to)?;
-        self.check_moved(to, from)?;
+        self.check_moved(caller, from, to)?;
+        self.check_moved(caller, to, from)?;
         let own = self.written_by_caller(caller, [from, to]);
         self.rename_settled(from, to, RenameFlags::EXCHANGE)?;
         for id in own {
-            self.publish_moved(id);
+            self.publish_moved(caller.tid, id);
         }
         if self.config.durability == Durability::Sync {
             self.drain_all()?;
@@ -46,7 +46,9 @@ impl Engine {
         };
         match hidden.map(|id| (id, self.unborn_log(id))) {
             Some((id, Some(handle))) => self.birth(id, handle, 0, b"").map(drop),
-            Some((id, None)) => self.publish_open(id, slot, Move::Rename).map(|_| ()),
+            Some((id, None)) => self
+                .publish_open(caller.tid, id, slot, Move::Rename)
+                .map(|_| ()),
             None => Ok(()),
         }
     }
@@ -63,12 +65,12 @@ impl Engine {
     /// What the caller has written so far is what others find at once under the new name, as after a
     /// rename of an open file (C11). What can't be committed yet, half a document say, is judged at
     /// the close.
-    fn publish_moved(&self, id: TxnId) {
+    fn publish_moved(&self, tid: u32, id: TxnId) {
         let slot = self.lock().txns.get(&id).map(|t| t.slot.clone());
         let Some(slot) = slot.filter(|_| self.unborn_log(id).is_none()) else {
             return;
         };
-        match self.publish_open(id, &slot, Move::Stay) {
+        match self.publish_open(tid, id, &slot, Move::Stay) {
             Ok(_) | Err(Errno::NODATA) => {}
             Err(e) => log::info!(
                 "{}: exchanged, but what is written is not committed yet: {e}",

@@ -46,12 +46,12 @@ impl Engine {
     }
 
     /// Whether a file may get another name, by a rename or link (`over`: what has the name now is
-    /// replaced). A refusal is told, counted and remembered.
+    /// replaced), for the thread `by`. A refusal is told, counted and remembered.
     pub(super) fn check_named(
         &self,
+        by: u32,
         file: &File,
-        to: &Slot,
-        policy: &Policy,
+        (to, policy): (&Slot, &Policy),
         over: bool,
     ) -> OpResult<()> {
         if policy.guard == Guard::None || failpoint::mutant("C21") {
@@ -64,7 +64,7 @@ impl Engine {
                 true => self.verdict_on_current(to, policy.guard),
                 false => Ok(None),
             })?
-            .map_err(|v| self.refuse(to, Abort::Guard(v.to_string())))?;
+            .map_err(|v| self.refuse(to, Abort::Guard(v.to_string()), by))?;
         self.count_malformed(matches!(verdict, Verdict::Malformed(_)));
         Ok(())
     }

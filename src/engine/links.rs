@@ -166,7 +166,7 @@ impl Engine {
         (source, described): (&File, &journal::Content),
     ) -> OpResult<Copy> {
         let policy = self.policy(&self.lock(), slot, Creation::default());
-        self.check_named(source, slot, &policy, true)?;
+        self.check_named(0, source, (slot, &policy), true)?;
         self.reserve_commit()?;
         let id = self.lock().new_id();
         let file = self.making_room(|| self.store.create_staging(id))?;

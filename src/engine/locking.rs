@@ -174,7 +174,7 @@ impl Engine {
         let engine = self.clone();
         self.pool.run(move || {
             for txn in writers {
-                engine.commit_point(txn);
+                engine.commit_point(txn, caller.tid);
             }
             engine.lock_or_wait(caller, request, mode, done);
         });
@@ -518,7 +518,8 @@ impl Engine {
         }
         self.pool.run(move || {
             for txn in writers {
-                engine.commit_point(txn);
+                // The kernel names no thread in an unlock.
+                engine.commit_point(txn, 0);
             }
             engine.release_range(&request);
             done(Ok(()));
@@ -571,7 +572,7 @@ impl Engine {
     }
 
     /// Unlocking after writing commits what is written so far; the transaction goes on.
-    pub(super) fn commit_point(&self, id: TxnId) {
+    pub(super) fn commit_point(&self, id: TxnId, by: u32) {
         if failpoint::mutant("C12-commit-point") {
             return;
         }
@@ -587,7 +588,7 @@ impl Engine {
         let unborn = self.unborn_log(id).filter(|_| self.is_changed(id));
         let published = match unborn {
             Some(handle) => self.birth(id, handle, 0, b"").map(drop),
-            None => self.publish_open(id, &slot, Move::Stay).map(|_| ()),
+            None => self.publish_open(by, id, &slot, Move::Stay).map(|_| ()),
         };
         // NODATA: there was nothing new to commit.
         if let Err(e) = published

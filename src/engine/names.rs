@@ -392,7 +392,7 @@ impl Engine {
             }
             _ => {}
         }
-        self.check_moved(from, to)?;
+        self.check_moved(caller, from, to)?;
         if self.rename_merged(caller, from, to, flags)? {
             if self.config.durability == Durability::Sync {
                 self.drain_all()?;
@@ -433,7 +433,7 @@ impl Engine {
         }
         // A version committed under the old name before goes with it, as it would have been this
         // very file; what is committed or added from here on stays.
-        let left = self.publish_open(id, to, Move::Rename)?.left;
+        let left = self.publish_open(caller.tid, id, to, Move::Rename)?.left;
         if left.is_some() {
             self.unlink_moved(caller, from, left)?;
         }
@@ -455,7 +455,7 @@ impl Engine {
 
     /// A rename is a commit of the name it goes to: its guard, and durability where the file was
     /// in direct mode.
-    pub(super) fn check_moved(&self, from: &Slot, to: &Slot) -> OpResult<()> {
+    pub(super) fn check_moved(&self, caller: Caller, from: &Slot, to: &Slot) -> OpResult<()> {
         let (fd, policy, direct, pending) = {
             let mut state = self.lock_settled(from)?;
             let id = self.current(&mut state, from)?;
@@ -471,7 +471,7 @@ impl Engine {
         };
         let file = at::reopen_quietly(&*fd)?;
         if policy.mode == RuleMode::Atomic {
-            self.check_named(&file, to, &policy, true)?;
+            self.check_named(caller.tid, &file, (to, &policy), true)?;
         }
         if direct || !pending {
             // Whatever lies in the backing directory unsynced was written in direct mode or while
@@ -613,7 +613,7 @@ impl Engine {
                     state.parties.refused = Some(asked);
                     Engine::note_refused(&mut state, to, Some(actor));
                 }
-                self.refuse(to, abort)
+                self.refuse(to, abort, caller.tid)
             })?;
             let why = outcome.overwrites();
             match outcome {
@@ -1064,6 +1064,7 @@ impl Engine {
     /// link(2).
     pub fn link(
         self: &Arc<Self>,
+        caller: Caller,
         node: NodeId,
         dir: NodeId,
         name: &OsStr,
@@ -1085,11 +1086,11 @@ impl Engine {
             if let Some(closed) = closed {
                 engine.await_decision(closed);
             }
-            done(engine.link_now(node, &to));
+            done(engine.link_now(caller, node, &to));
         });
     }
 
-    fn link_now(&self, node: NodeId, to: &Slot) -> OpResult<Attr> {
+    fn link_now(&self, caller: Caller, node: NodeId, to: &Slot) -> OpResult<Attr> {
         let (node, open) = {
             let mut state = self.lock();
             if self.exists(&mut state, to)? {
@@ -1107,10 +1108,10 @@ impl Engine {
             }
         };
         if let Some(id) = open {
-            let version = self.publish_open(id, to, Move::Link)?.version;
+            let version = self.publish_open(caller.tid, id, to, Move::Link)?.version;
             return self.attr_after_lookup(version);
         }
-        self.check_linked(node, to)?;
+        self.check_linked(caller, node, to)?;
         let linked = self.drain_until(|engine, barrier| engine.link_step(node, to, barrier))?;
         self.attr(linked)
     }
@@ -1124,7 +1125,7 @@ impl Engine {
     }
 
     /// A new name for existing content commits that name, so its guard has a say.
-    fn check_linked(&self, node: NodeId, to: &Slot) -> OpResult<()> {
+    fn check_linked(&self, caller: Caller, node: NodeId, to: &Slot) -> OpResult<()> {
         self.settle(node)?;
         let (fd, policy, is_file) = {
             let state = self.lock();
@@ -1139,7 +1140,7 @@ impl Engine {
             return Ok(());
         }
         let file = at::reopen_quietly(&*fd)?;
-        self.check_named(&file, to, &policy, false)
+        self.check_named(caller.tid, &file, (to, &policy), false)
     }
 
     /// Gives the node that has got the name.

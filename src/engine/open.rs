@@ -349,6 +349,7 @@ impl Engine {
         let locked = state.files.was_locked(state.file_of(id));
         let direct_io = (len <= UNCACHED && self.uncached())
             || locked
+            || (self.strangers.may_empty(node.at.as_ref()) && self.uncached())
             || self.may_grow(state, node, &read.file, len);
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
@@ -358,7 +359,7 @@ impl Engine {
             handle,
             keep_cache: true,
             // A lock may move this very description forward to a newer version: what the node's
-            // pages hold would be in the way (C12).
+            // pages hold would be in the way (C12). And some empty this very node.
             direct_io,
             no_flush: !locked,
         })
@@ -501,16 +502,6 @@ impl Engine {
         let note = Note::new(slot, id, Goal::Truncate, way);
         state.notes.insert(caller.tid, note);
         Err(Errno::STALE)
-    }
-
-    /// The truncation that is prepared for who comes back without a second walk.
-    pub(super) fn truncate_unwalked(&self, state: &mut State, note: &Note) -> OpResult<TxnId> {
-        let prepared = note.own().ok_or(Errno::STALE)?;
-        if state.nodes.get(note.old).is_some_and(|n| n.readers > 0) {
-            self.drop_unopened(state, prepared);
-            return Err(Errno::TXTBSY);
-        }
-        Ok(prepared)
     }
 
     /// An open that arrives at a transaction's private node.
@@ -748,7 +739,7 @@ impl Engine {
         }
         if caller.tid == 0 {
             return self
-                .open_shared(state, caller, id, txn, flags)
+                .open_shared(state, caller, txn, flags)
                 .map(OpenStep::Done);
         }
         if shares {
@@ -822,7 +813,7 @@ impl Engine {
             return self.join(state, caller, own, flags);
         }
         match prepared {
-            Some(prepared) => self.open_shared(state, caller, note.old, prepared, flags),
+            Some(prepared) => self.open_shared(state, caller, prepared, flags),
             None => self.open_unlinked(state, caller, note, flags),
         }
     }
@@ -846,7 +837,7 @@ impl Engine {
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.discarded = true;
         }
-        self.open_shared(state, caller, note.old, id, flags)
+        self.open_shared(state, caller, id, flags)
     }
 
     /// A change of the content by a process without CAP_FSETID clears the set-id bits; the daemon,
@@ -857,24 +848,23 @@ impl Engine {
         super::setid::drop_set_id(&*fd, caller, Some(&txn.staging))
     }
 
-    /// Serves a writer on the readers' node, its pages uncached.
+    /// Serves a writer on the readers' node, its pages uncached. With O_TRUNC the kernel drops the node's
+    /// pages and takes it for empty until it asks for the attributes, as every read and stat does then.
+    /// Only in a mapping that is touched meanwhile there is nothing (SIGBUS), as on the plain directory
+    /// always. To refuse would lose what the program saves.
     fn open_shared(
         &self,
         state: &mut State,
         caller: Caller,
-        id: NodeId,
         txn: TxnId,
         flags: OFlags,
     ) -> OpResult<Opened> {
-        let readers = state.nodes.get(id).map_or(0, |n| n.readers);
-        // The kernel would cut the pages the readers have mapped.
-        if flags.contains(OFlags::TRUNC) && readers > 0 {
-            self.drop_unopened(state, txn);
-            return Err(Errno::TXTBSY);
-        }
         let opened = self.join(state, caller, txn, flags)?;
         if let Some(txn) = state.txns.get_mut(&txn) {
             txn.shared = true;
+            if flags.contains(OFlags::TRUNC) {
+                self.strangers.note_emptied(&txn.slot);
+            }
         }
         Ok(Opened {
             keep_cache: false,

@@ -433,15 +433,21 @@ impl Engine {
     }
 
     /// C11: a rename or link of a file that is still being written commits what is written so
-    /// far under the new name; the transaction goes on with a copy.
-    pub(super) fn publish_open(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<Published> {
+    /// far under the new name, as thread `tid` asks for; the transaction goes on with a copy.
+    pub(super) fn publish_open(
+        &self,
+        tid: u32,
+        id: TxnId,
+        to: &Slot,
+        how: Move,
+    ) -> OpResult<Published> {
         let txn = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
         let Some(from) = txn.filter(|_| how != Move::Link) else {
-            return self.publish_now(id, to, how);
+            return self.publish_now(tid, id, to, how);
         };
         // Others add nothing to what is replaced.
         self.take_turn(&from, id);
-        let published = self.publish_now(id, to, how);
+        let published = self.publish_now(tid, id, to, how);
         self.end_turn(&mut self.lock(), &from, id);
         let published = published?;
         let renewed = self.renew_followers(id, published.version);
@@ -451,7 +457,7 @@ impl Engine {
         Ok(published)
     }
 
-    fn publish_now(&self, id: TxnId, to: &Slot, how: Move) -> OpResult<Published> {
+    fn publish_now(&self, tid: u32, id: TxnId, to: &Slot, how: Move) -> OpResult<Published> {
         let (staging, policy) = {
             let state = self.lock();
             let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
@@ -476,7 +482,7 @@ impl Engine {
             Move::Rename | Move::Link => Replaces::Whole,
         };
         self.check_guard(&mut content, to, &policy, replaces)
-            .map_err(|abort| self.refuse(to, abort))?;
+            .map_err(|abort| self.refuse(to, abort, tid))?;
         let settled = if how == Move::Stay {
             if !content.changed {
                 return Err(Errno::NODATA);
@@ -528,7 +534,7 @@ impl Engine {
             let (onto, outcome) = reconciled.map_err(|abort| {
                 self.store.remove_staging(fresh_id).ok();
                 Engine::note_refused(&mut self.lock(), to, by.map(|(actor, _)| actor));
-                self.refuse(to, abort)
+                self.refuse(to, abort, tid)
             })?;
             let mut state = self.lock();
             let current = self.current_if_any(&mut state, to).ok().flatten();
@@ -555,7 +561,7 @@ impl Engine {
                 self.take_added(&mut content).inspect_err(unused)?;
                 let permitted = self.check_guard(&mut content, to, &policy, replaces);
                 permitted
-                    .map_err(|abort| self.refuse(to, abort))
+                    .map_err(|abort| self.refuse(to, abort, tid))
                     .inspect_err(unused)?;
                 described = content.describe().inspect_err(unused)?;
             }

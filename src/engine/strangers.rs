@@ -1,24 +1,55 @@
 //! Programs outside the daemon's pid namespace (a sidecar without a shared one): they have no number here, so that nobody
 //! can tell how they end, nor who is whose parent. That is told once in the log, and by status.
+//!
+//! Nor can they be sent round to a node of their own, like anybody who comes by a magic link, an O_PATH
+//! handle or a bind mount: they empty a file on the node that its readers have open, which the kernel takes
+//! for empty then until it has asked for its attributes again. So who reads such a file reads past the kernel's pages.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use super::Engine;
-use crate::types::Caller;
+use crate::sys::failpoint;
+use crate::types::{Caller, Slot};
+
+/// Names that are remembered as emptied under their readers, at most.
+const MOST: usize = 1024;
 
 /// What status says of killed-writer detection where such programs write.
 const WHY: &str = "for programs outside the daemon's pid namespace, which have opened files: share that namespace with them";
 
-/// Whether such programs have opened files for writing.
+/// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Strangers(AtomicBool);
+pub(super) struct Strangers {
+    /// Whether such programs have opened files for writing.
+    met: AtomicBool,
+    /// Names that somebody has emptied without a walk.
+    emptied: Mutex<HashSet<Slot>>,
+}
 
 impl Strangers {
+    /// A name is emptied on the node that its readers have open.
+    pub(super) fn note_emptied(&self, slot: &Slot) {
+        let mut emptied = self.emptied.lock();
+        if emptied.len() >= MOST {
+            emptied.clear();
+        }
+        emptied.insert(slot.clone());
+    }
+
+    /// Whether a file that is opened to be read may be emptied under its reader.
+    pub(super) fn may_empty(&self, slot: Option<&Slot>) -> bool {
+        let was_emptied = |slot| self.emptied.lock().contains(slot);
+        (self.met.load(Ordering::Relaxed) || slot.is_some_and(was_emptied))
+            && !failpoint::mutant("C1-emptied")
+    }
+
     /// What there is to say of them, if there were any.
     pub(super) fn why(&self) -> Option<String> {
-        self.0.load(Ordering::Relaxed).then(|| WHY.to_owned())
+        self.met.load(Ordering::Relaxed).then(|| WHY.to_owned())
     }
 }
 
@@ -26,7 +57,7 @@ impl Engine {
     /// Takes note of who opens a file.
     pub(super) fn meet(&self, caller: Caller, flags: OFlags) {
         let reads = flags & OFlags::RWMODE == OFlags::RDONLY;
-        if caller.tid != 0 || reads || self.strangers.0.swap(true, Ordering::Relaxed) {
+        if caller.tid != 0 || reads || self.strangers.met.swap(true, Ordering::Relaxed) {
             return;
         }
         log::warn!("killed-writer detection: off {WHY}");

@@ -316,14 +316,16 @@ impl Filesystem for Adapter {
 
     fn link(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
         self.0
-            .link(ino.0, newparent.0, newname, move |r| entry(reply, r));
+            .link(caller(req), ino.0, newparent.0, newname, move |r| {
+                entry(reply, r)
+            });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {

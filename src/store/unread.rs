@@ -23,8 +23,11 @@ pub struct Unseen {
     pub reason: String,
     /// When, in nanoseconds since the epoch.
     pub time_ns: i64,
-    /// Whose close it was.
+    /// Whose close, rename or link it was.
     pub pid: u32,
+    /// The short name of that process.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub command: String,
     /// Under which id rejected has, or had, the content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,
@@ -52,6 +55,7 @@ impl Unseen {
             reason,
             time_ns: now_ns(),
             pid,
+            command: String::new(),
             rejected: None,
             dropped_bytes: None,
             resumable: false,
@@ -72,6 +76,7 @@ impl Unseen {
         );
         let reason = format!("rejected content {id} was dropped {why}: {len} bytes");
         let mut unseen = Unseen::of(&path, reason, one.pid);
+        unseen.command = one.command.clone();
         unseen.rejected = Some(id);
         unseen.dropped_bytes = Some(len);
         unseen

@@ -75,12 +75,29 @@ def result(value, path="result.json"):
         json.dump(value, f, indent=1, sort_keys=True)
 
 
-def is_on_mount():
-    """Whether the program runs below a mount of commitfs, where it may ask for more than the plain directory gives."""
+def mount_root():
+    """The root of the mount of commitfs that the program runs below, or None on a plain directory."""
     device = os.stat(".").st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     with open("/proc/self/mountinfo") as mounts:
-        return any(wanted == line.split()[2] and " - fuse.commitfs " in line for line in mounts)
+        found = [line.split()[4] for line in mounts if wanted == line.split()[2] and " - fuse.commitfs " in line]
+    return found[0] if found else None
+
+
+def is_on_mount():
+    """Whether the program runs below a mount of commitfs, where it may ask for more than the plain directory gives."""
+    return mount_root() is not None
+
+
+def overwritten_updates():
+    """{path in the working directory: saves} that took back somebody's update, as status tells them; nothing on a plain directory."""
+    root = mount_root()
+    if root is None:
+        return {}
+    here = os.path.relpath(os.getcwd(), root) + "/"
+    with open(os.path.join(root, ".commitfs", "status.json")) as f:
+        status = json.load(f)
+    return {o["path"][len(here):]: o["count"] for o in status["overwritten"] if o["path"].startswith(here)}
 
 
 def start(function, *args):

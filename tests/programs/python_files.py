@@ -17,7 +17,7 @@ import threading
 import time
 import zipfile
 
-from harness import finish, program, read, result, start, write
+from harness import finish, overwritten_updates, program, read, result, start, write
 
 
 # ---------------------------------------------------------------- documents
@@ -633,3 +633,37 @@ def operations_on_locks_answer_the_same():
             servant.kill()
             servant.communicate()
     result(answers)
+
+
+# ---------------------------------------------------------------- arrays in pieces
+
+# zarr reads and writes each file in whichever thread of its pool is free: one loads a document that another one saves.
+@program(modules=["zarr", "numpy"])
+def zarr_with_threads_overwrites_nobodys_update():
+    import numpy
+    import zarr
+    for zarr_format in (2, 3):
+        store = zarr.open_group(f"v{zarr_format}.zarr", mode="w", zarr_format=zarr_format)
+
+        def fill(number):
+            array = store.create_array(f"a{number}", shape=(40, 40), chunks=(10, 10), dtype="i4")
+            for step in range(5):
+                array[step * 8:(step + 1) * 8] = numpy.arange(320).reshape(8, 40) + number
+                array.attrs["step"] = step
+                array.attrs[f"seen-{step}"] = [number, step]
+            array.resize((60, 40))
+            array.append(numpy.full((5, 40), number, "i4"))
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(fill, range(4)))
+        for step in range(10):
+            # Load, change and save, again and again, each in another thread.
+            store.attrs["count"] = store.attrs.get("count", 0) + 1
+        again = zarr.open_group(f"v{zarr_format}.zarr", mode="r")
+        assert again.attrs["count"] == 10, dict(again.attrs)
+        for number in range(4):
+            array = again[f"a{number}"]
+            assert array.shape == (65, 40) and len(array.attrs) == 6, (array.shape, dict(array.attrs))
+            assert (array[:40] == numpy.tile(numpy.arange(320).reshape(8, 40), (5, 1)) + number).all()
+            assert (array[60:] == number).all()
+    assert overwritten_updates() == {}, overwritten_updates()

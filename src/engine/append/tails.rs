@@ -12,7 +12,7 @@ use super::super::Engine;
 use super::super::state::Handle;
 use super::{Appender, Inner, Place};
 use crate::rules::Stream;
-use crate::sys::failpoint;
+use crate::sys::{failpoint, proc};
 use crate::txn::Abort;
 use crate::types::{Caller, HandleId, OpResult};
 
@@ -134,7 +134,9 @@ impl Engine {
             let abort = Abort::FailedWrite { what, errno };
             let path = self.show(&state, &slot);
             log::error!("{path}: an unfinished line of {len} bytes is lost: {errno}");
-            self.remember_error(&mut state, &slot, &abort, appender.opener, None);
+            let command = proc::comm(appender.opener).unwrap_or_default();
+            let who = (appender.opener, command.as_str());
+            self.remember_error(&mut state, &slot, &abort, who, None);
         } else {
             log::error!("an unfinished line of {len} bytes of a removed file is lost: {errno}");
         }
