@@ -210,6 +210,22 @@ fn no_failed_sync_is_passed_over() {
     assert_errno(renamed, "EIO");
     assert_content(m.read("download.part"), b"direct", "it keeps its name");
 
+    // What a killed writer leaves is kept all the same, and the log says of which that may not last.
+    for name in [
+        "C19-sync-rejected",
+        "C19-sync-rejected-meta",
+        "C19-sync-rejected-dir",
+    ] {
+        let m = mount!(failing(name));
+        let mut writer = Actor::new();
+        writer.open("f", "w", &m.path("f")).unwrap();
+        writer.write("f", "half").unwrap();
+        writer.kill(libc::SIGKILL);
+        m.await_rejected("f", b"half");
+        let said = || m.log().contains("rejected/") && m.log().contains("Input/output error");
+        common::eventually(Duration::from_secs(5), name, said);
+    }
+
     // A mount that cannot make durable what it recovers does not stand.
     let mut m = mount!();
     for name in [

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Mount, times};
+use common::{Actor, Mount, assert_content, times};
 
 const MERGE: &str =
     "[[rule]]\nglob = \"*.json\"\non_conflict = \"merge\"\ncounters = [\"/n\", \"/version\"]\n";
@@ -90,6 +90,32 @@ fn what_is_staged_is_seen_by_who_opened_it_or_was_started_since_and_not_by_older
     let program = m.scratch("looks.py");
     std::fs::write(&program, LOOKS).unwrap();
     m.sh(&format!("python3 {}", program.display())).ok();
+}
+
+#[test]
+fn two_threads_that_share_an_empty_file_both_see_what_is_written_there() {
+    need_daemon!();
+    need_features!("direct_io_allow_mmap");
+    let m = mount!();
+    let path = m.path("state");
+    m.save("state", "");
+    let mut first = Actor::new();
+    let (mut second, mut third) = (first.thread(), first.thread());
+    first.open("f", "rw-create", &path).unwrap();
+    second.open("g", "rw-create", &path).unwrap();
+    // A text, and no other process has it open: it is staged.
+    second.write("g", "text").unwrap();
+    for closed in [false, true] {
+        if closed {
+            second.close("g").unwrap();
+        }
+        assert_content(first.cat(&path).ok(), b"text", "who has opened it first");
+        assert_content(second.cat(&path).ok(), b"text", "who has written it");
+        assert_content(third.cat(&path).ok(), b"", "another thread");
+        assert_content(m.read("state"), b"", "a stranger");
+    }
+    first.close("f").unwrap();
+    assert_content(third.cat(&path).ok(), b"text", "after the last close");
 }
 
 #[test]

@@ -241,6 +241,34 @@ fn reopening_through_dev_stdout_or_proc_self_fd_joins_the_transaction() {
 }
 
 #[test]
+fn who_empties_a_file_through_a_descriptor_waits_for_a_write_to_it() {
+    need_daemon!();
+    // The write copies what is there first, and holds what is staged meanwhile: 1.5 s.
+    let m = mount!(Mount::options().env("COMMITFS_COPY_DELAY_MS", 500));
+    let mut editor = Actor::new();
+    editor.open("f", "w", &m.path("f")).unwrap();
+    editor.fill("f", 12 << 20, 1 << 20, b'o').unwrap();
+    editor.close("f").unwrap();
+    editor.open("f", "r+", &m.path("f")).unwrap();
+    let mut child = editor.fork();
+    editor.start("pwrite", &[b"f", b"0", b"edit"]);
+    let writing = format!("{} ", libc::SYS_pwrite64);
+    let call = format!("/proc/{}/syscall", editor.pid());
+    eventually(Duration::from_secs(5), "it writes", || {
+        std::fs::read_to_string(&call).is_ok_and(|call| call.starts_with(&writing))
+    });
+    let through = child.ask("fdpath", &[b"f"]).unwrap().remove(0);
+    let through = String::from_utf8(through).unwrap();
+    child.open("again", "w", through.as_ref()).unwrap();
+    editor.finish().unwrap();
+    child.write("again", "new").unwrap();
+    child.close("again").unwrap();
+    child.close("f").unwrap();
+    editor.close("f").unwrap();
+    assert_content(m.read("f"), b"new", "as emptied after the write");
+}
+
+#[test]
 fn a_reopened_descriptor_writes_into_the_same_transaction() {
     let m = with_old!();
     let mut writer = Actor::new();

@@ -490,6 +490,26 @@ fn what_was_synced_goes_with_its_file_to_a_name_that_somebody_has_committed() {
 }
 
 #[test]
+fn what_was_closed_goes_with_its_file_to_a_name_that_somebody_has_committed() {
+    need_daemon!();
+    // None of the files is in place yet, and a mapping holds back the commit of what was closed.
+    let mut m = mount!(slow());
+    let (mut writer, mut other) = (Actor::new(), Actor::new());
+    other.save(&m.path("a"), "old").unwrap();
+    writer.open("f", "w+", &m.path("a")).unwrap();
+    writer.write("f", "closed").unwrap();
+    writer.mmap("f", "map", 4096, "r").unwrap();
+    writer.close("f").unwrap();
+    other.save(&m.path("b"), "committed later").unwrap();
+    other.rename(&m.path("a"), &m.path("b")).unwrap();
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
+    assert_eq!(text(&m, "b"), "closed", "{records:#?}");
+    assert!(!m.backing().join("a").exists());
+}
+
+#[test]
 fn a_new_journal_knows_what_was_synced_before_a_commit_that_a_power_cut_takes() {
     need_daemon!();
     // The commit has to come while a round waits for the disk, which ends with a new journal.

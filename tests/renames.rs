@@ -346,6 +346,35 @@ fn an_exchange_shows_others_what_its_program_has_written_so_far() {
 }
 
 #[test]
+fn an_exchange_that_is_refused_leaves_all_names_as_they_were() {
+    need_daemon!();
+    let m = mount!();
+    m.save("a.json", "{}");
+    m.save("plain", "[1]");
+    let mut program = Actor::new();
+    // Nothing replaces a document, and half of one is none.
+    program.open("new", "w", &m.path("new")).unwrap();
+    program.open("half", "w", &m.path("half.json")).unwrap();
+    program.write("half", "[1, ").unwrap();
+    for (one, other) in [
+        ("new", "a.json"),
+        ("half.json", "plain"),
+        ("new", "half.json"),
+    ] {
+        for (one, other) in [(one, other), (other, one)] {
+            let said = program.exchange(&m.path(one), &m.path(other));
+            assert_errno(said, "EBADMSG");
+            assert_eq!(m.names("."), ["a.json", "plain"], "{one}, {other}");
+        }
+    }
+    assert_content(m.read("a.json"), b"{}", "as before");
+    program.write("new", "[2]").unwrap();
+    program.exchange(&m.path("new"), &m.path("a.json")).unwrap();
+    assert_content(m.read("a.json"), b"[2]", "a whole one");
+    assert_content(m.read("new"), b"{}", "the other");
+}
+
+#[test]
 fn a_link_follows_who_has_the_file_open_until_somebody_puts_something_else_there() {
     need_daemon!();
     let m = mount!();

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Live, Mount, times};
+use common::{Actor, Live, Mount, times};
 
 /// Threads, or processes of some threads, open, truncate, rename and remove three names in every way
 /// that is common, and count the ESTALEs.
@@ -134,4 +134,75 @@ print(os.listdir('.'))
 ",
     );
     assert_eq!(said.ok().out.trim().replace("'.commitfs'", ""), "[]");
+}
+
+/// An open is dealt with so much later than the lookup before it, and is sent round so much later
+/// again.
+fn slow(delay: Duration) -> common::Options {
+    let delay = delay.as_millis() as u64;
+    Mount::options().env("COMMITFS_OPEN_DELAY_MS", delay)
+}
+
+/// A process that opens `f` without making it, and has got as far as the daemon.
+fn begin_open(m: &Mount, flags: &str) -> Actor {
+    let mut opener = Actor::new();
+    let path = m.path("f");
+    let path = path.to_str().expect("a path of letters");
+    opener.start("open", &[b"f", flags.as_bytes(), path.as_bytes()]);
+    let call = format!("/proc/{}/syscall", opener.pid());
+    let opening = format!("{} ", libc::SYS_openat);
+    common::eventually(Duration::from_secs(5), "it opens", || {
+        std::fs::read_to_string(&call).is_ok_and(|call| call.starts_with(&opening))
+    });
+    opener
+}
+
+#[test]
+fn a_name_that_is_removed_before_the_second_walk_does_not_come_back() {
+    need_daemon!();
+    let delay = Duration::from_millis(700);
+    let m = mount!(slow(delay));
+    for flags in ["wronly|trunc", "wronly"] {
+        m.save("f", "old");
+        let mut opener = begin_open(&m, flags);
+        std::thread::sleep(delay * 3 / 2);
+        Actor::new().unlink(&m.path("f")).unwrap();
+        if opener.finish().is_ok() {
+            opener.write("f", "late").unwrap();
+            opener.close("f").unwrap();
+        }
+        assert_eq!(m.names("."), [""; 0], "{flags}");
+    }
+}
+
+#[test]
+fn who_finds_a_file_gone_and_then_another_one_is_served_there() {
+    need_daemon!();
+    let delay = Duration::from_millis(700);
+    let m = mount!(slow(delay));
+    for flags in ["wronly|trunc", "wronly", "r+"] {
+        m.save("f", "old");
+        let mut opener = begin_open(&m, flags);
+        std::thread::sleep(delay / 2);
+        Actor::new().unlink(&m.path("f")).unwrap();
+        std::thread::sleep(delay);
+        m.save("f", "new");
+        opener.finish().unwrap();
+        opener.write("f", "NEW").unwrap();
+        opener.close("f").unwrap();
+        common::assert_content(m.read("f"), b"NEW", flags);
+        Actor::new().unlink(&m.path("f")).unwrap();
+    }
+}
+
+#[test]
+fn a_second_walk_that_begins_seconds_later_is_served() {
+    need_daemon!();
+    let m = mount!(slow(Duration::from_millis(2800)));
+    m.save("f", "old");
+    let mut opener = begin_open(&m, "wronly");
+    opener.finish().unwrap();
+    opener.write("f", "new").unwrap();
+    opener.close("f").unwrap();
+    common::assert_content(m.read("f"), b"new", "committed");
 }

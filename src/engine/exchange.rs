@@ -9,20 +9,57 @@ use rustix::io::Errno;
 
 use super::names::Move;
 use super::{Durability, Engine, State};
+use crate::guard::{Guard, Replaces};
+use crate::rules::{Creation, Mode};
 use crate::sys::failpoint;
+use crate::txn::Abort;
 use crate::types::{Caller, OpResult, Slot, TxnId};
+
+/// What an exchange takes from a name.
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    /// A new file that only the caller sees, or that is a claim.
+    Hidden(TxnId),
+    /// A version, of which the caller has written another.
+    Written(TxnId),
+    /// What is committed.
+    Version,
+}
 
 impl Engine {
     pub(super) fn exchange_now(&self, caller: Caller, from: &Slot, to: &Slot) -> OpResult<()> {
-        for slot in [from, to] {
-            self.bring_out(caller, slot)?;
+        let sides = [
+            (from, to, self.side(caller, from)?),
+            (to, from, self.side(caller, to)?),
+        ];
+        // What may be refused comes before anybody sees anything of it.
+        for (slot, other, side) in &sides {
+            match *side {
+                Side::Hidden(id) => {
+                    // It gets its first version under the name that it has.
+                    self.check_written(caller, id, slot)?;
+                    self.check_written(caller, id, other)?;
+                }
+                Side::Written(id) => self.check_written(caller, id, other)?,
+                Side::Version => self.check_moved(caller, slot, other)?,
+            }
         }
-        self.check_moved(caller, from, to)?;
-        self.check_moved(caller, to, from)?;
-        let own = self.written_by_caller(caller, [from, to]);
+        for (slot, other, side) in &sides {
+            match *side {
+                Side::Hidden(id) => self.bring_out(caller, id, slot)?,
+                Side::Written(id) if matches!(self.judge_written(id, slot), Ok(Ok(()))) => {
+                    self.publish_written(caller, id);
+                }
+                Side::Written(_) => {}
+                Side::Version => continue,
+            }
+            self.check_moved(caller, slot, other)?;
+        }
         self.rename_settled(from, to, RenameFlags::EXCHANGE)?;
-        for id in own {
-            self.publish_moved(caller.tid, id);
+        for (.., side) in sides {
+            if let Side::Written(id) = side {
+                self.publish_written(caller, id);
+            }
         }
         if self.config.durability == Durability::Sync {
             self.drain_all()?;
@@ -30,50 +67,81 @@ impl Engine {
         Ok(())
     }
 
-    /// A new file that only the caller sees, or that is a claim, gets its first version under the name
-    /// that it has: there has to be something to exchange.
-    fn bring_out(&self, caller: Caller, slot: &Slot) -> OpResult<()> {
-        let hidden = {
-            let mut state = self.lock();
-            let id = self.own_transaction(&mut state, caller, slot).or_else(|| {
-                state
-                    .transactions_at(slot)
-                    .find(|t| t.is_seen_by_all())
-                    .map(|t| t.id)
-            });
-            let exists = self.current_if_any(&mut state, slot)?.is_some();
-            id.filter(|_| !exists)
-        };
-        match hidden.map(|id| (id, self.unborn_log(id))) {
-            Some((id, Some(handle))) => self.birth(id, handle, 0, b"").map(drop),
-            Some((id, None)) => self
-                .publish_open(caller.tid, id, slot, Move::Rename)
-                .map(|_| ()),
-            None => Ok(()),
+    fn side(&self, caller: Caller, slot: &Slot) -> OpResult<Side> {
+        let mut state = self.lock();
+        let own = self.own_transaction(&mut state, caller, slot);
+        if self.current_if_any(&mut state, slot)?.is_some() {
+            let written = own.filter(|id| state.txns.get(id).is_some_and(|t| t.would_commit()));
+            return Ok(written.map_or(Side::Version, Side::Written));
         }
+        let claim = || state.transactions_at(slot).find(|t| t.is_seen_by_all());
+        let hidden = own.or_else(|| claim().map(|t| t.id));
+        Ok(hidden.map_or(Side::Version, Side::Hidden))
     }
 
-    fn written_by_caller(&self, caller: Caller, slots: [&Slot; 2]) -> Vec<TxnId> {
-        let mut state = self.lock();
-        let own = slots.map(|slot| self.own_transaction(&mut state, caller, slot));
-        let written = own.into_iter().flatten();
-        written
-            .filter(|id| state.txns.get(id).is_some_and(|t| t.would_commit()))
-            .collect()
+    /// Whether what a transaction holds so far may get a name.
+    fn check_written(&self, caller: Caller, id: TxnId, name: &Slot) -> OpResult<()> {
+        if failpoint::mutant("C11-refused") {
+            return Ok(());
+        }
+        let judged = self.judge_written(id, name)?;
+        judged.map_err(|abort| self.refuse(name, abort, caller.tid))
+    }
+
+    /// What the guard of a name says of it.
+    fn judge_written(&self, id: TxnId, name: &Slot) -> OpResult<Result<(), Abort>> {
+        let (staging, policy, stays) = {
+            let state = self.lock();
+            let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
+            let policy = self.policy(&state, name, Creation::default());
+            (txn.staging.clone(), policy, txn.slot == *name)
+        };
+        let judges = policy.mode == Mode::Atomic && policy.guard != Guard::None;
+        if judges {
+            self.copy_base(&staging).ok();
+        }
+        let mut content = staging.lock();
+        match &content.failed {
+            // It has no first version either.
+            Some(failure) if stays => return Err(failure.errno),
+            // What is committed goes, as after the close.
+            Some(_) => return Ok(Ok(())),
+            None => {}
+        }
+        if !judges {
+            return Ok(Ok(()));
+        }
+        content.copy_base()?;
+        let how = match stays {
+            true => self.replaces(id, &content),
+            false => Replaces::Whole,
+        };
+        Ok(self.check_guard(&mut content, name, &policy, how))
+    }
+
+    /// A new file gets its first version under the name that it has: there has to be something to
+    /// exchange.
+    fn bring_out(&self, caller: Caller, id: TxnId, slot: &Slot) -> OpResult<()> {
+        match self.unborn_log(id) {
+            Some(handle) => self.birth(id, handle, 0, b"").map(drop),
+            None => self
+                .publish_open(caller.tid, id, slot, Move::Rename)
+                .map(drop),
+        }
     }
 
     /// What the caller has written so far is what others find at once under the new name, as after a
     /// rename of an open file (C11). What can't be committed yet, half a document say, is judged at
     /// the close.
-    fn publish_moved(&self, tid: u32, id: TxnId) {
+    fn publish_written(&self, caller: Caller, id: TxnId) {
         let slot = self.lock().txns.get(&id).map(|t| t.slot.clone());
         let Some(slot) = slot.filter(|_| self.unborn_log(id).is_none()) else {
             return;
         };
-        match self.publish_open(tid, id, &slot, Move::Stay) {
+        match self.publish_open(caller.tid, id, &slot, Move::Stay) {
             Ok(_) | Err(Errno::NODATA) => {}
             Err(e) => log::info!(
-                "{}: exchanged, but what is written is not committed yet: {e}",
+                "{}: in an exchange, what is written is not committed yet: {e}",
                 self.show(&self.lock(), &slot)
             ),
         }

@@ -26,7 +26,7 @@ use crate::journal::Record;
 use crate::namespace::{Kind, Node, Shown};
 use crate::rules::{Creation, Mode as RuleMode, Policy, Stream};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Own, Staging, Transaction};
+use crate::txn::{Begun, Content, Own, Staging, Transaction};
 use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, Slot, TxnId};
 
 /// What open(2) asks for.
@@ -79,6 +79,8 @@ pub(super) enum OpenStep {
     Wait(Slot),
     /// The transaction whose node it is has been closed and is being decided upon.
     Undecided(TxnId),
+    /// It empties what a transaction has staged, and somebody writes, copies or judges that now.
+    InUse(TxnId),
 }
 
 /// A creation that isn't done, or has to wait for the writer slot of a name (C9).
@@ -133,6 +135,31 @@ impl Engine {
         if self.is_herald(caller) {
             return done(Ok(self.herald_open()));
         }
+        if failpoint::number("COMMITFS_OPEN_DELAY_MS", 0) == 0 {
+            return self.open_looked_up(caller, node, request, done);
+        }
+        let engine = self.clone();
+        self.pool.run(move || {
+            failpoint::delay("COMMITFS_OPEN_DELAY_MS");
+            engine
+                .clone()
+                .open_looked_up(caller, node, request, move |opened| {
+                    if matches!(opened, Err(Errno::STALE)) {
+                        // It is on its second walk so much later.
+                        failpoint::delay("COMMITFS_OPEN_DELAY_MS");
+                    }
+                    done(opened);
+                });
+        });
+    }
+
+    pub(super) fn open_looked_up(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        request: OpenRequest,
+        done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+    ) {
         if let Some(opened) = self.take_opened(caller, node, Goal::Open(request.flags)) {
             return done(Ok(opened));
         }
@@ -140,7 +167,7 @@ impl Engine {
         if self.is_unsettled(node) {
             let engine = self.clone();
             return self.pool.run(move || match engine.settle(node) {
-                Ok(()) => engine.open(caller, node, request, done),
+                Ok(()) => engine.open_looked_up(caller, node, request, done),
                 Err(errno) => done(Err(errno)),
             });
         }
@@ -195,8 +222,17 @@ impl Engine {
                 let engine = self.clone();
                 self.pool.run(move || {
                     engine.await_decision(txn);
-                    engine.open(caller, node, request, done);
+                    engine.open_looked_up(caller, node, request, done);
                 });
+            }
+            Ok(OpenStep::InUse(txn)) => {
+                let engine = self.clone();
+                self.pool.run(
+                    move || match engine.join_emptied(caller, txn, request.flags) {
+                        Err(Errno::STALE) => engine.open_looked_up(caller, node, request, done),
+                        opened => done(opened),
+                    },
+                );
             }
             Err(e) => done(Err(e)),
         }
@@ -255,9 +291,7 @@ impl Engine {
             .filter(|(_, node)| *node == id);
         let note = self.take_note(state, caller.tid, Goal::Open(flags));
         if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
-            return self
-                .open_unwalked(state, caller, note, flags)
-                .map(OpenStep::Done);
+            return self.open_unwalked(state, caller, note, flags);
         }
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         if let Kind::Private(txn) = node.kind
@@ -569,17 +603,42 @@ impl Engine {
             return self.open_for_writing(state, caller, node, slot, flags, false);
         }
         if !fresh && flags.contains(OFlags::TRUNC) {
-            self.empty_staged(state, id)?;
+            return self.empty_and_join(state, caller, id, flags);
         }
         self.join(state, caller, id, flags).map(OpenStep::Done)
     }
 
-    /// Empties what a transaction has staged: O_TRUNC through one of its own descriptors.
-    fn empty_staged(&self, state: &mut State, id: TxnId) -> OpResult<()> {
+    /// O_TRUNC through a descriptor of the transaction itself: what it has staged is emptied, as soon
+    /// as nobody is at it.
+    fn empty_and_join(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: TxnId,
+        flags: OFlags,
+    ) -> OpResult<OpenStep> {
+        let staging = state.txns.get(&id).ok_or(Errno::STALE)?.staging.clone();
+        let Some(mut content) = staging.try_lock() else {
+            return Ok(OpenStep::InUse(id));
+        };
+        self.empty_staged(state, id, &mut content)?;
+        self.join(state, caller, id, flags).map(OpenStep::Done)
+    }
+
+    /// The same once whoever was at it is done. Waits, holding nothing.
+    fn join_emptied(&self, caller: Caller, id: TxnId, flags: OFlags) -> OpResult<Opened> {
+        let staging = self.lock().txns.get(&id).map(|txn| txn.staging.clone());
+        let staging = staging.ok_or(Errno::STALE)?;
+        let mut content = staging.lock();
+        let mut state = self.lock();
+        self.empty_staged(&mut state, id, &mut content)?;
+        self.join(&mut state, caller, id, flags)
+    }
+
+    fn empty_staged(&self, state: &mut State, id: TxnId, content: &mut Content) -> OpResult<()> {
         self.unprepare(state, id);
-        let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
-        txn.changed = true;
-        txn.staging.try_lock().ok_or(Errno::BUSY)?.truncate(0)
+        state.txns.get_mut(&id).ok_or(Errno::STALE)?.changed = true;
+        content.truncate(0)
     }
 
     /// A creation of what another has just created, to be shared.
@@ -632,6 +691,9 @@ impl Engine {
         }
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         let first = txn.handles == 0;
+        if !first && pid == txn.opener && !txn.was_opened_by(caller.tid) {
+            txn.other_threads.push(caller.tid);
+        }
         // A new log becomes visible by its first line as long as all its writers append.
         let goes_on = txn.handles == 0 || (txn.appends && flags.contains(OFlags::APPEND));
         txn.stream = txn.stream.filter(|_| goes_on);
@@ -799,7 +861,7 @@ impl Engine {
         caller: Caller,
         note: &Note,
         flags: OFlags,
-    ) -> OpResult<Opened> {
+    ) -> OpResult<OpenStep> {
         let prepared = note.own();
         if let Some(Kind::Private(own)) = state.nodes.get(note.old).map(|n| n.kind)
             && state.txns.contains_key(&own)
@@ -808,14 +870,15 @@ impl Engine {
                 self.drop_unopened(state, prepared);
             }
             if flags.contains(OFlags::TRUNC) {
-                self.empty_staged(state, own)?;
+                return self.empty_and_join(state, caller, own, flags);
             }
-            return self.join(state, caller, own, flags);
+            return self.join(state, caller, own, flags).map(OpenStep::Done);
         }
-        match prepared {
+        let opened = match prepared {
             Some(prepared) => self.open_shared(state, caller, prepared, flags),
             None => self.open_unlinked(state, caller, note, flags),
-        }
+        };
+        opened.map(OpenStep::Done)
     }
 
     /// An open of a file that has lost its name, through a description of it.
@@ -948,6 +1011,7 @@ impl Engine {
                 base_ctime,
                 handles: 0,
                 opener_tid: 0,
+                other_threads: Vec::new(),
                 opener: 0,
                 command: String::new(),
                 processes: std::collections::HashMap::new(),

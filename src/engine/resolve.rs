@@ -358,7 +358,7 @@ pub(super) fn sees(state: &State, txn: &Transaction, (tgid, tid): (u32, u32)) ->
     if let Some(process) = process.filter(|p| p.opener || p.wrote)
         && !is_another_of_its_number(txn, process, tgid)
     {
-        return tgid != txn.opener || tid == txn.opener_tid || txn.is_open_to_its_process();
+        return tgid != txn.opener || txn.was_opened_by(tid) || txn.is_open_to_its_process();
     }
     if descends_from_one(txn, tgid) {
         return match &txn.opened {
@@ -399,7 +399,9 @@ fn descends_from_one(txn: &Transaction, tgid: u32) -> bool {
             && proc::branch_below(tgid, *pid).is_some_and(|branch| {
                 *pid != txn.opener
                     || txn.is_open_to_its_process()
-                    || proc::has_started(*pid, txn.opener_tid, branch)
+                    || txn
+                        .opener_threads()
+                        .any(|tid| proc::has_started(*pid, tid, branch))
                     || failpoint::mutant("C1-threads")
             })
     })

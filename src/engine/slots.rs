@@ -111,7 +111,7 @@ impl Engine {
         self.happened.notify_all();
         match result? {
             OpenStep::Done(opened) => Ok(opened),
-            OpenStep::Wait(_) | OpenStep::Undecided(_) => Err(Errno::AGAIN),
+            OpenStep::Wait(_) | OpenStep::Undecided(_) | OpenStep::InUse(_) => Err(Errno::AGAIN),
         }
     }
 

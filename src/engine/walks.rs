@@ -314,7 +314,7 @@ impl Engine {
             }
         };
         let engine = self.clone();
-        self.open(caller, node, OpenRequest { flags }, move |opened| {
+        self.open_looked_up(caller, node, OpenRequest { flags }, move |opened| {
             engine
                 .clone()
                 .served(caller, slot, node, goal, opened, done);

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::Staging;
 use crate::guard::Guard;
 use crate::rules::{Policy, Stream};
-use crate::sys::proc;
+use crate::sys::{failpoint, proc};
 use crate::types::{NodeId, Slot, TxnId};
 
 /// How a transaction came to be; decides what its content starts from.
@@ -150,6 +150,8 @@ pub struct Transaction {
     pub handles: u32,
     /// Thread that opened it first.
     pub opener_tid: u32,
+    /// Other threads of that process that have opened it as well.
+    pub other_threads: Vec<u32>,
     /// Its process.
     pub opener: u32,
     /// That process's command, for people.
@@ -289,6 +291,18 @@ impl Transaction {
     /// nobody guards. Elsewhere there is a whole version to see, or there will be.
     pub fn is_open_to_its_process(&self) -> bool {
         matches!(self.begun, Begun::Create { .. }) && self.policy.guard == Guard::None
+    }
+
+    /// The threads of the process that opened it first which have opened it.
+    pub fn opener_threads(&self) -> impl Iterator<Item = u32> {
+        let others = self.other_threads.iter().copied();
+        let others = others.filter(|_| !failpoint::mutant("C1-joined"));
+        std::iter::once(self.opener_tid).chain(others)
+    }
+
+    /// Whether it is one of these.
+    pub fn was_opened_by(&self, tid: u32) -> bool {
+        self.opener_threads().any(|thread| thread == tid)
     }
 
     /// What it holds would not be there on a plain directory once somebody else has put content

@@ -121,3 +121,69 @@ fn a_new_file_that_becomes_a_text_is_staged() {
     holds_with(Theme::Databases, &[&text[..], &[Close(0)]].concat());
     holds_with(Theme::Databases, &[&text[..], &[Kill(0, true)]].concat());
 }
+
+#[test]
+fn an_exchange_that_a_guard_refuses_shows_nobody_a_new_name() {
+    let refused = [Open(0, 1, Mode::Rewrite, false), Exchange(0, 0, 1)];
+    holds_with(Theme::Documents, &refused);
+}
+
+#[test]
+fn an_exchange_with_half_a_new_document_shows_nobody_that() {
+    let half = [
+        Open(0, 3, Mode::Rewrite, false),
+        Write(0, 3),
+        Save(0, 1, 0),
+        Exchange(0, 1, 3),
+    ];
+    holds_with(Theme::Documents, &half);
+    let both = [Open(0, 1, Mode::Rewrite, false), Write(0, 0)];
+    holds_with(
+        Theme::Documents,
+        &[&both[..], &half[..2], &[Exchange(0, 1, 3)]].concat(),
+    );
+}
+
+#[test]
+fn a_thread_that_writes_what_another_has_opened_to_share_sees_it_once_it_is_committed() {
+    let opened = [Open(0, 0, Mode::Share, false), Thread(3)];
+    for n in [4, 5] {
+        let ends = [Write(n, 2), Close(0)];
+        holds_with(Theme::Databases, &[&opened[..], &ends].concat());
+    }
+    let by_the_thread = [Thread(0), Open(3, 0, Mode::Share, false)];
+    for n in [4, 5] {
+        let ends = [Write(n, 2), Close(0)];
+        holds_with(Theme::Databases, &[&by_the_thread[..], &ends].concat());
+    }
+    let both = [&opened[..], &[Open(3, 0, Mode::Share, false)]].concat();
+    for n in [0, 1, 2, 3] {
+        let ends = [Write(n, 2), Close(0), Close(0)];
+        holds_with(Theme::Databases, &[&both[..], &ends].concat());
+    }
+}
+
+#[test]
+fn an_exchange_judges_what_its_caller_has_written_of_a_file_that_is_there() {
+    let written = |len| {
+        [
+            Save(1, 3, 1),
+            Open(0, 3, Mode::RewriteAndRead, false),
+            Write(0, len),
+        ]
+    };
+    let ends = [Write(0, 9), Close(0)];
+    // Nothing, then a whole document, and half of one; to a guarded name, and to another.
+    for (first, len) in [(0, 48), (1, 48), (1, 3)] {
+        let mut written = written(len);
+        if first == 0 {
+            written[0] = TruncatePath(0, 3, 0);
+        }
+        let made = [Open(2, 3, Mode::Exclusive, false), Close(0), Save(2, 1, 1)];
+        for to in [0, 1] {
+            let exchange = [Exchange(0, 3, to)];
+            let all = [&made[..], &written, &exchange, &ends].concat();
+            holds_with(Theme::Documents, &all);
+        }
+    }
+}

@@ -361,6 +361,10 @@ impl World {
             if guards::is_guarded(target) && self.is_added_to(source) {
                 return None;
             }
+            // A new file gets its first version under the name that it has.
+            if !self.files.contains_key(source) && self.refuses(source, content)? {
+                return Some(self.refuse(source));
+            }
             if self.refuses(target, content)? {
                 return Some(self.refuse(target));
             }

@@ -3,6 +3,7 @@
 //! first write decides.
 
 use super::gaps::Gap;
+use super::kin::Opened;
 use super::{Content, Found, Mode, Slot, Told, What, World, guards};
 
 /// What a database of SQLite begins with.
@@ -76,6 +77,10 @@ impl World {
             self.created_shared.insert(self.files[&slot].number);
         }
         let number = self.files[&slot].number;
+        if writes {
+            let opened = (who, self.process_of(who), self.number());
+            self.shared_by.entry(number).or_default().push(opened);
+        }
         let what = What::Shared { number, writes };
         self.describe(who, what, mode, name, cloexec);
         Some(Ok(()))
@@ -135,10 +140,16 @@ impl World {
                 let mode = if is_new { Mode::Share } else { Mode::Edit };
                 let txn = self.begin(who, slot, mode, content);
                 let opener = self.descriptions[&description].opener;
-                let now = self.number();
+                let opened_by = self.shared_by.remove(&number).unwrap_or_default();
+                let first = opened_by[0].1;
                 let edit = self.txns.get_mut(&txn).expect("just begun");
                 edit.openers.insert(opener);
-                edit.opened.note(opener, opener, now);
+                // Not who writes it, if that has another thread's description.
+                edit.opened = Opened::default();
+                for (thread, process, at) in opened_by {
+                    edit.opened.note(thread, process, at);
+                }
+                edit.first = first;
                 for description in sharers {
                     let description = self.descriptions.get_mut(&description);
                     let description = description.expect("it is there");
@@ -164,6 +175,7 @@ impl World {
             return;
         }
         self.created_shared.remove(&number);
+        self.shared_by.remove(&number);
         for reader in sharers {
             self.descriptions
                 .get_mut(&reader)

@@ -295,6 +295,8 @@ pub struct World {
     once_direct: BTreeSet<u32>,
     /// Versions that are there since a shared open has created their name.
     created_shared: BTreeSet<u32>,
+    /// Who has opened what is shared to write it: thread, process, and when.
+    shared_by: BTreeMap<u32, Vec<(u32, u32, u32)>>,
     files: BTreeMap<Slot, File>,
     txns: BTreeMap<u32, Txn>,
     descriptions: BTreeMap<u32, Description>,
@@ -337,6 +339,7 @@ impl World {
             appended: BTreeSet::new(),
             once_direct: BTreeSet::new(),
             created_shared: BTreeSet::new(),
+            shared_by: BTreeMap::new(),
             dirs: BTreeMap::new(),
             files: BTreeMap::new(),
             txns: BTreeMap::new(),
