@@ -459,6 +459,8 @@ impl Engine {
         // that who opens a document finds a later text than the one it looked up.
         let changes = node.kind == Kind::Dir && state.creates_in(node.id)
             || node.grows()
+            // Who adds a line to it is told its length with that.
+            || state.has_appenders(node)
             || node.shown_as.is_some()
             || node.unwritten.is_some();
         let ttl = if changes { VOLATILE } else { STABLE };

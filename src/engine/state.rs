@@ -22,7 +22,7 @@ use super::files::Files;
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::LockTable;
-use crate::namespace::{Kind, Nodes, PendingSet, Shown};
+use crate::namespace::{Kind, Node, Nodes, PendingSet, Shown};
 use crate::store::Unseen;
 use crate::txn::{Begun, Staging, Transaction};
 use crate::types::{HandleId, NodeId, OpResult, Slot, TxnId};
@@ -332,6 +332,12 @@ impl State {
             .flat_map(|(_, ids)| ids)
             .filter_map(|id| self.txns.get(id))
             .any(|t| matches!(t.begun, Begun::Create { .. }))
+    }
+
+    /// Whether somebody has it open to add lines to it.
+    pub fn has_appenders(&self, node: &Node) -> bool {
+        let of_name = node.at.as_ref().and_then(|slot| self.appenders.get(slot));
+        of_name.is_some_and(|all| all.iter().any(|appender| appender.node == node.id))
     }
 
     /// The inode number that a node shows. An in-place editor finds the number it has looked at

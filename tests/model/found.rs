@@ -187,3 +187,11 @@ fn an_exchange_judges_what_its_caller_has_written_of_a_file_that_is_there() {
         }
     }
 }
+
+#[test]
+fn an_unfinished_line_is_part_of_the_length_that_its_writer_is_told_whatever_else_it_opens() {
+    let line = [Open(0, 0, Mode::Append, false), Write(0, 3)];
+    let edits = [Open(0, 0, Mode::Edit, false)];
+    holds_with(Theme::Databases, &[&line[..], &edits].concat());
+    holds_with(Theme::Databases, &[&edits, &line[..]].concat());
+}
