@@ -675,3 +675,31 @@ fn rejected_content_survives_a_power_cut_with_its_name() {
     drop((seen, m, outer));
     let _ = std::fs::remove_dir_all(&below);
 }
+
+#[test]
+fn what_was_synced_and_then_published_while_it_was_open_stays() {
+    need_daemon!();
+    let rule = "[[rule]]\nglob = \"status.json\"\npublish = \"whole\"\n";
+    // The publication came to the medium, or not.
+    for published in [true, false] {
+        let options = slow().rules(rule).seed("status.json", "{\"step\": 10}");
+        let mut m = mount!(options);
+        let mut writer = Actor::new();
+        writer.open("f", "r+", &m.path("status.json")).unwrap();
+        writer.pwrite("f", 0, b"{\"step\": 2}").unwrap();
+        writer.ftruncate("f", 11).unwrap();
+        writer.fsync("f").unwrap();
+        common::eventually(std::time::Duration::from_secs(10), "it is shown", || {
+            m.text("status.json").as_deref() == Some("{\"step\": 2}")
+        });
+        writer.pwrite("f", 0, b"{\"step\": ").unwrap();
+        writer.ftruncate("f", 9).unwrap();
+        m.kill_daemon();
+        let records = journal_of(&m).records;
+        let synced = |record: &Record| matches!(record, Record::Fsynced { .. });
+        let synced = records.iter().position(synced).expect("an fsync");
+        let on_medium = if published { records.len() } else { synced + 1 };
+        cut(&m, &records[..on_medium]);
+        assert_eq!(text(&m, "status.json"), "{\"step\": 2}", "{published}");
+    }
+}

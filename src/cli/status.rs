@@ -170,15 +170,33 @@ fn for_people(s: &Value) -> String {
             text(&o["help"]),
             if o["rule"] == "" { "" } else { ":" }
         );
-        for line in o["rule"].as_str().unwrap_or_default().lines() {
-            out += &format!("    {}\n", output::escaped(line));
-        }
-        if let Some(command) = o["command_to_add"].as_str().filter(|c| !c.is_empty()) {
-            out += &format!("  which this puts in force, while jobs go on:\n    {command}\n");
-        }
+        out += &proposal(o);
+    }
+    for held in s["kept_open"].as_array().into_iter().flatten() {
+        out += &format!(
+            "KEPT OPEN {}: rewritten {} times, last by {} ({}); {}\n",
+            text(&held["path"]),
+            held["count"],
+            held["pid"],
+            text(&held["command"]),
+            text(&held["help"])
+        );
+        out += &proposal(held);
     }
     for e in s["errors"].as_array().into_iter().flatten() {
         out += &error_for_people(e);
+    }
+    out
+}
+
+/// A rule, and the command that puts it in force.
+fn proposal(of: &Value) -> String {
+    let mut out = String::new();
+    for line in of["rule"].as_str().unwrap_or_default().lines() {
+        out += &format!("    {}\n", output::escaped(line));
+    }
+    if let Some(command) = of["command_to_add"].as_str().filter(|c| !c.is_empty()) {
+        out += &format!("  which this puts in force, while jobs go on:\n    {command}\n");
     }
     out
 }

@@ -54,6 +54,25 @@ impl Engine {
         }
     }
 
+    /// The command that puts a rule for one path in force; `settings` begin with the key that it is
+    /// about.
+    pub(super) fn command_to_add(&self, path: &str, settings: &[(&str, &str)]) -> String {
+        let mount = quoted_for_shell(&self.config.mountpoint);
+        let glob = quoted_for_shell(crate::rules::escaped_glob(path).as_ref());
+        let mut command = format!("commitfs rules add {mount} {glob}");
+        for (key, value) in settings {
+            let word = format!("{key}={value}");
+            command += &format!(" {}", quoted_for_shell(word.as_ref()));
+        }
+        // The first rule that sets a key decides it.
+        let rules = &self.rules.read().rules;
+        let is_set = |(key, _): &(&str, &str)| rules.is_decided_by_file(path.as_ref(), key);
+        if settings.first().is_some_and(is_set) {
+            command += " --first";
+        }
+        command
+    }
+
     /// A path below the mount as a word for the shell.
     pub(super) fn shell_path(&self, relative: &Path) -> String {
         quoted_for_shell(&self.config.mountpoint.join(relative))

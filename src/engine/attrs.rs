@@ -8,11 +8,12 @@ use rustix::io::Errno;
 
 use super::setid::drop_set_id;
 use super::walks::Goal;
-use super::{Engine, virtualdir};
+use super::{Engine, State, virtualdir};
+use crate::journal;
 use crate::namespace::Kind;
 use crate::sys::{at, proc};
 use crate::txn::{Own, Staging};
-use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, TxnId};
+use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, TxnId, mtime_ns};
 
 /// A time to set.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +77,26 @@ enum Truncation {
 }
 
 impl Engine {
+    /// Modification time of a version in nanoseconds since the epoch, as programs see it.
+    pub(super) fn mtime_of(&self, state: &State, id: NodeId) -> Option<i128> {
+        let attr = self.attr_of(state, state.nodes.get(id)?).ok()?;
+        Some(mtime_ns(&attr.stat))
+    }
+
+    /// A version was committed since a content was described, which is to be later than that.
+    pub(super) fn outgrow(
+        &self,
+        state: &State,
+        since: NodeId,
+        file: &std::fs::File,
+        described: &mut journal::Content,
+    ) -> OpResult<()> {
+        if let Some(before) = self.mtime_of(state, since) {
+            described.mtime_ns = super::close::outgrow_mtime(file, before)?;
+        }
+        Ok(())
+    }
+
     /// chmod, chown, utimensat, truncate and their kin.
     pub fn setattr(
         self: &Arc<Self>,

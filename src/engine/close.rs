@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
+use super::judging::is_told;
 use super::lines::may_be_added_to;
 use super::links::Copy;
 use super::merging::{Outcome, Save};
@@ -95,18 +96,15 @@ impl Engine {
         });
         let engine = self.clone();
         let Some((id, staging, closer, true)) = staged else {
-            if let Some(txn) = staged.and_then(|(id, ..)| guard.txns.get_mut(&id)) {
-                // Whoever has inherited it may write yet.
-                txn.kin.miss();
-            }
+            let owed = staged.map_or(0, |(id, ..)| guard.close_without_commit(id));
             drop(guard);
-            if !locked {
+            if !locked && owed == 0 {
                 return done(Ok(()));
             }
             return self.pool.run(move || {
-                engine.commit_written(caller, Some(file), None);
+                engine.commit_written(caller, locked.then_some(file), None);
                 engine.release_posix(file, owner);
-                done(Ok(()));
+                done(engine.await_durable(owed));
             });
         };
         drop(guard);
@@ -139,7 +137,7 @@ impl Engine {
     }
 
     pub(super) fn is_changed(&self, id: TxnId) -> bool {
-        self.lock().txns.get(&id).is_some_and(|t| t.changed)
+        self.lock().txns.get(&id).is_some_and(|t| t.is_changed())
     }
 
     /// A close gives the closing process's fcntl locks back, but only once what was written under
@@ -212,7 +210,7 @@ impl Engine {
         }
         let sure = last != Last::No;
         if failpoint::mutant("C3") && !sure {
-            self.publish_open(0, id, &slot, super::names::Move::Link)
+            self.publish_open(0, id, &slot, super::publish::Move::Link)
                 .ok();
         }
         let content = staging.lock();
@@ -260,8 +258,7 @@ impl Engine {
                 if let Some(ready) = txn.content.take() {
                     self.append(&Record::Unprepared { id: ready.id }).ok();
                 }
-                // Only the last close may say so: an earlier one of a shell group must not.
-                let told = sure || !matches!(abort, Abort::Guard(_) | Abort::Conflict);
+                let told = is_told(&abort, sure, &policy);
                 let errno = abort.errno();
                 if matches!(abort, Abort::Conflict) {
                     let refused = txn.slot.clone();
@@ -316,7 +313,7 @@ impl Engine {
         let (path, fsynced, dead) = {
             let mut state = self.lock();
             self.await_backlog(&mut state);
-            let fsynced = state.txns.get(&id).is_some_and(|t| t.fsynced);
+            let fsynced = state.txns.get(&id).is_some_and(Transaction::has_synced);
             if self.config.durability == Durability::Async && !fsynced {
                 self.give_way(&mut state);
             }
@@ -337,7 +334,7 @@ impl Engine {
             if let Some(before) = before.filter(|_| dead) {
                 self.append(&Record::Unprepared { id: before.id }).ok();
             }
-            (path, txn.fsynced, dead)
+            (path, txn.has_synced(), dead)
         };
         self.reserve_commit().map_err(failed)?;
         let Some(by) = last_by.filter(|_| !dead) else {

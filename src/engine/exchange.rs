@@ -7,7 +7,7 @@
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::names::Move;
+use super::publish::Move;
 use super::{Durability, Engine, State};
 use crate::guard::{Guard, Replaces};
 use crate::rules::{Creation, Mode};

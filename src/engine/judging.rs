@@ -11,6 +11,18 @@ use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Begun, Content, Staging};
 use crate::types::{OpResult, Slot, TxnId, errno_of};
 
+/// Whether a close reports what stands against the commit. A guard's refusal and a conflict only the
+/// last may tell: an earlier one of a shell group must not. By rule (`close_error = false`) no close
+/// tells of a guard's, for programs whose own handlers an error of close() would mask (`except
+/// TypeError` around `json.dump`).
+pub(super) fn is_told(abort: &Abort, is_last: bool, policy: &Policy) -> bool {
+    match abort {
+        Abort::Guard(_) => is_last && (policy.close_error || failpoint::mutant("C21-close-error")),
+        Abort::Conflict => is_last,
+        _ => true,
+    }
+}
+
 impl Engine {
     /// Whether a transaction's content may be published under a name.
     pub(super) fn check_guard(

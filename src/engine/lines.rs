@@ -191,7 +191,9 @@ pub(super) fn of_new(
         return Some(Stream::Lines);
     }
     if by_json_lines(policy) {
-        return (appends || (empties && !reads)).then_some(Stream::Json);
+        // A status file, which is rewritten, is no stream whatever it begins with.
+        let document = policy.publishes_at_rest();
+        return (appends || (empties && !reads && !document)).then_some(Stream::Json);
     }
     let named = crate::rules::text_stream(&slot.name).filter(|_| empties && !reads);
     let stream = if appends { Some(Stream::Lines) } else { named };

@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::close::has_lost_a_writer;
-use super::names::Move;
+use super::publish::Move;
+use super::rest::may_commit_so_far;
 use super::state::Handle;
 use super::{Engine, State};
 use crate::locks::{FileId, Kind as LockKind, Lock, Mode, closes_cycle};
 use crate::namespace::{Kind, Shown};
 use crate::sys::proc::Call;
 use crate::sys::{failpoint, proc};
-use crate::txn::{Abort, Begun, Transaction};
+use crate::txn::{Begun, Transaction};
 use crate::types::{Caller, HandleId, NodeId, OpResult, TxnId};
 
 /// How often a waiting thread's signals are looked at.
@@ -576,12 +576,8 @@ impl Engine {
         if failpoint::mutant("C12-commit-point") {
             return;
         }
-        // What a guard has refused at a close is judged anew, and its error told under the name.
-        let may_commit = |t: &Transaction| matches!(t.verdict, None | Some(Abort::Guard(_)));
         let slot = match self.lock().txns.get(&id) {
-            Some(txn) if !txn.discarded && may_commit(txn) && !has_lost_a_writer(txn) => {
-                txn.slot.clone()
-            }
+            Some(txn) if may_commit_so_far(txn) => txn.slot.clone(),
             _ => return,
         };
         // What a new log holds is its first version.
@@ -621,7 +617,7 @@ fn written_by(state: &State, file: FileId, pid: u32, through: Option<TxnId>) -> 
     let mut written: Vec<_> = state
         .txns
         .values()
-        .filter(|t| t.changed && takes_part(t) && state.file_of(t.node) == file)
+        .filter(|t| t.is_changed() && takes_part(t) && state.file_of(t.node) == file)
         .map(|t| t.id)
         .collect();
     written.sort_unstable();

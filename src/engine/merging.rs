@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::documents::Parsed;
 use super::ledger::{Actor, Base, Doubts, ProcessId, Saved, Text};
-use super::names::Move;
+use super::publish::Move;
 use super::{Engine, State};
 use crate::journal;
 use crate::json::{self, Document, Limits};
@@ -507,7 +507,7 @@ impl Engine {
         if !Engine::watches(policy) {
             return (None, None);
         }
-        if how == Move::Stay {
+        if matches!(how, Move::Stay | Move::Rest) {
             let save = state.parties.saves.get(&id);
             return save.map_or((None, None), |s| (s.by, s.base.clone()));
         }

@@ -41,6 +41,7 @@ mod pool;
 mod probe;
 mod publish;
 mod resolve;
+mod rest;
 mod room;
 mod setid;
 mod shared;
@@ -270,6 +271,7 @@ impl Engine {
             ledger: ledger::Ledger::default(),
             parties: merging::Parties::default(),
             overwrites: overwrites::Overwrites::default(),
+            kept_open: rest::KeptOpen::default(),
             metrics: metrics::Metrics::default(),
         };
         let departures = Arc::new(room::Departures::default());

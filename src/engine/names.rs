@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use super::ledger::Saved;
 use super::merging::{Outcome, Why};
 use super::overwrites::Loss;
+use super::publish::Move;
 use super::{Durability, Engine, State, virtualdir};
 use crate::guard::Guard;
 use crate::journal::{Edit, Record};
@@ -25,17 +26,6 @@ use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Begun, Transaction};
 use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId};
-
-/// How an open file gets another name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Move {
-    /// Its transaction follows.
-    Rename,
-    /// Its transaction stays.
-    Link,
-    /// The name stays, too: a lock is given back (C12).
-    Stay,
-}
 
 /// What stands under a name, to be told from what is committed there, or added, later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

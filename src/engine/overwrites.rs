@@ -18,7 +18,7 @@ use crate::namespace::Sum;
 use crate::rules::{Creation, OnConflict};
 use crate::sys::{at, proc};
 use crate::txn::Transaction;
-use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, now_ns, quoted_for_shell};
+use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, now_ns};
 
 /// Threads of which it is known what they have read, at most.
 const THREADS: usize = 4096;
@@ -357,28 +357,16 @@ impl Overwritten {
 impl Engine {
     /// Adds the commands that put the proposed rules in force.
     pub(super) fn with_commands(&self, mut all: Vec<Overwritten>) -> Vec<Overwritten> {
-        let rules = self.rules.read().rules.clone();
-        let mount = quoted_for_shell(&self.config.mountpoint);
         for one in all.iter_mut().filter(|one| !one.rule.is_empty()) {
             let on_conflict = match one.rule.contains("on_conflict = \"merge\"") {
                 true => "merge",
                 false => "fail",
             };
-            let glob = crate::rules::escaped_glob(&one.path);
-            let glob = quoted_for_shell(glob.as_ref());
-            let mut command =
-                format!("commitfs rules add {mount} {glob} on_conflict={on_conflict}");
+            let mut settings = vec![("on_conflict", on_conflict)];
             if on_conflict == "merge" {
-                for counter in &one.counters {
-                    let word = format!("counters={counter}");
-                    write!(command, " {}", quoted_for_shell(word.as_ref())).ok();
-                }
+                settings.extend(one.counters.iter().map(|c| ("counters", c.as_str())));
             }
-            // The first rule that sets a key decides it.
-            if rules.is_decided_by_file(one.path.as_ref(), "on_conflict") {
-                command += " --first";
-            }
-            one.command_to_add = command;
+            one.command_to_add = self.command_to_add(&one.path, &settings);
         }
         all
     }
@@ -642,7 +630,7 @@ fn rule_for(path: &str, on_conflict: &str, counters: &BTreeSet<String>) -> Strin
 }
 
 /// A basic string of TOML; JSON's is one.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 

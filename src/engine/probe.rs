@@ -93,6 +93,11 @@ impl Looks {
         }
     }
 
+    /// Whether a mapping of this file may be one of the transaction's.
+    pub(super) fn may_map(&self, ino: u64) -> bool {
+        ino == self.own || Some(ino) == self.base
+    }
+
     /// Surely one of them.
     pub(super) fn are(&self, ino: u64, how: OFlags) -> bool {
         let alone = || self.ours.contains(&how) && !self.others.contains(&how);
@@ -190,7 +195,7 @@ impl Engine {
         let Some(looks) = looks else {
             return;
         };
-        let wanted = |ino| ino == looks.own || Some(ino) == looks.base;
+        let wanted = |ino| looks.may_map(ino);
         if proc::has_mapped(tid, &wanted) != Some(false) || failpoint::mutant("C4-closed") {
             return;
         }

@@ -7,18 +7,32 @@ use rustix::io::Errno;
 
 use super::ledger::Saved;
 use super::merging::{Outcome, Save, Why};
-use super::names::{Left, Move};
+use super::names::Left;
 use super::overwrites::Loss;
+use super::rest::is_still_due;
 use super::{Durability, Engine, State};
 use crate::guard::Replaces;
 use crate::journal::{Content, Edit, Record};
 use crate::namespace::{Kind, Pending};
 use crate::sys::{at, failpoint, spare};
 use crate::txn::{Abort, Begun, Ready, Transaction};
-use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns};
+use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of};
 
 /// More versions of one name than this don't wait for the drain to be due.
 const MANY_SUPERSEDED: usize = 16;
+
+/// How what was written so far of an open file is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Move {
+    /// Under another name, where its transaction follows.
+    Rename,
+    /// Under another name as well, and its transaction stays.
+    Link,
+    /// Under its own name: a lock is given back (C12).
+    Stay,
+    /// The same, if it is a whole document and at rest.
+    Rest,
+}
 
 /// What an open file has become by a rename, a link or an unlock.
 pub(super) struct Published {
@@ -97,26 +111,6 @@ impl Engine {
             node.version = Some(version);
         }
         version
-    }
-
-    /// Modification time of a version in nanoseconds since the epoch, as programs see it.
-    pub(super) fn mtime_of(&self, state: &State, id: NodeId) -> Option<i128> {
-        let attr = self.attr_of(state, state.nodes.get(id)?).ok()?;
-        Some(mtime_ns(&attr.stat))
-    }
-
-    /// A version was committed since a content was described, which is to be later than that.
-    pub(super) fn outgrow(
-        &self,
-        state: &State,
-        since: NodeId,
-        file: &std::fs::File,
-        described: &mut Content,
-    ) -> OpResult<()> {
-        if let Some(before) = self.mtime_of(state, since) {
-            described.mtime_ns = super::close::outgrow_mtime(file, before)?;
-        }
-        Ok(())
     }
 
     /// Commits a prepared transaction whose last reference is gone.
@@ -468,9 +462,7 @@ impl Engine {
         };
         self.copy_base(&staging).ok();
         let mut content = staging.lock();
-        if let Some(failure) = &content.failed {
-            return Err(failure.errno);
-        }
+        Engine::may_be_published(&mut content, how)?;
         content.copy_base()?;
         let mut edits = None;
         if how != Move::Link {
@@ -478,12 +470,12 @@ impl Engine {
             self.take_added(&mut content)?;
         }
         let replaces = match how {
-            Move::Stay => self.replaces(id, &content),
+            Move::Stay | Move::Rest => self.replaces(id, &content),
             Move::Rename | Move::Link => Replaces::Whole,
         };
         self.check_guard(&mut content, to, &policy, replaces)
             .map_err(|abort| self.refuse(to, abort, tid))?;
-        let settled = if how == Move::Stay {
+        let settled = if matches!(how, Move::Stay | Move::Rest) {
             if !content.changed {
                 return Err(Errno::NODATA);
             }
@@ -568,7 +560,8 @@ impl Engine {
         };
         let state = &mut *guard;
         super::close::check_target(self, state, to).inspect_err(unused)?;
-        let Some(txn) = state.txns.get(&id) else {
+        let due = state.txns.get(&id).filter(|t| is_still_due(t, how, to));
+        let Some(txn) = due else {
             unused(&Errno::NOENT);
             return Err(Errno::NOENT);
         };
@@ -636,13 +629,13 @@ impl Engine {
                 let replaced = self.current_if_any(state, to)?;
                 state.added_to(to, replaced)
             }
-            Move::Link | Move::Stay => None,
+            Move::Link | Move::Stay | Move::Rest => None,
         };
         let author = state.txns.get(&id).map_or(0, |t| t.opener_tid);
         let replaced = self.current_if_any(state, to)?;
         if let (Some(_), Some(lost)) = (why, replaced) {
             self.note_unmerged(state, author, to, (lost, version), why);
-        } else if how == Move::Rename && !Engine::watches(&policy) {
+        } else if matches!(how, Move::Rename | Move::Rest) && !Engine::watches(&policy) {
             self.note_replaced(state, author, Some(author), to, (replaced, version));
         }
         self.publish(state, to, ready, version);
@@ -655,7 +648,7 @@ impl Engine {
         }
         let left = match how {
             Move::Rename => self.left_at(state, &from).ok().flatten(),
-            Move::Link | Move::Stay => None,
+            Move::Link | Move::Stay | Move::Rest => None,
         };
         if how != Move::Link {
             let saved = Saved {
@@ -672,8 +665,9 @@ impl Engine {
             state.rename_appenders(&from, to);
             self.retarget(state, id, to);
         }
-        let body = state.files.body(version);
+        let (body, seq) = (state.files.body(version), state.seq);
         let txn = state.txns.get_mut(&id).expect("held above");
+        self.owe(txn, how, seq);
         txn.staging_id = fresh_id;
         txn.fsynced = promised.is_some();
         txn.last_fsync = promised.clone();

@@ -275,6 +275,8 @@ pub struct State {
     pub(super) metrics: super::metrics::Metrics,
     /// What threads have seen, and overwritten without having seen it.
     pub(super) overwrites: super::overwrites::Overwrites,
+    /// Files that their writers keep open and rewrite.
+    pub(super) kept_open: super::rest::KeptOpen,
 }
 
 impl State {

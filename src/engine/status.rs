@@ -132,6 +132,8 @@ pub struct Status {
     pub rejected: RejectedSum,
     /// Updates overwritten by who had not seen them, by path, where no rule keeps them.
     pub overwritten: Vec<super::overwrites::Overwritten>,
+    /// Files that their writers keep open and rewrite, which nobody else sees before the close.
+    pub kept_open: Vec<super::rest::Held>,
     /// The rules in force.
     pub rules: super::live_rules::RulesTold,
     /// Where the daemon's log goes: `file` (`.commitfs/daemon.log`), `journal` or `stderr`.
@@ -203,6 +205,7 @@ impl Engine {
                 bytes: rejected.iter().map(|r| r.len).sum(),
             },
             overwritten: self.with_commands(state.overwrites.list()),
+            kept_open: self.kept_open(&state),
             rules: self.rules_told(),
             log: self.config.log,
             errors: unread.map(|u| self.told(u, &rejected)).collect(),
@@ -262,6 +265,7 @@ impl Engine {
                     engine.sweep_walks();
                     engine.sweep();
                     engine.flush_old_tails();
+                    engine.look_after_rest();
                     engine.warn_of_old_locks();
                     engine.look_after_claims();
                     engine.pieces.sweep();

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::policy::{KEYS, Key};
-use super::{Creation, Guard, Mode, Origin, Policy, Rule, Rules, Stream, text_stream};
+use super::{Creation, Guard, Mode, Origin, Policy, Publish, Rule, Rules, Stream, text_stream};
 
 /// A key of a path's treatment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,10 @@ impl Rules {
                 };
                 if key.name == "record" && decider.is_none() {
                     tell_of_streams(rel_path, &policy, &mut told);
+                }
+                let is_whole = policy.publish == Publish::Whole;
+                if key.name == "publish" && is_whole && !policy.publishes_at_rest() {
+                    told.why += ": without effect, as it is direct or has no guard";
                 }
                 told
             })

@@ -9,6 +9,7 @@ mod builtin;
 mod explain;
 mod parse;
 mod policy;
+mod sample;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,7 @@ use policy::Settings;
 pub use builtin::{Stream, companion_of, looks_like_database, text_stream};
 pub use explain::{Explained, SetAlready, escaped_glob};
 pub use parse::RulesError;
-pub use policy::{Mode, OnConflict, OnSignal, Policy, Record, Stale};
+pub use policy::{Mode, OnConflict, OnSignal, Policy, Publish, Record, Stale};
 
 /// How a file came, or is about to come, into being. Names like `*.lock` are used both for claims,
 /// which have to be seen at once, and for documents (`Cargo.lock`), which have to be whole; this
@@ -173,6 +174,13 @@ impl Rules {
     /// The rules in `text`, a TOML document that messages call `source`, and the built-in ones
     /// behind them.
     pub fn parse(text: &str, source: &str) -> Result<Rules, RulesError> {
+        let rules = Rules::parse_alone(text, source)?;
+        rules.check_whole()?;
+        Ok(rules)
+    }
+
+    /// The same of rules that are to stand among others, which may say what these leave open.
+    pub fn parse_alone(text: &str, source: &str) -> Result<Rules, RulesError> {
         let rules = parse::parse(text, source)?;
         let rules = Rules::compile(rules, source);
         let mut rules = rules.map_err(|error| RulesError::too_complex(source, &error))?;

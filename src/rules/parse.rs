@@ -56,6 +56,20 @@ impl fmt::Display for RulesError {
 }
 
 impl RulesError {
+    /// A rule would publish what is whole of files of which nobody can tell that.
+    pub(super) fn nothing_whole(file: &str, (rule, line): (u32, u32), name: &str) -> RulesError {
+        RulesError {
+            file: file.into(),
+            line: Some(line),
+            rule: Some(rule),
+            key: Some("publish".into()),
+            problem: format!(
+                "\"whole\" needs a guard, which says what a whole document is, and {name:?} has none"
+            ),
+            remedy: "name one beside it, as in guard = \"json\"".into(),
+        }
+    }
+
     /// Every glob is valid, but all together are more than the matcher takes.
     pub(super) fn too_complex(file: &str, error: &globset::Error) -> RulesError {
         RulesError {
@@ -203,6 +217,8 @@ impl Settings {
         match key {
             "mode" => self.mode = Some(choice(value)?),
             "guard" => self.guard = Some(choice(value)?),
+            "publish" => self.publish = Some(choice(value)?),
+            "close_error" => self.close_error = Some(boolean(value)?),
             "allow_empty" => self.allow_empty = Some(boolean(value)?),
             "on_signal" => self.on_signal = Some(choice(value)?),
             "on_conflict" => self.on_conflict = Some(choice(value)?),

@@ -39,6 +39,15 @@ choice! {
     }
 }
 choice! {
+    /// When what is written becomes a version (C2).
+    Publish {
+        /// At the last close.
+        Close = "close",
+        /// Also while it is held open, whenever it is a whole document and at rest.
+        Whole = "whole",
+    }
+}
+choice! {
     /// What becomes of the transaction of a writer that a signal ended (C4).
     OnSignal {
         /// The old version stays.
@@ -90,6 +99,10 @@ pub struct Policy {
     pub mode: Mode,
     /// The kind of document it has to be.
     pub guard: Guard,
+    /// When what is written becomes a version.
+    pub publish: Publish,
+    /// close() fails where the guard refuses the content (C21).
+    pub close_error: bool,
     /// Empty content may replace a complete document.
     pub allow_empty: bool,
     /// What a signal does to its writer's transaction.
@@ -106,6 +119,14 @@ pub struct Policy {
     pub stale: Option<Stale>,
 }
 
+impl Policy {
+    /// Whether a writer that keeps its file open is published whenever what it has written is a whole
+    /// document and at rest. Without a guard nobody can tell what is whole.
+    pub fn publishes_at_rest(&self) -> bool {
+        self.publish == Publish::Whole && self.guard != Guard::None && self.mode == Mode::Atomic
+    }
+}
+
 impl Default for Policy {
     fn default() -> Policy {
         Settings::default().into_policy(&Arc::from([]))
@@ -117,6 +138,8 @@ impl Default for Policy {
 pub(super) struct Settings {
     pub(super) mode: Option<Mode>,
     pub(super) guard: Option<Guard>,
+    pub(super) publish: Option<Publish>,
+    pub(super) close_error: Option<bool>,
     pub(super) allow_empty: Option<bool>,
     pub(super) on_signal: Option<OnSignal>,
     pub(super) on_conflict: Option<OnConflict>,
@@ -131,6 +154,8 @@ impl Settings {
     pub(super) fn complete_from(&mut self, later: &Settings) {
         self.mode = self.mode.or(later.mode);
         self.guard = self.guard.or(later.guard);
+        self.publish = self.publish.or(later.publish);
+        self.close_error = self.close_error.or(later.close_error);
         self.allow_empty = self.allow_empty.or(later.allow_empty);
         self.on_signal = self.on_signal.or(later.on_signal);
         self.on_conflict = self.on_conflict.or(later.on_conflict);
@@ -146,6 +171,8 @@ impl Settings {
         Policy {
             mode: self.mode.unwrap_or(Mode::Atomic),
             guard: self.guard.unwrap_or(Guard::None),
+            publish: self.publish.unwrap_or(Publish::Close),
+            close_error: self.close_error.unwrap_or(true),
             allow_empty: self.allow_empty.unwrap_or(false),
             on_signal: self.on_signal.unwrap_or(OnSignal::Reject),
             on_conflict: self.on_conflict.unwrap_or(OnConflict::Last),
@@ -175,6 +202,16 @@ pub(super) const KEYS: &[Key] = &[
         name: "guard",
         is_set: |s| s.guard.is_some(),
         show: |p| quoted(p.guard),
+    },
+    Key {
+        name: "publish",
+        is_set: |s| s.publish.is_some(),
+        show: |p| quoted(p.publish),
+    },
+    Key {
+        name: "close_error",
+        is_set: |s| s.close_error.is_some(),
+        show: |p| p.close_error.to_string(),
     },
     Key {
         name: "allow_empty",

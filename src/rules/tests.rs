@@ -259,14 +259,49 @@ fn an_error_names_file_line_rule_key_and_remedy() {
     );
     assert_eq!(
         refusal("[[rule]]\nglob = \"*.a\"\nmood = 1\ncolour = 2"),
-        "rules.toml:3, rule 1, key mood: unknown key; the keys are glob, mode, guard, allow_empty, \
-         on_signal, on_conflict, counters, record, lock_timeout, stale"
+        "rules.toml:3, rule 1, key mood: unknown key; the keys are glob, mode, guard, publish, \
+         close_error, allow_empty, on_signal, on_conflict, counters, record, lock_timeout, stale"
     );
     assert_eq!(
         refusal("\n[[rule]]\nmode = \"direct\""),
         "rules.toml:2, rule 1, key glob: the glob is missing; say which files it is \
          for, as in glob = \"*.json\""
     );
+}
+
+#[test]
+fn what_is_published_when_it_is_whole_needs_a_guard_that_says_so() {
+    let rule = |glob: &str, more: &str| {
+        format!("[[rule]]\nglob = \"{glob}\"\n{more}publish = \"whole\"\n")
+    };
+    for (glob, more) in [
+        ("status", ""),
+        ("runs/**", ""),
+        ("*.log", ""),
+        ("status.json", "guard = \"none\"\n"),
+    ] {
+        let said = refusal(&rule(glob, more));
+        let expected = "rule 1, key publish: \"whole\" needs a guard";
+        assert!(said.contains(expected), "{glob}: {said}");
+    }
+    for (glob, more) in [
+        ("*.json", ""),
+        ("runs/**/*.npy", ""),
+        ("status", "guard = \"json\"\n"),
+        ("{status,s}", "guard = \"json-strict\"\n"),
+    ] {
+        assert!(parse(&rule(glob, more)).from_file() == 1, "{glob}");
+    }
+    // Another rule may name it; one that is to be added to others is judged with them.
+    let guard = "[[rule]]\nglob = \"s*\"\nguard = \"json\"\n";
+    let rules = parse(&(rule("status", "") + guard));
+    assert!(decide(&rules, "a/status").publishes_at_rest());
+    assert!(Rules::parse_alone(&rule("status", ""), "the new rule").is_ok());
+    // What matches besides and has none is published at its close, and `explain` says so.
+    let rules = parse(&rule("{a.json,b}", ""));
+    assert!(!decide(&rules, "b").publishes_at_rest());
+    let said = rules.explain(Path::new("b"), OPENED);
+    assert!(said.contains("without effect"), "{said}");
 }
 
 #[test]
@@ -284,6 +319,11 @@ fn values_of_the_wrong_kind_are_refused_with_a_remedy() {
             "allow_empty = \"yes\"",
             "expected a boolean, found string; use true or false",
         ),
+        (
+            "publish = true",
+            "expected a string, found boolean; use \"close\" or \"whole\"",
+        ),
+        ("close_error = \"no\"", "use true or false"),
         ("on_signal = \"ignore\"", "use \"reject\" or \"commit\""),
         (
             "on_conflict = \"first\"",
@@ -386,6 +426,8 @@ fn explain_names_the_rule_behind_every_key() {
         "\
 mode = \"atomic\"              # default
 guard = \"json\"               # built-in, \"*.json\"
+publish = \"close\"            # default
+close_error = true           # default
 allow_empty = false          # default
 on_signal = \"reject\"         # default
 on_conflict = \"merge\"        # rules.toml:1, rule 1, \"x/**\"

@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::parts::Parts;
+use super::parts::{Parts, holds_any};
 use super::recovery::Plan;
 use super::replay::last_content;
-use super::staging::holds_any;
 use super::told::Told;
 use crate::journal::{Content, Edit};
 use crate::store::Store;

@@ -1,9 +1,12 @@
 //! Which bytes of a file an in-place editor has written.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use crate::guard::Guard;
+use crate::types::{OpResult, errno_of};
 
 /// Whether what somebody has written of a file keeps its place in what others have made of it: rows of
 /// an array do, members of a document don't.
@@ -13,6 +16,9 @@ pub fn by_place(guard: Guard) -> bool {
 
 /// So many pieces are told apart: they take about 64 MiB of memory.
 const MOST: usize = 1 << 20;
+
+/// Bytes that are looked at, or taken over, at once.
+pub(super) const PIECE: usize = 1 << 20;
 
 /// Ranges of bytes, apart from each other and in order.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +74,56 @@ impl Parts {
         gaps.retain(|gap| !gap.is_empty());
         gaps
     }
+}
+
+/// Whether two files differ in any of some parts.
+pub(super) fn differ(
+    parts: &Parts,
+    one: &File,
+    other: &File,
+    within: Range<u64>,
+) -> OpResult<bool> {
+    let mut differs = false;
+    each_piece(parts, one, within, |piece, at| {
+        let mut theirs = vec![0; piece.len()];
+        other
+            .read_exact_at(&mut theirs, at)
+            .map_err(|e| errno_of(&e))?;
+        differs |= theirs != piece;
+        Ok(())
+    })?;
+    Ok(differs)
+}
+
+/// Whether a file holds anything but zeros in any of some parts.
+pub(super) fn holds_any(parts: &Parts, file: &File, within: Range<u64>) -> OpResult<bool> {
+    let mut any = false;
+    each_piece(parts, file, within, |piece, _| {
+        any |= piece.iter().any(|byte| *byte != 0);
+        Ok(())
+    })?;
+    Ok(any)
+}
+
+/// Shows what a file has in some parts, in pieces, each with its place.
+pub(super) fn each_piece(
+    parts: &Parts,
+    file: &File,
+    within: Range<u64>,
+    mut look: impl FnMut(&[u8], u64) -> OpResult<()>,
+) -> OpResult<()> {
+    let mut buffer = vec![0; PIECE];
+    for part in parts.within(within) {
+        let mut at = part.start;
+        while at < part.end {
+            let size = PIECE.min(usize::try_from(part.end - at).unwrap_or(PIECE));
+            file.read_exact_at(&mut buffer[..size], at)
+                .map_err(|e| errno_of(&e))?;
+            look(&buffer[..size], at)?;
+            at += size as u64;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,17 +3,20 @@
 //! A `Staging` outlives changes of what lies behind it: a rename of the still open file (C11)
 //! publishes the file written so far and lets the transaction go on with a copy of it.
 
+mod rest;
+
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use super::pages::{Seen, own_ranges, read_padded};
-use super::parts::{Parts, by_place};
+use super::parts::{PIECE, Parts, by_place, differ, each_piece, holds_any};
 use crate::guard::{Guard, JsonLines, Verdict, examine};
 use crate::journal;
 use crate::namespace::Shown;
@@ -28,6 +31,10 @@ const REREAD_LIMIT: u64 = 1 << 20;
 pub struct Staging {
     content: Mutex<Content>,
     own: AtomicU8,
+    /// [`Content::changed`], for who can't wait for the content.
+    changed: Arc<AtomicBool>,
+    /// The commit of what was published of it that its close has to see on the medium.
+    owed: AtomicU64,
 }
 
 /// Attributes that the transaction's own descriptors have changed: at the commit they stay, and
@@ -49,9 +56,6 @@ pub enum Own {
 
 /// The most pieces that the journal is told of, at a few bytes each.
 const MOST_TOLD: usize = 1 << 16;
-
-/// Bytes that are taken over at once.
-const PIECE: usize = 1 << 20;
 
 /// The file that a content was copied from, to which others add records in place (C10), and how many
 /// bytes of it the content has.
@@ -111,6 +115,7 @@ pub struct Content {
     pub times_set: bool,
     /// All of it was written since it was empty, be it that an editor has emptied it.
     anew: bool,
+    rest: rest::Rest,
     sequence: Sequence,
     verdict: Option<Verdict>,
     guard: Guard,
@@ -178,6 +183,8 @@ impl Staging {
     pub fn new(id: TxnId, file: File, base: Option<Shown>, guard: Guard) -> Staging {
         let mut sequence = Sequence::new(guard);
         sequence.intact = base.is_none();
+        let rest = rest::Rest::default();
+        let changed = rest.changed.clone();
         let content = Content {
             id,
             file: Arc::new(file),
@@ -194,6 +201,7 @@ impl Staging {
             failed: None,
             fsynced: None,
             times_set: false,
+            rest,
             sequence,
             verdict: None,
             guard,
@@ -201,6 +209,8 @@ impl Staging {
         Staging {
             content: Mutex::new(content),
             own: AtomicU8::new(0),
+            changed,
+            owed: AtomicU64::new(0),
         }
     }
 
@@ -253,6 +263,7 @@ impl Content {
 
     /// Writes `data` at `offset`; a failure makes the transaction one that won't commit (C5).
     pub fn write(&mut self, data: &[u8], offset: u64) -> OpResult<usize> {
+        self.note_start(offset == 0);
         self.mutate("write", |c| {
             crate::sys::failpoint::fail_point("write")?;
             let end = offset.saturating_add(data.len() as u64);
@@ -283,6 +294,7 @@ impl Content {
 
     /// Sets the length.
     pub fn truncate(&mut self, len: u64) -> OpResult<()> {
+        self.note_start(len == 0);
         if len == 0
             && let Some(base) = self.base.take()
         {
@@ -396,6 +408,7 @@ impl Content {
 
     /// What of a page that was written back is this transaction's own.
     pub fn changed_in(&mut self, page: &[u8], offset: u64) -> OpResult<Vec<Range<usize>>> {
+        self.rest.by_pages = true;
         self.copy_base()?;
         match &self.parts {
             Some(parts) if !crate::sys::failpoint::mutant("C9-pages") => {
@@ -571,7 +584,8 @@ impl Content {
     }
 
     fn touched(&mut self) {
-        self.changed = true;
+        self.set_changed(true);
+        self.rest.written = Instant::now();
         self.dirty = true;
         self.times_set = false;
         self.verdict = None;
@@ -710,7 +724,7 @@ impl Content {
 
     /// Has nothing of its own any more, and starts from another content.
     pub fn take_over(&mut self, base: Shown) {
-        self.changed = false;
+        self.set_changed(false);
         self.grown = None;
         self.sequence.intact = false;
         if let Some(fsynced) = &mut self.fsynced {
@@ -736,7 +750,7 @@ impl Content {
         self.base = (!copied).then(|| Shown::all_of(published.clone()));
         self.anew &= copied;
         // What was copied is still to be committed under its own name.
-        self.changed &= copied;
+        self.set_changed(self.changed && copied);
         self.grown = self.grown.take().filter(|_| copied);
         if let Some(parts) = self.parts.take_if(|_| !copied) {
             self.seen.commit(&parts);
@@ -754,48 +768,4 @@ impl Content {
             base.end = end;
         }
     }
-}
-
-/// Whether two files differ in any of some parts.
-fn differ(parts: &Parts, one: &File, other: &File, within: Range<u64>) -> OpResult<bool> {
-    let mut differs = false;
-    each_piece(parts, one, within, |piece, at| {
-        let mut theirs = vec![0; piece.len()];
-        other
-            .read_exact_at(&mut theirs, at)
-            .map_err(|e| errno_of(&e))?;
-        differs |= theirs != piece;
-        Ok(())
-    })?;
-    Ok(differs)
-}
-
-/// Whether a file holds anything but zeros in any of some parts.
-pub(super) fn holds_any(parts: &Parts, file: &File, within: Range<u64>) -> OpResult<bool> {
-    let mut any = false;
-    each_piece(parts, file, within, |piece, _| {
-        any |= piece.iter().any(|byte| *byte != 0);
-        Ok(())
-    })?;
-    Ok(any)
-}
-
-fn each_piece(
-    parts: &Parts,
-    file: &File,
-    within: Range<u64>,
-    mut look: impl FnMut(&[u8], u64) -> OpResult<()>,
-) -> OpResult<()> {
-    let mut buffer = vec![0; PIECE];
-    for part in parts.within(within) {
-        let mut at = part.start;
-        while at < part.end {
-            let size = PIECE.min(usize::try_from(part.end - at).unwrap_or(PIECE));
-            file.read_exact_at(&mut buffer[..size], at)
-                .map_err(|e| errno_of(&e))?;
-            look(&buffer[..size], at)?;
-            at += size as u64;
-        }
-    }
-    Ok(())
 }

@@ -282,9 +282,21 @@ pub struct Flushed {
 }
 
 impl Transaction {
+    /// Whether something was written or truncated that is not published yet.
+    pub fn is_changed(&self) -> bool {
+        let waits = self.staging.has_changes() && !crate::sys::failpoint::mutant("C12-meanwhile");
+        self.changed || waits
+    }
+
+    /// Whether it has called fsync, be it before what was written then was published: what its close
+    /// promises is on the medium (C7).
+    pub fn has_synced(&self) -> bool {
+        self.fsynced || self.staging.owed() > 0
+    }
+
     /// Whether closing it changes the file.
     pub fn would_commit(&self) -> bool {
-        self.changed || self.begun != Begun::Edit
+        self.is_changed() || self.begun != Begun::Edit
     }
 
     /// Whether all threads of the process that opened it see what is staged: under a new name that

@@ -1,7 +1,9 @@
 """What libraries write under guarded names passes its guard, and a tree with templates is copied whole."""
 import gzip
+import json
 import os
 import pickle
+import time
 
 from harness import program, read, sh, write
 
@@ -88,6 +90,27 @@ def compressed_files_and_pickles_pass_their_guards():
             with open(f"{protocol}.pickle", "wb") as f:
                 pickle.dump(value, f, protocol)
             assert pickle.loads(read(f"{protocol}.pickle", "rb")) == value
+
+
+@program()
+def a_status_file_is_kept_open_and_rewritten():
+    with open("status.json", "w") as f:  # read by others at the close, or by rule as it goes
+        for step in range(3):
+            f.seek(0)
+            f.truncate()
+            json.dump({"step": step, "left": "x" * 20_000 * (2 - step)}, f)
+            f.flush()
+            time.sleep(0.9)
+            assert json.loads(read("status.json"))["step"] == step  # its own view
+    with open("status.json", "r+") as f:
+        state = json.load(f)
+        for state["step"] in (10, 11):
+            f.seek(0)
+            json.dump(state, f)
+            f.truncate()
+            f.flush()
+            time.sleep(0.9)
+    assert json.loads(read("status.json")) == {"step": 11, "left": ""}
 
 
 TEMPLATES = {

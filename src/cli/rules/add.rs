@@ -15,6 +15,7 @@ const RETRIES: usize = 100;
 pub(super) const HELP: &str = "\
 Keys and values are those of a rules file (docs/semantics.md), as KEY=VALUE:
   mode=direct|atomic            guard=none|json|json-strict|zip|...
+  publish=close|whole           close_error=true|false
   allow_empty=true|false        on_signal=reject|commit
   on_conflict=last|merge|fail   counters=/POINTER (several times)
   record=lines|close|stream     lock_timeout=30s
@@ -42,7 +43,7 @@ pub struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     let place = Place::of(&arguments.dir)?;
     let rule = rule_text(&arguments.glob, &arguments.settings)?;
-    let new = Rules::parse(&rule, "the new rule").map_err(|e| place.stay(bad_rules(e)))?;
+    let new = Rules::parse_alone(&rule, "the new rule").map_err(|e| place.stay(bad_rules(e)))?;
     // Others may be adding rules, too.
     for _ in 0..RETRIES {
         let before = place.read()?;
@@ -119,7 +120,7 @@ fn rule_text(glob: &str, settings: &[String]) -> Result<String, Failure> {
         let (key, value) = setting.split_once('=').ok_or_else(bad)?;
         match key {
             "counters" => counters.push(quoted(value)),
-            "allow_empty" if ["true", "false"].contains(&value) => {
+            "allow_empty" | "close_error" if ["true", "false"].contains(&value) => {
                 writeln!(rule, "{key} = {value}").ok();
             }
             _ if key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !key.is_empty() => {

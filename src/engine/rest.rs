@@ -1,0 +1,280 @@
+//! Writers that keep their file open and write it anew again and again: a status file that is open for
+//! as long as its program runs. On the plain directory others see each text; here nothing would be
+//! committed before the close.
+//!
+//! By rule (`publish = "whole"`) what is staged is published whenever it is a whole document under its
+//! guard and nobody has written for [`AT_REST`]: by the watch, which looks four times a second, as
+//! unlocking after writing publishes (C12). What is written from then on goes into a fresh staging file.
+//! Without the rule, status names such files and the rule.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use serde::Serialize;
+
+use super::close::has_lost_a_writer;
+use super::overwrites::quoted;
+use super::probe::Looks;
+use super::publish::Move;
+use super::{Durability, Engine, State};
+use crate::guard::Guard;
+use crate::rules::{Creation, Mode};
+use crate::sys::{failpoint, proc};
+use crate::txn::{Abort, Content, Staging, Transaction};
+use crate::types::{OpResult, Slot, TxnId, now_ns};
+
+/// So long nobody has written what is at rest.
+const AT_REST: Duration = Duration::from_millis(500);
+/// So long a file is kept open as it is before it is taken to be kept open for good: editors take a
+/// moment between their last write and their close.
+const FOR_GOOD: Duration = Duration::from_secs(2);
+/// Paths that are remembered, at most, and how many of them status shows.
+const PATHS: usize = 200;
+const SHOWN: usize = 20;
+
+/// A file that its writer keeps open and rewrites.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Held {
+    /// Path relative to the root.
+    pub path: String,
+    /// How often it has been whole and at rest.
+    pub count: u64,
+    /// Who did it last.
+    pub pid: u32,
+    /// That process's command.
+    pub command: String,
+    /// When, in nanoseconds since the epoch.
+    pub time_ns: i64,
+    /// What helps.
+    pub help: String,
+    /// The rule for that.
+    pub rule: String,
+    /// The command that puts it in force.
+    pub command_to_add: String,
+}
+
+/// All of them that no rule publishes, by path.
+#[derive(Debug, Default)]
+pub(super) struct KeptOpen {
+    paths: HashMap<String, Held>,
+}
+
+/// Whether what is written so far may become a version while the file is open. What a guard has refused
+/// at a close is judged anew, and its error told under the name.
+pub(super) fn may_commit_so_far(txn: &Transaction) -> bool {
+    let is_open = matches!(txn.verdict, None | Some(Abort::Guard(_)));
+    !txn.discarded && is_open && !has_lost_a_writer(txn)
+}
+
+/// Whether what is published under its own name has that still, and may: it may have been unlinked or
+/// renamed while its content was looked at, and is not to come back.
+pub(super) fn is_still_due(txn: &Transaction, how: Move, to: &Slot) -> bool {
+    let stays = matches!(how, Move::Stay | Move::Rest) && !failpoint::mutant("C11-meanwhile");
+    !stays || (txn.slot == *to && may_commit_so_far(txn))
+}
+
+/// Whether a transaction is one that the watch looks at: somebody has it open and has written.
+fn may_rest(txn: &Transaction) -> bool {
+    let is_closed = txn.content.is_some() && !txn.unprepared && txn.flushed.is_some_and(|f| f.sure);
+    let is_open = txn.handles > 0 && !txn.closing && !is_closed;
+    is_open
+        && txn.policy.guard != Guard::None
+        && txn.stream.is_none()
+        && txn.emptied_by.is_none()
+        && txn.staging.has_changes()
+        && may_commit_so_far(txn)
+}
+
+impl Engine {
+    /// The watch: publishes what is whole and at rest, and notes what a rule would publish.
+    pub(super) fn look_after_rest(self: &Arc<Self>) {
+        let rules = self.rules.read().rules.checksum();
+        for (id, staging) in self.writers_at_rest() {
+            // Whoever has it is writing, or is being published.
+            let Some(mut content) = staging.try_lock() else {
+                continue;
+            };
+            if !content.rests_for(AT_REST) || content.is_judged(rules) {
+                continue;
+            }
+            let publishes = self.is_published_at_rest(id);
+            if !publishes && !content.rests_for(FOR_GOOD) {
+                continue;
+            }
+            content.note_judged(rules);
+            let is_rewritten = content.is_rewritten();
+            drop(content);
+            let engine = self.clone();
+            match publishes {
+                true => self.pool.run(move || engine.publish_at_rest(id)),
+                false if is_rewritten => self.pool.run(move || engine.note_kept_open(id, &staging)),
+                false => {}
+            }
+        }
+    }
+
+    fn writers_at_rest(&self) -> Vec<(TxnId, Arc<Staging>)> {
+        let state = self.lock();
+        let open = state.txns.values().filter(|txn| may_rest(txn));
+        open.map(|txn| (txn.id, txn.staging.clone())).collect()
+    }
+
+    /// By the rules as they are now: a file that is never closed would never come under a new one.
+    fn is_published_at_rest(&self, id: TxnId) -> bool {
+        let state = self.lock();
+        let slot = state.txns.get(&id).map(|txn| &txn.slot);
+        slot.is_some_and(|slot| {
+            self.policy(&state, slot, Creation::default())
+                .publishes_at_rest()
+        })
+    }
+
+    fn publish_at_rest(&self, id: TxnId) {
+        if self.is_mapped_by_writers(id) {
+            return;
+        }
+        let (slot, by) = match self.lock().txns.get(&id) {
+            Some(txn) if may_rest(txn) => (txn.slot.clone(), txn.opener_tid),
+            _ => return,
+        };
+        match self.publish_open(by, id, &slot, Move::Rest) {
+            Ok(_) => _ = self.happened.notify_all(),
+            // It isn't whole, or was written, unlinked or renamed meanwhile.
+            Err(Errno::NODATA | Errno::NOENT) => {}
+            Err(e) => {
+                let path = self.show(&self.lock(), &slot);
+                log::warn!("{path}: whole and at rest, but not committed: {e}");
+            }
+        }
+    }
+
+    /// Stores into a mapping are not told, so what is mapped is never known to be at rest.
+    fn is_mapped_by_writers(&self, id: TxnId) -> bool {
+        let (looks, writers) = {
+            let state = self.lock();
+            let Some(txn) = state.txns.get(&id).filter(|txn| txn.mappable) else {
+                return false;
+            };
+            let writers: Vec<u32> = txn.processes.keys().copied().collect();
+            (Looks::of(&state, txn), writers)
+        };
+        let wanted = |ino| looks.may_map(ino);
+        let has_mapped = |pid: u32| proc::has_mapped(pid, &wanted) == Some(true);
+        writers.into_iter().any(has_mapped)
+    }
+
+    /// Whether what is written so far may be published so, for who has the content.
+    pub(super) fn may_be_published(content: &mut Content, how: Move) -> OpResult<()> {
+        if let Some(failure) = &content.failed {
+            return Err(failure.errno);
+        }
+        if how == Move::Rest {
+            let rests = content.changed && content.rests_for(AT_REST);
+            if !rests || !(failpoint::mutant("C21-rest") || content.is_whole()?) {
+                return Err(Errno::NODATA);
+            }
+        }
+        failpoint::delay("COMMITFS_PUBLISH_DELAY_MS");
+        Ok(())
+    }
+
+    /// What was published of an open file its close acknowledges, as it does what it commits itself: where
+    /// closes are durable, and where the program has called fsync before that (C7).
+    pub(super) fn owe(&self, txn: &Transaction, how: Move, seq: u64) {
+        let has_synced = how == Move::Rest && txn.has_synced();
+        let stays = matches!(how, Move::Stay | Move::Rest);
+        if stays && (has_synced || self.config.durability == Durability::Sync) {
+            txn.staging.owe(seq);
+        }
+    }
+
+    /// A file is kept open that others would like to read: remembered for status, told once.
+    fn note_kept_open(&self, id: TxnId, staging: &Staging) {
+        let is_whole = {
+            let mut content = staging.lock();
+            content.rests_for(FOR_GOOD) && content.is_whole() == Ok(true)
+        };
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(txn) = state.txns.get(&id).filter(|txn| is_whole && may_rest(txn)) else {
+            return;
+        };
+        let path = self.show(state, &txn.slot);
+        let (pid, command) = (txn.opener, txn.command.clone());
+        let paths = &mut state.kept_open.paths;
+        if !paths.contains_key(&path) {
+            log::info!(
+                "{path}: {pid} ({command}) keeps it open and rewrites it; others see that when it closes it, or with a rule \
+                 publish = \"whole\""
+            );
+            let oldest = paths.values().min_by_key(|held| held.time_ns);
+            if let (PATHS.., Some(oldest)) = (paths.len(), oldest.map(|held| held.path.clone())) {
+                paths.remove(&oldest);
+            }
+        }
+        let held = paths.entry(path.clone()).or_default();
+        held.count += 1;
+        (held.path, held.pid, held.command, held.time_ns) = (path, pid, command, now_ns());
+    }
+
+    /// Those that no rule publishes by now, with the rule that would.
+    pub(super) fn kept_open(&self, state: &State) -> Vec<Held> {
+        let would_help = |held: &&Held| {
+            let rules = &self.rules.read().rules;
+            let policy = rules.decide(held.path.as_ref(), Creation::default());
+            let is_guarded = policy.guard != Guard::None && policy.mode == Mode::Atomic;
+            is_guarded && !policy.publishes_at_rest()
+        };
+        let mut all: Vec<Held> = state.kept_open.paths.values().cloned().collect();
+        all.retain(|held| would_help(&held));
+        all.sort_by(|a, b| (b.count, &a.path).cmp(&(a.count, &b.path)));
+        all.truncate(SHOWN);
+        for held in &mut all {
+            held.help = "it is kept open, and nobody else sees what is written before it is closed; a rule that shows each whole \
+                         text half a second after it was written, also of what is open"
+                .to_owned();
+            held.rule = rule_for(&held.path);
+            held.command_to_add = self.command_to_add(&held.path, &[("publish", "whole")]);
+        }
+        all
+    }
+}
+
+impl State {
+    /// A close that has nothing to commit. Gives the commit that it has to see on the medium, as it
+    /// acknowledges what was published before; 0 if there is none.
+    pub(super) fn close_without_commit(&mut self, id: TxnId) -> u64 {
+        let Some(txn) = self.txns.get_mut(&id) else {
+            return 0;
+        };
+        // Whoever has inherited it may write yet.
+        txn.kin.miss();
+        match failpoint::mutant("C19-owed") {
+            true => 0,
+            false => txn.staging.owed(),
+        }
+    }
+}
+
+/// `[[rule]]` for one path.
+fn rule_for(path: &str) -> String {
+    let glob = crate::rules::escaped_glob(path);
+    format!("[[rule]]\nglob = {}\npublish = \"whole\"\n", quoted(&glob))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Rules;
+
+    #[test]
+    fn a_proposed_rule_is_one_and_matches_its_path() {
+        for path in ["s.json", "a/b.json", "a [1]*{x}?.json", "q\"\\.npy"] {
+            let rules = Rules::parse(&rule_for(path), "test").unwrap();
+            let policy = rules.decide(path.as_ref(), Creation::default());
+            assert!(policy.publishes_at_rest(), "{path}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Whether what is staged is at rest: written a while ago, and a whole document, be it that its writer
+//! keeps the file open.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Content, Staging};
+use crate::guard::Verdict;
+use crate::types::OpResult;
+
+/// What a content knows for that.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// When it was written or truncated last.
+    pub written: Instant,
+    /// What there was has been written anew from its beginning.
+    rewritten: bool,
+    /// The write after which it was looked at last whether it is at rest and whole, and by which rules.
+    judged: Option<(Instant, u32)>,
+    /// Some of it came by pages of a mapping: nobody is told when these are stored into.
+    pub by_pages: bool,
+    /// Shared with the [`Staging`].
+    pub changed: Arc<AtomicBool>,
+}
+
+impl Default for Rest {
+    fn default() -> Rest {
+        Rest {
+            written: Instant::now(),
+            rewritten: false,
+            judged: None,
+            by_pages: false,
+            changed: Arc::default(),
+        }
+    }
+}
+
+impl Staging {
+    /// Whether something was written or truncated that is not published; doesn't wait for the
+    /// content. A write says so itself: one that waits while what was written before is published
+    /// is not forgotten with that.
+    pub fn has_changes(&self) -> bool {
+        self.changed.load(Ordering::Acquire)
+    }
+
+    /// The commit that has to be on the medium when its close returns, as what was published so far
+    /// is of a program that is promised so; 0 if there is none.
+    pub fn owed(&self) -> u64 {
+        self.owed.load(Ordering::Acquire)
+    }
+
+    /// A commit is owed from now on.
+    pub fn owe(&self, seq: u64) {
+        self.owed.store(seq, Ordering::Release);
+    }
+}
+
+impl Content {
+    pub(super) fn set_changed(&mut self, changed: bool) {
+        self.changed = changed;
+        self.rest.changed.store(changed, Ordering::Release);
+    }
+
+    /// It is written or cut at its beginning, or not.
+    pub(super) fn note_start(&mut self, at_start: bool) {
+        self.rest.rewritten |= at_start && (self.sequence.next > 0 || !self.anew);
+    }
+
+    /// Whether nobody has written it for so long. What comes by a mapping is never known to rest.
+    pub fn rests_for(&self, long: Duration) -> bool {
+        let rests = self.rest.written.elapsed() >= long;
+        !self.rest.by_pages && (rests || crate::sys::failpoint::mutant("C2-rest"))
+    }
+
+    /// Whether it was looked at since it was written last: once is enough, as it stays what it is.
+    /// But rules may have changed: theirs is the checksum.
+    pub fn is_judged(&self, rules: u32) -> bool {
+        self.rest.judged == Some((self.rest.written, rules))
+    }
+
+    /// It is looked at now.
+    pub fn note_judged(&mut self, rules: u32) {
+        self.rest.judged = Some((self.rest.written, rules));
+    }
+
+    /// Whether its writer has written it anew from its beginning, having it open.
+    pub fn is_rewritten(&self) -> bool {
+        self.rest.rewritten
+    }
+
+    /// Whether it is a whole document of its kind, as it stands.
+    pub fn is_whole(&mut self) -> OpResult<bool> {
+        Ok(self.examine(self.guard)? == Verdict::Complete)
+    }
+}
