@@ -684,3 +684,20 @@ fn a_line_of_which_only_a_part_is_on_the_disk_is_taken_back() {
     m.remount();
     assert_content(m.read("f"), b"0\n1\n", "whole lines");
 }
+
+/// The close of another descriptor finds a file that has no version yet, as the write does; only one of them gives it one.
+#[test]
+fn a_new_log_of_which_a_descriptor_is_closed_while_its_first_line_is_written_loses_nothing() {
+    need_daemon!();
+    let m = mount!(Mount::options().env("COMMITFS_BIRTH_DELAY_MS", 200));
+    let mut one = Actor::new();
+    one.open("log", "a", &m.path("log")).unwrap();
+    one.dup("log", "copy").unwrap();
+    let mut two = one.thread();
+    one.start("write", &[b"log", b"first\n"]);
+    std::thread::sleep(Duration::from_millis(50));
+    two.close("copy").expect("a close");
+    one.finish().expect("a line");
+    one.write("log", "second\n").unwrap();
+    assert_content(m.read("log"), b"first\nsecond\n", "both lines");
+}

@@ -717,18 +717,27 @@ impl Engine {
 
     /// A new file's stream has its first complete line, or an appender closes or renames its new
     /// file: that is its first version, and its descriptions go on as appenders. `by` wrote `data`.
-    /// Gives the number of that commit, 0 if it wasn't one.
-    pub(super) fn birth(&self, id: TxnId, handle: HandleId, by: u32, data: &[u8]) -> OpResult<u64> {
-        let staging = self
-            .lock()
-            .txns
-            .get(&id)
-            .ok_or(Errno::STALE)?
-            .staging
-            .clone();
+    /// Gives the number of that commit, 0 if it wasn't one; nothing if another thread has done it meanwhile, so that
+    /// `data` is still to be added.
+    pub(super) fn birth(
+        &self,
+        id: TxnId,
+        handle: HandleId,
+        by: u32,
+        data: &[u8],
+    ) -> OpResult<Option<u64>> {
+        let staging = self.lock().txns.get(&id).map(|txn| txn.staging.clone());
+        let Some(staging) = staging else {
+            return Ok(None);
+        };
+        failpoint::delay("COMMITFS_BIRTH_DELAY_MS");
+        // Until its descriptions are those of appenders nobody writes into what is described here.
         let mut content = staging.lock();
-        let stream = self.lock().txns.get(&id).and_then(|t| t.stream);
-        let stream = stream.unwrap_or(Stream::Lines);
+        let stream = self.lock().txns.get(&id).map(|txn| txn.stream);
+        if stream.is_none() && !failpoint::mutant("C10-born") {
+            return Ok(None);
+        }
+        let stream = stream.flatten().unwrap_or(Stream::Lines);
         let (lines, rest) = data.split_at(lines::whole(data, stream));
         let end = content.size()?;
         content.write(lines, end)?;
@@ -745,17 +754,16 @@ impl Engine {
             by_parts: false,
             edits: None,
         };
-        drop(content);
         let slot = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
-        let slot = slot.ok_or(Errno::STALE)?;
+        let slot = slot.ok_or(Errno::IO)?;
         let mut guard = self.lock_settled(&slot)?;
         let state = &mut *guard;
-        let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+        let txn = state.txns.get(&id).ok_or(Errno::IO)?;
         if txn.discarded {
             // Nobody will ever see it, but for who writes it.
             drop(guard);
             let end = end + lines.len() as u64;
-            return staging.lock().write(rest, end).map(|_| 0);
+            return content.write(rest, end).map(|_| Some(0));
         }
         super::close::check_target(self, state, &txn.slot)?;
         let (slot, node, always) = (txn.slot.clone(), txn.node, txn.appends);
@@ -800,6 +808,7 @@ impl Engine {
                 appender = Some(new);
             }
         }
+        drop(content);
         let appender = appender.ok_or(Errno::BADF)?;
         if first.is_none() {
             self.publish(state, &slot, ready, node);
@@ -809,7 +818,7 @@ impl Engine {
             }
             drop(guard);
             appender.inner.lock().hold(rest, by);
-            return Ok(seq);
+            return Ok(Some(seq));
         }
         drop(guard);
         let mut whole = vec![0; usize::try_from(end).map_err(|_| Errno::FBIG)?];
@@ -829,7 +838,7 @@ impl Engine {
             return Err(e);
         }
         inner.hold(rest, by);
-        Ok(appender.last())
+        Ok(Some(appender.last()))
     }
 
     /// A description that stops appending (it truncates, or writes elsewhere) goes on as a

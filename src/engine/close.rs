@@ -115,8 +115,11 @@ impl Engine {
             let shows = engine.unborn_log(id).is_some() && engine.is_changed(id);
             // Its killed heir shows nothing of what it was about to write.
             let result = if shows && Engine::killed_flusher(caller).is_none() {
-                let born = engine.birth(id, handle, pid, b"");
-                born.and_then(|last| engine.acknowledge(last))
+                match engine.birth(id, handle, pid, b"") {
+                    Ok(None) => return engine.flush(caller, node, handle, owner, done),
+                    Ok(Some(last)) => engine.acknowledge(last),
+                    Err(errno) => Err(errno),
+                }
             } else {
                 engine.prepare(id, &staging, pid)
             };

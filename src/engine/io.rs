@@ -181,17 +181,21 @@ impl Engine {
             }) => {
                 let stream = match self.note_write(txn, caller, offset + u64::from(size)) {
                     Ok(stream) => stream,
+                    // Another thread has brought it into being just now.
+                    Err(_) if matches!(self.handle(handle), Ok(Handle::Append(_))) => {
+                        return self.write(caller, handle, request, data, done);
+                    }
                     Err(e) => return done(Err(e)),
                 };
                 if stream && self.shows_lines(txn, &staging, offset, data) {
                     let (engine, data) = (self.clone(), data.to_vec());
                     let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
                     return self.pool.run(move || {
-                        if !engine.lock().txns.contains_key(&txn) {
+                        match engine.birth(txn, handle, by, &data) {
                             // Somebody else has brought it into being (a rename, say): this adds to it.
-                            return engine.write(caller, handle, request, &data, done);
+                            Ok(None) => engine.write(caller, handle, request, &data, done),
+                            born => done(born.map(|_| size)),
                         }
-                        done(engine.birth(txn, handle, by, &data).map(|_| size));
                     });
                 }
                 let kill = match kill {
@@ -205,7 +209,7 @@ impl Engine {
                         done(written.map(|()| size));
                     });
                 }
-                let at_once = !sync && !appends && data.len() <= INLINE_WRITE;
+                let at_once = !sync && !appends && !stream && data.len() <= INLINE_WRITE;
                 if at_once && let Some(result) = write_at_once(&staging, data, offset, kill) {
                     return self.written(result, &staging, size, data, offset, kill, done);
                 }
@@ -213,6 +217,11 @@ impl Engine {
                 self.pool.run(move || {
                     let (offset, result) = {
                         let mut content = staging.lock();
+                        if stream && !engine.lock().txns.contains_key(&txn) {
+                            // What is staged is a version by now.
+                            drop(content);
+                            return engine.write(caller, handle, request, &data, done);
+                        }
                         let offset = match appends {
                             // Whatever the kernel takes for the end: the node it knows may be
                             // another one.
