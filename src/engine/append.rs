@@ -853,7 +853,7 @@ impl Engine {
         // Held until it has left: what others write meanwhile goes to the copy.
         let mut inner = appender.inner.lock();
         if inner.left {
-            return match self.lock().handles.get(&handle) {
+            return match self.lock().handles.get(handle) {
                 Some(Handle::Staged { txn, staging, .. }) => Ok((*txn, staging.clone())),
                 _ => Err(Errno::BADF),
             };
@@ -884,8 +884,9 @@ impl Engine {
             false => caller,
         };
         let opened = self.join(state, leaver, id, OFlags::RDWR)?;
-        let mut staged = state.handles.remove(&opened.handle).ok_or(Errno::BADF)?;
+        let mut staged = state.handles.remove(opened.handle).ok_or(Errno::BADF)?;
         let Handle::Staged {
+            shown,
             staging,
             how,
             sync,
@@ -897,6 +898,8 @@ impl Engine {
         };
         let staging = staging.clone();
         (*how, *sync, *opener) = (appender.how, appender.sync, appender.opener);
+        // The kernel knows the description by this node.
+        *shown = Some(appender.node);
         state.handles.insert(handle, staged);
         inner.left = true;
         // Not before: had anything failed, the close would have to try again.
@@ -940,7 +943,7 @@ impl Engine {
 
     /// The appender of a description that ends with half a JSON value.
     pub(super) fn holds_half(&self, handle: HandleId) -> Option<Arc<Appender>> {
-        let appender = match self.lock().handles.get(&handle) {
+        let appender = match self.lock().handles.get(handle) {
             Some(Handle::Append(appender)) if appender.stream == Stream::Json => appender.clone(),
             _ => return None,
         };
@@ -962,15 +965,14 @@ impl Engine {
 /// The writing descriptions of a transaction: how they are open, whether each write of theirs is an
 /// fsync, too, and who opened them.
 fn writers(state: &State, id: TxnId) -> impl Iterator<Item = (HandleId, OFlags, bool, u32)> {
-    state.handles.iter().filter_map(move |(handle, h)| match h {
+    state.handles.of(id).filter_map(|(handle, h)| match h {
         Handle::Staged {
-            txn,
             writes: true,
             how,
             sync,
             opener,
             ..
-        } if *txn == id => Some((*handle, *how, *sync, *opener)),
+        } => Some((handle, *how, *sync, *opener)),
         _ => None,
     })
 }

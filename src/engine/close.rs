@@ -47,7 +47,7 @@ impl Engine {
         state.locks.learn_posix(owner);
         let file = state.file_of(node);
         let locked = state.locks.holds(file, owner);
-        if let Some(Handle::Append(appender)) = state.handles.get(&handle) {
+        if let Some(Handle::Append(appender)) = state.handles.get(handle) {
             let appender = appender.clone();
             drop(guard);
             let killed = Engine::killed_flusher(caller);
@@ -65,7 +65,7 @@ impl Engine {
                 }));
             });
         }
-        let txn = match state.handles.get(&handle) {
+        let txn = match state.handles.get(handle) {
             Some(Handle::Staged {
                 txn, writes: true, ..
             }) => state.txns.get_mut(txn),
@@ -633,7 +633,7 @@ impl Engine {
             handle,
             owner,
         };
-        match state.handles.remove(&handle) {
+        match state.handles.remove(handle) {
             Some(Handle::Staged {
                 txn,
                 staging,
@@ -927,10 +927,7 @@ impl Engine {
             node.kind = Kind::File;
             node.unlinked = true;
         }
-        let read = state
-            .handles
-            .values()
-            .any(|handle| matches!(handle, Handle::Staged { txn: of, .. } if *of == txn.id));
+        let read = state.handles.of(txn.id).next().is_some();
         // Who reads the staged content goes on reading it, be it the base's.
         if !read {
             self.let_go(state, txn.node);

@@ -41,7 +41,7 @@ impl Engine {
         offset: u64,
         done: impl FnOnce(OpResult<Listing>) + Send + 'static,
     ) {
-        let known = match self.lock().handles.get(&handle) {
+        let known = match self.lock().handles.get(handle) {
             Some(Handle::Dir { node, entries }) => (*node, entries.clone()),
             _ => return done(Err(Errno::BADF)),
         };
@@ -53,7 +53,7 @@ impl Engine {
                     let listed = engine.list(caller, node).map(Arc::new);
                     if let Ok(listed) = &listed
                         && let Some(Handle::Dir { entries, .. }) =
-                            engine.lock().handles.get_mut(&handle)
+                            engine.lock().handles.get_mut(handle)
                     {
                         *entries = Some(listed.clone());
                     }
@@ -65,7 +65,7 @@ impl Engine {
 
     /// closedir(3).
     pub fn releasedir(&self, handle: HandleId) {
-        let closed = self.lock().handles.remove(&handle);
+        let closed = self.lock().handles.remove(handle);
         if let Some(Handle::Dir { entries, .. }) = closed
             && entries.is_some_and(|entries| entries.len() > LONG)
         {

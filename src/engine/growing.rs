@@ -206,7 +206,7 @@ impl Engine {
         if state.growing.files.is_empty() {
             return None;
         }
-        let Some(Handle::Direct { file, .. }) = state.handles.get(&handle) else {
+        let Some(Handle::Direct { file, .. }) = state.handles.get(handle) else {
             return None;
         };
         let file = key_of(file).ok()?;

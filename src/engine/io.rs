@@ -46,7 +46,7 @@ impl Engine {
     /// A description that is used, and whether its transaction is everybody's until its first write.
     fn handle_and_common(&self, handle: HandleId) -> OpResult<(Handle, bool)> {
         let mut state = self.lock();
-        let handle = state.handles.get(&handle).cloned().ok_or(Errno::BADF)?;
+        let handle = state.handles.get(handle).cloned().ok_or(Errno::BADF)?;
         let mut common = false;
         if let Handle::Staged { txn, .. } = &handle
             && let Some(txn) = state.txns.get_mut(txn)

@@ -355,7 +355,7 @@ impl Engine {
             return done(Ok(()));
         }
         let engine = self.clone();
-        let handle = self.lock().handles.get(&request.handle).cloned();
+        let handle = self.lock().handles.get(request.handle).cloned();
         match handle {
             Some(Handle::Reader { node, .. }) => {
                 let moved = move |engine: &Engine| {
@@ -429,7 +429,7 @@ impl Engine {
                     *read = shown.clone();
                 }
             }
-        } else if let Some(Handle::Reader { read, .. }) = state.handles.get_mut(&handle) {
+        } else if let Some(Handle::Reader { read, .. }) = state.handles.get_mut(handle) {
             *read = shown;
         }
         drop(guard);
@@ -534,7 +534,7 @@ impl Engine {
         if !state.locks.holds(file, request.owner) {
             return Vec::new();
         }
-        let through = match state.handles.get(&request.handle) {
+        let through = match state.handles.get(request.handle) {
             Some(Handle::Staged {
                 txn, writes: true, ..
             }) => Some(*txn),

@@ -1,13 +1,13 @@
 //! Locks, writer slots and claims for people: `commitfs locks`, and the warning about old ones.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::lockstats::{NameTotals, Totals};
 use super::{Engine, State};
 use crate::locks::{Kind, Mode};
-use crate::sys::proc;
+use crate::sys::{failpoint, proc};
 
 /// So many names are shown by status; `commitfs locks` shows all that are kept.
 const MOST_SHOWN: usize = 20;
@@ -79,10 +79,17 @@ fn entry(state: &'static str, kind: String, path: String, pid: u32, since: Insta
 impl Engine {
     /// Who holds and who waits for what, oldest first.
     pub fn lock_entries(&self) -> Vec<LockEntry> {
+        self.lock_entries_since(Duration::ZERO)
+    }
+
+    /// The same; of writer slots, of which one program may hold ten thousand, those that are held for so long.
+    fn lock_entries_since(&self, age: Duration) -> Vec<LockEntry> {
         let state = self.lock();
         let mut all = self.held_locks(&state);
         all.extend(self.claim_entries(&state));
-        for t in state.txns.values().filter(|t| t.handles > 0) {
+        let open = state.txns.values().filter(|t| t.handles > 0);
+        let any_age = age.is_zero() || failpoint::mutant("C2-others");
+        for t in open.filter(|t| any_age || t.started.elapsed() >= age) {
             let known = state.claimants.contains_key(&t.slot);
             let kind = match (t.holds_slot, t.claim && !known) {
                 (true, _) => "writer slot",
@@ -163,9 +170,9 @@ impl Engine {
         let Some(limit) = self.config.lock_warn else {
             return;
         };
+        let entries = self.lock_entries_since(limit);
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let old = self
-            .lock_entries()
+        let old = entries
             .into_iter()
             .filter(|e| e.state == "held" && e.age_ms >= limit);
         for e in old {

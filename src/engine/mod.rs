@@ -18,6 +18,7 @@ mod errors;
 mod exchange;
 mod files;
 mod growing;
+mod handles;
 mod io;
 mod judging;
 mod ledger;
@@ -239,8 +240,9 @@ impl Engine {
             txns: HashMap::new(),
             falling: std::collections::BTreeMap::new(),
             open_names: std::collections::BTreeMap::new(),
+            creating: HashMap::new(),
             followers: links::Followers::default(),
-            handles: HashMap::new(),
+            handles: handles::Handles::default(),
             appenders: HashMap::new(),
             last_handle: 0,
             notes: HashMap::new(),

@@ -576,13 +576,14 @@ impl Engine {
         let staging = txn.staging.clone();
         let slot = txn.slot.clone();
         let node = txn.node;
-        let common = txn.common;
+        let (common, shown) = (txn.common, txn.shown_base);
         // What others write into the file beside an editor becomes part of what it has.
         let keep_cache = txn.begun != Begun::Edit;
         if !writes(flags) {
             self.note_staged_read(state, caller, id);
             let handle = state.add_handle(Handle::Staged {
                 txn: id,
+                shown,
                 staging,
                 writes: false,
                 how: flags & proc::HOW,
@@ -709,8 +710,10 @@ impl Engine {
         (process.opener, process.has_ended) = (true, false);
         txn.kin.joins(pid);
         let staging = txn.staging.clone();
+        let shown = txn.shown_base;
         let handle = state.add_handle(Handle::Staged {
             txn: id,
+            shown,
             staging,
             writes: true,
             how: flags & proc::HOW,
@@ -982,11 +985,13 @@ impl Engine {
                 return Err(e);
             }
         };
-        let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
         let key = (stat.st_dev, stat.st_ino);
+        let guard = start.policy.guard;
+        let staging = Arc::new(Staging::new(id, file, content, guard));
+        let file = staging.lock().file.clone();
         let node = state
             .nodes
-            .create(Kind::Private(id), Arc::new(path), key, start.slot.clone());
+            .create_private(id, file, key, start.slot.clone());
         let everybody_sees = match start.begun {
             Begun::Create { exclusive } => {
                 (exclusive || failpoint::mutant("C6")) && !failpoint::mutant("C6-claim")
@@ -994,7 +999,6 @@ impl Engine {
             _ => false,
         };
         let claim = everybody_sees && start.policy.guard == Guard::None;
-        let guard = start.policy.guard;
         state.txns.insert(
             id,
             Transaction {
@@ -1002,7 +1006,7 @@ impl Engine {
                 slot: start.slot.clone(),
                 staging_id: id,
                 node,
-                staging: Arc::new(Staging::new(id, file, content, guard)),
+                staging,
                 policy: start.policy,
                 begun: start.begun,
                 base: start.base,
@@ -1058,7 +1062,7 @@ impl Engine {
         if let Some(kin) = kin {
             state.same_file(node, kin);
         }
-        state.open_names.entry(start.slot).or_default().push(id);
+        state.list(start.slot, id);
         Ok(id)
     }
 

@@ -69,19 +69,12 @@ pub(super) struct Looks {
 impl Looks {
     pub(super) fn of(state: &State, txn: &Transaction) -> Looks {
         let (mut ours, mut others) = (Vec::new(), Vec::new());
-        let all = txn.shown_base.map(|_| state.handles.values());
-        for handle in all.into_iter().flatten() {
+        let showing = txn.shown_base.map(|base| state.handles.showing(base));
+        for handle in showing.into_iter().flatten() {
             match handle {
                 Handle::Staged { txn: id, how, .. } if *id == txn.id => ours.push(*how),
-                Handle::Staged { txn: id, how, .. } => {
-                    let shown = state.txns.get(id).and_then(|t| t.shown_base);
-                    if shown == txn.shown_base {
-                        others.push(*how);
-                    }
-                }
-                Handle::Append(appender) if Some(appender.node) == txn.shown_base => {
-                    others.push(appender.how);
-                }
+                Handle::Staged { how, .. } => others.push(*how),
+                Handle::Append(appender) => others.push(appender.how),
                 _ => {}
             }
         }

@@ -164,7 +164,7 @@ impl Engine {
     ) -> OpResult<()> {
         let (id, direct) = {
             let state = self.lock();
-            let Some(Handle::Staged { txn, opener, .. }) = state.handles.get(&handle) else {
+            let Some(Handle::Staged { txn, opener, .. }) = state.handles.get(handle) else {
                 return Ok(());
             };
             let Some(txn) = state.txns.get(txn) else {
@@ -275,6 +275,7 @@ impl Engine {
             node.cached = true;
             node.shown_as = txn.shown_base;
         }
+        state.nodes.settle(txn.node);
         self.note_direct_author(state, txn.node, txn.opener_tid);
         self.mark_dirty(state, slot.dir);
         self.replace(state, slot, replaced, txn.node);
@@ -288,20 +289,14 @@ impl Engine {
 /// Makes the descriptions of a transaction such as write in place. Gives how many there are.
 fn open_in_place(state: &mut State, txn: &Transaction, staged: &Arc<File>) -> u32 {
     let mut open = 0;
-    for handle in state.handles.values_mut() {
-        let Handle::Staged {
-            txn: of,
-            writes,
-            how,
-            sync,
-            ..
-        } = handle
+    let staged_handles: Vec<HandleId> = state.handles.of(txn.id).map(|(id, _)| id).collect();
+    for id in staged_handles {
+        let Some(Handle::Staged {
+            writes, how, sync, ..
+        }) = state.handles.get(id)
         else {
             continue;
         };
-        if *of != txn.id {
-            continue;
-        }
         open += 1;
         let mut flags = *how & OFlags::APPEND;
         flags.set(OFlags::DSYNC, *sync);
@@ -310,11 +305,12 @@ fn open_in_place(state: &mut State, txn: &Transaction, staged: &Arc<File>) -> u3
             false => at::reopen(&**staged, flags | OFlags::RDWR)
                 .map_or_else(|_| staged.clone(), Arc::new),
         };
-        *handle = Handle::Direct {
+        let direct = Handle::Direct {
             node: txn.node,
             file,
             writes: *writes,
         };
+        state.handles.insert(id, direct);
     }
     open
 }
@@ -322,8 +318,8 @@ fn open_in_place(state: &mut State, txn: &Transaction, staged: &Arc<File>) -> u3
 /// Whether others have a file open, be it for a mapping, than who writes through a description and
 /// who has opened that.
 fn others_have_it_open(state: &State, id: TxnId, opener: u32, writer: Option<u32>) -> bool {
-    state.handles.values().any(|handle| {
-        matches!(handle, Handle::Staged { txn, opener: other, .. }
-            if *txn == id && *other != opener && Some(*other) != writer)
+    state.handles.of(id).any(|(_, handle)| {
+        matches!(handle, Handle::Staged { opener: other, .. }
+            if *other != opener && Some(*other) != writer)
     })
 }

@@ -73,7 +73,7 @@ impl Engine {
                 // By one who takes part, or through the very description, by whoever has it.
                 let is_its_own = |l: &Lock| {
                     t.processes.contains_key(&l.pid)
-                        || matches!(state.handles.get(&l.handle),
+                        || matches!(state.handles.get(l.handle),
                             Some(Handle::Staged { txn, writes: true, .. }) if *txn == t.id)
                 };
                 let locked = state

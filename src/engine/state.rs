@@ -7,7 +7,7 @@
 //! then [`State`], then the journal. Nothing
 //! that may wait for the disk's data is done under `State`: only lookups, renames and creations.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use super::append::Appender;
 use super::claims::Claimant;
 use super::files::Files;
+use super::handles::Handles;
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::LockTable;
@@ -41,6 +42,8 @@ pub enum Handle {
     Staged {
         /// The transaction.
         txn: TxnId,
+        /// The node that /proc shows of it, if that is not the transaction's own.
+        shown: Option<NodeId>,
         /// Its content; reads go on after the commit.
         staging: Arc<Staging>,
         /// Whether it may write, so counts as a reference.
@@ -209,10 +212,12 @@ pub struct State {
     pub falling: BTreeMap<TxnId, Record>,
     /// Open transactions by the name they will commit under, oldest first.
     pub open_names: BTreeMap<Slot, Vec<TxnId>>,
+    /// Those that may make a name appear, by its directory.
+    pub creating: HashMap<NodeId, HashSet<TxnId>>,
     /// Names that were linked to a file which is still being written.
     pub(super) followers: super::links::Followers,
     /// Open descriptions.
-    pub handles: HashMap<HandleId, Handle>,
+    pub handles: Handles,
     /// Descriptions that add lines, by the name of the file.
     pub appenders: HashMap<Slot, Vec<Arc<Appender>>>,
     /// Last number given to a description.
@@ -324,15 +329,8 @@ impl State {
 
     /// Whether a close may make a name appear in a directory.
     pub fn creates_in(&self, dir: NodeId) -> bool {
-        let first = Slot {
-            dir,
-            name: std::ffi::OsString::new(),
-        };
-        self.open_names
-            .range(first..)
-            .take_while(|(slot, _)| slot.dir == dir)
-            .flat_map(|(_, ids)| ids)
-            .filter_map(|id| self.txns.get(id))
+        let ids = self.creating.get(&dir).into_iter().flatten();
+        ids.filter_map(|id| self.txns.get(id))
             .any(|t| matches!(t.begun, Begun::Create { .. }))
     }
 
@@ -340,6 +338,15 @@ impl State {
     pub fn has_appenders(&self, node: &Node) -> bool {
         let of_name = node.at.as_ref().and_then(|slot| self.appenders.get(slot));
         of_name.is_some_and(|all| all.iter().any(|appender| appender.node == node.id))
+    }
+
+    /// Puts a transaction into the list of its name.
+    pub fn list(&mut self, slot: Slot, id: TxnId) {
+        let txn = self.txns.get(&id);
+        if txn.is_some_and(|t| matches!(t.begun, Begun::Create { .. })) {
+            self.creating.entry(slot.dir).or_default().insert(id);
+        }
+        self.open_names.entry(slot).or_default().push(id);
     }
 
     /// The inode number that a node shows. An in-place editor finds the number it has looked at
@@ -356,6 +363,12 @@ impl State {
 
     /// Takes a transaction out of the list of its name.
     pub fn unlist(&mut self, slot: &Slot, id: TxnId) {
+        if let Some(ids) = self.creating.get_mut(&slot.dir) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.creating.remove(&slot.dir);
+            }
+        }
         if let Some(ids) = self.open_names.get_mut(slot) {
             ids.retain(|i| *i != id);
             if ids.is_empty() {
@@ -369,7 +382,7 @@ impl State {
         if let Some(txn) = self.txns.get_mut(&id) {
             let from = std::mem::replace(&mut txn.slot, to.clone());
             self.unlist(&from, id);
-            self.open_names.entry(to).or_default().push(id);
+            self.list(to, id);
         }
     }
 }

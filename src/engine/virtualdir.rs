@@ -324,7 +324,7 @@ impl Engine {
         self.pool.run(move || {
             let answer = engine.obey(&command);
             let text = serde_json::to_vec(&answer).unwrap_or_default();
-            if let Some(h) = engine.lock().handles.get_mut(&handle) {
+            if let Some(h) = engine.lock().handles.get_mut(handle) {
                 *h = Handle::Control(Arc::new(text));
             }
             done(Ok(size));

@@ -21,7 +21,7 @@ impl Engine {
     ) -> Option<u64> {
         let appenders: Vec<Arc<Appender>> = {
             let state = self.lock();
-            match handle.and_then(|handle| state.handles.get(&handle)) {
+            match handle.and_then(|handle| state.handles.get(handle)) {
                 Some(Handle::Append(appender)) => vec![appender.clone()],
                 Some(_) => return None,
                 None => {

@@ -88,7 +88,7 @@ impl Engine {
     /// A description that has left its stream without a close.
     fn abort_left(&self, handle: HandleId) {
         let state = self.lock();
-        if let Some(Handle::Staged { txn, .. }) = state.handles.get(&handle) {
+        if let Some(Handle::Staged { txn, .. }) = state.handles.get(handle) {
             let id = *txn;
             self.abort_by_force(state, &[id]);
         }

@@ -524,7 +524,7 @@ impl Engine {
     /// The transaction that a description has begun on a document that may not be written out.
     pub(in crate::engine) fn unsettled_editor(&self, handle: HandleId) -> Option<TxnId> {
         let state = self.lock();
-        let Some(Handle::Staged { txn, .. }) = state.handles.get(&handle) else {
+        let Some(Handle::Staged { txn, .. }) = state.handles.get(handle) else {
             return None;
         };
         let edited = state.txns.get(txn).filter(|t| t.begun == Begun::Edit)?;
