@@ -548,13 +548,12 @@ impl Nodes {
     /// open: their paths lead over them, too.
     pub fn reap_directories<'a>(&mut self, names: impl Iterator<Item = &'a Slot>) {
         let is_forgotten =
-            |node: &Box<Node>| node.kind == Kind::Dir && node.lookups == 0 && node.id != ROOT;
-        if !self.live.values().any(is_forgotten) {
+            |node: &Node| node.kind == Kind::Dir && node.lookups == 0 && node.id != ROOT;
+        if !self.live.values().any(|node| is_forgotten(node)) {
             return;
         }
-        let is_in_use = |n: &&Box<Node>| n.lookups > 0 || n.readers > 0 || n.direct > 0;
         let files = self.live.values().filter(|n| n.kind != Kind::Dir);
-        let files = files.filter(is_in_use);
+        let files = files.filter(|n| n.lookups > 0 || n.readers > 0 || n.direct > 0);
         let mut ways: Vec<NodeId> = names.map(|slot| slot.dir).collect();
         ways.extend(files.filter_map(|n| Some(n.at.as_ref()?.dir)));
         let mut needed = HashSet::new();
