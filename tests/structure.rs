@@ -24,8 +24,8 @@ const FIELDS: Limits = (
     &[
         ("Transaction", 51),
         ("State", 40),
-        ("Node", 29),
-        ("Engine", 26),
+        ("Node", 28),
+        ("Engine", 27),
         ("Status", 20),
         ("Content", 19),
     ],
@@ -41,7 +41,6 @@ const FILE_LINES: Limits = (
         ("engine/merging.rs", 852),
         ("engine/names.rs", 1412),
         ("engine/open.rs", 1474),
-        ("namespace/nodes.rs", 710),
         ("txn/recovery.rs", 1006),
         ("txn/staging.rs", 771),
     ],

@@ -185,6 +185,8 @@ pub struct Engine {
     pub(crate) rejected_bound: RejectedBound,
     /// Held while unread errors are written down.
     keeping_unread: Mutex<()>,
+    /// One at a time compares saves with what they have replaced.
+    comparing: Mutex<()>,
     /// Held while everything is brought into the backing directory after the last request.
     shutting_down: Mutex<()>,
     /// Small files are read uncached: the kernel allows that together with mmap.
@@ -313,6 +315,7 @@ impl Engine {
             features: OnceLock::new(),
             rejected_bound,
             keeping_unread: Mutex::default(),
+            comparing: Mutex::default(),
             shutting_down: Mutex::default(),
             uncached: std::sync::atomic::AtomicBool::new(false),
             strangers: strangers::Strangers::default(),

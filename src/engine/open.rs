@@ -986,12 +986,12 @@ impl Engine {
             }
         };
         let key = (stat.st_dev, stat.st_ino);
+        let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
         let guard = start.policy.guard;
         let staging = Arc::new(Staging::new(id, file, content, guard));
-        let file = staging.lock().file.clone();
         let node = state
             .nodes
-            .create_private(id, file, key, start.slot.clone());
+            .create(Kind::Private(id), Arc::new(path), key, start.slot.clone());
         let everybody_sees = match start.begun {
             Begun::Create { exclusive } => {
                 (exclusive || failpoint::mutant("C6")) && !failpoint::mutant("C6-claim")

@@ -469,6 +469,8 @@ impl Engine {
     /// Numbers that differ between versions that replace each other, where some were overwritten,
     /// are what programs count by.
     pub(super) fn guess_counters(&self) {
+        // Whoever asks waits for what the watch is comparing.
+        let _turn = self.comparing.lock();
         self.compare_own_saves();
         loop {
             let next = self.lock().overwrites.unseen.pop_front();

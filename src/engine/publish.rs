@@ -169,7 +169,6 @@ impl Engine {
             node.kind = Kind::File;
             node.at = Some(slot.clone());
         }
-        state.nodes.settle(txn.node);
         let as_written = written.as_ref().map_or(&ready.file, |w| &w.file).clone();
         match (lost, current) {
             (Some(lost), _) => {

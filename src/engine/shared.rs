@@ -275,7 +275,6 @@ impl Engine {
             node.cached = true;
             node.shown_as = txn.shown_base;
         }
-        state.nodes.settle(txn.node);
         self.note_direct_author(state, txn.node, txn.opener_tid);
         self.mark_dirty(state, slot.dir);
         self.replace(state, slot, replaced, txn.node);

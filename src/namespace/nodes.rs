@@ -10,7 +10,6 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -67,9 +66,6 @@ pub struct Node {
     pub kind: Kind,
     /// O_PATH descriptor of the backing inode: see [`Nodes::fd`].
     fd: RefCell<Option<Arc<OwnedFd>>>,
-    /// A transaction's staging file, open already, which stands for the descriptor: a program may have ten
-    /// thousand files open to write, and each is to cost one.
-    lent: RefCell<Option<Arc<File>>>,
     /// The descriptor was asked for since the hand last came by: see [`Nodes::give_up_some`].
     wanted: Cell<bool>,
     /// The backing inode.
@@ -151,18 +147,6 @@ impl Node {
             shown: self.end().clone(),
             whole: self.whole().clone(),
         }
-    }
-
-    /// Whether something open keeps its inode number from being used again.
-    fn is_held(&self) -> bool {
-        self.fd.borrow().is_some() || self.lent.borrow().is_some()
-    }
-
-    /// What it holds, to be closed by who takes it.
-    fn give_up(&self) -> Option<Arc<OwnedFd>> {
-        let lent = self.lent.take();
-        let lent = lent.and_then(|file| Arc::try_unwrap(file).ok());
-        self.fd.take().or(lent.map(|file| Arc::new(file.into())))
     }
 
     /// Whether it grows, or has grown, in place.
@@ -250,22 +234,13 @@ impl Nodes {
             looked: 0,
             looks: 0,
         };
-        nodes.insert(ROOT, Kind::Dir, Some(root), key, None);
+        nodes.insert(ROOT, Kind::Dir, root, key, None);
         nodes
     }
 
-    fn insert(
-        &mut self,
-        id: NodeId,
-        kind: Kind,
-        fd: Option<Arc<OwnedFd>>,
-        key: Key,
-        at: Option<Slot>,
-    ) {
+    fn insert(&mut self, id: NodeId, kind: Kind, fd: Arc<OwnedFd>, key: Key, at: Option<Slot>) {
         self.by_key.insert(key, id);
-        if fd.is_some() {
-            self.held.get_mut().push_back(id);
-        }
+        self.held.get_mut().push_back(id);
         let watched = self.watched_ends.remove(&key).and_then(|w| w.upgrade());
         let past = self.past.remove(&id).unwrap_or_default();
         let end = past.end.upgrade();
@@ -275,8 +250,7 @@ impl Nodes {
                 id,
                 lookups: 0,
                 kind,
-                fd: RefCell::new(fd),
-                lent: RefCell::new(None),
+                fd: RefCell::new(Some(fd)),
                 wanted: Cell::new(true),
                 key,
                 at,
@@ -345,16 +319,6 @@ impl Nodes {
         node.wanted.set(true);
         if let Some(fd) = &*node.fd.borrow() {
             return Ok(fd.clone());
-        }
-        let lent = node.lent.borrow().clone();
-        if let Some(file) = lent {
-            let fd = Arc::new(at::reopen(&*file, rustix::fs::OFlags::PATH)?.into());
-            if !matches!(node.kind, Kind::Private(_)) {
-                *node.fd.borrow_mut() = Some(Arc::clone(&fd));
-                node.lent.take();
-                self.held.borrow_mut().push_back(node.id);
-            }
-            return Ok(fd);
         }
         let slot = node.at.as_ref().ok_or(Errno::STALE)?;
         let dir = self.live.get(&slot.dir).ok_or(Errno::STALE)?;
@@ -431,7 +395,7 @@ impl Nodes {
         let id = self.number(key);
         self.give_up_some();
         if !self.live.contains_key(&id) {
-            self.insert(id, kind, Some(Arc::new(fd)), key, Some(at));
+            self.insert(id, kind, Arc::new(fd), key, Some(at));
         } else if let Some(node) = self.live.get_mut(&id) {
             node.at = Some(at);
             node.wanted.set(true);
@@ -448,33 +412,8 @@ impl Nodes {
         self.give_up_some();
         self.next += 1;
         let id = self.next;
-        self.insert(id, kind, Some(fd), key, Some(at));
+        self.insert(id, kind, fd, key, Some(at));
         id
-    }
-
-    /// The private node of a transaction, whose staging file is open already.
-    pub fn create_private(&mut self, txn: TxnId, file: Arc<File>, key: Key, at: Slot) -> NodeId {
-        self.next += 1;
-        let id = self.next;
-        self.insert(id, Kind::Private(txn), None, key, Some(at));
-        if let Some(node) = self.live.get_mut(&id) {
-            node.lent = RefCell::new(Some(file));
-        }
-        if crate::sys::failpoint::mutant("one-descriptor")
-            && let Ok(fd) = self.fd(id)
-            && let Some(node) = self.live.get(&id)
-        {
-            *node.fd.borrow_mut() = Some(fd);
-        }
-        id
-    }
-
-    /// A node is private no more: nothing of the daemon has its file open to write from now on. Where it
-    /// can't be opened otherwise just now, it is when it is asked for next.
-    pub fn settle(&self, id: NodeId) {
-        if let Some(node) = self.live.get(&id).filter(|n| n.lent.borrow().is_some()) {
-            self.find(node).ok();
-        }
     }
 
     /// Gives a node another backing inode (its transaction goes on in a copy, C11).
@@ -485,7 +424,6 @@ impl Nodes {
             }
             node.key = key;
             *node.fd.get_mut() = Some(fd);
-            node.lent.take();
             self.by_key.insert(key, id);
         }
     }
@@ -520,7 +458,7 @@ impl Nodes {
             if self.by_key.get(&node.key) == Some(&id) {
                 self.by_key.remove(&node.key);
             }
-            return node.give_up();
+            return node.fd.into_inner();
         }
         let past = Past {
             written_in_place: node.written_in_place || node.grows(),
@@ -583,13 +521,8 @@ impl Nodes {
         if self.by_key.get(&node.key) == Some(&id) {
             self.by_key.remove(&node.key);
         }
-        let stat = match (&*node.fd.borrow(), &*node.lent.borrow()) {
-            (Some(fd), _) => at::stat(&**fd).ok(),
-            (None, Some(file)) => at::stat(&**file).ok(),
-            (None, None) => None,
-        };
-        let fd = node.give_up();
-        if let Some(mut stat) = stat {
+        let fd = node.fd.take();
+        if let Some(mut stat) = fd.as_ref().and_then(|fd| at::stat(&**fd).ok()) {
             stat.st_nlink = 0;
             node.remains = Some(Box::new(stat));
         }
@@ -601,7 +534,7 @@ impl Nodes {
         if let Some(id) = self.by_key.get(&key).copied() {
             match self.live.get_mut(&id) {
                 // The node's descriptor keeps the inode number taken.
-                Some(node) if node.is_held() => node.unlinked = true,
+                Some(node) if node.fd.borrow().is_some() => node.unlinked = true,
                 Some(node) => {
                     (node.unlinked, node.dead) = (true, true);
                     self.by_key.remove(&key);
