@@ -57,7 +57,7 @@ const FUNCTION_LINES: Limits = (
         ("Engine::prepare", 110),
         ("Engine::publish_unwritten", 77),
         ("Engine::write_decided", 120),
-        ("Engine::start", 109),
+        ("Engine::start", 110),
         ("Engine::rename_merging", 84),
         ("Engine::rename_backing", 117),
         ("Engine::open_for_writing", 83),
