@@ -227,3 +227,21 @@ fn what_is_dropped_is_gone_on_a_mount_and_off_it() {
     listed(&[]);
     assert_eq!(commitfs(["rejected", "list", &directory]).ok().out, "");
 }
+
+/// What it says is how to have the content back, which nobody knows while it is on its way.
+#[test]
+fn an_error_is_told_again_until_its_content_is_in_rejected() {
+    need_daemon!();
+    let m = mount!(Mount::options().env("COMMITFS_REJECT_DELAY_MS", 1000));
+    m.save("f.json", "{}");
+    Actor::new()
+        .save(&m.path("f.json"), "{\"half\": ")
+        .expect_err("half a document");
+    let early = m.command(&["status"]);
+    assert_eq!(early.code, Some(1), "{early:#?}");
+    assert!(!early.out.contains("commitfs rejected show"), "{early:#?}");
+    m.await_rejected("f.json", b"{\"half\": ");
+    let then = m.command(&["status"]);
+    assert!(then.out.contains("commitfs rejected show"), "{then:#?}");
+    assert_eq!(m.command(&["status"]).code, Some(0), "told once");
+}

@@ -1,14 +1,18 @@
 //! Errors that nobody may have seen (C22): shells ignore what close() says. They are shown by
 //! status and by an attribute of the path, and outlive the mount until somebody has read them.
 
+use std::time::Duration;
+
 use super::{Engine, State};
 use crate::store::{Rejected, Unseen, id_name};
 use crate::sys::failpoint;
 use crate::txn::Abort;
-use crate::types::{Slot, TxnId};
+use crate::types::{Slot, TxnId, now_ns};
 
 /// More than this are not kept; the oldest go first.
 const MOST: usize = 10_000;
+/// Content that isn't in rejected after this time isn't on its way there any more.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 impl State {
     pub(super) fn add_unseen(&mut self, unseen: Unseen) {
@@ -17,6 +21,18 @@ impl State {
             self.unseen.pop_front();
         }
         self.unseen_changed = true;
+    }
+
+    /// Errors are told to somebody, given what rejected holds. Of content that is on its way there nobody can be told yet
+    /// how to have it back: that error is told again.
+    pub(super) fn note_told(&mut self, rejected: &[Rejected]) {
+        let now = now_ns();
+        for unseen in self.unseen.iter_mut().filter(|u| !u.told) {
+            let is_there = |id: &String| rejected.iter().any(|r| id_name(r.id) == *id);
+            unseen.told = unseen.rejected.as_ref().is_none_or(is_there)
+                || now - unseen.time_ns > ON_ITS_WAY.as_nanos() as i64
+                || failpoint::mutant("C22-on-its-way");
+        }
     }
 
     /// What was rejected just now is all there is of a name (see [`Unseen::resumable`]).
@@ -66,7 +82,7 @@ impl Engine {
     pub(super) fn mark_errors_read(&self) {
         let mut state = self.lock();
         for unseen in &mut state.unseen {
-            unseen.read = true;
+            unseen.read |= unseen.told;
         }
         state.unseen_changed = true;
         drop(state);

@@ -158,7 +158,8 @@ impl Engine {
     pub fn status(&self) -> Status {
         let rejected = self.store.list_rejected().unwrap_or_default();
         self.guess_counters();
-        let state = self.lock();
+        let mut state = self.lock();
+        state.note_told(&rejected);
         let mut aborts: BTreeMap<&'static str, u64> = REASONS.iter().map(|r| (*r, 0)).collect();
         aborts.extend(state.counters.aborts.iter().map(|(k, v)| (*k, *v)));
         let unread = state.unseen.iter().filter(|u| !u.read);

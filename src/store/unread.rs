@@ -41,6 +41,9 @@ pub struct Unseen {
     /// A command for the shell that helps, where the rest doesn't tell which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// Shown with the command to run next.
+    #[serde(skip)]
+    pub told: bool,
     /// Read through the attribute or a status since.
     #[serde(skip)]
     pub read: bool,
@@ -60,6 +63,7 @@ impl Unseen {
             dropped_bytes: None,
             resumable: false,
             remedy: None,
+            told: false,
             read: false,
         }
     }
