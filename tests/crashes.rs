@@ -13,7 +13,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use commitfs::sys::failpoint::CRASH_POINTS;
-use common::{Actor, Mount, Random, assert_content, eventually, run, stamped, times, version_of};
+use common::{
+    Actor, Mount, Options, Random, assert_content, eventually, run, stamped, times, version_of,
+};
 
 /// Writers that save until their daemon dies, and what each was told had been saved.
 struct Load {
@@ -654,6 +656,77 @@ fn version_numbers_and_rejected_content_survive_a_kill() {
     m.await_rejected("f", b"half");
     m.save("f", "next");
     assert_eq!(m.version("f").unwrap(), version + 1);
+}
+
+/// A close that takes a second, and a RELEASE that comes five later.
+fn slowly_promising() -> Options {
+    let slow = Mount::options().env("COMMITFS_PROMISE_DELAY_MS", 1000);
+    slow.env("COMMITFS_RELEASE_DELAY_MS", 5000)
+}
+
+#[test]
+fn what_a_close_has_promised_is_found_where_its_directory_has_gone_meanwhile() {
+    need_daemon!();
+    for is_fsynced in [false, true] {
+        let mut m = mount!(slowly_promising());
+        m.mkdir("d");
+        let (mut writer, mut mover) = (Actor::new(), Actor::new());
+        writer.open("f", "w", &m.path("d/f")).unwrap();
+        writer.write("f", "whole").unwrap();
+        if is_fsynced {
+            writer.fsync("f").unwrap();
+        }
+        writer.start("close", &[b"f"]);
+        std::thread::sleep(Duration::from_millis(300));
+        mover.rename(&m.path("d"), &m.path("e")).unwrap();
+        assert!(!writer.has_answered(), "the close was quicker");
+        assert!(writer.finish().is_ok());
+        m.kill_daemon();
+        m.remount();
+        assert_content(m.read("e/f"), b"whole", &format!("fsync'd: {is_fsynced}"));
+    }
+}
+
+#[test]
+fn what_a_close_has_promised_is_found_under_the_name_that_it_got_meanwhile() {
+    need_daemon!();
+    for old in [None, Some("old")] {
+        let mut m = mount!(slowly_promising());
+        if let Some(old) = old {
+            std::fs::write(m.backing().join("f"), old).unwrap();
+        }
+        let mut writer = Actor::new();
+        // Nobody else sees a new file yet.
+        let mut mover = writer.thread();
+        writer.open("f", "w", &m.path("f")).unwrap();
+        writer.write("f", "whole").unwrap();
+        writer.start("close", &[b"f"]);
+        std::thread::sleep(Duration::from_millis(300));
+        mover.rename(&m.path("f"), &m.path("g")).unwrap();
+        assert!(!writer.has_answered(), "the close was quicker");
+        assert!(writer.finish().is_ok());
+        m.kill_daemon();
+        m.remount();
+        assert_content(m.read("g"), b"whole", &format!("{old:?}"));
+        assert!(!m.exists("f"), "{old:?}");
+    }
+}
+
+#[test]
+fn a_close_is_judged_by_the_name_that_its_file_got_meanwhile() {
+    need_daemon!();
+    let m = mount!(Mount::options().env("COMMITFS_PROMISE_DELAY_MS", 1000));
+    std::fs::write(m.backing().join("f"), "{}").unwrap();
+    let (mut writer, mut mover) = (Actor::new(), Actor::new());
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.write("f", "[1,").unwrap();
+    writer.start("close", &[b"f"]);
+    std::thread::sleep(Duration::from_millis(300));
+    mover.rename(&m.path("f"), &m.path("g.json")).unwrap();
+    assert!(!writer.has_answered(), "the close was quicker");
+    assert!(writer.finish().is_err(), "half a document was accepted");
+    assert_content(m.read("g.json"), b"{}", "the guard holds");
+    m.await_rejected("g.json", b"[1,");
 }
 
 #[test]

@@ -765,7 +765,7 @@ impl Engine {
             let end = end + lines.len() as u64;
             return content.write(rest, end).map(|_| Some(0));
         }
-        super::close::check_target(self, state, &txn.slot)?;
+        super::prepare::check_target(self, state, &txn.slot)?;
         let (slot, node, always) = (txn.slot.clone(), txn.node, txn.appends);
         // Another process that was creating the file, too, may have come first: its version grows.
         let first = match self.current_if_any(state, &slot)? {

@@ -92,7 +92,7 @@ impl Engine {
         described: &mut journal::Content,
     ) -> OpResult<()> {
         if let Some(before) = self.mtime_of(state, since) {
-            described.mtime_ns = super::close::outgrow_mtime(file, before)?;
+            described.mtime_ns = super::prepare::outgrow_mtime(file, before)?;
         }
         Ok(())
     }

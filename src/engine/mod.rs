@@ -39,6 +39,7 @@ mod overwrites;
 mod own_saves;
 mod pieces;
 mod pool;
+mod prepare;
 mod probe;
 mod publish;
 mod resolve;

@@ -731,7 +731,7 @@ impl Engine {
         if at::stat_at(&*dir, &from.name)?.is_some() {
             return Ok(false);
         }
-        super::close::check_target(self, state, to)?;
+        super::prepare::check_target(self, state, to)?;
         if !self.can_reserve_commit() {
             // A full disk: once it is in place, renaming it needs no room.
             return Ok(false);

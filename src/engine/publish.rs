@@ -559,7 +559,7 @@ impl Engine {
             }
         };
         let state = &mut *guard;
-        super::close::check_target(self, state, to).inspect_err(unused)?;
+        super::prepare::check_target(self, state, to).inspect_err(unused)?;
         let due = state.txns.get(&id).filter(|t| is_still_due(t, how, to));
         let Some(txn) = due else {
             unused(&Errno::NOENT);

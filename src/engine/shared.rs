@@ -224,7 +224,7 @@ impl Engine {
             let (slot, base, discarded) = (txn.slot.clone(), txn.base, txn.discarded);
             let current = engine.current_if_any(state, &slot)?;
             let is_anothers = current != base && !is_whole;
-            let target = super::close::check_target(engine, state, &slot);
+            let target = super::prepare::check_target(engine, state, &slot);
             if discarded || is_anothers || target.is_err() {
                 return Ok(Step::Done(false));
             }

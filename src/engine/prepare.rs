@@ -1,0 +1,618 @@
+//! What FLUSH does before it answers: all of a commit that can fail, and the promise that it will be
+//! kept, should the daemon end before RELEASE comes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::close::is_doomed;
+use super::judging::is_told;
+use super::lines::may_be_added_to;
+use super::merging::Outcome;
+use super::probe::{Last, Probe};
+use super::{Durability, Engine, State};
+use crate::journal::Record;
+use crate::namespace::Shown;
+use crate::sys::{at, failpoint, proc};
+use crate::txn::{Abort, Begun, Flushed, Ready, Staging, Transaction};
+use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns};
+
+impl Engine {
+    /// Does all that can fail. An error is for close() to report.
+    pub(super) fn prepare(&self, id: TxnId, staging: &Arc<Staging>, pid: u32) -> OpResult<()> {
+        // Whoever renames it again and again keeps nobody waiting for ever.
+        for _ in 0..16 {
+            if let Some(result) = self.prepare_once(id, staging, pid, false) {
+                return result;
+            }
+        }
+        self.prepare_once(id, staging, pid, true).unwrap_or(Ok(()))
+    }
+
+    /// `None` if it has got another name meanwhile, or was published under one: what is left is judged
+    /// anew, unless it is to be taken `anyhow`.
+    fn prepare_once(
+        &self,
+        id: TxnId,
+        staging: &Arc<Staging>,
+        pid: u32,
+        anyhow: bool,
+    ) -> Option<OpResult<()>> {
+        let watched = {
+            let state = self.lock();
+            // Until the commit, others neither merge nor add to what is replaced.
+            let is_bound = |t: &&Transaction| {
+                Engine::watches(&t.policy) || t.begun == Begun::Edit && may_be_added_to(&t.policy)
+            };
+            let txn = state.txns.get(&id).filter(is_bound);
+            txn.map(|t| t.slot.clone())
+        };
+        if let Some(slot) = &watched {
+            self.take_turn(slot, id);
+        }
+        let (mut probe, ends, doomed, merged_before, policy, judged) = {
+            let state = self.lock();
+            let Some(txn) = state.txns.get(&id) else {
+                return Some(Ok(()));
+            };
+            let before = txn.content.as_ref().filter(|c| c.merged.is_some());
+            (
+                self.probe(&state, txn, pid),
+                txn.closing,
+                is_doomed(txn),
+                before.map(|c| c.id),
+                txn.policy.clone(),
+                Judged::of(txn),
+            )
+        };
+        if !ends && pid != 0 && probe.is_held() && self.leave_to_holder(id, staging, &probe) {
+            return Some(Ok(()));
+        }
+        let mut last = probe.look();
+        let sure = last != Last::No;
+        let takes_added = (sure || ends) && !doomed;
+        let result = self
+            .prepare_content(id, staging, &judged.slot, &policy, (sure, takes_added))
+            .and_then(|ready| self.promise(id, staging, &judged, ready, sure.then_some(pid)));
+        // An error that only the last close may tell: now it is worth to look at all descriptors.
+        if last == Last::Likely && matches!(result, Err(Abort::Guard(_) | Abort::Conflict)) {
+            last = probe.look_at_all();
+        }
+        let sure = last != Last::No;
+        if failpoint::mutant("C3") && !sure {
+            self.publish_open(0, id, &judged.slot, super::publish::Move::Link)
+                .ok();
+        }
+        let content = staging.lock();
+        let mut state = self.lock();
+        let is_as_judged = |txn: &Transaction| judged.is(txn) || txn.discarded;
+        if !anyhow
+            && !state.txns.get(&id).is_none_or(is_as_judged)
+            && !failpoint::mutant("C14-judged")
+        {
+            if let Some(slot) = &watched {
+                self.end_turn(&mut state, slot, id);
+            }
+            return None;
+        }
+        if let Some(id) = merged_before {
+            // Only now: what close() has promised before holds until something newer does.
+            self.append(&Record::Unprepared { id }).ok();
+        }
+        if let Some(slot) = watched
+            .as_ref()
+            .filter(|_| !(sure || ends) || result.is_err())
+        {
+            self.end_turn(&mut state, slot, id);
+        }
+        if let Some(slot) = &watched
+            && sure
+        {
+            let mapped = state.txns.get(&id).is_none_or(|t| !t.watched.is_empty());
+            state
+                .parties
+                .await_release(slot, id, last == Last::Surely && !mapped);
+        }
+        if let Some(save) = state.parties.saves.get_mut(&id) {
+            save.closed = Some(proc::Moment::now());
+        }
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return Some(Ok(()));
+        };
+        let told = result
+            .as_ref()
+            .is_err_and(|abort| is_told(abort, sure, &policy));
+        txn.kin.learn(probe.kin);
+        txn.flushed = Some(Flushed {
+            sure,
+            whole: last != Last::Likely,
+            at: Instant::now(),
+            by: pid,
+        });
+        match result {
+            Ok(ready) => {
+                // A mapping's pages may have been written meanwhile: RELEASE prepares again then.
+                txn.unprepared = content.dirty;
+                txn.verdict = None;
+                txn.content = Some(ready);
+                Some(Ok(()))
+            }
+            Err(abort) => Some(refused(self, &mut state, id, abort, told)),
+        }
+    }
+
+    /// A FLUSH that is surely not the last has nothing to prepare, and promises nothing. But it tells of
+    /// a failed write (C5), and what was promised before is judged anew.
+    fn leave_to_holder(&self, id: TxnId, staging: &Staging, probe: &Probe) -> bool {
+        if staging.lock().failed.is_some() {
+            return false;
+        }
+        let mut state = self.lock();
+        let is_untouched =
+            |t: &&mut Transaction| t.handles > 0 && t.content.is_none() && t.verdict.is_none();
+        let Some(txn) = state.txns.get_mut(&id).filter(is_untouched) else {
+            return false;
+        };
+        txn.kin.learn(probe.kin.clone());
+        let slot = txn.slot.clone();
+        self.end_turn(&mut state, &slot, id);
+        true
+    }
+
+    /// After this a close may be told that it went well: the journal knows, should the daemon end
+    /// before RELEASE comes.
+    fn promise(
+        &self,
+        id: TxnId,
+        staging: &Staging,
+        judged: &Judged,
+        mut ready: Ready,
+        last_by: Option<u32>,
+    ) -> Result<Ready, Abort> {
+        let failed = |errno| Abort::FailedWrite {
+            what: "journalling",
+            errno,
+        };
+        let (fsynced, dead) = {
+            let mut state = self.lock();
+            self.await_backlog(&mut state);
+            let fsynced = state.txns.get(&id).is_some_and(Transaction::has_synced);
+            if self.config.durability == Durability::Async && !fsynced {
+                self.give_way(&mut state);
+            }
+            if let Some(errno) = state.drain.failed {
+                return Err(failed(errno));
+            }
+            ready.version = self.next_version(&mut state, &judged.slot);
+            let Some(txn) = state.txns.get_mut(&id).filter(|t| judged.is(t)) else {
+                return Ok(ready);
+            };
+            self.note_dead_mapping(txn);
+            let before = txn.content.replace(ready.clone());
+            if txn.discarded {
+                return Ok(ready);
+            }
+            let dead = txn.death().is_some();
+            if let Some(before) = before.filter(|_| dead) {
+                self.append(&Record::Unprepared { id: before.id }).ok();
+            }
+            (txn.has_synced(), dead)
+        };
+        self.reserve_commit().map_err(failed)?;
+        failpoint::delay("COMMITFS_PROMISE_DELAY_MS");
+        let Some(by) = last_by.filter(|_| !dead) else {
+            return Ok(ready);
+        };
+        let durable = self.config.durability == Durability::Sync || fsynced;
+        if durable && !failpoint::mutant("C7-close") {
+            ready.synced = self.make_durable(id, staging, &mut ready, judged, by)?;
+        } else if !failpoint::mutant("C18-prepared") {
+            let mut state = self.lock();
+            let Some(path) = judged.path(&state, id)? else {
+                return Ok(ready);
+            };
+            self.tell_parts(&mut state, id, &mut ready.content);
+            if let Some(txn) = state.txns.get_mut(&id) {
+                txn.overtaken = None;
+                txn.note_promised(&ready, by);
+            }
+            self.append(&prepared(&ready, path)).map_err(failed)?;
+        }
+        failpoint::crash_point("prepared-journalled");
+        Ok(ready)
+    }
+
+    /// The order of commits holds on the medium, too: all earlier ones first, then this. Gives whether
+    /// there was anything to promise.
+    fn make_durable(
+        &self,
+        id: TxnId,
+        staging: &Staging,
+        ready: &mut Ready,
+        judged: &Judged,
+        by: u32,
+    ) -> Result<bool, Abort> {
+        let failed = |errno| Abort::FailedWrite {
+            what: "journalling",
+            errno,
+        };
+        let is_merged = ready.merged.is_some();
+        let (staging_id, mut described) = if is_merged {
+            // Not what was written: if the journal ended there, it would be rolled forward, over
+            // what it has been merged with.
+            rustix::fs::fdatasync(&*ready.file).map_err(failed)?;
+            (ready.id, ready.content.clone())
+        } else {
+            let mut content = staging.lock();
+            let described = content.fsync().map_err(failed)?;
+            (content.id, described)
+        };
+        failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir()).map_err(failed)?;
+        let mut overtaken = None;
+        loop {
+            self.sync_pending().map_err(failed)?;
+            let mut state = self.lock();
+            // Others may have committed while the disk was waited for.
+            if !self.all_synced(&state) && !failpoint::mutant("C19-prefix") {
+                overtaken.get_or_insert_with(|| Overtaken::new(self, &mut state));
+                continue;
+            }
+            let Some(path) = judged.path(&state, id)? else {
+                return Ok(false);
+            };
+            self.tell_parts(&mut state, id, &mut ready.content);
+            self.tell_parts(&mut state, id, &mut described);
+            if let Some(txn) = state.txns.get_mut(&id) {
+                if is_merged {
+                    txn.note_durable_merge(ready.id);
+                } else {
+                    txn.note_durable(described.clone());
+                }
+                txn.note_promised(ready, by);
+            }
+            self.append(&Record::Fsynced {
+                id: staging_id,
+                content: described,
+            })
+            .and_then(|()| self.append(&prepared(ready, path)))
+            .map_err(failed)?;
+            break;
+        }
+        drop(overtaken);
+        self.sync_journal().map_err(failed)?;
+        Ok(true)
+    }
+
+    pub(super) fn prepare_content(
+        &self,
+        id: TxnId,
+        staging: &Staging,
+        slot: &Slot,
+        policy: &crate::rules::Policy,
+        (sure, takes_added): (bool, bool),
+    ) -> Result<Ready, Abort> {
+        self.copy_base(staging).ok();
+        let mut content = staging.lock();
+        if let Some(failure) = &content.failed {
+            return Err(Abort::FailedWrite {
+                what: failure.what,
+                errno: failure.errno,
+            });
+        }
+        let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
+        content.copy_base().map_err(failed("copy"))?;
+        let edits = self
+            .take_parts(id, &mut content, takes_added)
+            .map_err(failed("copy"))?;
+        if takes_added {
+            self.take_added(&mut content).map_err(failed("copy"))?;
+        }
+        check_target(self, &self.lock(), slot).map_err(|errno| Abort::VanishedTarget { errno })?;
+        self.check_limit(id, &mut content)?;
+        let how = self.replaces(id, &content);
+        self.check_guard(&mut content, slot, policy, how)?;
+        if sure {
+            failpoint::fail_point("prepare").map_err(failed("prepare"))?;
+        }
+        let settled = self.settle_attributes(id, &mut content, slot);
+        let settled = settled.map_err(failed("setting attributes"))?;
+        let mut described = content.describe().map_err(failed("checksum"))?;
+        content.dirty = false;
+        let base = {
+            let state = self.lock();
+            let save = state.parties.saves.get(&id);
+            save.and_then(|s| s.base.clone())
+        };
+        let (onto, outcome) = self.reconcile(slot, policy, base.as_ref(), &content.file)?;
+        if let Some(since) = onto.filter(|_| onto != settled && !content.times_set) {
+            self.outgrow(&self.lock(), since, &content.file, &mut described)
+                .map_err(failed("setting attributes"))?;
+        }
+        failpoint::crash_point("staging-written");
+        if let Some(save) = self.lock().parties.saves.get_mut(&id) {
+            save.overwrites = outcome.overwrites();
+        }
+        if let Outcome::Merged(merged) = outcome {
+            if let Some(save) = self.lock().parties.saves.get_mut(&id) {
+                save.merges.push(merged.id);
+            }
+            return Ok(merged.ready(content.file.clone(), onto));
+        }
+        Ok(Ready {
+            id: content.id,
+            file: content.file.clone(),
+            content: described,
+            version: 0,
+            synced: false,
+            onto: edits.or(onto),
+            merged: None,
+            grown: content.grown(),
+            by_parts: content.is_by_parts(),
+            edits: edits.filter(|_| content.is_by_parts()),
+        })
+    }
+
+    /// What an editor has written is written into the version that others have made of its base in
+    /// place meanwhile (C9), or it is looked only whether they have. Gives the version that the
+    /// content is an edit of; `None` if there is none, as somebody has written the file anew.
+    pub(super) fn take_parts(
+        &self,
+        id: TxnId,
+        content: &mut crate::txn::Content,
+        takes: bool,
+    ) -> OpResult<Option<NodeId>> {
+        if !content.is_by_parts() {
+            return Ok(None);
+        }
+        let (current, shown, appended) = {
+            let mut state = self.lock();
+            let Some(current) = self.edited(&mut state, id) else {
+                return Ok(None);
+            };
+            let shown = Shown::growing(&state.nodes, current)?;
+            (current, shown, state.files.was_appended_to(current))
+        };
+        if !takes {
+            return Ok(content.is_made_of(&shown)?.then_some(current));
+        }
+        if content.take_parts(shown, appended)? == Some(false)
+            && let Some(txn) = self.lock().txns.get_mut(&id)
+        {
+            // It replaces nothing that it hasn't got.
+            txn.base = Some(current);
+        }
+        Ok(Some(current))
+    }
+
+    /// The current version, if it was made in place of what a transaction began with.
+    pub(super) fn edited(&self, state: &mut State, id: TxnId) -> Option<NodeId> {
+        let txn = state.txns.get(&id)?;
+        let slot = txn.slot.clone();
+        let edits = txn.begun == Begun::Edit && !Engine::watches(&txn.policy);
+        let edits = edits && crate::txn::by_place(txn.policy.guard);
+        let body = txn.body.filter(|_| edits)?;
+        let current = self.current_if_any(state, &slot).ok().flatten()?;
+        (state.files.body(current) == body).then_some(current)
+    }
+
+    /// Takes over the lines that others have added since an editor's base was copied (C10).
+    pub(super) fn take_added(&self, content: &mut crate::txn::Content) -> OpResult<()> {
+        if content.grown().is_none() {
+            return Ok(());
+        }
+        let _nobody_adds = self.append_lock.lock();
+        content.take_added()
+    }
+
+    /// A size equal to the writer's limit is what a write that the limit cut off leaves (C5).
+    fn check_limit(&self, id: TxnId, content: &mut crate::txn::Content) -> Result<(), Abort> {
+        let len = content.size().unwrap_or(0);
+        let writers: Vec<u32> = {
+            let state = self.lock();
+            let Some(txn) = state.txns.get(&id) else {
+                return Ok(());
+            };
+            txn.processes
+                .iter()
+                .filter(|(_, p)| p.wrote)
+                .map(|(pid, _)| *pid)
+                .collect()
+        };
+        if len > 0
+            && writers
+                .into_iter()
+                .any(|pid| proc::rlimit_fsize(pid) == Some(len))
+        {
+            content.fail(Errno::FBIG, "write");
+            return Err(Abort::FailedWrite {
+                what: "write",
+                errno: Errno::FBIG,
+            });
+        }
+        Ok(())
+    }
+
+    /// Owner, mode and the like of the version as it is now, and a modification time later than
+    /// its (C8).
+    pub(super) fn settle_attributes(
+        &self,
+        id: TxnId,
+        content: &mut crate::txn::Content,
+        slot: &Slot,
+    ) -> OpResult<Option<NodeId>> {
+        let mut state = self.lock_settled(slot)?;
+        let current = self.current_if_any(&mut state, slot)?;
+        let Some(current) = current else {
+            return Ok(None);
+        };
+        let fd = state.nodes.fd(current)?;
+        let base = state
+            .txns
+            .get(&id)
+            .map(|t| (t.base, t.base_ctime, t.staging.clone()));
+        drop(state);
+        // By somebody else while the transaction was open: a chmod must not be lost, nor must it
+        // undo the transaction's own.
+        if let Some((base, base_ctime, staging)) = base
+            && (base != Some(current) || base_ctime != super::open::ctime(&at::stat(&*fd)?))
+        {
+            self.redress(&content.file, &staging, &fd)?;
+        }
+        grow_mtime(content, &fd)?;
+        Ok(Some(current))
+    }
+
+    /// The same for a rename, which keeps the file's own attributes.
+    pub(super) fn grow_mtime(
+        &self,
+        content: &mut crate::txn::Content,
+        slot: &Slot,
+    ) -> OpResult<Option<NodeId>> {
+        let (current, fd) = {
+            let mut state = self.lock_settled(slot)?;
+            match self.current_if_any(&mut state, slot)? {
+                Some(current) => (current, state.nodes.fd(current)?),
+                None => return Ok(None),
+            }
+        };
+        grow_mtime(content, &fd)?;
+        Ok(Some(current))
+    }
+}
+
+/// Under which name, and in which staging file, a content was judged.
+struct Judged {
+    slot: Slot,
+    staging_id: TxnId,
+}
+
+impl Judged {
+    fn of(txn: &Transaction) -> Judged {
+        Judged {
+            slot: txn.slot.clone(),
+            staging_id: txn.staging_id,
+        }
+    }
+
+    /// Whether that still is what the transaction is to become.
+    fn is(&self, txn: &Transaction) -> bool {
+        self.slot == txn.slot && self.staging_id == txn.staging_id
+    }
+
+    /// The path that a promise is to be kept under, as it is now: its directory may have moved since the
+    /// content was judged. `None` if nothing is to be promised.
+    fn path(&self, state: &State, id: TxnId) -> Result<Option<PathBuf>, Abort> {
+        let txn = state.txns.get(&id).filter(|t| self.is(t) && !t.discarded);
+        let gone = Abort::VanishedTarget {
+            errno: Errno::NOENT,
+        };
+        txn.map(|t| state.nodes.path(&t.slot).ok_or(gone))
+            .transpose()
+    }
+}
+
+/// What is prepared won't be committed as it is. Gives what close() is told.
+fn refused(
+    engine: &Engine,
+    state: &mut State,
+    id: TxnId,
+    abort: Abort,
+    is_told: bool,
+) -> OpResult<()> {
+    let Some(txn) = state.txns.get_mut(&id) else {
+        return Ok(());
+    };
+    let slot = txn.slot.clone();
+    if let Some(ready) = txn.content.take() {
+        engine.append(&Record::Unprepared { id: ready.id }).ok();
+    }
+    if matches!(abort, Abort::Conflict) {
+        let by = state.parties.saves.get(&id).and_then(|s| s.by);
+        Engine::note_refused(state, &slot, by.map(|(actor, _)| actor));
+    }
+    let Some(txn) = state.txns.get_mut(&id) else {
+        return Ok(());
+    };
+    let errno = abort.errno();
+    // Nobody is to see what has lost its name, whole or not, and whether its directory is there or not.
+    let moot = matches!(abort, Abort::Guard(_) | Abort::VanishedTarget { .. });
+    let unseen = txn.discarded && moot && !failpoint::mutant("C11-gone");
+    let silent = unseen || matches!(abort, Abort::Discarded | Abort::Killed { .. });
+    txn.verdict = Some(abort);
+    if is_told && !silent {
+        return Err(errno);
+    }
+    Ok(())
+}
+
+/// What the journal is told of a close that was surely the last.
+fn prepared(ready: &Ready, path: PathBuf) -> Record {
+    Record::Prepared {
+        id: ready.id,
+        sure: true,
+        content: ready.content.clone(),
+        path,
+        version: ready.version,
+    }
+}
+
+/// A file can be put under the name: its directory is there, and it isn't a directory.
+pub(super) fn check_target(engine: &Engine, state: &State, slot: &Slot) -> OpResult<()> {
+    let Some(dir) = state.nodes.get(slot.dir) else {
+        return Err(Errno::NOENT);
+    };
+    if dir.unlinked {
+        return Err(Errno::NOENT);
+    }
+    if state.pending.get(slot.dir, &slot.name).is_some() {
+        return Ok(());
+    }
+    let dir = engine.dir_fd(state, slot.dir)?;
+    match at::stat_at(&*dir, &slot.name)? {
+        Some(stat)
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                == rustix::fs::FileType::Directory =>
+        {
+            Err(Errno::ISDIR)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A modification time later than the replaced version's, unless the program set its own (C8).
+fn grow_mtime(content: &mut crate::txn::Content, current: &std::os::fd::OwnedFd) -> OpResult<()> {
+    if content.times_set {
+        return Ok(());
+    }
+    outgrow_mtime(&content.file, mtime_ns(&at::stat(current)?)).map(drop)
+}
+
+/// Moves a file's modification time past another. Gives what it is then; both in nanoseconds since
+/// the epoch.
+pub(super) fn outgrow_mtime(file: &std::fs::File, before: i128) -> OpResult<i128> {
+    let own = mtime_ns(&at::stat(file)?);
+    if own > before || failpoint::mutant("C8-mtime") {
+        return Ok(own);
+    }
+    at::set_mtime(file, before + 1000)?;
+    Ok(before + 1000)
+}
+
+/// A durable close that others have overtaken: see [`Engine::give_way`].
+struct Overtaken<'a>(&'a Engine);
+
+impl<'a> Overtaken<'a> {
+    fn new(engine: &'a Engine, state: &mut State) -> Overtaken<'a> {
+        state.drain.overtaken += 1;
+        Overtaken(engine)
+    }
+}
+
+impl Drop for Overtaken<'_> {
+    fn drop(&mut self) {
+        self.0.lock().drain.overtaken -= 1;
+        self.0.happened.notify_all();
+    }
+}
