@@ -13,7 +13,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use crate::types::{HandleId, NodeId, Slot};
+use crate::types::{Dentry, HandleId, NodeId};
 
 /// A file through all its versions: the node of the first version known to the lock table.
 pub type FileId = NodeId;
@@ -32,7 +32,7 @@ pub enum Mode {
 
 /// Which call it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum LockKind {
     /// fcntl(2), lockf(3): a process's.
     Posix,
     /// F_OFD_SETLK of fcntl(2): an open file description's.
@@ -45,20 +45,21 @@ pub enum Kind {
     Unknown,
 }
 
-impl Kind {
+impl LockKind {
     fn is_fcntl(self) -> bool {
-        matches!(self, Kind::Posix | Kind::OpenFile | Kind::Fcntl)
+        matches!(self, LockKind::Posix | LockKind::OpenFile | LockKind::Fcntl)
     }
 
     /// flock and fcntl don't know of each other.
-    fn is_apart(self, other: Kind) -> bool {
-        (self.is_fcntl() && other == Kind::Flock) || (self == Kind::Flock && other.is_fcntl())
+    fn is_apart(self, other: LockKind) -> bool {
+        (self.is_fcntl() && other == LockKind::Flock)
+            || (self == LockKind::Flock && other.is_fcntl())
     }
 
     /// Of these alone the kernel looks for cycles. Where a process's locks can't be told from a description's, an EDEADLK too many is
     /// better than one that never comes.
     fn may_be_posix(self) -> bool {
-        matches!(self, Kind::Posix | Kind::Fcntl)
+        matches!(self, LockKind::Posix | LockKind::Fcntl)
     }
 }
 
@@ -74,7 +75,7 @@ pub struct Lock {
     /// Shared or exclusive.
     pub mode: Mode,
     /// The call it came by, as far as that was known then.
-    pub kind: Kind,
+    pub kind: LockKind,
     /// Process.
     pub pid: u32,
     /// The description it was asked through.
@@ -82,7 +83,7 @@ pub struct Lock {
     /// The node it was asked on.
     pub node: NodeId,
     /// The name under which that was found then.
-    pub at: Option<Slot>,
+    pub at: Option<Dentry>,
     /// Since when.
     pub since: Instant,
 }
@@ -104,7 +105,7 @@ pub struct Ended {
     /// The node it was asked on.
     pub node: NodeId,
     /// The name under which that was found then.
-    pub at: Option<Slot>,
+    pub at: Option<Dentry>,
     /// How long it was held.
     pub held: std::time::Duration,
 }
@@ -121,14 +122,14 @@ impl LockTable {
     /// A request names its owner: one that comes by a second description is a process, so fcntl's.
     pub fn learn_from(&mut self, wanted: &Lock) {
         match wanted.kind {
-            Kind::Posix => return self.learn_posix(wanted.owner),
-            Kind::Flock | Kind::OpenFile => {
+            LockKind::Posix => return self.learn_posix(wanted.owner),
+            LockKind::Flock | LockKind::OpenFile => {
                 self.posix_owners.remove(&wanted.owner);
                 return;
             }
-            Kind::Fcntl | Kind::Unknown => {}
+            LockKind::Fcntl | LockKind::Unknown => {}
         }
-        if self.kind(wanted) == Kind::Posix {
+        if self.kind(wanted) == LockKind::Posix {
             return;
         }
         if self.first_seen.len() > 65536 {
@@ -154,17 +155,17 @@ impl LockTable {
     }
 
     /// The call that a lock came by, as far as it is known now.
-    pub fn kind(&self, lock: &Lock) -> Kind {
-        if !matches!(lock.kind, Kind::Unknown | Kind::Fcntl) {
+    pub fn kind(&self, lock: &Lock) -> LockKind {
+        if !matches!(lock.kind, LockKind::Unknown | LockKind::Fcntl) {
             lock.kind
         } else if self.posix_owners.contains(&lock.owner) {
-            Kind::Posix
-        } else if lock.kind == Kind::Fcntl || lock.start != 0 || lock.end != END {
-            Kind::Fcntl
+            LockKind::Posix
+        } else if lock.kind == LockKind::Fcntl || lock.start != 0 || lock.end != END {
+            LockKind::Fcntl
         } else if self.flock_owners.contains(&lock.owner) {
-            Kind::Flock
+            LockKind::Flock
         } else {
-            Kind::Unknown
+            LockKind::Unknown
         }
     }
 
@@ -236,7 +237,7 @@ impl LockTable {
                 && held.owner != lock.owner
                 && self.posix_owners.contains(&held.owner)
         });
-        if sibling && lock.kind == Kind::Unknown && lock.start == 0 && lock.end == END {
+        if sibling && lock.kind == LockKind::Unknown && lock.start == 0 && lock.end == END {
             self.flock_owners.insert(lock.owner);
         }
         let owners = self.of_file(file).iter();
@@ -261,15 +262,15 @@ impl LockTable {
 
     /// Takes away what a process holds by fcntl.
     pub fn release_posix(&mut self, file: FileId, owner: u64) -> bool {
-        self.release_all(file, owner, Kind::Posix)
+        self.release_all(file, owner, LockKind::Posix)
     }
 
     /// Takes away what a description holds by flock.
     pub fn release_flock(&mut self, file: FileId, owner: u64) -> bool {
-        self.release_all(file, owner, Kind::Flock)
+        self.release_all(file, owner, LockKind::Flock)
     }
 
-    fn release_all(&mut self, file: FileId, owner: u64, kind: Kind) -> bool {
+    fn release_all(&mut self, file: FileId, owner: u64, kind: LockKind) -> bool {
         let held = self.of_file(file).iter().find(|l| l.owner == owner);
         let Some(all) = held.map(|held| Lock {
             kind,
@@ -385,7 +386,7 @@ impl LockTable {
     /// What flock(2) does before it looks who stands against it: a lock in another mode is given up. Gives whether it holds what it asks
     /// for, and whether it has given up anything.
     pub fn convert_flock(&mut self, file: FileId, wanted: &Lock) -> (bool, bool) {
-        if self.kind(wanted) != Kind::Flock {
+        if self.kind(wanted) != LockKind::Flock {
             return (false, false);
         }
         let held = self.of_file(file).iter();
@@ -433,7 +434,7 @@ impl LockTable {
     }
 
     /// Every lock.
-    pub fn iter(&self) -> impl Iterator<Item = (FileId, &Lock, Kind)> {
+    pub fn iter(&self) -> impl Iterator<Item = (FileId, &Lock, LockKind)> {
         self.held
             .iter()
             .flat_map(move |(file, locks)| locks.iter().map(move |l| (*file, l, self.kind(l))))
@@ -465,7 +466,7 @@ mod tests {
             start,
             end,
             mode,
-            kind: Kind::Unknown,
+            kind: LockKind::Unknown,
             pid: owner as u32,
             handle: owner,
             node: 1,
@@ -533,10 +534,10 @@ mod tests {
         let mut table = LockTable::default();
         let mut wanted = lock(5, 0, END, Mode::Exclusive);
         table.learn_from(&wanted);
-        assert_ne!(table.kind(&wanted), Kind::Posix);
+        assert_ne!(table.kind(&wanted), LockKind::Posix);
         wanted.handle = 6;
         table.learn_from(&wanted);
-        assert_eq!(table.kind(&wanted), Kind::Posix);
+        assert_eq!(table.kind(&wanted), LockKind::Posix);
     }
 
     #[test]

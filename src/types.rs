@@ -28,7 +28,7 @@ pub type HandleId = u64;
 
 /// A name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Slot {
+pub struct Dentry {
     /// Node of the directory.
     pub dir: NodeId,
     /// The name in it.

@@ -689,7 +689,7 @@ fn a_line_of_which_only_a_part_is_on_the_disk_is_taken_back() {
 #[test]
 fn a_new_log_of_which_a_descriptor_is_closed_while_its_first_line_is_written_loses_nothing() {
     need_daemon!();
-    let m = mount!(Mount::options().env("COMMITFS_BIRTH_DELAY_MS", 200));
+    let m = mount!(Mount::options().env("COMMITFS_FIRST_VERSION_DELAY_MS", 200));
     let mut one = Actor::new();
     one.open("log", "a", &m.path("log")).unwrap();
     one.dup("log", "copy").unwrap();

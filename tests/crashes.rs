@@ -606,7 +606,7 @@ fn a_new_journal_keeps_which_of_an_fsync_and_a_commit_came_later() {
     m.save("saved later", "saved");
     m.save("synced later", "saved");
     let after = synced("synced later");
-    // What a close made durable has been drained, and the journal started anew.
+    // What a close made durable is in place, and the journal started anew.
     let mut other = synced("other");
     other.close("f").unwrap();
     m.kill_daemon();

@@ -57,7 +57,7 @@ fn a_line_finds_the_room_that_what_was_replaced_gives_back() {
     need_daemon!();
     let (m, mut actor) = appending!(&format!("append:{}:1:1", libc::ENOSPC));
     actor.write("f", "1\n").unwrap();
-    m.save("other", "waits for the drain");
+    m.save("other", "waits for the checkpoint");
     actor.write("f", "2\n").unwrap();
     actor.close("f").unwrap();
     assert_content(m.read("f"), b"0\n1\n2\n", "all lines");

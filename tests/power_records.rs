@@ -242,7 +242,7 @@ fn a_file_whose_birth_is_unknown_is_looked_for_where_it_was_only() {
     append(&mut Actor::new(), &m, "notes", "one\n");
     m.kill_daemon();
     let records = journal_of(&m).records;
-    assert_eq!(last_append(&records).1.born_ns, 0);
+    assert_eq!(last_append(&records).1.btime_ns, 0);
     let another = m.backing().join("another");
     std::fs::rename(m.backing().join("notes"), &another).unwrap();
     std::fs::write(&another, "nobody's append\n").unwrap();
@@ -398,7 +398,7 @@ fn many_who_append_to_one_file_wait_for_the_disk_once() {
 fn a_synced_save_outlives_a_power_cut_that_takes_a_commit_before_its_own() {
     need_daemon!();
     // The daemon ends when a round begins, for which the save's RELEASE asks.
-    let mut m = mount!(slow().env("COMMITFS_CRASH_AT", "drain-begun"));
+    let mut m = mount!(slow().env("COMMITFS_CRASH_AT", "checkpoint-begun"));
     let (mut saver, mut other) = (Actor::new(), Actor::new());
     saver.open("f", "w+", &m.path("precious")).unwrap();
     saver.write("f", "precious").unwrap();

@@ -59,19 +59,23 @@ impl Watch {
 
 const ALL: u32 = libc::IN_ALL_EVENTS;
 
-/// The daemon's herald.
+/// The daemon's watch helper.
 #[track_caller]
-fn herald(m: &Mount) -> i32 {
+fn watch_helper(m: &Mount) -> i32 {
     let mut found = Vec::new();
-    eventually(Duration::from_secs(5), "the daemon has a herald", || {
-        found = heralds(m);
-        !found.is_empty()
-    });
+    eventually(
+        Duration::from_secs(5),
+        "the daemon has a watch helper",
+        || {
+            found = watch_helpers(m);
+            !found.is_empty()
+        },
+    );
     assert_eq!(found.len(), 1, "{found:?}");
     found[0]
 }
 
-fn heralds(m: &Mount) -> Vec<i32> {
+fn watch_helpers(m: &Mount) -> Vec<i32> {
     let daemon = m.daemon_pid();
     let tasks = std::fs::read_dir(format!("/proc/{daemon}/task")).expect("a daemon");
     let children = tasks.flatten().filter_map(|task| {
@@ -80,11 +84,11 @@ fn heralds(m: &Mount) -> Vec<i32> {
         pids.collect::<Option<Vec<i32>>>()
     });
     // An ordinary user's daemon may have fusermount3 still beside it.
-    let is_herald = |pid: &i32| {
+    let is_watch_helper = |pid: &i32| {
         std::fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| line.starts_with(b"commitfs-herald"))
+            .is_ok_and(|line| line.starts_with(b"commitfs-watch"))
     };
-    children.flatten().filter(is_herald).collect()
+    children.flatten().filter(is_watch_helper).collect()
 }
 
 fn feature(m: &Mount) -> (bool, String) {
@@ -295,14 +299,14 @@ fn a_daemon_killed_among_creators_writers_and_watchers_leaves_nobody_hanging() {
             watches.push(Watch::on(&m.path("file-1"), ALL));
             std::thread::sleep(Duration::from_micros(random.below(15_000)));
         }
-        let told = herald(&m);
+        let told = watch_helper(&m);
         let struck = Instant::now();
         m.strike_daemon();
         for writer in &mut writers {
             writer.patience(Duration::from_secs(2));
             while writer.finish().is_ok() {}
         }
-        eventually(Duration::from_secs(2), "the herald has ended", || {
+        eventually(Duration::from_secs(2), "the watch helper has ended", || {
             !alive(told)
         });
         let took = struck.elapsed();
@@ -314,19 +318,19 @@ fn a_daemon_killed_among_creators_writers_and_watchers_leaves_nobody_hanging() {
 }
 
 #[test]
-fn the_herald_ends_with_its_daemon() {
+fn the_watch_helper_ends_with_its_daemon() {
     need_features!("supersession_events");
     need_daemon!();
     let mut m = mount!();
     for killed in [false, true] {
-        let pid = herald(&m);
+        let pid = watch_helper(&m);
         assert!(alive(pid));
         if killed {
             m.kill_daemon();
         } else {
             m.unmount();
         }
-        eventually(Duration::from_secs(2), "the herald has ended", || {
+        eventually(Duration::from_secs(2), "the watch helper has ended", || {
             !alive(pid)
         });
         m.remount();
@@ -334,14 +338,14 @@ fn the_herald_ends_with_its_daemon() {
 }
 
 #[test]
-fn without_its_herald_a_daemon_goes_on_and_says_so() {
+fn without_its_watch_helper_a_daemon_goes_on_and_says_so() {
     need_features!("supersession_events");
     need_daemon!();
     let mut m = mount!();
     assert_eq!(feature(&m), (true, String::new()));
     m.save("f", "0");
     // SAFETY: sends a signal to a process that its parent has not waited for.
-    unsafe { libc::kill(herald(&m), libc::SIGKILL) };
+    unsafe { libc::kill(watch_helper(&m), libc::SIGKILL) };
     let _watch = Watch::on(&m.path("f"), ALL);
     for round in 1..=10 {
         m.save("f", format!("{round}"));
@@ -349,13 +353,13 @@ fn without_its_herald_a_daemon_goes_on_and_says_so() {
     }
     assert_content(m.read("f"), b"10", "saving goes on");
     let (on, why) = feature(&m);
-    assert!(!on && why.contains("herald is gone"), "{why}");
-    assert_eq!(m.log().matches("the herald is gone").count(), 1);
+    assert!(!on && why.contains("watch helper is gone"), "{why}");
+    assert_eq!(m.log().matches("the watch helper is gone").count(), 1);
     m.unmount();
 }
 
 #[test]
-fn the_names_for_the_herald_are_for_nobody_else() {
+fn the_names_for_the_watch_helper_are_for_nobody_else() {
     need_daemon!();
     let m = mount!();
     m.save("f", "0");

@@ -39,7 +39,7 @@ struct Findings {
     verdict: Judgement,
     /// With `--recover`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    recovered: Option<Recovered>,
+    recovered: Option<RecoveryReport>,
     /// None where there is no journal; a mount would start one.
     journal: Option<JournalFound>,
     /// A mount would put so many in place.
@@ -69,7 +69,7 @@ enum Judgement {
 }
 
 #[derive(Debug, Serialize)]
-struct Recovered {
+struct RecoveryReport {
     applied: usize,
     rejected: usize,
 }
@@ -138,7 +138,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     if arguments.recover {
         let recovered =
             recovery::recover(&store, &rules).map_err(super::mount::recovery_failure)?;
-        found.recovered = Some(Recovered {
+        found.recovered = Some(RecoveryReport {
             applied: recovered.applied,
             rejected: recovered.rejected,
         });

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Failure, exit};
-use crate::engine::{Answer, Command};
+use crate::engine::{Answer, ControlCommand};
 use crate::store::STATE_DIR;
 use crate::sys::mount::{self as sysmount, MountEntry};
 
@@ -80,7 +80,7 @@ pub fn mount_of(path: &Path) -> Result<MountEntry, Failure> {
     }
 }
 
-/// The same; `None` where no mount of ours is.
+/// The mount that a path lies on; `None` where no mount of ours is.
 ///
 /// # Errors
 /// There is one, but it can't be asked.
@@ -93,7 +93,7 @@ pub fn mount_if_any(path: &Path) -> Result<Option<MountEntry>, Failure> {
 }
 
 /// Sends a command to a mount's daemon.
-pub fn send(mountpoint: &Path, command: &Command) -> Result<Answer, Failure> {
+pub fn send(mountpoint: &Path, command: &ControlCommand) -> Result<Answer, Failure> {
     let path: PathBuf = mountpoint.join(STATE_DIR).join("control");
     let bad =
         |e: &dyn std::fmt::Display| Failure::new(exit::TROUBLE, format!("{}: {e}", path.display()));

@@ -37,7 +37,7 @@ pub struct Arguments {
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum State {
+enum CheckState {
     Good,
     /// A mount works, with less.
     Note,
@@ -49,7 +49,7 @@ enum State {
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
-    state: State,
+    state: CheckState,
     found: String,
     /// What to do; empty where there is nothing to do.
     remedy: String,
@@ -58,7 +58,7 @@ struct Check {
 impl Check {
     fn new(
         name: &'static str,
-        state: State,
+        state: CheckState,
         found: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Check {
@@ -71,7 +71,7 @@ impl Check {
     }
 
     fn good(name: &'static str, found: impl Into<String>) -> Check {
-        Check::new(name, State::Good, found, "")
+        Check::new(name, CheckState::Good, found, "")
     }
 }
 
@@ -88,10 +88,10 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     if let Some(dir) = &arguments.dir {
         directory(dir, arguments.mountpoint.as_deref(), &mut checks);
     }
-    if checks.iter().all(|c| c.state != State::Bad) {
+    if checks.iter().all(|c| c.state != CheckState::Bad) {
         trial(&mut checks);
     }
-    let works = checks.iter().all(|c| c.state != State::Bad);
+    let works = checks.iter().all(|c| c.state != CheckState::Bad);
     if arguments.json {
         let all = serde_json::json!({"mount_would_work": works, "checks": checks});
         let text =
@@ -107,9 +107,9 @@ fn for_people(checks: &[Check], works: bool) -> String {
     let mut out = String::new();
     for c in checks {
         let mark = match c.state {
-            State::Good => "ok  ",
-            State::Note => "note",
-            State::Bad => "BAD ",
+            CheckState::Good => "ok  ",
+            CheckState::Note => "note",
+            CheckState::Bad => "BAD ",
         };
         out += &format!("{mark}  {}: {}\n", c.name, output::escaped_lines(&c.found));
         if !c.remedy.is_empty() {
@@ -136,7 +136,7 @@ fn kernel() -> Check {
     let (major, minor) = OLDEST_KERNEL;
     Check::new(
         "kernel",
-        State::Bad,
+        CheckState::Bad,
         release,
         format!("commitfs needs Linux {major}.{minor} or later"),
     )
@@ -163,7 +163,7 @@ fn device() -> Check {
         }
         _ => "see what keeps it from being opened",
     };
-    Check::new("/dev/fuse", State::Bad, e.to_string(), remedy)
+    Check::new("/dev/fuse", CheckState::Bad, e.to_string(), remedy)
 }
 
 fn right_to_mount() -> Check {
@@ -176,12 +176,12 @@ fn right_to_mount() -> Check {
                      --security-opt apparmor=unconfined";
     if !may_get_right() {
         let found = "nobody here can get CAP_SYS_ADMIN, set-user-id programs neither";
-        return Check::new(NAME, State::Bad, found, container);
+        return Check::new(NAME, CheckState::Bad, found, container);
     }
     let Some(helper) = sysmount::find_helper() else {
         let found = "no CAP_SYS_ADMIN, and no fusermount3";
         let remedy = format!("install the package fuse3; {container}");
-        return Check::new(NAME, State::Bad, found, remedy);
+        return Check::new(NAME, CheckState::Bad, found, remedy);
     };
     let set_id = helper
         .metadata()
@@ -206,7 +206,7 @@ fn right_to_mount() -> Check {
             format!("chmod u+s {name} (as root), or reinstall the package fuse3"),
         )
     };
-    Check::new(NAME, State::Bad, found, remedy)
+    Check::new(NAME, CheckState::Bad, found, remedy)
 }
 
 /// Whether CAP_SYS_ADMIN is among what this process and its children can get at all: containers take it away from everybody.
@@ -251,7 +251,7 @@ fn surroundings() -> Check {
     if found.is_empty() {
         return Check::good(NAME, "no container, no AppArmor profile");
     }
-    Check::new(NAME, State::Note, found.join("; "), "")
+    Check::new(NAME, CheckState::Note, found.join("; "), "")
 }
 
 fn detection() -> Check {
@@ -260,7 +260,7 @@ fn detection() -> Check {
         None => Check::good(NAME, "works"),
         Some(why) => Check::new(
             NAME,
-            State::Note,
+            CheckState::Note,
             format!("off: {why}"),
             "what a killed writer leaves would be committed; share the pid namespace of the programs (--pid host), as root or as their user",
         ),
@@ -274,7 +274,7 @@ fn other_users() -> Check {
     }
     Check::new(
         NAME,
-        State::Note,
+        CheckState::Note,
         "a mount of this user is for this user alone",
         "if others are to enter: a line user_allow_other in /etc/fuse.conf, and -o allow_other",
     )
@@ -283,7 +283,7 @@ fn other_users() -> Check {
 /// The checks that a mount of `dir` would begin with, and how much space there is.
 fn directory(dir: &Path, mountpoint: Option<&Path>, checks: &mut Vec<Check>) {
     const NAME: &str = "directory";
-    let bad = |failure: Failure| Check::new(NAME, State::Bad, failure.message, "");
+    let bad = |failure: Failure| Check::new(NAME, CheckState::Bad, failure.message, "");
     let looked_at = mount::usable_directory(dir).and_then(|backing| {
         let mountpoint = match mountpoint {
             Some(mountpoint) => mount::usable_directory(mountpoint)?,
@@ -328,7 +328,7 @@ fn renames(backing: &Path) -> Check {
         }
         Ok(false) => Check::new(
             NAME,
-            State::Bad,
+            CheckState::Bad,
             format!(
                 "{}: its file system can't replace a file by rename",
                 backing.display()
@@ -337,7 +337,7 @@ fn renames(backing: &Path) -> Check {
         ),
         Err(e) => Check::new(
             NAME,
-            State::Bad,
+            CheckState::Bad,
             format!("{}: {e}", backing.display()),
             "it has to be writable for this user, and not full",
         ),
@@ -352,7 +352,7 @@ fn space(backing: &Path) -> Option<Check> {
     Some(if free < LITTLE_SPACE {
         Check::new(
             NAME,
-            State::Note,
+            CheckState::Note,
             found,
             "a file takes twice its size while it is rewritten: make room",
         )
@@ -364,12 +364,12 @@ fn space(backing: &Path) -> Option<Check> {
 /// Mounts a directory of its own, saves there, and looks which features of the kernel are in use.
 fn trial(checks: &mut Vec<Check>) {
     const NAME: &str = "trial mount";
-    let bad = |found: String| Check::new(NAME, State::Bad, found, "");
+    let bad = |found: String| Check::new(NAME, CheckState::Bad, found, "");
     let dir = std::env::temp_dir().join(format!("commitfs-doctor-{}", std::process::id()));
     if let Err(e) = std::fs::create_dir(&dir) {
         let found = format!("not tried: {}: {e}", dir.display());
         let remedy = "set TMPDIR to a directory that this user can write to";
-        checks.push(Check::new(NAME, State::Note, found, remedy));
+        checks.push(Check::new(NAME, CheckState::Note, found, remedy));
         return;
     }
     match mounted(&dir) {
@@ -434,7 +434,7 @@ fn features(status: &Value) -> Check {
     }
     Check::new(
         NAME,
-        State::Note,
+        CheckState::Note,
         format!("not in use: {}", off.join(", ")),
         "all guarantees hold without them; docs/semantics.md says what differs",
     )

@@ -121,7 +121,7 @@ enum Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    if let Some(code) = crate::sys::herald::run_if_asked() {
+    if let Some(code) = crate::sys::watch_helper::run_if_asked() {
         return code;
     }
     let line: Vec<_> = std::env::args_os().collect();

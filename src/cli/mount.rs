@@ -15,7 +15,7 @@ use crate::engine::{Config, Durability, Engine, LogTo};
 use crate::fuse::{Adapter, KernelNotify};
 use crate::rules::Rules;
 use crate::store::{DAEMON_LOG, LOG_LIMIT, OLD_LOG, STATE_DIR, Store, StoreError};
-use crate::sys::background::{self, Outcome, ReadyWriter};
+use crate::sys::background::{self, ReadyWriter, StartOutcome};
 use crate::sys::mount::{self as sysmount, FsKind, MountError, MountFlags, MountRequest};
 use crate::sys::{failpoint, proc, signals};
 use crate::txn::recovery::{RecoveryError, recover};
@@ -73,7 +73,7 @@ pub struct Arguments {
 }
 
 /// What is needed to serve, all checked.
-struct Plan {
+struct MountPlan {
     backing: PathBuf,
     mountpoint: PathBuf,
     options: Options,
@@ -155,12 +155,12 @@ fn in_background(arguments: &Arguments) -> Result<u8, Failure> {
     };
     let reader = background::spawn_background(line, log).map_err(refused)?;
     match reader.wait().map_err(refused)? {
-        Outcome::Ready => Ok(exit::OK),
-        Outcome::Failed { code, message } => Err(Failure::new(
+        StartOutcome::Ready => Ok(exit::OK),
+        StartOutcome::Failed { code, message } => Err(Failure::new(
             u8::try_from(code).unwrap_or(exit::TROUBLE),
             message,
         )),
-        Outcome::Died(status) => Err(Failure::new(
+        StartOutcome::Died(status) => Err(Failure::new(
             exit::REFUSED,
             format!(
                 "the daemon ended before it was ready ({status:?}); see {STATE_DIR}/{DAEMON_LOG} in the backing directory"
@@ -170,7 +170,7 @@ fn in_background(arguments: &Arguments) -> Result<u8, Failure> {
 }
 
 /// The daemon's log lies in the state directory; a large one makes way first.
-fn daemon_log(plan: &Plan) -> std::io::Result<File> {
+fn daemon_log(plan: &MountPlan) -> std::io::Result<File> {
     let dir = plan.backing.join(STATE_DIR);
     if dir.symlink_metadata().is_err() {
         use std::os::unix::fs::DirBuilderExt;
@@ -184,11 +184,11 @@ fn daemon_log(plan: &Plan) -> std::io::Result<File> {
 }
 
 /// Checks what can be checked without changing anything.
-fn plan(arguments: &Arguments) -> Served<Plan> {
+fn plan(arguments: &Arguments) -> Served<MountPlan> {
     plan_inner(arguments).map_err(|failure| (None, failure))
 }
 
-fn plan_inner(arguments: &Arguments) -> Result<Plan, Failure> {
+fn plan_inner(arguments: &Arguments) -> Result<MountPlan, Failure> {
     let options = Options::parse(&arguments.options)?;
     let mountpoint = arguments.mountpoint.as_ref().unwrap_or(&arguments.backing);
     // A dead mount would hide what lies below it.
@@ -233,7 +233,7 @@ fn plan_inner(arguments: &Arguments) -> Result<Plan, Failure> {
         None => None,
     };
     load_rules(rules_file.as_deref(), &backing)?;
-    Ok(Plan {
+    Ok(MountPlan {
         backing,
         mountpoint,
         options,
@@ -367,7 +367,7 @@ fn mount_failure(e: MountError) -> Failure {
 }
 
 /// Recovers, mounts and serves until unmounted.
-fn serve(plan: &Plan, writer: Option<ReadyWriter>) -> Served<()> {
+fn serve(plan: &MountPlan, writer: Option<ReadyWriter>) -> Served<()> {
     match start(plan) {
         Ok((session, engine)) => {
             if let Some(writer) = writer
@@ -422,7 +422,7 @@ fn renames(store: &Store) -> Result<bool, Errno> {
     }
 }
 
-fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure> {
+fn start(plan: &MountPlan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure> {
     let refused = |e: std::io::Error| Failure::new(exit::REFUSED, e);
     signals::block().map_err(refused)?;
     let descriptors = background::raise_nofile_limit();
@@ -520,7 +520,7 @@ fn start(plan: &Plan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure>
         refused(e)
     })?;
     engine.set_notify(Box::new(notify));
-    if let Err(why) = engine.start_herald() {
+    if let Err(why) = engine.start_watch_helper() {
         log::warn!("programs that watch single files miss commits: {why}");
     }
     engine.set_stop(stopper(&engine, plan.mountpoint.clone()));

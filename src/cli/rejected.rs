@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::{Failure, control, exit, output, rejected_drop, rejected_list};
-use crate::engine::Command;
+use crate::engine::ControlCommand;
 use crate::store::{Rejected, STATE_DIR, id_name};
 use crate::types::path_hex;
 
@@ -168,7 +168,7 @@ fn tell_daemon(to: &Path) {
     if let (Some(real), Some(mount)) = (&real, mount)
         && let Ok(relative) = real.strip_prefix(&mount.mount_point)
     {
-        let command = Command::Restoring {
+        let command = ControlCommand::Restoring {
             path: relative.to_string_lossy().into_owned(),
             path_hex: path_hex(relative),
             pid: std::process::id(),

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::{Failure, control, exit, output, rejected};
-use crate::engine::Command;
+use crate::engine::ControlCommand;
 use crate::store::{Rejected, drop_rejected, id_name};
 
 /// Drops contents by their ids, or all; none if one of them isn't there.
@@ -26,7 +26,7 @@ pub(super) fn run(dir: &Path, ids: &[String]) -> Result<u8, Failure> {
     match control::mount_if_any(dir)? {
         Some(mount) => {
             let ids = chosen.iter().map(|r| id_name(r.id)).collect();
-            let answer = control::send(&mount.mount_point, &Command::Drop { ids })?;
+            let answer = control::send(&mount.mount_point, &ControlCommand::Drop { ids })?;
             if let Some(why) = answer.error {
                 return Err(failed(&why));
             }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::{Failure, control, exit, output};
-use crate::engine::Command;
+use crate::engine::ControlCommand;
 use crate::rules::{Creation, Explained, Rules};
 use crate::types::path_hex;
 use place::Place;
@@ -168,7 +168,7 @@ fn explain(path: &Path, exclusive: bool, json: bool) -> Result<u8, Failure> {
         Some((place, relative)) => {
             let explained = match place.mountpoint() {
                 Some(mountpoint) => {
-                    let command = Command::Explain {
+                    let command = ControlCommand::Explain {
                         path: relative.to_string_lossy().into_owned(),
                         path_hex: path_hex(&relative),
                         empty,

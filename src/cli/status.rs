@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::{Failure, control, exit, openmetrics, output};
-use crate::engine::Command;
+use crate::engine::ControlCommand;
 use crate::store::STATE_DIR;
 use crate::sys::clock::LocalTime;
 use crate::sys::mount::MountEntry;
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
     let unread = status["errors"].as_array().is_some_and(|e| !e.is_empty());
     if unread && !arguments.keep_errors && !arguments.json {
-        control::send(&mount.mount_point, &Command::ErrorsRead)?;
+        control::send(&mount.mount_point, &ControlCommand::ErrorsRead)?;
     }
     Ok(if unread { exit::TROUBLE } else { exit::OK })
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use super::{Failure, control, exit, output};
-use crate::engine::{Answer, Command};
+use crate::engine::{Answer, ControlCommand};
 use crate::store::Store;
 use crate::sys::{mount as sysmount, proc};
 
@@ -88,7 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     }
     let mount = control::mount_of(&arguments.mountpoint)?;
     refuse_below(&mount, &arguments.mountpoint)?;
-    let command = Command::Unmount {
+    let command = ControlCommand::Unmount {
         force: arguments.force,
         check: false,
     };
@@ -143,7 +143,7 @@ fn refuse_below(mount: &sysmount::MountEntry, named: &Path) -> Result<(), Failur
 /// Asks the daemon to unmount, until it agrees. Gives how many of its errors nobody has read.
 fn ask(
     mount: &sysmount::MountEntry,
-    command: &Command,
+    command: &ControlCommand,
     arguments: &Arguments,
 ) -> Result<usize, Failure> {
     let mut told = String::new();

@@ -11,7 +11,7 @@ use crate::types::quoted_for_shell;
 
 /// An unread error, and what to do about it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Told {
+pub struct ErrorReport {
     /// Of the rejected content if there is some, else one of its own; 16 hexadecimal digits.
     pub id: String,
     /// When, in the daemon's time zone, by RFC 3339.
@@ -25,12 +25,12 @@ pub struct Told {
 
 impl Engine {
     /// What is to be told of an error, given what rejected holds now.
-    pub(super) fn told(&self, error: &Unseen, rejected: &[Rejected]) -> Told {
+    pub(super) fn told(&self, error: &Unseen, rejected: &[Rejected]) -> ErrorReport {
         let own = || format!("{:016x}", error.time_ns);
         let next = self.next_command(error, rejected);
         let mut error = error.clone();
         error.remedy = None;
-        Told {
+        ErrorReport {
             id: error.rejected.clone().unwrap_or_else(own),
             time: LocalTime::of(error.time_ns).rfc3339(),
             error,

@@ -27,11 +27,11 @@ use super::open::Opened;
 use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::{Edit, FileKey, Record};
-use crate::namespace::{Ends, Kind, Shown};
+use crate::namespace::{Ends, NodeKind, Shown};
 use crate::rules::Stream;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Ready, Staging, Transaction, key_of};
-use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, errno_of};
+use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, TxnId, errno_of};
 
 mod sizes;
 mod tails;
@@ -57,17 +57,17 @@ pub struct Appender {
     /// Process that opened it; those it forked may hold it as well.
     opener: u32,
     /// Where its lines go. Locked under `State` only.
-    place: Mutex<Place>,
+    place: Mutex<AppendPlace>,
     /// The commit of its last line.
     last: AtomicU64,
     inner: Mutex<Inner>,
 }
 
 /// Where a line goes.
-struct Target {
+struct AppendTarget {
     node: NodeId,
     /// The file's name, if it has kept that.
-    slot: Option<Slot>,
+    dentry: Option<Dentry>,
     ends: Ends,
     file: Arc<File>,
     from: u64,
@@ -78,22 +78,22 @@ struct Target {
 /// What an append waits for.
 enum Hold {
     /// An editor's commit of the file.
-    Turn(Slot),
+    Turn(Dentry),
     /// The version that is to grow has to be in place.
-    Drain,
+    Checkpoint,
     /// Whether it is lines of JSON has to be looked at.
-    Unread(Slot),
+    Unread(Dentry),
     /// That the file grows has to be on the medium.
-    Told(FileKey),
+    Announced(FileKey),
     /// That the file has lost its last name has to be.
     Gone(Unnamed),
 }
 
 /// The file that a description adds to.
 #[derive(Clone, Debug)]
-enum Place {
+enum AppendPlace {
     /// Whatever version is current under this name, which is always the file's own.
-    At(Slot),
+    At(Dentry),
     /// One that has lost its name, as on the plain directory.
     Nameless(Unnamed),
 }
@@ -128,7 +128,7 @@ impl Appender {
         (always, how, sync): (bool, OFlags, bool),
         stream: Stream,
         opener: u32,
-        slot: Slot,
+        dentry: Dentry,
         read: Shown,
     ) -> Arc<Appender> {
         Arc::new(Appender {
@@ -138,7 +138,7 @@ impl Appender {
             sync,
             stream,
             opener,
-            place: Mutex::new(Place::At(slot)),
+            place: Mutex::new(AppendPlace::At(dentry)),
             last: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 read,
@@ -177,28 +177,28 @@ impl Inner {
 }
 
 impl State {
-    fn enlist(&mut self, slot: &Slot, appender: &Arc<Appender>) {
-        let list = self.appenders.entry(slot.clone()).or_default();
+    fn enlist(&mut self, dentry: &Dentry, appender: &Arc<Appender>) {
+        let list = self.appenders.entry(dentry.clone()).or_default();
         list.push(appender.clone());
     }
 
     /// A description adds no more lines.
     pub(super) fn delist(&mut self, appender: &Arc<Appender>) {
-        let Place::At(slot) = &*appender.place.lock() else {
+        let AppendPlace::At(dentry) = &*appender.place.lock() else {
             return;
         };
-        if let Some(list) = self.appenders.get_mut(slot) {
+        if let Some(list) = self.appenders.get_mut(dentry) {
             list.retain(|a| !Arc::ptr_eq(a, appender));
             if list.is_empty() {
-                self.appenders.remove(slot);
+                self.appenders.remove(dentry);
             }
         }
     }
 
     /// What a name means to those who add to it, if there are any: for [`State::unname`].
-    pub(super) fn added_to(&self, slot: &Slot, node: Option<NodeId>) -> Option<Unnamed> {
+    pub(super) fn added_to(&self, dentry: &Dentry, node: Option<NodeId>) -> Option<Unnamed> {
         let node = self.nodes.get(node?)?;
-        if !self.appenders.contains_key(slot) {
+        if !self.appenders.contains_key(dentry) {
             return None;
         }
         Some(Unnamed {
@@ -209,30 +209,30 @@ impl State {
     }
 
     /// A file has lost its name to another, or for good: who adds to it goes on with it.
-    pub(super) fn unname(&mut self, slot: &Slot, file: Option<Unnamed>) {
+    pub(super) fn unname(&mut self, dentry: &Dentry, file: Option<Unnamed>) {
         let Some(file) = file else { return };
-        for appender in self.appenders.remove(slot).into_iter().flatten() {
-            *appender.place.lock() = Place::Nameless(file.clone());
+        for appender in self.appenders.remove(dentry).into_iter().flatten() {
+            *appender.place.lock() = AppendPlace::Nameless(file.clone());
         }
     }
 
     /// A file has another name now, and who adds to it goes on there.
-    pub(super) fn rename_appenders(&mut self, from: &Slot, to: &Slot) {
+    pub(super) fn rename_appenders(&mut self, from: &Dentry, to: &Dentry) {
         let Some(list) = self.appenders.remove(from) else {
             return;
         };
         for appender in &list {
-            *appender.place.lock() = Place::At(to.clone());
+            *appender.place.lock() = AppendPlace::At(to.clone());
         }
         self.appenders.entry(to.clone()).or_default().extend(list);
     }
 
     /// Two files have changed names.
-    pub(super) fn exchange_appenders(&mut self, one: &Slot, other: &Slot) {
+    pub(super) fn exchange_appenders(&mut self, one: &Dentry, other: &Dentry) {
         let aside = self.appenders.remove(other);
         self.rename_appenders(one, other);
         for appender in aside.into_iter().flatten() {
-            *appender.place.lock() = Place::At(one.clone());
+            *appender.place.lock() = AppendPlace::At(one.clone());
             self.enlist(one, &appender);
         }
     }
@@ -245,7 +245,7 @@ impl Engine {
         state: &mut State,
         caller: Caller,
         id: NodeId,
-        slot: Slot,
+        dentry: Dentry,
         (flags, stream): (OFlags, Stream),
     ) -> OpResult<Opened> {
         let read = Shown::open(&state.nodes, id, self.reading(flags))?;
@@ -254,8 +254,8 @@ impl Engine {
         let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
         let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let how = (true, flags & proc::HOW, sync);
-        let appender = Appender::new(id, how, stream, opener, slot.clone(), read);
-        state.enlist(&slot, &appender);
+        let appender = Appender::new(id, how, stream, opener, dentry.clone(), read);
+        state.enlist(&dentry, &appender);
         let handle = state.add_handle(Handle::Append(appender));
         Ok(Opened {
             handle,
@@ -351,7 +351,7 @@ impl Engine {
         if appender.sync {
             self.flush_tail(appender, &mut inner)?;
             drop(inner);
-            self.drain_all()?;
+            self.checkpoint_all()?;
         }
         Ok(())
     }
@@ -385,21 +385,21 @@ impl Engine {
         self.making_room(|| self.append_once(appender, inner, bytes))
     }
 
-    /// The same, or nothing is added. Holds no lock when it has failed, so that room can be made.
+    /// Adds `bytes` in one piece, or nothing. Holds no lock when it has failed, so that room can be made.
     fn append_once(&self, appender: &Appender, inner: &mut Inner, bytes: &[u8]) -> OpResult<()> {
         loop {
             let lock = self.append_lock.lock();
             let mut guard = self.lock();
             match self.target(&mut guard, appender)? {
                 Ok(target) => {
-                    let (node, slot) = (target.node, target.slot.clone());
+                    let (node, dentry) = (target.node, target.dentry.clone());
                     let shown = target.ends.show(target.file.clone());
                     self.add(guard, appender, target, bytes)?;
                     if node != appender.node {
                         inner.read = shown;
                     }
-                    if let Some(slot) = slot {
-                        self.grown(&slot);
+                    if let Some(dentry) = dentry {
+                        self.grown(&dentry);
                     }
                     return Ok(());
                 }
@@ -413,28 +413,32 @@ impl Engine {
     }
 
     /// Where a description's next line goes, or what it has to wait for.
-    fn target(&self, state: &mut State, appender: &Appender) -> OpResult<Result<Target, Hold>> {
-        let slot = match appender.place.lock().clone() {
-            Place::At(slot) => slot,
-            Place::Nameless(file) => return self.unnamed_target(state, appender, file),
+    fn target(
+        &self,
+        state: &mut State,
+        appender: &Appender,
+    ) -> OpResult<Result<AppendTarget, Hold>> {
+        let dentry = match appender.place.lock().clone() {
+            AppendPlace::At(dentry) => dentry,
+            AppendPlace::Nameless(file) => return self.unnamed_target(state, appender, file),
         };
-        if state.parties.is_turn_taken(&slot) {
+        if state.registry.is_turn_taken(&dentry) {
             // An in-place editor is about to commit what it has of this file.
-            return Ok(Err(Hold::Turn(slot)));
+            return Ok(Err(Hold::Turn(dentry)));
         }
-        if state.pending.get(slot.dir, &slot.name).is_some() {
-            return Ok(Err(Hold::Drain));
+        if state.pending.get(dentry.dir, &dentry.name).is_some() {
+            return Ok(Err(Hold::Checkpoint));
         }
-        let current = self.current(state, &slot)?;
+        let current = self.current(state, &dentry)?;
         let fd = state.nodes.fd(current)?;
         let file = Arc::new(at::reopen(&*fd, OFlags::RDWR)?);
         let from = file.metadata().map_err(|e| errno_of(&e))?.len();
         let node = state.nodes.get(current).ok_or(Errno::STALE)?;
         if node.direct > 0 {
             // Others write it in place (C14), and see every byte at once.
-            return Ok(Ok(Target {
+            return Ok(Ok(AppendTarget {
                 node: current,
-                slot: Some(slot),
+                dentry: Some(dentry),
                 ends: node.ends(),
                 file,
                 from,
@@ -442,19 +446,19 @@ impl Engine {
             }));
         }
         if appender.stream == Stream::Json && !Engine::knows_json_lines(state, current, from) {
-            return Ok(Err(Hold::Unread(slot)));
+            return Ok(Err(Hold::Unread(dentry)));
         }
-        let path = state.nodes.path(&slot).ok_or(Errno::NOENT)?;
+        let path = state.nodes.path(&dentry).ok_or(Errno::NOENT)?;
         let key = key_of(&file)?;
         if !state.growing.is_told(key) {
             self.tell_growing(state, key, &path, from)?;
-            return Ok(Err(Hold::Told(key)));
+            return Ok(Err(Hold::Announced(key)));
         }
-        let (node, ends) = self.hold_end(state, current, &slot, from)?;
+        let (node, ends) = self.hold_end(state, current, &dentry, from)?;
         state.files.append_to(node);
-        Ok(Ok(Target {
+        Ok(Ok(AppendTarget {
             node,
-            slot: Some(slot),
+            dentry: Some(dentry),
             ends,
             file,
             from,
@@ -462,13 +466,13 @@ impl Engine {
         }))
     }
 
-    /// The same of a file that has lost the name it was opened by.
+    /// Where to add to a file that has lost the name it was opened by.
     fn unnamed_target(
         &self,
         state: &mut State,
         appender: &Appender,
         unnamed: Unnamed,
-    ) -> OpResult<Result<Target, Hold>> {
+    ) -> OpResult<Result<AppendTarget, Hold>> {
         let file = Arc::new(at::reopen(&*unnamed.fd, OFlags::RDWR)?);
         let from = file.metadata().map_err(|e| errno_of(&e))?.len();
         let has_links = at::stat(&*file)?.st_nlink > 0;
@@ -478,11 +482,11 @@ impl Engine {
         let key = key_of(&file)?;
         if has_links && !state.growing.is_told(key) {
             self.tell_growing(state, key, Path::new(""), from)?;
-            return Ok(Err(Hold::Told(key)));
+            return Ok(Err(Hold::Announced(key)));
         }
-        Ok(Ok(Target {
+        Ok(Ok(AppendTarget {
             node: appender.node,
-            slot: None,
+            dentry: None,
             ends: unnamed.ends,
             file,
             from,
@@ -493,19 +497,19 @@ impl Engine {
     /// Waits until a line may be added. Holding nothing.
     fn wait_out(&self, hold: Hold) -> OpResult<()> {
         match hold {
-            Hold::Turn(slot) => {
-                self.await_turn(&slot);
+            Hold::Turn(dentry) => {
+                self.await_turn(&dentry);
                 Ok(())
             }
-            Hold::Drain => self.drain_all(),
-            Hold::Unread(slot) => match self.learn_current_json_lines(&slot)? {
+            Hold::Checkpoint => self.checkpoint_all(),
+            Hold::Unread(dentry) => match self.learn_current_json_lines(&dentry)? {
                 true => Ok(()),
                 false => Err(Errno::BADMSG),
             },
-            Hold::Told(key) => self.await_told(key),
+            Hold::Announced(key) => self.await_told(key),
             Hold::Gone(unnamed) => {
                 // After a power cut the name might be there still, and show what came later.
-                self.drain_all()?;
+                self.checkpoint_all()?;
                 unnamed.gone.store(true, Ordering::Relaxed);
                 Ok(())
             }
@@ -517,15 +521,15 @@ impl Engine {
         &self,
         mut guard: MutexGuard<'_, State>,
         appender: &Appender,
-        target: Target,
+        target: AppendTarget,
         bytes: &[u8],
     ) -> OpResult<()> {
         let state = &mut *guard;
-        let Target { file, from, .. } = target;
+        let AppendTarget { file, from, .. } = target;
         let end = from + bytes.len() as u64;
         let mut journalled = None;
-        if let Some(slot) = &target.slot {
-            self.unpromise_editors(state, slot);
+        if let Some(dentry) = &target.dentry {
+            self.unpromise_editors(state, dentry);
         }
         if let Some((key, path)) = target.told {
             state.seq += 1;
@@ -549,7 +553,7 @@ impl Engine {
             appender.last.fetch_max(seq, Ordering::Relaxed);
             journalled = Some((seq, key));
         }
-        if journalled.is_some() || target.slot.is_some() {
+        if journalled.is_some() || target.dentry.is_some() {
             let seq = state.seq;
             state.appended.insert(target.node, (seq, file.clone()));
             if let Some(node) = state.nodes.get_mut(target.node) {
@@ -558,7 +562,7 @@ impl Engine {
                 node.json_lines = if goes_on { end } else { 0 };
             }
             state.counters.appends += 1;
-            self.wake_drain(state);
+            self.wake_checkpoint(state);
         }
         drop(guard);
         failpoint::crash_point("append-journalled");
@@ -577,13 +581,13 @@ impl Engine {
 
     /// What an editor's close has promised while others still hold it is older than a line that is
     /// added now.
-    fn unpromise_editors(&self, state: &mut State, slot: &Slot) {
+    fn unpromise_editors(&self, state: &mut State, dentry: &Dentry) {
         let promised = |t: &&Transaction| {
             let is_sure = !t.unprepared && t.flushed.is_some_and(|f| f.sure);
             t.begun == Begun::Edit && !t.closing && is_sure
         };
         let promised: Vec<TxnId> = state
-            .transactions_at(slot)
+            .transactions_at(dentry)
             .filter(promised)
             .map(|t| t.id)
             .collect();
@@ -599,7 +603,7 @@ impl Engine {
         &self,
         state: &mut State,
         current: NodeId,
-        slot: &Slot,
+        dentry: &Dentry,
         from: u64,
     ) -> OpResult<(NodeId, Ends)> {
         let node = state.nodes.get_mut(current).ok_or(Errno::STALE)?;
@@ -614,10 +618,10 @@ impl Engine {
         node.superseded = true;
         let (key, version, whole) = (node.key, node.version, node.whole().clone());
         let fd = state.nodes.fd(current)?;
-        let grown = state.nodes.create(Kind::File, fd, key, slot.clone());
+        let grown = state.nodes.create(NodeKind::File, fd, key, dentry.clone());
         state.same_file(grown, current);
         state.files.edit(grown, current);
-        self.supersede(state, slot, Some(current));
+        self.supersede(state, dentry, Some(current));
         let node = state.nodes.get_mut(grown).ok_or(Errno::STALE)?;
         node.version = version;
         node.share_whole(whole);
@@ -659,7 +663,7 @@ impl Engine {
 
     /// A close, an fsync: the unfinished line waits no longer. If the process that closes was
     /// killed, the line is dropped, unless others are writing it.
-    pub(super) fn settle_appender(&self, appender: &Appender, killed: Option<u32>) -> OpResult<()> {
+    pub(super) fn finish_appender(&self, appender: &Appender, killed: Option<u32>) -> OpResult<()> {
         let mut inner = appender.inner.lock();
         if let Some(killed) = killed {
             if !inner.by.contains(&killed) {
@@ -684,21 +688,21 @@ impl Engine {
         let mut inner = appender.inner.lock();
         let place = appender.place.lock().clone();
         let mut guard = match &place {
-            Place::At(slot) => self.lock_settled(slot)?,
-            Place::Nameless(_) => self.lock(),
+            AppendPlace::At(dentry) => self.lock_materialized(dentry)?,
+            AppendPlace::Nameless(_) => self.lock(),
         };
         let state = &mut *guard;
         match place {
-            Place::At(slot) => {
-                let Some(current) = self.current_if_any(state, &slot)? else {
+            AppendPlace::At(dentry) => {
+                let Some(current) = self.current_if_any(state, &dentry)? else {
                     return Ok(());
                 };
                 let node = state.nodes.get(current).ok_or(Errno::STALE)?;
-                if node.kind == Kind::File {
+                if node.kind == NodeKind::File {
                     inner.read = Shown::of(&state.nodes, current)?;
                 }
             }
-            Place::Nameless(Unnamed { fd, ends, .. }) => {
+            AppendPlace::Nameless(Unnamed { fd, ends, .. }) => {
                 inner.read = ends.show(Arc::new(at::reopen(&*fd, OFlags::RDONLY)?));
             }
         }
@@ -706,20 +710,20 @@ impl Engine {
     }
 
     /// A description of a file that still has to get its first version, by its first line.
-    pub(super) fn unborn_log(&self, id: TxnId) -> Option<HandleId> {
+    pub(super) fn unpublished_stream(&self, id: TxnId) -> Option<HandleId> {
         let state = self.lock();
         let txn = state.txns.get(&id)?;
         // JSON that has less than two lines is a document.
         let stream = matches!(txn.stream, Some(Stream::Lines | Stream::Table));
-        let unborn = txn.appends && stream && !txn.discarded && txn.writers_death().is_none();
-        unborn.then(|| writers(&state, id).next().map(|(handle, ..)| handle))?
+        let unpublished = txn.appends && stream && !txn.discarded && txn.writers_death().is_none();
+        unpublished.then(|| writers(&state, id).next().map(|(handle, ..)| handle))?
     }
 
     /// A new file's stream has its first complete line, or an appender closes or renames its new
     /// file: that is its first version, and its descriptions go on as appenders. `by` wrote `data`.
     /// Gives the number of that commit, 0 if it wasn't one; nothing if another thread has done it meanwhile, so that
     /// `data` is still to be added.
-    pub(super) fn birth(
+    pub(super) fn publish_first(
         &self,
         id: TxnId,
         handle: HandleId,
@@ -730,7 +734,7 @@ impl Engine {
         let Some(staging) = staging else {
             return Ok(None);
         };
-        failpoint::delay("COMMITFS_BIRTH_DELAY_MS");
+        failpoint::delay("COMMITFS_FIRST_VERSION_DELAY_MS");
         // Until its descriptions are those of appenders nobody writes into what is described here.
         let mut content = staging.lock();
         let stream = self.lock().txns.get(&id).map(|txn| txn.stream);
@@ -754,9 +758,9 @@ impl Engine {
             by_parts: false,
             edits: None,
         };
-        let slot = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
-        let slot = slot.ok_or(Errno::IO)?;
-        let mut guard = self.lock_settled(&slot)?;
+        let dentry = self.lock().txns.get(&id).map(|txn| txn.dentry.clone());
+        let dentry = dentry.ok_or(Errno::IO)?;
+        let mut guard = self.lock_materialized(&dentry)?;
         let state = &mut *guard;
         let txn = state.txns.get(&id).ok_or(Errno::IO)?;
         if txn.discarded {
@@ -765,10 +769,10 @@ impl Engine {
             let end = end + lines.len() as u64;
             return content.write(rest, end).map(|_| Some(0));
         }
-        super::prepare::check_target(self, state, &txn.slot)?;
-        let (slot, node, always) = (txn.slot.clone(), txn.node, txn.appends);
+        super::prepare::check_target(self, state, &txn.dentry)?;
+        let (dentry, node, always) = (txn.dentry.clone(), txn.node, txn.appends);
         // Another process that was creating the file, too, may have come first: its version grows.
-        let first = match self.current_if_any(state, &slot)? {
+        let first = match self.current_if_any(state, &dentry)? {
             Some(current) if always => {
                 let shown = Shown::of(&state.nodes, current)?;
                 Some((current, shown))
@@ -776,13 +780,13 @@ impl Engine {
             _ => None,
         };
         state.txns.remove(&id);
-        state.unlist(&slot, id);
+        state.unlist(&dentry, id);
         Engine::note_author(state, node, id);
         state.forget_save(id);
         let writers: Vec<(HandleId, OFlags, bool, u32)> = writers(state, id).collect();
         if let Some(n) = state.nodes.get_mut(node) {
-            n.kind = Kind::File;
-            n.at = Some(slot.clone());
+            n.kind = NodeKind::File;
+            n.at = Some(dentry.clone());
             n.readers += writers.len() as u32;
             if first.is_some() {
                 (n.superseded, n.unlinked) = (true, true);
@@ -801,8 +805,8 @@ impl Engine {
         let mut appender = None;
         for (writer, how, sync, opener) in writers {
             let how = (always, how, sync);
-            let new = Appender::new(node, how, stream, opener, slot.clone(), read.clone());
-            state.enlist(&slot, &new);
+            let new = Appender::new(node, how, stream, opener, dentry.clone(), read.clone());
+            state.enlist(&dentry, &new);
             state.handles.insert(writer, Handle::Append(new.clone()));
             if writer == handle {
                 appender = Some(new);
@@ -811,9 +815,9 @@ impl Engine {
         drop(content);
         let appender = appender.ok_or(Errno::BADF)?;
         if first.is_none() {
-            self.publish(state, &slot, ready, node);
+            self.publish(state, &dentry, ready, node);
             let seq = state.seq;
-            for appender in state.appenders.get(&slot).into_iter().flatten() {
+            for appender in state.appenders.get(&dentry).into_iter().flatten() {
                 appender.last.fetch_max(seq, Ordering::Relaxed);
             }
             drop(guard);
@@ -864,18 +868,18 @@ impl Engine {
             other => other?,
         }
         // A document that was patched may have its text in memory alone.
-        let (mut guard, slot) = loop {
-            let Place::At(slot) = appender.place.lock().clone() else {
+        let (mut guard, dentry) = loop {
+            let AppendPlace::At(dentry) = appender.place.lock().clone() else {
                 return Err(Errno::NOENT);
             };
-            let guard = self.lock_settled(&slot)?;
-            if matches!(&*appender.place.lock(), Place::At(now) if *now == slot) {
-                break (guard, slot);
+            let guard = self.lock_materialized(&dentry)?;
+            if matches!(&*appender.place.lock(), AppendPlace::At(now) if *now == dentry) {
+                break (guard, dentry);
             }
         };
         let state = &mut *guard;
-        let base = self.current(state, &slot)?;
-        let id = self.begin_on(state, slot, base, Begun::Edit)?;
+        let base = self.current(state, &dentry)?;
+        let id = self.begin_on(state, dentry, base, Begun::Edit)?;
         let leaver = match writeback {
             true => Caller {
                 tid: appender.opener,

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
+use super::retries::Goal;
 use super::setid::drop_set_id;
-use super::walks::Goal;
 use super::{Engine, State, virtualdir};
 use crate::journal;
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::sys::{at, proc};
 use crate::txn::{Own, Staging};
 use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, TxnId, mtime_ns};
@@ -89,7 +89,7 @@ impl Engine {
         state: &State,
         since: NodeId,
         file: &std::fs::File,
-        described: &mut journal::Content,
+        described: &mut journal::ContentInfo,
     ) -> OpResult<()> {
         if let Some(before) = self.mtime_of(state, since) {
             described.mtime_ns = super::prepare::outgrow_mtime(file, before)?;
@@ -110,12 +110,12 @@ impl Engine {
             // `echo command > control` empties it first.
             return done(self.virtual_attr(node));
         }
-        if self.is_herald(caller) {
-            return done(self.herald_attr(node));
+        if self.is_watch_helper(caller) {
+            return done(self.watch_helper_attr(node));
         }
-        if self.is_unsettled(node) {
+        if self.is_dirty(node) {
             let engine = self.clone();
-            return self.pool.run(move || match engine.settle(node) {
+            return self.pool.run(move || match engine.materialize(node) {
                 Ok(()) => engine.setattr(caller, node, handle, change, done),
                 Err(errno) => done(Err(errno)),
             });
@@ -139,7 +139,7 @@ impl Engine {
     fn is_private(&self, node: NodeId) -> bool {
         let state = self.lock();
         let kind = state.nodes.get(node).map(|n| n.kind);
-        matches!(kind, Some(Kind::Private(_)))
+        matches!(kind, Some(NodeKind::Private(_)))
     }
 
     fn change(&self, node: NodeId, change: &SetAttr) -> OpResult<()> {
@@ -153,7 +153,7 @@ impl Engine {
             let n = state.nodes.get(node).ok_or(Errno::STALE)?;
             let (fd, kind) = (state.nodes.fd(node)?, n.kind);
             let staging = match kind {
-                Kind::Private(id) => {
+                NodeKind::Private(id) => {
                     self.unprepare(state, id);
                     state.txns.get_mut(&id).map(|t| {
                         // Set through an open file that is only being edited, they are a change
@@ -239,38 +239,38 @@ impl Engine {
     fn truncate_begin(&self, caller: Caller, id: NodeId, size: u64) -> OpResult<Truncation> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let note = self.take_note(state, caller.tid, Goal::Truncate);
+        let note = self.take_pending_open(state, caller.tid, Goal::Truncate);
         if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
-            // Without a second walk. The kernel is told the length of the version that it came by, so
+            // Without a second lookup. The kernel is told the length of the version that it came by, so
             // that who reads that keeps it.
             return note.own().map(Truncation::Alone).ok_or(Errno::STALE);
         }
         let prepared = note.and_then(|n| n.own());
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         if let Some(prepared) = prepared {
-            if node.kind == Kind::Private(prepared) {
+            if node.kind == NodeKind::Private(prepared) {
                 return Ok(Truncation::Alone(prepared));
             }
             self.drop_unopened(state, prepared);
         }
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         match node.kind {
-            Kind::Dir => return Err(Errno::ISDIR),
-            Kind::Special => return Err(Errno::INVAL),
-            Kind::Private(_) if let Some(txn) = state.deciding_at(id) => {
+            NodeKind::Dir => return Err(Errno::ISDIR),
+            NodeKind::Special => return Err(Errno::INVAL),
+            NodeKind::Private(_) if let Some(txn) = state.deciding_at(id) => {
                 return Ok(Truncation::Undecided(txn));
             }
             // By a process that takes part: it means the content it writes.
-            Kind::Private(txn) if let Some(open) = state.txns.get(&txn) => {
+            NodeKind::Private(txn) if let Some(open) = state.txns.get(&txn) => {
                 return Ok(Truncation::Open(txn, open.staging.clone()));
             }
-            Kind::Private(_) | Kind::File => {}
+            NodeKind::Private(_) | NodeKind::File => {}
         }
-        let slot = match state.lookups.get(&caller.tid) {
-            Some((slot, n)) if *n == id => Some(slot.clone()),
+        let dentry = match state.lookups.get(&caller.tid) {
+            Some((dentry, n)) if *n == id => Some(dentry.clone()),
             _ => node.at.clone(),
         };
-        if !node.dead && self.is_direct(state, id, slot.as_ref())? {
+        if !node.dead && self.is_direct(state, id, dentry.as_ref())? {
             let file = at::reopen(&*state.nodes.fd(id)?, rustix::fs::OFlags::WRONLY)?;
             rustix::fs::ftruncate(&file, size)?;
             if let Some(node) = state.nodes.get_mut(id) {
@@ -279,8 +279,8 @@ impl Engine {
             drop_set_id(&file, caller, None)?;
             return Ok(Truncation::Done);
         }
-        let slot = slot.ok_or(Errno::STALE)?;
-        self.begin_truncate(state, caller, id, slot)
+        let dentry = dentry.ok_or(Errno::STALE)?;
+        self.begin_truncate(state, caller, id, dentry)
             .map(Truncation::Alone)
     }
 
@@ -308,7 +308,7 @@ impl Engine {
             txn.closing = true;
             txn.staging.clone()
         };
-        let result = self.settle_base(id).and_then(|()| {
+        let result = self.materialize_base(id).and_then(|()| {
             if let Some(txn) = self.lock().txns.get_mut(&id) {
                 txn.changed = true;
             }

@@ -14,7 +14,7 @@ use super::locklist::LockEntry;
 use super::{Engine, State};
 use crate::rules::{Policy, Stale};
 use crate::sys::{at, failpoint, pidfd, proc};
-use crate::types::{Caller, NodeId, Slot};
+use crate::types::{Caller, Dentry, NodeId};
 
 /// So many claims are watched; later ones are not.
 const MOST: usize = 1000;
@@ -38,8 +38,8 @@ impl Claimant {
     }
 }
 
-fn is_open(state: &State, slot: &Slot, node: NodeId) -> bool {
-    state.transactions_at(slot).any(|t| t.node == node)
+fn is_open(state: &State, dentry: &Dentry, node: NodeId) -> bool {
+    state.transactions_at(dentry).any(|t| t.node == node)
         || state.nodes.get(node).is_some_and(|n| n.direct > 0)
 }
 
@@ -63,7 +63,7 @@ impl Engine {
         &self,
         state: &mut State,
         caller: Caller,
-        slot: &Slot,
+        dentry: &Dentry,
         node: NodeId,
         policy: &Policy,
     ) {
@@ -82,13 +82,13 @@ impl Engine {
             stale,
             reported: false,
         };
-        state.claimants.insert(slot.clone(), claimant);
+        state.claimants.insert(dentry.clone(), claimant);
     }
 
     /// Whether the name still means the file that was created, as far as can be told.
-    fn still_claims(&self, state: &mut State, slot: &Slot, node: NodeId) -> bool {
-        state.transactions_at(slot).any(|t| t.node == node)
-            || match self.current_if_any(state, slot) {
+    fn still_claims(&self, state: &mut State, dentry: &Dentry, node: NodeId) -> bool {
+        state.transactions_at(dentry).any(|t| t.node == node)
+            || match self.current_if_any(state, dentry) {
                 Ok(current) => current == Some(node),
                 // Its directory is gone; anything else passes.
                 Err(errno) => errno != Errno::STALE,
@@ -99,10 +99,10 @@ impl Engine {
     pub(super) fn look_after_claims(self: &Arc<Self>) {
         let mut left = self.ended_claims();
         left.retain(|(_, _, file)| !names_a_living_process(file.as_deref()));
-        for (slot, node) in self.report_stale(left) {
+        for (dentry, node) in self.report_stale(left) {
             let engine = self.clone();
-            let path = slot.clone();
-            self.unlink_file(slot, node, move |result| match result {
+            let path = dentry.clone();
+            self.unlink_file(dentry, node, move |result| match result {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(e) => {
                     let state = engine.lock();
@@ -113,22 +113,22 @@ impl Engine {
     }
 
     /// Claims that nobody has open and whose creators have ended, with their files.
-    fn ended_claims(&self) -> Vec<(Slot, NodeId, Option<Arc<OwnedFd>>)> {
+    fn ended_claims(&self) -> Vec<(Dentry, NodeId, Option<Arc<OwnedFd>>)> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let mut claimants = std::mem::take(&mut state.claimants);
-        claimants.retain(|slot, c| {
-            let stays = self.still_claims(state, slot, c.node);
+        claimants.retain(|dentry, c| {
+            let stays = self.still_claims(state, dentry, c.node);
             if !stays {
-                let (path, held) = (self.show(state, slot), c.since.elapsed());
+                let (path, held) = (self.show(state, dentry), c.since.elapsed());
                 state.lock_stats.note(&path, |t| t.holds.observe(held));
             }
             stays
         });
-        let ended = |(slot, c): (&Slot, &Claimant)| {
+        let ended = |(dentry, c): (&Dentry, &Claimant)| {
             // Whoever inherited its descriptor may be the holder now.
-            let left = !c.reported && c.has_ended() && !is_open(state, slot, c.node);
-            left.then(|| (slot.clone(), c.node, state.nodes.fd(c.node).ok()))
+            let left = !c.reported && c.has_ended() && !is_open(state, dentry, c.node);
+            left.then(|| (dentry.clone(), c.node, state.nodes.fd(c.node).ok()))
         };
         let ended = claimants.iter().filter_map(ended).collect();
         state.claimants = claimants;
@@ -136,13 +136,16 @@ impl Engine {
     }
 
     /// Tells of claims that were left behind. Gives those that the rules want removed.
-    fn report_stale(&self, left: Vec<(Slot, NodeId, Option<Arc<OwnedFd>>)>) -> Vec<(Slot, NodeId)> {
+    fn report_stale(
+        &self,
+        left: Vec<(Dentry, NodeId, Option<Arc<OwnedFd>>)>,
+    ) -> Vec<(Dentry, NodeId)> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let mut removed = Vec::new();
-        for (slot, node, _) in left {
-            let path = self.show(state, &slot);
-            let Some(c) = state.claimants.get_mut(&slot).filter(|c| c.node == node) else {
+        for (dentry, node, _) in left {
+            let path = self.show(state, &dentry);
+            let Some(c) = state.claimants.get_mut(&dentry).filter(|c| c.node == node) else {
                 continue;
             };
             c.reported = true;
@@ -151,7 +154,7 @@ impl Engine {
                 Stale::Warn => log::warn!("{path}: {who}, which has ended"),
                 Stale::Remove => {
                     log::warn!("{path}: {who}, which has ended: removed by rule");
-                    removed.push((slot, node));
+                    removed.push((dentry, node));
                 }
             }
             state.counters.stale_claims += 1;
@@ -160,8 +163,8 @@ impl Engine {
     }
 
     /// A lock file is there, and somebody has looked its name up: if to create it, it was found taken. The kernel answers that by itself.
-    pub(super) fn note_taken(&self, caller: Caller, slot: &Slot) {
-        if !self.lock().claimants.contains_key(slot) {
+    pub(super) fn note_taken(&self, caller: Caller, dentry: &Dentry) {
+        if !self.lock().claimants.contains_key(dentry) {
             return;
         }
         let exclusive = OFlags::CREATE | OFlags::EXCL;
@@ -169,7 +172,7 @@ impl Engine {
             |flags: i32| OFlags::from_bits_retain(flags.cast_unsigned()).contains(exclusive);
         if matches!(proc::call_of(caller.tid), Some(proc::Call::Open(flags)) if creates(flags)) {
             let mut state = self.lock();
-            let path = self.show(&state, slot);
+            let path = self.show(&state, dentry);
             state.lock_stats.note(&path, |t| t.taken += 1);
         }
     }
@@ -177,10 +180,10 @@ impl Engine {
     pub(super) fn claim_entries(&self, state: &State) -> Vec<LockEntry> {
         let claims = state.claimants.iter();
         claims
-            .map(|(slot, c)| LockEntry {
+            .map(|(dentry, c)| LockEntry {
                 state: "held",
                 kind: "claim".into(),
-                path: self.show(state, slot),
+                path: self.show(state, dentry),
                 pid: c.pid,
                 command: c.command.clone(),
                 age_ms: u64::try_from(c.since.elapsed().as_millis()).unwrap_or(u64::MAX),

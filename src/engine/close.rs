@@ -20,12 +20,12 @@ use super::{Durability, Engine, State};
 use crate::guard::Guard;
 use crate::journal::Record;
 use crate::locks::FileId;
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::rules::OnSignal;
 use crate::store::{Rejected, id_name};
 use crate::sys::{at, failpoint, pidfd, proc};
-use crate::txn::{Abort, Begun, Grown, Staging, Transaction};
-use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId, now_ns, path_hex};
+use crate::txn::{Abort, Begun, GrownBase, Staging, Transaction};
+use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, TxnId, now_ns, path_hex};
 
 /// Transactions that are being decided upon hold up an unmount no longer than this.
 pub(super) const DECISION_LIMIT: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ impl Engine {
                     return engine.flush(caller, node, handle, owner, done);
                 }
                 engine.commit_written(caller, locked.then_some(file), None);
-                let settled = engine.settle_appender(&appender, killed);
+                let settled = engine.finish_appender(&appender, killed);
                 engine.release_posix(file, owner);
                 done(settled.and_then(|()| match killed {
                     Some(_) => Ok(()),
@@ -76,7 +76,7 @@ impl Engine {
                 return None;
             }
             let closer = note_flusher(txn, caller);
-            let nothing = txn.holds_nothing().then(|| (txn.slot.clone(), txn.base));
+            let nothing = txn.holds_nothing().then(|| (txn.dentry.clone(), txn.base));
             Some((
                 txn.id,
                 txn.staging.clone(),
@@ -88,9 +88,9 @@ impl Engine {
         let staged = staged.map(|(id, staging, closer, commits, nothing)| {
             // A failed write is told all the same (C5).
             let failed = staging.try_lock().is_some_and(|c| c.failed.is_some());
-            let moot = !failed
-                && nothing.is_some_and(|(slot, base)| self.is_another_file(state, &slot, base));
-            (id, staging, closer, commits && !moot)
+            let no_op = !failed
+                && nothing.is_some_and(|(dentry, base)| self.is_another_file(state, &dentry, base));
+            (id, staging, closer, commits && !no_op)
         });
         let engine = self.clone();
         let Some((id, staging, closer, true)) = staged else {
@@ -110,10 +110,10 @@ impl Engine {
         self.pool.run(move || {
             engine.look_for_mapping(id, caller.tid, closer);
             engine.commit_written(caller, locked.then_some(file), Some(id));
-            let shows = engine.unborn_log(id).is_some() && engine.is_changed(id);
-            // Its killed heir shows nothing of what it was about to write.
+            let shows = engine.unpublished_stream(id).is_some() && engine.is_changed(id);
+            // A killed child that inherited it shows nothing of what it was about to write.
             let result = if shows && Engine::killed_flusher(caller).is_none() {
-                match engine.birth(id, handle, pid, b"") {
+                match engine.publish_first(id, handle, pid, b"") {
                     Ok(None) => return engine.flush(caller, node, handle, owner, done),
                     Ok(Some(last)) => engine.acknowledge(last),
                     Err(errno) => Err(errno),
@@ -199,7 +199,7 @@ impl Engine {
                     n.readers -= 1;
                 }
                 let fd = state.nodes.reap(appender.node);
-                self.bury(fd);
+                self.defer_close(fd);
                 if Engine::may_be_left(&appender) {
                     let engine = self.clone();
                     self.pool.run(move || engine.report_left(&appender));
@@ -210,14 +210,14 @@ impl Engine {
                     n.readers -= 1;
                 }
                 let fd = state.nodes.reap(node);
-                self.bury(fd);
+                self.defer_close(fd);
             }
             Some(Handle::Direct { node, .. }) => {
                 if let Some(n) = state.nodes.get_mut(node) {
                     n.direct -= 1;
                 }
                 let fd = state.nodes.reap(node);
-                self.bury(fd);
+                self.defer_close(fd);
             }
             _ => {}
         }
@@ -234,7 +234,7 @@ impl Engine {
         }
         if released {
             self.note_ended(state);
-            self.happened.notify_all();
+            self.state_changed.notify_all();
         }
     }
 
@@ -271,14 +271,14 @@ impl Engine {
                 && self.still_fits(state, id)
                 && self.has_all_added(grown_of(state, id)));
         // FLUSH has prepared nothing, and there is nothing to wait for.
-        if (ready || self.is_moot(state, id)) && !rescue {
-            let fallen = self.finish(state, id);
+        if (ready || self.is_no_op(state, id)) && !rescue {
+            let aborted = self.finish(state, id);
             self.give_back(state, &unlock);
             drop(guard);
-            self.happened.notify_all();
-            if let Some(fallen) = fallen {
+            self.state_changed.notify_all();
+            if let Some(aborted) = aborted {
                 let engine = self.clone();
-                self.pool.run(move || engine.bury_aborted(fallen));
+                self.pool.run(move || engine.finish_aborted(aborted));
             }
             return;
         }
@@ -288,7 +288,7 @@ impl Engine {
 
     /// Whether a content has all that was added to what it was copied from, and nothing is being
     /// added: for who holds the state, so that nobody can begin to.
-    pub(super) fn has_all_added(&self, grown: Option<Grown>) -> bool {
+    pub(super) fn has_all_added(&self, grown: Option<GrownBase>) -> bool {
         grown.is_none_or(|g| self.append_lock.try_lock().is_some() && g.is_complete())
     }
 
@@ -324,26 +324,26 @@ impl Engine {
                 drop(state);
                 engine.drop_copies(copies);
             };
-            let fallen = engine.finish_with(&mut state, id, copies);
+            let aborted = engine.finish_with(&mut state, id, copies);
             engine.give_back(&mut state, &unlock);
             drop(state);
-            // Before what falls is locked: its owner may wait for this.
+            // Before what aborts is locked: its owner may wait for this.
             drop(nobody_adds);
-            engine.happened.notify_all();
-            if let Some(fallen) = fallen {
-                engine.bury_aborted(fallen);
+            engine.state_changed.notify_all();
+            if let Some(aborted) = aborted {
+                engine.finish_aborted(aborted);
             }
         });
     }
 
     /// Decides, also about the links that follow it.
-    fn finish_with(&self, state: &mut State, id: TxnId, copies: Vec<Copy>) -> Option<Fallen> {
-        let fallen = self.finish(state, id);
-        match fallen {
+    fn finish_with(&self, state: &mut State, id: TxnId, copies: Vec<Copy>) -> Option<Aborted> {
+        let aborted = self.finish(state, id);
+        match aborted {
             None => self.publish_copies(state, copies),
             Some(_) => self.drop_copies(copies),
         }
-        fallen
+        aborted
     }
 
     /// What becomes of close-to-open consistency when a commit just comes some time after close().
@@ -378,38 +378,38 @@ impl Engine {
                 errno,
             });
         }
-        let fallen = self.finish(&mut state, id);
+        let aborted = self.finish(&mut state, id);
         drop(state);
-        self.happened.notify_all();
-        if let Some(fallen) = fallen {
-            self.bury_aborted(fallen);
+        self.state_changed.notify_all();
+        if let Some(aborted) = aborted {
+            self.finish_aborted(aborted);
         }
         result?;
         if self.config.durability == Durability::Sync {
-            self.drain_all()?;
+            self.checkpoint_all()?;
         }
         Ok(())
     }
 
     /// Decides: commits, or gives what is left of a transaction that doesn't.
-    pub(super) fn finish(&self, state: &mut State, id: TxnId) -> Option<Fallen> {
+    pub(super) fn finish(&self, state: &mut State, id: TxnId) -> Option<Aborted> {
         let txn = state.txns.remove(&id)?;
-        let save = state.parties.saves.get(&id).cloned();
-        self.end_turn(state, &txn.slot, id);
-        state.unlist(&txn.slot, id);
+        let save = state.registry.saves.get(&id).cloned();
+        self.end_turn(state, &txn.dentry, id);
+        state.unlist(&txn.dentry, id);
         let file = state.file_of(txn.node);
         if txn.holds_slot {
-            let (path, held) = (self.show(state, &txn.slot), txn.started.elapsed());
+            let (path, held) = (self.show(state, &txn.dentry), txn.started.elapsed());
             state.lock_stats.note(&path, |t| t.holds.observe(held));
         }
         let releases = txn.releases.clone();
         let committed = txn.content.as_ref().map(|c| c.id);
-        let fallen = self.decide(state, txn, save.as_ref());
+        let aborted = self.decide(state, txn, save.as_ref());
         state.followers.leave(id);
         state.forget_save(id);
         let merges = save.map(|s| s.merges).unwrap_or_default();
         for merge in merges {
-            if fallen.is_some() || committed != Some(merge) {
+            if aborted.is_some() || committed != Some(merge) {
                 self.store.remove_staging(merge).ok();
             }
         }
@@ -417,12 +417,12 @@ impl Engine {
             state.locks.release_posix(file, owner);
         }
         self.note_ended(state);
-        fallen
+        aborted
     }
 
-    fn decide(&self, state: &mut State, txn: Transaction, save: Option<&Save>) -> Option<Fallen> {
+    fn decide(&self, state: &mut State, txn: Transaction, save: Option<&Save>) -> Option<Aborted> {
         if txn.discarded || !txn.would_commit() || self.adds_nothing(state, &txn) {
-            return Some(self.fall(state, txn, None));
+            return Some(self.abort(state, txn, None));
         }
         let death = txn.death().filter(|_| is_doomed(&txn));
         let abort = match (death, &txn.verdict) {
@@ -433,12 +433,12 @@ impl Engine {
                 what: "prepare",
                 errno: Errno::IO,
             }),
-            (None, None) => check_target(self, state, &txn.slot)
+            (None, None) => check_target(self, state, &txn.dentry)
                 .err()
                 .map(|errno| Abort::VanishedTarget { errno }),
         };
         match abort {
-            Some(abort) => Some(self.fall(state, txn, Some(abort))),
+            Some(abort) => Some(self.abort(state, txn, Some(abort))),
             None => {
                 self.commit(state, txn, save);
                 None
@@ -448,33 +448,33 @@ impl Engine {
 
     /// It would replace what somebody else has committed meanwhile by nothing of its own.
     fn adds_nothing(&self, state: &mut State, txn: &Transaction) -> bool {
-        txn.holds_nothing() && self.is_another_file(state, &txn.slot, txn.base)
+        txn.holds_nothing() && self.is_another_file(state, &txn.dentry, txn.base)
     }
 
-    /// The same of a transaction that is still listed.
-    pub(super) fn is_moot(&self, state: &mut State, id: TxnId) -> bool {
+    /// Whether a transaction that is still listed would replace what somebody else has committed by nothing of its own.
+    pub(super) fn is_no_op(&self, state: &mut State, id: TxnId) -> bool {
         let nothing = state
             .txns
             .get(&id)
             .filter(|t| t.holds_nothing())
-            .map(|t| (t.slot.clone(), t.base));
-        nothing.is_some_and(|(slot, base)| self.is_another_file(state, &slot, base))
+            .map(|t| (t.dentry.clone(), t.base));
+        nothing.is_some_and(|(dentry, base)| self.is_another_file(state, &dentry, base))
     }
 
-    fn is_another_file(&self, state: &mut State, slot: &Slot, base: Option<NodeId>) -> bool {
-        matches!(self.current_if_any(state, slot), Ok(Some(current))
+    fn is_another_file(&self, state: &mut State, dentry: &Dentry, base: Option<NodeId>) -> bool {
+        matches!(self.current_if_any(state, dentry), Ok(Some(current))
             if Some(current) != base
-                && state.nodes.get(current).is_some_and(|n| n.kind == Kind::File))
+                && state.nodes.get(current).is_some_and(|n| n.kind == NodeKind::File))
     }
 
     /// Takes a transaction's node out of the way; what becomes of the content is done on a worker.
-    fn fall(&self, state: &mut State, txn: Transaction, abort: Option<Abort>) -> Fallen {
+    fn abort(&self, state: &mut State, txn: Transaction, abort: Option<Abort>) -> Aborted {
         if abort.is_some() {
             let begun = Engine::begin_record(state, &txn, false);
-            state.falling.insert(txn.id, begun);
+            state.aborting.insert(txn.id, begun);
         }
         if let Some(node) = state.nodes.get_mut(txn.node) {
-            node.kind = Kind::File;
+            node.kind = NodeKind::File;
             node.unlinked = true;
         }
         let read = state.handles.of(txn.id).next().is_some();
@@ -493,7 +493,7 @@ impl Engine {
             let kept = txn.staging.try_lock();
             let is_kept = !txn.is_restore && kept.is_none_or(|c| c.size() != Ok(0));
             let kept = is_kept.then_some(txn.staging_id);
-            let path = self.show(state, &txn.slot);
+            let path = self.show(state, &txn.dentry);
             log::warn!(
                 "{path}: not committed: {abort}; opened by {} ({}){}",
                 txn.opener,
@@ -506,12 +506,12 @@ impl Engine {
             // Who restores content is told by its close, and the content is there already.
             if !txn.is_restore {
                 let who = (txn.opener, txn.command.as_str());
-                self.remember_error(state, &txn.slot, abort, who, kept);
+                self.remember_error(state, &txn.dentry, abort, who, kept);
             }
             let is_new = matches!(txn.begun, Begun::Create { .. });
             let is_killed = matches!(abort, Abort::Killed { .. });
             if is_new && is_killed && txn.policy.guard == Guard::None {
-                state.offer_what_there_is(&txn.slot);
+                state.offer_what_there_is(&txn.dentry);
             }
         } else if txn.discarded {
             *state
@@ -520,30 +520,30 @@ impl Engine {
                 .entry(Abort::Discarded.counter())
                 .or_default() += 1;
         }
-        let path = self.path_of(state, &txn.slot);
-        self.departures.begin();
-        Fallen { txn, path, abort }
+        let path = self.path_of(state, &txn.dentry);
+        self.deferred_closes.begin();
+        Aborted { txn, path, abort }
     }
 
     /// Moves aborted content to rejected, or removes what held nothing.
-    pub(super) fn bury_aborted(&self, fallen: Fallen) {
+    pub(super) fn finish_aborted(&self, aborted: Aborted) {
         failpoint::delay("COMMITFS_REJECT_DELAY_MS");
-        let content = fallen.txn.staging.lock();
+        let content = aborted.txn.staging.lock();
         let id = content.id;
         // Where nothing was copied, nothing was written.
         let untouched = content.must_copy();
         let len = content.size().ok().filter(|_| !untouched).unwrap_or(0);
         drop(content);
-        let kept = match &fallen.abort {
-            Some(abort) if len > 0 && !fallen.txn.is_restore => {
+        let kept = match &aborted.abort {
+            Some(abort) if len > 0 && !aborted.txn.is_restore => {
                 let meta = Rejected {
                     id,
-                    path: fallen.path.to_string_lossy().into_owned(),
-                    path_hex: path_hex(&fallen.path),
+                    path: aborted.path.to_string_lossy().into_owned(),
+                    path_hex: path_hex(&aborted.path),
                     reason: abort.to_string(),
                     time_ns: now_ns(),
-                    pid: fallen.txn.opener,
-                    command: fallen.txn.command.clone(),
+                    pid: aborted.txn.opener,
+                    command: aborted.txn.command.clone(),
                     len,
                 };
                 self.keep_rejected(&meta);
@@ -556,18 +556,18 @@ impl Engine {
         };
         self.append(&Record::Abort { id }).ok();
         let mut state = self.lock();
-        state.falling.remove(&fallen.txn.id);
+        state.aborting.remove(&aborted.txn.id);
         state.counters.rejected += u64::from(kept);
         drop(state);
         // Its space is free only when nobody has it open.
-        drop(fallen);
-        self.departures.end();
+        drop(aborted);
+        self.deferred_closes.end();
     }
 
     /// A killed writer, or one that left half a document, had called fsync: what it made durable,
     /// or more if the guard permits, becomes the version (C7).
     fn rescue(&self, id: TxnId, staging: &Staging) {
-        let (slot, policy, then) = {
+        let (dentry, policy, then) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
                 return;
@@ -575,19 +575,19 @@ impl Engine {
             if txn.death().is_none() && txn.verdict.is_none() {
                 return;
             }
-            (txn.slot.clone(), txn.policy.clone(), txn.current_at_fsync)
+            (txn.dentry.clone(), txn.policy.clone(), txn.current_at_fsync)
         };
         // Somebody has committed the name since the fsync: that is newer.
-        let current = self.current_if_any(&mut self.lock(), &slot);
+        let current = self.current_if_any(&mut self.lock(), &dentry);
         let by_parts = staging.lock().is_by_parts();
         let edited = self.edited(&mut self.lock(), id);
         if current != Ok(then) && edited.filter(|_| by_parts).is_none() {
             return;
         }
-        let prepare = || self.prepare_content(id, staging, &slot, &policy, (false, true));
+        let prepare = || self.prepare_content(id, staging, &dentry, &policy, (false, true));
         let mut ready = prepare();
         if ready.is_err()
-            && self.permits_fsynced(id, staging, &slot, &policy)
+            && self.permits_fsynced(id, staging, &dentry, &policy)
             && staging.lock().cut_back_to_fsynced()
         {
             ready = prepare();
@@ -600,14 +600,14 @@ impl Engine {
             for process in txn.processes.values_mut() {
                 process.killed_by = None;
             }
-            let path = self.show(&state, &slot);
+            let path = self.show(&state, &dentry);
             log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
         }
     }
 
     /// A guard's refusal of a rename or link: told, counted and remembered.
     /// The thread of that number (0: the daemon itself) doesn't get what it has asked for. On a worker.
-    pub(super) fn refuse(&self, slot: &Slot, abort: Abort, by: u32) -> Errno {
+    pub(super) fn refuse(&self, dentry: &Dentry, abort: Abort, by: u32) -> Errno {
         let by = proc::tgid(by).filter(|_| !failpoint::mutant("C22-who"));
         let pid = by.unwrap_or(0);
         let command = proc::comm(pid).unwrap_or_default();
@@ -616,9 +616,9 @@ impl Engine {
         *state.counters.aborts.entry(abort.counter()).or_default() += 1;
         log::warn!(
             "{}: not put under this name: {abort}; asked for by {pid} ({command})",
-            self.show(&state, slot)
+            self.show(&state, dentry)
         );
-        self.remember_error(&mut state, slot, &abort, (pid, &command), None);
+        self.remember_error(&mut state, dentry, &abort, (pid, &command), None);
         errno
     }
 }
@@ -631,7 +631,7 @@ pub(super) struct Unlock {
 }
 
 /// A transaction that won't commit, on its way out.
-pub(super) struct Fallen {
+pub(super) struct Aborted {
     txn: Transaction,
     path: PathBuf,
     abort: Option<Abort>,
@@ -654,7 +654,7 @@ fn is_exempt(txn: &Transaction) -> bool {
 }
 
 /// The file from which an editor that is to commit still has to take over what others add.
-fn grown_of(state: &State, id: TxnId) -> Option<Grown> {
+fn grown_of(state: &State, id: TxnId) -> Option<GrownBase> {
     let txn = state.txns.get(&id)?;
     let commits = !txn.discarded && txn.verdict.is_none() && !is_doomed(txn);
     let ready = txn.content.as_ref().filter(|_| commits)?;
@@ -722,9 +722,9 @@ impl Engine {
             }
         }
         drop(state);
-        self.happened.notify_all();
-        for fallen in all {
-            self.bury_aborted(fallen);
+        self.state_changed.notify_all();
+        for aborted in all {
+            self.finish_aborted(aborted);
         }
     }
 
@@ -756,8 +756,8 @@ impl Engine {
             all.extend(self.finish_with(&mut state, id, copies));
         }
         drop(state);
-        for fallen in all {
-            self.bury_aborted(fallen);
+        for aborted in all {
+            self.finish_aborted(aborted);
         }
     }
 
@@ -780,18 +780,20 @@ impl Engine {
         self.keep_all_overlaid();
         self.keep_unread();
         let mut state = self.lock();
-        state.drain.stop = true;
-        let rounds = state.drain.rounds;
-        self.drain_wanted.notify_one();
-        while state.drain.rounds == rounds && state.drain.failed.is_none() {
-            self.happened
+        state.checkpoint.stop = true;
+        let rounds = state.checkpoint.rounds;
+        self.checkpoint_wanted.notify_one();
+        while state.checkpoint.rounds == rounds && state.checkpoint.failed.is_none() {
+            self.state_changed
                 .wait_for(&mut state, std::time::Duration::from_millis(100));
         }
-        while !state.pending.is_empty() && state.drain.failed.or(state.drain.stuck).is_none() {
-            self.happened
+        while !state.pending.is_empty()
+            && state.checkpoint.failed.or(state.checkpoint.stuck).is_none()
+        {
+            self.state_changed
                 .wait_for(&mut state, std::time::Duration::from_millis(100));
         }
-        if let (Some(e), waiting @ 1..) = (state.drain.stuck, state.pending.iter().count()) {
+        if let (Some(e), waiting @ 1..) = (state.checkpoint.stuck, state.pending.iter().count()) {
             log::error!(
                 "{waiting} commits can't be put in place: {e}; they are kept in .commitfs, and the next mount does it"
             );

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 
 use super::{Engine, State};
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::sys::failpoint;
 use crate::txn::{Begun, Transaction};
-use crate::types::{NodeId, Slot, TxnId};
+use crate::types::{Dentry, NodeId, TxnId};
 
 /// Decisions are told; but who waits for one looks now and then all the same.
 const LOOK: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ impl State {
     /// The transaction that has this node, if it is being decided upon.
     pub(super) fn deciding_at(&self, node: NodeId) -> Option<TxnId> {
         match self.nodes.get(node)?.kind {
-            Kind::Private(id) => self.is_deciding(id).then_some(id),
+            NodeKind::Private(id) => self.is_deciding(id).then_some(id),
             _ => None,
         }
     }
@@ -33,8 +33,8 @@ impl State {
     }
 
     /// A transaction of the name that is being decided upon.
-    pub(super) fn deciding_under(&self, slot: &Slot) -> Option<TxnId> {
-        let ids = self.open_names.get(slot).into_iter().flatten();
+    pub(super) fn deciding_under(&self, dentry: &Dentry) -> Option<TxnId> {
+        let ids = self.open_names.get(dentry).into_iter().flatten();
         ids.copied().find(|id| self.is_deciding(*id))
     }
 
@@ -51,41 +51,41 @@ impl Engine {
     pub(super) fn await_decision(&self, id: TxnId) {
         let mut state = self.lock();
         while state.is_deciding(id) {
-            self.happened.wait_for(&mut state, LOOK);
+            self.state_changed.wait_for(&mut state, LOOK);
         }
     }
 
-    /// The same for all there are, but not for ever. Gives the state before another begins.
+    /// Waits until it is decided of all closed transactions, but not for ever. Gives the state before another begins.
     pub(super) fn await_all_decisions(&self, until: Instant) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         while state.txns.keys().any(|id| state.is_deciding(*id))
             && Instant::now() < until
             && !failpoint::mutant("C20-decided")
         {
-            self.happened.wait_until(&mut state, until);
+            self.state_changed.wait_until(&mut state, until);
         }
         state
     }
 
-    /// The same for new files of a directory.
+    /// Waits until it is decided what becomes of new files of a directory.
     pub(super) fn await_creations(&self, state: &mut MutexGuard<'_, State>, dir: NodeId) {
         let creates = |t: &Transaction| {
             let is_new = matches!(t.begun, Begun::Create { .. });
-            is_new && t.closing && !t.discarded && t.slot.dir == dir
+            is_new && t.closing && !t.discarded && t.dentry.dir == dir
         };
         while state.txns.values().any(creates) && !failpoint::mutant("C9-deciding") {
-            self.happened.wait_for(state, LOOK);
+            self.state_changed.wait_for(state, LOOK);
         }
     }
 
-    /// The same for all that were closed under some names: what is done to these names next is later.
-    pub(super) fn await_decisions(&self, slots: &[&Slot]) {
+    /// Waits until it is decided of all that were closed under some names: what is done to these names next is later.
+    pub(super) fn await_decisions(&self, slots: &[&Dentry]) {
         let mut state = self.lock();
         while slots
             .iter()
-            .any(|slot| state.deciding_under(slot).is_some())
+            .any(|dentry| state.deciding_under(dentry).is_some())
         {
-            self.happened.wait_for(&mut state, LOOK);
+            self.state_changed.wait_for(&mut state, LOOK);
         }
     }
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::state::{DirEntry, Handle};
 use super::{Engine, State, virtualdir};
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::sys::{at, proc};
 use crate::types::{Caller, HandleId, NodeId, OpResult, ROOT};
 
@@ -109,13 +109,13 @@ impl Engine {
         }
         for txn in state.txns.values() {
             let own = tgid.is_some_and(|t| super::resolve::sees(state, txn, (t, caller.tid)));
-            if txn.slot.dir == node
+            if txn.dentry.dir == node
                 && !txn.discarded
                 && txn.handles > 0
                 && (txn.is_seen_by_all() || own)
             {
                 let ino = txn.shown_base.unwrap_or(txn.node);
-                names.insert(txn.slot.name.clone(), (ino, FileType::RegularFile));
+                names.insert(txn.dentry.name.clone(), (ino, FileType::RegularFile));
             }
         }
         let mut entries = vec![
@@ -141,7 +141,7 @@ impl Engine {
 
 fn parent(state: &State, node: NodeId) -> NodeId {
     match state.nodes.get(node) {
-        Some(n) if n.kind == Kind::Dir => n.at.as_ref().map_or(ROOT, |at| at.dir),
+        Some(n) if n.kind == NodeKind::Dir => n.at.as_ref().map_or(ROOT, |at| at.dir),
         _ => ROOT,
     }
 }

@@ -30,9 +30,9 @@ impl Engine {
         staging: &Arc<Staging>,
         adds: bool,
     ) -> OpResult<()> {
-        let slot = self.lock().txns.get(&id).map(|t| t.slot.clone());
+        let dentry = self.lock().txns.get(&id).map(|t| t.dentry.clone());
         let mut content = staging.lock();
-        let mut guard = self.lock_settled(&slot.ok_or(Errno::IO)?)?;
+        let mut guard = self.lock_materialized(&dentry.ok_or(Errno::IO)?)?;
         let state = &mut *guard;
         let Some(txn) = state.txns.get_mut(&id) else {
             return Ok(());
@@ -40,7 +40,7 @@ impl Engine {
         let Some(by) = txn.emptied_by.take() else {
             return Ok(());
         };
-        let (slot, node) = (txn.slot.clone(), txn.node);
+        let (dentry, node) = (txn.dentry.clone(), txn.node);
         let is_log = txn.appends && matches!(txn.stream, Some(Stream::Lines | Stream::Table));
         let stays = adds && is_log && !failpoint::mutant("C10-own-save");
         if stays || state.txns.contains_key(&by) {
@@ -48,12 +48,12 @@ impl Engine {
             drop(guard);
             return content.truncate(0);
         }
-        let Some(current) = self.current_if_any(state, &slot)? else {
+        let Some(current) = self.current_if_any(state, &dentry)? else {
             return Ok(());
         };
         let fd = state.nodes.fd(current)?;
         content.take_over(Shown::growing(&state.nodes, current)?);
-        self.redress(&content.file, staging, &fd)?;
+        self.refresh_metadata(&content.file, staging, &fd)?;
         self.goes_on_from(state, id, current);
         drop(guard);
         drop(content);

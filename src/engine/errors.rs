@@ -7,7 +7,7 @@ use super::{Engine, State};
 use crate::store::{Rejected, Unseen, id_name};
 use crate::sys::failpoint;
 use crate::txn::Abort;
-use crate::types::{Slot, TxnId, now_ns};
+use crate::types::{Dentry, TxnId, now_ns};
 
 /// More than this are not kept; the oldest go first.
 const MOST: usize = 10_000;
@@ -36,8 +36,8 @@ impl State {
     }
 
     /// What was rejected just now is all there is of a name (see [`Unseen::resumable`]).
-    pub(super) fn offer_what_there_is(&mut self, slot: &Slot) {
-        let told = self.errors.get_mut(slot).into_iter();
+    pub(super) fn offer_what_there_is(&mut self, dentry: &Dentry) {
+        let told = self.errors.get_mut(dentry).into_iter();
         for told in told.chain(self.unseen.back_mut()) {
             told.resumable = told.rejected.is_some();
         }
@@ -49,7 +49,7 @@ impl Engine {
     pub(super) fn remember_error(
         &self,
         state: &mut State,
-        slot: &Slot,
+        dentry: &Dentry,
         abort: &Abort,
         (pid, command): (u32, &str),
         rejected: Option<TxnId>,
@@ -57,14 +57,14 @@ impl Engine {
         if failpoint::mutant("C22") {
             return;
         }
-        let path = self.path_of(state, slot);
+        let path = self.path_of(state, dentry);
         let mut unseen = Unseen::of(&path, abort.to_string(), pid);
         unseen.command = command.to_owned();
         unseen.rejected = rejected.map(id_name);
         if matches!(abort, Abort::Guard(_)) && rejected.is_none() {
             unseen.remedy = Some(format!("commitfs rules explain {}", self.shell_path(&path)));
         }
-        state.errors.insert(slot.clone(), unseen.clone());
+        state.errors.insert(dentry.clone(), unseen.clone());
         state.add_unseen(unseen);
     }
 

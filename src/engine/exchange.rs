@@ -7,17 +7,17 @@
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::publish::Move;
+use super::publish::Publication;
 use super::{Durability, Engine, State};
 use crate::guard::{Guard, Replaces};
 use crate::rules::{Creation, Mode};
 use crate::sys::failpoint;
 use crate::txn::Abort;
-use crate::types::{Caller, OpResult, Slot, TxnId};
+use crate::types::{Caller, Dentry, OpResult, TxnId};
 
 /// What an exchange takes from a name.
 #[derive(Clone, Copy, Debug)]
-enum Side {
+enum ExchangeSide {
     /// A new file that only the caller sees, or that is a claim.
     Hidden(TxnId),
     /// A version, of which the caller has written another.
@@ -27,60 +27,62 @@ enum Side {
 }
 
 impl Engine {
-    pub(super) fn exchange_now(&self, caller: Caller, from: &Slot, to: &Slot) -> OpResult<()> {
+    pub(super) fn exchange_now(&self, caller: Caller, from: &Dentry, to: &Dentry) -> OpResult<()> {
         let sides = [
             (from, to, self.side(caller, from)?),
             (to, from, self.side(caller, to)?),
         ];
         // What may be refused comes before anybody sees anything of it.
-        for (slot, other, side) in &sides {
+        for (dentry, other, side) in &sides {
             match *side {
-                Side::Hidden(id) => {
+                ExchangeSide::Hidden(id) => {
                     // It gets its first version under the name that it has.
-                    self.check_written(caller, id, slot)?;
+                    self.check_written(caller, id, dentry)?;
                     self.check_written(caller, id, other)?;
                 }
-                Side::Written(id) => self.check_written(caller, id, other)?,
-                Side::Version => self.check_moved(caller, slot, other)?,
+                ExchangeSide::Written(id) => self.check_written(caller, id, other)?,
+                ExchangeSide::Version => self.check_moved(caller, dentry, other)?,
             }
         }
-        for (slot, other, side) in &sides {
+        for (dentry, other, side) in &sides {
             match *side {
-                Side::Hidden(id) => self.bring_out(caller, id, slot)?,
-                Side::Written(id) if matches!(self.judge_written(id, slot), Ok(Ok(()))) => {
+                ExchangeSide::Hidden(id) => self.bring_out(caller, id, dentry)?,
+                ExchangeSide::Written(id)
+                    if matches!(self.judge_written(id, dentry), Ok(Ok(()))) =>
+                {
                     self.publish_written(caller, id);
                 }
-                Side::Written(_) => {}
-                Side::Version => continue,
+                ExchangeSide::Written(_) => {}
+                ExchangeSide::Version => continue,
             }
-            self.check_moved(caller, slot, other)?;
+            self.check_moved(caller, dentry, other)?;
         }
-        self.rename_settled(from, to, RenameFlags::EXCHANGE)?;
+        self.rename_in_place(from, to, RenameFlags::EXCHANGE)?;
         for (.., side) in sides {
-            if let Side::Written(id) = side {
+            if let ExchangeSide::Written(id) = side {
                 self.publish_written(caller, id);
             }
         }
         if self.config.durability == Durability::Sync {
-            self.drain_all()?;
+            self.checkpoint_all()?;
         }
         Ok(())
     }
 
-    fn side(&self, caller: Caller, slot: &Slot) -> OpResult<Side> {
+    fn side(&self, caller: Caller, dentry: &Dentry) -> OpResult<ExchangeSide> {
         let mut state = self.lock();
-        let own = self.own_transaction(&mut state, caller, slot);
-        if self.current_if_any(&mut state, slot)?.is_some() {
+        let own = self.own_transaction(&mut state, caller, dentry);
+        if self.current_if_any(&mut state, dentry)?.is_some() {
             let written = own.filter(|id| state.txns.get(id).is_some_and(|t| t.would_commit()));
-            return Ok(written.map_or(Side::Version, Side::Written));
+            return Ok(written.map_or(ExchangeSide::Version, ExchangeSide::Written));
         }
-        let claim = || state.transactions_at(slot).find(|t| t.is_seen_by_all());
+        let claim = || state.transactions_at(dentry).find(|t| t.is_seen_by_all());
         let hidden = own.or_else(|| claim().map(|t| t.id));
-        Ok(hidden.map_or(Side::Version, Side::Hidden))
+        Ok(hidden.map_or(ExchangeSide::Version, ExchangeSide::Hidden))
     }
 
     /// Whether what a transaction holds so far may get a name.
-    fn check_written(&self, caller: Caller, id: TxnId, name: &Slot) -> OpResult<()> {
+    fn check_written(&self, caller: Caller, id: TxnId, name: &Dentry) -> OpResult<()> {
         if failpoint::mutant("C11-refused") {
             return Ok(());
         }
@@ -89,12 +91,12 @@ impl Engine {
     }
 
     /// What the guard of a name says of it.
-    fn judge_written(&self, id: TxnId, name: &Slot) -> OpResult<Result<(), Abort>> {
+    fn judge_written(&self, id: TxnId, name: &Dentry) -> OpResult<Result<(), Abort>> {
         let (staging, policy, stays) = {
             let state = self.lock();
             let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
             let policy = self.policy(&state, name, Creation::default());
-            (txn.staging.clone(), policy, txn.slot == *name)
+            (txn.staging.clone(), policy, txn.dentry == *name)
         };
         let judges = policy.mode == Mode::Atomic && policy.guard != Guard::None;
         if judges {
@@ -121,11 +123,11 @@ impl Engine {
 
     /// A new file gets its first version under the name that it has: there has to be something to
     /// exchange.
-    fn bring_out(&self, caller: Caller, id: TxnId, slot: &Slot) -> OpResult<()> {
-        match self.unborn_log(id) {
-            Some(handle) => self.birth(id, handle, 0, b"").map(drop),
+    fn bring_out(&self, caller: Caller, id: TxnId, dentry: &Dentry) -> OpResult<()> {
+        match self.unpublished_stream(id) {
+            Some(handle) => self.publish_first(id, handle, 0, b"").map(drop),
             None => self
-                .publish_open(caller.tid, id, slot, Move::Rename)
+                .publish_open(caller.tid, id, dentry, Publication::Rename)
                 .map(drop),
         }
     }
@@ -134,30 +136,30 @@ impl Engine {
     /// rename of an open file (C11). What can't be committed yet, half a document say, is judged at
     /// the close.
     fn publish_written(&self, caller: Caller, id: TxnId) {
-        let slot = self.lock().txns.get(&id).map(|t| t.slot.clone());
-        let Some(slot) = slot.filter(|_| self.unborn_log(id).is_none()) else {
+        let dentry = self.lock().txns.get(&id).map(|t| t.dentry.clone());
+        let Some(dentry) = dentry.filter(|_| self.unpublished_stream(id).is_none()) else {
             return;
         };
-        match self.publish_open(caller.tid, id, &slot, Move::Stay) {
+        match self.publish_open(caller.tid, id, &dentry, Publication::Stay) {
             Ok(_) | Err(Errno::NODATA) => {}
             Err(e) => log::info!(
                 "{}: in an exchange, what is written is not committed yet: {e}",
-                self.show(&self.lock(), &slot)
+                self.show(&self.lock(), &dentry)
             ),
         }
     }
 
     /// The transactions of two names have changed places with what these mean.
-    pub(super) fn exchange_writers(&self, state: &mut State, from: &Slot, to: &Slot) {
+    pub(super) fn exchange_writers(&self, state: &mut State, from: &Dentry, to: &Dentry) {
         if failpoint::mutant("C11-exchange") {
             return;
         }
-        let at = |state: &State, slot| state.open_names.get(slot).cloned().unwrap_or_default();
+        let at = |state: &State, dentry| state.open_names.get(dentry).cloned().unwrap_or_default();
         let (here, there) = (at(state, from), at(state, to));
-        for (ids, slot) in [(here, to), (there, from)] {
+        for (ids, dentry) in [(here, to), (there, from)] {
             for id in ids {
                 if state.txns.get(&id).is_some_and(|t| !t.discarded) {
-                    self.retarget(state, id, slot);
+                    self.retarget(state, id, dentry);
                     self.journal_moved(state, id);
                 }
             }

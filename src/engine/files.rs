@@ -119,27 +119,27 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::namespace::Kind;
-    use crate::types::{ROOT, Slot};
+    use crate::namespace::NodeKind;
+    use crate::types::{Dentry, ROOT};
 
     fn descriptor() -> Arc<OwnedFd> {
         Arc::new(std::fs::File::open("/dev/null").unwrap().into())
     }
 
-    fn start() -> (Slot, Nodes, Files) {
-        let slot = Slot {
+    fn start() -> (Dentry, Nodes, Files) {
+        let dentry = Dentry {
             dir: ROOT,
             name: "f".into(),
         };
         let nodes = Nodes::new(descriptor(), (0, 0), 100, 1000);
-        (slot, nodes, Files::default())
+        (dentry, nodes, Files::default())
     }
 
     #[test]
     fn versions_that_nobody_can_reach_are_forgotten_and_the_lock_stays_on_the_file() {
-        let (slot, mut nodes, mut files) = start();
+        let (dentry, mut nodes, mut files) = start();
         let new = |nodes: &mut Nodes, inode: u64| {
-            let id = nodes.create(Kind::File, descriptor(), (0, inode), slot.clone());
+            let id = nodes.create(NodeKind::File, descriptor(), (0, inode), dentry.clone());
             nodes.get_mut(id).unwrap().lookups = 1;
             id
         };
@@ -162,9 +162,9 @@ mod tests {
 
     #[test]
     fn a_version_whose_number_can_come_back_is_remembered() {
-        let (slot, mut nodes, mut files) = start();
+        let (dentry, mut nodes, mut files) = start();
         let first = nodes.number((0, 1));
-        let second = nodes.create(Kind::File, descriptor(), (0, 2), slot);
+        let second = nodes.create(NodeKind::File, descriptor(), (0, 2), dentry);
         files.follow(second, first);
         // The kernel forgets it; its name leads to the same number again.
         drop(nodes.forget(second, 1));

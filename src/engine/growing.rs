@@ -19,14 +19,14 @@ use rustix::fs::RenameFlags;
 use crate::journal::{Edit, FileKey, Record};
 use crate::sys::failpoint;
 use crate::txn::key_of;
-use crate::types::{HandleId, NodeId, OpResult, Slot};
+use crate::types::{Dentry, HandleId, NodeId, OpResult};
 
 /// More files than this are not remembered at a time.
 const MOST: usize = 1024;
 
 /// What is known of one file.
 #[derive(Debug)]
-struct Grown {
+struct GrowingFile {
     path: PathBuf,
     /// Where its last append ends.
     end: u64,
@@ -43,7 +43,7 @@ struct Grown {
 /// The files that the journal tells of.
 #[derive(Debug, Default)]
 pub struct Growing {
-    files: HashMap<FileKey, Grown>,
+    files: HashMap<FileKey, GrowingFile>,
     /// Records so far.
     tickets: u64,
 }
@@ -100,7 +100,7 @@ impl Growing {
         if failpoint::mutant("C19-growing-carried") {
             return Vec::new();
         }
-        let record = |(file, grown): (&FileKey, &Grown)| Record::Growing {
+        let record = |(file, grown): (&FileKey, &GrowingFile)| Record::Growing {
             file: *file,
             path: grown.path.clone(),
             len: froms.get(file).copied().unwrap_or(grown.end),
@@ -136,7 +136,7 @@ impl Engine {
             len,
         })?;
         state.growing.tickets += 1;
-        let grown = Grown {
+        let grown = GrowingFile {
             ticket: state.growing.tickets,
             path: path.to_owned(),
             end: len,
@@ -157,7 +157,7 @@ impl Engine {
         }
         failpoint::crash_point("growing-told");
         let mut state = self.lock();
-        // Meanwhile it may have been settled, and told of once more.
+        // Meanwhile it may have been declared settled, and told of once more.
         let same = before.is_some() && ticket(&state) == before;
         if let Some(grown) = state.growing.files.get_mut(&file).filter(|_| same) {
             grown.told = true;
@@ -169,14 +169,14 @@ impl Engine {
     pub(super) fn note_grown_moved(
         &self,
         state: &mut State,
-        (from, to): (&Slot, &Slot),
+        (from, to): (&Dentry, &Dentry),
         (source, target): (NodeId, Option<NodeId>),
         flags: RenameFlags,
     ) {
         let exchanged = target.filter(|_| flags.contains(RenameFlags::EXCHANGE));
-        for (node, slot) in [(Some(source), to), (exchanged, from)] {
+        for (node, dentry) in [(Some(source), to), (exchanged, from)] {
             let fd = node.and_then(|node| state.nodes.fd(node).ok());
-            let path = state.nodes.path(slot);
+            let path = state.nodes.path(dentry);
             if let (Some(fd), Some(path)) = (fd, path)
                 && let Ok(file) = key_of(&*fd)
             {
@@ -215,7 +215,7 @@ impl Engine {
 
     /// Others write a file in place from here on (C14), and recovery must leave it as it is. Waits
     /// for the disk, holding nothing.
-    pub(super) fn settle_growing(&self, file: FileKey) -> OpResult<()> {
+    pub(super) fn end_growing(&self, file: FileKey) -> OpResult<()> {
         {
             let mut state = self.lock();
             if state.growing.files.remove(&file).is_none() {

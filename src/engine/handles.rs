@@ -23,7 +23,7 @@ impl Handles {
         self.all.get(&id)
     }
 
-    /// The same, to change what it reads.
+    /// The description of a number, to change what it reads.
     pub fn get_mut(&mut self, id: HandleId) -> Option<&mut Handle> {
         self.all.get_mut(&id)
     }

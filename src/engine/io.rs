@@ -57,7 +57,7 @@ impl Engine {
         Ok((handle, common))
     }
 
-    /// The same for a write, and whether that is one which decides how the file is treated from
+    /// A description that is written to, and whether this write is one which decides how the file is treated from
     /// then on (C14).
     fn handle_to_write(
         &self,
@@ -115,7 +115,7 @@ impl Engine {
                     .run(move || done(engine.read_appender(&appender, offset, size)));
             }
             Ok(Handle::Dir { .. }) => return done(Err(Errno::ISDIR)),
-            Ok(Handle::Herald) => return done(Err(Errno::BADF)),
+            Ok(Handle::WatchHelper) => return done(Err(Errno::BADF)),
             Err(e) => return done(Err(e)),
         };
         match read_cached(&file, offset, size) {
@@ -149,7 +149,7 @@ impl Engine {
         );
     }
 
-    /// The same once it is decided how the file is treated: a write that begins to let others follow
+    /// Writes once it is decided how the file is treated: a write that begins to let others follow
     /// an HDF5 file, whose name is gone, changes nothing in that.
     fn write_decided(
         self: &Arc<Self>,
@@ -191,7 +191,7 @@ impl Engine {
                     let (engine, data) = (self.clone(), data.to_vec());
                     let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
                     return self.pool.run(move || {
-                        match engine.birth(txn, handle, by, &data) {
+                        match engine.publish_first(txn, handle, by, &data) {
                             // Somebody else has brought it into being (a rename, say): this adds to it.
                             Ok(None) => engine.write(caller, handle, request, &data, done),
                             born => done(born.map(|_| size)),
@@ -436,8 +436,8 @@ impl Engine {
                 self.pool.run(move || {
                     done(
                         engine
-                            .settle_appender(&appender, None)
-                            .and_then(|()| engine.drain_all()),
+                            .finish_appender(&appender, None)
+                            .and_then(|()| engine.checkpoint_all()),
                     );
                 });
             }
@@ -445,7 +445,7 @@ impl Engine {
             // committed so far durable.
             Ok(Handle::Reader { .. }) => {
                 let engine = self.clone();
-                self.pool.run(move || done(engine.drain_all()));
+                self.pool.run(move || done(engine.checkpoint_all()));
             }
             Ok(_) => done(Ok(())),
             Err(e) => done(Err(e)),
@@ -462,24 +462,24 @@ impl Engine {
         if content.must_copy() && !content.changed {
             // It is the committed version still, and nothing of it lies in staging.
             drop(content);
-            return self.drain_all();
+            return self.checkpoint_all();
         }
         self.take_parts(id, &mut content, true)?;
         let mut described = content.fsync()?;
         let staging_id = content.id;
         drop(content);
-        let mut moot = false;
+        let mut no_op = false;
         let promised = failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())
             .and_then(|()| {
                 let mut state = self.lock();
                 // What others have put there is the file now, and must not be replaced by nothing.
-                moot = self.is_moot(&mut state, id);
-                if moot {
+                no_op = self.is_no_op(&mut state, id);
+                if no_op {
                     return Ok(());
                 }
                 // Under the same lock as the record: a new journal must carry it.
-                let slot = state.txns.get(&id).map(|t| t.slot.clone());
-                let current = slot.and_then(|s| self.current_if_any(&mut state, &s).ok());
+                let dentry = state.txns.get(&id).map(|t| t.dentry.clone());
+                let current = dentry.and_then(|s| self.current_if_any(&mut state, &s).ok());
                 self.tell_parts(&mut state, id, &mut described);
                 if let Some(txn) = state.txns.get_mut(&id) {
                     txn.current_at_fsync = current.flatten();
@@ -491,8 +491,8 @@ impl Engine {
                     content: described,
                 })
             })
-            .and_then(|()| match moot {
-                true => self.drain_all(),
+            .and_then(|()| match no_op {
+                true => self.checkpoint_all(),
                 false => self.sync_journal(),
             });
         promised.inspect_err(|errno| staging.lock().fail(*errno, "fsync"))
@@ -606,7 +606,7 @@ impl Engine {
                     done(allocated.and_then(|()| drop_set_id(&*file, caller, None)));
                 });
             }
-            Ok(Handle::Herald) => done(Ok(())),
+            Ok(Handle::WatchHelper) => done(Ok(())),
             Ok(_) => done(Err(Errno::BADF)),
             Err(e) => done(Err(e)),
         }

@@ -5,11 +5,11 @@ use std::fs::File;
 
 use super::Engine;
 use crate::guard::{Guard, Replaces, Verdict, examine, judge};
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::rules::Policy;
 use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Begun, Content, Staging};
-use crate::types::{OpResult, Slot, TxnId, errno_of};
+use crate::types::{Dentry, OpResult, TxnId, errno_of};
 
 /// Whether a close reports what stands against the commit. A guard's refusal and a conflict only the
 /// last may tell: an earlier one of a shell group must not. By rule (`close_error = false`) no close
@@ -28,7 +28,7 @@ impl Engine {
     pub(super) fn check_guard(
         &self,
         content: &mut Content,
-        slot: &Slot,
+        dentry: &Dentry,
         policy: &Policy,
         how: Replaces,
     ) -> Result<(), Abort> {
@@ -41,7 +41,7 @@ impl Engine {
         };
         let verdict = content.examine(policy.guard).map_err(failed)?;
         judge(policy.guard, &verdict, how, policy.allow_empty)
-            .decide(|| self.verdict_on_current(slot, policy.guard))
+            .decide(|| self.verdict_on_current(dentry, policy.guard))
             .map_err(failed)?
             .map_err(|violation| Abort::Guard(violation.to_string()))
     }
@@ -63,7 +63,7 @@ impl Engine {
         &self,
         by: u32,
         file: &File,
-        (to, policy): (&Slot, &Policy),
+        (to, policy): (&Dentry, &Policy),
         over: bool,
     ) -> OpResult<()> {
         if policy.guard == Guard::None || failpoint::mutant("C21") {
@@ -92,7 +92,7 @@ impl Engine {
         &self,
         id: TxnId,
         staging: &Staging,
-        slot: &Slot,
+        dentry: &Dentry,
         policy: &Policy,
     ) -> bool {
         if policy.guard == Guard::None {
@@ -107,20 +107,20 @@ impl Engine {
         };
         verdict.is_some_and(|new| {
             judge(policy.guard, &new, how, policy.allow_empty)
-                .decide(|| self.verdict_on_current(slot, policy.guard))
+                .decide(|| self.verdict_on_current(dentry, policy.guard))
                 .is_ok_and(|permitted| permitted.is_ok())
         })
     }
 
     /// What the guard says of the version that would be replaced.
-    fn verdict_on_current(&self, slot: &Slot, guard: Guard) -> OpResult<Option<Verdict>> {
+    fn verdict_on_current(&self, dentry: &Dentry, guard: Guard) -> OpResult<Option<Verdict>> {
         let fd = {
-            let mut state = self.lock_settled(slot)?;
-            let Some(id) = self.current_if_any(&mut state, slot)? else {
+            let mut state = self.lock_materialized(dentry)?;
+            let Some(id) = self.current_if_any(&mut state, dentry)? else {
                 return Ok(None);
             };
             match state.nodes.get(id) {
-                Some(node) if node.kind == Kind::File => state.nodes.fd(id)?,
+                Some(node) if node.kind == NodeKind::File => state.nodes.fd(id)?,
                 _ => return Ok(None),
             }
         };

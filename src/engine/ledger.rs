@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::sys::proc::{Moment, Start};
-use crate::types::{NodeId, Slot};
+use crate::types::{Dentry, NodeId};
 
 mod reads;
 
@@ -117,7 +117,7 @@ pub struct Saved {
 }
 
 #[derive(Debug, Default)]
-struct Thread {
+struct ThreadReads {
     reads: Reads<Event>,
     written: Option<Event>,
     /// A save of its was refused, or it was not certain what that built on: what it goes on from is
@@ -130,7 +130,7 @@ type Outstanding = reads::Read<Event>;
 /// What a process did with one file.
 #[derive(Debug, Default)]
 struct Party {
-    threads: HashMap<u32, Thread>,
+    threads: HashMap<u32, ThreadReads>,
     /// One thread saves what another has read: what a thread itself did says nothing.
     is_shared: bool,
     /// Reads beyond the first that were used up by one save of a pool.
@@ -148,13 +148,13 @@ struct Party {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    names: HashMap<Slot, HashMap<ProcessId, Party>>,
+    names: HashMap<Dentry, HashMap<ProcessId, Party>>,
     /// In the order in which they came.
-    order: VecDeque<Slot>,
+    order: VecDeque<Dentry>,
     /// Of each process its parents, nearest first, as they were when it was first seen.
     ancestors: HashMap<ProcessId, Vec<ProcessId>>,
     /// Texts in the order in which they came, to be dropped in that order.
-    kept: VecDeque<(Slot, Actor, u64)>,
+    kept: VecDeque<(Dentry, Actor, u64)>,
     total: Arc<AtomicU64>,
     clock: u64,
 }
@@ -166,7 +166,7 @@ impl Party {
     }
 
     fn reads(&self) -> impl Iterator<Item = &Outstanding> {
-        self.threads.values().flat_map(Thread::outstanding)
+        self.threads.values().flat_map(ThreadReads::outstanding)
     }
 
     /// Keeps the last event for those who were forked between it and this one.
@@ -196,8 +196,8 @@ impl Ledger {
     }
 
     /// Forgets what was read and written of names, but for those to be kept.
-    pub fn keep_names(&mut self, keeps: impl Fn(&Slot) -> bool) {
-        self.names.retain(|slot, _| keeps(slot));
+    pub fn keep_names(&mut self, keeps: impl Fn(&Dentry) -> bool) {
+        self.names.retain(|dentry, _| keeps(dentry));
     }
 
     /// The time now: what happens later is newer than it.
@@ -214,8 +214,8 @@ impl Ledger {
     }
 
     /// The text of a version that somebody else has read already.
-    fn known(&self, slot: &Slot, version: NodeId) -> Option<Text> {
-        let threads = self.names.get(slot)?.values();
+    fn known(&self, dentry: &Dentry, version: NodeId) -> Option<Text> {
+        let threads = self.names.get(dentry)?.values();
         let mut reads = threads.flat_map(Party::reads).map(|r| &r.what);
         let same = reads.find(|e| e.version == Some(version))?;
         matches!(same.text, Text::Kept(_)).then(|| same.text.clone())
@@ -224,7 +224,7 @@ impl Ledger {
     /// A thread has read a version; `None`: that there is no file.
     pub fn note_read(
         &mut self,
-        slot: &Slot,
+        dentry: &Dentry,
         actor: Actor,
         read: Option<(NodeId, &Arc<File>)>,
         moment: Option<Moment>,
@@ -233,27 +233,27 @@ impl Ledger {
         let text = match read {
             None => Text::Missing,
             Some((node, file)) => self
-                .known(slot, node)
+                .known(dentry, node)
                 .unwrap_or_else(|| self.keep(file.clone())),
         };
-        self.note_text_read(slot, actor, (version, text), moment);
+        self.note_text_read(dentry, actor, (version, text), moment);
     }
 
     /// A thread has read what somebody has staged: it is no version, and may become none.
-    pub fn note_staged_read(&mut self, slot: &Slot, actor: Actor, moment: Option<Moment>) {
-        self.note_text_read(slot, actor, (None, Text::Dropped), moment);
+    pub fn note_staged_read(&mut self, dentry: &Dentry, actor: Actor, moment: Option<Moment>) {
+        self.note_text_read(dentry, actor, (None, Text::Dropped), moment);
     }
 
     fn note_text_read(
         &mut self,
-        slot: &Slot,
+        dentry: &Dentry,
         actor: Actor,
         (version, text): (Option<NodeId>, Text),
         moment: Option<Moment>,
     ) {
-        let event = self.event(slot, actor, (version, text), moment);
-        self.party(slot, actor).note_last(actor.tid, &event);
-        let thread = self.thread(slot, actor);
+        let event = self.event(dentry, actor, (version, text), moment);
+        self.party(dentry, actor).note_last(actor.tid, &event);
+        let thread = self.thread(dentry, actor);
         thread.is_lost = false;
         thread.reads.note(event.version, event.at, event);
     }
@@ -261,32 +261,32 @@ impl Ledger {
     /// A thread's save has become a version.
     pub fn note_saved(
         &mut self,
-        slot: &Slot,
+        dentry: &Dentry,
         actor: Actor,
         saved: Saved,
         (text, moment): (Text, Option<Moment>),
         has_ended: impl Fn(ProcessId) -> bool,
     ) {
         let version = (!saved.is_merged).then_some(saved.version);
-        let event = self.event(slot, actor, (version, text), moment);
-        self.use_up(slot, actor, saved, has_ended);
+        let event = self.event(dentry, actor, (version, text), moment);
+        self.use_up(dentry, actor, saved, has_ended);
         let seen = Event {
             text: Text::Dropped,
             ..event.clone()
         };
-        self.party(slot, actor).note_last(actor.tid, &event);
-        let thread = self.thread(slot, actor);
+        self.party(dentry, actor).note_last(actor.tid, &event);
+        let thread = self.thread(dentry, actor);
         thread.written = Some(event);
         thread.is_lost |= saved.is_uncertain;
         let parent = self.ancestors.get(&actor.process).and_then(|p| p.first());
-        if let Some((parent, parties)) = parent.zip(self.names.get_mut(slot)) {
-            parties.entry(*parent).or_default().child_wrote = Some(seen);
+        if let Some((parent, registry)) = parent.zip(self.names.get_mut(dentry)) {
+            registry.entry(*parent).or_default().child_wrote = Some(seen);
         }
     }
 
     /// A thread's save was refused, as it does not build on the current version.
-    pub fn note_refused(&mut self, slot: &Slot, actor: Actor) {
-        let thread = self.thread(slot, actor);
+    pub fn note_refused(&mut self, dentry: &Dentry, actor: Actor) {
+        let thread = self.thread(dentry, actor);
         thread.reads.clear();
         thread.is_lost = true;
     }
@@ -295,12 +295,12 @@ impl Ledger {
     /// which; and of a thread that has read nothing itself, those of children that have read for it.
     fn use_up(
         &mut self,
-        slot: &Slot,
+        dentry: &Dentry,
         actor: Actor,
         saved: Saved,
         has_ended: impl Fn(ProcessId) -> bool,
     ) {
-        let Some(name) = self.names.get_mut(slot) else {
+        let Some(name) = self.names.get_mut(dentry) else {
             return;
         };
         let mut own = false;
@@ -336,17 +336,17 @@ impl Ledger {
     /// has read for its parent (`x=$(jq …)`); one that lives reads for itself.
     pub fn base_of(
         &mut self,
-        slot: &Slot,
+        dentry: &Dentry,
         actor: Actor,
         has_ended: impl Fn(ProcessId) -> bool,
     ) -> Option<Base> {
-        let name = self.names.get(slot)?;
+        let name = self.names.get(dentry)?;
         let nobody = Party::default();
         let party = name.get(&actor.process).unwrap_or(&nobody);
         let thread = party.threads.get(&actor.tid);
         if let Some(base) = thread
             .filter(|_| !party.is_shared)
-            .and_then(Thread::own_base)
+            .and_then(ThreadReads::own_base)
         {
             return Some(base);
         }
@@ -379,8 +379,8 @@ impl Ledger {
         }
         let base = Ledger::newest(party, &below);
         if read_elsewhere || (own_write.is_none() && wrote_elsewhere) {
-            let parties = self.names.get_mut(slot)?;
-            parties.entry(actor.process).or_default().is_shared = true;
+            let registry = self.names.get_mut(dentry)?;
+            registry.entry(actor.process).or_default().is_shared = true;
         }
         base
     }
@@ -389,12 +389,12 @@ impl Ledger {
     /// parent had read or written last when it was forked.
     pub fn base_inherited(
         &self,
-        slot: &Slot,
+        dentry: &Dentry,
         actor: Actor,
         start: impl FnOnce() -> Option<Start>,
     ) -> Option<Base> {
         let parent = self.ancestors.get(&actor.process)?.first()?;
-        let party = self.names.get(slot)?.get(parent)?;
+        let party = self.names.get(dentry)?.get(parent)?;
         let start = start()?;
         let had = |(_, event): &&(u32, Event)| event.moment.is_some_and(|m| start.is_after(&m));
         let known: Vec<_> = party.past.iter().chain(&party.last).filter(had).collect();
@@ -407,14 +407,14 @@ impl Ledger {
     /// What a save may build on though the process itself knows nothing of the file: what its parent,
     /// or another process of that one, has read (`jq … f | sponge f`) or written last. Never certain:
     /// the two may have nothing to do with each other.
-    pub fn base_among_kin(&self, slot: &Slot, actor: Actor) -> Option<Base> {
+    pub fn base_among_kin(&self, dentry: &Dentry, actor: Actor) -> Option<Base> {
         let parent = self.ancestors.get(&actor.process)?.first()?;
         let is_kin = |process: &ProcessId| {
             let above = self.ancestors.get(process);
             process == parent || above.is_some_and(|above| above.contains(parent))
         };
-        let parties = self.names.get(slot)?.iter().filter(|(p, _)| is_kin(p));
-        let events = parties.flat_map(|(_, party)| {
+        let registry = self.names.get(dentry)?.iter().filter(|(p, _)| is_kin(p));
+        let events = registry.flat_map(|(_, party)| {
             let reads = party.reads().map(|r| &r.what);
             reads.chain(party.newest_write()).chain(&party.child_wrote)
         });
@@ -439,7 +439,7 @@ impl Ledger {
     /// Drops what dead processes did, but for what their parents may still build on, and for what
     /// authors of files that may still be renamed did. `gone` says for how long a process has been
     /// dead.
-    pub fn bury(
+    pub fn forget_ended(
         &mut self,
         gone: impl Fn(ProcessId) -> Option<Duration>,
         is_author: impl Fn(ProcessId) -> bool,
@@ -456,8 +456,8 @@ impl Ledger {
         for name in self.names.values_mut() {
             name.retain(|process, party| matters(*process, party));
         }
-        self.names.retain(|_, parties| !parties.is_empty());
-        self.order.retain(|slot| self.names.contains_key(slot));
+        self.names.retain(|_, registry| !registry.is_empty());
+        self.order.retain(|dentry| self.names.contains_key(dentry));
         let used = self.names.values().flat_map(|n| n.keys().copied());
         let used: HashSet<ProcessId> = used.collect();
         self.ancestors
@@ -474,7 +474,7 @@ impl Ledger {
 
     fn event(
         &mut self,
-        slot: &Slot,
+        dentry: &Dentry,
         actor: Actor,
         (version, text): (Option<NodeId>, Text),
         moment: Option<Moment>,
@@ -482,11 +482,11 @@ impl Ledger {
         self.clock += 1;
         let at = self.clock;
         if matches!(text, Text::Kept(_)) {
-            self.kept.push_back((slot.clone(), actor, at));
+            self.kept.push_back((dentry.clone(), actor, at));
         }
         if self.kept.len() > 2 * MOST_TEXTS {
             let mut kept = std::mem::take(&mut self.kept);
-            kept.retain(|(slot, actor, at)| self.events_at(slot, *actor, *at).next().is_some());
+            kept.retain(|(dentry, actor, at)| self.events_at(dentry, *actor, *at).next().is_some());
             let superfluous = kept.len().saturating_sub(MOST_TEXTS);
             self.kept = kept;
             self.drop_texts(superfluous);
@@ -503,8 +503,8 @@ impl Ledger {
     }
 
     fn drop_texts(&mut self, count: usize) {
-        for (slot, actor, at) in self.kept.drain(..count).collect::<Vec<_>>() {
-            for event in self.events_at(&slot, actor, at) {
+        for (dentry, actor, at) in self.kept.drain(..count).collect::<Vec<_>>() {
+            for event in self.events_at(&dentry, actor, at) {
                 event.text = Text::Dropped;
             }
         }
@@ -513,24 +513,24 @@ impl Ledger {
     /// What an actor has read or written then, as far as it still counts.
     fn events_at(
         &mut self,
-        slot: &Slot,
+        dentry: &Dentry,
         actor: Actor,
         at: u64,
     ) -> impl Iterator<Item = &mut Event> {
-        let name = self.names.get_mut(slot);
+        let name = self.names.get_mut(dentry);
         let party = name.and_then(|name| name.get_mut(&actor.process));
         let events = party.into_iter().flat_map(Party::events);
         events.filter(move |event| event.at == at)
     }
 
-    fn party(&mut self, slot: &Slot, actor: Actor) -> &mut Party {
-        self.thread(slot, actor);
-        let parties = self.names.entry(slot.clone()).or_default();
-        parties.entry(actor.process).or_default()
+    fn party(&mut self, dentry: &Dentry, actor: Actor) -> &mut Party {
+        self.thread(dentry, actor);
+        let registry = self.names.entry(dentry.clone()).or_default();
+        registry.entry(actor.process).or_default()
     }
 
-    fn thread(&mut self, slot: &Slot, actor: Actor) -> &mut Thread {
-        if !self.names.contains_key(slot) {
+    fn thread(&mut self, dentry: &Dentry, actor: Actor) -> &mut ThreadReads {
+        if !self.names.contains_key(dentry) {
             // Who is in the middle of something loses its base: the last close wins then.
             while self.names.len() >= MOST_NAMES {
                 let Some(oldest) = self.order.pop_front() else {
@@ -538,15 +538,15 @@ impl Ledger {
                 };
                 self.names.remove(&oldest);
             }
-            self.order.push_back(slot.clone());
+            self.order.push_back(dentry.clone());
         }
-        let parties = self.names.entry(slot.clone()).or_default();
-        let party = parties.entry(actor.process).or_default();
+        let registry = self.names.entry(dentry.clone()).or_default();
+        let party = registry.entry(actor.process).or_default();
         party.threads.entry(actor.tid).or_default()
     }
 }
 
-impl Thread {
+impl ThreadReads {
     /// What it has read since its last save, oldest first.
     fn outstanding(&self) -> impl Iterator<Item = &Outstanding> {
         let since = self.written.as_ref().map_or(0, |w| w.at);

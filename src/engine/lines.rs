@@ -3,11 +3,11 @@
 
 use super::{Engine, State};
 use crate::guard::{Guard, JsonLines, ReadAt, Verdict};
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::rules::{Policy, Record as RecordRule, Stream};
 use crate::sys::{at, failpoint};
 use crate::txn::Content;
-use crate::types::{NodeId, OpResult, Slot, errno_of};
+use crate::types::{Dentry, NodeId, OpResult, errno_of};
 
 /// A table written in blocks of this size or more is a document: `DataFrame.to_csv`, a download.
 const BLOCK: usize = 4096;
@@ -108,7 +108,7 @@ impl Engine {
     pub(super) fn learn_json_lines(&self, id: NodeId) -> OpResult<bool> {
         let (fd, known) = {
             let state = self.lock();
-            let Some(node) = state.nodes.get(id).filter(|n| n.kind == Kind::File) else {
+            let Some(node) = state.nodes.get(id).filter(|n| n.kind == NodeKind::File) else {
                 return Ok(false);
             };
             (state.nodes.fd(id)?, node.json_lines)
@@ -135,11 +135,11 @@ impl Engine {
         Ok(are_lines)
     }
 
-    /// The same of what a name means now.
-    pub(super) fn learn_current_json_lines(&self, slot: &Slot) -> OpResult<bool> {
+    /// Learns whether what a name means now is lines of JSON.
+    pub(super) fn learn_current_json_lines(&self, dentry: &Dentry) -> OpResult<bool> {
         let current = {
             let mut state = self.lock();
-            self.current(&mut state, slot)?
+            self.current(&mut state, dentry)?
         };
         self.learn_json_lines(current)
     }
@@ -149,11 +149,11 @@ impl Engine {
     pub(super) fn has_json_lines_to_learn(&self, id: NodeId) -> bool {
         let guard = self.lock();
         let state = &*guard;
-        let node = state.nodes.get(id).filter(|n| n.kind == Kind::File);
-        let Some((node, slot)) = node.and_then(|n| Some((n, n.at.as_ref()?))) else {
+        let node = state.nodes.get(id).filter(|n| n.kind == NodeKind::File);
+        let Some((node, dentry)) = node.and_then(|n| Some((n, n.at.as_ref()?))) else {
             return false;
         };
-        let policy = self.policy(state, slot, crate::rules::Creation::default());
+        let policy = self.policy(state, dentry, crate::rules::Creation::default());
         if node.direct > 0 || !by_json_lines(&policy) {
             return false;
         }
@@ -183,7 +183,7 @@ pub(super) fn is_stream_by_rule(policy: &Policy, (empties, reads): (bool, bool))
 
 /// A new file's stream, if its name or how it is opened makes it one.
 pub(super) fn of_new(
-    slot: &Slot,
+    dentry: &Dentry,
     policy: &Policy,
     (appends, empties, reads): (bool, bool, bool),
 ) -> Option<Stream> {
@@ -195,7 +195,7 @@ pub(super) fn of_new(
         let document = policy.publishes_at_rest();
         return (appends || (empties && !reads && !document)).then_some(Stream::Json);
     }
-    let named = crate::rules::text_stream(&slot.name).filter(|_| empties && !reads);
+    let named = crate::rules::text_stream(&dentry.name).filter(|_| empties && !reads);
     let stream = if appends { Some(Stream::Lines) } else { named };
     stream.filter(|_| by_lines(policy))
 }

@@ -12,16 +12,16 @@ use rustix::fs::OFlags;
 
 use super::{Engine, State};
 use crate::journal;
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::rules::Creation;
 use crate::sys::{at, failpoint};
 use crate::txn::Ready;
-use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Followers {
-    names: HashMap<Slot, Follower>,
+    names: HashMap<Dentry, Follower>,
 }
 
 #[derive(Debug)]
@@ -38,13 +38,13 @@ impl Followers {
     }
 
     /// Whom a name follows.
-    pub(super) fn writers(&self, slot: &Slot) -> &[TxnId] {
-        self.names.get(slot).map_or(&[], |f| &f.writers)
+    pub(super) fn writers(&self, dentry: &Dentry) -> &[TxnId] {
+        self.names.get(dentry).map_or(&[], |f| &f.writers)
     }
 
-    fn of(&self, id: TxnId) -> Vec<(Slot, NodeId)> {
+    fn of(&self, id: TxnId) -> Vec<(Dentry, NodeId)> {
         let of = self.names.iter().filter(|(_, f)| f.writers.contains(&id));
-        of.map(|(slot, f)| (slot.clone(), f.version)).collect()
+        of.map(|(dentry, f)| (dentry.clone(), f.version)).collect()
     }
 
     /// A transaction has ended.
@@ -58,7 +58,7 @@ impl Followers {
 
 impl State {
     /// The file of one name has got another.
-    pub(super) fn rename_follower(&mut self, from: &Slot, to: &Slot) {
+    pub(super) fn rename_follower(&mut self, from: &Dentry, to: &Dentry) {
         let names = &mut self.followers.names;
         names.remove(to);
         if let Some(follower) = names.remove(from) {
@@ -67,7 +67,7 @@ impl State {
     }
 
     /// Two files have changed names.
-    pub(super) fn exchange_followers(&mut self, one: &Slot, other: &Slot) {
+    pub(super) fn exchange_followers(&mut self, one: &Dentry, other: &Dentry) {
         let names = &mut self.followers.names;
         let (first, second) = (names.remove(one), names.remove(other));
         names.extend(first.map(|f| (other.clone(), f)));
@@ -77,7 +77,7 @@ impl State {
 
 /// What is to be committed under a name that follows.
 pub(super) struct Copy {
-    slot: Slot,
+    dentry: Dentry,
     onto: NodeId,
     ready: Ready,
     path: Arc<OwnedFd>,
@@ -89,8 +89,8 @@ impl Engine {
     pub(super) fn follow_writers(
         &self,
         state: &mut State,
-        linked: &Slot,
-        to: &Slot,
+        linked: &Dentry,
+        to: &Dentry,
         version: NodeId,
     ) {
         if failpoint::mutant("C6-links") {
@@ -118,7 +118,7 @@ impl Engine {
         self.copies(&followers, (&ready.file, &ready.content))
     }
 
-    /// The same of what has been published of it already, under another name or by an unlock.
+    /// Gives the names that follow a transaction copies of what has been published of it already, under another name or by an unlock.
     pub(super) fn renew_followers(&self, id: TxnId, version: NodeId) -> OpResult<()> {
         let (followers, fd) = {
             let state = self.lock();
@@ -130,7 +130,7 @@ impl Engine {
         };
         let file = at::reopen_quietly(&*fd)?;
         let stat = at::stat(&file)?;
-        let described = journal::Content {
+        let described = journal::ContentInfo {
             len: u64::try_from(stat.st_size).unwrap_or(0),
             crc: None,
             inline: None,
@@ -145,13 +145,13 @@ impl Engine {
 
     fn copies(
         &self,
-        followers: &[(Slot, NodeId)],
-        source: (&File, &journal::Content),
+        followers: &[(Dentry, NodeId)],
+        source: (&File, &journal::ContentInfo),
     ) -> Vec<Copy> {
-        let copy = |(slot, onto): &(Slot, NodeId)| {
-            let made = self.copy_for(slot, *onto, source);
+        let copy = |(dentry, onto): &(Dentry, NodeId)| {
+            let made = self.copy_for(dentry, *onto, source);
             made.inspect_err(|e| {
-                let path = self.show(&self.lock(), slot);
+                let path = self.show(&self.lock(), dentry);
                 log::warn!("{path}: a link stays behind the file that it was made of: {e}");
             })
             .ok()
@@ -161,12 +161,12 @@ impl Engine {
 
     fn copy_for(
         &self,
-        slot: &Slot,
+        dentry: &Dentry,
         onto: NodeId,
-        (source, described): (&File, &journal::Content),
+        (source, described): (&File, &journal::ContentInfo),
     ) -> OpResult<Copy> {
-        let policy = self.policy(&self.lock(), slot, Creation::default());
-        self.check_named(0, source, (slot, &policy), true)?;
+        let policy = self.policy(&self.lock(), dentry, Creation::default());
+        self.check_named(0, source, (dentry, &policy), true)?;
         self.reserve_commit()?;
         let id = self.lock().new_id();
         let file = self.making_room(|| self.store.create_staging(id))?;
@@ -188,7 +188,7 @@ impl Engine {
             edits: None,
         };
         Ok(Copy {
-            slot: slot.clone(),
+            dentry: dentry.clone(),
             onto,
             ready,
             path: Arc::new(path),
@@ -201,14 +201,14 @@ impl Engine {
         id: TxnId,
         file: &File,
         onto: NodeId,
-        (source, described): (&File, &journal::Content),
-    ) -> OpResult<(OwnedFd, (u64, u64), journal::Content)> {
+        (source, described): (&File, &journal::ContentInfo),
+    ) -> OpResult<(OwnedFd, (u64, u64), journal::ContentInfo)> {
         at::copy_contents(source, file, described.len).map_err(|e| errno_of(&e))?;
         // One file: owner, mode and times are those of what was written.
         let original: OwnedFd = at::reopen(source, OFlags::PATH)?.into();
-        self.dress(file, Some(&original), None)?;
+        self.apply_metadata(file, Some(&original), None)?;
         at::set_mtime(file, described.mtime_ns)?;
-        let mut described = journal::Content {
+        let mut described = journal::ContentInfo {
             grown: None,
             ..described.clone()
         };
@@ -221,16 +221,16 @@ impl Engine {
     /// Commits copies, each if its name still has what it followed with.
     pub(super) fn publish_copies(&self, state: &mut State, copies: Vec<Copy>) {
         for copy in copies {
-            if self.current_if_any(state, &copy.slot) != Ok(Some(copy.onto)) {
+            if self.current_if_any(state, &copy.dentry) != Ok(Some(copy.onto)) {
                 self.store.remove_staging(copy.ready.id).ok();
                 continue;
             }
-            let slot = &copy.slot;
+            let dentry = &copy.dentry;
             let version = state
                 .nodes
-                .create(Kind::File, copy.path, copy.key, slot.clone());
-            self.publish(state, slot, copy.ready, version);
-            if let Some(follower) = state.followers.names.get_mut(slot) {
+                .create(NodeKind::File, copy.path, copy.key, dentry.clone());
+            self.publish(state, dentry, copy.ready, version);
+            if let Some(follower) = state.followers.names.get_mut(dentry) {
                 follower.version = version;
             }
         }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Engine, State};
 use crate::rules::{Creation, Mode, Rules};
 use crate::sys::failpoint;
-use crate::types::Slot;
+use crate::types::Dentry;
 
 /// Rules in force.
 #[derive(Debug)]
@@ -104,11 +104,11 @@ impl Engine {
         // it was not noted would be taken for a base that is older than it.
         let mut ledger = std::mem::take(&mut state.ledger);
         if !failpoint::mutant("C17-reload") {
-            let is_watched = |rules: &Rules, slot: &Slot| {
-                let path = self.path_of(&state, slot);
+            let is_watched = |rules: &Rules, dentry: &Dentry| {
+                let path = self.path_of(&state, dentry);
                 Engine::watches(&rules.decide(&path, Creation::default()))
             };
-            ledger.keep_names(|slot| is_watched(&before, slot) && is_watched(&rules, slot));
+            ledger.keep_names(|dentry| is_watched(&before, dentry) && is_watched(&rules, dentry));
         }
         state.ledger = ledger;
         *self.rules.write() = InForce {
@@ -119,16 +119,16 @@ impl Engine {
 
     /// Whether what others began under a former rule is still going to replace the file: who wrote to
     /// it in place now would lose that.
-    pub(super) fn is_begun_atomic(&self, state: &State, slot: &Slot) -> bool {
+    pub(super) fn is_begun_atomic(&self, state: &State, dentry: &Dentry) -> bool {
         let Some(since) = self.rules.read().since else {
             return false;
         };
         if failpoint::mutant("C14-reload") {
             return false;
         }
-        let adds = state.appenders.contains_key(slot);
+        let adds = state.appenders.contains_key(dentry);
         let stages =
             |t: &crate::txn::Transaction| t.policy.mode == Mode::Atomic && t.started < since;
-        adds || state.transactions_at(slot).any(stages)
+        adds || state.transactions_at(dentry).any(stages)
     }
 }

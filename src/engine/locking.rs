@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::publish::Move;
+use super::publish::Publication;
 use super::rest::may_commit_so_far;
 use super::state::Handle;
 use super::{Engine, State};
-use crate::locks::{FileId, Kind as LockKind, Lock, Mode, closes_cycle};
-use crate::namespace::{Kind, Shown};
+use crate::locks::{FileId, Lock, LockKind, Mode, closes_cycle};
+use crate::namespace::{NodeKind, Shown};
 use crate::sys::proc::Call;
 use crate::sys::{failpoint, proc};
 use crate::txn::{Begun, Transaction};
@@ -236,7 +236,7 @@ impl Engine {
         let (holds, gave_up) = state.locks.convert_flock(file, &wanted);
         if gave_up {
             self.note_ended(state);
-            self.happened.notify_all();
+            self.state_changed.notify_all();
         }
         if holds {
             return Ok(());
@@ -249,7 +249,7 @@ impl Engine {
             state.locks.grant(file, wanted);
             state.files.note_locked(file);
             // Editors that wait for the slot need not any longer: the lock serialises.
-            self.happened.notify_all();
+            self.state_changed.notify_all();
             return Ok(());
         }
         Err(Blocked { by, gives_way })
@@ -264,7 +264,7 @@ impl Engine {
     ) -> OpResult<()> {
         let mut state = self.lock();
         if gives_way {
-            self.glance(&mut state, caller)?;
+            self.poll_signals(&mut state, caller)?;
         }
         let ticket = state.next_ticket();
         let since = Instant::now();
@@ -288,7 +288,7 @@ impl Engine {
                 && state.locks.release(file, &wanted)
             {
                 self.note_ended(&mut state);
-                self.happened.notify_all();
+                self.state_changed.notify_all();
                 continue;
             }
             let path = self.show_node(&state, request.node);
@@ -303,7 +303,7 @@ impl Engine {
                     blockers,
                 },
             );
-            if let Err(e) = self.glance(&mut state, caller) {
+            if let Err(e) = self.poll_signals(&mut state, caller) {
                 break Err(e);
             }
         };
@@ -320,7 +320,7 @@ impl Engine {
     pub(super) fn note_ended(&self, state: &mut State) {
         for ended in state.locks.take_ended() {
             let path = match &ended.at {
-                Some(slot) => self.show(state, slot),
+                Some(dentry) => self.show(state, dentry),
                 None => self.show_node(state, ended.node),
             };
             state
@@ -330,8 +330,12 @@ impl Engine {
     }
 
     /// Waits for something to happen, but not long; EINTR when the thread has a signal to take.
-    pub(super) fn glance(&self, state: &mut MutexGuard<'_, State>, caller: Caller) -> OpResult<()> {
-        self.happened.wait_for(state, GLANCE);
+    pub(super) fn poll_signals(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        caller: Caller,
+    ) -> OpResult<()> {
+        self.state_changed.wait_for(state, GLANCE);
         let signalled =
             MutexGuard::unlocked(state, || proc::pending_fatal_or_any_signal(caller.tid));
         if signalled { Err(Errno::INTR) } else { Ok(()) }
@@ -339,7 +343,7 @@ impl Engine {
 
     fn show_node(&self, state: &State, node: NodeId) -> String {
         match state.nodes.get(node).and_then(|n| n.at.clone()) {
-            Some(slot) => self.show(state, &slot),
+            Some(dentry) => self.show(state, &dentry),
             None => "?".into(),
         }
     }
@@ -400,12 +404,12 @@ impl Engine {
     }
 
     fn move_reader(&self, caller: Caller, handle: HandleId, node: NodeId) -> OpResult<()> {
-        let Some(slot) = self.lock().nodes.get(node).and_then(|n| n.at.clone()) else {
+        let Some(dentry) = self.lock().nodes.get(node).and_then(|n| n.at.clone()) else {
             return Ok(());
         };
-        let mut guard = self.lock_settled(&slot)?;
+        let mut guard = self.lock_materialized(&dentry)?;
         let state = &mut *guard;
-        let Some(current) = self.current_if_any(state, &slot)? else {
+        let Some(current) = self.current_if_any(state, &dentry)? else {
             return Ok(());
         };
         if current == node || state.file_of(current) != state.file_of(node) {
@@ -419,7 +423,7 @@ impl Engine {
             }
             None => false,
         };
-        self.note_read(state, caller, &slot, Some((current, &shown.file)));
+        self.note_read(state, caller, &dentry, Some((current, &shown.file)));
         if shares_pages {
             // The kernel's pages are those of all who read there.
             for other in state.handles.values_mut() {
@@ -458,8 +462,8 @@ impl Engine {
             None => return Ok(()),
         };
         let mut content = staging.lock();
-        let slot = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
-        let Some(slot) = slot else {
+        let dentry = self.lock().txns.get(&id).map(|txn| txn.dentry.clone());
+        let Some(dentry) = dentry else {
             return Ok(());
         };
         if content.changed && content.is_by_parts() {
@@ -468,28 +472,28 @@ impl Engine {
             self.tell_moved(asked_on);
             return Ok(());
         }
-        let mut guard = self.lock_settled(&slot)?;
+        let mut guard = self.lock_materialized(&dentry)?;
         let state = &mut *guard;
         let Some(txn) = state.txns.get(&id) else {
             return Ok(());
         };
-        let (slot, base, empties) = (txn.slot.clone(), txn.base, txn.empties);
+        let (dentry, base, empties) = (txn.dentry.clone(), txn.base, txn.empties);
         if content.changed || empties {
             return Ok(());
         }
-        let Some(current) = self.current_if_any(state, &slot)? else {
+        let Some(current) = self.current_if_any(state, &dentry)? else {
             return Ok(());
         };
         if base == Some(current) {
             return Ok(());
         }
         let node = state.nodes.get(current).ok_or(Errno::STALE)?;
-        if node.kind != Kind::File {
+        if node.kind != NodeKind::File {
             return Ok(());
         }
         let fd = state.nodes.fd(current)?;
         content.start_from(Shown::growing(&state.nodes, current)?);
-        self.redress(&content.file, &staging, &fd)?;
+        self.refresh_metadata(&content.file, &staging, &fd)?;
         let body = state.files.body(current);
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.base = Some(current);
@@ -568,7 +572,7 @@ impl Engine {
         state.locks.release(file, &request.lock(Mode::Shared));
         self.note_ended(&mut state);
         drop(state);
-        self.happened.notify_all();
+        self.state_changed.notify_all();
     }
 
     /// Unlocking after writing commits what is written so far; the transaction goes on.
@@ -576,15 +580,17 @@ impl Engine {
         if failpoint::mutant("C12-commit-point") {
             return;
         }
-        let slot = match self.lock().txns.get(&id) {
-            Some(txn) if may_commit_so_far(txn) => txn.slot.clone(),
+        let dentry = match self.lock().txns.get(&id) {
+            Some(txn) if may_commit_so_far(txn) => txn.dentry.clone(),
             _ => return,
         };
         // What a new log holds is its first version.
-        let unborn = self.unborn_log(id).filter(|_| self.is_changed(id));
-        let published = match unborn {
-            Some(handle) => self.birth(id, handle, 0, b"").map(drop),
-            None => self.publish_open(by, id, &slot, Move::Stay).map(|_| ()),
+        let unpublished = self.unpublished_stream(id).filter(|_| self.is_changed(id));
+        let published = match unpublished {
+            Some(handle) => self.publish_first(id, handle, 0, b"").map(drop),
+            None => self
+                .publish_open(by, id, &dentry, Publication::Stay)
+                .map(|_| ()),
         };
         // NODATA: there was nothing new to commit.
         if let Err(e) = published
@@ -593,7 +599,7 @@ impl Engine {
             let state = self.lock();
             log::info!(
                 "{}: unlocked, but not committed: {e}",
-                self.show(&state, &slot)
+                self.show(&state, &dentry)
             );
         }
     }
@@ -604,7 +610,7 @@ impl Engine {
         if state.locks.release_posix(file, owner) {
             self.note_ended(&mut state);
             drop(state);
-            self.happened.notify_all();
+            self.state_changed.notify_all();
         }
     }
 }

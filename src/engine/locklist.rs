@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::lockstats::{NameTotals, Totals};
 use super::{Engine, State};
-use crate::locks::{Kind, Mode};
+use crate::locks::{LockKind, Mode};
 use crate::sys::{failpoint, proc};
 
 /// So many names are shown by status; `commitfs locks` shows all that are kept.
@@ -82,7 +82,7 @@ impl Engine {
         self.lock_entries_since(Duration::ZERO)
     }
 
-    /// The same; of writer slots, of which one program may hold ten thousand, those that are held for so long.
+    /// Who holds and who waits for what, oldest first; of writer slots, of which one program may hold ten thousand, those that are held for so long.
     fn lock_entries_since(&self, age: Duration) -> Vec<LockEntry> {
         let state = self.lock();
         let mut all = self.held_locks(&state);
@@ -90,7 +90,7 @@ impl Engine {
         let open = state.txns.values().filter(|t| t.handles > 0);
         let any_age = age.is_zero() || failpoint::mutant("C2-others");
         for t in open.filter(|t| any_age || t.started.elapsed() >= age) {
-            let known = state.claimants.contains_key(&t.slot);
+            let known = state.claimants.contains_key(&t.dentry);
             let kind = match (t.holds_slot, t.claim && !known) {
                 (true, _) => "writer slot",
                 (_, true) => "claim",
@@ -99,7 +99,7 @@ impl Engine {
             all.push(entry(
                 "held",
                 kind.into(),
-                self.show(&state, &t.slot),
+                self.show(&state, &t.dentry),
                 t.opener,
                 t.started,
             ));
@@ -120,14 +120,14 @@ impl Engine {
             .map(|(file, lock, kind)| {
                 let node = state.nodes.get(lock.node).or_else(|| state.nodes.get(file));
                 let path = match node.and_then(|n| n.at.clone()) {
-                    Some(slot) => self.show(state, &slot),
+                    Some(dentry) => self.show(state, &dentry),
                     None => "?".into(),
                 };
                 let call = match kind {
-                    Kind::Posix | Kind::Fcntl => "fcntl",
-                    Kind::OpenFile => "open file description",
-                    Kind::Flock => "flock",
-                    Kind::Unknown => "flock or fcntl",
+                    LockKind::Posix | LockKind::Fcntl => "fcntl",
+                    LockKind::OpenFile => "open file description",
+                    LockKind::Flock => "flock",
+                    LockKind::Unknown => "flock or fcntl",
                 };
                 let mode = match lock.mode {
                     Mode::Shared => "shared",

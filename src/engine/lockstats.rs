@@ -46,14 +46,14 @@ impl Serialize for Histogram {
             count: u64,
         }
         #[derive(Serialize)]
-        struct Shown {
+        struct Rounded {
             count: u64,
             sum_s: f64,
             max_s: f64,
             buckets: Vec<Bucket>,
         }
         let buckets = BOUNDS.into_iter().zip(self.buckets);
-        Shown {
+        Rounded {
             count: self.count,
             sum_s: self.sum_s,
             max_s: self.max_s,
@@ -80,7 +80,7 @@ pub struct Totals {
     pub taken: u64,
 }
 
-/// The same with its name.
+/// [`Totals`] of one name.
 #[derive(Clone, Debug, Serialize)]
 pub struct NameTotals {
     /// Path relative to the root.

@@ -17,15 +17,15 @@ use rustix::io::Errno;
 
 use super::documents::Parsed;
 use super::ledger::{Actor, Base, Doubts, ProcessId, Saved, Text};
-use super::publish::Move;
+use super::publish::Publication;
 use super::{Engine, State};
 use crate::journal;
 use crate::json::{self, Document, Limits};
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::rules::{Creation, OnConflict, Policy};
 use crate::sys::{at, failpoint, pidfd, proc};
 use crate::txn::{Abort, Begun, Ready, Written};
-use crate::types::{Caller, NodeId, OpResult, Slot, TxnId, errno_of, mtime_ns};
+use crate::types::{Caller, Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
 use rustix::fs::OFlags;
 
 /// A turn is over by then at the latest; the disk may be slow.
@@ -33,7 +33,7 @@ const TURN: Duration = Duration::from_secs(30);
 /// A close that seems to be the last, and has been answered, leads to a commit within this time, or doesn't:
 /// something else holds the file.
 const RELEASE: Duration = Duration::from_millis(200);
-/// The same where nobody has another descriptor or a mapping: RELEASE comes as soon as the closing task
+/// How long the commit may take after a close while nobody has another descriptor or a mapping: RELEASE comes as soon as the closing task
 /// has a processor again. Until then others' closes wait, so that none which has returned stands behind one that
 /// has begun later.
 const SURE_RELEASE: Duration = Duration::from_secs(2);
@@ -46,7 +46,7 @@ const AUTHORS: usize = 4096;
 
 /// Who takes part in saves under a rule with `on_conflict`.
 #[derive(Debug, Default)]
-pub struct Parties {
+pub struct Registry {
     by_pid: HashMap<u32, ProcessId>,
     known: HashMap<ProcessId, Known>,
     last: ProcessId,
@@ -55,7 +55,7 @@ pub struct Parties {
     /// Who began the open transactions.
     writers: HashMap<TxnId, Author>,
     /// Whose save is between its merge and its commit.
-    turns: HashMap<Slot, (TxnId, Instant)>,
+    turns: HashMap<Dentry, (TxnId, Instant)>,
     /// The last rename that was refused: by which thread, of which version.
     pub(super) refused: Option<(u32, NodeId)>,
     /// Open transactions under a rule for conflicts.
@@ -100,7 +100,7 @@ pub(super) struct Save {
     pub closed: Option<proc::Moment>,
 }
 
-impl Parties {
+impl Registry {
     /// Who wrote a version that is about to be renamed.
     pub(super) fn author(&self, version: NodeId) -> Option<Author> {
         self.authors.get(&version).copied()
@@ -176,8 +176,8 @@ impl Parties {
     }
 
     /// What is prepared waits for its RELEASE now, which comes at once if nothing else holds the file.
-    pub(super) fn await_release(&mut self, slot: &Slot, id: TxnId, at_once: bool) {
-        if let Some((of, until)) = self.turns.get_mut(slot)
+    pub(super) fn await_release(&mut self, dentry: &Dentry, id: TxnId, at_once: bool) {
+        if let Some((of, until)) = self.turns.get_mut(dentry)
             && *of == id
         {
             let at_once = at_once && !failpoint::mutant("C9-release");
@@ -186,8 +186,8 @@ impl Parties {
     }
 
     /// Whether a save is between its merge and its commit.
-    pub(super) fn is_turn_taken(&self, slot: &Slot) -> bool {
-        let turn = self.turns.get(slot);
+    pub(super) fn is_turn_taken(&self, dentry: &Dentry) -> bool {
+        let turn = self.turns.get(dentry);
         turn.is_some_and(|(_, until)| *until > Instant::now())
     }
 }
@@ -203,7 +203,7 @@ pub(super) enum Why {
 
 /// What became of a save at its merge.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum MergeOutcome {
     /// It is committed as it was written.
     AsWritten,
     /// It is, too, and others' updates are lost.
@@ -212,12 +212,12 @@ pub(super) enum Outcome {
     Merged(Box<MergedFile>),
 }
 
-impl Outcome {
+impl MergeOutcome {
     /// Why others' updates are lost, if they are.
     pub fn overwrites(&self) -> Option<Why> {
         match self {
-            Outcome::Overwrites(why) => Some(*why),
-            Outcome::AsWritten | Outcome::Merged(_) => None,
+            MergeOutcome::Overwrites(why) => Some(*why),
+            MergeOutcome::AsWritten | MergeOutcome::Merged(_) => None,
         }
     }
 }
@@ -229,13 +229,13 @@ pub(super) struct MergedFile {
     pub file: Arc<File>,
     pub path: Arc<OwnedFd>,
     pub key: (u64, u64),
-    pub content: journal::Content,
+    pub content: journal::ContentInfo,
 }
 
 impl Engine {
     /// The current version's document, as merges read it, and its file. ESTALE: its node is gone.
     fn document_of(&self, node: NodeId) -> OpResult<(Document, Arc<OwnedFd>)> {
-        self.settle(node)?;
+        self.materialize(node)?;
         let fd = self.lock().nodes.fd(node)?;
         let read = Parsed::read(node, &fd);
         read.map(|parsed| (parsed.document, fd))
@@ -252,7 +252,7 @@ impl Engine {
         let pid = proc::tgid(tid)?;
         let ledger = &mut state.ledger;
         let process = state
-            .parties
+            .registry
             .number(pid, GENERATIONS, &mut |process, ancestors| {
                 ledger.introduce(process, ancestors);
             })?;
@@ -264,24 +264,26 @@ impl Engine {
         &self,
         state: &mut State,
         caller: Caller,
-        slot: &Slot,
+        dentry: &Dentry,
         read: Option<(NodeId, &Arc<File>)>,
     ) {
         if let Some((version, file)) = read {
             let sum = state.nodes.sum(version);
-            state.overwrites.note_read(caller.tid, slot, (version, sum));
+            state
+                .overwrites
+                .note_read(caller.tid, dentry, (version, sum));
             let texts = &mut state.overwrites.texts;
-            texts.note_read(caller.tid, slot, version, file);
+            texts.note_read(caller.tid, dentry, version, file);
         }
         if !self.rules.read().rules.has_conflict_rules() {
             return;
         }
-        let policy = self.policy(state, slot, Creation::default());
+        let policy = self.policy(state, dentry, Creation::default());
         if Engine::watches(&policy)
             && let Some(actor) = self.actor(state, caller.tid)
         {
             let now = Some(proc::Moment::now());
-            state.ledger.note_read(slot, actor, read, now);
+            state.ledger.note_read(dentry, actor, read, now);
         }
     }
 
@@ -289,14 +291,19 @@ impl Engine {
     pub(super) fn note_staged_read(&self, state: &mut State, caller: Caller, id: TxnId) {
         let watched =
             |t: &&crate::txn::Transaction| Engine::watches(&t.policy) && t.opener_tid != caller.tid;
-        let Some(slot) = state.txns.get(&id).filter(watched).map(|t| t.slot.clone()) else {
+        let Some(dentry) = state
+            .txns
+            .get(&id)
+            .filter(watched)
+            .map(|t| t.dentry.clone())
+        else {
             return;
         };
         if let Some(actor) = self.actor(state, caller.tid)
             && !failpoint::mutant("C17-staged")
         {
             let now = Some(proc::Moment::now());
-            state.ledger.note_staged_read(&slot, actor, now);
+            state.ledger.note_staged_read(&dentry, actor, now);
         }
     }
 
@@ -304,24 +311,24 @@ impl Engine {
     pub(super) fn note_begin(&self, state: &mut State, tid: u32, id: TxnId) {
         let mut author = self.author(state, tid);
         if let Some(txn) = state.txns.get(&id) {
-            state.overwrites.note_begin(tid, &txn.slot, id);
-            author.step_of = state.overwrites.step_of(tid, &txn.slot);
+            state.overwrites.note_begin(tid, &txn.dentry, id);
+            author.step_of = state.overwrites.step_of(tid, &txn.dentry);
             let is_past_step = |base: &NodeId| Engine::is_past_step(state, author.pid, *base);
             author.after = txn.base.filter(is_past_step);
         }
-        state.parties.writers.insert(id, author);
+        state.registry.writers.insert(id, author);
         let Some(txn) = state.txns.get(&id).filter(|t| Engine::watches(&t.policy)) else {
             return;
         };
-        let (slot, base, edits) = (txn.slot.clone(), txn.base, txn.begun == Begun::Edit);
+        let (dentry, base, edits) = (txn.dentry.clone(), txn.base, txn.begun == Begun::Edit);
         let policy = txn.policy.clone();
         let creates = matches!(txn.begun, Begun::Create { .. });
         let actor = author.actor;
         let begun = state.ledger.now();
         let base = match (base, actor) {
             (Some(base), _) if edits => Engine::base_at(state, base),
-            (_, Some(actor)) => Engine::known_base(state, &slot, actor)
-                .or_else(|| Engine::inherited_base(state, &policy, &slot, actor)),
+            (_, Some(actor)) => Engine::known_base(state, &dentry, actor)
+                .or_else(|| Engine::inherited_base(state, &policy, &dentry, actor)),
             _ => None,
         };
         let nothing = Base {
@@ -332,20 +339,20 @@ impl Engine {
         };
         let base = base.or(creates.then_some(nothing));
         let save = Save {
-            base: base.or_else(|| Engine::doubtful_base(state, &policy, &slot, actor)),
+            base: base.or_else(|| Engine::doubtful_base(state, &policy, &dentry, actor)),
             by: actor.map(|a| (a, begun)),
             merges: Vec::new(),
             overwrites: None,
             closed: None,
         };
-        state.parties.saves.insert(id, save);
+        state.registry.saves.insert(id, save);
     }
 
     /// An editor goes on from another version.
     pub(super) fn note_rebased(state: &mut State, id: TxnId, version: NodeId) {
-        if state.parties.saves.contains_key(&id) {
+        if state.registry.saves.contains_key(&id) {
             let base = Engine::base_at(state, version);
-            if let Some(save) = state.parties.saves.get_mut(&id) {
+            if let Some(save) = state.registry.saves.get_mut(&id) {
                 save.base = base;
             }
         }
@@ -356,7 +363,7 @@ impl Engine {
         let Some(txn) = state.txns.get(&id) else {
             return true;
         };
-        let (slot, ready) = (txn.slot.clone(), txn.content.as_ref());
+        let (dentry, ready) = (txn.dentry.clone(), txn.content.as_ref());
         let onto = ready.map(|c| c.onto);
         let made_of = ready.filter(|c| c.by_parts).map(|c| c.edits);
         if made_of.is_some() {
@@ -368,12 +375,12 @@ impl Engine {
                 return Some(Some(edited)) == made_of;
             }
         }
-        let save = state.parties.saves.get(&id);
+        let save = state.registry.saves.get(&id);
         let is_bound = save.is_some_and(|s| s.base.is_some());
         let Some(onto) = onto.filter(|_| is_bound) else {
             return true;
         };
-        self.current_if_any(state, &slot).ok().flatten() == onto
+        self.current_if_any(state, &dentry).ok().flatten() == onto
     }
 
     /// What an in-place editor builds on: the version it was opened on.
@@ -392,7 +399,7 @@ impl Engine {
     pub(super) fn note_saved(
         &self,
         state: &mut State,
-        slot: &Slot,
+        dentry: &Dentry,
         actor: Actor,
         saved: Saved,
         written: Arc<File>,
@@ -401,33 +408,40 @@ impl Engine {
         let text = state.ledger.keep(written);
         // A child may have been forked since the close, before this is known.
         let at = closed.unwrap_or_else(proc::Moment::now);
-        let parties = &state.parties;
-        let has_ended = |process| parties.has_ended(process);
+        let registry = &state.registry;
+        let has_ended = |process| registry.has_ended(process);
         let text = (text, Some(at));
-        state.ledger.note_saved(slot, actor, saved, text, has_ended);
+        state
+            .ledger
+            .note_saved(dentry, actor, saved, text, has_ended);
     }
 
     /// What a thread, or its process, is known to go on from.
-    fn known_base(state: &mut State, slot: &Slot, actor: Actor) -> Option<Base> {
-        let parties = &state.parties;
-        let has_ended = |process| parties.has_ended(process);
-        state.ledger.base_of(slot, actor, has_ended)
+    fn known_base(state: &mut State, dentry: &Dentry, actor: Actor) -> Option<Base> {
+        let registry = &state.registry;
+        let has_ended = |process| registry.has_ended(process);
+        state.ledger.base_of(dentry, actor, has_ended)
     }
 
     /// What a process that asks now has from its parent: certain if it was forked since that had
     /// read, and has not called execve. Where it isn't, a stale save that fails would do so again
     /// and again.
-    fn inherited_base(state: &State, policy: &Policy, slot: &Slot, actor: Actor) -> Option<Base> {
+    fn inherited_base(
+        state: &State,
+        policy: &Policy,
+        dentry: &Dentry,
+        actor: Actor,
+    ) -> Option<Base> {
         let start = || proc::Start::of_caller(proc::tgid(actor.tid)?);
-        let base = state.ledger.base_inherited(slot, actor, start)?;
+        let base = state.ledger.base_inherited(dentry, actor, start)?;
         let is_meant = base.is_certain || policy.on_conflict == OnConflict::Merge;
         (is_meant && !failpoint::mutant("C17-forked")).then_some(base)
     }
 
     /// A save was refused: its thread goes on from nothing that is known.
-    pub(super) fn note_refused(state: &mut State, slot: &Slot, actor: Option<Actor>) {
+    pub(super) fn note_refused(state: &mut State, dentry: &Dentry, actor: Option<Actor>) {
         if let Some(actor) = actor.filter(|_| !failpoint::mutant("C17-refused")) {
-            state.ledger.note_refused(slot, actor);
+            state.ledger.note_refused(dentry, actor);
         }
     }
 
@@ -445,15 +459,15 @@ impl Engine {
 
     /// Remembers who has written a version: it may be renamed over another name.
     pub(super) fn note_author(state: &mut State, version: NodeId, id: TxnId) {
-        if let Some(author) = state.parties.writers.get(&id).copied() {
-            state.parties.note_author(version, author);
+        if let Some(author) = state.registry.writers.get(&id).copied() {
+            state.registry.note_author(version, author);
         }
     }
 
-    /// The same of a file that is written in place.
+    /// Remembers who has written a file in place: it may be renamed over another name.
     pub(super) fn note_direct_author(&self, state: &mut State, file: NodeId, tid: u32) {
         let author = self.author(state, tid);
-        state.parties.note_author(file, author);
+        state.registry.note_author(file, author);
     }
 
     /// What a rename of a version over a name builds on: what its author knew of that name, or who
@@ -463,11 +477,11 @@ impl Engine {
         state: &mut State,
         tid: u32,
         source: NodeId,
-        to: &Slot,
+        to: &Dentry,
         policy: &Policy,
     ) -> Option<(Actor, Option<Base>)> {
         let renamer = self.actor(state, tid)?;
-        let author = state.parties.author(source).and_then(|a| a.actor);
+        let author = state.registry.author(source).and_then(|a| a.actor);
         let author = author.filter(|a| *a != renamer);
         if let Some(base) = author.and_then(|a| Engine::known_base(state, to, a)) {
             return Some((author?, Some(base)));
@@ -485,34 +499,34 @@ impl Engine {
     fn doubtful_base(
         state: &State,
         policy: &Policy,
-        slot: &Slot,
+        dentry: &Dentry,
         actor: Option<Actor>,
     ) -> Option<Base> {
         if policy.on_conflict != OnConflict::Merge {
             return None;
         }
-        state.ledger.base_among_kin(slot, actor?)
+        state.ledger.base_among_kin(dentry, actor?)
     }
 
     /// What is published of an open transaction builds on, and whose it is.
     pub(super) fn base_of_open(
         &self,
         id: TxnId,
-        to: &Slot,
+        to: &Dentry,
         policy: &Policy,
-        how: Move,
+        how: Publication,
     ) -> (Option<(Actor, u64)>, Option<Base>) {
         let mut guard = self.lock();
         let state = &mut *guard;
         if !Engine::watches(policy) {
             return (None, None);
         }
-        if matches!(how, Move::Stay | Move::Rest) {
-            let save = state.parties.saves.get(&id);
+        if matches!(how, Publication::Stay | Publication::Rest) {
+            let save = state.registry.saves.get(&id);
             return save.map_or((None, None), |s| (s.by, s.base.clone()));
         }
         let begun = state.ledger.now();
-        let Some(actor) = state.parties.writers.get(&id).and_then(|w| w.actor) else {
+        let Some(actor) = state.registry.writers.get(&id).and_then(|w| w.actor) else {
             return (None, None);
         };
         (Some((actor, begun)), Engine::known_base(state, to, actor))
@@ -523,7 +537,7 @@ impl Engine {
         &self,
         state: &mut State,
         id: TxnId,
-        to: &Slot,
+        to: &Dentry,
         by: Option<Actor>,
         saved: Saved,
         written: Arc<File>,
@@ -539,51 +553,51 @@ impl Engine {
             is_certain: true,
             doubts: None,
         };
-        let save = state.parties.saves.entry(id).or_default();
+        let save = state.registry.saves.entry(id).or_default();
         save.base = Some(base);
         save.by = Some((actor, state.ledger.now()));
     }
 
     /// Waits until nobody else is between merge and commit of the name.
-    pub(super) fn take_turn(&self, slot: &Slot, id: TxnId) {
+    pub(super) fn take_turn(&self, dentry: &Dentry, id: TxnId) {
         let mut state = self.lock();
         loop {
-            let until = match state.parties.turns.get(slot) {
+            let until = match state.registry.turns.get(dentry) {
                 Some((other, until)) if *other != id && *until > Instant::now() => *until,
                 _ => break,
             };
-            self.happened.wait_until(&mut state, until);
+            self.state_changed.wait_until(&mut state, until);
         }
         let until = Instant::now() + TURN;
-        state.parties.turns.insert(slot.clone(), (id, until));
+        state.registry.turns.insert(dentry.clone(), (id, until));
     }
 
     /// Whether a save is between its merge and its commit.
-    pub(super) fn is_turn_taken(&self, slot: &Slot) -> bool {
-        self.lock().parties.is_turn_taken(slot)
+    pub(super) fn is_turn_taken(&self, dentry: &Dentry) -> bool {
+        self.lock().registry.is_turn_taken(dentry)
     }
 
     /// Waits until none is, be it that its turn is over.
-    pub(super) fn await_turn(&self, slot: &Slot) {
+    pub(super) fn await_turn(&self, dentry: &Dentry) {
         let mut state = self.lock();
-        while let Some((_, until)) = state.parties.turns.get(slot)
+        while let Some((_, until)) = state.registry.turns.get(dentry)
             && *until > Instant::now()
         {
             let until = *until;
-            self.happened.wait_until(&mut state, until);
+            self.state_changed.wait_until(&mut state, until);
         }
     }
 
     /// The commit has come, or won't. Who waits is told by whoever finishes it.
-    pub(super) fn end_turn(&self, state: &mut State, slot: &Slot, id: TxnId) {
+    pub(super) fn end_turn(&self, state: &mut State, dentry: &Dentry, id: TxnId) {
         if state
-            .parties
+            .registry
             .turns
-            .get(slot)
+            .get(dentry)
             .is_some_and(|(of, _)| *of == id)
         {
-            state.parties.turns.remove(slot);
-            self.happened.notify_all();
+            state.registry.turns.remove(dentry);
+            self.state_changed.notify_all();
         }
     }
 
@@ -596,14 +610,14 @@ impl Engine {
     /// on another one. Gives the version that it was held against, too.
     pub(super) fn reconcile(
         &self,
-        slot: &Slot,
+        dentry: &Dentry,
         policy: &Policy,
         base: Option<&Base>,
         mine: &File,
-    ) -> Result<(Option<NodeId>, Outcome), Abort> {
-        let mut current = self.current_file(slot);
+    ) -> Result<(Option<NodeId>, MergeOutcome), Abort> {
+        let mut current = self.current_file(dentry);
         let Some((base, theirs)) = base.zip(current) else {
-            return Ok((current, Outcome::AsWritten));
+            return Ok((current, MergeOutcome::AsWritten));
         };
         let stale = Self::is_stale(base, Some(theirs));
         let doubtful = base.doubts.as_ref().is_some_and(|doubts| {
@@ -611,21 +625,21 @@ impl Engine {
             goes_back.unwrap_or(stale && doubts.is_own_save) && !failpoint::mutant("C17-back")
         });
         if !stale && !doubtful {
-            return Ok((current, Outcome::AsWritten));
+            return Ok((current, MergeOutcome::AsWritten));
         }
         if policy.on_conflict == OnConflict::Fail {
             return Err(Abort::Conflict);
         }
         if doubtful {
-            self.note_uncertain(slot);
-            return Ok((current, Outcome::Overwrites(Why::Uncertain)));
+            self.note_uncertain(dentry);
+            return Ok((current, MergeOutcome::Overwrites(Why::Uncertain)));
         }
         let mut theirs = theirs;
         let document = loop {
             match self.document_of(theirs) {
                 // Its node is gone, be it that another version has been committed, or that nobody
                 // needed it any more.
-                Err(Errno::STALE) => match self.current_file(slot) {
+                Err(Errno::STALE) => match self.current_file(dentry) {
                     Some(now) => (theirs, current) = (now, Some(now)),
                     None => break None,
                 },
@@ -633,7 +647,7 @@ impl Engine {
             }
         };
         let (document, theirs) = document.unzip();
-        let outcome = match self.merged_text(slot, policy, base, mine, document) {
+        let outcome = match self.merged_text(dentry, policy, base, mine, document) {
             Ok(Some(text)) => {
                 self.stage_merged(&text, mine, theirs.as_deref())
                     .map_err(|errno| Abort::FailedWrite {
@@ -641,37 +655,42 @@ impl Engine {
                         errno,
                     })?
             }
-            Ok(None) => Outcome::AsWritten,
-            Err(why) => Outcome::Overwrites(why),
+            Ok(None) => MergeOutcome::AsWritten,
+            Err(why) => MergeOutcome::Overwrites(why),
         };
         Ok((current, outcome))
     }
 
-    fn note_uncertain(&self, slot: &Slot) {
+    fn note_uncertain(&self, dentry: &Dentry) {
         let mut state = self.lock();
         log::info!(
             "{}: it is not certain what was saved builds on: the last close wins",
-            self.show(&state, slot)
+            self.show(&state, dentry)
         );
         state.counters.uncertain_bases += 1;
     }
 
-    fn current_file(&self, slot: &Slot) -> Option<NodeId> {
+    fn current_file(&self, dentry: &Dentry) -> Option<NodeId> {
         let mut state = self.lock();
-        let current = self.current_if_any(&mut state, slot).ok().flatten();
-        current.filter(|c| state.nodes.get(*c).is_some_and(|n| n.kind == Kind::File))
+        let current = self.current_if_any(&mut state, dentry).ok().flatten();
+        current.filter(|c| {
+            state
+                .nodes
+                .get(*c)
+                .is_some_and(|n| n.kind == NodeKind::File)
+        })
     }
 
     /// `None`: the result is what was written.
     fn merged_text(
         &self,
-        slot: &Slot,
+        dentry: &Dentry,
         policy: &Policy,
         base: &Base,
         mine: &File,
         theirs: Option<Document>,
     ) -> Result<Option<String>, Why> {
-        let name = |engine: &Engine| engine.show(&engine.lock(), slot);
+        let name = |engine: &Engine| engine.show(&engine.lock(), dentry);
         let old = match &base.text {
             Text::Missing => Document::parse(b"").ok(),
             Text::Kept(kept) => read_document_in(&kept.file),
@@ -682,7 +701,7 @@ impl Engine {
             return Err(Why::Uncertain);
         };
         if !base.is_certain || matches!(base.text, Text::Dropped) {
-            self.note_uncertain(slot);
+            self.note_uncertain(dentry);
             return Err(Why::Uncertain);
         }
         let (Some(old), Some(mine), Some(theirs)) = (old, mine, theirs) else {
@@ -717,14 +736,19 @@ impl Engine {
     }
 
     /// Writes a merged text to a staging file with the attributes of what it stands for.
-    fn stage_merged(&self, text: &str, mine: &File, theirs: Option<&OwnedFd>) -> OpResult<Outcome> {
+    fn stage_merged(
+        &self,
+        text: &str,
+        mine: &File,
+        theirs: Option<&OwnedFd>,
+    ) -> OpResult<MergeOutcome> {
         let id = self.lock().new_id();
         let file = self.making_room(|| self.store.create_staging(id))?;
-        let dressed = || -> OpResult<MergedFile> {
+        let with_metadata = || -> OpResult<MergedFile> {
             file.write_all_at(text.as_bytes(), 0)
                 .map_err(|e| errno_of(&e))?;
             let like = at::reopen(mine, OFlags::PATH).map(OwnedFd::from)?;
-            self.dress(&file, Some(&like), None)?;
+            self.apply_metadata(&file, Some(&like), None)?;
             at::set_mtime(&file, mtime_ns(&at::stat(mine)?))?;
             if let Some(theirs) = theirs {
                 super::prepare::outgrow_mtime(&file, mtime_ns(&at::stat(theirs)?))?;
@@ -735,7 +759,7 @@ impl Engine {
                 id,
                 key: (stat.st_dev, stat.st_ino),
                 path: Arc::new(path),
-                content: journal::Content {
+                content: journal::ContentInfo {
                     len: text.len() as u64,
                     crc: Some(crc32c::crc32c(text.as_bytes())),
                     inline: None,
@@ -746,30 +770,30 @@ impl Engine {
                 file: Arc::new(file.try_clone().map_err(|e| errno_of(&e))?),
             })
         };
-        let merged = dressed().inspect_err(|_| {
+        let merged = with_metadata().inspect_err(|_| {
             self.store.remove_staging(id).ok();
         })?;
-        Ok(Outcome::Merged(Box::new(merged)))
+        Ok(MergeOutcome::Merged(Box::new(merged)))
     }
 
     /// Forgets processes that are gone, and what they did. The watch calls it.
     pub(super) fn look_after_parties(&self) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let parties = &mut state.parties;
-        if parties.known.is_empty() {
+        let registry = &mut state.registry;
+        if registry.known.is_empty() {
             return;
         }
         let now = Instant::now();
-        for known in parties.known.values_mut() {
+        for known in registry.known.values_mut() {
             if known.gone.is_none() && pidfd::has_ended(&known.descriptor) {
                 known.gone = Some(now);
             }
         }
-        let known = &parties.known;
-        let authors = parties.authors.values().filter_map(|a| a.actor);
+        let known = &registry.known;
+        let authors = registry.authors.values().filter_map(|a| a.actor);
         let authors: HashSet<ProcessId> = authors.map(|a| a.process).collect();
-        state.ledger.bury(
+        state.ledger.forget_ended(
             |process| match known.get(&process) {
                 Some(known) => known.gone.map(|at| now - at),
                 None => Some(Duration::MAX),
@@ -777,15 +801,15 @@ impl Engine {
             |process| authors.contains(&process),
         );
         let wanted = state.ledger.processes();
-        parties.known.retain(|process, known| {
+        registry.known.retain(|process, known| {
             let serves = |at| wanted.contains(process) && now - at < Duration::from_secs(120);
             known.gone.is_none_or(serves)
         });
-        let known = &parties.known;
-        parties
+        let known = &registry.known;
+        registry
             .by_pid
             .retain(|_, process| known.contains_key(process));
-        parties.turns.retain(|_, (_, until)| *until > now);
+        registry.turns.retain(|_, (_, until)| *until > now);
     }
 }
 

@@ -7,12 +7,12 @@
 mod advice;
 mod append;
 mod attrs;
+mod checkpoint;
 mod claims;
 mod close;
 mod deciding;
 mod dirs;
 mod documents;
-mod drain;
 mod emptied;
 mod errors;
 mod exchange;
@@ -44,6 +44,7 @@ mod probe;
 mod publish;
 mod resolve;
 mod rest;
+mod retries;
 mod room;
 mod setid;
 mod shared;
@@ -53,7 +54,6 @@ mod status;
 mod strangers;
 mod strays;
 mod virtualdir;
-mod walks;
 mod watchers;
 mod xattrs;
 
@@ -70,14 +70,14 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::journal::{Journal, JournalError, Record};
-use crate::namespace::{Kind, Node, Nodes, PendingSet};
+use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::rules::{Creation, Policy, Rules};
 use crate::store::{RejectedBound, Store};
 use crate::sys::{at, failpoint};
 use crate::txn::recovery::Recovered;
-use crate::types::{Attr, NodeId, OpResult, ROOT, Slot, seconds_of};
+use crate::types::{Attr, Dentry, NodeId, OpResult, ROOT, seconds_of};
 
-pub use advice::Told;
+pub use advice::ErrorReport;
 pub use attrs::{SetAttr, SetTime};
 pub use dirs::Listing;
 pub use io::WriteRequest;
@@ -86,7 +86,7 @@ pub use lockstats::{BOUNDS, Histogram, LockStats, NameTotals, Totals};
 pub use open::{CreateRequest, Created, OpenRequest, Opened};
 pub use state::{Counters, DirEntry, Handle, Parked, State};
 pub use status::{Feature, Status};
-pub use virtualdir::{Answer, Blocker, Command};
+pub use virtualdir::{Answer, Blocker, ControlCommand};
 
 /// Attributes of what doesn't change behind the kernel's back.
 const STABLE: Duration = Duration::from_secs(3600);
@@ -148,7 +148,7 @@ pub trait Notify: Send + Sync {
     /// The kernel shall ask for the node's attributes again.
     fn attributes_changed(&self, node: NodeId);
 
-    /// The same, and returns when the kernel knows: not for who holds a lock.
+    /// The kernel shall ask for the node's attributes again; returns when it knows: not for who holds a lock.
     fn attributes_changed_by_now(&self, node: NodeId);
 }
 
@@ -161,15 +161,15 @@ pub struct Engine {
     keeping_rules: Mutex<()>,
     pub(crate) config: Config,
     state: Mutex<State>,
-    /// Something happened that a worker may wait for: a close, a drain's round.
-    happened: Condvar,
-    /// The drain has orders.
-    drain_wanted: Condvar,
+    /// Something happened that a worker may wait for: a close, a checkpoint's round.
+    state_changed: Condvar,
+    /// The checkpoint has orders.
+    checkpoint_wanted: Condvar,
     pub(crate) journal: Mutex<Journal>,
     /// One append after the other; taken before `State`.
     append_lock: Mutex<()>,
     /// Files on their way out.
-    departures: Arc<room::Departures>,
+    deferred_closes: Arc<room::DeferredCloses>,
     /// Locks already told of: path, process, kind.
     warned: Mutex<std::collections::HashSet<(String, u32, String)>>,
     pub(crate) pool: pool::Pool,
@@ -241,24 +241,24 @@ impl Engine {
             ),
             pending: PendingSet::default(),
             txns: HashMap::new(),
-            falling: std::collections::BTreeMap::new(),
+            aborting: std::collections::BTreeMap::new(),
             open_names: std::collections::BTreeMap::new(),
             creating: HashMap::new(),
             followers: links::Followers::default(),
             handles: handles::Handles::default(),
             appenders: HashMap::new(),
             last_handle: 0,
-            notes: HashMap::new(),
+            pending_opens: HashMap::new(),
             lookups: HashMap::new(),
             last_id: recovered.last_id,
             seq: recovered.last_seq,
             durable: recovered.last_seq,
             unapplied: VecDeque::new(),
-            condemned: Vec::new(),
+            pending_deletes: Vec::new(),
             appended: HashMap::new(),
             growing: growing::Growing::default(),
             dirty_dirs: HashMap::new(),
-            drain: state::DrainRequest::default(),
+            checkpoint: state::CheckpointRequest::default(),
             counters: Counters::default(),
             unseen: VecDeque::new(),
             unseen_changed: false,
@@ -274,21 +274,21 @@ impl Engine {
             leaving: false,
             closing: false,
             ledger: ledger::Ledger::default(),
-            parties: merging::Parties::default(),
+            registry: merging::Registry::default(),
             overwrites: overwrites::Overwrites::default(),
             kept_open: rest::KeptOpen::default(),
             metrics: metrics::Metrics::default(),
         };
-        let departures = Arc::new(room::Departures::default());
-        let departed = departures.clone();
-        let (reaper, corpses) = std::sync::mpsc::channel::<Arc<OwnedFd>>();
+        let deferred_closes = Arc::new(room::DeferredCloses::default());
+        let closed = deferred_closes.clone();
+        let (reaper, deferred) = std::sync::mpsc::channel::<Arc<OwnedFd>>();
         std::thread::Builder::new()
             .name("reaper".into())
             // Closing the last descriptor of an unlinked file frees its blocks, which takes long.
             .spawn(move || {
-                for corpse in corpses {
-                    drop(corpse);
-                    departed.end();
+                for fd in deferred {
+                    drop(fd);
+                    closed.end();
                 }
             })
             .map_err(|e| crate::types::errno_of(&e))?;
@@ -299,11 +299,11 @@ impl Engine {
             keeping_rules: Mutex::default(),
             config,
             state: Mutex::new(state),
-            happened: Condvar::new(),
-            drain_wanted: Condvar::new(),
+            state_changed: Condvar::new(),
+            checkpoint_wanted: Condvar::new(),
             journal: Mutex::new(recovered.journal),
             append_lock: Mutex::new(()),
-            departures,
+            deferred_closes,
             freed: std::sync::atomic::AtomicBool::new(false),
             warned: Mutex::default(),
             pool: pool::Pool::default(),
@@ -324,7 +324,7 @@ impl Engine {
         });
         crate::sys::spare::fill();
         engine.take_over_unread();
-        engine.start_drain()?;
+        engine.start_checkpoint()?;
         engine.start_watch()?;
         engine.start_looking_for_strays();
         Ok(engine)
@@ -373,23 +373,23 @@ impl Engine {
     }
 
     /// The rules for a name.
-    pub(crate) fn policy(&self, state: &State, slot: &Slot, creation: Creation) -> Policy {
+    pub(crate) fn policy(&self, state: &State, dentry: &Dentry, creation: Creation) -> Policy {
         let path = state
             .nodes
-            .path(slot)
-            .unwrap_or_else(|| PathBuf::from(&slot.name));
+            .path(dentry)
+            .unwrap_or_else(|| PathBuf::from(&dentry.name));
         self.rules.read().rules.decide(&path, creation)
     }
 
     /// A path, relative to the root; what isn't known of it is `?`.
-    pub(crate) fn path_of(&self, state: &State, slot: &Slot) -> PathBuf {
-        let path = state.nodes.last_path(slot);
-        path.unwrap_or_else(|| PathBuf::from("?").join(&slot.name))
+    pub(crate) fn path_of(&self, state: &State, dentry: &Dentry) -> PathBuf {
+        let path = state.nodes.last_path(dentry);
+        path.unwrap_or_else(|| PathBuf::from("?").join(&dentry.name))
     }
 
-    /// The same for people.
-    pub(crate) fn show(&self, state: &State, slot: &Slot) -> String {
-        self.path_of(state, slot).to_string_lossy().into_owned()
+    /// A path, relative to the root, for people.
+    pub(crate) fn show(&self, state: &State, dentry: &Dentry) -> String {
+        self.path_of(state, dentry).to_string_lossy().into_owned()
     }
 
     /// How a file is opened to be read for who asks for it with `flags`.
@@ -403,7 +403,7 @@ impl Engine {
     /// Descriptor of a directory's node.
     pub(crate) fn dir_fd(&self, state: &State, dir: NodeId) -> OpResult<Arc<OwnedFd>> {
         match state.nodes.get(dir) {
-            Some(node) if node.kind == Kind::Dir => match state.nodes.fd(dir) {
+            Some(node) if node.kind == NodeKind::Dir => match state.nodes.fd(dir) {
                 // A directory that was removed is empty. ESTALE would send its caller round, who
                 // may be sent round once more at the path's end.
                 Err(Errno::STALE) => Err(Errno::NOENT),
@@ -417,15 +417,15 @@ impl Engine {
     /// Drops an aborted transaction's node, or at least what keeps its file alive.
     pub(crate) fn let_go(&self, state: &mut State, id: NodeId) {
         let fd = state.nodes.reap(id);
-        self.bury(fd);
+        self.defer_close(fd);
         let fd = state.nodes.retire(id);
-        self.bury(fd);
+        self.defer_close(fd);
     }
 
     /// Closes a descriptor where it doesn't hold anybody up.
-    pub(crate) fn bury(&self, fd: Option<Arc<OwnedFd>>) {
+    pub(crate) fn defer_close(&self, fd: Option<Arc<OwnedFd>>) {
         if let Some(fd) = fd {
-            self.departures.begin();
+            self.deferred_closes.begin();
             self.reaper.send(fd).ok();
         }
     }
@@ -465,7 +465,7 @@ impl Engine {
         }
         // The kernel doesn't know that a close has changed the directory, or an append the file, or
         // that who opens a document finds a later text than the one it looked up.
-        let changes = node.kind == Kind::Dir && state.creates_in(node.id)
+        let changes = node.kind == NodeKind::Dir && state.creates_in(node.id)
             || node.grows()
             // Who adds a line to it is told its length with that.
             || state.has_appenders(node)
@@ -490,13 +490,13 @@ impl Engine {
         }
     }
 
-    /// Marks a directory as changed in place: the next drain makes it durable first, so that the
+    /// Marks a directory as changed in place: the next checkpoint makes it durable first, so that the
     /// order of commits holds across both ways.
     pub(crate) fn mark_dirty(&self, state: &mut State, dir: NodeId) {
         if let Ok(fd) = state.nodes.fd(dir) {
             state.dirty_dirs.insert(dir, fd);
         }
-        self.wake_drain(state);
+        self.wake_checkpoint(state);
     }
 
     /// The state directory is not to be reached through the mount.

@@ -15,17 +15,17 @@ use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
 
 use super::ledger::Saved;
-use super::merging::{Outcome, Why};
+use super::merging::{MergeOutcome, Why};
 use super::overwrites::Loss;
-use super::publish::Move;
+use super::publish::Publication;
 use super::{Durability, Engine, State, virtualdir};
 use crate::guard::Guard;
 use crate::journal::{Edit, Record};
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Begun, Transaction};
-use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId};
+use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId};
 
 /// What stands under a name, to be told from what is committed there, or added, later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +48,10 @@ pub(super) struct Barrier {
 /// The version that was renamed, and the one that it replaced.
 pub(super) type Renamed = (NodeId, Option<NodeId>);
 
-/// Whether an operation on names is done or has to wait for the drain first.
+/// Whether an operation on names is done or has to wait for the checkpoint first.
 pub(super) enum Step<T> {
     Done(T),
-    DrainFirst,
+    CheckpointFirst,
 }
 
 impl Engine {
@@ -62,8 +62,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs `step` until it needs no drain; the first try is made at once, the others on a worker.
-    fn with_drain<T: 'static>(
+    /// Runs `step` until it needs no checkpoint; the first try is made at once, the others on a worker.
+    fn with_checkpoint<T: 'static>(
         self: &Arc<Self>,
         mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>> + Send + 'static,
         done: impl FnOnce(OpResult<T>) + Send + 'static,
@@ -72,16 +72,16 @@ impl Engine {
         match step(self, &mut barrier) {
             Ok(Step::Done(value)) => done(Ok(value)),
             Err(e) => done(Err(e)),
-            Ok(Step::DrainFirst) => {
+            Ok(Step::CheckpointFirst) => {
                 let engine = self.clone();
                 self.pool.run(move || {
-                    done(engine.drain_until(|engine, _| step(engine, &mut barrier)));
+                    done(engine.checkpoint_until(|engine, _| step(engine, &mut barrier)));
                 });
             }
         }
     }
 
-    pub(super) fn drain_until<T>(
+    pub(super) fn checkpoint_until<T>(
         &self,
         mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>>,
     ) -> OpResult<T> {
@@ -89,9 +89,9 @@ impl Engine {
         loop {
             match step(self, &mut barrier)? {
                 Step::Done(value) => return Ok(value),
-                Step::DrainFirst => {}
+                Step::CheckpointFirst => {}
             }
-            match self.drain_all() {
+            match self.checkpoint_all() {
                 Ok(()) => {}
                 // What makes room must not wait for room.
                 Err(Errno::NOSPC | Errno::DQUOT) if !barrier.waived => barrier.waived = true,
@@ -101,11 +101,12 @@ impl Engine {
     }
 
     /// Whether commits made before the operation began still have to reach the backing directory.
-    pub(super) fn must_drain(&self, state: &State, barrier: &mut Barrier) -> bool {
+    pub(super) fn must_checkpoint(&self, state: &State, barrier: &mut Barrier) -> bool {
         if failpoint::mutant("C19-barrier") || barrier.waived {
             return false;
         }
-        let waiting = !state.pending.is_empty() || !state.appended.is_empty() || state.drain.busy;
+        let waiting =
+            !state.pending.is_empty() || !state.appended.is_empty() || state.checkpoint.busy;
         let in_journal = |target| {
             state
                 .pending
@@ -133,29 +134,31 @@ impl Engine {
         if let Err(e) = Engine::refuse_state_dir(dir, name) {
             return done(Err(e));
         }
-        let slot = Slot {
+        let dentry = Dentry {
             dir,
             name: name.to_owned(),
         };
-        if self.lock().deciding_under(&slot).is_some() {
+        if self.lock().deciding_under(&dentry).is_some() {
             let engine = self.clone();
             return self.pool.run(move || {
-                engine.await_decisions(&[&slot]);
-                engine.unlink_open_name(caller, slot, done);
+                engine.await_decisions(&[&dentry]);
+                engine.unlink_open_name(caller, dentry, done);
             });
         }
-        self.unlink_open_name(caller, slot, done);
+        self.unlink_open_name(caller, dentry, done);
     }
 
     fn unlink_open_name(
         self: &Arc<Self>,
         caller: Caller,
-        slot: Slot,
+        dentry: Dentry,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         let mut discarded = false;
-        self.with_drain(
-            move |engine, barrier| engine.unlink_step(caller, &slot, None, &mut discarded, barrier),
+        self.with_checkpoint(
+            move |engine, barrier| {
+                engine.unlink_step(caller, &dentry, None, &mut discarded, barrier)
+            },
             done,
         );
     }
@@ -163,7 +166,7 @@ impl Engine {
     /// Unlinks a name of our own accord, as long as it means a certain file.
     pub(super) fn unlink_file(
         self: &Arc<Self>,
-        slot: Slot,
+        dentry: Dentry,
         file: NodeId,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
@@ -173,24 +176,24 @@ impl Engine {
             gid: 0,
         };
         let mut discarded = false;
-        self.with_drain(
+        self.with_checkpoint(
             move |engine, barrier| {
                 let left = {
                     let mut state = engine.lock();
-                    match engine.current_if_any(&mut state, &slot)? {
-                        Some(current) if current == file => engine.left_at(&mut state, &slot)?,
+                    match engine.current_if_any(&mut state, &dentry)? {
+                        Some(current) if current == file => engine.left_at(&mut state, &dentry)?,
                         _ => return Err(Errno::NOENT),
                     }
                 };
-                engine.unlink_step(nobody, &slot, left, &mut discarded, barrier)
+                engine.unlink_step(nobody, &dentry, left, &mut discarded, barrier)
             },
             done,
         );
     }
 
     /// What a name means, as it is now.
-    pub(super) fn left_at(&self, state: &mut State, slot: &Slot) -> OpResult<Option<Left>> {
-        let Some(id) = self.current_if_any(state, slot)? else {
+    pub(super) fn left_at(&self, state: &mut State, dentry: &Dentry) -> OpResult<Option<Left>> {
+        let Some(id) = self.current_if_any(state, dentry)? else {
             return Ok(None);
         };
         let version = self.version_of(state, id);
@@ -207,39 +210,40 @@ impl Engine {
     fn unlink_step(
         &self,
         caller: Caller,
-        slot: &Slot,
+        dentry: &Dentry,
         only: Option<Left>,
         discarded: &mut bool,
         barrier: &mut Barrier,
     ) -> OpResult<Step<()>> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if only.is_some() && self.left_at(state, slot)? != only {
+        if only.is_some() && self.left_at(state, dentry)? != only {
             return Err(Errno::NOENT);
         }
-        let dir = self.dir_fd(state, slot.dir)?;
-        let backing = at::stat_at(&*dir, &slot.name)?;
+        let dir = self.dir_fd(state, dentry.dir)?;
+        let backing = at::stat_at(&*dir, &dentry.name)?;
         if let Some(stat) = &backing
             && FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-            && state.pending.get(slot.dir, &slot.name).is_none()
+            && state.pending.get(dentry.dir, &dentry.name).is_none()
         {
             return Err(Errno::ISDIR);
         }
         if !*discarded {
-            let own = self.own_transaction(state, caller, slot).is_some()
-                || state.transactions_at(slot).any(|t| t.is_seen_by_all());
-            let committed = backing.is_some() || state.pending.get(slot.dir, &slot.name).is_some();
+            let own = self.own_transaction(state, caller, dentry).is_some()
+                || state.transactions_at(dentry).any(|t| t.is_seen_by_all());
+            let committed =
+                backing.is_some() || state.pending.get(dentry.dir, &dentry.name).is_some();
             if own || committed {
-                *discarded |= self.discard_transactions(state, slot) && own;
+                *discarded |= self.discard_transactions(state, dentry) && own;
             }
         }
-        if let Some(pending) = state.pending.get(slot.dir, &slot.name) {
+        if let Some(pending) = state.pending.get(dentry.dir, &dentry.name) {
             if backing.is_some() || !pending.superseded.is_empty() {
-                return Ok(Step::DrainFirst);
+                return Ok(Step::CheckpointFirst);
             }
             let removed = pending.node;
-            self.note_removed(state, caller.tid, slot, Some(removed));
-            self.drop_pending(state, slot);
+            self.note_removed(state, caller.tid, dentry, Some(removed));
+            self.drop_pending(state, dentry);
             return Ok(Step::Done(()));
         }
         let Some(stat) = backing else {
@@ -249,12 +253,12 @@ impl Engine {
                 Err(Errno::NOENT)
             };
         };
-        let direct = self.policy(state, slot, Creation::default()).mode == RuleMode::Direct
-            || self.was_a_companion(state, slot, (stat.st_dev, stat.st_ino));
-        if !direct && self.must_drain(state, barrier) {
-            return Ok(Step::DrainFirst);
+        let direct = self.policy(state, dentry, Creation::default()).mode == RuleMode::Direct
+            || self.was_a_companion(state, dentry, (stat.st_dev, stat.st_ino));
+        if !direct && self.must_checkpoint(state, barrier) {
+            return Ok(Step::CheckpointFirst);
         }
-        self.remove_backing(state, caller, slot, &dir, &stat)?;
+        self.remove_backing(state, caller, dentry, &dir, &stat)?;
         Ok(Step::Done(()))
     }
 
@@ -262,32 +266,32 @@ impl Engine {
         &self,
         state: &mut State,
         caller: Caller,
-        slot: &Slot,
+        dentry: &Dentry,
         dir: &OwnedFd,
         stat: &rustix::fs::Stat,
     ) -> OpResult<()> {
-        let hold = at::open_path(dir, &slot.name).ok();
-        let node = self.current_if_any(state, slot)?;
-        let lost = state.added_to(slot, node);
+        let hold = at::open_path(dir, &dentry.name).ok();
+        let node = self.current_if_any(state, dentry)?;
+        let lost = state.added_to(dentry, node);
         self.append(&Record::Barrier)?;
-        self.note_removed(state, caller.tid, slot, node);
-        rustix::fs::unlinkat(dir, &slot.name, AtFlags::empty())?;
-        state.unname(slot, lost);
+        self.note_removed(state, caller.tid, dentry, node);
+        rustix::fs::unlinkat(dir, &dentry.name, AtFlags::empty())?;
+        state.unname(dentry, lost);
         if stat.st_nlink == 1 {
             state.nodes.unlinked((stat.st_dev, stat.st_ino));
             let fd = node.and_then(|node| state.nodes.reap(node));
-            self.bury(fd);
+            self.defer_close(fd);
         }
-        state.errors.remove(slot);
-        self.mark_dirty(state, slot.dir);
-        self.bury(hold.map(Arc::new));
+        state.errors.remove(dentry);
+        self.mark_dirty(state, dentry.dir);
+        self.defer_close(hold.map(Arc::new));
         Ok(())
     }
 
     /// Marks every transaction of a name as discarded. Gives whether there was one.
-    fn discard_transactions(&self, state: &mut State, slot: &Slot) -> bool {
-        state.discard_prepared(slot);
-        let ids: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
+    fn discard_transactions(&self, state: &mut State, dentry: &Dentry) -> bool {
+        state.discard_prepared(dentry);
+        let ids: Vec<TxnId> = state.transactions_at(dentry).map(|t| t.id).collect();
         for id in &ids {
             if let Some(txn) = state.txns.get_mut(id) {
                 txn.discarded = !failpoint::mutant("C11-unlink");
@@ -301,21 +305,21 @@ impl Engine {
     }
 
     /// Takes a pending name away that the backing directory doesn't have.
-    fn drop_pending(&self, state: &mut State, slot: &Slot) {
-        let path = state.nodes.path(slot).unwrap_or_default();
-        let Some(pending) = state.pending.remove(slot.dir, &slot.name) else {
+    fn drop_pending(&self, state: &mut State, dentry: &Dentry) {
+        let path = state.nodes.path(dentry).unwrap_or_default();
+        let Some(pending) = state.pending.remove(dentry.dir, &dentry.name) else {
             return;
         };
-        let lost = state.added_to(slot, Some(pending.node));
-        state.unname(slot, lost);
+        let lost = state.added_to(dentry, Some(pending.node));
+        state.unname(dentry, lost);
         let seq = self.journal_commit(state, vec![Edit::Drop { path }]);
         state.counters.commits -= 1;
-        state.condemned.push((seq, pending.id));
+        state.pending_deletes.push((seq, pending.id));
         if let Some(node) = state.nodes.get_mut(pending.node) {
             node.nameless = true;
         }
         self.unpin(state, pending.node, true);
-        self.touch_dir(state, slot.dir);
+        self.touch_dir(state, dentry.dir);
     }
 
     /// rename(2), renameat2(2).
@@ -338,11 +342,11 @@ impl Engine {
         if flags.contains(RenameFlags::WHITEOUT) {
             return done(Err(Errno::INVAL));
         }
-        let from = Slot {
+        let from = Dentry {
             dir,
             name: name.to_owned(),
         };
-        let to = Slot {
+        let to = Dentry {
             dir: new_dir,
             name: new_name.to_owned(),
         };
@@ -356,8 +360,8 @@ impl Engine {
     fn rename_now(
         &self,
         caller: Caller,
-        from: &Slot,
-        to: &Slot,
+        from: &Dentry,
+        to: &Dentry,
         flags: RenameFlags,
     ) -> OpResult<()> {
         if flags.contains(RenameFlags::EXCHANGE) {
@@ -374,9 +378,9 @@ impl Engine {
                 open.find(everybodys).map(|t| t.id)
             })
         };
-        match open.map(|id| (id, self.unborn_log(id))) {
+        match open.map(|id| (id, self.unpublished_stream(id))) {
             // Its first version takes the new name like any other.
-            Some((id, Some(handle))) => drop(self.birth(id, handle, 0, b"")?),
+            Some((id, Some(handle))) => drop(self.publish_first(id, handle, 0, b"")?),
             Some((id, None)) if !failpoint::mutant("C11") => {
                 return self.rename_open(caller, id, from, to);
             }
@@ -385,59 +389,61 @@ impl Engine {
         self.check_moved(caller, from, to)?;
         if self.rename_merged(caller, from, to, flags)? {
             if self.config.durability == Durability::Sync {
-                self.drain_all()?;
+                self.checkpoint_all()?;
             }
             return Ok(());
         }
-        let renamed = self.rename_settled(from, to, flags)?;
+        let renamed = self.rename_in_place(from, to, flags)?;
         if let Some((source, lost)) = renamed.filter(|_| flags.is_empty()) {
             let mut state = self.lock();
-            let author = state.parties.author(source).map(|a| a.tid);
+            let author = state.registry.author(source).map(|a| a.tid);
             self.note_replaced(&mut state, caller.tid, author, to, (lost, source));
         }
         if self.config.durability == Durability::Sync {
-            self.drain_all()?;
+            self.checkpoint_all()?;
         }
         Ok(())
     }
 
     /// Renames once nothing that either name means is pending.
-    pub(super) fn rename_settled(
+    pub(super) fn rename_in_place(
         &self,
-        from: &Slot,
-        to: &Slot,
+        from: &Dentry,
+        to: &Dentry,
         flags: RenameFlags,
     ) -> OpResult<Option<Renamed>> {
-        self.drain_until(|engine, barrier| engine.rename_step(from, to, flags, None, barrier))
+        self.checkpoint_until(|engine, barrier| engine.rename_step(from, to, flags, None, barrier))
     }
 
-    fn exists(&self, state: &mut State, slot: &Slot) -> OpResult<bool> {
-        Ok(state.transactions_at(slot).any(|t| t.is_seen_by_all())
-            || self.current_if_any(state, slot)?.is_some())
+    fn exists(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
+        Ok(state.transactions_at(dentry).any(|t| t.is_seen_by_all())
+            || self.current_if_any(state, dentry)?.is_some())
     }
 
     /// Renames a file whose transaction is open (C11).
-    fn rename_open(&self, caller: Caller, id: TxnId, from: &Slot, to: &Slot) -> OpResult<()> {
+    fn rename_open(&self, caller: Caller, id: TxnId, from: &Dentry, to: &Dentry) -> OpResult<()> {
         if from == to {
             return Ok(());
         }
         // A version committed under the old name before goes with it, as it would have been this
         // very file; what is committed or added from here on stays.
-        let left = self.publish_open(caller.tid, id, to, Move::Rename)?.left;
+        let left = self
+            .publish_open(caller.tid, id, to, Publication::Rename)?
+            .left;
         if left.is_some() {
             self.unlink_moved(caller, from, left)?;
         }
         if self.config.durability == Durability::Sync {
-            self.drain_all()?;
+            self.checkpoint_all()?;
         }
         Ok(())
     }
 
     /// What has got another name by its content loses the old one, unless somebody has committed
     /// under that since.
-    fn unlink_moved(&self, caller: Caller, from: &Slot, moved: Option<Left>) -> OpResult<()> {
+    fn unlink_moved(&self, caller: Caller, from: &Dentry, moved: Option<Left>) -> OpResult<()> {
         let mut discarded = true;
-        let unlinked = self.drain_until(|engine, barrier| {
+        let unlinked = self.checkpoint_until(|engine, barrier| {
             engine.unlink_step(caller, from, moved, &mut discarded, barrier)
         });
         unlinked.or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })
@@ -445,12 +451,12 @@ impl Engine {
 
     /// A rename is a commit of the name it goes to: its guard, and durability where the file was
     /// in direct mode.
-    pub(super) fn check_moved(&self, caller: Caller, from: &Slot, to: &Slot) -> OpResult<()> {
+    pub(super) fn check_moved(&self, caller: Caller, from: &Dentry, to: &Dentry) -> OpResult<()> {
         let (fd, policy, direct, pending) = {
-            let mut state = self.lock_settled(from)?;
+            let mut state = self.lock_materialized(from)?;
             let id = self.current(&mut state, from)?;
             let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-            if node.kind != Kind::File {
+            if node.kind != NodeKind::File {
                 return Ok(());
             }
             let fd = state.nodes.fd(id)?;
@@ -478,7 +484,7 @@ impl Engine {
         state: &mut State,
         renamer: u32,
         author: Option<u32>,
-        to: &Slot,
+        to: &Dentry,
         (lost, by): (Option<NodeId>, NodeId),
     ) {
         let seen = |state: &State, tid| state.overwrites.last_seen(tid, to).cloned();
@@ -486,12 +492,12 @@ impl Engine {
         let seen_by_author = author.and_then(|tid| seen(state, tid));
         let seen_by_renamer = seen(state, renamer);
         // It may be forgotten by now.
-        let lost = lost.filter(|l| state.nodes.get(*l).is_none_or(|n| n.kind == Kind::File));
+        let lost = lost.filter(|l| state.nodes.get(*l).is_none_or(|n| n.kind == NodeKind::File));
         let reader = author.filter(|_| seen_by_author.is_some());
         let reader = reader.unwrap_or(renamer);
         let seen = seen_by_author.as_ref().or(seen_by_renamer.as_ref());
         let unseen = lost.filter(|lost| seen.is_some_and(|s| !state.is_as_seen(s, *lost)));
-        let pid = state.parties.author(by).map_or(0, |a| a.pid);
+        let pid = state.registry.author(by).map_or(0, |a| a.pid);
         let is_own = unseen.is_some_and(|lost| {
             Engine::is_own_save(state, pid, lost) || Engine::is_past_step(state, pid, lost)
         });
@@ -526,7 +532,7 @@ impl Engine {
         &self,
         state: &mut State,
         tid: u32,
-        to: &Slot,
+        to: &Dentry,
         (lost, by): (NodeId, NodeId),
         why: Option<Why>,
     ) {
@@ -540,7 +546,7 @@ impl Engine {
         self.note_overwritten_by(state, tid, to, loss);
     }
 
-    fn note_overwritten_by(&self, state: &mut State, tid: u32, to: &Slot, loss: Loss) {
+    fn note_overwritten_by(&self, state: &mut State, tid: u32, to: &Dentry, loss: Loss) {
         let pid = crate::sys::proc::tgid(tid).unwrap_or(tid);
         let command = crate::sys::proc::comm(pid).unwrap_or_default();
         self.note_overwritten(state, to, (pid, &command), loss);
@@ -551,8 +557,8 @@ impl Engine {
     fn rename_merged(
         &self,
         caller: Caller,
-        from: &Slot,
-        to: &Slot,
+        from: &Dentry,
+        to: &Dentry,
         flags: RenameFlags,
     ) -> OpResult<bool> {
         let policy = self.policy(&self.lock(), to, Creation::default());
@@ -569,17 +575,21 @@ impl Engine {
     fn rename_merging(
         &self,
         caller: Caller,
-        from: &Slot,
-        to: &Slot,
+        from: &Dentry,
+        to: &Dentry,
         flags: RenameFlags,
         policy: &crate::rules::Policy,
     ) -> OpResult<bool> {
         loop {
             let (source, file, begun, actor, base) = {
-                let mut guard = self.lock_settled(from)?;
+                let mut guard = self.lock_materialized(from)?;
                 let state = &mut *guard;
                 let source = self.current(state, from)?;
-                if state.nodes.get(source).is_none_or(|n| n.kind != Kind::File) {
+                if state
+                    .nodes
+                    .get(source)
+                    .is_none_or(|n| n.kind != NodeKind::File)
+                {
                     return Ok(false);
                 }
                 let file = at::reopen_quietly(&*state.nodes.fd(source)?)?;
@@ -594,21 +604,21 @@ impl Engine {
             let (onto, outcome) = reconciled.map_err(|abort| {
                 // The kernel asks once more after an ESTALE.
                 let asked = (caller.tid, source);
-                let before = self.lock().parties.refused.take();
+                let before = self.lock().registry.refused.take();
                 if matches!(abort, Abort::Conflict) && before == Some(asked) {
                     return abort.errno();
                 }
                 {
                     let mut state = self.lock();
-                    state.parties.refused = Some(asked);
+                    state.registry.refused = Some(asked);
                     Engine::note_refused(&mut state, to, Some(actor));
                 }
                 self.refuse(to, abort, caller.tid)
             })?;
             let why = outcome.overwrites();
             match outcome {
-                Outcome::AsWritten | Outcome::Overwrites(_) => {
-                    let renamed = self.drain_until(|engine, barrier| {
+                MergeOutcome::AsWritten | MergeOutcome::Overwrites(_) => {
+                    let renamed = self.checkpoint_until(|engine, barrier| {
                         let expected = base.as_ref().map(|_| (source, onto));
                         engine.rename_step(from, to, flags, expected, barrier)
                     })?;
@@ -616,7 +626,7 @@ impl Engine {
                         continue;
                     }
                 }
-                Outcome::Merged(merged) => {
+                MergeOutcome::Merged(merged) => {
                     let id = merged.id;
                     let Some((version, left)) = self.publish_merged(
                         from,
@@ -655,8 +665,8 @@ impl Engine {
     /// old name.
     fn publish_merged(
         &self,
-        from: &Slot,
-        to: &Slot,
+        from: &Dentry,
+        to: &Dentry,
         source: NodeId,
         onto: Option<NodeId>,
         merged: super::merging::MergedFile,
@@ -670,7 +680,7 @@ impl Engine {
         }
         let left = self.left_at(state, from)?;
         let (path, key) = (merged.path.clone(), merged.key);
-        let version = state.nodes.create(Kind::File, path, key, to.clone());
+        let version = state.nodes.create(NodeKind::File, path, key, to.clone());
         let written = merged.file.clone();
         self.publish(state, to, merged.ready(written, onto), version);
         // At once: whatever the rest comes to, and if it is asked for again, this is saved.
@@ -688,8 +698,8 @@ impl Engine {
     /// ones, and they are not there any more.
     fn rename_step(
         &self,
-        from: &Slot,
-        to: &Slot,
+        from: &Dentry,
+        to: &Dentry,
         flags: RenameFlags,
         expected: Option<(NodeId, Option<NodeId>)>,
         barrier: &mut Barrier,
@@ -708,21 +718,21 @@ impl Engine {
         if expected.is_some_and(|expected| expected != (source, target)) {
             return Ok(Step::Done(None));
         }
-        if kind == Kind::File && flags.is_empty() && self.rename_pending(state, from, to)? {
+        if kind == NodeKind::File && flags.is_empty() && self.rename_pending(state, from, to)? {
             return Ok(Step::Done(Some((source, target))));
         }
         if state.pending.get(from.dir, &from.name).is_some()
             || state.pending.get(to.dir, &to.name).is_some()
-            || self.must_drain(state, barrier)
+            || self.must_checkpoint(state, barrier)
         {
-            return Ok(Step::DrainFirst);
+            return Ok(Step::CheckpointFirst);
         }
         self.rename_backing(state, from, to, flags, source, target)?;
         Ok(Step::Done(Some((source, target))))
     }
 
     /// Renames a pending name that the backing directory doesn't have. Gives whether it could.
-    fn rename_pending(&self, state: &mut State, from: &Slot, to: &Slot) -> OpResult<bool> {
+    fn rename_pending(&self, state: &mut State, from: &Dentry, to: &Dentry) -> OpResult<bool> {
         let dir = self.dir_fd(state, from.dir)?;
         match state.pending.get(from.dir, &from.name) {
             Some(p) if p.superseded.is_empty() => {}
@@ -791,7 +801,7 @@ impl Engine {
         &self,
         state: &State,
         pending: &crate::namespace::Pending,
-    ) -> crate::journal::Content {
+    ) -> crate::journal::ContentInfo {
         state
             .unapplied
             .iter()
@@ -804,7 +814,7 @@ impl Engine {
                 _ => None,
             })
             .next()
-            .unwrap_or(crate::journal::Content {
+            .unwrap_or(crate::journal::ContentInfo {
                 len: 0,
                 crc: None,
                 inline: None,
@@ -817,14 +827,17 @@ impl Engine {
     fn rename_backing(
         &self,
         state: &mut State,
-        from: &Slot,
-        to: &Slot,
+        from: &Dentry,
+        to: &Dentry,
         flags: RenameFlags,
         source: NodeId,
         target: Option<NodeId>,
     ) -> OpResult<()> {
         let (from_dir, to_dir) = (self.dir_fd(state, from.dir)?, self.dir_fd(state, to.dir)?);
-        let is_dir = state.nodes.get(source).is_some_and(|n| n.kind == Kind::Dir);
+        let is_dir = state
+            .nodes
+            .get(source)
+            .is_some_and(|n| n.kind == NodeKind::Dir);
         if is_dir && target.is_some_and(|t| self.holds_claims(state, t)) {
             return Err(Errno::NOTEMPTY);
         }
@@ -840,7 +853,8 @@ impl Engine {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let moves_dir = is_dir
             || exchange
-                && target.is_some_and(|t| state.nodes.get(t).is_some_and(|n| n.kind == Kind::Dir));
+                && target
+                    .is_some_and(|t| state.nodes.get(t).is_some_and(|n| n.kind == NodeKind::Dir));
         let paths = state.nodes.path(from).zip(state.nodes.path(to));
         if let Some((old, new)) = &paths
             && !moves_dir
@@ -902,7 +916,7 @@ impl Engine {
                 Some(gone) if is_dir => self.orphan_transactions(state, gone),
                 Some(gone) => {
                     let fd = state.nodes.reap(gone);
-                    self.bury(fd);
+                    self.defer_close(fd);
                 }
                 None => {}
             }
@@ -915,7 +929,7 @@ impl Engine {
         }
         self.mark_dirty(state, from.dir);
         self.mark_dirty(state, to.dir);
-        self.bury(hold.map(Arc::new));
+        self.defer_close(hold.map(Arc::new));
         if is_dir {
             self.retarget_below(state);
         } else {
@@ -967,7 +981,7 @@ impl Engine {
 
     /// Writers of the moved file follow it to its new name; those that are creating a file of
     /// their own under the old name keep it (C11).
-    fn follow(&self, state: &mut State, from: &Slot, to: &Slot, moved: NodeId) {
+    fn follow(&self, state: &mut State, from: &Dentry, to: &Dentry, moved: NodeId) {
         state.rename_follower(from, to);
         for id in followers(state, from, moved) {
             self.retarget(state, id, to);
@@ -999,7 +1013,7 @@ impl Engine {
     }
 
     /// A transaction goes on under another name, and what that name's guard refuses.
-    pub(super) fn retarget(&self, state: &mut State, id: TxnId, to: &Slot) {
+    pub(super) fn retarget(&self, state: &mut State, id: TxnId, to: &Dentry) {
         let policy = self.policy(state, to, Creation::default());
         if let Some(txn) = state.txns.get_mut(&id) {
             let before = (txn.policy.guard, txn.policy.allow_empty);
@@ -1014,7 +1028,7 @@ impl Engine {
             }
         }
         // Nobody waits for it under its old name.
-        if let Some(from) = state.txns.get(&id).map(|txn| txn.slot.clone()) {
+        if let Some(from) = state.txns.get(&id).map(|txn| txn.dentry.clone()) {
             self.end_turn(state, &from, id);
         }
         state.retarget(id, to.clone());
@@ -1023,7 +1037,7 @@ impl Engine {
     pub(super) fn journal_target(&self, state: &State, id: TxnId) {
         // One whose directory is gone keeps its last path: without any it would be an unlinked one.
         if let Some(txn) = state.txns.get(&id)
-            && let Some(path) = state.nodes.path(&txn.slot)
+            && let Some(path) = state.nodes.path(&txn.dentry)
         {
             self.append(&Record::Retarget {
                 id: txn.staging_id,
@@ -1047,7 +1061,7 @@ impl Engine {
         state
             .txns
             .values()
-            .any(|t| t.is_seen_by_all() && t.slot.dir == dir && !t.discarded)
+            .any(|t| t.is_seen_by_all() && t.dentry.dir == dir && !t.discarded)
             || state.pending.in_dir(dir).next().is_some()
     }
 
@@ -1066,7 +1080,7 @@ impl Engine {
         if let Err(e) = Engine::refuse_state_dir(dir, name) {
             return done(Err(e));
         }
-        let to = Slot {
+        let to = Dentry {
             dir,
             name: name.to_owned(),
         };
@@ -1080,50 +1094,53 @@ impl Engine {
         });
     }
 
-    fn link_now(&self, caller: Caller, node: NodeId, to: &Slot) -> OpResult<Attr> {
+    fn link_now(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Attr> {
         let (node, open) = {
             let mut state = self.lock();
             if self.exists(&mut state, to)? {
                 return Err(Errno::EXIST);
             }
             match state.nodes.get(node).ok_or(Errno::STALE)?.kind {
-                Kind::Private(id) if state.txns.contains_key(&id) => {
+                NodeKind::Private(id) if state.txns.contains_key(&id) => {
                     match self.untouched_base(&mut state, id)? {
                         Some(base) => (base, None),
                         None => (node, Some(id)),
                     }
                 }
-                Kind::Dir => return Err(Errno::PERM),
+                NodeKind::Dir => return Err(Errno::PERM),
                 _ => (node, None),
             }
         };
         if let Some(id) = open {
-            let version = self.publish_open(caller.tid, id, to, Move::Link)?.version;
+            let version = self
+                .publish_open(caller.tid, id, to, Publication::Link)?
+                .version;
             return self.attr_after_lookup(version);
         }
         self.check_linked(caller, node, to)?;
-        let linked = self.drain_until(|engine, barrier| engine.link_step(node, to, barrier))?;
+        let linked =
+            self.checkpoint_until(|engine, barrier| engine.link_step(node, to, barrier))?;
         self.attr(linked)
     }
 
     /// The version that a transaction still is, having written nothing.
     fn untouched_base(&self, state: &mut State, id: TxnId) -> OpResult<Option<NodeId>> {
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
-        let (slot, base, touched) = (txn.slot.clone(), txn.base, txn.would_commit());
-        let current = self.current_if_any(state, &slot)?;
+        let (dentry, base, touched) = (txn.dentry.clone(), txn.base, txn.would_commit());
+        let current = self.current_if_any(state, &dentry)?;
         Ok(base.filter(|base| !touched && current == Some(*base)))
     }
 
     /// A new name for existing content commits that name, so its guard has a say.
-    fn check_linked(&self, caller: Caller, node: NodeId, to: &Slot) -> OpResult<()> {
-        self.settle(node)?;
+    fn check_linked(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<()> {
+        self.materialize(node)?;
         let (fd, policy, is_file) = {
             let state = self.lock();
             let n = state.nodes.get(node).ok_or(Errno::STALE)?;
             (
                 state.nodes.fd(node)?,
                 self.policy(&state, to, Creation::default()),
-                n.kind == Kind::File,
+                n.kind == NodeKind::File,
             )
         };
         if !is_file || policy.guard == Guard::None || policy.mode == RuleMode::Direct {
@@ -1134,19 +1151,24 @@ impl Engine {
     }
 
     /// Gives the node that has got the name.
-    fn link_step(&self, node: NodeId, to: &Slot, barrier: &mut Barrier) -> OpResult<Step<NodeId>> {
+    fn link_step(
+        &self,
+        node: NodeId,
+        to: &Dentry,
+        barrier: &mut Barrier,
+    ) -> OpResult<Step<NodeId>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         if self.exists(state, to)? {
             return Err(Errno::EXIST);
         }
-        if self.must_drain(state, barrier) {
-            return Ok(Step::DrainFirst);
+        if self.must_checkpoint(state, barrier) {
+            return Ok(Step::CheckpointFirst);
         }
         let node = self.newest(state, node)?;
         if state.nodes.get(node).is_some_and(|n| n.pending) {
             // A patch has come since; what is linked lies in its place.
-            return Ok(Step::DrainFirst);
+            return Ok(Step::CheckpointFirst);
         }
         let dir = self.dir_fd(state, to.dir)?;
         if is_promised(state, to)
@@ -1172,9 +1194,9 @@ impl Engine {
     fn newest(&self, state: &mut State, node: NodeId) -> OpResult<NodeId> {
         let n = state.nodes.get(node).ok_or(Errno::STALE)?;
         match (&n.at, n.superseded) {
-            (Some(slot), true) => {
-                let slot = slot.clone();
-                self.current(state, &slot)
+            (Some(dentry), true) => {
+                let dentry = dentry.clone();
+                self.current(state, &dentry)
             }
             _ => Ok(node),
         }
@@ -1190,42 +1212,42 @@ impl Engine {
         if let Err(e) = Engine::refuse_state_dir(dir, name) {
             return done(Err(e));
         }
-        let slot = Slot {
+        let dentry = Dentry {
             dir,
             name: name.to_owned(),
         };
-        self.with_drain(
-            move |engine, barrier| engine.rmdir_step(&slot, barrier),
+        self.with_checkpoint(
+            move |engine, barrier| engine.rmdir_step(&dentry, barrier),
             done,
         );
     }
 
-    fn rmdir_step(&self, slot: &Slot, barrier: &mut Barrier) -> OpResult<Step<()>> {
+    fn rmdir_step(&self, dentry: &Dentry, barrier: &mut Barrier) -> OpResult<Step<()>> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let id = self.current(state, slot)?;
+        let id = self.current(state, dentry)?;
         if self.holds_claims(state, id) {
             return Err(Errno::NOTEMPTY);
         }
-        if self.must_drain(state, barrier) {
-            return Ok(Step::DrainFirst);
+        if self.must_checkpoint(state, barrier) {
+            return Ok(Step::CheckpointFirst);
         }
-        let dir = self.dir_fd(state, slot.dir)?;
+        let dir = self.dir_fd(state, dentry.dir)?;
         self.append(&Record::Barrier)?;
-        rustix::fs::unlinkat(&*dir, &slot.name, AtFlags::REMOVEDIR)?;
+        rustix::fs::unlinkat(&*dir, &dentry.name, AtFlags::REMOVEDIR)?;
         if let Some(node) = state.nodes.get_mut(id) {
             node.unlinked = true;
         }
         state.dirty_dirs.remove(&id);
         self.orphan_transactions(state, id);
-        self.mark_dirty(state, slot.dir);
+        self.mark_dirty(state, dentry.dir);
         Ok(Step::Done(()))
     }
 
     /// A directory is gone, and what was to be committed in it has no place any more: not in a
     /// later directory of the same path either, should the daemon end before the close.
     fn orphan_transactions(&self, state: &State, dir: NodeId) {
-        for txn in state.txns.values().filter(|t| t.slot.dir == dir) {
+        for txn in state.txns.values().filter(|t| t.dentry.dir == dir) {
             self.append(&Record::Abort { id: txn.staging_id }).ok();
         }
     }
@@ -1301,13 +1323,13 @@ impl Engine {
         umask: u32,
     ) -> OpResult<Attr> {
         Engine::refuse_state_dir(dir, name)?;
-        let slot = Slot {
+        let dentry = Dentry {
             dir,
             name: name.to_owned(),
         };
         let mut guard = self.lock();
         let state = &mut *guard;
-        if self.exists(state, &slot)? {
+        if self.exists(state, &dentry)? {
             return Err(Errno::EXIST);
         }
         let parent = self.dir_fd(state, dir)?;
@@ -1323,13 +1345,13 @@ impl Engine {
             rustix::fs::unlinkat(&*parent, name, flag).ok();
         })?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Kind::Dir,
-            FileType::RegularFile => Kind::File,
-            _ => Kind::Special,
+            FileType::Directory => NodeKind::Dir,
+            FileType::RegularFile => NodeKind::File,
+            _ => NodeKind::Special,
         };
         let node = state
             .nodes
-            .adopt(kind, fd, (stat.st_dev, stat.st_ino), slot);
+            .adopt(kind, fd, (stat.st_dev, stat.st_ino), dentry);
         node.lookups += 1;
         let id = node.id;
         self.mark_dirty(state, dir);
@@ -1375,7 +1397,7 @@ impl Engine {
         }
         let engine = self.clone();
         self.pool.run(move || {
-            let synced = engine.drain_all().and_then(|()| {
+            let synced = engine.checkpoint_all().and_then(|()| {
                 use std::os::fd::AsFd;
                 let fd = engine.dir_fd(&engine.lock(), dir)?;
                 failpoint::sync("C7-sync-dir", || at::sync_dir(fd.as_fd()))
@@ -1387,15 +1409,15 @@ impl Engine {
 
 /// The transactions of a name that are not discarded, in the order in which they are listed: the newest
 /// is the one that its process sees.
-fn open_at(state: &State, slot: &Slot) -> Vec<TxnId> {
-    let listed = state.open_names.get(slot).into_iter().flatten();
+fn open_at(state: &State, dentry: &Dentry) -> Vec<TxnId> {
+    let listed = state.open_names.get(dentry).into_iter().flatten();
     let is_open = |id: &&TxnId| state.txns.get(id).is_some_and(|t| !t.discarded);
     listed.filter(is_open).copied().collect()
 }
 
 /// Those that go along when the file is renamed. Also one prepared for an open that is still on its
 /// way: it has what has moved.
-fn followers(state: &State, from: &Slot, moved: NodeId) -> Vec<TxnId> {
+fn followers(state: &State, from: &Dentry, moved: NodeId) -> Vec<TxnId> {
     let mut ids = open_at(state, from);
     ids.retain(|id| {
         let goes =
@@ -1406,7 +1428,7 @@ fn followers(state: &State, from: &Slot, moved: NodeId) -> Vec<TxnId> {
 }
 
 /// Whether recovery may give a name what an open transaction of it has promised.
-fn is_promised(state: &State, slot: &Slot) -> bool {
+fn is_promised(state: &State, dentry: &Dentry) -> bool {
     let promises = |t: &Transaction| t.last_fsync.is_some() || t.content.is_some() || t.is_there();
-    state.transactions_at(slot).any(promises)
+    state.transactions_at(dentry).any(promises)
 }

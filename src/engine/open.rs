@@ -2,8 +2,8 @@
 //!
 //! A writer must not share the readers' node: its O_TRUNC and its pages would show through to
 //! them. So an open for writing that arrives at a version's node is refused with ESTALE, the VFS
-//! walks the path once more, and the lookup of that thread answers the private node (see
-//! `docs/design.md`, "The second walk"). Programs never see the ESTALE.
+//! looks the path up once more, and the lookup of that thread answers the private node (see
+//! `docs/design.md`, "The second lookup"). Programs never see the ESTALE.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -17,17 +17,17 @@ use parking_lot::MutexGuard;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::retries::{Goal, PendingOpen, Way};
 use super::shared::{is_database, is_edit, is_outsider};
 use super::state::Handle;
-use super::walks::{Goal, Note, Way};
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::guard::Guard;
 use crate::journal::Record;
-use crate::namespace::{Kind, Node, Shown};
+use crate::namespace::{Node, NodeKind, Shown};
 use crate::rules::{Creation, Mode as RuleMode, Policy, Stream};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Content, Own, Staging, Transaction};
-use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, Slot, TxnId};
+use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
 
 /// What open(2) asks for.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,7 @@ pub struct Created {
 /// An open is done, or has to wait for the writer slot of a name (C9).
 pub(super) enum OpenStep {
     Done(Opened),
-    Wait(Slot),
+    Wait(Dentry),
     /// The transaction whose node it is has been closed and is being decided upon.
     Undecided(TxnId),
     /// It empties what a transaction has staged, and somebody writes, copies or judges that now.
@@ -86,7 +86,7 @@ pub(super) enum OpenStep {
 /// A creation that isn't done, or has to wait for the writer slot of a name (C9).
 enum Unready {
     Failed(Errno),
-    MustWait(Slot),
+    MustWait(Dentry),
 }
 
 impl From<Errno> for Unready {
@@ -99,8 +99,8 @@ impl From<Errno> for Unready {
 const UNCACHED: u64 = 64 << 10;
 
 /// What a transaction starts with.
-struct Start {
-    slot: Slot,
+struct Beginning {
+    dentry: Dentry,
     begun: Begun,
     base: Option<NodeId>,
     policy: Policy,
@@ -132,8 +132,8 @@ impl Engine {
         if virtualdir::is_virtual(node) {
             return done(self.virtual_open(node, request.flags));
         }
-        if self.is_herald(caller) {
-            return done(Ok(self.herald_open()));
+        if self.is_watch_helper(caller) {
+            return done(Ok(self.watch_helper_open()));
         }
         if failpoint::number("COMMITFS_OPEN_DELAY_MS", 0) == 0 {
             return self.open_looked_up(caller, node, request, done);
@@ -145,7 +145,7 @@ impl Engine {
                 .clone()
                 .open_looked_up(caller, node, request, move |opened| {
                     if matches!(opened, Err(Errno::STALE)) {
-                        // It is on its second walk so much later.
+                        // It is on its second lookup so much later.
                         failpoint::delay("COMMITFS_OPEN_DELAY_MS");
                     }
                     done(opened);
@@ -164,9 +164,9 @@ impl Engine {
             return done(Ok(opened));
         }
         self.meet(caller, request.flags);
-        if self.is_unsettled(node) {
+        if self.is_dirty(node) {
             let engine = self.clone();
-            return self.pool.run(move || match engine.settle(node) {
+            return self.pool.run(move || match engine.materialize(node) {
                 Ok(()) => engine.open_looked_up(caller, node, request, done),
                 Err(errno) => done(Err(errno)),
             });
@@ -177,21 +177,21 @@ impl Engine {
             return self.pool.run(move || {
                 // What can't be read is opened as a document.
                 engine.learn_json_lines(node).ok();
-                engine.open_settled(caller, node, request, done);
+                engine.open_materialized(caller, node, request, done);
             });
         }
         if self.has_to_come_out(caller, node, request.flags) {
             let engine = self.clone();
             return self.pool.run(move || {
                 // Should the disk fail, the version that is there is opened as any other.
-                engine.drain_all().ok();
-                engine.open_settled(caller, node, request, done);
+                engine.checkpoint_all().ok();
+                engine.open_materialized(caller, node, request, done);
             });
         }
-        self.open_settled(caller, node, request, done);
+        self.open_materialized(caller, node, request, done);
     }
 
-    fn open_settled(
+    fn open_materialized(
         self: &Arc<Self>,
         caller: Caller,
         node: NodeId,
@@ -199,23 +199,24 @@ impl Engine {
         done: impl FnOnce(OpResult<Opened>) + Send + 'static,
     ) {
         match self.open_now(caller, node, request.flags) {
-            Ok(OpenStep::Done(opened)) if self.unsettled_editor(opened.handle).is_some() => {
+            Ok(OpenStep::Done(opened)) if self.dirty_editor(opened.handle).is_some() => {
                 let engine = self.clone();
-                self.pool.run(move || done(engine.settle_editor(opened)));
+                self.pool
+                    .run(move || done(engine.materialize_editor(opened)));
             }
             Ok(OpenStep::Done(opened)) => match self.grown_in_place(opened.handle) {
                 Some(file) => {
                     let engine = self.clone();
                     self.pool
-                        .run(move || done(engine.settle_growing(file).map(|()| opened)));
+                        .run(move || done(engine.end_growing(file).map(|()| opened)));
                 }
                 None => done(Ok(opened)),
             },
-            Ok(OpenStep::Wait(slot)) => {
+            Ok(OpenStep::Wait(dentry)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
-                    let opened = engine.open_waiting(caller, node, &slot, request.flags);
-                    done(opened.and_then(|opened| engine.settle_editor(opened)));
+                    let opened = engine.open_waiting(caller, node, &dentry, request.flags);
+                    done(opened.and_then(|opened| engine.materialize_editor(opened)));
                 });
             }
             Ok(OpenStep::Undecided(txn)) => {
@@ -243,32 +244,32 @@ impl Engine {
     fn has_to_come_out(&self, caller: Caller, id: NodeId, flags: OFlags) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(node) = state.nodes.get(id).filter(|n| n.kind == Kind::File) else {
+        let Some(node) = state.nodes.get(id).filter(|n| n.kind == NodeKind::File) else {
             return false;
         };
         let looked_up = state.lookups.get(&caller.tid);
         let looked_up = looked_up.filter(|(_, found)| *found == id);
-        let Some(slot) = looked_up.map(|(slot, _)| slot).or(node.at.as_ref()) else {
+        let Some(dentry) = looked_up.map(|(dentry, _)| dentry).or(node.at.as_ref()) else {
             return false;
         };
-        let is_pending = state.pending.get(slot.dir, &slot.name).is_some();
+        let is_pending = state.pending.get(dentry.dir, &dentry.name).is_some();
         if !is_pending || node.direct > 0 || failpoint::mutant("C14") {
             return false;
         }
-        let slot = slot.clone();
-        self.policy(state, &slot, Creation::default()).mode == RuleMode::Direct
-            || self.is_companion(state, &slot, flags)
+        let dentry = dentry.clone();
+        self.policy(state, &dentry, Creation::default()).mode == RuleMode::Direct
+            || self.is_companion(state, &dentry, flags)
             || is_edit(flags)
                 && is_database(state, id) == Ok(true)
                 && !failpoint::mutant("C14-in-place")
     }
 
-    /// See [`Engine::settle_base`].
-    fn settle_editor(self: &Arc<Self>, opened: Opened) -> OpResult<Opened> {
-        let Some(txn) = self.unsettled_editor(opened.handle) else {
+    /// See [`Engine::materialize_base`].
+    fn materialize_editor(self: &Arc<Self>, opened: Opened) -> OpResult<Opened> {
+        let Some(txn) = self.dirty_editor(opened.handle) else {
             return Ok(opened);
         };
-        let settled = self.settle_base(txn);
+        let settled = self.materialize_base(txn);
         settled.map(|()| opened).inspect_err(|_| {
             // The kernel closes nothing that it was not given.
             let node = self.lock().txns.get(&txn).map(|t| t.node);
@@ -289,21 +290,21 @@ impl Engine {
             .lookups
             .remove(&caller.tid)
             .filter(|(_, node)| *node == id);
-        let note = self.take_note(state, caller.tid, Goal::Open(flags));
+        let note = self.take_pending_open(state, caller.tid, Goal::Open(flags));
         if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
             return self.open_unwalked(state, caller, note, flags);
         }
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        if let Kind::Private(txn) = node.kind
+        if let NodeKind::Private(txn) = node.kind
             && state.txns.contains_key(&txn)
         {
-            let walked = looked_up.map(|(slot, _)| slot);
+            let walked = looked_up.map(|(dentry, _)| dentry);
             let opened = self.open_private(state, caller, txn, (flags, note), walked.as_ref());
             // It may have another name by now than the one that its opener looks up once more.
-            if let Some(note) = state.notes.get_mut(&caller.tid)
+            if let Some(note) = state.pending_opens.get_mut(&caller.tid)
                 && let Some(walked) = walked
             {
-                note.slot = walked;
+                note.dentry = walked;
             }
             return opened;
         }
@@ -312,57 +313,61 @@ impl Engine {
         }
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         if node.dead {
-            let slot = looked_up.map(|(slot, _)| slot).or_else(|| node.at.clone());
-            return self.open_gone(state, caller, id, slot, flags);
+            let dentry = looked_up
+                .map(|(dentry, _)| dentry)
+                .or_else(|| node.at.clone());
+            return self.open_gone(state, caller, id, dentry, flags);
         }
         match node.kind {
-            Kind::Dir => return Err(Errno::ISDIR),
-            Kind::Special => return Err(Errno::NXIO),
-            Kind::Private(_) | Kind::File => {}
+            NodeKind::Dir => return Err(Errno::ISDIR),
+            NodeKind::Special => return Err(Errno::NXIO),
+            NodeKind::Private(_) | NodeKind::File => {}
         }
-        let slot = looked_up.map(|(slot, _)| slot).or_else(|| node.at.clone());
-        if self.opens_direct(state, id, slot.as_ref(), flags)? {
+        let dentry = looked_up
+            .map(|(dentry, _)| dentry)
+            .or_else(|| node.at.clone());
+        if self.opens_direct(state, id, dentry.as_ref(), flags)? {
             return self
                 .open_direct(state, caller, id, flags)
                 .map(OpenStep::Done);
         }
         if !writes(flags) {
             return self
-                .open_version(state, caller, id, slot.as_ref(), flags)
+                .open_version(state, caller, id, dentry.as_ref(), flags)
                 .map(OpenStep::Done);
         }
-        let slot = slot.ok_or(Errno::STALE)?;
+        let dentry = dentry.ok_or(Errno::STALE)?;
         if flags.contains(OFlags::APPEND) && !flags.contains(OFlags::TRUNC) {
-            let policy = self.policy(state, &slot, Creation::default());
+            let policy = self.policy(state, &dentry, Creation::default());
             let adds = self
                 .adds_lines(state, id, &policy)
                 .filter(|_| !state.closing);
             if let Some(stream) = adds {
                 return self
-                    .open_appender(state, caller, id, slot, (flags, stream))
+                    .open_appender(state, caller, id, dentry, (flags, stream))
                     .map(OpenStep::Done);
             }
         }
-        self.open_for_writing(state, caller, id, slot, flags, false)
+        self.open_for_writing(state, caller, id, dentry, flags, false)
     }
 
     /// At the node of a transaction that has committed nothing and ended since it was looked up. The
-    /// kernel walks once more only: whoever it is has to be served then.
+    /// kernel looks it up once more only: whoever it is has to be served then.
     fn open_gone(
         &self,
         state: &mut State,
         caller: Caller,
         id: NodeId,
-        slot: Option<Slot>,
+        dentry: Option<Dentry>,
         flags: OFlags,
     ) -> OpResult<OpenStep> {
-        let slot = slot.ok_or(Errno::STALE)?;
-        let policy = self.policy(state, &slot, Creation::default());
+        let dentry = dentry.ok_or(Errno::STALE)?;
+        let policy = self.policy(state, &dentry, Creation::default());
         let adds = flags.contains(OFlags::APPEND) && super::lines::by_lines(&policy);
         if !writes(flags) || policy.mode == RuleMode::Direct || adds {
-            return Err(self.walk_anew(state, caller.tid, (slot, id), Goal::Open(flags)));
+            return Err(self.retry_anew(state, caller.tid, (dentry, id), Goal::Open(flags)));
         }
-        self.open_for_writing(state, caller, id, slot, flags, false)
+        self.open_for_writing(state, caller, id, dentry, flags, false)
     }
 
     /// A reader of a version.
@@ -371,12 +376,12 @@ impl Engine {
         state: &mut State,
         caller: Caller,
         id: NodeId,
-        slot: Option<&Slot>,
+        dentry: Option<&Dentry>,
         flags: OFlags,
     ) -> OpResult<Opened> {
         let read = Shown::open(&state.nodes, id, self.reading(flags))?;
-        if let Some(slot) = slot {
-            self.note_read(state, caller, slot, Some((id, &read.file)));
+        if let Some(dentry) = dentry {
+            self.note_read(state, caller, dentry, Some((id, &read.file)));
         }
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         let len = read.file.metadata().map_or(u64::MAX, |m| m.len());
@@ -406,13 +411,13 @@ impl Engine {
             return true;
         }
         // Without mmap a reader is better off with a version that stays as it is: see `hold_end`.
-        let Some(slot) = node.at.as_ref().filter(|_| self.uncached()) else {
+        let Some(dentry) = node.at.as_ref().filter(|_| self.uncached()) else {
             return false;
         };
         let mut last = [0];
         let read = file.read_at(&mut last, len.saturating_sub(1));
         let ends_a_line = read.is_ok() && matches!(last, [b'\n' | b'\r']);
-        ends_a_line && super::lines::by_lines(&self.policy(state, slot, Creation::default()))
+        ends_a_line && super::lines::by_lines(&self.policy(state, dentry, Creation::default()))
     }
 
     fn open_direct(
@@ -467,30 +472,30 @@ impl Engine {
         &self,
         state: &mut State,
         id: NodeId,
-        slot: Option<&Slot>,
+        dentry: Option<&Dentry>,
         flags: OFlags,
     ) -> OpResult<bool> {
         if flags.contains(OFlags::TRUNC)
-            && slot.is_some_and(|slot| self.is_rewritten_whole(state, slot))
+            && dentry.is_some_and(|dentry| self.is_rewritten_whole(state, dentry))
         {
             return Ok(false);
         }
-        if self.is_direct(state, id, slot)? {
+        if self.is_direct(state, id, dentry)? {
             return Ok(true);
         }
         if !is_edit(flags) || failpoint::mutant("C14") {
             return Ok(false);
         }
-        let companion = slot.is_some_and(|slot| self.is_companion(state, slot, flags));
+        let companion = dentry.is_some_and(|dentry| self.is_companion(state, dentry, flags));
         Ok(companion || is_database(state, id)?)
     }
 
-    /// The same without a look at the content.
+    /// Whether a name is in direct mode by its rule and by what is open, without a look at the content.
     pub(super) fn is_direct(
         &self,
         state: &State,
         id: NodeId,
-        slot: Option<&Slot>,
+        dentry: Option<&Dentry>,
     ) -> OpResult<bool> {
         if failpoint::mutant("C14") {
             return Ok(false);
@@ -499,19 +504,19 @@ impl Engine {
         if node.direct > 0 {
             return Ok(true);
         }
-        let Some(slot) = slot else {
+        let Some(dentry) = dentry else {
             return Ok(true);
         };
         // A version not yet applied is immutable until it is, whatever its name.
-        if state.pending.get(slot.dir, &slot.name).is_some() {
+        if state.pending.get(dentry.dir, &dentry.name).is_some() {
             return Ok(false);
         }
         let creation = Creation {
             exclusive: false,
             empty: at::stat(&*state.nodes.fd(id)?)?.st_size == 0,
         };
-        let direct = self.policy(state, slot, creation).mode == RuleMode::Direct;
-        Ok(direct && !self.is_begun_atomic(state, slot))
+        let direct = self.policy(state, dentry, creation).mode == RuleMode::Direct;
+        Ok(direct && !self.is_begun_atomic(state, dentry))
     }
 
     /// A truncate(2) at a version's node: like an open for writing, it is sent round.
@@ -520,11 +525,11 @@ impl Engine {
         state: &mut State,
         caller: Caller,
         id: NodeId,
-        slot: Slot,
+        dentry: Dentry,
     ) -> OpResult<TxnId> {
         // Not the node the caller came by: another version may have been committed since.
-        let base = self.current_if_any(state, &slot)?.ok_or(Errno::NOENT)?;
-        let txn = self.begin_on(state, slot.clone(), base, Begun::Edit)?;
+        let base = self.current_if_any(state, &dentry)?.ok_or(Errno::NOENT)?;
+        let txn = self.begin_on(state, dentry.clone(), base, Begun::Edit)?;
         if let Some(txn) = state.txns.get_mut(&txn) {
             txn.opener_tid = caller.tid;
         }
@@ -533,8 +538,8 @@ impl Engine {
             return Ok(txn);
         }
         let way = Way::Own { txn, empties: None };
-        let note = Note::new(slot, id, Goal::Truncate, way);
-        state.notes.insert(caller.tid, note);
+        let note = PendingOpen::new(dentry, id, Goal::Truncate, way);
+        state.pending_opens.insert(caller.tid, note);
         Err(Errno::STALE)
     }
 
@@ -544,10 +549,10 @@ impl Engine {
         state: &mut State,
         caller: Caller,
         id: TxnId,
-        (flags, note): (OFlags, Option<Note>),
-        walked: Option<&Slot>,
+        (flags, note): (OFlags, Option<PendingOpen>),
+        walked: Option<&Dentry>,
     ) -> OpResult<OpenStep> {
-        let prepared = note.as_ref().and_then(Note::own);
+        let prepared = note.as_ref().and_then(PendingOpen::own);
         let fresh = prepared == Some(id);
         match note.map(|n| n.way) {
             Some(Way::Own { empties, .. }) if fresh => {
@@ -562,19 +567,19 @@ impl Engine {
             }
         }
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
-        if let Some(slot) = walked.cloned()
+        if let Some(dentry) = walked.cloned()
             && !fresh
             && is_outsider(state, txn, caller)
         {
-            // It was everybody's when it was looked up: the next walk finds what is.
+            // It was everybody's when it was looked up: the next lookup finds what is.
             let node = txn.node;
             if writes(flags) {
-                return self.open_for_writing(state, caller, node, slot, flags, false);
+                return self.open_for_writing(state, caller, node, dentry, flags, false);
             }
-            return Err(self.walk_anew(state, caller.tid, (slot, node), Goal::Open(flags)));
+            return Err(self.retry_anew(state, caller.tid, (dentry, node), Goal::Open(flags)));
         }
         let staging = txn.staging.clone();
-        let slot = txn.slot.clone();
+        let dentry = txn.dentry.clone();
         let node = txn.node;
         let (common, shown) = (txn.common, txn.shown_base);
         // What others write into the file beside an editor becomes part of what it has.
@@ -601,7 +606,7 @@ impl Engine {
         // Emptying a name through its path is a transaction of its own; through /proc/self/fd it
         // is the same file description's.
         if !fresh && flags.contains(OFlags::TRUNC) && walked.is_some() {
-            return self.open_for_writing(state, caller, node, slot, flags, false);
+            return self.open_for_writing(state, caller, node, dentry, flags, false);
         }
         if !fresh && flags.contains(OFlags::TRUNC) {
             return self.empty_and_join(state, caller, id, flags);
@@ -626,7 +631,7 @@ impl Engine {
         self.join(state, caller, id, flags).map(OpenStep::Done)
     }
 
-    /// The same once whoever was at it is done. Waits, holding nothing.
+    /// Joins the transaction of an emptied file once whoever was at it is done. Waits, holding nothing.
     fn join_emptied(&self, caller: Caller, id: TxnId, flags: OFlags) -> OpResult<Opened> {
         let staging = self.lock().txns.get(&id).map(|txn| txn.staging.clone());
         let staging = staging.ok_or(Errno::STALE)?;
@@ -737,7 +742,7 @@ impl Engine {
         state: &mut State,
         caller: Caller,
         id: NodeId,
-        slot: Slot,
+        dentry: Dentry,
         flags: OFlags,
         waited: bool,
     ) -> OpResult<OpenStep> {
@@ -745,36 +750,36 @@ impl Engine {
             return Err(Errno::ROFS);
         }
         // Not the node the caller came by: another version may have been committed since.
-        let base = self.current_if_any(state, &slot)?;
+        let base = self.current_if_any(state, &dentry)?;
         let edits = base.is_some() && !flags.intersects(OFlags::TRUNC | OFlags::APPEND);
         let takes_slot = edits && !self.is_empty_file(state, base);
-        let beside = takes_slot && self.slot_holders(state, &slot).next().is_some();
-        if takes_slot && !waited && self.must_wait(state, caller, &slot) {
+        let beside = takes_slot && self.slot_holders(state, &dentry).next().is_some();
+        if takes_slot && !waited && self.must_wait(state, caller, &dentry) {
             if flags.contains(OFlags::NONBLOCK) {
                 return Err(Errno::AGAIN);
             }
-            return Ok(OpenStep::Wait(slot));
+            return Ok(OpenStep::Wait(dentry));
         }
         let own = match state.nodes.get(id).map(|n| n.kind) {
-            Some(Kind::Private(own)) => state.txns.get(&own),
+            Some(NodeKind::Private(own)) => state.txns.get(&own),
             _ => None,
         };
         let own = own.filter(|txn| !is_outsider(state, txn, caller));
         let own = own.map(|txn| txn.id);
         if base.is_none() && own.is_none() && caller.tid != 0 {
             // It is gone. Whether it is to be made anew, the kernel knows.
-            return Err(self.walk_anew(state, caller.tid, (slot, id), Goal::Open(flags)));
+            return Err(self.retry_anew(state, caller.tid, (dentry, id), Goal::Open(flags)));
         }
-        let policy = self.policy(state, &slot, Creation::default());
+        let policy = self.policy(state, &dentry, Creation::default());
         let shares = edits && !takes_slot && caller.tid != 0 && self.shares(&policy, flags);
-        if let Some(common) = self.common_at(state, &slot, base).filter(|_| shares) {
-            return Err(self.walk_to_common(state, caller, (slot, id), common, flags)?);
+        if let Some(common) = self.common_at(state, &dentry, base).filter(|_| shares) {
+            return Err(self.retry_to_common(state, caller, (dentry, id), common, flags)?);
         }
         let txn = self.begin(
             state,
-            Start {
+            Beginning {
                 reading: self.reading(flags),
-                slot: slot.clone(),
+                dentry: dentry.clone(),
                 begun: match (flags.contains(OFlags::TRUNC), base) {
                     (_, None) => Begun::Create { exclusive: false },
                     (true, _) => Begun::Rewrite,
@@ -808,11 +813,11 @@ impl Engine {
                 .map(OpenStep::Done);
         }
         if shares {
-            return Err(self.walk_to_common(state, caller, (slot, id), txn, flags)?);
+            return Err(self.retry_to_common(state, caller, (dentry, id), txn, flags)?);
         }
         let way = Way::Own { txn, empties: own };
-        let note = Note::new(slot, id, Goal::Open(flags), way);
-        state.notes.insert(caller.tid, note);
+        let note = PendingOpen::new(dentry, id, Goal::Open(flags), way);
+        state.pending_opens.insert(caller.tid, note);
         Err(Errno::STALE)
     }
 
@@ -821,16 +826,16 @@ impl Engine {
     pub(super) fn begin_on(
         &self,
         state: &mut State,
-        slot: Slot,
+        dentry: Dentry,
         base: NodeId,
         begun: Begun,
     ) -> OpResult<TxnId> {
-        let policy = self.policy(state, &slot, Creation::default());
+        let policy = self.policy(state, &dentry, Creation::default());
         self.begin(
             state,
-            Start {
+            Beginning {
                 reading: self.reading(OFlags::empty()),
-                slot,
+                dentry,
                 begun,
                 base: Some(base),
                 policy,
@@ -842,10 +847,10 @@ impl Engine {
 
     /// Whoever need not wait for the holder waits for no others who do: the holder may be waiting
     /// for its child.
-    fn must_wait(&self, state: &State, caller: Caller, slot: &Slot) -> bool {
-        let queued = state.slot_queue.get(slot).is_some_and(|q| !q.is_empty());
-        let held = self.slot_holders(state, slot).next().is_some();
-        self.slot_holder(state, caller, slot, None).is_some() || (queued && !held)
+    fn must_wait(&self, state: &State, caller: Caller, dentry: &Dentry) -> bool {
+        let queued = state.slot_queue.get(dentry).is_some_and(|q| !q.is_empty());
+        let held = self.slot_holders(state, dentry).next().is_some();
+        self.slot_holder(state, caller, dentry, None).is_some() || (queued && !held)
     }
 
     fn is_empty_file(&self, state: &State, node: Option<NodeId>) -> bool {
@@ -857,16 +862,16 @@ impl Engine {
                 .is_none_or(|n| n.unwritten.is_none())
     }
 
-    /// The second walk didn't come by: a magic link, an O_PATH handle, a bind mount.
+    /// The second lookup didn't come by: a magic link, an O_PATH handle, a bind mount.
     fn open_unwalked(
         &self,
         state: &mut State,
         caller: Caller,
-        note: &Note,
+        note: &PendingOpen,
         flags: OFlags,
     ) -> OpResult<OpenStep> {
         let prepared = note.own();
-        if let Some(Kind::Private(own)) = state.nodes.get(note.old).map(|n| n.kind)
+        if let Some(NodeKind::Private(own)) = state.nodes.get(note.old).map(|n| n.kind)
             && state.txns.contains_key(&own)
         {
             if let Some(prepared) = prepared {
@@ -889,7 +894,7 @@ impl Engine {
         &self,
         state: &mut State,
         caller: Caller,
-        note: &Note,
+        note: &PendingOpen,
         flags: OFlags,
     ) -> OpResult<Opened> {
         if !writes(flags) {
@@ -899,7 +904,7 @@ impl Engine {
             true => Begun::Rewrite,
             false => Begun::Edit,
         };
-        let id = self.begin_on(state, note.slot.clone(), note.old, begun)?;
+        let id = self.begin_on(state, note.dentry.clone(), note.old, begun)?;
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.discarded = true;
         }
@@ -929,7 +934,7 @@ impl Engine {
         if let Some(txn) = state.txns.get_mut(&txn) {
             txn.shared = true;
             if flags.contains(OFlags::TRUNC) {
-                self.strangers.note_emptied(&txn.slot);
+                self.strangers.note_emptied(&txn.dentry);
             }
         }
         Ok(Opened {
@@ -949,9 +954,9 @@ impl Engine {
         }
         let txn = state.txns.remove(&id).expect("looked up above");
         state.forget_save(id);
-        state.unlist(&txn.slot, id);
+        state.unlist(&txn.dentry, id);
         if let Some(node) = state.nodes.get_mut(txn.node) {
-            node.kind = Kind::File;
+            node.kind = NodeKind::File;
             node.unlinked = true;
         }
         self.let_go(state, txn.node);
@@ -961,7 +966,7 @@ impl Engine {
     }
 
     /// Makes the staging file and the private node of a transaction nobody has opened yet.
-    fn begin(&self, state: &mut State, start: Start) -> OpResult<TxnId> {
+    fn begin(&self, state: &mut State, start: Beginning) -> OpResult<TxnId> {
         let fd_of = |id: Option<NodeId>| id.map(|id| state.nodes.fd(id)).transpose();
         let (base, like) = (fd_of(start.base)?, fd_of(start.like)?);
         // Taken before the attributes are: a change in between is seen at the commit.
@@ -971,7 +976,7 @@ impl Engine {
         };
         let id = state.new_id();
         let file = self.create_staging_making_room(state, id)?;
-        let made = self.dress(&file, base.as_deref().or(like.as_deref()), start.fresh);
+        let made = self.apply_metadata(&file, base.as_deref().or(like.as_deref()), start.fresh);
         let content = match (start.base, start.begun) {
             (Some(id), Begun::Edit) => {
                 Shown::open_growing(&state.nodes, id, start.reading).map(Some)
@@ -989,9 +994,12 @@ impl Engine {
         let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
         let guard = start.policy.guard;
         let staging = Arc::new(Staging::new(id, file, content, guard));
-        let node = state
-            .nodes
-            .create(Kind::Private(id), Arc::new(path), key, start.slot.clone());
+        let node = state.nodes.create(
+            NodeKind::Private(id),
+            Arc::new(path),
+            key,
+            start.dentry.clone(),
+        );
         let everybody_sees = match start.begun {
             Begun::Create { exclusive } => {
                 (exclusive || failpoint::mutant("C6")) && !failpoint::mutant("C6-claim")
@@ -1003,7 +1011,7 @@ impl Engine {
             id,
             Transaction {
                 id,
-                slot: start.slot.clone(),
+                dentry: start.dentry.clone(),
                 staging_id: id,
                 node,
                 staging,
@@ -1058,11 +1066,11 @@ impl Engine {
         // Versions of one file, and processes that are creating it together, share its locks.
         let kin = start
             .base
-            .or_else(|| state.transactions_at(&start.slot).next().map(|t| t.node));
+            .or_else(|| state.transactions_at(&start.dentry).next().map(|t| t.node));
         if let Some(kin) = kin {
             state.same_file(node, kin);
         }
-        state.list(start.slot, id);
+        state.list(start.dentry, id);
         Ok(id)
     }
 
@@ -1079,7 +1087,7 @@ impl Engine {
     }
 
     /// Gives a staging file the owner, mode, ACL and xattrs it will be published with.
-    pub(super) fn dress(
+    pub(super) fn apply_metadata(
         &self,
         file: &File,
         base: Option<&OwnedFd>,
@@ -1115,7 +1123,7 @@ impl Engine {
 
     /// Brings the attributes of a staging file up to those of the version it will replace, but for
     /// what the transaction has changed itself.
-    pub(super) fn redress(
+    pub(super) fn refresh_metadata(
         &self,
         file: &File,
         staging: &Staging,
@@ -1167,7 +1175,7 @@ impl Engine {
         if virtualdir::is_virtual(request.dir) || Engine::is_state_dir(request.dir, &request.name) {
             return done(Err(Errno::PERM));
         }
-        self.end_walk(caller.tid);
+        self.end_retry(caller.tid);
         self.meet(caller, request.flags);
         let delay = failpoint::number("COMMITFS_CREATE_DELAY_MS", 0);
         if delay > 0 {
@@ -1190,14 +1198,15 @@ impl Engine {
             Err(Unready::Failed(e)) => done(Err(e)),
             Ok(created) if self.is_on_unwritten(&created) => {
                 let engine = self.clone();
-                self.pool.run(move || done(engine.settle_created(created)));
+                self.pool
+                    .run(move || done(engine.materialize_created(created)));
             }
             Ok(created) => done(Ok(created)),
-            Err(Unready::MustWait(slot)) => {
+            Err(Unready::MustWait(dentry)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
-                    let created = engine.create_waiting(caller, &slot, &request);
-                    done(created.and_then(|created| engine.settle_created(created)));
+                    let created = engine.create_waiting(caller, &dentry, &request);
+                    done(created.and_then(|created| engine.materialize_created(created)));
                 });
             }
         }
@@ -1205,15 +1214,14 @@ impl Engine {
 
     /// What somebody else has created in the same moment may be a patched document already.
     fn is_on_unwritten(&self, created: &Created) -> bool {
-        self.is_unsettled(created.attr.ino)
-            || self.unsettled_editor(created.opened.handle).is_some()
+        self.is_dirty(created.attr.ino) || self.dirty_editor(created.opened.handle).is_some()
     }
 
-    fn settle_created(self: &Arc<Self>, created: Created) -> OpResult<Created> {
+    fn materialize_created(self: &Arc<Self>, created: Created) -> OpResult<Created> {
         let (node, opened) = (created.attr.ino, created.opened);
-        self.settle(node)
+        self.materialize(node)
             .inspect_err(|_| self.release(node, opened.handle, None))
-            .and_then(|()| self.settle_editor(opened))
+            .and_then(|()| self.materialize_editor(opened))
             .and_then(|opened| {
                 Ok(Created {
                     attr: self
@@ -1229,12 +1237,12 @@ impl Engine {
     fn create_waiting(
         &self,
         caller: Caller,
-        slot: &Slot,
+        dentry: &Dentry,
         request: &CreateRequest,
     ) -> OpResult<Created> {
-        let state = self.wait_for_slot(caller, slot)?;
+        let state = self.wait_for_slot(caller, dentry)?;
         let created = self.create_now(state, caller, request, true);
-        self.happened.notify_all();
+        self.state_changed.notify_all();
         match created {
             Ok(created) => Ok(created),
             Err(Unready::Failed(e)) => Err(e),
@@ -1254,45 +1262,48 @@ impl Engine {
         if state.closing {
             return Err(Errno::ROFS.into());
         }
-        let slot = Slot {
+        let dentry = Dentry {
             dir: request.dir,
             name: request.name.clone(),
         };
         let exclusive = request.flags.contains(OFlags::EXCL);
-        let hidden = state.transactions_at(&slot).next().is_some();
+        let hidden = state.transactions_at(&dentry).next().is_some();
         if exclusive && hidden && !failpoint::mutant("C6-exclusive") {
             return Err(Errno::EXIST.into());
         }
-        let dir = self.dir_fd(state, slot.dir)?;
-        if state.nodes.get(slot.dir).is_some_and(|n| n.unlinked) {
+        let dir = self.dir_fd(state, dentry.dir)?;
+        if state.nodes.get(dentry.dir).is_some_and(|n| n.unlinked) {
             return Err(Errno::NOENT.into());
         }
         // The kernel found no such name, but somebody may have committed it since.
-        let base = self.current_if_any(state, &slot)?;
+        let base = self.current_if_any(state, &dentry)?;
         if exclusive && base.is_some() {
             return Err(Errno::EXIST.into());
         }
         if let Some(base) = base
-            && state.nodes.get(base).is_none_or(|n| n.kind != Kind::File)
+            && state
+                .nodes
+                .get(base)
+                .is_none_or(|n| n.kind != NodeKind::File)
         {
             return Err(Errno::STALE.into());
         }
         let policy = self.policy(
             state,
-            &slot,
+            &dentry,
             Creation {
                 exclusive,
                 empty: false,
             },
         );
         let fresh = self.fresh(&dir, caller, request.mode & 0o7777)?;
-        let direct = policy.mode == RuleMode::Direct && !self.is_begun_atomic(state, &slot)
-            || self.is_companion(state, &slot, request.flags);
+        let direct = policy.mode == RuleMode::Direct && !self.is_begun_atomic(state, &dentry)
+            || self.is_companion(state, &dentry, request.flags);
         if direct && !failpoint::mutant("C14") {
-            let created = self.create_direct(state, &slot, request, fresh)?;
+            let created = self.create_direct(state, &dentry, request, fresh)?;
             self.note_direct_author(state, created.attr.ino, caller.tid);
             if exclusive {
-                self.note_claim(state, caller, &slot, created.attr.ino, &policy);
+                self.note_claim(state, caller, &dentry, created.attr.ino, &policy);
             }
             return Ok(created);
         }
@@ -1303,7 +1314,7 @@ impl Engine {
         {
             // Who came first has committed a line meanwhile: this one adds to it.
             let how = (request.flags, stream);
-            let opened = self.open_appender(state, caller, base, slot, how)?;
+            let opened = self.open_appender(state, caller, base, dentry, how)?;
             if let Some(node) = state.nodes.get_mut(base) {
                 node.lookups += 1;
             }
@@ -1316,14 +1327,14 @@ impl Engine {
         let takes_slot = base.is_some()
             && !request.flags.intersects(OFlags::TRUNC | OFlags::APPEND)
             && !self.is_empty_file(state, base);
-        if takes_slot && !waited && self.must_wait(state, caller, &slot) {
+        if takes_slot && !waited && self.must_wait(state, caller, &dentry) {
             return Err(match request.flags.contains(OFlags::NONBLOCK) {
                 true => Errno::AGAIN.into(),
-                false => Unready::MustWait(slot),
+                false => Unready::MustWait(dentry),
             });
         }
         let shares = !takes_slot && self.shares(&policy, request.flags);
-        if let Some(common) = self.common_at(state, &slot, base).filter(|_| shares) {
+        if let Some(common) = self.common_at(state, &dentry, base).filter(|_| shares) {
             // Somebody has created it in the same moment.
             return self.join_common(guard, caller, common, request.flags);
         }
@@ -1334,9 +1345,9 @@ impl Engine {
         };
         let id = self.begin(
             state,
-            Start {
+            Beginning {
                 reading: self.reading(OFlags::empty()),
-                slot: slot.clone(),
+                dentry: dentry.clone(),
                 begun,
                 base,
                 policy,
@@ -1351,7 +1362,7 @@ impl Engine {
             let reads = request.flags.contains(OFlags::RDWR);
             let how = (txn.appends, txn.empties, reads);
             let is_new = base.is_none() && !exclusive;
-            let stream = is_new.then(|| super::lines::of_new(&slot, &txn.policy, how));
+            let stream = is_new.then(|| super::lines::of_new(&dentry, &txn.policy, how));
             txn.stream = stream.flatten();
             txn.common = shares && (base.is_none() || caller.tid != 0);
             txn.was_common = txn.common;
@@ -1362,10 +1373,10 @@ impl Engine {
         let mut opened = joined.inspect_err(|_| self.drop_unopened(state, id))?;
         if begun == (Begun::Create { exclusive: true }) {
             // Everybody sees the name from now on.
-            self.touch_dir(state, slot.dir);
+            self.touch_dir(state, dentry.dir);
             if let Some(txn) = state.txns.get(&id) {
                 let (node, policy) = (txn.node, txn.policy.clone());
-                self.note_claim(state, caller, &slot, node, &policy);
+                self.note_claim(state, caller, &dentry, node, &policy);
             }
         }
         // Pages would show others the unfinished line.
@@ -1419,16 +1430,16 @@ impl Engine {
     fn create_direct(
         &self,
         state: &mut State,
-        slot: &Slot,
+        dentry: &Dentry,
         request: &CreateRequest,
         (mode, uid, gid): (u32, u32, u32),
     ) -> OpResult<Created> {
-        let dir = self.dir_fd(state, slot.dir)?;
+        let dir = self.dir_fd(state, dentry.dir)?;
         let keep = request.flags
             & (OFlags::EXCL | OFlags::TRUNC | OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC);
         let file = File::from(rustix::fs::openat(
             &*dir,
-            &slot.name,
+            &dentry.name,
             keep | OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::from_raw_mode(0o600),
         )?);
@@ -1441,13 +1452,16 @@ impl Engine {
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
         self.inherit_acl(&dir, &file, request.mode, request.umask)?;
-        self.mark_dirty(state, slot.dir);
+        self.mark_dirty(state, dentry.dir);
         let stat = at::stat(&file)?;
         debug_assert_eq!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile);
-        let fd = at::open_path(&*dir, &slot.name)?;
-        let node = state
-            .nodes
-            .adopt(Kind::File, fd, (stat.st_dev, stat.st_ino), slot.clone());
+        let fd = at::open_path(&*dir, &dentry.name)?;
+        let node = state.nodes.adopt(
+            NodeKind::File,
+            fd,
+            (stat.st_dev, stat.st_ino),
+            dentry.clone(),
+        );
         node.lookups += 1;
         node.direct += 1;
         node.written_in_place = true;

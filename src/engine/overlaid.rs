@@ -10,12 +10,12 @@ use super::{Engine, State};
 use crate::namespace::Shown;
 use crate::store::{Rejected, Unseen, id_name};
 use crate::sys::at;
-use crate::types::{OpResult, Slot, TxnId, errno_of, now_ns, path_hex};
+use crate::types::{Dentry, OpResult, TxnId, errno_of, now_ns, path_hex};
 
 /// A version, some bytes of which a commit has overwritten.
 #[derive(Debug)]
 pub struct Overlaid {
-    slot: Slot,
+    dentry: Dentry,
     version: Shown,
     /// Who has.
     by: u32,
@@ -27,14 +27,14 @@ impl Engine {
     /// commit waits for no copy.
     pub(super) fn note_overlaid(
         state: &mut State,
-        slot: &Slot,
+        dentry: &Dentry,
         (by, command): (u32, String),
         versions: Vec<Shown>,
     ) {
         state
             .overlaid
             .extend(versions.into_iter().map(|version| Overlaid {
-                slot: slot.clone(),
+                dentry: dentry.clone(),
                 version,
                 by,
                 command: command.clone(),
@@ -49,7 +49,7 @@ impl Engine {
         }
     }
 
-    /// The same, and waits for it.
+    /// Keeps what has come together, and waits for it.
     pub(super) fn keep_all_overlaid(&self) {
         let all = std::mem::take(&mut self.lock().overlaid);
         for one in all {
@@ -59,7 +59,7 @@ impl Engine {
             );
             let kept = self.keep_one(&one, &what);
             let mut state = self.lock();
-            let path = self.path_of(&state, &one.slot);
+            let path = self.path_of(&state, &one.dentry);
             let reason = match &kept {
                 Ok(_) => what,
                 Err(errno) => format!("{what}; what was there before can't be kept: {errno}"),
@@ -76,7 +76,7 @@ impl Engine {
         let len = one.version.length()?;
         let (id, path) = {
             let mut state = self.lock();
-            (state.new_id(), self.path_of(&state, &one.slot))
+            (state.new_id(), self.path_of(&state, &one.dentry))
         };
         let copied = self.making_room(|| {
             let file = self.store.create_staging(id)?;

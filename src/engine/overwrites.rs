@@ -18,7 +18,7 @@ use crate::namespace::Sum;
 use crate::rules::{Creation, OnConflict};
 use crate::sys::{at, proc};
 use crate::txn::Transaction;
-use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of, now_ns};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of, now_ns};
 
 /// Threads of which it is known what they have read, at most.
 const THREADS: usize = 4096;
@@ -44,7 +44,7 @@ const SHOWN: usize = 20;
 /// What threads have read, and what was overwritten.
 #[derive(Debug, Default)]
 pub struct Overwrites {
-    threads: HashMap<u32, Thread>,
+    threads: HashMap<u32, ThreadSight>,
     /// In the order in which they came.
     order: VecDeque<u32>,
     clock: u64,
@@ -87,14 +87,14 @@ pub(super) struct Loss {
 #[derive(Debug)]
 struct Removed {
     tid: u32,
-    slot: Slot,
+    dentry: Dentry,
     version: NodeId,
     sum: Option<Sum>,
     at: Instant,
 }
 
 #[derive(Debug, Default)]
-struct Thread {
+struct ThreadSight {
     /// Its process's parent, once it has been asked for.
     parent: Option<u32>,
     files: VecDeque<Seen>,
@@ -103,7 +103,7 @@ struct Thread {
 /// The version of a file that a thread has to do with.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    slot: Slot,
+    dentry: Dentry,
     /// The version.
     pub version: NodeId,
     /// Its length and checksum.
@@ -163,21 +163,21 @@ impl Seen {
 
 impl Overwrites {
     /// A thread has read a version: for itself, or for its parent (`x=$(jq … f)`).
-    pub fn note_read(&mut self, tid: u32, slot: &Slot, version: (NodeId, Option<Sum>)) {
-        self.note(tid, slot, version, (true, false), None);
+    pub fn note_read(&mut self, tid: u32, dentry: &Dentry, version: (NodeId, Option<Sum>)) {
+        self.note(tid, dentry, version, (true, false), None);
         if let Some(thread) = self.threads.get_mut(&tid) {
             let parent = *thread
                 .parent
                 .get_or_insert_with(|| proc::parent(tid).unwrap_or(0));
             if parent > 1 {
-                self.note(parent, slot, version, (true, true), None);
+                self.note(parent, dentry, version, (true, true), None);
             }
         }
     }
 
     /// A thread begins to write a file, and may be gone when that is committed.
-    pub fn note_begin(&mut self, tid: u32, slot: &Slot, id: TxnId) {
-        let of = |r: &Removed| r.tid == tid && r.slot == *slot;
+    pub fn note_begin(&mut self, tid: u32, dentry: &Dentry, id: TxnId) {
+        let of = |r: &Removed| r.tid == tid && r.dentry == *dentry;
         if let Some(removed) = self.removed.iter().position(of)
             && let Some(removed) = self.removed.remove(removed)
             && removed.at.elapsed() < REPLACED_WITHIN
@@ -190,9 +190,9 @@ impl Overwrites {
 
     /// The parent of who begins to write, if it was that which saved the file last that it knows of,
     /// and has started this process since: what that saves is a step of its own.
-    pub fn step_of(&self, tid: u32, slot: &Slot) -> Option<u32> {
+    pub fn step_of(&self, tid: u32, dentry: &Dentry) -> Option<u32> {
         let parent = self.threads.get(&tid)?.parent?;
-        let saved = self.last_seen(parent, slot)?.saved?;
+        let saved = self.last_seen(parent, dentry)?.saved?;
         let start = proc::Start::of_caller(proc::tgid(tid)?)?;
         start.is_not_before(&saved).then_some(parent)
     }
@@ -203,11 +203,11 @@ impl Overwrites {
     }
 
     /// A thread has removed a version.
-    fn note_removed(&mut self, tid: u32, slot: Slot, (version, sum): (NodeId, Option<Sum>)) {
+    fn note_removed(&mut self, tid: u32, dentry: Dentry, (version, sum): (NodeId, Option<Sum>)) {
         self.removed.truncate(REMOVED - 1);
         self.removed.push_front(Removed {
             tid,
-            slot,
+            dentry,
             version,
             sum,
             at: Instant::now(),
@@ -218,32 +218,32 @@ impl Overwrites {
     pub fn note_saved(
         &mut self,
         tid: u32,
-        slot: &Slot,
+        dentry: &Dentry,
         version: (NodeId, Option<Sum>),
         ago: Duration,
     ) {
-        let has_read = self.last_seen(tid, slot).is_some_and(|s| s.has_read);
+        let has_read = self.last_seen(tid, dentry).is_some_and(|s| s.has_read);
         let parent = self.threads.get(&tid).and_then(|t| t.parent);
         for tid in [Some(tid), parent].into_iter().flatten() {
             if let Some(thread) = self.threads.get_mut(&tid) {
-                thread.files.retain(|s| !s.by_child || s.slot != *slot);
+                thread.files.retain(|s| !s.by_child || s.dentry != *dentry);
             }
         }
         let saved = Some(proc::Moment::ago(ago));
-        self.note(tid, slot, version, (has_read, false), saved);
+        self.note(tid, dentry, version, (has_read, false), saved);
     }
 
     fn note(
         &mut self,
         tid: u32,
-        slot: &Slot,
+        dentry: &Dentry,
         (version, sum): (NodeId, Option<Sum>),
         (has_read, by_child): (bool, bool),
         saved: Option<proc::Moment>,
     ) {
         self.clock += 1;
         let seen = Seen {
-            slot: slot.clone(),
+            dentry: dentry.clone(),
             version,
             sum,
             at: self.clock,
@@ -252,14 +252,14 @@ impl Overwrites {
             saved,
         };
         let files = &mut self.thread(tid).files;
-        files.retain(|s| s.slot != *slot || s.by_child != by_child);
+        files.retain(|s| s.dentry != *dentry || s.by_child != by_child);
         if files.len() >= FILES {
             files.pop_front();
         }
         files.push_back(seen);
     }
 
-    fn thread(&mut self, tid: u32) -> &mut Thread {
+    fn thread(&mut self, tid: u32) -> &mut ThreadSight {
         if !self.threads.contains_key(&tid) {
             while self.threads.len() >= THREADS
                 && let Some(oldest) = self.order.pop_front()
@@ -271,21 +271,21 @@ impl Overwrites {
         self.threads.entry(tid).or_default()
     }
 
-    /// The same of one that has seen none itself: what another child of its parent has read
+    /// What a thread that has seen nothing itself has by its kin: what another child of its parent has read
     /// (`jq … f | sponge f`).
-    pub fn last_seen_by_kin(&self, tid: u32, slot: &Slot) -> Option<&Seen> {
-        let own = self.last_seen(tid, slot);
+    pub fn last_seen_by_kin(&self, tid: u32, dentry: &Dentry) -> Option<&Seen> {
+        let own = self.last_seen(tid, dentry);
         let parent = self.threads.get(&tid).and_then(|t| t.parent);
         own.or_else(|| {
             let files = self.threads.get(&parent?)?.files.iter();
-            files.rev().find(|s| s.by_child && s.slot == *slot)
+            files.rev().find(|s| s.by_child && s.dentry == *dentry)
         })
     }
 
     /// The version of a name that a thread, or a child of it, saw last.
-    pub fn last_seen(&self, tid: u32, slot: &Slot) -> Option<&Seen> {
+    pub fn last_seen(&self, tid: u32, dentry: &Dentry) -> Option<&Seen> {
         let files = self.threads.get(&tid)?.files.iter();
-        files.filter(|s| s.slot == *slot).max_by_key(|s| s.at)
+        files.filter(|s| s.dentry == *dentry).max_by_key(|s| s.at)
     }
 
     /// Those that status shows: the most frequent first.
@@ -375,7 +375,7 @@ impl Engine {
     pub(super) fn note_overwritten(
         &self,
         state: &mut State,
-        slot: &Slot,
+        dentry: &Dentry,
         (pid, command): (u32, &str),
         loss: Loss,
     ) {
@@ -383,9 +383,9 @@ impl Engine {
             return;
         }
         state.counters.overwritten += 1;
-        let path = self.show(state, slot);
+        let path = self.show(state, dentry);
         log::info!("{path}: {pid} ({command}) replaced a version that it had not seen");
-        let policy = self.policy(state, slot, Creation::default());
+        let policy = self.policy(state, dentry, Creation::default());
         if policy.on_conflict == OnConflict::Fail {
             return;
         }
@@ -415,7 +415,7 @@ impl Engine {
         &self,
         state: &mut State,
         tid: u32,
-        slot: &Slot,
+        dentry: &Dentry,
         version: Option<NodeId>,
     ) {
         let Some(version) = version.filter(|version| !state.is_empty(*version)) else {
@@ -423,7 +423,7 @@ impl Engine {
         };
         let sum = state.nodes.sum(version);
         let removed = (version, sum);
-        state.overwrites.note_removed(tid, slot.clone(), removed);
+        state.overwrites.note_removed(tid, dentry.clone(), removed);
     }
 
     /// A save has become the version of a name that had none: whether what its thread removed before
@@ -433,13 +433,13 @@ impl Engine {
         let Some(removed) = overwrites.replacing.get(&txn.id) else {
             return;
         };
-        let Some(seen) = overwrites.last_seen_by_kin(txn.opener_tid, &txn.slot) else {
+        let Some(seen) = overwrites.last_seen_by_kin(txn.opener_tid, &txn.dentry) else {
             return;
         };
         if seen.is(removed.version, removed.sum) {
             return;
         }
-        let policy = self.policy(state, &txn.slot, Creation::default());
+        let policy = self.policy(state, &txn.dentry, Creation::default());
         let loss = Loss {
             lost: removed.version,
             by,
@@ -448,7 +448,7 @@ impl Engine {
             is_own: false,
         };
         let who = (txn.opener, txn.command.as_str());
-        self.note_overwritten(state, &txn.slot, who, loss);
+        self.note_overwritten(state, &txn.dentry, who, loss);
     }
 
     /// A save has replaced the version that it builds on. Two that overwrote each other may have
@@ -456,12 +456,12 @@ impl Engine {
     pub(super) fn note_followed(
         &self,
         state: &mut State,
-        slot: &Slot,
+        dentry: &Dentry,
         versions: (NodeId, NodeId),
         has_read: bool,
     ) {
         if !state.overwrites.paths.is_empty() {
-            let path = self.show(state, slot);
+            let path = self.show(state, dentry);
             state.compare(path, versions, has_read);
         }
     }
@@ -510,15 +510,15 @@ impl State {
 
     /// A transaction has come to its end: what it builds on and replaces matters no more.
     pub(super) fn forget_save(&mut self, id: TxnId) {
-        self.parties.forget(id);
+        self.registry.forget(id);
         self.overwrites.forget(id);
     }
 
     /// A thread has written a version, and closed it or renamed it there so long ago: what it has
     /// started since may be here before that is known.
-    pub(super) fn note_saved(&mut self, tid: u32, slot: &Slot, version: NodeId, ago: Duration) {
+    pub(super) fn note_saved(&mut self, tid: u32, dentry: &Dentry, version: NodeId, ago: Duration) {
         let sum = self.nodes.sum(version);
-        self.overwrites.note_saved(tid, slot, (version, sum), ago);
+        self.overwrites.note_saved(tid, dentry, (version, sum), ago);
     }
 
     /// Files that serve as locks only are opened for writing all the time.
@@ -553,45 +553,47 @@ impl State {
 }
 
 /// What a version holds, for a proposal.
-enum Text {
+enum SavedText {
     Document(Box<Document>),
     /// Too large to be parsed for a proposal, but it looks like one.
     LargeDocument,
     Other,
 }
 
-impl Text {
+impl SavedText {
     fn document(&self) -> Option<&Document> {
         match self {
-            Text::Document(document) => Some(document),
-            Text::LargeDocument | Text::Other => None,
+            SavedText::Document(document) => Some(document),
+            SavedText::LargeDocument | SavedText::Other => None,
         }
     }
 
     /// Of two texts, or two truth values, one is lost.
     fn can_be_merged(&self) -> bool {
         match self {
-            Text::Document(document) => matches!(
+            SavedText::Document(document) => matches!(
                 document.value(),
                 Value::Object(_) | Value::Array(_) | Value::Number(_)
             ),
-            Text::LargeDocument => true,
-            Text::Other => false,
+            SavedText::LargeDocument => true,
+            SavedText::Other => false,
         }
     }
 }
 
-fn read_text(version: &OwnedFd) -> OpResult<Text> {
+fn read_text(version: &OwnedFd) -> OpResult<SavedText> {
     let file = at::reopen_quietly(version)?;
     let len = at::stat(&file)?.st_size;
     if usize::try_from(len).is_ok_and(|len| len <= COMPARED) {
-        return Ok(read_document_in(&file).map_or(Text::Other, |d| Text::Document(Box::new(d))));
+        return Ok(
+            read_document_in(&file).map_or(SavedText::Other, |d| SavedText::Document(Box::new(d)))
+        );
     }
     let mut head = [0; 64];
     let read = file.read_at(&mut head, 0).map_err(|e| errno_of(&e))?;
     Ok(match head[..read].trim_ascii_start().first() {
-        Some(b'{' | b'[') => Text::LargeDocument,
-        _ => Text::Other,
+        Some(b'{' | b'[') => SavedText::LargeDocument,
+        _ => SavedText::Other,
     })
 }
 

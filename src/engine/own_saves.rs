@@ -12,7 +12,7 @@ use super::merging::read_document_in;
 use super::overwrites::Loss;
 use super::{Engine, State};
 use crate::sys::{at, failpoint, proc};
-use crate::types::{NodeId, Slot};
+use crate::types::{Dentry, NodeId};
 
 /// Files up to this size are kept, as they were read and saved by a thread, to be compared.
 const SMALL: u64 = 64 << 10;
@@ -27,14 +27,14 @@ const WAITING: usize = 1024;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Texts {
-    known: HashMap<(u32, Slot), Known>,
+    known: HashMap<(u32, Dentry), KnownText>,
     /// In the order in which they came.
-    order: VecDeque<(u32, Slot)>,
+    order: VecDeque<(u32, Dentry)>,
     clock: u64,
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownText {
     reads: Reads<Arc<File>>,
     written: Option<(u64, Arc<File>)>,
     touched: Instant,
@@ -43,7 +43,7 @@ struct Known {
 /// A save to be compared with what its program has read and saved before.
 #[derive(Debug)]
 pub(super) struct Doubtful {
-    slot: Slot,
+    dentry: Dentry,
     earlier: Vec<Arc<File>>,
     later: Arc<File>,
     mine: Arc<File>,
@@ -54,11 +54,11 @@ pub(super) struct Doubtful {
 
 impl Texts {
     /// A thread has read a version.
-    pub fn note_read(&mut self, tid: u32, slot: &Slot, version: NodeId, file: &Arc<File>) {
+    pub fn note_read(&mut self, tid: u32, dentry: &Dentry, version: NodeId, file: &Arc<File>) {
         if is_small(file) {
             self.clock += 1;
             let at = self.clock;
-            let known = self.known(tid, slot);
+            let known = self.known(tid, dentry);
             known.reads.note(Some(version), at, file.clone());
         }
     }
@@ -67,16 +67,16 @@ impl Texts {
     fn note_saved(
         &mut self,
         tid: u32,
-        slot: &Slot,
+        dentry: &Dentry,
         file: &Arc<File>,
     ) -> Option<(Vec<Arc<File>>, Arc<File>)> {
         if !is_small(file) {
-            self.known.remove(&(tid, slot.clone()));
+            self.known.remove(&(tid, dentry.clone()));
             return None;
         }
         self.clock += 1;
         let at = self.clock;
-        let known = self.known(tid, slot);
+        let known = self.known(tid, dentry);
         let before = known.written.replace((at, file.clone()));
         let doubts = before.map(|(saved, later)| {
             let earlier = known.reads.all().filter(|r| r.at < saved);
@@ -87,14 +87,14 @@ impl Texts {
     }
 
     /// What a thread has read and not saved since.
-    fn outstanding(&self, tid: u32, slot: &Slot) -> Vec<Arc<File>> {
-        let known = self.known.get(&(tid, slot.clone()));
+    fn outstanding(&self, tid: u32, dentry: &Dentry) -> Vec<Arc<File>> {
+        let known = self.known.get(&(tid, dentry.clone()));
         let reads = known.into_iter().flat_map(|k| k.reads.all());
         reads.map(|r| r.what.clone()).collect()
     }
 
-    fn known(&mut self, tid: u32, slot: &Slot) -> &mut Known {
-        let key = (tid, slot.clone());
+    fn known(&mut self, tid: u32, dentry: &Dentry) -> &mut KnownText {
+        let key = (tid, dentry.clone());
         if !self.known.contains_key(&key) {
             while self.order.len() >= MOST
                 && let Some(oldest) = self.order.pop_front()
@@ -104,7 +104,7 @@ impl Texts {
             self.order.retain(|one| *one != key);
             self.order.push_back(key.clone());
         }
-        let known = self.known.entry(key).or_insert_with(|| Known {
+        let known = self.known.entry(key).or_insert_with(|| KnownText {
             reads: Reads::default(),
             written: None,
             touched: Instant::now(),
@@ -124,14 +124,14 @@ impl Texts {
 impl Engine {
     /// Whether a version was saved by this process itself: nobody else's update.
     pub(super) fn is_own_save(state: &State, pid: u32, version: NodeId) -> bool {
-        let author = state.parties.author(version);
+        let author = state.registry.author(version);
         author.is_some_and(|a| pid != 0 && a.pid == pid) && !failpoint::mutant("C17-own")
     }
 
-    /// The same of one that this process has started as a step of its own, and that has ended: to be
+    /// Whether a version was saved by a process that this one has started as a step of its own, and that has ended: to be
     /// asked while the process waits.
     pub(super) fn is_past_step(state: &State, pid: u32, version: NodeId) -> bool {
-        let author = state.parties.author(version);
+        let author = state.registry.author(version);
         author.is_some_and(|a| pid != 0 && a.step_of == Some(pid) && !proc::lives(a.pid))
     }
 
@@ -140,16 +140,16 @@ impl Engine {
     pub(super) fn note_text_saved(
         state: &mut State,
         (tid, who): (u32, (u32, &str)),
-        slot: &Slot,
+        dentry: &Dentry,
         (replaced, by): (Option<NodeId>, NodeId),
         is_own: bool,
         mine: &Arc<File>,
     ) {
         let outstanding = match is_own {
-            true => state.overwrites.texts.outstanding(tid, slot),
+            true => state.overwrites.texts.outstanding(tid, dentry),
             false => Vec::new(),
         };
-        let doubts = state.overwrites.texts.note_saved(tid, slot, mine);
+        let doubts = state.overwrites.texts.note_saved(tid, dentry, mine);
         let Some(replaced) = replaced else {
             return;
         };
@@ -167,7 +167,7 @@ impl Engine {
             && state.overwrites.doubtful.len() < WAITING
         {
             state.overwrites.doubtful.push_back(Doubtful {
-                slot: slot.clone(),
+                dentry: dentry.clone(),
                 earlier,
                 later,
                 mine: mine.clone(),
@@ -177,11 +177,11 @@ impl Engine {
         }
     }
 
-    /// The same of a file that was renamed there.
+    /// Remembers the text of a file that was renamed to a name.
     pub(super) fn note_text_moved(
         state: &mut State,
         tid: u32,
-        slot: &Slot,
+        dentry: &Dentry,
         (replaced, by): (Option<NodeId>, NodeId),
         is_own: bool,
     ) {
@@ -189,10 +189,10 @@ impl Engine {
         let Ok(mine) = fd.and_then(|fd| at::reopen_quietly(&*fd)) else {
             return;
         };
-        let pid = state.parties.author(by).map_or(tid, |a| a.pid);
+        let pid = state.registry.author(by).map_or(tid, |a| a.pid);
         let command = proc::comm(pid).unwrap_or_default();
         let who = (tid, (pid, command.as_str()));
-        Engine::note_text_saved(state, who, slot, (replaced, by), is_own, &Arc::new(mine));
+        Engine::note_text_saved(state, who, dentry, (replaced, by), is_own, &Arc::new(mine));
     }
 
     /// Counts saves that take back what their own program has saved.
@@ -213,7 +213,7 @@ impl Engine {
                 is_own: true,
             };
             let who = (save.who.0, save.who.1.as_str());
-            self.note_overwritten(&mut self.lock(), &save.slot, who, loss);
+            self.note_overwritten(&mut self.lock(), &save.dentry, who, loss);
         }
     }
 }

@@ -29,20 +29,20 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 const LONGEST_TOKEN: usize = 32;
 
 /// Whose pieces, and which.
-type Key = (u32, String);
+type PieceKey = (u32, String);
 
 #[derive(Debug)]
-struct Collected {
+struct CollectedPieces {
     text: Vec<u8>,
     used: Instant,
 }
 
 /// Edits that have begun to arrive.
 #[derive(Debug, Default)]
-pub(super) struct Pieces(Mutex<HashMap<Key, Collected>>);
+pub(super) struct Pieces(Mutex<HashMap<PieceKey, CollectedPieces>>);
 
 impl Pieces {
-    fn add(&self, key: Key, offset: usize, piece: &[u8]) -> OpResult<()> {
+    fn add(&self, key: PieceKey, offset: usize, piece: &[u8]) -> OpResult<()> {
         let mut all = self.0.lock();
         if offset == 0 {
             all.remove(&key);
@@ -55,7 +55,7 @@ impl Pieces {
         if kept + piece.len() > KEPT_BYTES {
             return Err(Errno::AGAIN);
         }
-        let collected = all.entry(key).or_insert_with(|| Collected {
+        let collected = all.entry(key).or_insert_with(|| CollectedPieces {
             text: Vec::new(),
             used: Instant::now(),
         });
@@ -68,7 +68,7 @@ impl Pieces {
     }
 
     /// Takes what has arrived, if it is all.
-    fn take(&self, key: &Key, len: usize) -> OpResult<Vec<u8>> {
+    fn take(&self, key: &PieceKey, len: usize) -> OpResult<Vec<u8>> {
         let mut all = self.0.lock();
         match all.remove(key) {
             Some(collected) if collected.text.len() == len => Ok(collected.text),
@@ -76,9 +76,9 @@ impl Pieces {
         }
     }
 
-    fn put_back(&self, key: Key, text: Vec<u8>) {
+    fn put_back(&self, key: PieceKey, text: Vec<u8>) {
         let used = Instant::now();
-        self.0.lock().insert(key, Collected { text, used });
+        self.0.lock().insert(key, CollectedPieces { text, used });
     }
 
     /// Forgets what was begun and given up.
@@ -89,7 +89,7 @@ impl Pieces {
 
 /// An attribute that has to do with pieces.
 #[derive(Debug, PartialEq, Eq)]
-enum Attribute {
+enum PieceAttribute {
     Part {
         token: String,
         offset: usize,
@@ -101,9 +101,9 @@ enum Attribute {
     },
 }
 
-impl Attribute {
+impl PieceAttribute {
     /// `None`: not one of these.
-    fn parse(name: &OsStr) -> Option<Attribute> {
+    fn parse(name: &OsStr) -> Option<PieceAttribute> {
         let rest = std::str::from_utf8(name.as_bytes()).ok()?;
         let (what, rest) = rest.strip_prefix(DOCUMENT)?.split_once(':')?;
         let (token, number) = match rest.split_once('@') {
@@ -116,14 +116,14 @@ impl Attribute {
         }
         let token = token.to_owned();
         match (what, number) {
-            ("part", Some(offset)) => Some(Attribute::Part {
+            ("part", Some(offset)) => Some(PieceAttribute::Part {
                 token,
                 offset: offset.parse().ok()?,
             }),
             ("patch" | "merge" | "replace", number) => {
                 let version = number.map(|n| format!("@{n}")).unwrap_or_default();
                 let name = format!("{DOCUMENT}{what}{version}").into();
-                Some(Attribute::Whole { token, name })
+                Some(PieceAttribute::Whole { token, name })
             }
             _ => None,
         }
@@ -140,12 +140,12 @@ impl Engine {
         value: &[u8],
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        match Attribute::parse(name) {
+        match PieceAttribute::parse(name) {
             None => self.set_document(caller, node, name, value, done),
-            Some(Attribute::Part { token, offset }) => {
+            Some(PieceAttribute::Part { token, offset }) => {
                 done(self.pieces.add((caller.uid, token), offset, value));
             }
-            Some(Attribute::Whole { token, name }) => {
+            Some(PieceAttribute::Whole { token, name }) => {
                 let key = (caller.uid, token);
                 let text = match number(value).and_then(|len| self.pieces.take(&key, len)) {
                     Ok(text) => text,
@@ -174,7 +174,7 @@ fn number(value: &[u8]) -> OpResult<usize> {
 mod tests {
     use super::*;
 
-    fn key(token: &str) -> Key {
+    fn key(token: &str) -> PieceKey {
         (0, token.to_owned())
     }
 
@@ -225,16 +225,16 @@ mod tests {
 
     #[test]
     fn names_say_which_piece_of_what() {
-        let parse = |name: &str| Attribute::parse(OsStr::new(name));
+        let parse = |name: &str| PieceAttribute::parse(OsStr::new(name));
         let whole = |name: &str| {
-            Some(Attribute::Whole {
+            Some(PieceAttribute::Whole {
                 token: "1f".into(),
                 name: name.into(),
             })
         };
         assert_eq!(
             parse("user.commitfs.json.part:1f@61440"),
-            Some(Attribute::Part {
+            Some(PieceAttribute::Part {
                 token: "1f".into(),
                 offset: 61440
             })

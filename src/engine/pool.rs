@@ -1,7 +1,7 @@
 //! Threads for what may block, so that the dispatcher never does.
 //!
 //! The pool grows when every thread is busy: jobs may wait for each other (a rename for the
-//! drain, a lookup for a close), and a fixed number of threads would turn that into a deadlock.
+//! checkpoint, a lookup for a close), and a fixed number of threads would turn that into a deadlock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -10,14 +10,14 @@ use rustix::io::Errno;
 use super::close::is_doomed;
 use super::judging::is_told;
 use super::lines::may_be_added_to;
-use super::merging::Outcome;
-use super::probe::{Last, Probe};
+use super::merging::MergeOutcome;
+use super::probe::{CloseProbe, Last};
 use super::{Durability, Engine, State};
 use crate::journal::Record;
 use crate::namespace::Shown;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Abort, Begun, Flushed, Ready, Staging, Transaction};
-use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, mtime_ns};
 
 impl Engine {
     /// Does all that can fail. An error is for close() to report.
@@ -47,10 +47,10 @@ impl Engine {
                 Engine::watches(&t.policy) || t.begun == Begun::Edit && may_be_added_to(&t.policy)
             };
             let txn = state.txns.get(&id).filter(is_bound);
-            txn.map(|t| t.slot.clone())
+            txn.map(|t| t.dentry.clone())
         };
-        if let Some(slot) = &watched {
-            self.take_turn(slot, id);
+        if let Some(dentry) = &watched {
+            self.take_turn(dentry, id);
         }
         let (mut probe, ends, doomed, merged_before, policy, judged) = {
             let state = self.lock();
@@ -74,7 +74,7 @@ impl Engine {
         let sure = last != Last::No;
         let takes_added = (sure || ends) && !doomed;
         let result = self
-            .prepare_content(id, staging, &judged.slot, &policy, (sure, takes_added))
+            .prepare_content(id, staging, &judged.dentry, &policy, (sure, takes_added))
             .and_then(|ready| self.promise(id, staging, &judged, ready, sure.then_some(pid)));
         // An error that only the last close may tell: now it is worth to look at all descriptors.
         if last == Last::Likely && matches!(result, Err(Abort::Guard(_) | Abort::Conflict)) {
@@ -82,7 +82,7 @@ impl Engine {
         }
         let sure = last != Last::No;
         if failpoint::mutant("C3") && !sure {
-            self.publish_open(0, id, &judged.slot, super::publish::Move::Link)
+            self.publish_open(0, id, &judged.dentry, super::publish::Publication::Link)
                 .ok();
         }
         let content = staging.lock();
@@ -92,8 +92,8 @@ impl Engine {
             && !state.txns.get(&id).is_none_or(is_as_judged)
             && !failpoint::mutant("C14-judged")
         {
-            if let Some(slot) = &watched {
-                self.end_turn(&mut state, slot, id);
+            if let Some(dentry) = &watched {
+                self.end_turn(&mut state, dentry, id);
             }
             return None;
         }
@@ -101,21 +101,21 @@ impl Engine {
             // Only now: what close() has promised before holds until something newer does.
             self.append(&Record::Unprepared { id }).ok();
         }
-        if let Some(slot) = watched
+        if let Some(dentry) = watched
             .as_ref()
             .filter(|_| !(sure || ends) || result.is_err())
         {
-            self.end_turn(&mut state, slot, id);
+            self.end_turn(&mut state, dentry, id);
         }
-        if let Some(slot) = &watched
+        if let Some(dentry) = &watched
             && sure
         {
             let mapped = state.txns.get(&id).is_none_or(|t| !t.watched.is_empty());
             state
-                .parties
-                .await_release(slot, id, last == Last::Surely && !mapped);
+                .registry
+                .await_release(dentry, id, last == Last::Surely && !mapped);
         }
-        if let Some(save) = state.parties.saves.get_mut(&id) {
+        if let Some(save) = state.registry.saves.get_mut(&id) {
             save.closed = Some(proc::Moment::now());
         }
         let Some(txn) = state.txns.get_mut(&id) else {
@@ -145,7 +145,7 @@ impl Engine {
 
     /// A FLUSH that is surely not the last has nothing to prepare, and promises nothing. But it tells of
     /// a failed write (C5), and what was promised before is judged anew.
-    fn leave_to_holder(&self, id: TxnId, staging: &Staging, probe: &Probe) -> bool {
+    fn leave_to_holder(&self, id: TxnId, staging: &Staging, probe: &CloseProbe) -> bool {
         if staging.lock().failed.is_some() {
             return false;
         }
@@ -156,8 +156,8 @@ impl Engine {
             return false;
         };
         txn.kin.learn(probe.kin.clone());
-        let slot = txn.slot.clone();
-        self.end_turn(&mut state, &slot, id);
+        let dentry = txn.dentry.clone();
+        self.end_turn(&mut state, &dentry, id);
         true
     }
 
@@ -182,10 +182,10 @@ impl Engine {
             if self.config.durability == Durability::Async && !fsynced {
                 self.give_way(&mut state);
             }
-            if let Some(errno) = state.drain.failed {
+            if let Some(errno) = state.checkpoint.failed {
                 return Err(failed(errno));
             }
-            ready.version = self.next_version(&mut state, &judged.slot);
+            ready.version = self.next_version(&mut state, &judged.dentry);
             let Some(txn) = state.txns.get_mut(&id).filter(|t| judged.is(t)) else {
                 return Ok(ready);
             };
@@ -289,7 +289,7 @@ impl Engine {
         &self,
         id: TxnId,
         staging: &Staging,
-        slot: &Slot,
+        dentry: &Dentry,
         policy: &crate::rules::Policy,
         (sure, takes_added): (bool, bool),
     ) -> Result<Ready, Abort> {
@@ -309,33 +309,34 @@ impl Engine {
         if takes_added {
             self.take_added(&mut content).map_err(failed("copy"))?;
         }
-        check_target(self, &self.lock(), slot).map_err(|errno| Abort::VanishedTarget { errno })?;
+        check_target(self, &self.lock(), dentry)
+            .map_err(|errno| Abort::VanishedTarget { errno })?;
         self.check_limit(id, &mut content)?;
         let how = self.replaces(id, &content);
-        self.check_guard(&mut content, slot, policy, how)?;
+        self.check_guard(&mut content, dentry, policy, how)?;
         if sure {
             failpoint::fail_point("prepare").map_err(failed("prepare"))?;
         }
-        let settled = self.settle_attributes(id, &mut content, slot);
+        let settled = self.apply_attributes(id, &mut content, dentry);
         let settled = settled.map_err(failed("setting attributes"))?;
         let mut described = content.describe().map_err(failed("checksum"))?;
         content.dirty = false;
         let base = {
             let state = self.lock();
-            let save = state.parties.saves.get(&id);
+            let save = state.registry.saves.get(&id);
             save.and_then(|s| s.base.clone())
         };
-        let (onto, outcome) = self.reconcile(slot, policy, base.as_ref(), &content.file)?;
+        let (onto, outcome) = self.reconcile(dentry, policy, base.as_ref(), &content.file)?;
         if let Some(since) = onto.filter(|_| onto != settled && !content.times_set) {
             self.outgrow(&self.lock(), since, &content.file, &mut described)
                 .map_err(failed("setting attributes"))?;
         }
         failpoint::crash_point("staging-written");
-        if let Some(save) = self.lock().parties.saves.get_mut(&id) {
+        if let Some(save) = self.lock().registry.saves.get_mut(&id) {
             save.overwrites = outcome.overwrites();
         }
-        if let Outcome::Merged(merged) = outcome {
-            if let Some(save) = self.lock().parties.saves.get_mut(&id) {
+        if let MergeOutcome::Merged(merged) = outcome {
+            if let Some(save) = self.lock().registry.saves.get_mut(&id) {
                 save.merges.push(merged.id);
             }
             return Ok(merged.ready(content.file.clone(), onto));
@@ -389,11 +390,11 @@ impl Engine {
     /// The current version, if it was made in place of what a transaction began with.
     pub(super) fn edited(&self, state: &mut State, id: TxnId) -> Option<NodeId> {
         let txn = state.txns.get(&id)?;
-        let slot = txn.slot.clone();
+        let dentry = txn.dentry.clone();
         let edits = txn.begun == Begun::Edit && !Engine::watches(&txn.policy);
         let edits = edits && crate::txn::by_place(txn.policy.guard);
         let body = txn.body.filter(|_| edits)?;
-        let current = self.current_if_any(state, &slot).ok().flatten()?;
+        let current = self.current_if_any(state, &dentry).ok().flatten()?;
         (state.files.body(current) == body).then_some(current)
     }
 
@@ -436,14 +437,14 @@ impl Engine {
 
     /// Owner, mode and the like of the version as it is now, and a modification time later than
     /// its (C8).
-    pub(super) fn settle_attributes(
+    pub(super) fn apply_attributes(
         &self,
         id: TxnId,
         content: &mut crate::txn::Content,
-        slot: &Slot,
+        dentry: &Dentry,
     ) -> OpResult<Option<NodeId>> {
-        let mut state = self.lock_settled(slot)?;
-        let current = self.current_if_any(&mut state, slot)?;
+        let mut state = self.lock_materialized(dentry)?;
+        let current = self.current_if_any(&mut state, dentry)?;
         let Some(current) = current else {
             return Ok(None);
         };
@@ -458,21 +459,21 @@ impl Engine {
         if let Some((base, base_ctime, staging)) = base
             && (base != Some(current) || base_ctime != super::open::ctime(&at::stat(&*fd)?))
         {
-            self.redress(&content.file, &staging, &fd)?;
+            self.refresh_metadata(&content.file, &staging, &fd)?;
         }
         grow_mtime(content, &fd)?;
         Ok(Some(current))
     }
 
-    /// The same for a rename, which keeps the file's own attributes.
+    /// A rename keeps the file's own attributes but for a modification time that grows.
     pub(super) fn grow_mtime(
         &self,
         content: &mut crate::txn::Content,
-        slot: &Slot,
+        dentry: &Dentry,
     ) -> OpResult<Option<NodeId>> {
         let (current, fd) = {
-            let mut state = self.lock_settled(slot)?;
-            match self.current_if_any(&mut state, slot)? {
+            let mut state = self.lock_materialized(dentry)?;
+            match self.current_if_any(&mut state, dentry)? {
                 Some(current) => (current, state.nodes.fd(current)?),
                 None => return Ok(None),
             }
@@ -484,21 +485,21 @@ impl Engine {
 
 /// Under which name, and in which staging file, a content was judged.
 struct Judged {
-    slot: Slot,
+    dentry: Dentry,
     staging_id: TxnId,
 }
 
 impl Judged {
     fn of(txn: &Transaction) -> Judged {
         Judged {
-            slot: txn.slot.clone(),
+            dentry: txn.dentry.clone(),
             staging_id: txn.staging_id,
         }
     }
 
     /// Whether that still is what the transaction is to become.
     fn is(&self, txn: &Transaction) -> bool {
-        self.slot == txn.slot && self.staging_id == txn.staging_id
+        self.dentry == txn.dentry && self.staging_id == txn.staging_id
     }
 
     /// The path that a promise is to be kept under, as it is now: its directory may have moved since the
@@ -508,7 +509,7 @@ impl Judged {
         let gone = Abort::VanishedTarget {
             errno: Errno::NOENT,
         };
-        txn.map(|t| state.nodes.path(&t.slot).ok_or(gone))
+        txn.map(|t| state.nodes.path(&t.dentry).ok_or(gone))
             .transpose()
     }
 }
@@ -524,21 +525,21 @@ fn refused(
     let Some(txn) = state.txns.get_mut(&id) else {
         return Ok(());
     };
-    let slot = txn.slot.clone();
+    let dentry = txn.dentry.clone();
     if let Some(ready) = txn.content.take() {
         engine.append(&Record::Unprepared { id: ready.id }).ok();
     }
     if matches!(abort, Abort::Conflict) {
-        let by = state.parties.saves.get(&id).and_then(|s| s.by);
-        Engine::note_refused(state, &slot, by.map(|(actor, _)| actor));
+        let by = state.registry.saves.get(&id).and_then(|s| s.by);
+        Engine::note_refused(state, &dentry, by.map(|(actor, _)| actor));
     }
     let Some(txn) = state.txns.get_mut(&id) else {
         return Ok(());
     };
     let errno = abort.errno();
     // Nobody is to see what has lost its name, whole or not, and whether its directory is there or not.
-    let moot = matches!(abort, Abort::Guard(_) | Abort::VanishedTarget { .. });
-    let unseen = txn.discarded && moot && !failpoint::mutant("C11-gone");
+    let no_op = matches!(abort, Abort::Guard(_) | Abort::VanishedTarget { .. });
+    let unseen = txn.discarded && no_op && !failpoint::mutant("C11-gone");
     let silent = unseen || matches!(abort, Abort::Discarded | Abort::Killed { .. });
     txn.verdict = Some(abort);
     if is_told && !silent {
@@ -559,18 +560,18 @@ fn prepared(ready: &Ready, path: PathBuf) -> Record {
 }
 
 /// A file can be put under the name: its directory is there, and it isn't a directory.
-pub(super) fn check_target(engine: &Engine, state: &State, slot: &Slot) -> OpResult<()> {
-    let Some(dir) = state.nodes.get(slot.dir) else {
+pub(super) fn check_target(engine: &Engine, state: &State, dentry: &Dentry) -> OpResult<()> {
+    let Some(dir) = state.nodes.get(dentry.dir) else {
         return Err(Errno::NOENT);
     };
     if dir.unlinked {
         return Err(Errno::NOENT);
     }
-    if state.pending.get(slot.dir, &slot.name).is_some() {
+    if state.pending.get(dentry.dir, &dentry.name).is_some() {
         return Ok(());
     }
-    let dir = engine.dir_fd(state, slot.dir)?;
-    match at::stat_at(&*dir, &slot.name)? {
+    let dir = engine.dir_fd(state, dentry.dir)?;
+    match at::stat_at(&*dir, &dentry.name)? {
         Some(stat)
             if rustix::fs::FileType::from_raw_mode(stat.st_mode)
                 == rustix::fs::FileType::Directory =>
@@ -605,14 +606,14 @@ struct Overtaken<'a>(&'a Engine);
 
 impl<'a> Overtaken<'a> {
     fn new(engine: &'a Engine, state: &mut State) -> Overtaken<'a> {
-        state.drain.overtaken += 1;
+        state.checkpoint.overtaken += 1;
         Overtaken(engine)
     }
 }
 
 impl Drop for Overtaken<'_> {
     fn drop(&mut self) {
-        self.0.lock().drain.overtaken -= 1;
-        self.0.happened.notify_all();
+        self.0.lock().checkpoint.overtaken -= 1;
+        self.0.state_changed.notify_all();
     }
 }

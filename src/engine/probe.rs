@@ -43,7 +43,7 @@ pub(super) enum Last {
 }
 
 /// What to look at, gathered under the lock; looking happens without it.
-pub(super) struct Probe {
+pub(super) struct CloseProbe {
     looks: Looks,
     /// Those that take part, and whether each has closed a descriptor.
     members: Vec<(u32, bool)>,
@@ -105,9 +105,9 @@ impl Looks {
 }
 
 impl Engine {
-    pub(super) fn probe(&self, state: &State, txn: &Transaction, closer: u32) -> Probe {
+    pub(super) fn probe(&self, state: &State, txn: &Transaction, closer: u32) -> CloseProbe {
         let members = txn.processes.iter().map(|(pid, p)| (*pid, p.closed));
-        Probe {
+        CloseProbe {
             looks: Looks::of(state, txn),
             members: members.filter(|(pid, _)| *pid != closer).collect(),
             holders: txn.surely_held_by().collect(),
@@ -130,11 +130,11 @@ impl Engine {
                 None => return false,
             }
         };
-        self.settle_doubt(id, probe)
+        self.resolve_doubt(id, probe)
     }
 
     /// Looks at all there is. A FLUSH that was not the last promises nothing.
-    fn settle_doubt(&self, id: TxnId, (at, mut probe): (Instant, Probe)) -> bool {
+    fn resolve_doubt(&self, id: TxnId, (at, mut probe): (Instant, CloseProbe)) -> bool {
         let last = probe.look_at_all() == Last::Surely;
         let mut state = self.lock();
         let Some(txn) = state.txns.get_mut(&id) else {
@@ -154,11 +154,11 @@ impl Engine {
     }
 
     /// Closes that were likely the last and that no RELEASE has followed. The watch calls it.
-    pub(super) fn settle_doubts(&self) {
+    pub(super) fn resolve_doubts(&self) {
         if failpoint::mutant("C18-doubt") {
             return;
         }
-        let doubtful: Vec<(TxnId, (Instant, Probe))> = {
+        let doubtful: Vec<(TxnId, (Instant, CloseProbe))> = {
             let state = self.lock();
             let is_open = |t: &&Transaction| t.handles > 0 && !t.closing && !t.unprepared;
             let doubtful = state.txns.values().filter(is_open).filter_map(|t| {
@@ -169,7 +169,7 @@ impl Engine {
             doubtful.collect()
         };
         for (id, probe) in doubtful {
-            self.settle_doubt(id, probe);
+            self.resolve_doubt(id, probe);
         }
     }
 
@@ -218,13 +218,13 @@ impl Engine {
     }
 }
 
-impl Probe {
+impl CloseProbe {
     /// Whether somebody surely does, which costs no look at a descriptor: a program that has many files open to write
     /// starts another one, which closes them all. Whoever may have inherited one is noted.
     pub(super) fn is_held(&mut self) -> bool {
         let held = self.holders.iter().any(|pid| proc::lives(*pid));
         if held {
-            self.find_heirs(proc::last_pid());
+            self.find_surviving_holders(proc::last_pid());
         }
         held && !failpoint::mutant("C3-held")
     }
@@ -238,7 +238,7 @@ impl Probe {
         })
     }
 
-    /// The same by looking at all descriptors that there are.
+    /// Whether nobody holds another descriptor, by looking at all that there are.
     pub(super) fn look_at_all(&mut self) -> Last {
         match failpoint::mutant("C21-many") {
             true => Last::No,
@@ -248,15 +248,15 @@ impl Probe {
 
     fn look_at(&mut self, most: u64) -> Last {
         let now = proc::last_pid();
-        self.find_heirs(now);
+        self.find_surviving_holders(now);
         if self.hopeless || failpoint::mutant("sure") {
             return Last::No;
         }
-        let heirs: Vec<u32> = self.kin.heirs().collect();
+        let surviving_holders: Vec<u32> = self.kin.surviving_holders().collect();
         let members = std::mem::take(&mut self.members);
         let closer = std::iter::once((self.closer, true));
         let related = closer.chain(members.iter().copied());
-        let related = related.chain(heirs.into_iter().map(|pid| (pid, false)));
+        let related = related.chain(surviving_holders.into_iter().map(|pid| (pid, false)));
         let mut last = Last::Surely;
         for (pid, has_closed) in related {
             last = last.min(self.free(pid, has_closed, most));
@@ -272,11 +272,11 @@ impl Probe {
     }
 
     /// Notes who can have inherited a descriptor from the closer: of others it is known already.
-    fn find_heirs(&mut self, now: Option<u32>) {
+    fn find_surviving_holders(&mut self, now: Option<u32>) {
         let (Some(then), Some(now)) = (self.last_pid, now) else {
             return self.kin.miss();
         };
-        if now == then || failpoint::mutant("C3-heirs") {
+        if now == then || failpoint::mutant("C3-surviving_holders") {
             return;
         }
         if now < then {
@@ -288,7 +288,7 @@ impl Probe {
         }
     }
 
-    /// Where heirs aren't all known: whether any of those that were started since the open holds one.
+    /// Where the surviving holders aren't all known: whether any of those that were started since the open holds one.
     fn strangers(&self, now: Option<u32>, most: u64) -> Last {
         let since = match (self.last_pid, now) {
             (Some(then), Some(now)) if then == now => return Last::Surely,

@@ -6,31 +6,31 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::ledger::Saved;
-use super::merging::{Outcome, Save, Why};
+use super::merging::{MergeOutcome, Save, Why};
 use super::names::Left;
 use super::overwrites::Loss;
 use super::rest::is_still_due;
 use super::{Durability, Engine, State};
 use crate::guard::Replaces;
-use crate::journal::{Content, Edit, Record};
-use crate::namespace::{Kind, Pending};
+use crate::journal::{ContentInfo, Edit, Record};
+use crate::namespace::{NodeKind, Pending};
 use crate::sys::{at, failpoint, spare};
 use crate::txn::{Abort, Begun, Ready, Transaction};
-use crate::types::{NodeId, OpResult, Slot, TxnId, errno_of};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of};
 
-/// More versions of one name than this don't wait for the drain to be due.
+/// More versions of one name than this don't wait for the checkpoint to be due.
 const MANY_SUPERSEDED: usize = 16;
 
 /// How what was written so far of an open file is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Move {
+pub(super) enum Publication {
     /// Under another name, where its transaction follows.
     Rename,
     /// Under another name as well, and its transaction stays.
     Link,
     /// Under its own name: a lock is given back (C12).
     Stay,
-    /// The same, if it is a whole document and at rest.
+    /// Under its own name, if it is a whole document and at rest.
     Rest,
 }
 
@@ -61,7 +61,7 @@ impl Engine {
         })
     }
 
-    /// The same where no room can be made, as the state is locked.
+    /// Whether the journal has room for a commit now: none can be made while the state is locked.
     pub(super) fn can_reserve_commit(&self) -> bool {
         self.store.keep_reserve().is_ok() && self.reserve_journal().is_ok()
     }
@@ -75,7 +75,7 @@ impl Engine {
         synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
     }
 
-    /// The same for who holds the state.
+    /// Makes everything journalled so far durable for who holds the state.
     pub(super) fn sync_journal_now(&self, state: &mut State) -> OpResult<()> {
         let handle = self.journal.lock().sync_handle();
         let synced = spare::told_once(|| rustix::fs::fdatasync(&*handle));
@@ -85,13 +85,13 @@ impl Engine {
     /// A second try would be told that all is well, which proves nothing.
     fn journal_is_lost(&self, state: &mut State, errno: Errno) {
         log::error!("the journal can't be made durable: {errno}; new commits are refused");
-        state.drain.failed = Some(errno);
-        self.drain_wanted.notify_one();
+        state.checkpoint.failed = Some(errno);
+        self.checkpoint_wanted.notify_one();
     }
 
     /// Number of the next version of a name.
-    pub(super) fn next_version(&self, state: &mut State, slot: &Slot) -> u64 {
-        match self.current_if_any(state, slot) {
+    pub(super) fn next_version(&self, state: &mut State, dentry: &Dentry) -> u64 {
+        match self.current_if_any(state, dentry) {
             Ok(Some(id)) => self.version_of(state, id) + 1,
             _ => 1,
         }
@@ -118,14 +118,14 @@ impl Engine {
         let Some(mut ready) = txn.content.clone() else {
             log::error!(
                 "{}: transaction {} closed unprepared",
-                self.show(state, &txn.slot),
+                self.show(state, &txn.dentry),
                 txn.id
             );
             return;
         };
         let is_malformed = txn.staging.try_lock().is_some_and(|c| c.is_malformed());
         state.counters.malformed += u64::from(is_malformed);
-        let current = self.current_if_any(state, &txn.slot).ok().flatten();
+        let current = self.current_if_any(state, &txn.dentry).ok().flatten();
         if let Some(current) = current.filter(|current| ready.onto != Some(*current)) {
             // Somebody has committed since it was prepared: before this one.
             let own_time = txn.staging.try_lock().is_none_or(|c| c.times_set);
@@ -135,9 +135,11 @@ impl Engine {
             }
         }
         let seen = match txn.begun {
-            Begun::Rewrite => state.overwrites.last_seen_by_kin(txn.opener_tid, &txn.slot),
+            Begun::Rewrite => state
+                .overwrites
+                .last_seen_by_kin(txn.opener_tid, &txn.dentry),
             Begun::Edit | Begun::Create { .. } => {
-                state.overwrites.last_seen(txn.opener_tid, &txn.slot)
+                state.overwrites.last_seen(txn.opener_tid, &txn.dentry)
             }
         };
         let has_read = seen.is_some_and(|s| s.has_read);
@@ -152,22 +154,22 @@ impl Engine {
         };
         let lost = current.filter(|_| !has_seen && ready.merged.is_none());
         let is_ruled = Engine::watches(&txn.policy);
-        let after = state.parties.writer(txn.id).and_then(|w| w.after);
+        let after = state.registry.writer(txn.id).and_then(|w| w.after);
         let is_own =
             |lost: &NodeId| after == Some(*lost) || Engine::is_own_save(state, txn.opener, *lost);
         let own = lost.filter(|lost| !is_ruled && is_own(lost));
         let lost = lost.filter(|_| own.is_none());
-        let (slot, written) = (&txn.slot, ready.merged.clone());
+        let (dentry, written) = (&txn.dentry, ready.merged.clone());
         let version = match &written {
             // The kernel may hold pages of what was written: the merged text has a node of its own.
             Some(w) => state
                 .nodes
-                .create(Kind::File, w.path.clone(), w.key, slot.clone()),
+                .create(NodeKind::File, w.path.clone(), w.key, dentry.clone()),
             None => txn.node,
         };
         if let Some(node) = state.nodes.get_mut(txn.node) {
-            node.kind = Kind::File;
-            node.at = Some(slot.clone());
+            node.kind = NodeKind::File;
+            node.at = Some(dentry.clone());
         }
         let as_written = written.as_ref().map_or(&ready.file, |w| &w.file).clone();
         match (lost, current) {
@@ -180,21 +182,21 @@ impl Engine {
                     is_own: false,
                 };
                 let who = (txn.opener, txn.command.as_str());
-                self.note_overwritten(state, slot, who, loss);
+                self.note_overwritten(state, dentry, who, loss);
             }
-            (None, Some(old)) => self.note_followed(state, slot, (old, version), has_read),
+            (None, Some(old)) => self.note_followed(state, dentry, (old, version), has_read),
             (None, None) => self.note_put_back(state, &txn, version),
         }
         if !is_ruled && lost.is_none() {
             let who = (txn.opener_tid, (txn.opener, txn.command.as_str()));
             let versions = (current, version);
-            Engine::note_text_saved(state, who, slot, versions, own.is_some(), &as_written);
+            Engine::note_text_saved(state, who, dentry, versions, own.is_some(), &as_written);
         }
         let synced = ready.synced;
-        self.publish(state, slot, ready, version);
+        self.publish(state, dentry, ready, version);
         let overlaid = txn.staging.try_lock().map(|mut c| c.take_overlaid());
         let by = (txn.opener, txn.command.clone());
-        Engine::note_overlaid(state, slot, by, overlaid.unwrap_or_default());
+        Engine::note_overlaid(state, dentry, by, overlaid.unwrap_or_default());
         if let Some(began) = txn.close_began {
             state.metrics.commits.observe(began.elapsed());
         }
@@ -205,7 +207,7 @@ impl Engine {
             self.want_round(state);
         }
         let ago = txn.flushed.map_or(Duration::ZERO, |f| f.at.elapsed());
-        state.note_saved(txn.opener_tid, slot, version, ago);
+        state.note_saved(txn.opener_tid, dentry, version, ago);
         Engine::note_author(state, version, txn.id);
         if let Some((actor, begun)) = save.and_then(|s| s.by) {
             let saved = Saved {
@@ -215,7 +217,7 @@ impl Engine {
                 is_uncertain: save.is_some_and(|s| s.overwrites == Some(Why::Uncertain)),
             };
             let closed = save.and_then(|s| s.closed);
-            self.note_saved(state, slot, actor, saved, as_written, closed);
+            self.note_saved(state, dentry, actor, saved, as_written, closed);
         }
         if written.is_some() {
             state.same_file(txn.node, version);
@@ -231,21 +233,21 @@ impl Engine {
         self.store.remove_staging(staging).ok();
         self.append(&Record::Abort { id: staging }).ok();
         let fd = state.nodes.reap(node);
-        self.bury(fd);
+        self.defer_close(fd);
     }
 
     /// Publishes a version under a name.
-    pub(super) fn publish(&self, state: &mut State, slot: &Slot, ready: Ready, node: NodeId) {
-        let version = self.next_version(state, slot);
-        let Some(path) = state.nodes.path(slot) else {
-            log::error!("{:?}: its directory is gone", slot.name);
+    pub(super) fn publish(&self, state: &mut State, dentry: &Dentry, ready: Ready, node: NodeId) {
+        let version = self.next_version(state, dentry);
+        let Some(path) = state.nodes.path(dentry) else {
+            log::error!("{:?}: its directory is gone", dentry.name);
             return;
         };
         if let Some(n) = state.nodes.get_mut(node) {
             n.sum = ready.content.crc.map(|crc| (ready.content.len, crc));
         }
         // A rename may give it another name than that of what it edits.
-        let current = self.current_if_any(state, slot).ok().flatten();
+        let current = self.current_if_any(state, dentry).ok().flatten();
         let in_place = ready.edits.is_some_and(|edited| {
             current.is_some_and(|c| state.files.body(c) == state.files.body(edited))
         });
@@ -256,7 +258,7 @@ impl Engine {
             path,
             id: ready.id,
             version,
-            content: Content {
+            content: ContentInfo {
                 // It has all that was added, and all that others have written.
                 grown: None,
                 parts: None,
@@ -267,7 +269,7 @@ impl Engine {
         let seq = self.journal_commit(state, vec![edit]);
         self.put_pending(
             state,
-            slot,
+            dentry,
             Pending {
                 id: ready.id,
                 file: ready.file,
@@ -282,16 +284,16 @@ impl Engine {
     }
 
     /// Lets a name mean a version that the journal knows of.
-    pub(super) fn put_pending(&self, state: &mut State, slot: &Slot, pending: Pending) {
+    pub(super) fn put_pending(&self, state: &mut State, dentry: &Dentry, pending: Pending) {
         let (node, version) = (pending.node, pending.version);
-        let replaced = match state.pending.get(slot.dir, &slot.name) {
+        let replaced = match state.pending.get(dentry.dir, &dentry.name) {
             Some(p) => Some(p.node),
-            None => self.cover(state, slot),
+            None => self.cover(state, dentry),
         };
         if replaced.is_none() {
-            self.touch_dir(state, slot.dir);
+            self.touch_dir(state, dentry.dir);
         }
-        let superseded = state.pending.put(slot, pending);
+        let superseded = state.pending.put(dentry, pending);
         if let Some(n) = state.nodes.get_mut(node) {
             n.version = Some(version);
             n.pending = true;
@@ -300,22 +302,22 @@ impl Engine {
             self.unpin(state, old, true);
             let waiting = state
                 .pending
-                .get(slot.dir, &slot.name)
+                .get(dentry.dir, &dentry.name)
                 .map_or(0, |p| p.superseded.len());
             if waiting >= MANY_SUPERSEDED {
-                // They take space: the drain needn't wait until it is due.
-                state.drain.due = Some(std::time::Instant::now());
-                self.drain_wanted.notify_one();
+                // They take space: the checkpoint needn't wait until it is due.
+                state.checkpoint.due = Some(std::time::Instant::now());
+                self.checkpoint_wanted.notify_one();
             }
         }
-        self.replace(state, slot, replaced, node);
+        self.replace(state, dentry, replaced, node);
     }
 
     /// A name means another version than before.
     pub(super) fn replace(
         &self,
         state: &mut State,
-        slot: &Slot,
+        dentry: &Dentry,
         old: Option<NodeId>,
         node: NodeId,
     ) {
@@ -325,21 +327,21 @@ impl Engine {
                 old.superseded = true;
             }
         }
-        self.supersede(state, slot, old);
+        self.supersede(state, dentry, old);
         let body = state.files.body(node);
-        self.overtake_but(state, slot, state.seq, Some(body));
+        self.overtake_but(state, dentry, state.seq, Some(body));
     }
 
     /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
     /// so that everybody sees what was committed last; what was promised of an open transaction
     /// before is older than that; and an error of the name is the last one no more.
-    pub(super) fn overtake(&self, state: &mut State, slot: &Slot, by: u64) {
-        self.overtake_but(state, slot, by, None);
+    pub(super) fn overtake(&self, state: &mut State, dentry: &Dentry, by: u64) {
+        self.overtake_but(state, dentry, by, None);
     }
 
-    /// The same. What was promised as an edit of the same body goes into that version.
-    fn overtake_but(&self, state: &mut State, slot: &Slot, by: u64, body: Option<NodeId>) {
-        let open: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
+    /// [`Engine::overtake`], but what was promised as an edit of this body goes into that version.
+    fn overtake_but(&self, state: &mut State, dentry: &Dentry, by: u64, body: Option<NodeId>) {
+        let open: Vec<TxnId> = state.transactions_at(dentry).map(|t| t.id).collect();
         for id in open {
             if let Some(txn) = state.txns.get_mut(&id)
                 && !(body.is_some() && txn.body == body && txn.promises_parts())
@@ -347,22 +349,22 @@ impl Engine {
                 txn.overtaken = Some(by);
             }
         }
-        self.end_claims(state, slot);
+        self.end_claims(state, dentry);
     }
 
     /// Whether what is told of a transaction now is an edit of what its name has now: else the journal
     /// must not be told which parts of it are.
-    pub(super) fn tell_parts(&self, state: &mut State, id: TxnId, told: &mut Content) {
+    pub(super) fn tell_parts(&self, state: &mut State, id: TxnId, told: &mut ContentInfo) {
         if told.parts.is_some() && self.edited(state, id).is_none() {
             told.parts = None;
         }
     }
 
-    /// The same for a name that has got another file with the writers of that: what these have
+    /// Ends claims of a name that has got another file with the writers of that: what these have
     /// promised is as new as their file.
-    pub(super) fn end_claims(&self, state: &mut State, slot: &Slot) {
-        state.errors.remove(slot);
-        let claims = state.transactions_at(slot).filter(|t| t.is_seen_by_all());
+    pub(super) fn end_claims(&self, state: &mut State, dentry: &Dentry) {
+        state.errors.remove(dentry);
+        let claims = state.transactions_at(dentry).filter(|t| t.is_seen_by_all());
         let claims: Vec<TxnId> = claims.map(|t| t.id).collect();
         for id in claims {
             self.end_claim(state, id);
@@ -383,8 +385,8 @@ impl Engine {
 
     /// A version is about to stand before what the backing directory has under a name: to programs
     /// that is one link less. Gives its node.
-    pub(super) fn cover(&self, state: &mut State, slot: &Slot) -> Option<NodeId> {
-        let id = self.current_if_any(state, slot).ok().flatten()?;
+    pub(super) fn cover(&self, state: &mut State, dentry: &Dentry) -> Option<NodeId> {
+        let id = self.current_if_any(state, dentry).ok().flatten()?;
         if let Some(node) = state.nodes.get_mut(id)
             && !failpoint::mutant("C8-links")
         {
@@ -399,8 +401,8 @@ impl Engine {
         let record = Record::Commit { seq, edits };
         if !failpoint::mutant("C18-commit") && self.append(&record).is_err() {
             // Space was reserved, so this is the disk failing. What is committed stays visible;
-            // the drain tries to bring it out at once and latches the failure.
-            state.drain.wanted = state.drain.rounds + 1;
+            // the checkpoint tries to bring it out at once and latches the failure.
+            state.checkpoint.wanted = state.checkpoint.rounds + 1;
         }
         failpoint::crash_point("commit-journalled");
         state.counters.commits += 1;
@@ -413,7 +415,7 @@ impl Engine {
         state.seq = seq;
         state.metrics.note_commit(seq, Instant::now());
         state.unapplied.push_back((seq, record));
-        self.wake_drain(state);
+        self.wake_checkpoint(state);
     }
 
     /// A node's name is no longer pending. `gone`: its last link went with it.
@@ -423,7 +425,7 @@ impl Engine {
             node.unlinked |= gone;
         }
         let fd = state.nodes.reap(id);
-        self.bury(fd);
+        self.defer_close(fd);
     }
 
     /// C11: a rename or link of a file that is still being written commits what is written so
@@ -432,11 +434,11 @@ impl Engine {
         &self,
         tid: u32,
         id: TxnId,
-        to: &Slot,
-        how: Move,
+        to: &Dentry,
+        how: Publication,
     ) -> OpResult<Published> {
-        let txn = self.lock().txns.get(&id).map(|txn| txn.slot.clone());
-        let Some(from) = txn.filter(|_| how != Move::Link) else {
+        let txn = self.lock().txns.get(&id).map(|txn| txn.dentry.clone());
+        let Some(from) = txn.filter(|_| how != Publication::Link) else {
             return self.publish_now(tid, id, to, how);
         };
         // Others add nothing to what is replaced.
@@ -451,7 +453,13 @@ impl Engine {
         Ok(published)
     }
 
-    fn publish_now(&self, tid: u32, id: TxnId, to: &Slot, how: Move) -> OpResult<Published> {
+    fn publish_now(
+        &self,
+        tid: u32,
+        id: TxnId,
+        to: &Dentry,
+        how: Publication,
+    ) -> OpResult<Published> {
         let (staging, policy) = {
             let state = self.lock();
             let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
@@ -465,27 +473,27 @@ impl Engine {
         Engine::may_be_published(&mut content, how)?;
         content.copy_base()?;
         let mut edits = None;
-        if how != Move::Link {
+        if how != Publication::Link {
             edits = self.take_parts(id, &mut content, true)?;
             self.take_added(&mut content)?;
         }
         let replaces = match how {
-            Move::Stay | Move::Rest => self.replaces(id, &content),
-            Move::Rename | Move::Link => Replaces::Whole,
+            Publication::Stay | Publication::Rest => self.replaces(id, &content),
+            Publication::Rename | Publication::Link => Replaces::Whole,
         };
         self.check_guard(&mut content, to, &policy, replaces)
             .map_err(|abort| self.refuse(to, abort, tid))?;
-        let settled = if matches!(how, Move::Stay | Move::Rest) {
+        let settled = if matches!(how, Publication::Stay | Publication::Rest) {
             if !content.changed {
                 return Err(Errno::NODATA);
             }
-            self.settle_attributes(id, &mut content, to)?
+            self.apply_attributes(id, &mut content, to)?
         } else {
             self.grow_mtime(&mut content, to)?
         };
         let mut described = content.describe()?;
         let fresh_id = self.lock().new_id();
-        let copied = how == Move::Link;
+        let copied = how == Publication::Link;
         // What was fsync'd under this name stays promised.
         let is_promised = |t: &Transaction| copied && t.fsynced;
         let is_promised = self.lock().txns.get(&id).is_some_and(is_promised);
@@ -499,7 +507,7 @@ impl Engine {
                 let len = content.file.metadata().map_err(|e| errno_of(&e))?.len();
                 at::copy_contents(&content.file, &file, len).map_err(|e| errno_of(&e))?;
             }
-            self.dress(&file, Some(&old), None)?;
+            self.apply_metadata(&file, Some(&old), None)?;
             if is_promised {
                 rustix::fs::fdatasync(&file)?;
                 self.store.sync_staging_dir()?;
@@ -519,7 +527,7 @@ impl Engine {
         self.reserve_commit().inspect_err(unused)?;
         let (by, mut guard, merged) = loop {
             let (by, base) = match how {
-                Move::Link => (None, None),
+                Publication::Link => (None, None),
                 _ => self.base_of_open(id, to, &policy, how),
             };
             let reconciled = self.reconcile(to, &policy, base.as_ref(), &content.file);
@@ -530,8 +538,8 @@ impl Engine {
             })?;
             let mut state = self.lock();
             let current = self.current_if_any(&mut state, to).ok().flatten();
-            let grown = content.grown().filter(|_| how != Move::Link);
-            let by_parts = how != Move::Link && content.is_by_parts();
+            let grown = content.grown().filter(|_| how != Publication::Link);
+            let by_parts = how != Publication::Link && content.is_by_parts();
             let edited = by_parts.then(|| self.edited(&mut state, id)).flatten();
             let has_all = self.has_all_added(grown) && (edited.is_none() || edited == edits);
             if has_all && (base.is_none() || current == onto) {
@@ -543,7 +551,7 @@ impl Engine {
                 break (by, state, outcome);
             }
             drop(state);
-            if let Outcome::Merged(merged) = outcome {
+            if let MergeOutcome::Merged(merged) = outcome {
                 self.store.remove_staging(merged.id).ok();
             }
             if !has_all {
@@ -565,11 +573,11 @@ impl Engine {
             unused(&Errno::NOENT);
             return Err(Errno::NOENT);
         };
-        let (node, from) = (txn.node, txn.slot.clone());
+        let (node, from) = (txn.node, txn.dentry.clone());
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let edits = edits.filter(|_| content.is_by_parts());
         let overlaid = match how {
-            Move::Link => Vec::new(),
+            Publication::Link => Vec::new(),
             _ => content.take_overlaid(),
         };
         let published_id = content.id;
@@ -583,7 +591,7 @@ impl Engine {
             .move_to(node, Arc::new(fd), (stat.st_dev, stat.st_ino));
         let version = state
             .nodes
-            .create(Kind::File, Arc::new(old), key, to.clone());
+            .create(NodeKind::File, Arc::new(old), key, to.clone());
         if let Some(node) = state.nodes.get(version) {
             content.base_ends_at(node.whole().clone());
         }
@@ -592,18 +600,18 @@ impl Engine {
             let by = (txn.opener, txn.command.clone());
             Engine::note_overlaid(state, to, by, overlaid);
         }
-        let is_merged = matches!(merged, Outcome::Merged(_));
+        let is_merged = matches!(merged, MergeOutcome::Merged(_));
         let why = merged.overwrites();
         let (version, ready) = match merged {
-            Outcome::Merged(merged) => {
+            MergeOutcome::Merged(merged) => {
                 self.leave_written(state, published_id, version);
                 let node =
                     state
                         .nodes
-                        .create(Kind::File, merged.path.clone(), merged.key, to.clone());
+                        .create(NodeKind::File, merged.path.clone(), merged.key, to.clone());
                 (node, merged.ready(published.clone(), None))
             }
-            Outcome::AsWritten | Outcome::Overwrites(_) => (
+            MergeOutcome::AsWritten | MergeOutcome::Overwrites(_) => (
                 version,
                 Ready {
                     id: published_id,
@@ -619,38 +627,44 @@ impl Engine {
                 },
             ),
         };
-        if how != Move::Link {
+        if how != Publication::Link {
             // A new file's first version; one that replaces another shares that one's locks.
             state.same_file(version, node);
         }
         let lost = match how {
             // Another file takes the name.
-            Move::Rename => {
+            Publication::Rename => {
                 let replaced = self.current_if_any(state, to)?;
                 state.added_to(to, replaced)
             }
-            Move::Link | Move::Stay | Move::Rest => None,
+            Publication::Link | Publication::Stay | Publication::Rest => None,
         };
         let author = state.txns.get(&id).map_or(0, |t| t.opener_tid);
         let replaced = self.current_if_any(state, to)?;
         if let (Some(_), Some(lost)) = (why, replaced) {
             self.note_unmerged(state, author, to, (lost, version), why);
-        } else if matches!(how, Move::Rename | Move::Rest) && !Engine::watches(&policy) {
+        } else if matches!(how, Publication::Rename | Publication::Rest)
+            && !Engine::watches(&policy)
+        {
             self.note_replaced(state, author, Some(author), to, (replaced, version));
         }
         self.publish(state, to, ready, version);
-        if let Some(linked) = state.nodes.get_mut(version).filter(|_| how == Move::Link) {
+        if let Some(linked) = state
+            .nodes
+            .get_mut(version)
+            .filter(|_| how == Publication::Link)
+        {
             // The kernel gets to know it by the answer.
             linked.lookups += 1;
         }
-        if how == Move::Link {
+        if how == Publication::Link {
             self.follow_writers(state, &from, to, version);
         }
         let left = match how {
-            Move::Rename => self.left_at(state, &from).ok().flatten(),
-            Move::Link | Move::Stay | Move::Rest => None,
+            Publication::Rename => self.left_at(state, &from).ok().flatten(),
+            Publication::Link | Publication::Stay | Publication::Rest => None,
         };
-        if how != Move::Link {
+        if how != Publication::Link {
             let saved = Saved {
                 begun: by.map_or(0, |(_, begun)| begun),
                 version,
@@ -660,7 +674,7 @@ impl Engine {
             let by = by.map(|(actor, _)| actor);
             self.note_published(state, id, to, by, saved, published);
         }
-        if how == Move::Rename {
+        if how == Publication::Rename {
             state.unname(to, lost);
             state.rename_appenders(&from, to);
             self.retarget(state, id, to);
@@ -674,7 +688,7 @@ impl Engine {
         txn.unprepared = true;
         txn.content = None;
         txn.flushed = None;
-        if how != Move::Link {
+        if how != Publication::Link {
             // What a guard had refused was judged anew.
             txn.verdict.take_if(|v| matches!(v, Abort::Guard(_)));
             txn.stream = None;

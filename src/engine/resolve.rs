@@ -1,6 +1,6 @@
 //! Which node a name means, and to whom.
 //!
-//! In this order: the note of a writer on its second walk; a transaction whose staged content the
+//! In this order: the pending open of a writer on its second lookup; a transaction whose staged content the
 //! caller sees;
 //! an O_EXCL claim; the version committed last; the backing directory.
 
@@ -13,17 +13,17 @@ use rustix::io::Errno;
 
 use super::probe::Looks;
 use super::{Engine, State, VOLATILE, virtualdir};
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Process, Transaction};
-use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, Slot, TxnId};
+use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
 
 /// Of how many descriptors at most a lookup looks at each: others wait meanwhile.
 const MOST_LOOKS: u64 = 1024;
 /// How long a lookup waits for the RELEASE of a close that has surely begun (a watcher woken by
 /// IN_CLOSE_WRITE comes before it).
 const SURE_WAIT: Duration = Duration::from_millis(50);
-/// The same where the close may not have been the last.
+/// How long a lookup waits for the RELEASE of a close that may not have been the last.
 const UNSURE_WAIT: Duration = Duration::from_millis(5);
 
 pub(super) enum Resolved {
@@ -44,84 +44,84 @@ impl Engine {
         if virtualdir::is_virtual(dir) || Engine::is_state_dir(dir, name) {
             return done(self.virtual_lookup(caller, dir, name));
         }
-        let slot = Slot {
+        let dentry = Dentry {
             dir,
             name: name.to_owned(),
         };
-        if let Some(goal) = self.unbound_goal(caller.tid, &slot) {
+        if let Some(goal) = self.unbound_goal(caller.tid, &dentry) {
             let engine = self.clone();
             return self
                 .pool
-                .run(move || engine.lookup_and_serve(caller, slot, goal, done));
+                .run(move || engine.lookup_and_serve(caller, dentry, goal, done));
         }
-        match self.try_lookup(caller, &slot, true) {
+        match self.try_lookup(caller, &dentry, true) {
             Ok(Some(found)) => match self.attr_after_lookup(found) {
                 // Now, as the caller waits.
                 Ok(attr) => {
-                    self.note_taken(caller, &slot);
+                    self.note_taken(caller, &dentry);
                     done(Ok(attr));
                 }
                 // It has committed nothing and ended meanwhile: the name means something else now.
                 Err(Errno::STALE) => {
                     let engine = self.clone();
                     self.pool
-                        .run(move || done(engine.lookup_waiting(caller, &slot)));
+                        .run(move || done(engine.lookup_waiting(caller, &dentry)));
                 }
                 Err(e) => done(Err(e)),
             },
             Err(e) => {
                 if e == Errno::NOENT {
-                    self.note_read(&mut self.lock(), caller, &slot, None);
+                    self.note_read(&mut self.lock(), caller, &dentry, None);
                 }
                 done(Err(e));
             }
             Ok(None) => {
                 let engine = self.clone();
                 self.pool
-                    .run(move || done(engine.lookup_waiting(caller, &slot)));
+                    .run(move || done(engine.lookup_waiting(caller, &dentry)));
             }
         }
     }
 
-    pub(super) fn lookup_waiting(&self, caller: Caller, slot: &Slot) -> OpResult<Attr> {
+    pub(super) fn lookup_waiting(&self, caller: Caller, dentry: &Dentry) -> OpResult<Attr> {
         loop {
             let mut state = self.lock();
-            match self.resolve(&mut state, caller, slot, true)? {
+            match self.resolve(&mut state, caller, dentry, true)? {
                 Resolved::Node(id) => {
-                    self.count_lookup(&mut state, caller, slot, id);
+                    self.count_lookup(&mut state, caller, dentry, id);
                     drop(state);
                     match self.attr_after_lookup(id) {
                         // Not once more to what has ended.
-                        Err(Errno::STALE) => self.leave_walk_at(caller.tid, id),
+                        Err(Errno::STALE) => self.leave_retry_at(caller.tid, id),
                         other => return other,
                     }
                 }
                 Resolved::Wait(deadline) => {
-                    self.happened.wait_until(&mut state, deadline);
+                    self.state_changed.wait_until(&mut state, deadline);
                 }
             }
         }
     }
 
-    fn try_lookup(&self, caller: Caller, slot: &Slot, wait: bool) -> OpResult<Option<NodeId>> {
+    fn try_lookup(&self, caller: Caller, dentry: &Dentry, wait: bool) -> OpResult<Option<NodeId>> {
         let mut state = self.lock();
-        match self.resolve(&mut state, caller, slot, wait)? {
+        match self.resolve(&mut state, caller, dentry, wait)? {
             Resolved::Node(id) => {
-                self.count_lookup(&mut state, caller, slot, id);
+                self.count_lookup(&mut state, caller, dentry, id);
                 Ok(Some(id))
             }
             Resolved::Wait(_) => Ok(None),
         }
     }
 
-    fn count_lookup(&self, state: &mut State, caller: Caller, slot: &Slot, id: NodeId) {
+    fn count_lookup(&self, state: &mut State, caller: Caller, dentry: &Dentry, id: NodeId) {
         if let Some(node) = state.nodes.get_mut(id) {
             node.lookups += 1;
         }
         if state.lookups.len() > 8192 {
             state.lookups.clear();
         }
-        state.lookups.insert(caller.tid, (slot.clone(), id));
+        state.lookups.insert(caller.tid, (dentry.clone(), id));
     }
 
     /// Attributes for a lookup's answer. The node may have been forgotten only after the answer.
@@ -129,7 +129,7 @@ impl Engine {
         let result = self.attr(id);
         if result.is_err() {
             let fd = self.lock().nodes.forget(id, 1);
-            self.bury(fd);
+            self.defer_close(fd);
         }
         result
     }
@@ -138,7 +138,7 @@ impl Engine {
     pub(super) fn attr(&self, id: NodeId) -> OpResult<Attr> {
         let state = self.lock();
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        let Kind::Private(txn) = node.kind else {
+        let NodeKind::Private(txn) = node.kind else {
             return self.attr_of(&state, node);
         };
         let Some(txn) = state.txns.get(&txn) else {
@@ -168,63 +168,63 @@ impl Engine {
         &self,
         state: &mut State,
         caller: Caller,
-        slot: &Slot,
+        dentry: &Dentry,
         wait: bool,
     ) -> OpResult<Resolved> {
-        if let Some(node) = state.end_of_walk(caller.tid, slot) {
+        if let Some(node) = state.end_of_retry(caller.tid, dentry) {
             return Ok(Resolved::Node(node));
         }
-        if let Some(node) = self.own_view(state, caller, slot) {
+        if let Some(node) = self.own_view(state, caller, dentry) {
             return Ok(Resolved::Node(node));
         }
-        if let Some(claim) = state.transactions_at(slot).find(|t| t.is_seen_by_all()) {
+        if let Some(claim) = state.transactions_at(dentry).find(|t| t.is_seen_by_all()) {
             return Ok(Resolved::Node(claim.node));
         }
         if wait
             && !failpoint::mutant("C2-settle")
-            && let Some(deadline) = self.about_to_commit(state, slot)
+            && let Some(deadline) = self.about_to_commit(state, dentry)
         {
             return Ok(Resolved::Wait(deadline));
         }
-        self.current(state, slot).map(Resolved::Node)
+        self.current(state, dentry).map(Resolved::Node)
     }
 
     /// The current version of a name, or what else stands there.
-    pub(super) fn current(&self, state: &mut State, slot: &Slot) -> OpResult<NodeId> {
-        if let Some(pending) = state.pending.get(slot.dir, &slot.name) {
+    pub(super) fn current(&self, state: &mut State, dentry: &Dentry) -> OpResult<NodeId> {
+        if let Some(pending) = state.pending.get(dentry.dir, &dentry.name) {
             return Ok(pending.node);
         }
-        let dir = self.dir_fd(state, slot.dir)?;
-        let fd = at::open_path(&*dir, &slot.name)?;
+        let dir = self.dir_fd(state, dentry.dir)?;
+        let fd = at::open_path(&*dir, &dentry.name)?;
         let stat = at::stat(&fd)?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Kind::Dir,
-            FileType::RegularFile => Kind::File,
-            _ => Kind::Special,
+            FileType::Directory => NodeKind::Dir,
+            FileType::RegularFile => NodeKind::File,
+            _ => NodeKind::Special,
         };
         let key = (stat.st_dev, stat.st_ino);
         let is_new = state
             .nodes
             .known(key)
             .is_none_or(|id| state.nodes.get(id).is_none());
-        let shift = match is_new && kind == Kind::File {
+        let shift = match is_new && kind == NodeKind::File {
             true => crate::txn::told_ctime(&fd, &stat),
             false => None,
         };
-        let node = state.nodes.adopt(kind, fd, key, slot.clone());
+        let node = state.nodes.adopt(kind, fd, key, dentry.clone());
         if shift.is_some() {
             node.ctime_shift = shift.map(Box::new);
         }
         Ok(node.id)
     }
 
-    /// The same, `None` when there is nothing.
+    /// The node of the version that a name has now; `None` when there is nothing.
     pub(super) fn current_if_any(
         &self,
         state: &mut State,
-        slot: &Slot,
+        dentry: &Dentry,
     ) -> OpResult<Option<NodeId>> {
-        match self.current(state, slot) {
+        match self.current(state, dentry) {
             Ok(id) => Ok(Some(id)),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e),
@@ -232,8 +232,8 @@ impl Engine {
     }
 
     /// The staged view of a transaction the caller takes part in.
-    fn own_view(&self, state: &mut State, caller: Caller, slot: &Slot) -> Option<NodeId> {
-        let id = self.own_transaction(state, caller, slot)?;
+    fn own_view(&self, state: &mut State, caller: Caller, dentry: &Dentry) -> Option<NodeId> {
+        let id = self.own_transaction(state, caller, dentry)?;
         let node = state.txns.get(&id)?.node;
         // Closed, it is waited for like anybody's.
         state.deciding_at(node).is_none().then_some(node)
@@ -244,9 +244,9 @@ impl Engine {
         &self,
         state: &mut State,
         caller: Caller,
-        slot: &Slot,
+        dentry: &Dentry,
     ) -> Option<TxnId> {
-        let candidates: Vec<TxnId> = state.transactions_at(slot).map(|t| t.id).collect();
+        let candidates: Vec<TxnId> = state.transactions_at(dentry).map(|t| t.id).collect();
         if candidates.is_empty() || failpoint::mutant("C1-own-view") {
             return None;
         }
@@ -260,17 +260,17 @@ impl Engine {
                 .txns
                 .get(id)
                 .is_some_and(|txn| sees(state, txn, (tgid, caller.tid)))
-                && !self.is_moot(state, *id)
+                && !self.is_no_op(state, *id)
         })
     }
 
     /// Until when to wait for a close of this name that is about to be completed.
-    fn about_to_commit(&self, state: &State, slot: &Slot) -> Option<Instant> {
+    fn about_to_commit(&self, state: &State, dentry: &Dentry) -> Option<Instant> {
         let now = Instant::now();
-        let followed = state.followers.writers(slot).iter();
+        let followed = state.followers.writers(dentry).iter();
         let followed = followed.filter_map(|id| state.txns.get(id));
         state
-            .transactions_at(slot)
+            .transactions_at(dentry)
             .chain(followed)
             .filter_map(|t| {
                 if t.closing {
@@ -292,7 +292,7 @@ impl Engine {
         let mut state = self.lock();
         let fd = state.nodes.forget(id, count);
         drop(state);
-        self.bury(fd);
+        self.defer_close(fd);
     }
 
     /// Attributes, of an open description where one is given.
@@ -314,17 +314,17 @@ impl Engine {
 
     /// The kernel looks at permissions before it opens what it has looked up. If that has ended
     /// meanwhile without a commit, it is the open that has to send the caller round (see `open_gone`):
-    /// it walks once more only.
+    /// it is looked up once more only.
     fn attr_of_gone(&self, id: NodeId) -> OpResult<Attr> {
         let mut state = self.lock();
         let gone = state.nodes.get(id).filter(|n| n.dead);
-        let slot = gone.and_then(|n| n.at.clone());
+        let dentry = gone.and_then(|n| n.at.clone());
         let remains = gone.and_then(|n| n.remains.as_deref().copied());
-        let slot = slot.ok_or(Errno::STALE)?;
-        let current = self.current_if_any(&mut state, &slot)?;
+        let dentry = dentry.ok_or(Errno::STALE)?;
+        let current = self.current_if_any(&mut state, &dentry)?;
         let current = current.and_then(|id| state.nodes.get(id));
         let ttl = VOLATILE;
-        match current.filter(|n| n.kind == Kind::File) {
+        match current.filter(|n| n.kind == NodeKind::File) {
             Some(node) => Ok(Attr {
                 ttl,
                 ..self.attr_of(&state, node)?

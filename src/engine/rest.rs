@@ -17,13 +17,13 @@ use serde::Serialize;
 use super::close::has_lost_a_writer;
 use super::overwrites::quoted;
 use super::probe::Looks;
-use super::publish::Move;
+use super::publish::Publication;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
 use crate::rules::{Creation, Mode};
 use crate::sys::{failpoint, proc};
 use crate::txn::{Abort, Content, Staging, Transaction};
-use crate::types::{OpResult, Slot, TxnId, now_ns};
+use crate::types::{Dentry, OpResult, TxnId, now_ns};
 
 /// So long nobody has written what is at rest.
 const AT_REST: Duration = Duration::from_millis(500);
@@ -70,9 +70,10 @@ pub(super) fn may_commit_so_far(txn: &Transaction) -> bool {
 
 /// Whether what is published under its own name has that still, and may: it may have been unlinked or
 /// renamed while its content was looked at, and is not to come back.
-pub(super) fn is_still_due(txn: &Transaction, how: Move, to: &Slot) -> bool {
-    let stays = matches!(how, Move::Stay | Move::Rest) && !failpoint::mutant("C11-meanwhile");
-    !stays || (txn.slot == *to && may_commit_so_far(txn))
+pub(super) fn is_still_due(txn: &Transaction, how: Publication, to: &Dentry) -> bool {
+    let stays =
+        matches!(how, Publication::Stay | Publication::Rest) && !failpoint::mutant("C11-meanwhile");
+    !stays || (txn.dentry == *to && may_commit_so_far(txn))
 }
 
 /// Whether a transaction is one that the watch looks at: somebody has it open and has written.
@@ -124,9 +125,9 @@ impl Engine {
     /// By the rules as they are now: a file that is never closed would never come under a new one.
     fn is_published_at_rest(&self, id: TxnId) -> bool {
         let state = self.lock();
-        let slot = state.txns.get(&id).map(|txn| &txn.slot);
-        slot.is_some_and(|slot| {
-            self.policy(&state, slot, Creation::default())
+        let dentry = state.txns.get(&id).map(|txn| &txn.dentry);
+        dentry.is_some_and(|dentry| {
+            self.policy(&state, dentry, Creation::default())
                 .publishes_at_rest()
         })
     }
@@ -135,16 +136,16 @@ impl Engine {
         if self.is_mapped_by_writers(id) {
             return;
         }
-        let (slot, by) = match self.lock().txns.get(&id) {
-            Some(txn) if may_rest(txn) => (txn.slot.clone(), txn.opener_tid),
+        let (dentry, by) = match self.lock().txns.get(&id) {
+            Some(txn) if may_rest(txn) => (txn.dentry.clone(), txn.opener_tid),
             _ => return,
         };
-        match self.publish_open(by, id, &slot, Move::Rest) {
-            Ok(_) => _ = self.happened.notify_all(),
+        match self.publish_open(by, id, &dentry, Publication::Rest) {
+            Ok(_) => _ = self.state_changed.notify_all(),
             // It isn't whole, or was written, unlinked or renamed meanwhile.
             Err(Errno::NODATA | Errno::NOENT) => {}
             Err(e) => {
-                let path = self.show(&self.lock(), &slot);
+                let path = self.show(&self.lock(), &dentry);
                 log::warn!("{path}: whole and at rest, but not committed: {e}");
             }
         }
@@ -166,11 +167,11 @@ impl Engine {
     }
 
     /// Whether what is written so far may be published so, for who has the content.
-    pub(super) fn may_be_published(content: &mut Content, how: Move) -> OpResult<()> {
+    pub(super) fn may_be_published(content: &mut Content, how: Publication) -> OpResult<()> {
         if let Some(failure) = &content.failed {
             return Err(failure.errno);
         }
-        if how == Move::Rest {
+        if how == Publication::Rest {
             let rests = content.changed && content.rests_for(AT_REST);
             if !rests || !(failpoint::mutant("C21-rest") || content.is_whole()?) {
                 return Err(Errno::NODATA);
@@ -182,9 +183,9 @@ impl Engine {
 
     /// What was published of an open file its close acknowledges, as it does what it commits itself: where
     /// closes are durable, and where the program has called fsync before that (C7).
-    pub(super) fn owe(&self, txn: &Transaction, how: Move, seq: u64) {
-        let has_synced = how == Move::Rest && txn.has_synced();
-        let stays = matches!(how, Move::Stay | Move::Rest);
+    pub(super) fn owe(&self, txn: &Transaction, how: Publication, seq: u64) {
+        let has_synced = how == Publication::Rest && txn.has_synced();
+        let stays = matches!(how, Publication::Stay | Publication::Rest);
         if stays && (has_synced || self.config.durability == Durability::Sync) {
             txn.staging.owe(seq);
         }
@@ -201,7 +202,7 @@ impl Engine {
         let Some(txn) = state.txns.get(&id).filter(|txn| is_whole && may_rest(txn)) else {
             return;
         };
-        let path = self.show(state, &txn.slot);
+        let path = self.show(state, &txn.dentry);
         let (pid, command) = (txn.opener, txn.command.clone());
         let paths = &mut state.kept_open.paths;
         if !paths.contains_key(&path) {

@@ -27,13 +27,13 @@ const PIECE: u64 = 1 << 20;
 /// Aborted contents on their way to rejected, and descriptors that may be the last of a file: they
 /// take space until they are gone.
 #[derive(Debug, Default)]
-pub(super) struct Departures {
+pub(super) struct DeferredCloses {
     begun: AtomicU64,
     ended: AtomicU64,
     last: Mutex<Option<Instant>>,
 }
 
-impl Departures {
+impl DeferredCloses {
     pub(super) fn begin(&self) {
         self.begun.fetch_add(1, Ordering::AcqRel);
     }
@@ -66,7 +66,7 @@ impl Engine {
         self.making_room_for(0, what)
     }
 
-    /// The same for what is written to a staging file: its owner's quota may be what is used up.
+    /// Does what writes to a staging file, as often as room can be made: its owner's quota may be what is used up.
     pub(super) fn making_room_in<T>(
         &self,
         staging: &Staging,
@@ -76,7 +76,7 @@ impl Engine {
         self.making_room_of(|| Owner::of(&*staging.lock().file), bytes, what)
     }
 
-    /// The same for what needs so many bytes at once: nothing is dropped where that would not do.
+    /// Does what needs so many bytes at once, as often as room can be made: nothing is dropped where that would not do.
     pub(super) fn making_room_for<T>(
         &self,
         bytes: u64,
@@ -94,14 +94,14 @@ impl Engine {
         let begun = Instant::now();
         let (mut given_back, mut exhausted) = (0, false);
         loop {
-            let gone = self.departures.ended();
+            let gone = self.deferred_closes.ended();
             let result = what();
             let full = match &result {
                 Err(errno @ (Errno::NOSPC | Errno::DQUOT)) if !exhausted => *errno,
                 _ => return result,
             };
             // Others may go on replacing and removing without end.
-            let mut found = begun.elapsed() < ROOM_LIMIT && self.wait_for_departures(gone);
+            let mut found = begun.elapsed() < ROOM_LIMIT && self.wait_for_deferred_closes(gone);
             if !found && given_back < GIVE_BACK {
                 given_back += 1;
                 found = self.give_back_replaced();
@@ -140,7 +140,7 @@ impl Engine {
         full: Errno,
         owner: impl Fn() -> Option<Owner>,
     ) -> bool {
-        let found = self.wait_for_departures(gone)
+        let found = self.wait_for_deferred_closes(gone)
             || self.give_back_replaced()
             || self.drop_rejected_for(0, self.whose(full, &owner));
         if found {
@@ -168,54 +168,54 @@ impl Engine {
 
     /// Removes a staging file that nobody needs any more.
     pub(super) fn remove_staging(&self, id: TxnId) {
-        self.departures.begin();
+        self.deferred_closes.begin();
         self.store.remove_staging(id).ok();
-        self.departures.end();
+        self.deferred_closes.end();
     }
 
     /// Waits for what is on its way out, but not for ever. Gives whether anything has left since
     /// `gone` files had.
-    fn wait_for_departures(&self, gone: u64) -> bool {
+    fn wait_for_deferred_closes(&self, gone: u64) -> bool {
         let closing = || {
             let failed = |t: &crate::txn::Transaction| {
                 t.closing && t.staging.try_lock().is_some_and(|c| c.failed.is_some())
             };
             self.lock().txns.values().any(failed)
         };
-        let leaving = self.departures.begun();
+        let leaving = self.deferred_closes.begun();
         for _ in 0..100 {
-            if self.departures.ended() >= leaving && !closing() {
+            if self.deferred_closes.ended() >= leaving && !closing() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        if self.departures.ended() != gone {
+        if self.deferred_closes.ended() != gone {
             return true;
         }
         std::thread::sleep(Duration::from_millis(20));
-        self.departures.is_recent()
+        self.deferred_closes.is_recent()
     }
 
-    /// Versions that were replaced or removed take space until the drain has come by: those that
+    /// Versions that were replaced or removed take space until the checkpoint has come by: those that
     /// never were put in place, and those that lie under names whose new versions are not in place.
-    /// Gives whether there may be any; waits for the drain then.
+    /// Gives whether there may be any; waits for the checkpoint then.
     fn give_back_replaced(&self) -> bool {
         let state = self.lock();
-        let nothing = state.condemned.is_empty() && state.pending.is_empty();
+        let nothing = state.pending_deletes.is_empty() && state.pending.is_empty();
         if nothing || failpoint::mutant("C5-room") {
             return false;
         }
         drop(state);
-        let drained = self.drain_all();
+        let checkpointed = self.checkpoint_all();
         // The reaper may have got them only now.
-        let leaving = self.departures.begun();
+        let leaving = self.deferred_closes.begun();
         for _ in 0..100 {
-            if self.departures.ended() >= leaving {
+            if self.deferred_closes.ended() >= leaving {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        drained.is_ok()
+        checkpointed.is_ok()
     }
 
     /// Drops rejected content that is worth least. Gives whether any went.
@@ -265,8 +265,9 @@ impl Engine {
         let is_filled =
             |p: &Pending| p.unwritten.is_some() || at::stat(&*p.file).is_ok_and(|s| s.st_size > 0);
         let filled = state.pending.iter().filter(|(_, p)| is_filled(p));
-        let pending: HashSet<PathBuf> =
-            filled.map(|(slot, _)| self.path_of(state, &slot)).collect();
+        let pending: HashSet<PathBuf> = filled
+            .map(|(dentry, _)| self.path_of(state, &dentry))
+            .collect();
         move |path| pending.contains(path) || at::is_filled_file_below(&self.store.root, path)
     }
 }

@@ -36,7 +36,7 @@ fn gone_from(mode: u32, group: u32, caller: Caller) -> Gone {
     mode & SET_USER | if group_goes { SET_GROUP } else { 0 }
 }
 
-/// The same of a file.
+/// Which set-id bits a file loses at a change by `caller`.
 pub(super) fn gone_of(file: impl AsFd, caller: Caller) -> Gone {
     at::stat(file).map_or(0, |stat| gone_from(stat.st_mode, stat.st_gid, caller))
 }
@@ -50,7 +50,7 @@ pub(super) fn clear_set_id(file: &File, gone: Gone) -> OpResult<()> {
     Ok(())
 }
 
-/// The same for what the kernel doesn't say it of: truncation, allocation, copies. For a staged
+/// Clears set-id bits where the kernel doesn't ask for it: truncation, allocation, copies. For a staged
 /// file the commit is told as well.
 pub(super) fn drop_set_id(
     file: impl AsFd,

@@ -19,11 +19,11 @@ use super::state::Handle;
 use super::{Engine, State};
 use crate::guard::Guard;
 use crate::journal::Record;
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode, Policy, companion_of, looks_like_database};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Transaction};
-use crate::types::{Caller, HandleId, NodeId, OpResult, Slot, TxnId};
+use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
 
 /// Bytes that tell a database: HDF5's signature may come as late as at 2048.
 const HEAD: usize = 2048 + 8;
@@ -84,8 +84,8 @@ impl Engine {
     /// Whether O_TRUNC begins a transaction though others may have the file open in place: under a
     /// guard it is replaced by whole documents. (h5py's `w` opens r+ first, empties, and only then asks
     /// for the lock that another may have: what it would leave is an empty file.)
-    pub(super) fn is_rewritten_whole(&self, state: &State, slot: &Slot) -> bool {
-        let policy = self.policy(state, slot, Creation::default());
+    pub(super) fn is_rewritten_whole(&self, state: &State, dentry: &Dentry) -> bool {
+        let policy = self.policy(state, dentry, Creation::default());
         policy.mode == RuleMode::Atomic
             && policy.guard != Guard::None
             && !failpoint::mutant("C14-rewrite")
@@ -95,10 +95,10 @@ impl Engine {
     pub(super) fn common_at(
         &self,
         state: &State,
-        slot: &Slot,
+        dentry: &Dentry,
         base: Option<NodeId>,
     ) -> Option<TxnId> {
-        let open = state.open_names.get(slot)?.iter();
+        let open = state.open_names.get(dentry)?.iter();
         let common = |txn: &&Transaction| {
             let unopened = txn.handles == 0 && !state.is_awaited(txn.id);
             txn.common && txn.base == base && !txn.discarded && !txn.closing && !unopened
@@ -110,46 +110,46 @@ impl Engine {
 
     /// Whether a name belongs to a database by its name, and is to be opened as one's companion
     /// (`X-wal`, `X-lock` …): direct as X is, or will be.
-    pub(super) fn is_companion(&self, state: &mut State, slot: &Slot, flags: OFlags) -> bool {
+    pub(super) fn is_companion(&self, state: &mut State, dentry: &Dentry, flags: OFlags) -> bool {
         if !is_edit(flags) || failpoint::mutant("C14-companions") {
             return false;
         }
-        let Some(main) = companion_of(&slot.name) else {
+        let Some(main) = companion_of(&dentry.name) else {
             return false;
         };
-        let main = Slot {
-            dir: slot.dir,
+        let main = Dentry {
+            dir: dentry.dir,
             name: main.to_owned(),
         };
-        let guarded = self.policy(state, slot, Creation::default()).guard != Guard::None;
+        let guarded = self.policy(state, dentry, Creation::default()).guard != Guard::None;
         !guarded && self.may_be_database(state, &main).unwrap_or(false)
     }
 
     /// Whether a name is missing, empty or a database.
-    fn may_be_database(&self, state: &mut State, slot: &Slot) -> OpResult<bool> {
-        let open: Vec<bool> = state.transactions_at(slot).map(|t| t.common).collect();
+    fn may_be_database(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
+        let open: Vec<bool> = state.transactions_at(dentry).map(|t| t.common).collect();
         if open.iter().any(|common| *common) {
             return Ok(true);
         }
-        let Some(id) = self.current_if_any(state, slot)? else {
+        let Some(id) = self.current_if_any(state, dentry)? else {
             // Somebody writes it, but not as a database.
             return Ok(open.is_empty());
         };
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        if node.kind != Kind::File || node.unwritten.is_some() {
+        if node.kind != NodeKind::File || node.unwritten.is_some() {
             return Ok(false);
         }
         Ok(node.direct > 0
-            || self.policy(state, slot, Creation::default()).mode == RuleMode::Direct
+            || self.policy(state, dentry, Creation::default()).mode == RuleMode::Direct
             || at::stat(&*state.nodes.fd(id)?)?.st_size == 0
             || is_database(state, id)?)
     }
 
     /// Whether what stands under a name has been a companion of a database: it goes as it came,
     /// without waiting for the disk. (SQLite removes its journal after each transaction.)
-    pub(super) fn was_a_companion(&self, state: &State, slot: &Slot, key: (u64, u64)) -> bool {
+    pub(super) fn was_a_companion(&self, state: &State, dentry: &Dentry, key: (u64, u64)) -> bool {
         let node = state.nodes.known(key).and_then(|id| state.nodes.get(id));
-        companion_of(&slot.name).is_some()
+        companion_of(&dentry.name).is_some()
             && node.is_some_and(|n| n.written_in_place && !n.grows())
             && !failpoint::mutant("C14-removal")
     }
@@ -203,7 +203,7 @@ impl Engine {
             Some(txn) => txn.staging.clone(),
             None => return Ok(true),
         };
-        let turned = self.drain_until(|engine, barrier| {
+        let turned = self.checkpoint_until(|engine, barrier| {
             // The disk may be full, and this is where room can be made.
             engine.copy_base(&staging)?;
             let mut content = staging.lock();
@@ -221,22 +221,22 @@ impl Engine {
             let Some(txn) = state.txns.get(&id) else {
                 return Ok(Step::Done(true));
             };
-            let (slot, base, discarded) = (txn.slot.clone(), txn.base, txn.discarded);
-            let current = engine.current_if_any(state, &slot)?;
+            let (dentry, base, discarded) = (txn.dentry.clone(), txn.base, txn.discarded);
+            let current = engine.current_if_any(state, &dentry)?;
             let is_anothers = current != base && !is_whole;
-            let target = super::prepare::check_target(engine, state, &slot);
+            let target = super::prepare::check_target(engine, state, &dentry);
             if discarded || is_anothers || target.is_err() {
                 return Ok(Step::Done(false));
             }
-            if state.pending.get(slot.dir, &slot.name).is_some()
-                || (current.is_some() && engine.must_drain(state, barrier))
+            if state.pending.get(dentry.dir, &dentry.name).is_some()
+                || (current.is_some() && engine.must_checkpoint(state, barrier))
             {
-                return Ok(Step::DrainFirst);
+                return Ok(Step::CheckpointFirst);
             }
             engine.put_direct(state, id, &content.file, current)?;
             Ok(Step::Done(true))
         })?;
-        self.happened.notify_all();
+        self.state_changed.notify_all();
         Ok(turned)
     }
 
@@ -248,14 +248,14 @@ impl Engine {
         replaced: Option<NodeId>,
     ) -> OpResult<()> {
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
-        let (slot, staging_id) = (&txn.slot.clone(), txn.staging_id);
-        let dir = self.dir_fd(state, slot.dir)?;
-        let old = at::open_path(&*dir, &slot.name).ok();
+        let (dentry, staging_id) = (&txn.dentry.clone(), txn.staging_id);
+        let dir = self.dir_fd(state, dentry.dir)?;
+        let old = at::open_path(&*dir, &dentry.name).ok();
         let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
         if replaced.is_some() {
             self.append(&Record::Barrier)?;
         }
-        self.store.apply(staging_id, &*dir, &slot.name)?;
+        self.store.apply(staging_id, &*dir, &dentry.name)?;
         failpoint::crash_point("turned-direct");
         // Nothing of it is left in staging.
         self.append(&Record::Abort { id: staging_id }).ok();
@@ -263,24 +263,24 @@ impl Engine {
             state.nodes.unlinked((old.st_dev, old.st_ino));
         }
         let txn = state.txns.remove(&id).ok_or(Errno::STALE)?;
-        self.end_turn(state, slot, id);
+        self.end_turn(state, dentry, id);
         state.forget_save(id);
-        state.unlist(slot, id);
+        state.unlist(dentry, id);
         let open = open_in_place(state, &txn, staged);
         if let Some(node) = state.nodes.get_mut(txn.node) {
-            node.kind = Kind::File;
-            node.at = Some(slot.clone());
+            node.kind = NodeKind::File;
+            node.at = Some(dentry.clone());
             node.direct += open;
             node.written_in_place = true;
             node.cached = true;
             node.shown_as = txn.shown_base;
         }
         self.note_direct_author(state, txn.node, txn.opener_tid);
-        self.mark_dirty(state, slot.dir);
-        self.replace(state, slot, replaced, txn.node);
+        self.mark_dirty(state, dentry.dir);
+        self.replace(state, dentry, replaced, txn.node);
         let fd = replaced.and_then(|replaced| state.nodes.reap(replaced));
-        self.bury(fd);
-        self.bury(old.map(Arc::new));
+        self.defer_close(fd);
+        self.defer_close(old.map(Arc::new));
         Ok(())
     }
 }

@@ -8,13 +8,13 @@ use rustix::io::Errno;
 
 use super::locking::Waiting;
 use super::open::{OpenStep, Opened};
+use super::retries::Goal;
 use super::state::Handle;
-use super::walks::Goal;
 use super::{Engine, State};
 use crate::locks::{Lock, closes_cycle};
 use crate::sys::{failpoint, proc};
 use crate::txn::Transaction;
-use crate::types::{Caller, NodeId, OpResult, Slot};
+use crate::types::{Caller, Dentry, NodeId, OpResult};
 
 /// Who has sent nothing for so long is not waited for any longer (C9).
 fn silence() -> Duration {
@@ -37,11 +37,11 @@ impl Engine {
     pub(super) fn slot_holders<'a>(
         &self,
         state: &'a State,
-        slot: &Slot,
+        dentry: &Dentry,
     ) -> impl Iterator<Item = &'a Transaction> + use<'a> {
         state
             .open_names
-            .get(slot)
+            .get(dentry)
             .into_iter()
             .flatten()
             .filter_map(|id| state.txns.get(id))
@@ -49,7 +49,7 @@ impl Engine {
             // Until it is decided what becomes of it, or prepared for an open() that is still on
             // its way.
             .filter(|t| {
-                let opening = t.started.elapsed() < super::walks::FRESH;
+                let opening = t.started.elapsed() < super::retries::FRESH;
                 t.handles > 0 || t.closing || opening
             })
     }
@@ -60,14 +60,14 @@ impl Engine {
         &self,
         state: &State,
         caller: Caller,
-        slot: &Slot,
+        dentry: &Dentry,
         since: Option<Instant>,
     ) -> Option<u32> {
         if failpoint::mutant("C9") {
             return None;
         }
         let tgid = proc::tgid(caller.tid)?;
-        self.slot_holders(state, slot)
+        self.slot_holders(state, dentry)
             .find(|t| {
                 let file = state.file_of(t.node);
                 // By one who takes part, or through the very description, by whoever has it.
@@ -95,20 +95,20 @@ impl Engine {
         &self,
         caller: Caller,
         node: NodeId,
-        slot: &Slot,
+        dentry: &Dentry,
         flags: OFlags,
     ) -> OpResult<Opened> {
-        let mut state = self.wait_for_slot(caller, slot)?;
-        let result = match self.current_if_any(&mut state, slot)? {
-            Some(_) => self.open_for_writing(&mut state, caller, node, slot.clone(), flags, true),
-            // It was removed or renamed meanwhile: the next walk says so.
+        let mut state = self.wait_for_slot(caller, dentry)?;
+        let result = match self.current_if_any(&mut state, dentry)? {
+            Some(_) => self.open_for_writing(&mut state, caller, node, dentry.clone(), flags, true),
+            // It was removed or renamed meanwhile: the next lookup says so.
             None => {
                 let goal = Goal::Open(flags);
-                Err(self.walk_anew(&mut state, caller.tid, (slot.clone(), node), goal))
+                Err(self.retry_anew(&mut state, caller.tid, (dentry.clone(), node), goal))
             }
         };
         drop(state);
-        self.happened.notify_all();
+        self.state_changed.notify_all();
         match result? {
             OpenStep::Done(opened) => Ok(opened),
             OpenStep::Wait(_) | OpenStep::Undecided(_) | OpenStep::InUse(_) => Err(Errno::AGAIN),
@@ -120,30 +120,30 @@ impl Engine {
     pub(super) fn wait_for_slot(
         &self,
         caller: Caller,
-        slot: &Slot,
+        dentry: &Dentry,
     ) -> OpResult<MutexGuard<'_, State>> {
         let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let mut state = self.lock();
         let ticket = state.next_ticket();
         let since = Instant::now();
         let patience = {
-            let policy = self.policy(&state, slot, crate::rules::Creation::default());
+            let policy = self.policy(&state, dentry, crate::rules::Creation::default());
             policy.lock_timeout.unwrap_or(self.config.lock_timeout)
         };
         state
             .slot_queue
-            .entry(slot.clone())
+            .entry(dentry.clone())
             .or_default()
             .push_back(ticket);
         let mut waited = Ok(());
         let mut gave_up = false;
         loop {
-            let first = state.slot_queue.get(slot).and_then(|q| q.front()) == Some(&ticket);
-            let Some(holder) = self.slot_holder(&state, caller, slot, Some(since)) else {
+            let first = state.slot_queue.get(dentry).and_then(|q| q.front()) == Some(&ticket);
+            let Some(holder) = self.slot_holder(&state, caller, dentry, Some(since)) else {
                 if first {
                     break;
                 }
-                if let Err(e) = self.glance(&mut state, caller) {
+                if let Err(e) = self.poll_signals(&mut state, caller) {
                     waited = Err(e);
                     break;
                 }
@@ -155,12 +155,12 @@ impl Engine {
                 gave_up = true;
                 log::warn!(
                     "{}: {pid} goes on without the writer slot, which {holder} ({}) has held all the time",
-                    self.show(&state, slot),
+                    self.show(&state, dentry),
                     proc::comm(holder).unwrap_or_default()
                 );
                 break;
             }
-            let path = self.show(&state, slot);
+            let path = self.show(&state, dentry);
             state.waiting.insert(
                 ticket,
                 Waiting {
@@ -172,7 +172,7 @@ impl Engine {
                     blockers: vec![holder],
                 },
             );
-            if let Err(e) = self.glance(&mut state, caller) {
+            if let Err(e) = self.poll_signals(&mut state, caller) {
                 waited = Err(e);
                 break;
             }
@@ -181,15 +181,15 @@ impl Engine {
             let in_vain = gave_up || waited.is_err();
             state.note_waited(&waiting.path, since, in_vain);
         }
-        if let Some(queue) = state.slot_queue.get_mut(slot) {
+        if let Some(queue) = state.slot_queue.get_mut(dentry) {
             queue.retain(|t| *t != ticket);
             if queue.is_empty() {
-                state.slot_queue.remove(slot);
+                state.slot_queue.remove(dentry);
             }
         }
         if let Err(e) = waited {
             drop(state);
-            self.happened.notify_all();
+            self.state_changed.notify_all();
             return Err(e);
         }
         Ok(state)

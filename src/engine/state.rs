@@ -23,10 +23,10 @@ use super::handles::Handles;
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::LockTable;
-use crate::namespace::{Kind, Node, Nodes, PendingSet, Shown};
+use crate::namespace::{Node, NodeKind, Nodes, PendingSet, Shown};
 use crate::store::Unseen;
 use crate::txn::{Begun, Staging, Transaction};
-use crate::types::{HandleId, NodeId, OpResult, Slot, TxnId};
+use crate::types::{Dentry, HandleId, NodeId, OpResult, TxnId};
 
 /// An open description.
 #[derive(Clone, Debug)]
@@ -73,8 +73,8 @@ pub enum Handle {
         /// What was listed at offset 0.
         entries: Option<Arc<Vec<DirEntry>>>,
     },
-    /// The herald's, on a superseded version: nothing is read or written.
-    Herald,
+    /// The watch helper's, on a superseded version: nothing is read or written.
+    WatchHelper,
     /// A file of the virtual directory: its text as of the open.
     Text(Arc<Vec<u8>>),
     /// The control file: the answer to the last command.
@@ -141,9 +141,9 @@ impl std::fmt::Debug for Parked {
     }
 }
 
-/// What the drain is asked for.
+/// What the checkpoint is asked for.
 #[derive(Debug, Default)]
-pub struct DrainRequest {
+pub struct CheckpointRequest {
     /// When the next round is due; `None` while nothing waits for one.
     pub due: Option<Instant>,
     /// Rounds are asked for at once until this many have ended.
@@ -158,7 +158,7 @@ pub struct DrainRequest {
     pub usual: usize,
     /// The next round writes out all documents.
     pub write_out: bool,
-    /// The drain is in the middle of a round.
+    /// The checkpoint is in the middle of a round.
     pub busy: bool,
     /// What can't be written any more, whatever is tried: new commits are refused.
     pub failed: Option<Errno>,
@@ -166,11 +166,11 @@ pub struct DrainRequest {
     pub stuck: Option<Errno>,
     /// Rounds ended so far.
     pub rounds: u64,
-    /// The daemon is ending: the drain thread leaves after its last round.
+    /// The daemon is ending: the checkpoint thread leaves after its last round.
     pub stop: bool,
 }
 
-impl DrainRequest {
+impl CheckpointRequest {
     /// Whether as many wait as a round is worth: half of those who usually do. The others get ready
     /// for the next while the disk is busy with this one.
     pub fn is_worth_a_round(&self) -> bool {
@@ -209,9 +209,9 @@ pub struct State {
     /// Open transactions.
     pub txns: HashMap<TxnId, Transaction>,
     /// Those on their way to rejected, as a new journal begins them.
-    pub falling: BTreeMap<TxnId, Record>,
+    pub aborting: BTreeMap<TxnId, Record>,
     /// Open transactions by the name they will commit under, oldest first.
-    pub open_names: BTreeMap<Slot, Vec<TxnId>>,
+    pub open_names: BTreeMap<Dentry, Vec<TxnId>>,
     /// Those that may make a name appear, by its directory.
     pub creating: HashMap<NodeId, HashSet<TxnId>>,
     /// Names that were linked to a file which is still being written.
@@ -219,13 +219,13 @@ pub struct State {
     /// Open descriptions.
     pub handles: Handles,
     /// Descriptions that add lines, by the name of the file.
-    pub appenders: HashMap<Slot, Vec<Arc<Appender>>>,
+    pub appenders: HashMap<Dentry, Vec<Arc<Appender>>>,
     /// Last number given to a description.
     pub last_handle: HandleId,
-    /// Who is on a second walk, by thread.
-    pub(super) notes: HashMap<u32, super::walks::Note>,
+    /// Who is on a second lookup, by thread.
+    pub(super) pending_opens: HashMap<u32, super::retries::PendingOpen>,
     /// The name each thread looked up last.
-    pub lookups: HashMap<u32, (Slot, NodeId)>,
+    pub lookups: HashMap<u32, (Dentry, NodeId)>,
     /// Last transaction number given.
     pub last_id: TxnId,
     /// Last commit.
@@ -235,15 +235,15 @@ pub struct State {
     /// Commits not yet applied, as journalled: a new journal starts with them.
     pub unapplied: VecDeque<(u64, Record)>,
     /// Staging files of dropped versions, to be removed when the commit that dropped them is durable.
-    pub condemned: Vec<(u64, TxnId)>,
+    pub pending_deletes: Vec<(u64, TxnId)>,
     /// Versions that grew in place since they were last made durable, with their last append.
     pub appended: HashMap<NodeId, (u64, Arc<File>)>,
     /// Files to which records are added in place, as the journal knows of them.
     pub growing: super::growing::Growing,
     /// Directories changed in place since they were last made durable.
     pub dirty_dirs: HashMap<NodeId, Arc<OwnedFd>>,
-    /// The drain's orders.
-    pub drain: DrainRequest,
+    /// The checkpoint's orders.
+    pub checkpoint: CheckpointRequest,
     /// Counters for status.
     pub counters: Counters,
     /// Errors for status, newest last.
@@ -253,19 +253,19 @@ pub struct State {
     /// They are not written down as they are.
     pub unseen_changed: bool,
     /// Errors of single paths, for the attribute `user.commitfs.error`.
-    pub errors: HashMap<Slot, Unseen>,
+    pub errors: HashMap<Dentry, Unseen>,
     /// Advisory locks.
     pub locks: LockTable,
     /// How long was waited for locks, and how long they were held.
     pub lock_stats: super::lockstats::LockStats,
     /// Lock files that were created with O_EXCL, as far as the rules care.
-    pub claimants: HashMap<Slot, Claimant>,
+    pub claimants: HashMap<Dentry, Claimant>,
     /// Versions of a file that locks know by an earlier one.
     pub files: Files,
     /// Who waits for a lock or a writer slot.
     pub waiting: HashMap<u64, Waiting>,
     /// Order of those who wait for a writer slot.
-    pub slot_queue: HashMap<Slot, VecDeque<u64>>,
+    pub slot_queue: HashMap<Dentry, VecDeque<u64>>,
     /// Last ticket given to one who waits.
     pub last_ticket: u64,
     /// An unmount is being tried: nothing of our own may keep the mount busy.
@@ -275,7 +275,7 @@ pub struct State {
     /// What saves build on, for names with a rule for conflicts.
     pub(super) ledger: super::ledger::Ledger,
     /// Who reads and saves them.
-    pub(super) parties: super::merging::Parties,
+    pub(super) registry: super::merging::Registry,
     /// How long commits take.
     pub(super) metrics: super::metrics::Metrics,
     /// What threads have seen, and overwritten without having seen it.
@@ -316,10 +316,10 @@ impl State {
     /// Open transactions of a name whose content may still be committed, newest first.
     pub fn transactions_at<'a>(
         &'a self,
-        slot: &Slot,
+        dentry: &Dentry,
     ) -> impl Iterator<Item = &'a Transaction> + use<'a> {
         self.open_names
-            .get(slot)
+            .get(dentry)
             .into_iter()
             .flatten()
             .rev()
@@ -336,17 +336,20 @@ impl State {
 
     /// Whether somebody has it open to add lines to it.
     pub fn has_appenders(&self, node: &Node) -> bool {
-        let of_name = node.at.as_ref().and_then(|slot| self.appenders.get(slot));
+        let of_name = node
+            .at
+            .as_ref()
+            .and_then(|dentry| self.appenders.get(dentry));
         of_name.is_some_and(|all| all.iter().any(|appender| appender.node == node.id))
     }
 
     /// Puts a transaction into the list of its name.
-    pub fn list(&mut self, slot: Slot, id: TxnId) {
+    pub fn list(&mut self, dentry: Dentry, id: TxnId) {
         let txn = self.txns.get(&id);
         if txn.is_some_and(|t| matches!(t.begun, Begun::Create { .. })) {
-            self.creating.entry(slot.dir).or_default().insert(id);
+            self.creating.entry(dentry.dir).or_default().insert(id);
         }
-        self.open_names.entry(slot).or_default().push(id);
+        self.open_names.entry(dentry).or_default().push(id);
     }
 
     /// The inode number that a node shows. An in-place editor finds the number it has looked at
@@ -354,7 +357,7 @@ impl State {
     /// shows its own from its commit on.
     pub fn shown_number(&self, id: NodeId) -> NodeId {
         let txn = match self.nodes.get(id).map(|n| n.kind) {
-            Some(Kind::Private(txn)) => self.txns.get(&txn),
+            Some(NodeKind::Private(txn)) => self.txns.get(&txn),
             _ => None,
         };
         let node = self.nodes.get(id).and_then(|n| n.shown_as);
@@ -362,25 +365,25 @@ impl State {
     }
 
     /// Takes a transaction out of the list of its name.
-    pub fn unlist(&mut self, slot: &Slot, id: TxnId) {
-        if let Some(ids) = self.creating.get_mut(&slot.dir) {
+    pub fn unlist(&mut self, dentry: &Dentry, id: TxnId) {
+        if let Some(ids) = self.creating.get_mut(&dentry.dir) {
             ids.remove(&id);
             if ids.is_empty() {
-                self.creating.remove(&slot.dir);
+                self.creating.remove(&dentry.dir);
             }
         }
-        if let Some(ids) = self.open_names.get_mut(slot) {
+        if let Some(ids) = self.open_names.get_mut(dentry) {
             ids.retain(|i| *i != id);
             if ids.is_empty() {
-                self.open_names.remove(slot);
+                self.open_names.remove(dentry);
             }
         }
     }
 
     /// Moves an open transaction to another name.
-    pub fn retarget(&mut self, id: TxnId, to: Slot) {
+    pub fn retarget(&mut self, id: TxnId, to: Dentry) {
         if let Some(txn) = self.txns.get_mut(&id) {
-            let from = std::mem::replace(&mut txn.slot, to.clone());
+            let from = std::mem::replace(&mut txn.dentry, to.clone());
             self.unlist(&from, id);
             self.list(to, id);
         }

@@ -139,7 +139,7 @@ pub struct Status {
     /// Where the daemon's log goes: `file` (`.commitfs/daemon.log`), `journal` or `stderr`.
     pub log: super::LogTo,
     /// Errors nobody has read yet.
-    pub errors: Vec<super::Told>,
+    pub errors: Vec<super::ErrorReport>,
 }
 
 /// Reasons that are always shown, also at zero.
@@ -199,8 +199,8 @@ impl Engine {
             locks: Engine::lock_totals(&state),
             latency: state.metrics.told(std::time::Instant::now()),
             pending: state.pending.len(),
-            failed: state.drain.failed.map(|e| e.to_string()),
-            stuck: state.drain.stuck.map(|e| e.to_string()),
+            failed: state.checkpoint.failed.map(|e| e.to_string()),
+            stuck: state.checkpoint.stuck.map(|e| e.to_string()),
             rejected: RejectedSum {
                 count: rejected.len(),
                 bytes: rejected.iter().map(|r| r.len).sum(),
@@ -231,8 +231,8 @@ impl Engine {
             .filter(|t| t.handles > 0 || t.closing)
             .map(|t| OpenTransaction {
                 id: id_name(t.staging_id),
-                path: self.show(state, &t.slot),
-                path_hex: path_hex(&self.path_of(state, &t.slot)),
+                path: self.show(state, &t.dentry),
+                path_hex: path_hex(&self.path_of(state, &t.dentry)),
                 pid: t.opener,
                 command: t.command.clone(),
                 age_ms: u64::try_from(t.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -263,7 +263,7 @@ impl Engine {
             .name("watch".into())
             .spawn(move || {
                 while let Some(engine) = engine.upgrade() {
-                    engine.sweep_walks();
+                    engine.sweep_retries();
                     engine.sweep();
                     engine.flush_old_tails();
                     engine.look_after_rest();
@@ -294,17 +294,17 @@ impl Engine {
     }
 
     fn sweep(&self) {
-        self.settle_doubts();
+        self.resolve_doubts();
         let mut guard = self.lock();
         let state = &mut *guard;
-        if self.journal.lock().len() > super::drain::rotate_at()
-            && !state.drain.busy
+        if self.journal.lock().len() > super::checkpoint::rotate_at()
+            && !state.checkpoint.busy
             && state.dirty_dirs.is_empty()
         {
             self.rotate(state);
         }
         state.files.tidy(&state.nodes);
-        if state.pending.is_empty() && state.txns.is_empty() && !state.drain.busy {
+        if state.pending.is_empty() && state.txns.is_empty() && !state.checkpoint.busy {
             let named = state.appenders.keys().chain(state.claimants.keys());
             state.nodes.reap_directories(named);
         }
@@ -349,8 +349,8 @@ impl Engine {
         };
         txn.reported_idle = true;
         txn.idle_holders.clone_from(&holders);
-        let slot = txn.slot.clone();
-        let path = self.show(&state, &slot);
+        let dentry = txn.dentry.clone();
+        let path = self.show(&state, &dentry);
         drop(state);
         let who: Vec<String> = holders
             .iter()

@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::Engine;
 use crate::sys::failpoint;
-use crate::types::{Caller, Slot};
+use crate::types::{Caller, Dentry};
 
 /// Names that are remembered as emptied under their readers, at most.
 const MOST: usize = 1024;
@@ -26,24 +26,24 @@ const WHY: &str = "for programs outside the daemon's pid namespace, which have o
 pub(super) struct Strangers {
     /// Whether such programs have opened files for writing.
     met: AtomicBool,
-    /// Names that somebody has emptied without a walk.
-    emptied: Mutex<HashSet<Slot>>,
+    /// Names that somebody has emptied without a lookup.
+    emptied: Mutex<HashSet<Dentry>>,
 }
 
 impl Strangers {
     /// A name is emptied on the node that its readers have open.
-    pub(super) fn note_emptied(&self, slot: &Slot) {
+    pub(super) fn note_emptied(&self, dentry: &Dentry) {
         let mut emptied = self.emptied.lock();
         if emptied.len() >= MOST {
             emptied.clear();
         }
-        emptied.insert(slot.clone());
+        emptied.insert(dentry.clone());
     }
 
     /// Whether a file that is opened to be read may be emptied under its reader.
-    pub(super) fn may_empty(&self, slot: Option<&Slot>) -> bool {
-        let was_emptied = |slot| self.emptied.lock().contains(slot);
-        (self.met.load(Ordering::Relaxed) || slot.is_some_and(was_emptied))
+    pub(super) fn may_empty(&self, dentry: Option<&Dentry>) -> bool {
+        let was_emptied = |dentry| self.emptied.lock().contains(dentry);
+        (self.met.load(Ordering::Relaxed) || dentry.is_some_and(was_emptied))
             && !failpoint::mutant("C1-emptied")
     }
 

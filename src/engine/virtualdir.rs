@@ -8,7 +8,7 @@
 //! rules.toml      the rules file of the state directory, if there is one
 //! daemon.log      its log, if it goes to a file of the state directory
 //! rejected/ID     rejected content; ID.meta says what it is
-//! version-N       a superseded version by its node; for the herald alone (see `watchers`)
+//! version-N       a superseded version by its node; for the watch helper alone (see `watchers`)
 //! ```
 //! Only the mount's owner and root may look inside: rejected content may be anybody's.
 
@@ -64,7 +64,7 @@ fn content_of(node: NodeId) -> Option<(TxnId, bool)> {
 /// A command for the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Command {
+pub enum ControlCommand {
     /// Unmount, if nothing stands against it.
     Unmount {
         /// Send open transactions to rejected.
@@ -174,7 +174,7 @@ impl Engine {
     ) -> OpResult<Attr> {
         let node = match dir {
             ROOT => DIR,
-            DIR if self.is_herald(caller) => return self.herald_lookup(name),
+            DIR if self.is_watch_helper(caller) => return self.watch_helper_lookup(name),
             DIR => {
                 FILES
                     .iter()
@@ -313,7 +313,7 @@ impl Engine {
         data: &[u8],
         done: impl FnOnce(OpResult<u32>) + Send + 'static,
     ) {
-        let command: Command = match serde_json::from_slice(data) {
+        let command: ControlCommand = match serde_json::from_slice(data) {
             Ok(command) => command,
             Err(e) => {
                 log::warn!("control: {e}");
@@ -331,15 +331,15 @@ impl Engine {
         });
     }
 
-    fn obey(self: &Arc<Self>, command: &Command) -> Answer {
+    fn obey(self: &Arc<Self>, command: &ControlCommand) -> Answer {
         match command {
-            Command::ErrorsRead => {
+            ControlCommand::ErrorsRead => {
                 self.mark_errors_read();
                 Answer::of(Ok(()))
             }
-            Command::Sync => Answer::of(self.drain_all().map_err(|e| e.to_string())),
-            Command::Drop { ids } => Answer::of(self.drop_rejected(ids)),
-            Command::Restoring {
+            ControlCommand::Sync => Answer::of(self.checkpoint_all().map_err(|e| e.to_string())),
+            ControlCommand::Drop { ids } => Answer::of(self.drop_rejected(ids)),
+            ControlCommand::Restoring {
                 path,
                 path_hex,
                 pid,
@@ -347,12 +347,12 @@ impl Engine {
                 self.note_restoring(&path_of(path, path_hex.as_deref()), *pid);
                 Answer::of(Ok(()))
             }
-            Command::Rules {
+            ControlCommand::Rules {
                 text,
                 source,
                 instead_of,
             } => Answer::of(self.take_rules(text, source, instead_of.as_deref())),
-            Command::Explain {
+            ControlCommand::Explain {
                 path,
                 path_hex,
                 empty,
@@ -368,7 +368,7 @@ impl Engine {
                     ..Answer::of(Ok(()))
                 }
             }
-            Command::Unmount { force, check } => self.ask_unmount(*force, *check),
+            ControlCommand::Unmount { force, check } => self.ask_unmount(*force, *check),
         }
     }
 
@@ -377,7 +377,7 @@ impl Engine {
         let placed = if force || check {
             Ok(())
         } else {
-            self.drain_all()
+            self.checkpoint_all()
         };
         if let Err(e) = placed {
             // The plain files would be older than what programs have been told is saved.

@@ -1,5 +1,5 @@
 //! Programs that watch a file itself (C8). Their watch stays with the version it was placed on,
-//! which nobody touches any more once it is superseded: the herald does so for them.
+//! which nobody touches any more once it is superseded: the watch helper does so for them.
 //!
 //! The kernel never forgets a node that is watched. So whoever is told of is a superseded version
 //! that the kernel still knows a moment later, at this commit of the name and at all later ones;
@@ -17,9 +17,9 @@ use rustix::io::Errno;
 use super::state::Handle;
 use super::{Engine, Opened, State};
 use crate::store::STATE_DIR;
-use crate::sys::herald::{self, Herald, How};
+use crate::sys::watch_helper::{self, WatchHelper, WatchOrder};
 use crate::sys::{at, failpoint};
-use crate::types::{Attr, Caller, NodeId, OpResult, Slot};
+use crate::types::{Attr, Caller, Dentry, NodeId, OpResult};
 
 /// How long the kernel has to forget a superseded version; commits meanwhile are told as one.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -27,15 +27,15 @@ const SETTLE: Duration = Duration::from_millis(10);
 const MOST: usize = 32;
 
 /// A name whose content has changed, and the version it meant before if that was another.
-type News = (Slot, Option<NodeId>);
+type News = (Dentry, Option<NodeId>);
 
-/// The engine's side of the herald.
+/// The engine's side of the watch helper.
 #[derive(Debug)]
 pub(crate) struct Watchers {
     news: Sender<News>,
-    /// The herald's process; 0 when it is gone.
-    herald: AtomicU32,
-    /// The herald's last lookup: its names are good for one.
+    /// The watch helper's process; 0 when it is gone.
+    watch_helper: AtomicU32,
+    /// The watch helper's last lookup: its names are good for one.
     turn: AtomicU64,
     /// Names of which superseded versions are still known to the kernel.
     lingering: AtomicUsize,
@@ -43,25 +43,25 @@ pub(crate) struct Watchers {
 
 impl Engine {
     /// Starts telling watchers; once, when the mount stands. An error says why they aren't told.
-    pub fn start_herald(self: &Arc<Self>) -> Result<(), String> {
-        let started = self.try_start_herald();
+    pub fn start_watch_helper(self: &Arc<Self>) -> Result<(), String> {
+        let started = self.try_start_watch_helper();
         if let Err(why) = &started {
             *self.untold.lock() = Some(why.clone());
         }
         started
     }
 
-    fn try_start_herald(self: &Arc<Self>) -> Result<(), String> {
+    fn try_start_watch_helper(self: &Arc<Self>) -> Result<(), String> {
         if failpoint::feature_off("supersession_events") || failpoint::mutant("C8-watchers") {
             return Err("switched off".to_owned());
         }
         let directory = self.config.mountpoint.join(STATE_DIR);
-        let failed = |e: std::io::Error| format!("the herald can't be started: {e}");
-        let herald = Herald::start(&directory).map_err(failed)?;
+        let failed = |e: std::io::Error| format!("the watch helper can't be started: {e}");
+        let watch_helper = WatchHelper::start(&directory).map_err(failed)?;
         let (sender, news) = channel();
         let watchers = Watchers {
             news: sender,
-            herald: AtomicU32::new(herald.pid()),
+            watch_helper: AtomicU32::new(watch_helper.pid()),
             turn: AtomicU64::new(0),
             lingering: AtomicUsize::new(0),
         };
@@ -70,30 +70,30 @@ impl Engine {
         let engine = Arc::downgrade(self);
         std::thread::Builder::new()
             .name("watchers".into())
-            .spawn(move || keep_telling(&engine, herald, &news))
+            .spawn(move || keep_telling(&engine, watch_helper, &news))
             .map_err(failed)?;
         Ok(())
     }
 
     /// A name means another version than `old` now.
-    pub(super) fn supersede(&self, state: &State, slot: &Slot, old: Option<NodeId>) {
+    pub(super) fn supersede(&self, state: &State, dentry: &Dentry, old: Option<NodeId>) {
         let known = old.filter(|id| state.nodes.get(*id).is_some_and(|n| n.lookups > 0));
-        self.tell(slot, known);
+        self.tell(dentry, known);
     }
 
     /// The version a name means has grown in place, of which its own watchers hear by themselves.
-    pub(super) fn grown(&self, slot: &Slot) {
-        self.tell(slot, None);
+    pub(super) fn grown(&self, dentry: &Dentry) {
+        self.tell(dentry, None);
     }
 
-    fn tell(&self, slot: &Slot, old: Option<NodeId>) {
+    fn tell(&self, dentry: &Dentry, old: Option<NodeId>) {
         let Some(watchers) = self.watchers.get() else {
             return;
         };
         if (old.is_some() || watchers.lingering.load(Ordering::Relaxed) > 0)
-            && watchers.herald.load(Ordering::Relaxed) != 0
+            && watchers.watch_helper.load(Ordering::Relaxed) != 0
         {
-            watchers.news.send((slot.clone(), old)).ok();
+            watchers.news.send((dentry.clone(), old)).ok();
         }
     }
 
@@ -101,32 +101,34 @@ impl Engine {
         self.lock().nodes.get(id).is_some_and(|n| n.lookups > 0)
     }
 
-    fn how_to_tell(&self, id: NodeId) -> Option<How> {
+    fn how_to_tell(&self, id: NodeId) -> Option<WatchOrder> {
         let fd = self.lock().nodes.fd(id).ok()?;
         match at::stat(&*fd).ok()?.st_mode & 0o111 {
-            0 => Some(How::Rewritten),
-            _ => Some(How::Attributes),
+            0 => Some(WatchOrder::Rewritten),
+            _ => Some(WatchOrder::Attributes),
         }
     }
 
-    fn herald_gone(&self) {
-        log::warn!("the herald is gone: programs that watch single files miss commits from now on");
-        *self.untold.lock() = Some("the herald is gone".to_owned());
+    fn watch_helper_gone(&self) {
+        log::warn!(
+            "the watch helper is gone: programs that watch single files miss commits from now on"
+        );
+        *self.untold.lock() = Some("the watch helper is gone".to_owned());
         if let Some(watchers) = self.watchers.get() {
-            watchers.herald.store(0, Ordering::Relaxed);
+            watchers.watch_helper.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Whether the herald asks: what it does to a version is to be seen by its watchers only.
-    pub(super) fn is_herald(&self, caller: Caller) -> bool {
-        self.watchers
-            .get()
-            .is_some_and(|w| caller.tid != 0 && w.herald.load(Ordering::Relaxed) == caller.tid)
+    /// Whether the watch helper asks: what it does to a version is to be seen by its watchers only.
+    pub(super) fn is_watch_helper(&self, caller: Caller) -> bool {
+        self.watchers.get().is_some_and(|w| {
+            caller.tid != 0 && w.watch_helper.load(Ordering::Relaxed) == caller.tid
+        })
     }
 
-    /// The version behind one of the herald's names; counts as a lookup.
-    pub(super) fn herald_lookup(&self, name: &OsStr) -> OpResult<Attr> {
-        let (id, turn) = herald::parse(name).ok_or(Errno::NOENT)?;
+    /// The version behind one of the watch helper's names; counts as a lookup.
+    pub(super) fn watch_helper_lookup(&self, name: &OsStr) -> OpResult<Attr> {
+        let (id, turn) = watch_helper::parse(name).ok_or(Errno::NOENT)?;
         if self.lock().leaving {
             // What it still has to tell must not keep the mount busy.
             return Err(Errno::CANCELED);
@@ -146,14 +148,14 @@ impl Engine {
         self.attr_after_lookup(id).map(still_linked)
     }
 
-    /// What the herald sees of a version, and does not change.
-    pub(super) fn herald_attr(&self, id: NodeId) -> OpResult<Attr> {
+    /// What the watch helper sees of a version, and does not change.
+    pub(super) fn watch_helper_attr(&self, id: NodeId) -> OpResult<Attr> {
         self.attr(id).map(still_linked)
     }
 
-    pub(super) fn herald_open(&self) -> Opened {
+    pub(super) fn watch_helper_open(&self) -> Opened {
         Opened {
-            handle: self.lock().add_handle(Handle::Herald),
+            handle: self.lock().add_handle(Handle::WatchHelper),
             keep_cache: true,
             direct_io: false,
             no_flush: true,
@@ -167,22 +169,22 @@ fn still_linked(mut attr: Attr) -> Attr {
     attr
 }
 
-fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<News>) {
-    let mut lingering: HashMap<Slot, Vec<NodeId>> = HashMap::new();
+fn keep_telling(engine: &Weak<Engine>, mut watch_helper: WatchHelper, news: &Receiver<News>) {
+    let mut lingering: HashMap<Dentry, Vec<NodeId>> = HashMap::new();
     let mut touched = HashSet::new();
     while let Ok(first) = news.recv() {
         std::thread::sleep(SETTLE);
         let Some(engine) = engine.upgrade() else {
             return;
         };
-        for (slot, old) in std::iter::once(first).chain(news.try_iter()) {
+        for (dentry, old) in std::iter::once(first).chain(news.try_iter()) {
             if let Some(old) = old {
-                let versions = lingering.entry(slot.clone()).or_default();
+                let versions = lingering.entry(dentry.clone()).or_default();
                 if !versions.contains(&old) {
                     versions.push(old);
                 }
             }
-            touched.insert(slot);
+            touched.insert(dentry);
         }
         lingering.retain(|_, versions| {
             versions.retain(|id| engine.kernel_knows(*id));
@@ -198,9 +200,9 @@ fn keep_telling(engine: &Weak<Engine>, mut herald: Herald, news: &Receiver<News>
         }
         for id in touched.iter().filter_map(|s| lingering.get(s)).flatten() {
             if let Some(how) = engine.how_to_tell(*id)
-                && herald.tell(*id, how).is_err()
+                && watch_helper.tell(*id, how).is_err()
             {
-                return engine.herald_gone();
+                return engine.watch_helper_gone();
             }
         }
         touched.clear();

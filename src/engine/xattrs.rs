@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::{Engine, virtualdir};
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint};
 use crate::txn::{OURS, Own, VERSION};
 use crate::types::{Caller, NodeId, OpResult};
@@ -61,12 +61,12 @@ impl Engine {
         match name.to_str() {
             Some(VERSION) => Ok(self.version_of(state, node).to_string().into_bytes()),
             Some("user.commitfs.error") => {
-                let slot = state
+                let dentry = state
                     .nodes
                     .get(node)
                     .and_then(|n| n.at.clone())
                     .ok_or(Errno::NODATA)?;
-                let error = state.errors.get(&slot).ok_or(Errno::NODATA)?;
+                let error = state.errors.get(&dentry).ok_or(Errno::NODATA)?;
                 serde_json::to_vec(error).map_err(|_| Errno::IO)
             }
             _ => Err(Errno::NODATA),
@@ -90,10 +90,10 @@ impl Engine {
         if name.as_bytes().starts_with(OURS) {
             return self.set_own_xattr(caller, node, name, value, done);
         }
-        if self.is_unsettled(node) {
+        if self.is_dirty(node) {
             let (engine, name, value) = (self.clone(), name.to_owned(), value.to_vec());
             return self.pool.run(move || {
-                let settled = engine.settle(node);
+                let settled = engine.materialize(node);
                 done(settled.and_then(|()| engine.set_stored(node, &name, &value, flags)));
             });
         }
@@ -109,7 +109,7 @@ impl Engine {
     /// An open transaction keeps what was set through its own descriptor.
     fn note_own_xattr(&self, node: NodeId, name: &OsStr) {
         let state = self.lock();
-        if let Some(Kind::Private(txn)) = state.nodes.get(node).map(|n| n.kind)
+        if let Some(NodeKind::Private(txn)) = state.nodes.get(node).map(|n| n.kind)
             && let Some(txn) = state.txns.get(&txn)
         {
             txn.staging.set_own(Own::Xattrs);
@@ -127,7 +127,7 @@ impl Engine {
         if virtualdir::is_virtual(node) || is_ours {
             return Err(Errno::NODATA);
         }
-        self.settle(node)?;
+        self.materialize(node)?;
         at::remove_xattr(&*self.node_fd(node)?, name)?;
         self.note_own_xattr(node, name);
         Ok(())

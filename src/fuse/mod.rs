@@ -22,7 +22,7 @@ use rustix::fs::OFlags;
 use crate::engine::{
     CreateRequest, Engine, LockRequest, OpenRequest, Opened, SetAttr, WriteRequest,
 };
-use crate::locks::{Kind as LockKind, Mode};
+use crate::locks::{LockKind, Mode};
 use crate::sys::failpoint;
 use crate::types::{Attr, OpResult};
 use convert::{attr_of, caller, errno, feature, kind, set_time};

@@ -12,10 +12,10 @@ use crate::types::NodeId;
 
 /// Sends notifications.
 #[derive(Debug)]
-pub struct KernelNotify(Sender<News>);
+pub struct KernelNotify(Sender<Notification>);
 
 /// A node whose attributes have changed, and who waits until the kernel knows.
-type News = (NodeId, Option<Sender<()>>);
+type Notification = (NodeId, Option<Sender<()>>);
 
 impl KernelNotify {
     /// With its thread.
@@ -28,7 +28,7 @@ impl KernelNotify {
     }
 }
 
-fn send(notifier: &Notifier, queue: &Receiver<News>) {
+fn send(notifier: &Notifier, queue: &Receiver<Notification>) {
     for (node, waiting) in queue {
         // A negative offset: the attributes alone, which waits for nobody. ENOENT: the node is
         // forgotten.

@@ -40,7 +40,7 @@ enum State {
     Bom(u8),
     /// Outside of every value: one may begin, or the document may end.
     Top,
-    /// The same, right behind a number or a word, which only space or a comment can separate from a
+    /// Outside of every value, right behind a number or a word, which only space or a comment can separate from a
     /// next value.
     TopGlued,
     /// Behind `[`.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Content, Edit, FileKey, Grown, Header, JournalError, Record};
+use super::{ContentInfo, Edit, FileKey, GrownInfo, Header, JournalError, Record};
 
 /// The format this program writes. It reads all up to this one.
 pub const FORMAT_VERSION: u32 = 3;
@@ -338,7 +338,7 @@ fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
     }
 }
 
-fn push_content(out: &mut Vec<u8>, content: &Content) {
+fn push_content(out: &mut Vec<u8>, content: &ContentInfo) {
     out.extend(content.len.to_le_bytes());
     push_option(out, content.crc, |out, crc| out.extend(crc.to_le_bytes()));
     push_option(out, content.inline.as_deref(), push_bytes);
@@ -372,7 +372,7 @@ fn push_varint(out: &mut Vec<u8>, mut number: u64) {
 
 fn push_key(out: &mut Vec<u8>, file: FileKey) {
     out.extend(file.inode.to_le_bytes());
-    out.extend(file.born_ns.to_le_bytes());
+    out.extend(file.btime_ns.to_le_bytes());
 }
 
 fn push_number(out: &mut Vec<u8>, tag: u8, number: u64) {
@@ -522,8 +522,8 @@ impl<'a> Input<'a> {
         Ok(PathBuf::from(OsStr::from_bytes(self.bytes()?)))
     }
 
-    fn content(&mut self) -> Result<Content, Reason> {
-        Ok(Content {
+    fn content(&mut self) -> Result<ContentInfo, Reason> {
+        Ok(ContentInfo {
             len: self.u64()?,
             crc: self.option(Self::u32)?,
             inline: self.option(|input| input.bytes().map(<[u8]>::to_vec))?,
@@ -582,12 +582,12 @@ impl<'a> Input<'a> {
     fn key(&mut self) -> Result<FileKey, Reason> {
         Ok(FileKey {
             inode: self.u64()?,
-            born_ns: i64::from_le_bytes(self.array()?),
+            btime_ns: i64::from_le_bytes(self.array()?),
         })
     }
 
-    fn grown(&mut self) -> Result<Grown, Reason> {
-        Ok(Grown {
+    fn grown(&mut self) -> Result<GrownInfo, Reason> {
+        Ok(GrownInfo {
             inode: self.u64()?,
             len: self.u64()?,
         })

@@ -80,7 +80,7 @@ pub struct Header {
 
 /// What a version of a file holds, as far as recovery needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Content {
+pub struct ContentInfo {
     /// Length in bytes.
     pub len: u64,
     /// crc32c of the whole content, when it is known.
@@ -90,7 +90,7 @@ pub struct Content {
     /// Modification time, in nanoseconds since the Unix epoch.
     pub mtime_ns: i128,
     /// The file to which others may add records that this content is to have, too.
-    pub grown: Option<Grown>,
+    pub grown: Option<GrownInfo>,
     /// Of an editor by parts (C9): the bytes that it has written, in order and apart. All else is as in
     /// the last version of the file that it was copied from, and is taken from there.
     pub parts: Option<Vec<Range<u64>>>,
@@ -99,7 +99,7 @@ pub struct Content {
 /// The file that a content was copied from, to which records are added in place (C10). Whoever puts
 /// the content in that file's place takes over what it lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grown {
+pub struct GrownInfo {
     /// Inode number of that file in the backing file system.
     pub inode: u64,
     /// How many bytes of the file the content was made of, or has taken over.
@@ -112,7 +112,7 @@ pub struct FileKey {
     /// Inode number in the backing file system.
     pub inode: u64,
     /// When it was made, in nanoseconds since the Unix epoch; 0 where that is not known.
-    pub born_ns: i64,
+    pub btime_ns: i64,
 }
 
 /// One change to one name, as part of a [`Record::Commit`].
@@ -128,7 +128,7 @@ pub enum Edit {
         /// The version number the file has from now on.
         version: u64,
         /// What was staged.
-        content: Content,
+        content: ContentInfo,
         /// It is the version before it, edited in place: what others have written of that fits in.
         in_place: bool,
     },
@@ -211,7 +211,7 @@ pub enum Record {
         /// The transaction.
         id: u64,
         /// The content as of that fsync.
-        content: Content,
+        content: ContentInfo,
     },
     /// A transaction is complete and waits for its commit.
     Prepared {
@@ -220,7 +220,7 @@ pub enum Record {
         /// Whether it is certain to commit.
         sure: bool,
         /// What it will commit.
-        content: Content,
+        content: ContentInfo,
         /// The name it will commit to.
         path: PathBuf,
         /// The version the file will have.

@@ -38,7 +38,7 @@ pub fn fresh_id() -> u64 {
 #[derive(Debug)]
 pub struct Journal {
     header: Header,
-    appender: Appender<Arc<OwnedFd>>,
+    appender: RecordAppender<Arc<OwnedFd>>,
 }
 
 impl Journal {
@@ -138,13 +138,17 @@ impl Journal {
 }
 
 /// Writes `journal.new`, whole and synced.
-fn write_new(dir: BorrowedFd<'_>, id: u64, bytes: &[u8]) -> io::Result<Appender<Arc<OwnedFd>>> {
+fn write_new(
+    dir: BorrowedFd<'_>,
+    id: u64,
+    bytes: &[u8],
+) -> io::Result<RecordAppender<Arc<OwnedFd>>> {
     remove_new(dir)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mode = Mode::RUSR | Mode::WUSR;
     let mut medium = Arc::new(rustix::fs::openat(dir, NEW_FILE_NAME, flags, mode)?);
     write_all(&mut medium, bytes, 0)?;
-    let mut appender = Appender::new(medium, id, bytes.len() as u64);
+    let mut appender = RecordAppender::new(medium, id, bytes.len() as u64);
     // A full disk must not keep a mount from starting: what needs the space
     // asks for it again.
     if let Err(error) = appender.reserve(AHEAD) {
@@ -221,7 +225,7 @@ fn write_all(medium: &mut impl Medium, mut bytes: &[u8], mut offset: u64) -> io:
 /// Invariant while not closed: no byte at or after `end` was ever written with
 /// anything but zeros, or it has been cut off since.
 #[derive(Debug)]
-struct Appender<M> {
+struct RecordAppender<M> {
     medium: M,
     journal_id: u64,
     /// Where the last record ends, in bytes from the start of the file.
@@ -233,7 +237,7 @@ struct Appender<M> {
     buffer: Vec<u8>,
 }
 
-impl<M: Medium> Appender<M> {
+impl<M: Medium> RecordAppender<M> {
     fn new(medium: M, journal_id: u64, end: u64) -> Self {
         Self {
             medium,

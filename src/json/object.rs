@@ -226,7 +226,7 @@ impl Object {
 }
 
 impl PartialEq for Object {
-    /// The same members with equal values, in any order.
+    /// Equal members in any order are equal objects.
     fn eq(&self, other: &Object) -> bool {
         self.len() == other.len()
             && self

@@ -52,7 +52,7 @@ impl Style {
         }
     }
 
-    /// The same for one inside of a container of this layout.
+    /// The layout of a container inside of one of this layout, for which nothing else speaks.
     pub(super) fn usual_inside(&self, layout: Layout) -> Layout {
         match layout {
             Layout::Inline => Layout::Inline,

@@ -55,7 +55,7 @@ impl Text {
         }
     }
 
-    /// The same string with no more escapes than JSON demands.
+    /// This string with no more escapes than JSON demands.
     pub(super) fn canonical(&self) -> Text {
         if !self.escaped {
             return self.clone();

@@ -22,7 +22,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The same value, written with the same digits and its members in the same order? Escapes and
+    /// Whether another value is written with equal digits and its members in equal order. Escapes and
     /// layout may differ.
     pub fn is_identical(&self, other: &Value) -> bool {
         match (self, other) {

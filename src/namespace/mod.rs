@@ -7,6 +7,6 @@ mod nodes;
 mod pending;
 mod shown;
 
-pub use nodes::{Kind, Node, Nodes, Sum, Told, WHOLE};
+pub use nodes::{CachedAttributes, Node, NodeKind, Nodes, Sum, WHOLE};
 pub use pending::{Pending, PendingSet, Superseded, Unwritten};
 pub use shown::{Ends, Shown};

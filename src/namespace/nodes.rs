@@ -18,10 +18,10 @@ use rustix::io::Errno;
 
 use super::shown::Ends;
 use crate::sys::at;
-use crate::types::{NodeId, OpResult, ROOT, Slot, TxnId};
+use crate::types::{Dentry, NodeId, OpResult, ROOT, TxnId};
 
 /// Backing device and inode number.
-pub type Key = (u64, u64);
+pub type InodeKey = (u64, u64);
 
 /// What so many dropped nodes leave is kept.
 const MUCH: usize = 1024;
@@ -35,7 +35,7 @@ pub const WHOLE: u64 = u64::MAX;
 
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum NodeKind {
     /// A directory.
     Dir,
     /// A regular file: a committed version, or a file in direct mode.
@@ -48,7 +48,7 @@ pub enum Kind {
 
 /// What is told of a document whose text is not in its backing file yet.
 #[derive(Clone, Copy, Debug)]
-pub struct Told {
+pub struct CachedAttributes {
     /// Length of the text in bytes.
     pub len: u64,
     /// Modification time in nanoseconds since the epoch.
@@ -63,15 +63,15 @@ pub struct Node {
     /// Lookups the kernel will give back by FORGET.
     pub lookups: u64,
     /// What it is.
-    pub kind: Kind,
+    pub kind: NodeKind,
     /// O_PATH descriptor of the backing inode: see [`Nodes::fd`].
     fd: RefCell<Option<Arc<OwnedFd>>>,
     /// The descriptor was asked for since the hand last came by: see [`Nodes::give_up_some`].
     wanted: Cell<bool>,
     /// The backing inode.
-    pub key: Key,
+    pub key: InodeKey,
     /// Name under which it was last found. For directories always true, `None` for the root.
-    pub at: Option<Slot>,
+    pub at: Option<Dentry>,
     /// Open descriptions that read this version.
     pub readers: u32,
     /// Open descriptions in direct mode.
@@ -85,7 +85,7 @@ pub struct Node {
     /// Length and checksum of the content it was committed with, if known.
     pub sum: Option<Sum>,
     /// A document that is not written out: see `engine::documents`.
-    pub unwritten: Option<Box<Told>>,
+    pub unwritten: Option<Box<CachedAttributes>>,
     /// Its pages may be in the kernel's cache.
     pub cached: bool,
     /// A pending name means it: it stays although the kernel has forgotten it.
@@ -130,7 +130,7 @@ impl Node {
         self.end.get_or_init(at_the_end)
     }
 
-    /// The same of its file, whatever programs see of this version: they share it who show the
+    /// Where its file ends, in bytes, whatever programs see of this version: they share it who show the
     /// file at different lengths.
     pub fn whole(&self) -> &Arc<AtomicU64> {
         self.whole.get_or_init(at_the_end)
@@ -159,7 +159,7 @@ impl Node {
     /// nobody has it open.
     fn is_only_remembered(&self) -> bool {
         self.id != ROOT
-            && !matches!(self.kind, Kind::Private(_))
+            && !matches!(self.kind, NodeKind::Private(_))
             && self.readers == 0
             && self.direct == 0
             && self.covered == 0
@@ -200,19 +200,19 @@ struct Past {
 #[derive(Debug)]
 pub struct Nodes {
     live: HashMap<NodeId, Box<Node>>,
-    by_key: HashMap<Key, NodeId>,
+    by_key: HashMap<InodeKey, NodeId>,
     next: NodeId,
     /// What dropped nodes take up again when they are found again.
     past: HashMap<NodeId, Past>,
     /// [`Node::whole`] of dropped nodes from whose files somebody starts.
-    watched_ends: HashMap<Key, Weak<AtomicU64>>,
+    watched_ends: HashMap<InodeKey, Weak<AtomicU64>>,
     /// Nodes that hold a descriptor, or did: the next to give it up first.
     held: RefCell<VecDeque<NodeId>>,
     /// How many should hold one.
     most: usize,
     /// Nodes dropped since their memory was given up last.
     dropped: usize,
-    /// The same as of the last look.
+    /// What `dropped` was at the last look.
     looked: usize,
     /// Looks since there were many.
     looks: u32,
@@ -221,7 +221,7 @@ pub struct Nodes {
 impl Nodes {
     /// With the root directory; files get numbers from `first` on. About `most` nodes hold a descriptor, not counting those that
     /// couldn't be found without.
-    pub fn new(root: Arc<OwnedFd>, key: Key, first: NodeId, most: usize) -> Nodes {
+    pub fn new(root: Arc<OwnedFd>, key: InodeKey, first: NodeId, most: usize) -> Nodes {
         let mut nodes = Nodes {
             live: HashMap::new(),
             by_key: HashMap::new(),
@@ -234,11 +234,18 @@ impl Nodes {
             looked: 0,
             looks: 0,
         };
-        nodes.insert(ROOT, Kind::Dir, root, key, None);
+        nodes.insert(ROOT, NodeKind::Dir, root, key, None);
         nodes
     }
 
-    fn insert(&mut self, id: NodeId, kind: Kind, fd: Arc<OwnedFd>, key: Key, at: Option<Slot>) {
+    fn insert(
+        &mut self,
+        id: NodeId,
+        kind: NodeKind,
+        fd: Arc<OwnedFd>,
+        key: InodeKey,
+        at: Option<Dentry>,
+    ) {
         self.by_key.insert(key, id);
         self.held.get_mut().push_back(id);
         let watched = self.watched_ends.remove(&key).and_then(|w| w.upgrade());
@@ -320,9 +327,9 @@ impl Nodes {
         if let Some(fd) = &*node.fd.borrow() {
             return Ok(fd.clone());
         }
-        let slot = node.at.as_ref().ok_or(Errno::STALE)?;
-        let dir = self.live.get(&slot.dir).ok_or(Errno::STALE)?;
-        let found = at::open_path(&*self.find(dir)?, &slot.name);
+        let dentry = node.at.as_ref().ok_or(Errno::STALE)?;
+        let dir = self.live.get(&dentry.dir).ok_or(Errno::STALE)?;
+        let found = at::open_path(&*self.find(dir)?, &dentry.name);
         let fd = found.map_err(|e| if e == Errno::NOENT { Errno::STALE } else { e })?;
         let stat = at::stat(&fd)?;
         if (stat.st_dev, stat.st_ino) != node.key {
@@ -358,20 +365,20 @@ impl Nodes {
     }
 
     fn could_be_found_again(&self, node: &Node) -> bool {
-        let Some(slot) = node.at.as_ref().filter(|_| node.is_only_remembered()) else {
+        let Some(dentry) = node.at.as_ref().filter(|_| node.is_only_remembered()) else {
             return false;
         };
-        let Some(dir) = self.live.get(&slot.dir) else {
+        let Some(dir) = self.live.get(&dentry.dir) else {
             return false;
         };
         let there = self
             .find(dir)
-            .and_then(|dir| at::stat_at(&*dir, &slot.name));
+            .and_then(|dir| at::stat_at(&*dir, &dentry.name));
         matches!(there, Ok(Some(stat)) if (stat.st_dev, stat.st_ino) == node.key)
     }
 
     /// Number for a backing inode, drawn if it has none yet.
-    pub fn number(&mut self, key: Key) -> NodeId {
+    pub fn number(&mut self, key: InodeKey) -> NodeId {
         let next = &mut self.next;
         *self.by_key.entry(key).or_insert_with(|| {
             *next += 1;
@@ -380,7 +387,7 @@ impl Nodes {
     }
 
     /// Number of a backing inode that already has one.
-    pub fn known(&self, key: Key) -> Option<NodeId> {
+    pub fn known(&self, key: InodeKey) -> Option<NodeId> {
         self.by_key.get(&key).copied()
     }
 
@@ -391,7 +398,7 @@ impl Nodes {
     }
 
     /// The node of a backing inode, made if it isn't live. `at` is where it was just found.
-    pub fn adopt(&mut self, kind: Kind, fd: OwnedFd, key: Key, at: Slot) -> &mut Node {
+    pub fn adopt(&mut self, kind: NodeKind, fd: OwnedFd, key: InodeKey, at: Dentry) -> &mut Node {
         let id = self.number(key);
         self.give_up_some();
         if !self.live.contains_key(&id) {
@@ -408,7 +415,13 @@ impl Nodes {
     }
 
     /// A node of its own number for a backing inode nobody has seen yet.
-    pub fn create(&mut self, kind: Kind, fd: Arc<OwnedFd>, key: Key, at: Slot) -> NodeId {
+    pub fn create(
+        &mut self,
+        kind: NodeKind,
+        fd: Arc<OwnedFd>,
+        key: InodeKey,
+        at: Dentry,
+    ) -> NodeId {
         self.give_up_some();
         self.next += 1;
         let id = self.next;
@@ -417,7 +430,7 @@ impl Nodes {
     }
 
     /// Gives a node another backing inode (its transaction goes on in a copy, C11).
-    pub fn move_to(&mut self, id: NodeId, fd: Arc<OwnedFd>, key: Key) {
+    pub fn move_to(&mut self, id: NodeId, fd: Arc<OwnedFd>, key: InodeKey) {
         if let Some(node) = self.live.get_mut(&id) {
             if self.by_key.get(&node.key) == Some(&id) {
                 self.by_key.remove(&node.key);
@@ -441,14 +454,14 @@ impl Nodes {
         let node = self.live.get(&id)?;
         // Names that are pending or hidden are known by their directory's node, and paths lead
         // over it, whether the kernel remembers it or not: see `reap_directories`.
-        if (node.kind == Kind::Dir && !node.unlinked)
+        if (node.kind == NodeKind::Dir && !node.unlinked)
             || node.lookups > 0
             || node.readers > 0
             || node.direct > 0
             || node.pending
             || node.added_to
             || node.covered > 0
-            || matches!(node.kind, Kind::Private(_))
+            || matches!(node.kind, NodeKind::Private(_))
         {
             return None;
         }
@@ -484,21 +497,21 @@ impl Nodes {
     /// Drops the directories that the kernel has forgotten, but for those on the way to a name where
     /// a file was found, or that is among `names`. Only when no name is pending and no transaction
     /// open: their paths lead over them, too.
-    pub fn reap_directories<'a>(&mut self, names: impl Iterator<Item = &'a Slot>) {
+    pub fn reap_directories<'a>(&mut self, names: impl Iterator<Item = &'a Dentry>) {
         let is_forgotten =
-            |node: &Node| node.kind == Kind::Dir && node.lookups == 0 && node.id != ROOT;
+            |node: &Node| node.kind == NodeKind::Dir && node.lookups == 0 && node.id != ROOT;
         if !self.live.values().any(|node| is_forgotten(node)) {
             return;
         }
-        let files = self.live.values().filter(|n| n.kind != Kind::Dir);
+        let files = self.live.values().filter(|n| n.kind != NodeKind::Dir);
         let files = files.filter(|n| n.lookups > 0 || n.readers > 0 || n.direct > 0);
-        let mut ways: Vec<NodeId> = names.map(|slot| slot.dir).collect();
+        let mut ways: Vec<NodeId> = names.map(|dentry| dentry.dir).collect();
         ways.extend(files.filter_map(|n| Some(n.at.as_ref()?.dir)));
         let mut needed = HashSet::new();
         while let Some(dir) = ways.pop() {
             if needed.insert(dir) {
                 let up = self.live.get(&dir).and_then(|n| n.at.as_ref());
-                ways.extend(up.map(|slot| slot.dir));
+                ways.extend(up.map(|dentry| dentry.dir));
             }
         }
         let before = self.live.len();
@@ -514,7 +527,7 @@ impl Nodes {
     pub fn retire(&mut self, id: NodeId) -> Option<Arc<OwnedFd>> {
         let node = self.live.get_mut(&id)?;
         let in_use = node.readers > 0 || node.direct > 0 || node.pending;
-        if node.kind != Kind::File || !node.unlinked || in_use || node.dead {
+        if node.kind != NodeKind::File || !node.unlinked || in_use || node.dead {
             return None;
         }
         node.dead = true;
@@ -530,7 +543,7 @@ impl Nodes {
     }
 
     /// The last link of a backing inode is gone: its inode number may come back as another file.
-    pub fn unlinked(&mut self, key: Key) {
+    pub fn unlinked(&mut self, key: InodeKey) {
         if let Some(id) = self.by_key.get(&key).copied() {
             match self.live.get_mut(&id) {
                 // The node's descriptor keeps the inode number taken.
@@ -548,10 +561,10 @@ impl Nodes {
         }
     }
 
-    /// Path of a slot relative to the root; `None` when a directory on the way is gone.
-    pub fn path(&self, slot: &Slot) -> Option<std::path::PathBuf> {
-        let path = self.last_path(slot)?;
-        let mut dir = slot.dir;
+    /// Path of a name relative to the root; `None` when a directory on the way is gone.
+    pub fn path(&self, dentry: &Dentry) -> Option<std::path::PathBuf> {
+        let path = self.last_path(dentry)?;
+        let mut dir = dentry.dir;
         while dir != ROOT {
             let node = self.live.get(&dir)?;
             if node.unlinked {
@@ -562,10 +575,10 @@ impl Nodes {
         Some(path)
     }
 
-    /// The same, also where a directory has been removed meanwhile.
-    pub fn last_path(&self, slot: &Slot) -> Option<std::path::PathBuf> {
-        let mut names = vec![slot.name.clone()];
-        let mut dir = slot.dir;
+    /// Path of a name relative to the root, also where a directory has been removed meanwhile.
+    pub fn last_path(&self, dentry: &Dentry) -> Option<std::path::PathBuf> {
+        let mut names = vec![dentry.name.clone()];
+        let mut dir = dentry.dir;
         while dir != ROOT {
             let node = self.live.get(&dir)?;
             let at = node.at.as_ref()?;
@@ -615,14 +628,14 @@ mod tests {
     fn of_the_versions_in_one_file_the_newest_alone_is_remembered() {
         let fd = Arc::new(at::open_path(rustix::fs::CWD, "/".as_ref()).expect("the root"));
         let mut nodes = Nodes::new(fd.clone(), (0, 1), ROOT, 100);
-        let slot = |name: &str| Slot {
+        let dentry = |name: &str| Dentry {
             dir: ROOT,
             name: name.into(),
         };
         let key = (0, 2);
         let mut last = None;
         for version in 1..100 {
-            let id = nodes.create(Kind::File, fd.clone(), key, slot("f"));
+            let id = nodes.create(NodeKind::File, fd.clone(), key, dentry("f"));
             nodes.get_mut(id).expect("just made").version = Some(version);
             if let Some(before) = last.replace(id) {
                 nodes.reap(before);
@@ -633,7 +646,7 @@ mod tests {
         assert_eq!(nodes.len(), 1, "all but the root are dropped");
         assert_eq!(nodes.past.len(), 1, "{:?}", nodes.past);
         let fd = at::open_path(rustix::fs::CWD, "/".as_ref()).expect("the root");
-        let found = nodes.adopt(Kind::File, fd, key, slot("f"));
+        let found = nodes.adopt(NodeKind::File, fd, key, dentry("f"));
         assert_eq!((found.id, found.version), (last, Some(99)));
         nodes.reap(last);
         nodes.unlinked(key);

@@ -1,7 +1,7 @@
 //! Names that are committed but not yet in the backing directory.
 //!
 //! A commit is visible as soon as it stands here and in the journal. The file itself moves to its
-//! name when its data is durable (`engine::drain`), so that the backing directory never holds
+//! name when its data is durable (`engine::checkpoint`), so that the backing directory never holds
 //! anything a power cut could tear. The set overlays the backing directory and only ever adds or
 //! replaces names; removals wait until the name is out of here.
 
@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::types::{NodeId, Slot, TxnId};
+use crate::types::{Dentry, NodeId, TxnId};
 
 /// A committed version whose file still lies in staging.
 #[derive(Debug)]
@@ -89,9 +89,9 @@ impl PendingSet {
     }
 
     /// Publishes a version under a name; a version it replaces becomes superseded.
-    pub fn put(&mut self, slot: &Slot, mut version: Pending) -> Option<NodeId> {
-        let names = self.dirs.entry(slot.dir).or_default();
-        let old = names.remove(&slot.name);
+    pub fn put(&mut self, dentry: &Dentry, mut version: Pending) -> Option<NodeId> {
+        let names = self.dirs.entry(dentry.dir).or_default();
+        let old = names.remove(&dentry.name);
         let replaced = old.as_ref().map(|o| o.node);
         if let Some(old) = old {
             self.len -= 1;
@@ -104,7 +104,7 @@ impl PendingSet {
             superseded.append(&mut version.superseded);
             version.superseded = superseded;
         }
-        names.insert(slot.name.clone(), version);
+        names.insert(dentry.name.clone(), version);
         self.len += 1;
         replaced
     }
@@ -126,20 +126,20 @@ impl PendingSet {
     }
 
     /// Names whose documents have not been written out.
-    pub fn unwritten(&self) -> impl Iterator<Item = (Slot, &Unwritten)> {
+    pub fn unwritten(&self) -> impl Iterator<Item = (Dentry, &Unwritten)> {
         self.iter()
-            .filter_map(|(slot, p)| Some((slot, p.unwritten.as_ref()?)))
+            .filter_map(|(dentry, p)| Some((dentry, p.unwritten.as_ref()?)))
     }
 
     /// Every pending name.
-    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Pending)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Dentry, &Pending)> {
         self.dirs.iter().flat_map(|(dir, names)| {
             names.iter().map(|(name, p)| {
-                let slot = Slot {
+                let dentry = Dentry {
                     dir: *dir,
                     name: name.clone(),
                 };
-                (slot, p)
+                (dentry, p)
             })
         })
     }

@@ -67,7 +67,7 @@ impl Shown {
         })
     }
 
-    /// The same with none.
+    /// Opens a version for reading, with no flags.
     pub fn of(nodes: &Nodes, id: NodeId) -> OpResult<Shown> {
         Shown::open(nodes, id, OFlags::RDONLY)
     }
@@ -78,7 +78,7 @@ impl Shown {
         Shown::open_growing(nodes, id, OFlags::RDONLY)
     }
 
-    /// The same with these flags.
+    /// Opens a version for an editor, with these flags.
     pub fn open_growing(nodes: &Nodes, id: NodeId, flags: OFlags) -> OpResult<Shown> {
         let end = nodes.get(id).ok_or(Errno::STALE)?.whole().clone();
         Ok(Shown {

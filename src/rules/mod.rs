@@ -179,7 +179,7 @@ impl Rules {
         Ok(rules)
     }
 
-    /// The same of rules that are to stand among others, which may say what these leave open.
+    /// The rules in `text` that are to stand among others, which may say what these leave open.
     pub fn parse_alone(text: &str, source: &str) -> Result<Rules, RulesError> {
         let rules = parse::parse(text, source)?;
         let rules = Rules::compile(rules, source);

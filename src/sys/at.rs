@@ -83,13 +83,13 @@ pub fn stat(fd: impl AsFd) -> Result<Stat, Errno> {
 
 /// A file's inode number and when it was made, in nanoseconds since the epoch; 0 where the file
 /// system doesn't know.
-pub fn born(fd: impl AsFd) -> Result<(u64, i64), Errno> {
+pub fn birth_time(fd: impl AsFd) -> Result<(u64, i64), Errno> {
     use rustix::fs::StatxFlags;
     let wanted = StatxFlags::INO | StatxFlags::BTIME;
     let told = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted)?;
     let born = told.stx_btime.tv_sec * 1_000_000_000 + i64::from(told.stx_btime.tv_nsec);
-    let is_known =
-        told.stx_mask & StatxFlags::BTIME.bits() != 0 && !failpoint::feature_off("birth-times");
+    let is_known = told.stx_mask & StatxFlags::BTIME.bits() != 0
+        && !failpoint::feature_off("publish_first-times");
     Ok((told.stx_ino, if is_known { born } else { 0 }))
 }
 

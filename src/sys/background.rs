@@ -31,7 +31,7 @@ const EXIT_GRACE: Duration = Duration::from_secs(2);
 
 /// What became of a process that was started in the background.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum StartOutcome {
     /// It is up.
     Ready,
     /// It gave up, and said why.
@@ -105,16 +105,16 @@ impl ReadyReader {
     }
 
     /// Waits until the new process is ready, has failed or has ended.
-    pub fn wait(mut self) -> io::Result<Outcome> {
+    pub fn wait(mut self) -> io::Result<StartOutcome> {
         match read_outcome(self.pipe)? {
             Some(outcome) => Ok(outcome),
-            None => Ok(Outcome::Died(exit_status(&mut self.child)?)),
+            None => Ok(StartOutcome::Died(exit_status(&mut self.child)?)),
         }
     }
 }
 
 /// The message in the pipe; `None` if it ends without one. Lines that are no message are passed over.
-fn read_outcome(pipe: impl Read) -> io::Result<Option<Outcome>> {
+fn read_outcome(pipe: impl Read) -> io::Result<Option<StartOutcome>> {
     let mut pipe = BufReader::new(pipe.take(MAX_MESSAGE));
     let mut line = Vec::new();
     loop {
@@ -123,7 +123,7 @@ fn read_outcome(pipe: impl Read) -> io::Result<Option<Outcome>> {
             return Ok(None);
         }
         if line == b"ready\n" {
-            return Ok(Some(Outcome::Ready));
+            return Ok(Some(StartOutcome::Ready));
         }
         if let Some(error) = line.strip_prefix(b"error ") {
             let mut text = error.to_vec();
@@ -134,9 +134,9 @@ fn read_outcome(pipe: impl Read) -> io::Result<Option<Outcome>> {
 }
 
 /// `CODE MESSAGE`, where the message goes on to the end of the stream.
-fn parse_failure(text: &str) -> Option<Outcome> {
+fn parse_failure(text: &str) -> Option<StartOutcome> {
     let (code, message) = text.split_once(' ')?;
-    Some(Outcome::Failed {
+    Some(StartOutcome::Failed {
         code: code.parse().ok()?,
         message: message.trim_end().to_owned(),
     })
@@ -264,16 +264,16 @@ pub fn raise_nofile_limit() -> u64 {
 mod tests {
     use super::*;
 
-    fn outcome(text: &str) -> Option<Outcome> {
+    fn outcome(text: &str) -> Option<StartOutcome> {
         read_outcome(text.as_bytes()).unwrap()
     }
 
     #[test]
     fn the_first_word_of_the_daemon_decides() {
-        assert_eq!(outcome("ready\n"), Some(Outcome::Ready));
+        assert_eq!(outcome("ready\n"), Some(StartOutcome::Ready));
         assert_eq!(
             outcome("noise\nready\nerror 3 too late\n"),
-            Some(Outcome::Ready)
+            Some(StartOutcome::Ready)
         );
         assert_eq!(outcome(""), None);
         assert_eq!(outcome("read"), None);
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_all_its_lines() {
-        let failed = Outcome::Failed {
+        let failed = StartOutcome::Failed {
             code: 12,
             message: "first\nsecond".to_owned(),
         };
@@ -298,7 +298,7 @@ mod tests {
         .fail(4, "no\nway");
         assert_eq!(
             read_outcome(reader).unwrap(),
-            Some(Outcome::Failed {
+            Some(StartOutcome::Failed {
                 code: 4,
                 message: "no\nway".to_owned()
             })

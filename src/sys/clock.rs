@@ -28,7 +28,7 @@ impl LocalTime {
         }
     }
 
-    /// The same with its distance from Greenwich, for programs: RFC 3339.
+    /// Local time with its distance from Greenwich, for programs: RFC 3339.
     pub fn rfc3339(&self) -> String {
         let [month, day, hour, minute, second] = self.rest;
         let (sign, away) = (if self.offset < 0 { '-' } else { '+' }, self.offset.abs());

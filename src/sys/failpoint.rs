@@ -15,7 +15,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "append-journalled",
     "patch-journalled",
     "text-written",
-    "drain-begun",
+    "checkpoint-begun",
     "data-synced",
     "durable-journalled",
     "applied-one",

@@ -12,8 +12,8 @@
 //! daemon's pid namespace; every function answers "unknown" or "no" for it.
 
 mod call;
+mod children;
 mod death;
-mod heirs;
 mod holds;
 mod ids;
 mod maps;
@@ -28,8 +28,8 @@ use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, Result};
 
 pub use call::{Call, call_of};
+pub use children::children_since;
 pub use death::{Death, death_of_flusher, self_test_killed_writer_detection};
-pub use heirs::children_since;
 pub use holds::{HOW, Holding, holds};
 pub use maps::has_mapped;
 pub use start::{Moment, Start};

@@ -49,7 +49,7 @@ pub fn marked_version(file: impl AsFd) -> Option<u64> {
     Some(if is_same { version } else { version + 1 })
 }
 
-/// The same just before a version is brought to its name, which changes its ctime: with what programs were told of that, and when it
+/// Writes a version's number just before it is brought to its name, which changes its ctime: with what programs were told of that, and when it
 /// was marked so. In few bytes: beside the inode there is no room for more, and a block of its own would be too dear.
 pub fn mark_applied(file: impl AsFd, version: u64, told: &Stat) {
     let time = mtime_ns(told);

@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use super::parts::{Parts, holds_any};
 use super::recovery::Plan;
 use super::replay::last_content;
-use super::told::Told;
-use crate::journal::{Content, Edit};
+use super::told::Recorded;
+use crate::journal::{ContentInfo, Edit};
 use crate::store::Store;
 use crate::sys::{at, failpoint};
 use crate::types::{TxnId, errno_of, mtime_ns};
@@ -42,7 +42,7 @@ impl LastCommits {
 
     /// What of a transaction's promises somebody's later commit hasn't made old; `None` if nothing is
     /// left.
-    pub(super) fn standing(&self, told: &Told) -> Option<Told> {
+    pub(super) fn standing(&self, told: &Recorded) -> Option<Recorded> {
         let mut told = told.clone();
         let path = told.path.clone()?;
         let (at, own) = (told.told_at, told.committed_at);
@@ -89,7 +89,7 @@ impl Lasts {
         &self,
         store: &Store,
         path: &Path,
-        content: &Content,
+        content: &ContentInfo,
         trusted: bool,
     ) -> Result<bool, Errno> {
         let Some(from) = content.grown.filter(|_| content.parts.is_some()) else {
@@ -163,7 +163,7 @@ pub(super) fn fill(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
 fn fill_gaps(
     (source, staged): (&File, &File),
     written: &[Range<u64>],
-    content: &mut Content,
+    content: &mut ContentInfo,
     grows: bool,
 ) -> Result<(), Errno> {
     let Some(from) = content.grown else {

@@ -28,8 +28,8 @@ const KEPT: u64 = 64 << 20;
 
 /// What tells a file from all others.
 pub fn key_of(file: impl AsFd) -> Result<FileKey, Errno> {
-    let (inode, born_ns) = at::born(file)?;
-    Ok(FileKey { inode, born_ns })
+    let (inode, btime_ns) = at::birth_time(file)?;
+    Ok(FileKey { inode, btime_ns })
 }
 
 /// The files that grow, by what tells them from others.
@@ -123,7 +123,7 @@ impl Growth {
             match found {
                 Some(path) => drop(self.found.insert(*file, path)),
                 // Its number alone may be another's by now.
-                None if file.born_ns == 0 => {}
+                None if file.btime_ns == 0 => {}
                 None => drop(missing.insert(*file)),
             }
         }
@@ -209,7 +209,7 @@ impl Growth {
     }
 }
 
-/// Where in the journal each file was settled last: what was added before may have been overwritten by
+/// Where in the journal each file was declared settled last: what was added before may have been overwritten by
 /// those who write it in place.
 fn last_settled(records: &[Record]) -> BTreeMap<FileKey, usize> {
     let settled = |(place, record): (usize, &Record)| match record {

@@ -20,7 +20,7 @@ pub enum Standing {
 #[derive(Clone, Debug, Default)]
 pub struct Kin {
     /// Children of those that had one, started since the open.
-    heirs: HashSet<u32>,
+    surviving_holders: HashSet<u32>,
     /// Those that were looked at, participants as well.
     known: HashMap<u32, Standing>,
     /// Somebody has given up descriptors while its children were not noted.
@@ -46,19 +46,19 @@ impl Kin {
         self.incomplete = true;
     }
 
-    /// Whether all that may have inherited a descriptor are heirs.
+    /// Whether all that may have inherited a descriptor are known.
     pub fn is_complete(&self) -> bool {
         !self.incomplete
     }
 
     /// Adds children of a process that has sent a FLUSH.
     pub fn inherit(&mut self, children: impl IntoIterator<Item = u32>) {
-        self.heirs.extend(children);
+        self.surviving_holders.extend(children);
     }
 
     /// Those that may have inherited a descriptor.
-    pub fn heirs(&self) -> impl Iterator<Item = u32> {
-        self.heirs.iter().copied()
+    pub fn surviving_holders(&self) -> impl Iterator<Item = u32> {
+        self.surviving_holders.iter().copied()
     }
 
     /// Notes what a look has come to.
@@ -74,7 +74,7 @@ impl Kin {
     /// Takes over what was found out with a copy of this.
     pub fn learn(&mut self, found: Kin) {
         self.incomplete |= found.incomplete;
-        self.heirs.extend(found.heirs);
+        self.surviving_holders.extend(found.surviving_holders);
         if self.joined == found.joined {
             self.known.extend(found.known);
         }
@@ -94,7 +94,7 @@ mod tests {
         kin.joins(7);
         kin.learn(found.clone());
         assert_eq!(kin.standing(7), None);
-        assert_eq!(kin.heirs().collect::<Vec<_>>(), [8]);
+        assert_eq!(kin.surviving_holders().collect::<Vec<_>>(), [8]);
         let mut again = kin.clone();
         again.note(7, Standing::LikelyFree);
         kin.learn(again);

@@ -1,7 +1,7 @@
 //! Transactions: what one open-for-write does, from open to the end of its last reference.
 //!
 //! ```text
-//! open ──▶ Staging ──FLUSH──▶ prepared ──RELEASE──▶ committed (pending) ──drain──▶ applied
+//! open ──▶ Staging ──FLUSH──▶ prepared ──RELEASE──▶ committed (pending) ──checkpoint──▶ applied
 //!             │                   │
 //!             └──── killed, failed, guard, discarded ──▶ rejected or dropped
 //! ```
@@ -31,5 +31,5 @@ pub use kin::{Kin, Standing};
 pub use moves::{after_move, each_path};
 pub use parts::by_place;
 pub use replay::write_text;
-pub use staging::{Content, Failure, Fsynced, Grown, Own, Staging};
+pub use staging::{Content, Fsynced, GrownBase, Own, Staging, WriteFailure};
 pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction, Written};

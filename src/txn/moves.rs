@@ -10,13 +10,13 @@ use crate::store::Store;
 use crate::sys::failpoint;
 
 /// One that happened.
-struct Move<'a> {
+struct PathMove<'a> {
     from: &'a Path,
     to: &'a Path,
     exchange: bool,
 }
 
-impl Move<'_> {
+impl PathMove<'_> {
     fn apply(&self, path: &Path) -> Option<PathBuf> {
         let below = |from: &Path, to: &Path| {
             let rest = path.strip_prefix(from).ok()?;
@@ -43,9 +43,9 @@ pub(super) struct Followed {
 /// A file is moved over a name likewise where somebody has fsync'd what is to have that name, or
 /// what goes along with the file. Gives these names, too, with the places of the records.
 pub(super) fn follow(store: &Store, records: &[Record]) -> Result<Followed, Errno> {
-    let mut later: Vec<Move> = Vec::new();
+    let mut later: Vec<PathMove> = Vec::new();
     // Of files: no other record's path is another by that.
-    let mut later_files: Vec<Move> = Vec::new();
+    let mut later_files: Vec<PathMove> = Vec::new();
     let mut followed = Vec::with_capacity(records.len());
     let mut replaced = Vec::new();
     for (place, record) in records.iter().enumerate().rev() {
@@ -60,7 +60,7 @@ pub(super) fn follow(store: &Store, records: &[Record]) -> Result<Followed, Errn
         {
             let now = moved(to, &later);
             let here = is_dir_at(store, &now, *inode)?;
-            let made = Move {
+            let made = PathMove {
                 from,
                 to,
                 exchange: *exchange,
@@ -110,7 +110,7 @@ fn is_dir_at(store: &Store, path: &Path, inode: u64) -> Result<Option<bool>, Err
 }
 
 /// `later` has the last move first.
-fn moved(path: &Path, later: &[Move]) -> PathBuf {
+fn moved(path: &Path, later: &[PathMove]) -> PathBuf {
     let moves = later.iter().rev();
     moves.fold(path.to_owned(), |path, m| m.apply(&path).unwrap_or(path))
 }
@@ -156,5 +156,5 @@ pub fn each_path(record: &mut Record, mut change: impl FnMut(&mut PathBuf)) {
 /// The path of what lay at or below `from`, now that that is `to`; the other way round, too, if they
 /// were exchanged.
 pub fn after_move(path: &Path, from: &Path, to: &Path, exchange: bool) -> Option<PathBuf> {
-    Move { from, to, exchange }.apply(path)
+    PathMove { from, to, exchange }.apply(path)
 }

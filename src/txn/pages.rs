@@ -12,14 +12,14 @@ use crate::types::{OpResult, errno_of};
 /// Contents that a page may hold where its process has changed nothing: the one that the transaction
 /// began with, and the one that it goes on from since its last commit.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct SeenPages {
     first: Option<Arc<File>>,
     last: Option<Arc<File>>,
     /// What it has committed since the first, and goes on from.
     committed: Parts,
 }
 
-impl Seen {
+impl SeenPages {
     /// The transaction goes on from this content.
     pub fn note(&mut self, base: &Arc<File>) {
         self.first.get_or_insert_with(|| base.clone());
@@ -65,7 +65,7 @@ pub fn own_ranges(
     page: &[u8],
     offset: u64,
     staged: &File,
-    seen: &Seen,
+    seen: &SeenPages,
     parts: &Parts,
 ) -> OpResult<OwnRanges> {
     let now = read_padded(staged, page.len(), offset)?;
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_pages_own_bytes_are_those_that_it_has_not_found_there() {
-        let mut seen = Seen::default();
+        let mut seen = SeenPages::default();
         seen.note(&file(b"abcdef"));
         // Others have made `bc` to `BC`, it has written `d` to `D` before.
         let staged = file(b"aBCDef");
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_byte_that_comes_round_to_what_it_was_at_first_is_own_once_another_was_committed() {
-        let mut seen = Seen::default();
+        let mut seen = SeenPages::default();
         seen.note(&file(b"row 10, row 7"));
         // Its own row was counted up to 19, and committed; others have changed theirs.
         let mut parts = Parts::default();

@@ -18,10 +18,10 @@ use rustix::io::Errno;
 use super::gaps::{self, LastCommits, Lasts};
 use super::growth::{self, Growth};
 use super::moves::Followed;
-use super::told::{Collected, Told, collect};
+use super::told::{Recorded, SortedRecords, collect};
 use super::{Abort, replay};
 use crate::guard::{Guard, Replaces, examine, judge};
-use crate::journal::{self, Content, Edit, Header, Journal, JournalError, Record};
+use crate::journal::{self, ContentInfo, Edit, Header, Journal, JournalError, Record};
 use crate::rules::{Creation, Rules};
 use crate::store::{Rejected, Store, Worth, id_name};
 use crate::sys::{at, failpoint};
@@ -292,7 +292,7 @@ pub fn plan(
             .max()
             .unwrap_or(0),
     );
-    let mut transactions: BTreeMap<TxnId, Told> = BTreeMap::new();
+    let mut transactions: BTreeMap<TxnId, Recorded> = BTreeMap::new();
     let mut used: BTreeSet<TxnId> = BTreeSet::new();
     if let Some(contents) = told {
         let trusted = contents.header.instance == instance && !failpoint::mutant("C18-trust");
@@ -303,7 +303,7 @@ pub fn plan(
             replaced,
         } = super::moves::follow(store, &contents.records)?;
         let growth = Growth::find(store, &mut records)?;
-        let Collected {
+        let SortedRecords {
             commits,
             durable,
             barrier,
@@ -361,8 +361,9 @@ pub fn plan(
         for (path, place) in replaced {
             last_commit.note(&path, place, false);
         }
-        let standing = |(id, told): (&TxnId, &Told)| Some((*id, last_commit.standing(told)?));
-        let mut waiting: Vec<(TxnId, Told)> = transactions.iter().filter_map(standing).collect();
+        let standing = |(id, told): (&TxnId, &Recorded)| Some((*id, last_commit.standing(told)?));
+        let mut waiting: Vec<(TxnId, Recorded)> =
+            transactions.iter().filter_map(standing).collect();
         waiting.sort_by_key(|(_, t)| t.committed_at.unwrap_or(t.told_at));
         let whole = whole && (trusted || barrier.is_none());
         roll_forward(
@@ -394,7 +395,7 @@ pub fn plan(
 fn verified(
     store: &Store,
     edits: &[Edit],
-    transactions: &BTreeMap<TxnId, Told>,
+    transactions: &BTreeMap<TxnId, Recorded>,
     puts: &HashMap<PathBuf, TxnId>,
 ) -> Result<bool, Errno> {
     for edit in edits {
@@ -454,8 +455,8 @@ fn append_is_whole(
 fn content_is_whole(
     store: &Store,
     id: TxnId,
-    content: &Content,
-    told: Option<&Told>,
+    content: &ContentInfo,
+    told: Option<&Recorded>,
 ) -> Result<bool, Errno> {
     let Some(file) = store.open_staging(id)? else {
         return Ok(false);
@@ -506,7 +507,7 @@ fn checksum_of(file: &File, from: u64, len: u64) -> Result<u32, Errno> {
 /// Transactions whose close had been acknowledged, or that had called fsync, or that are claims.
 fn roll_forward(
     (store, rules, plan): (&Store, &Rules, &mut Plan),
-    (transactions, used): (&[(TxnId, Told)], &mut BTreeSet<TxnId>),
+    (transactions, used): (&[(TxnId, Recorded)], &mut BTreeSet<TxnId>),
     mut lasts: Lasts,
     (trusted, whole): (bool, bool),
 ) -> Result<(), Errno> {
@@ -546,7 +547,7 @@ fn roll_forward(
 fn forwarded(
     (store, rules, lasts): (&Store, &Rules, &Lasts),
     id: TxnId,
-    told: &Told,
+    told: &Recorded,
     cuts: &BTreeMap<PathBuf, u64>,
     (trusted, whole): (bool, bool),
 ) -> Result<Option<(Edit, bool)>, Errno> {
@@ -576,7 +577,7 @@ fn forwarded(
     let Some(path) = told.path.clone() else {
         return Ok(None);
     };
-    let put = |content: Content| Edit::Put {
+    let put = |content: ContentInfo| Edit::Put {
         path: path.clone(),
         id,
         version: 0,
@@ -601,7 +602,7 @@ fn forwarded(
     }
     let len = len(&file)?;
     Ok((told.claim && len <= CLAIM_LIMIT).then(|| {
-        let content = Content {
+        let content = ContentInfo {
             len,
             crc: None,
             inline: None,
@@ -619,10 +620,10 @@ fn keep_fsynced(
     rules: &Rules,
     file: &File,
     path: &Path,
-    fsynced: &Content,
+    fsynced: &ContentInfo,
     (trusted, cuts): (bool, &BTreeMap<PathBuf, u64>),
-) -> Result<Option<Content>, Errno> {
-    let mut now = Content {
+) -> Result<Option<ContentInfo>, Errno> {
+    let mut now = ContentInfo {
         len: len(file)?,
         crc: None,
         inline: None,
@@ -652,7 +653,7 @@ fn keep_fsynced(
 fn lacks_some(
     store: &Store,
     path: &Path,
-    content: &Content,
+    content: &ContentInfo,
     cut: Option<u64>,
 ) -> Result<bool, Errno> {
     let Some((file, len)) = added_since(store, path, content)? else {
@@ -667,7 +668,7 @@ fn lacks_some(
 fn added_since(
     store: &Store,
     path: &Path,
-    content: &Content,
+    content: &ContentInfo,
 ) -> Result<Option<(File, u64)>, Errno> {
     let Some(grown) = content.grown else {
         return Ok(None);
@@ -683,7 +684,7 @@ fn added_since(
 fn take_added(
     store: &Store,
     path: &Path,
-    content: &Content,
+    content: &ContentInfo,
     mut staged: &File,
 ) -> Result<i128, Errno> {
     let Some((mut grown, from)) = added_since(store, path, content)? else {
@@ -873,7 +874,7 @@ fn carried(plan: &Plan) -> Vec<Record> {
 /// Moves the final state of the accepted commits into place. A staging file that isn't there has
 /// been moved before. Gives how many were moved, and those whose directory is gone.
 fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
-    let mut last: HashMap<&Path, Option<(TxnId, u64, &Content)>> = HashMap::new();
+    let mut last: HashMap<&Path, Option<(TxnId, u64, &ContentInfo)>> = HashMap::new();
     let mut every: BTreeSet<TxnId> = BTreeSet::new();
     for (_, edits) in &plan.accepted {
         for edit in edits {
@@ -935,7 +936,7 @@ fn place(
     path: &Path,
     id: TxnId,
     version: u64,
-    content: &Content,
+    content: &ContentInfo,
     file: &File,
 ) -> Result<bool, Errno> {
     let Some((dir, name)) = parent_of(store, path)? else {

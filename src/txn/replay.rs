@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use super::recovery::{Plan, open_target};
-use crate::journal::{Content, Edit};
+use crate::journal::{ContentInfo, Edit};
 use crate::json::{AnyPatch, Document, Limits};
 use crate::store::{Rejected, Store, Worth};
 use crate::sys::at;
@@ -224,7 +224,7 @@ fn keep(store: &Store, unfit: &Unfit, plan: &mut Plan) {
     }
 }
 
-fn write(store: &Store, replayed: &Replayed) -> Result<Content, Errno> {
+fn write(store: &Store, replayed: &Replayed) -> Result<ContentInfo, Errno> {
     let file = match store.open_staging(replayed.id)? {
         Some(file) => file,
         None => store.create_staging(replayed.id)?,
@@ -238,13 +238,13 @@ fn write(store: &Store, replayed: &Replayed) -> Result<Content, Errno> {
 
 /// Writes a text to a staging file that is empty, or holds what a crash has left of it, with that
 /// modification time.
-pub fn write_text(file: &File, text: &[u8], mtime_ns: i128) -> Result<Content, Errno> {
+pub fn write_text(file: &File, text: &[u8], mtime_ns: i128) -> Result<ContentInfo, Errno> {
     let io = |e: std::io::Error| errno_of(&e);
     file.write_all_at(text, 0).map_err(io)?;
     // Gives back the space set aside beyond, too.
     file.set_len(text.len() as u64).map_err(io)?;
     at::set_mtime(file, mtime_ns)?;
-    Ok(Content {
+    Ok(ContentInfo {
         len: text.len() as u64,
         crc: Some(crc32c::crc32c(text)),
         inline: None,

@@ -15,7 +15,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
-use super::pages::{Seen, own_ranges, read_padded};
+use super::pages::{SeenPages, own_ranges, read_padded};
 use super::parts::{PIECE, Parts, by_place, differ, each_piece, holds_any};
 use crate::guard::{Guard, JsonLines, Verdict, examine};
 use crate::journal;
@@ -60,13 +60,13 @@ const MOST_TOLD: usize = 1 << 16;
 /// The file that a content was copied from, to which others add records in place (C10), and how many
 /// bytes of it the content has.
 #[derive(Clone, Debug)]
-pub struct Grown {
+pub struct GrownBase {
     from: Shown,
     /// As it was copied, and with what was taken over since.
     len: u64,
 }
 
-impl Grown {
+impl GrownBase {
     /// Whether the content has all that was added.
     pub fn is_complete(&self) -> bool {
         // What nobody adds records to, or was written in place, has none to take over.
@@ -74,8 +74,8 @@ impl Grown {
     }
 
     /// What recovery has to know of it.
-    fn told(&self) -> OpResult<journal::Grown> {
-        Ok(journal::Grown {
+    fn told(&self) -> OpResult<journal::GrownInfo> {
+        Ok(journal::GrownInfo {
             inode: at::stat(&*self.from.file)?.st_ino,
             len: self.len,
         })
@@ -92,9 +92,9 @@ pub struct Content {
     /// What the content starts from, as long as it hasn't been copied.
     base: Option<Shown>,
     /// The growing file that it was copied from.
-    grown: Option<Grown>,
+    grown: Option<GrownBase>,
     /// What pages may hold that nothing was changed of.
-    seen: Seen,
+    seen: SeenPages,
     /// What was written over that copy: all else is as it is there, and nothing was cut off.
     parts: Option<Parts>,
     /// Others had changed some of that, too.
@@ -108,7 +108,7 @@ pub struct Content {
     /// Something was written or truncated since the last [`Content::examine`].
     pub dirty: bool,
     /// The first failed write, truncate or fsync.
-    pub failed: Option<Failure>,
+    pub failed: Option<WriteFailure>,
     /// Content that has been made durable by an fsync, and how much of it later writes left alone.
     pub fsynced: Option<Fsynced>,
     /// The program set the modification time itself, after its last write.
@@ -123,7 +123,7 @@ pub struct Content {
 
 /// A write, truncate or fsync that failed.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct WriteFailure {
     /// What the program was told.
     pub errno: Errno,
     /// Which call.
@@ -134,7 +134,7 @@ pub struct Failure {
 #[derive(Clone, Debug)]
 pub struct Fsynced {
     /// Length and checksum as of the fsync.
-    pub content: journal::Content,
+    pub content: journal::ContentInfo,
     /// Whether bytes below that length were written or cut since.
     pub overwritten: bool,
 }
@@ -191,7 +191,7 @@ impl Staging {
             anew: base.is_none(),
             base,
             grown: None,
-            seen: Seen::default(),
+            seen: SeenPages::default(),
             parts: None,
             overwrites: false,
             mapped: false,
@@ -346,7 +346,7 @@ impl Content {
     }
 
     /// Makes the content durable. Gives what to journal.
-    pub fn fsync(&mut self) -> OpResult<journal::Content> {
+    pub fn fsync(&mut self) -> OpResult<journal::ContentInfo> {
         let synced = self.sync_data();
         if let Err(errno) = synced {
             self.fail(errno, "fsync");
@@ -403,7 +403,7 @@ impl Content {
     fn grows_from(&mut self, from: Shown, len: u64) {
         let grows = (by_place(self.guard) || self.guard == Guard::Json)
             && !crate::sys::failpoint::mutant("C10-editors");
-        self.grown = grows.then_some(Grown { from, len });
+        self.grown = grows.then_some(GrownBase { from, len });
     }
 
     /// What of a page that was written back is this transaction's own.
@@ -449,7 +449,7 @@ impl Content {
     }
 
     /// What a file has beyond what the content has of it comes behind that.
-    fn take_behind(&mut self, mut grown: Grown) -> OpResult<()> {
+    fn take_behind(&mut self, mut grown: GrownBase) -> OpResult<()> {
         let whole = grown.from.length()?;
         let mut piece = vec![
             0;
@@ -524,7 +524,7 @@ impl Content {
     fn copy_gaps(
         &mut self,
         parts: &Parts,
-        grown: Grown,
+        grown: GrownBase,
         current: Shown,
         appended: bool,
     ) -> OpResult<bool> {
@@ -540,7 +540,7 @@ impl Content {
         for gap in parts.gaps(0..end) {
             at::copy_part(&current.file, &self.file, gap).map_err(|e| errno_of(&e))?;
         }
-        let grown = Grown {
+        let grown = GrownBase {
             from: current,
             len: end,
         };
@@ -552,7 +552,7 @@ impl Content {
     }
 
     /// Whether others have made bytes of what it was made of other ones than it has itself.
-    fn covers(&self, parts: &Parts, grown: &Grown, current: &Shown) -> OpResult<bool> {
+    fn covers(&self, parts: &Parts, grown: &GrownBase, current: &Shown) -> OpResult<bool> {
         let mut covers = false;
         let both = 0..self.size()?.min(current.length()?);
         each_piece(parts, &self.file, both, |own, at| {
@@ -571,7 +571,7 @@ impl Content {
     }
 
     /// What [`Content::take_added`] has taken it over from.
-    pub fn grown(&self) -> Option<Grown> {
+    pub fn grown(&self) -> Option<GrownBase> {
         self.grown.clone()
     }
 
@@ -580,7 +580,7 @@ impl Content {
         if crate::sys::failpoint::mutant("C5") {
             return;
         }
-        self.failed.get_or_insert(Failure { errno, what });
+        self.failed.get_or_insert(WriteFailure { errno, what });
     }
 
     fn touched(&mut self) {
@@ -656,7 +656,7 @@ impl Content {
     }
 
     /// Length, checksum and time for the journal.
-    pub fn describe(&mut self) -> OpResult<journal::Content> {
+    pub fn describe(&mut self) -> OpResult<journal::ContentInfo> {
         let stat = self.stat()?;
         let len = u64::try_from(stat.st_size).unwrap_or(0);
         let crc = if self.sequence.intact && self.sequence.next == len {
@@ -671,12 +671,12 @@ impl Content {
         } else {
             None
         };
-        Ok(journal::Content {
+        Ok(journal::ContentInfo {
             len,
             crc,
             inline: None,
             mtime_ns: mtime_ns(&stat),
-            grown: self.grown.as_ref().map(Grown::told).transpose()?,
+            grown: self.grown.as_ref().map(GrownBase::told).transpose()?,
             parts: self.told_parts(),
         })
     }
@@ -735,7 +735,7 @@ impl Content {
     }
 
     /// What was promised before of another file holds of this one, which is on the medium.
-    pub fn keep_promise(&mut self, content: journal::Content) {
+    pub fn keep_promise(&mut self, content: journal::ContentInfo) {
         self.fsynced = Some(Fsynced {
             content,
             overwritten: false,

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::journal::{Content, Edit, Record};
+use crate::journal::{ContentInfo, Edit, Record};
 use crate::types::TxnId;
 
 /// One transaction as the journal tells it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Recorded {
     pub path: Option<PathBuf>,
     pub discarded: bool,
     pub claim: bool,
     pub pid: u32,
-    pub fsynced: Option<Content>,
-    pub prepared: Option<(Content, PathBuf, u64)>,
+    pub fsynced: Option<ContentInfo>,
+    pub prepared: Option<(ContentInfo, PathBuf, u64)>,
     pub aborted: bool,
     /// Place in the journal of the last record that lets it be rolled forward.
     pub told_at: usize,
@@ -26,8 +26,8 @@ pub(super) struct Told {
 pub(super) fn collect(
     records: &[Record],
     mut durable: u64,
-    transactions: &mut BTreeMap<TxnId, Told>,
-) -> Collected {
+    transactions: &mut BTreeMap<TxnId, Recorded>,
+) -> SortedRecords {
     let mut places = BTreeMap::new();
     let mut barrier = None;
     let mut commits: BTreeMap<u64, Vec<Edit>> = BTreeMap::new();
@@ -121,7 +121,7 @@ pub(super) fn collect(
             Record::Growing { .. } | Record::Settled { .. } => {}
         }
     }
-    Collected {
+    SortedRecords {
         commits,
         durable,
         barrier,
@@ -130,7 +130,7 @@ pub(super) fn collect(
 }
 
 /// The journal, sorted out.
-pub(super) struct Collected {
+pub(super) struct SortedRecords {
     pub commits: BTreeMap<u64, Vec<Edit>>,
     pub durable: u64,
     /// The last commit before a rename or unlink in the backing directory that was never declared

@@ -12,7 +12,7 @@ use super::Staging;
 use crate::guard::Guard;
 use crate::rules::{Policy, Stream};
 use crate::sys::{failpoint, proc};
-use crate::types::{NodeId, Slot, TxnId};
+use crate::types::{Dentry, NodeId, TxnId};
 
 /// How a transaction came to be; decides what its content starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ pub struct Transaction {
     /// Its number; its staging file's number is the staging's own (they part after C11).
     pub id: TxnId,
     /// The name it will commit under.
-    pub slot: Slot,
+    pub dentry: Dentry,
     /// Number of its staging file: parts from its own when a rename of the open file publishes
     /// what was written so far (C11).
     pub staging_id: TxnId,
@@ -216,7 +216,7 @@ pub struct Transaction {
     /// Node of the version that was current at its last fsync.
     pub current_at_fsync: Option<NodeId>,
     /// What its last fsync told the journal.
-    pub last_fsync: Option<crate::journal::Content>,
+    pub last_fsync: Option<crate::journal::ContentInfo>,
     /// The commit that has given its name another version since the journal was told last what may
     /// be rolled forward of it: that is newer. 0: it is on the medium when the next journal is.
     pub overtaken: Option<u64>,
@@ -240,7 +240,7 @@ pub struct Ready {
     /// The staging file.
     pub file: Arc<File>,
     /// What the journal shall say of it.
-    pub content: crate::journal::Content,
+    pub content: crate::journal::ContentInfo,
     /// Number of the version it was prepared to be.
     pub version: u64,
     /// It is on the medium already.
@@ -250,7 +250,7 @@ pub struct Ready {
     /// It is merged: what was written lies elsewhere.
     pub merged: Option<Written>,
     /// The file that it was copied from, if others may add to that (C10).
-    pub grown: Option<super::Grown>,
+    pub grown: Option<super::GrownBase>,
     /// It can be made of another version of the file as well (C9).
     pub by_parts: bool,
     /// The version that it was made of.
@@ -348,12 +348,12 @@ impl Transaction {
     }
 
     /// The journal is told that this much of it is on the medium, whatever has its name by now.
-    pub fn note_durable(&mut self, content: crate::journal::Content) {
+    pub fn note_durable(&mut self, content: crate::journal::ContentInfo) {
         self.last_fsync = Some(content);
         self.overtaken = None;
     }
 
-    /// The same of a merge that a close promises. What an fsync has told of the text as it was
+    /// The journal is told that the merge which a close promises is on the medium. What an fsync has told of the text as it was
     /// written stays told, unless it is older than a version that has come since.
     pub fn note_durable_merge(&mut self, merged: TxnId) {
         if self.overtaken.is_some() {
@@ -429,7 +429,7 @@ impl Transaction {
         })
     }
 
-    /// The same as long as somebody holds it: who has closed last is not the last holder.
+    /// The death that keeps it from committing as long as somebody holds it: who has closed last is not the last holder.
     pub fn writers_death(&self) -> Option<Abort> {
         self.death_among(|_, p| p.opener || p.wrote)
     }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use commitfs::journal::{Content, Edit, FileKey, Grown, Header, Record};
+use commitfs::journal::{ContentInfo, Edit, FileKey, GrownInfo, Header, Record};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -19,8 +19,8 @@ pub fn header() -> Header {
     }
 }
 
-pub fn content(len: u64, inline: Option<&[u8]>) -> Content {
-    Content {
+pub fn content(len: u64, inline: Option<&[u8]>) -> ContentInfo {
+    ContentInfo {
         len,
         crc: inline.map(|bytes| bytes.len() as u32 ^ 0xfeed_beef),
         inline: inline.map(<[u8]>::to_vec),
@@ -38,7 +38,7 @@ pub fn raw_path(bytes: &[u8]) -> PathBuf {
 pub fn one_of_each() -> Vec<Record> {
     let file = FileKey {
         inode: 79,
-        born_ns: 1_700_000_000_000_000_001,
+        btime_ns: 1_700_000_000_000_000_001,
     };
     let mut records = one_of_each_in_format_2();
     records.extend([
@@ -60,8 +60,8 @@ pub fn one_of_each() -> Vec<Record> {
         Record::Settled { file },
         Record::Fsynced {
             id: 41,
-            content: Content {
-                grown: Some(Grown { inode: 77, len: 7 }),
+            content: ContentInfo {
+                grown: Some(GrownInfo { inode: 77, len: 7 }),
                 parts: Some(vec![0..3, 5..300, 70_000..u64::MAX]),
                 ..content(3, None)
             },
@@ -72,7 +72,7 @@ pub fn one_of_each() -> Vec<Record> {
                 path: "rows".into(),
                 id: 45,
                 version: 4,
-                content: Content {
+                content: ContentInfo {
                     parts: Some(vec![]),
                     ..content(3, None)
                 },
@@ -93,7 +93,7 @@ pub fn one_of_each() -> Vec<Record> {
 
 /// What there was when that format was new.
 pub fn one_of_each_in_format_2() -> Vec<Record> {
-    let grown = Some(Grown { inode: 77, len: 7 });
+    let grown = Some(GrownInfo { inode: 77, len: 7 });
     let patch = Edit::Patch {
         path: "settings.json".into(),
         id: 44,
@@ -107,7 +107,7 @@ pub fn one_of_each_in_format_2() -> Vec<Record> {
     records.extend([
         Record::Fsynced {
             id: 41,
-            content: Content {
+            content: ContentInfo {
                 grown,
                 ..content(3, None)
             },
@@ -206,17 +206,17 @@ fn any_parts() -> impl Strategy<Value = Vec<std::ops::Range<u64>>> {
     })
 }
 
-pub fn any_content() -> impl Strategy<Value = Content> {
+pub fn any_content() -> impl Strategy<Value = ContentInfo> {
     let inline = prop::option::of(vec(any::<u8>(), 0..200));
     let grown = any::<Option<(u64, u64)>>();
     let parts = prop::option::of(any_parts());
     (any::<(u64, Option<u32>, i128)>(), inline, (grown, parts)).prop_map(
-        |((len, crc, mtime_ns), inline, (grown, parts))| Content {
+        |((len, crc, mtime_ns), inline, (grown, parts))| ContentInfo {
             len,
             crc,
             inline,
             mtime_ns,
-            grown: grown.map(|(inode, len)| Grown { inode, len }),
+            grown: grown.map(|(inode, len)| GrownInfo { inode, len }),
             parts,
         },
     )
@@ -265,7 +265,7 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
 }
 
 pub fn any_key() -> impl Strategy<Value = FileKey> {
-    any::<(u64, i64)>().prop_map(|(inode, born_ns)| FileKey { inode, born_ns })
+    any::<(u64, i64)>().prop_map(|(inode, btime_ns)| FileKey { inode, btime_ns })
 }
 
 pub fn any_record() -> impl Strategy<Value = Record> {

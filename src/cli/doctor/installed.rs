@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Check, State};
+use super::{Check, CheckState};
 
 /// Where they look, in this order.
 const PLACES: [&str; 6] = [
@@ -34,7 +34,7 @@ fn at_boot(own: &Path, places: &[PathBuf]) -> Check {
     let Some(there) = files.find(|file| file.is_file()) else {
         return Check::new(
             NAME,
-            State::Note,
+            CheckState::Note,
             format!(
                 "would not find commitfs: they look in /usr/local/bin, /usr/bin and the like, and this is {}",
                 own.display()
@@ -52,7 +52,7 @@ fn at_boot(own: &Path, places: &[PathBuf]) -> Check {
     }
     Check::new(
         NAME,
-        State::Note,
+        CheckState::Note,
         format!("find {}, {theirs}; this is {ours}", there.display()),
         install,
     )
@@ -80,11 +80,11 @@ fn by_umount(helper: &Path) -> Check {
             "by root it {ALONE}; for others it asks {}",
             helper.display()
         );
-        return Check::new(NAME, State::Note, found, "use commitfs umount");
+        return Check::new(NAME, CheckState::Note, found, "use commitfs umount");
     }
     Check::new(
         NAME,
-        State::Note,
+        CheckState::Note,
         format!("asks nobody: it {ALONE}"),
         "use commitfs umount",
     )
@@ -110,7 +110,7 @@ mod tests {
         let own = program(&scratch.path().join(".cargo/bin"), "mine");
         let places = [scratch.path().join("sbin"), scratch.path().join("bin")];
         let check = at_boot(&own, &places);
-        assert_eq!(check.state, State::Note);
+        assert_eq!(check.state, CheckState::Note);
         assert!(
             check
                 .remedy
@@ -119,14 +119,14 @@ mod tests {
         );
         let older = program(&places[1], "commitfs 0.0.9");
         let check = at_boot(&own, &places);
-        assert_eq!(check.state, State::Note);
+        assert_eq!(check.state, CheckState::Note);
         assert!(check.found.contains("commitfs 0.0.9; this is"), "{check:?}");
         program(&places[1], concat!("commitfs ", env!("CARGO_PKG_VERSION")));
-        assert_eq!(at_boot(&own, &places).state, State::Good);
+        assert_eq!(at_boot(&own, &places).state, CheckState::Good);
         std::fs::remove_file(&older).unwrap();
         std::os::unix::fs::symlink(&own, &older).unwrap();
         let check = at_boot(&own, &places);
-        assert_eq!(check.state, State::Good);
+        assert_eq!(check.state, CheckState::Good);
         assert!(check.found.ends_with("bin/commitfs"), "{check:?}");
     }
 
@@ -134,7 +134,7 @@ mod tests {
     fn an_umount_that_asks_nobody_is_told() {
         let scratch = tempfile::tempdir().unwrap();
         let helper = scratch.path().join("umount.fuse.commitfs");
-        assert_eq!(by_umount(&helper).state, State::Note);
+        assert_eq!(by_umount(&helper).state, CheckState::Note);
         assert!(by_umount(&helper).remedy.contains("commitfs umount"));
         std::fs::write(&helper, "").unwrap();
         assert!(by_umount(&helper).found.contains("by root"));

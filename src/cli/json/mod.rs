@@ -139,7 +139,7 @@ impl How {
 
 /// What an edit came to.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Told {
+struct Changed {
     /// None on a plain directory.
     version: Option<u64>,
     /// Its JSON text; none for edits that point at nothing, and where it is too large to tell.
@@ -253,7 +253,7 @@ fn change(file: &Path, edit: &Edit, how: &How, form: Form) -> Result<u8, Failure
             edit.made_of(text).map(|(text, value)| {
                 (
                     text,
-                    Told {
+                    Changed {
                         version: None,
                         value,
                     },
@@ -265,7 +265,7 @@ fn change(file: &Path, edit: &Edit, how: &How, form: Form) -> Result<u8, Failure
     output::told(&told, form)
 }
 
-fn change_mounted(file: &Path, edit: &Edit, how: &How) -> Result<Told, Trouble> {
+fn change_mounted(file: &Path, edit: &Edit, how: &How) -> Result<Changed, Trouble> {
     // Who creates and who removes the file meanwhile may make it take turns, but not for ever.
     for _ in 0..100 {
         match mounted::change(file, edit, how.if_version) {
@@ -277,7 +277,7 @@ fn change_mounted(file: &Path, edit: &Edit, how: &How) -> Result<Told, Trouble> 
         let text = text.unwrap_or_else(|| b"{}\n".to_vec());
         if let Some(version) = target::create(file, &text, false)? {
             let version = Some(version);
-            return Ok(Told { version, value });
+            return Ok(Changed { version, value });
         }
     }
     Err(Trouble::Restless)

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::edit::Edit;
 use super::trouble::Trouble;
-use super::{Told, update};
+use super::{Changed, update};
 use crate::cli::random;
 use crate::json::{Document, Pointer, Value};
 use crate::sys::at;
@@ -50,7 +50,7 @@ fn current_version(file: &Path) -> Result<u64, Trouble> {
 }
 
 /// Makes an edit.
-pub(super) fn change(file: &Path, edit: &Edit, expected: Option<u64>) -> Result<Told, Trouble> {
+pub(super) fn change(file: &Path, edit: &Edit, expected: Option<u64>) -> Result<Changed, Trouble> {
     match edit {
         Edit::Set { pointer, value } if may_be_an_item(pointer) => {
             set_item(file, pointer, value, expected)
@@ -78,7 +78,7 @@ fn set_item(
     pointer: &Pointer,
     value: &str,
     expected: Option<u64>,
-) -> Result<Told, Trouble> {
+) -> Result<Changed, Trouble> {
     let mut backoff = update::Backoff::default();
     loop {
         let version = match expected {
@@ -101,12 +101,12 @@ fn set_item(
 }
 
 /// Puts a whole text in the place of a version.
-pub(super) fn replace(file: &Path, text: &[u8], version: u64) -> Result<Told, Trouble> {
+pub(super) fn replace(file: &Path, text: &[u8], version: u64) -> Result<Changed, Trouble> {
     set(file, "replace", text, Some(version))
 }
 
 /// Sets an attribute that edits a document, in pieces if need be.
-fn set(file: &Path, what: &str, text: &[u8], expected: Option<u64>) -> Result<Told, Trouble> {
+fn set(file: &Path, what: &str, text: &[u8], expected: Option<u64>) -> Result<Changed, Trouble> {
     let version = expected.map(|v| format!("@{v}")).unwrap_or_default();
     let name = format!("commitfs.json.{what}");
     let done = if text.len() <= PIECE {
@@ -155,16 +155,16 @@ fn get(file: &Path, name: &str) -> Result<Vec<u8>, Errno> {
 }
 
 /// What this thread's edit came to, as the daemon tells it.
-fn result(file: &Path) -> Told {
+fn result(file: &Path) -> Changed {
     let text = get(file, "commitfs.json.result").unwrap_or_default();
     let Ok(document) = Document::parse(&text) else {
-        return Told::default();
+        return Changed::default();
     };
     let Value::Object(members) = document.value() else {
-        return Told::default();
+        return Changed::default();
     };
     let text_of = |name: &str| members.get(name).map(ToString::to_string);
-    Told {
+    Changed {
         version: text_of("version").and_then(|v| v.parse().ok()),
         value: text_of("value"),
     }

@@ -1,6 +1,6 @@
 //! What is printed.
 
-use super::Told;
+use super::Changed;
 use crate::cli::{Failure, exit, output};
 use crate::json::Value;
 
@@ -42,13 +42,13 @@ pub(super) fn value(version: Option<u64>, value: &Value, form: Form) -> Result<u
         (Form::Raw | Form::Value, _) => text(format!("{value}\n").as_bytes()),
         _ => {
             let value = Some(value.to_string());
-            told(&Told { version, value }, form)
+            told(&Changed { version, value }, form)
         }
     }
 }
 
 /// Prints what an edit came to.
-pub(super) fn told(told: &Told, form: Form) -> Result<u8, Failure> {
+pub(super) fn told(told: &Changed, form: Form) -> Result<u8, Failure> {
     let line = match form {
         Form::Nothing => return Ok(exit::OK),
         Form::Value => told.value.clone().unwrap_or_default(),

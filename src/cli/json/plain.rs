@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, FlockOperation};
 
-use super::Told;
+use super::Changed;
 use super::target;
 use super::trouble::Trouble;
 use crate::sys::at;
@@ -33,8 +33,8 @@ pub(super) fn read(file: &Path) -> Result<Vec<u8>, Trouble> {
 pub(super) fn change(
     file: &Path,
     create: bool,
-    edit: impl Fn(&[u8]) -> Result<(Option<Vec<u8>>, Told), Trouble>,
-) -> Result<Told, Trouble> {
+    edit: impl Fn(&[u8]) -> Result<(Option<Vec<u8>>, Changed), Trouble>,
+) -> Result<Changed, Trouble> {
     for _ in 0..100 {
         match locked(file) {
             Ok(open) => return change_locked(file, &open, &edit),
@@ -67,8 +67,8 @@ fn locked(file: &Path) -> Result<File, Trouble> {
 fn change_locked(
     file: &Path,
     mut open: &File,
-    edit: impl Fn(&[u8]) -> Result<(Option<Vec<u8>>, Told), Trouble>,
-) -> Result<Told, Trouble> {
+    edit: impl Fn(&[u8]) -> Result<(Option<Vec<u8>>, Changed), Trouble>,
+) -> Result<Changed, Trouble> {
     // A rename asks for no right to write the file.
     rustix::fs::access(file, Access::WRITE_OK)?;
     let mut text = Vec::new();
@@ -79,7 +79,7 @@ fn change_locked(
     };
     let aside = target::aside(file);
     let replaced = target::write_aside(&aside, &text, 0o600, true)
-        .and_then(|()| target::dress(&aside, open))
+        .and_then(|()| target::apply_metadata(&aside, open))
         .and_then(|()| std::fs::rename(&aside, file));
     if let Err(e) = replaced {
         std::fs::remove_file(&aside).ok();

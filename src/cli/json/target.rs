@@ -137,7 +137,7 @@ pub(super) fn write_aside(aside: &Path, text: &[u8], mode: u32, sync: bool) -> i
 }
 
 /// Gives a new file the owner, the mode and the attributes of the one that it will replace.
-pub(super) fn dress(aside: &Path, like: &File) -> io::Result<()> {
+pub(super) fn apply_metadata(aside: &Path, like: &File) -> io::Result<()> {
     let (file, old) = (File::open(aside)?, like.metadata()?);
     let new = file.metadata()?;
     if (old.uid(), old.gid()) != (new.uid(), new.gid()) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::output::{self, Form};
 use super::target::{self, Target};
 use super::trouble::Trouble;
-use super::{Told, mounted, plain};
+use super::{Changed, mounted, plain};
 use crate::cli::{Failure, exit, random};
 use crate::json::Document;
 
@@ -68,7 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
     output::told(&told, Form::of(arguments.json, arguments.quiet))
 }
 
-fn update(file: &Path, arguments: &Arguments) -> Result<Told, Stop> {
+fn update(file: &Path, arguments: &Arguments) -> Result<Changed, Stop> {
     let mut backoff = Backoff::default();
     for _ in 0..=arguments.retries {
         match attempt(file, arguments) {
@@ -83,7 +83,7 @@ fn update(file: &Path, arguments: &Arguments) -> Result<Told, Stop> {
     Err(Stop::Trouble(Trouble::Overtaken(reason)))
 }
 
-fn attempt(file: &Path, arguments: &Arguments) -> Result<Told, Stop> {
+fn attempt(file: &Path, arguments: &Arguments) -> Result<Changed, Stop> {
     let (version, text) = match mounted::read(file) {
         Err(Trouble::FileMissing) if arguments.create => (None, Vec::new()),
         read => read.map(|(version, text)| (Some(version), text))?,
@@ -93,11 +93,11 @@ fn attempt(file: &Path, arguments: &Arguments) -> Result<Told, Stop> {
     match version {
         Some(version) if new == text => {
             let version = Some(version);
-            Ok(Told { version, value })
+            Ok(Changed { version, value })
         }
         Some(version) => Ok(mounted::replace(file, &new, version)?),
         None => match target::create(file, &new, false)? {
-            Some(version) => Ok(Told {
+            Some(version) => Ok(Changed {
                 version: Some(version),
                 value,
             }),
@@ -106,12 +106,12 @@ fn attempt(file: &Path, arguments: &Arguments) -> Result<Told, Stop> {
     }
 }
 
-fn on_plain(file: &Path, arguments: &Arguments) -> Result<Told, Stop> {
+fn on_plain(file: &Path, arguments: &Arguments) -> Result<Changed, Stop> {
     // What the command says has to get through those who know of documents only.
     let failed = std::cell::RefCell::new(None);
     let done = plain::change(file, arguments.create, |text| {
         match output_of(&arguments.command, text) {
-            Ok(new) => Ok(((new != text).then_some(new), Told::default())),
+            Ok(new) => Ok(((new != text).then_some(new), Changed::default())),
             Err(Stop::Trouble(trouble)) => Err(trouble),
             Err(Stop::Command(what)) => {
                 *failed.borrow_mut() = Some(what);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Failure, control, exit, status};
-use crate::engine::Command;
+use crate::engine::ControlCommand;
 use crate::rules::Rules;
 use crate::store::{RULES_FILE, STATE_DIR};
 
@@ -155,7 +155,7 @@ impl Place {
         let Some(mount) = &self.mounted else {
             return Ok(());
         };
-        let command = Command::Rules {
+        let command = ControlCommand::Rules {
             text: text.to_owned(),
             source: self.source(),
             instead_of,

@@ -25,8 +25,8 @@ impl Engine {
                 Some(Handle::Append(appender)) => vec![appender.clone()],
                 Some(_) => return None,
                 None => {
-                    let slot = state.nodes.get(node)?.at.as_ref()?;
-                    let of_name = state.appenders.get(slot)?;
+                    let dentry = state.nodes.get(node)?.at.as_ref()?;
+                    let of_name = state.appenders.get(dentry)?;
                     let here = of_name.iter().filter(|a| a.node == node);
                     here.cloned().collect()
                 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::super::Engine;
 use super::super::state::Handle;
-use super::{Appender, Inner, Place};
+use super::{AppendPlace, Appender, Inner};
 use crate::rules::Stream;
 use crate::sys::{failpoint, proc};
 use crate::txn::Abort;
@@ -129,14 +129,14 @@ impl Engine {
         drop(inner);
         let mut state = self.lock();
         let place = appender.place.lock().clone();
-        if let Place::At(slot) = place {
+        if let AppendPlace::At(dentry) = place {
             let what = "append of an unfinished line";
             let abort = Abort::FailedWrite { what, errno };
-            let path = self.show(&state, &slot);
+            let path = self.show(&state, &dentry);
             log::error!("{path}: an unfinished line of {len} bytes is lost: {errno}");
             let command = proc::comm(appender.opener).unwrap_or_default();
             let who = (appender.opener, command.as_str());
-            self.remember_error(&mut state, &slot, &abort, who, None);
+            self.remember_error(&mut state, &dentry, &abort, who, None);
         } else {
             log::error!("an unfinished line of {len} bytes of a removed file is lost: {errno}");
         }

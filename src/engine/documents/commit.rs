@@ -2,7 +2,7 @@
 //!
 //! A version that an edit makes is committed by a journal record that holds the edit, and is
 //! visible at once: a node with the attributes that its text will have. The text itself is written
-//! to the staging file when somebody opens the version, or by the drain soon after; until then one
+//! to the staging file when somebody opens the version, or by the checkpoint soon after; until then one
 //! staging file, with space for the text set aside, stands for all versions that edits make one
 //! after the other, and each of them has a node of its own.
 
@@ -17,11 +17,11 @@ use rustix::io::Errno;
 use super::kept::{self, Parsed};
 use super::{Refusal, Request};
 use crate::engine::{Engine, Handle, State};
-use crate::journal::{Content, Edit, Record};
-use crate::namespace::{Kind, Node, Pending, Told, Unwritten};
+use crate::journal::{ContentInfo, Edit, Record};
+use crate::namespace::{CachedAttributes, Node, NodeKind, Pending, Unwritten};
 use crate::sys::{at, failpoint};
 use crate::txn::{Begun, Ready, write_text};
-use crate::types::{HandleId, NodeId, OpResult, Slot, TxnId, mtime_ns, now_ns, seconds_of};
+use crate::types::{Dentry, HandleId, NodeId, OpResult, TxnId, mtime_ns, now_ns, seconds_of};
 
 /// Space is set aside in steps of this many bytes, so that a growing document asks for it seldom.
 const AHEAD: u64 = 64 << 10;
@@ -29,15 +29,15 @@ const AHEAD: u64 = 64 << 10;
 pub(super) const JOURNALLED: usize = 256 << 10;
 
 /// The version that an edit starts from.
-pub(super) struct Base {
-    pub slot: Slot,
+pub(super) struct DocumentBase {
+    pub dentry: Dentry,
     pub node: NodeId,
     pub version: u64,
     /// Its file. Once it is in place its node may be forgotten at any time.
     fd: Arc<OwnedFd>,
 }
 
-impl Base {
+impl DocumentBase {
     pub(super) fn expect_version(&self, expected: Option<u64>) -> Result<(), Refusal> {
         if expected.is_some_and(|e| e != self.version) {
             return Err(Refusal {
@@ -68,24 +68,28 @@ struct Staged {
 }
 
 impl Engine {
-    pub(super) fn base_of_edit(&self, slot: &Slot) -> Result<Base, Refusal> {
+    pub(super) fn base_of_edit(&self, dentry: &Dentry) -> Result<DocumentBase, Refusal> {
         let mut guard = self.lock();
         let state = &mut *guard;
         if state.closing {
             return Err(Errno::ROFS.into());
         }
-        let node = self.current(state, slot)?;
-        if state.nodes.get(node).is_none_or(|n| n.kind != Kind::File) {
+        let node = self.current(state, dentry)?;
+        if state
+            .nodes
+            .get(node)
+            .is_none_or(|n| n.kind != NodeKind::File)
+        {
             return Err(Errno::OPNOTSUPP.into());
         }
-        if self.is_direct(state, node, Some(slot))? {
+        if self.is_direct(state, node, Some(dentry))? {
             return Err(Refusal {
                 errno: Errno::OPNOTSUPP,
                 reason: "files in direct mode can't be patched; see the rule for its name".into(),
             });
         }
-        let base = Base {
-            slot: slot.clone(),
+        let base = DocumentBase {
+            dentry: dentry.clone(),
             node,
             version: self.version_of(state, node),
             fd: state.nodes.fd(node)?,
@@ -97,12 +101,12 @@ impl Engine {
 
     /// Whether who was let to a node by its owner, mode and ACL may go on to the current version: a
     /// descriptor may be older than they are.
-    pub(super) fn check_access(&self, node: NodeId, base: &Base) -> Result<(), Refusal> {
+    pub(super) fn check_access(&self, node: NodeId, base: &DocumentBase) -> Result<(), Refusal> {
         let state = self.lock();
         let key = |id| state.nodes.get(id).map(|n| n.key);
         let is_private = |id| {
             let kind = state.nodes.get(id).map(|n| n.kind);
-            matches!(kind, Some(Kind::Private(_)))
+            matches!(kind, Some(NodeKind::Private(_)))
         };
         if node == base.node || key(node) == key(base.node) || is_private(node) {
             return Ok(());
@@ -126,7 +130,7 @@ impl Engine {
     /// The parsed text of a version: as it was kept, or read.
     pub(super) fn current_document<'a>(
         &self,
-        base: &Base,
+        base: &DocumentBase,
         parsed: &'a mut Option<Parsed>,
     ) -> Result<&'a mut Parsed, Refusal> {
         let changes = |n: &Node| n.written_in_place || n.grows();
@@ -135,7 +139,7 @@ impl Engine {
         if !parsed.as_ref().is_some_and(fits) {
             // Somebody may still open what was replaced before its text was written.
             if let Some(replaced) = parsed.as_mut() {
-                self.write_text_of(&base.slot, replaced)?;
+                self.write_text_of(&base.dentry, replaced)?;
             }
             *parsed = None;
             *parsed = Some(Parsed::read(base.node, &base.fd)?);
@@ -144,9 +148,9 @@ impl Engine {
     }
 
     /// Whether a version's text is still to be written, and its staging file has space for it.
-    pub(super) fn is_hot(&self, slot: &Slot, parsed: &Parsed) -> bool {
+    pub(super) fn is_hot(&self, dentry: &Dentry, parsed: &Parsed) -> bool {
         let state = self.lock();
-        let head = state.pending.get(slot.dir, &slot.name);
+        let head = state.pending.get(dentry.dir, &dentry.name);
         head.filter(|p| p.node == parsed.node)
             .and_then(|p| p.unwritten)
             .is_some_and(|u| u.allocated >= parsed.document.text_len() as u64)
@@ -156,7 +160,7 @@ impl Engine {
     /// current any more.
     pub(super) fn commit_edit(
         &self,
-        base: &Base,
+        base: &DocumentBase,
         parsed: &mut Parsed,
         request: &Request,
     ) -> OpResult<Option<Edited>> {
@@ -177,7 +181,7 @@ impl Engine {
     }
 
     /// Commits a text as the next version of its base.
-    pub(super) fn commit_text(&self, base: &Base, text: &[u8]) -> OpResult<Option<Edited>> {
+    pub(super) fn commit_text(&self, base: &DocumentBase, text: &[u8]) -> OpResult<Option<Edited>> {
         let staged = self.with_space(self.new_staged(base)?, text.len() as u64)?;
         let mtime_ns = self.next_mtime(&self.lock(), base);
         let written = write_text(&staged.file, text, mtime_ns);
@@ -190,9 +194,9 @@ impl Engine {
 
     fn publish_text(
         &self,
-        base: &Base,
+        base: &DocumentBase,
         staged: &Staged,
-        content: Content,
+        content: ContentInfo,
     ) -> OpResult<Option<Edited>> {
         self.reserve_records(0)?;
         let mut guard = self.lock();
@@ -200,8 +204,8 @@ impl Engine {
         if !self.is_current(state, base)? {
             return Ok(None);
         }
-        let (fd, slot) = (staged.fd.clone(), base.slot.clone());
-        let node = state.nodes.create(Kind::File, fd, staged.key, slot);
+        let (fd, dentry) = (staged.fd.clone(), base.dentry.clone());
+        let node = state.nodes.create(NodeKind::File, fd, staged.key, dentry);
         let ready = Ready {
             id: staged.id,
             file: staged.file.clone(),
@@ -214,7 +218,7 @@ impl Engine {
             by_parts: false,
             edits: None,
         };
-        self.publish(state, &base.slot, ready, node);
+        self.publish(state, &base.dentry, ready, node);
         Ok(Some(Edited {
             node,
             version: base.version + 1,
@@ -223,7 +227,7 @@ impl Engine {
     }
 
     /// Sees to it that the commit of an edit finds space in the journal. The caller finds room
-    /// where there is none: that may need the drain.
+    /// where there is none: that may need the checkpoint.
     fn reserve_records(&self, patch: usize) -> OpResult<()> {
         let wanted = AHEAD + patch as u64;
         let reserved = self.journal.lock().reserve(wanted);
@@ -249,9 +253,9 @@ impl Engine {
     }
 
     /// The staging file of the version before, if its text is still to be written.
-    fn staged_head(&self, base: &Base) -> Option<Staged> {
+    fn staged_head(&self, base: &DocumentBase) -> Option<Staged> {
         let state = self.lock();
-        let head = state.pending.get(base.slot.dir, &base.slot.name)?;
+        let head = state.pending.get(base.dentry.dir, &base.dentry.name)?;
         let unwritten = head.unwritten.filter(|_| head.node == base.node)?;
         Some(Staged {
             id: head.id,
@@ -263,14 +267,16 @@ impl Engine {
         })
     }
 
-    fn new_staged(&self, base: &Base) -> OpResult<Staged> {
+    fn new_staged(&self, base: &DocumentBase) -> OpResult<Staged> {
         let id = self.lock().new_id();
         let file = self.store.create_staging(id)?;
-        let dressed = self.dress(&file, Some(&base.fd), None).and_then(|stat| {
-            let name = crate::store::id_name(id);
-            Ok((stat, at::open_path(&self.store.staging, name.as_ref())?))
-        });
-        let (stat, fd) = dressed.inspect_err(|_| {
+        let with_metadata = self
+            .apply_metadata(&file, Some(&base.fd), None)
+            .and_then(|stat| {
+                let name = crate::store::id_name(id);
+                Ok((stat, at::open_path(&self.store.staging, name.as_ref())?))
+            });
+        let (stat, fd) = with_metadata.inspect_err(|_| {
             self.store.remove_staging(id).ok();
         })?;
         Ok(Staged {
@@ -286,7 +292,7 @@ impl Engine {
     /// Commits an edit by its record, its text to be written later.
     fn commit_unwritten(
         &self,
-        base: &Base,
+        base: &DocumentBase,
         parsed: &mut Parsed,
         request: &Request,
     ) -> OpResult<Option<Edited>> {
@@ -304,7 +310,7 @@ impl Engine {
 
     fn publish_unwritten(
         &self,
-        base: &Base,
+        base: &DocumentBase,
         parsed: &mut Parsed,
         request: &Request,
         staged: &Staged,
@@ -315,22 +321,22 @@ impl Engine {
         if !self.is_current(state, base)? {
             return Ok(None);
         }
-        let head = state.pending.get(base.slot.dir, &base.slot.name);
+        let head = state.pending.get(base.dentry.dir, &base.dentry.name);
         if !staged.fresh && head.is_none_or(|p| p.id != staged.id || p.unwritten.is_none()) {
-            // The drain has written it out just now.
+            // The checkpoint has written it out just now.
             return Ok(None);
         }
-        let told = Told {
+        let told = CachedAttributes {
             len: parsed.document.text_len() as u64,
             mtime_ns: self.next_mtime(state, base),
         };
         let (seq, version) = (state.seq + 1, base.version + 1);
         let edit = Edit::Patch {
-            path: state.nodes.path(&base.slot).ok_or(Errno::NOENT)?,
+            path: state.nodes.path(&base.dentry).ok_or(Errno::NOENT)?,
             id: staged.id,
             version,
             base: staged.fresh.then_some(parsed.base),
-            merge: request.kind == super::Kind::Merge,
+            merge: request.kind == super::EditKind::Merge,
             patch: request.value.clone(),
             mtime_ns: told.mtime_ns,
         };
@@ -344,51 +350,54 @@ impl Engine {
         failpoint::crash_point("patch-journalled");
         state.counters.commits += 1;
         self.note_journalled(state, seq, record);
-        let node = state
-            .nodes
-            .create(Kind::File, staged.fd.clone(), staged.key, base.slot.clone());
+        let node = state.nodes.create(
+            NodeKind::File,
+            staged.fd.clone(),
+            staged.key,
+            base.dentry.clone(),
+        );
         let unwritten = Unwritten {
             first_seq: seq,
             allocated: staged.allocated,
         };
         if staged.fresh {
             let pending = staged.pending(node, seq, version, Some(unwritten));
-            self.put_pending(state, &base.slot, pending);
+            self.put_pending(state, &base.dentry, pending);
             let due = Instant::now() + self.text_delay();
-            state.drain.due = state.drain.due.map(|earlier| earlier.min(due));
-        } else if let Some(head) = state.pending.get_mut(base.slot.dir, &base.slot.name) {
+            state.checkpoint.due = state.checkpoint.due.map(|earlier| earlier.min(due));
+        } else if let Some(head) = state.pending.get_mut(base.dentry.dir, &base.dentry.name) {
             (head.node, head.seq, head.version) = (node, seq, version);
             if let Some(unwritten) = &mut head.unwritten {
                 unwritten.allocated = staged.allocated;
             }
             self.unpin(state, base.node, false);
-            self.replace(state, &base.slot, Some(base.node), node);
+            self.replace(state, &base.dentry, Some(base.node), node);
         }
         if let Some(node) = state.nodes.get_mut(node) {
             (node.pending, node.version) = (true, Some(version));
             node.unwritten = Some(Box::new(told));
         }
-        parsed.unwritten = Some(kept::Unwritten {
+        parsed.unwritten = Some(kept::UnwrittenEdits {
             id: staged.id,
             file: staged.file.clone(),
             mtime_ns: told.mtime_ns,
         });
         if staged.fresh {
             self.documents
-                .note_unwritten(&base.slot, Some(Instant::now()));
+                .note_unwritten(&base.dentry, Some(Instant::now()));
         }
         Ok(Some(Edited { node, version, seq }))
     }
 
-    fn is_current(&self, state: &mut State, base: &Base) -> OpResult<bool> {
+    fn is_current(&self, state: &mut State, base: &DocumentBase) -> OpResult<bool> {
         if state.closing {
             return Err(Errno::ROFS);
         }
-        Ok(self.current(state, &base.slot)? == base.node)
+        Ok(self.current(state, &base.dentry)? == base.node)
     }
 
     /// A modification time later than the base's (C8).
-    fn next_mtime(&self, state: &State, base: &Base) -> i128 {
+    fn next_mtime(&self, state: &State, base: &DocumentBase) -> i128 {
         let before = self.mtime_of(state, base.node);
         let in_place = || at::stat(&base.fd).map_or(0, |stat| mtime_ns(&stat));
         let before = before.unwrap_or_else(in_place);
@@ -396,17 +405,17 @@ impl Engine {
     }
 
     /// Writes the text of a name's version, if that is still to be done.
-    pub(in crate::engine) fn write_out(&self, slot: &Slot) -> OpResult<()> {
-        let kept = self.documents.of(slot);
+    pub(in crate::engine) fn write_out(&self, dentry: &Dentry) -> OpResult<()> {
+        let kept = self.documents.of(dentry);
         let mut parsed = kept.lock();
         match parsed.as_mut() {
-            Some(parsed) => self.write_text_of(slot, parsed),
+            Some(parsed) => self.write_text_of(dentry, parsed),
             None => Ok(()),
         }
     }
 
-    /// The same for who holds the document.
-    pub(super) fn write_text_of(&self, slot: &Slot, parsed: &mut Parsed) -> OpResult<()> {
+    /// Writes the text of a name's version, for who holds the document.
+    pub(super) fn write_text_of(&self, dentry: &Dentry, parsed: &mut Parsed) -> OpResult<()> {
         let Some(unwritten) = &parsed.unwritten else {
             return Ok(());
         };
@@ -416,20 +425,26 @@ impl Engine {
         let content = write_text(&unwritten.file, text.as_bytes(), mtime_ns)?;
         failpoint::crash_point("text-written");
         let base = (content.len, content.crc.unwrap_or_default());
-        self.note_written(slot, id, content, &unwritten.file)?;
+        self.note_written(dentry, id, content, &unwritten.file)?;
         parsed.base = base;
         parsed.unwritten = None;
-        self.documents.note_unwritten(slot, None);
+        self.documents.note_unwritten(dentry, None);
         Ok(())
     }
 
     /// A staging file has its text. Unless somebody has replaced it meanwhile, the journal has no
     /// more need of the edits that led to it.
-    fn note_written(&self, slot: &Slot, id: TxnId, content: Content, file: &File) -> OpResult<()> {
+    fn note_written(
+        &self,
+        dentry: &Dentry,
+        id: TxnId,
+        content: ContentInfo,
+        file: &File,
+    ) -> OpResult<()> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let path = state.nodes.path(slot);
-        let head = state.pending.get_mut(slot.dir, &slot.name);
+        let path = state.nodes.path(dentry);
+        let head = state.pending.get_mut(dentry.dir, &dentry.name);
         let Some((head, path)) = head.filter(|p| p.id == id).zip(path) else {
             return Ok(());
         };
@@ -456,16 +471,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a version's text is still to be written: see [`Engine::settle`].
-    pub(in crate::engine) fn is_unsettled(&self, node: NodeId) -> bool {
+    /// Whether a version's text is still to be written: see [`Engine::materialize`].
+    pub(in crate::engine) fn is_dirty(&self, node: NodeId) -> bool {
         let state = self.lock();
         state.nodes.get(node).is_some_and(|n| n.unwritten.is_some())
     }
 
     /// Has a version's text written before somebody looks at it; that of the last one, if edits
     /// have followed that share its file.
-    pub(in crate::engine) fn settle(&self, node: NodeId) -> OpResult<()> {
-        let slot = {
+    pub(in crate::engine) fn materialize(&self, node: NodeId) -> OpResult<()> {
+        let dentry = {
             let state = self.lock();
             match state.nodes.get(node) {
                 Some(n) if n.unwritten.is_some() => n.at.clone(),
@@ -475,7 +490,7 @@ impl Engine {
         if failpoint::mutant("C15-settle") {
             return Ok(());
         }
-        self.write_out(&slot.ok_or(Errno::STALE)?)?;
+        self.write_out(&dentry.ok_or(Errno::STALE)?)?;
         loop {
             let mut state = self.lock();
             match state.unwritten_name(node) {
@@ -496,18 +511,18 @@ impl Engine {
 
     /// An in-place editor reads what it is based on: that has to be written by then. It may be
     /// a later version in the same file, which is its base then.
-    pub(in crate::engine) fn settle_base(&self, id: TxnId) -> OpResult<()> {
-        let (slot, staging) = {
+    pub(in crate::engine) fn materialize_base(&self, id: TxnId) -> OpResult<()> {
+        let (dentry, staging) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id).filter(|t| t.begun == Begun::Edit) else {
                 return Ok(());
             };
-            (txn.slot.clone(), txn.staging.clone())
+            (txn.dentry.clone(), txn.staging.clone())
         };
-        if !self.documents.is_unwritten(&slot) {
+        if !self.documents.is_unwritten(&dentry) {
             return Ok(());
         }
-        self.write_out(&slot)?;
+        self.write_out(&dentry)?;
         let base = match staging.lock() {
             content if content.must_copy() => at::stat(&*content.readable().file)?,
             _ => return Ok(()),
@@ -522,38 +537,38 @@ impl Engine {
     }
 
     /// The transaction that a description has begun on a document that may not be written out.
-    pub(in crate::engine) fn unsettled_editor(&self, handle: HandleId) -> Option<TxnId> {
+    pub(in crate::engine) fn dirty_editor(&self, handle: HandleId) -> Option<TxnId> {
         let state = self.lock();
         let Some(Handle::Staged { txn, .. }) = state.handles.get(handle) else {
             return None;
         };
         let edited = state.txns.get(txn).filter(|t| t.begun == Begun::Edit)?;
-        self.documents.is_unwritten(&edited.slot).then_some(*txn)
+        self.documents.is_unwritten(&edited.dentry).then_some(*txn)
     }
 
-    /// The same for the current version of a name. Gives the state, in which it is written.
-    pub(in crate::engine) fn lock_settled(
+    /// Writes the text of a name's current version, if that is still to be done. Gives the state, in which it is written.
+    pub(in crate::engine) fn lock_materialized(
         &self,
-        slot: &Slot,
+        dentry: &Dentry,
     ) -> OpResult<parking_lot::MutexGuard<'_, State>> {
-        let is_settled = |state: &State| {
-            let head = state.pending.get(slot.dir, &slot.name);
+        let is_materialized = |state: &State| {
+            let head = state.pending.get(dentry.dir, &dentry.name);
             head.is_none_or(|p| p.unwritten.is_none())
         };
         loop {
             let state = self.lock();
-            if is_settled(&state) {
+            if is_materialized(&state) {
                 return Ok(state);
             }
             drop(state);
-            let kept = self.documents.of(slot);
+            let kept = self.documents.of(dentry);
             let mut parsed = kept.lock();
             if let Some(parsed) = parsed.as_mut() {
-                self.write_text_of(slot, parsed)?;
+                self.write_text_of(dentry, parsed)?;
             }
             // While the document is held no edit can come in between.
             let state = self.lock();
-            if is_settled(&state) {
+            if is_materialized(&state) {
                 return Ok(state);
             }
         }
@@ -562,12 +577,12 @@ impl Engine {
 
 impl State {
     /// The name whose version shares a node's file, if its text is still to be written.
-    fn unwritten_name(&self, node: NodeId) -> Option<Slot> {
+    fn unwritten_name(&self, node: NodeId) -> Option<Dentry> {
         let key = self.nodes.get(node)?.key;
         let shares = |p: &Pending| self.nodes.get(p.node).is_some_and(|n| n.key == key);
         let mut all = self.pending.iter();
         all.find(|(_, p)| p.unwritten.is_some() && shares(p))
-            .map(|(slot, _)| slot)
+            .map(|(dentry, _)| dentry)
     }
 }
 

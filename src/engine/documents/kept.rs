@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::Refusal;
 use crate::json::{Document, JsonError, Limits};
 use crate::sys::at;
-use crate::types::{NodeId, Slot, TxnId, errno_of};
+use crate::types::{Dentry, NodeId, TxnId, errno_of};
 
 /// Parsed documents are kept up to this many bytes of text.
 const KEPT_BYTES: usize = 64 << 20;
@@ -20,7 +20,7 @@ const KEPT_OUTCOMES: usize = 4096;
 
 /// What a thread's last edit came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum EditOutcome {
     Done(Vec<u8>),
     Refused(String),
 }
@@ -33,7 +33,7 @@ pub(in crate::engine) struct Parsed {
     /// Length in bytes and crc32c of the text in the file that edits build on.
     pub(super) base: (u64, u32),
     /// Where its text is still to be written.
-    pub(super) unwritten: Option<Unwritten>,
+    pub(super) unwritten: Option<UnwrittenEdits>,
 }
 
 impl Parsed {
@@ -60,7 +60,7 @@ impl Parsed {
 
 /// A staging file that waits for its text.
 #[derive(Debug)]
-pub(super) struct Unwritten {
+pub(super) struct UnwrittenEdits {
     pub id: TxnId,
     pub file: Arc<File>,
     /// Modification time it is to have, in nanoseconds since the epoch.
@@ -69,7 +69,7 @@ pub(super) struct Unwritten {
 
 #[derive(Debug)]
 struct Kept {
-    /// Held while an edit is under way. Whoever holds it waits for no drain, which writes out what
+    /// Held while an edit is under way. Whoever holds it waits for no checkpoint, which writes out what
     /// is in it.
     parsed: Arc<Mutex<Option<Parsed>>>,
     bytes: usize,
@@ -81,15 +81,15 @@ struct Kept {
 /// The engine's side of documents.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Documents {
-    kept: Mutex<HashMap<Slot, Kept>>,
-    outcomes: Mutex<(HashMap<u32, Outcome>, VecDeque<u32>)>,
+    kept: Mutex<HashMap<Dentry, Kept>>,
+    outcomes: Mutex<(HashMap<u32, EditOutcome>, VecDeque<u32>)>,
 }
 
 impl Documents {
     /// The place of a document, to be locked for an edit.
-    pub(super) fn of(&self, slot: &Slot) -> Arc<Mutex<Option<Parsed>>> {
+    pub(super) fn of(&self, dentry: &Dentry) -> Arc<Mutex<Option<Parsed>>> {
         let mut kept = self.kept.lock();
-        let entry = kept.entry(slot.clone()).or_insert_with(|| Kept {
+        let entry = kept.entry(dentry.clone()).or_insert_with(|| Kept {
             parsed: Arc::default(),
             bytes: 0,
             used: Instant::now(),
@@ -100,37 +100,37 @@ impl Documents {
     }
 
     /// Says since when a document's text is nowhere else.
-    pub(super) fn note_unwritten(&self, slot: &Slot, since: Option<Instant>) {
-        if let Some(entry) = self.kept.lock().get_mut(slot) {
+    pub(super) fn note_unwritten(&self, dentry: &Dentry, since: Option<Instant>) {
+        if let Some(entry) = self.kept.lock().get_mut(dentry) {
             entry.unwritten = since;
         }
     }
 
     /// Whether a document's text is nowhere else.
-    pub(super) fn is_unwritten(&self, slot: &Slot) -> bool {
+    pub(super) fn is_unwritten(&self, dentry: &Dentry) -> bool {
         let kept = self.kept.lock();
-        kept.get(slot).is_some_and(|k| k.unwritten.is_some())
+        kept.get(dentry).is_some_and(|k| k.unwritten.is_some())
     }
 
     /// Documents whose texts have been nowhere else for so long.
-    pub(in crate::engine) fn unwritten_for(&self, delay: Duration) -> Vec<Slot> {
+    pub(in crate::engine) fn unwritten_for(&self, delay: Duration) -> Vec<Dentry> {
         let kept = self.kept.lock();
         let due = |k: &Kept| k.unwritten.is_some_and(|since| since.elapsed() >= delay);
         let due = kept.iter().filter(|(_, k)| due(k));
-        due.map(|(slot, _)| slot.clone()).collect()
+        due.map(|(dentry, _)| dentry.clone()).collect()
     }
 
     /// Notes a document's size, and forgets those that were used least recently beyond the limit.
-    pub(super) fn account(&self, slot: &Slot, bytes: usize) {
+    pub(super) fn account(&self, dentry: &Dentry, bytes: usize) {
         let mut kept = self.kept.lock();
-        if let Some(entry) = kept.get_mut(slot) {
+        if let Some(entry) = kept.get_mut(dentry) {
             entry.bytes = bytes;
         }
         let mut total: usize = kept.values().map(|k| k.bytes + 256).sum();
         while total > KEPT_BYTES {
             // One that is in use is locked, or about to be.
             let idle = kept.iter().filter(|(s, k)| {
-                *s != slot && k.unwritten.is_none() && Arc::strong_count(&k.parsed) == 1
+                *s != dentry && k.unwritten.is_none() && Arc::strong_count(&k.parsed) == 1
             });
             let Some(oldest) = idle.min_by_key(|(_, k)| k.used).map(|(s, _)| s.clone()) else {
                 return;
@@ -140,7 +140,7 @@ impl Documents {
     }
 
     /// Gives what was remembered of the thread before.
-    pub(super) fn remember(&self, tid: u32, outcome: Outcome) -> Option<Outcome> {
+    pub(super) fn remember(&self, tid: u32, outcome: EditOutcome) -> Option<EditOutcome> {
         // All threads of other pid namespaces have this number.
         if tid == 0 {
             return None;
@@ -158,7 +158,7 @@ impl Documents {
         before
     }
 
-    pub(super) fn outcome(&self, tid: u32) -> Option<Outcome> {
+    pub(super) fn outcome(&self, tid: u32) -> Option<EditOutcome> {
         self.outcomes.lock().0.get(&tid).cloned()
     }
 }

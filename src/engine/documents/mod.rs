@@ -22,8 +22,8 @@ use crate::json::{AnyPatch, Document, JsonError, Limits, PatchError, PatchErrorK
 use crate::namespace;
 use crate::store::Owner;
 use crate::sys::failpoint;
-use crate::types::{Caller, NodeId, OpResult, Slot};
-use kept::Outcome;
+use crate::types::{Caller, Dentry, NodeId, OpResult};
+use kept::EditOutcome;
 
 pub(super) use kept::{Documents, Parsed};
 
@@ -37,7 +37,7 @@ const SHOWN: usize = 60 << 10;
 
 /// What is set, or read, by an attribute of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Attribute {
+enum EditAttribute {
     Patch(Option<u64>),
     Merge(Option<u64>),
     Replace(Option<u64>),
@@ -46,26 +46,26 @@ enum Attribute {
     Error,
 }
 
-impl Attribute {
+impl EditAttribute {
     /// `None`: not one of ours.
-    fn parse(name: &OsStr) -> Option<Attribute> {
+    fn parse(name: &OsStr) -> Option<EditAttribute> {
         let rest = std::str::from_utf8(name.as_bytes().strip_prefix(JSON)?).ok()?;
         if rest.is_empty() {
-            return Some(Attribute::Value(String::new()));
+            return Some(EditAttribute::Value(String::new()));
         }
         if let Some(pointer) = rest.strip_prefix(':') {
-            return Some(Attribute::Value(pointer.to_owned()));
+            return Some(EditAttribute::Value(pointer.to_owned()));
         }
         let (what, version) = match rest.split_once('@') {
             Some((what, version)) => (what, Some(version.parse().ok()?)),
             None => (rest, None),
         };
         match (what, version) {
-            (".patch", version) => Some(Attribute::Patch(version)),
-            (".merge", version) => Some(Attribute::Merge(version)),
-            (".replace", version) => Some(Attribute::Replace(version)),
-            (".result", None) => Some(Attribute::Result),
-            (".error", None) => Some(Attribute::Error),
+            (".patch", version) => Some(EditAttribute::Patch(version)),
+            (".merge", version) => Some(EditAttribute::Merge(version)),
+            (".replace", version) => Some(EditAttribute::Replace(version)),
+            (".result", None) => Some(EditAttribute::Result),
+            (".error", None) => Some(EditAttribute::Error),
             _ => None,
         }
     }
@@ -73,7 +73,7 @@ impl Attribute {
 
 /// What is to be done to a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum EditKind {
     /// By RFC 6902.
     Patch,
     /// By RFC 7396.
@@ -85,7 +85,7 @@ enum Kind {
 /// An edit that was asked for.
 struct Request {
     node: NodeId,
-    kind: Kind,
+    kind: EditKind,
     /// Version that has to be current.
     expected: Option<u64>,
     /// The patch, or the text.
@@ -109,7 +109,11 @@ pub(super) struct Refusal {
 
 impl Request {
     fn patch(&self) -> Result<AnyPatch, PatchError> {
-        AnyPatch::parse(self.kind == Kind::Merge, &self.value, &Limits::default())
+        AnyPatch::parse(
+            self.kind == EditKind::Merge,
+            &self.value,
+            &Limits::default(),
+        )
     }
 }
 
@@ -167,10 +171,10 @@ impl Engine {
         value: &[u8],
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        let (kind, expected) = match Attribute::parse(name) {
-            Some(Attribute::Patch(version)) => (Kind::Patch, version),
-            Some(Attribute::Merge(version)) => (Kind::Merge, version),
-            Some(Attribute::Replace(version)) => (Kind::Replace, version),
+        let (kind, expected) = match EditAttribute::parse(name) {
+            Some(EditAttribute::Patch(version)) => (EditKind::Patch, version),
+            Some(EditAttribute::Merge(version)) => (EditKind::Merge, version),
+            Some(EditAttribute::Replace(version)) => (EditKind::Replace, version),
             _ => return done(Err(Errno::OPNOTSUPP)),
         };
         let request = Request {
@@ -194,8 +198,8 @@ impl Engine {
 
     fn note_outcome(&self, caller: Caller, edited: Result<Vec<u8>, Refusal>) -> OpResult<()> {
         let outcome = match &edited {
-            Ok(result) => Outcome::Done(result.clone()),
-            Err(refusal) => Outcome::Refused(refusal.reason.clone()),
+            Ok(result) => EditOutcome::Done(result.clone()),
+            Err(refusal) => EditOutcome::Refused(refusal.reason.clone()),
         };
         let before = self.documents.remember(caller.tid, outcome.clone());
         match &edited {
@@ -212,26 +216,26 @@ impl Engine {
     /// A small patch of a document that is in memory, and nobody else is editing. `None`: it may
     /// have to wait.
     fn edit_at_once(&self, request: &Request) -> Option<Result<Done, Refusal>> {
-        let small = request.value.len() <= AT_ONCE && request.kind != Kind::Replace;
+        let small = request.value.len() <= AT_ONCE && request.kind != EditKind::Replace;
         if !small {
             return None;
         }
-        let slot = self.slot_of_document(request.node).ok()?;
-        let kept = self.documents.of(&slot);
+        let dentry = self.dentry_of_document(request.node).ok()?;
+        let kept = self.documents.of(&dentry);
         let mut parsed = kept.try_lock()?;
         let patch = request.patch().ok()?;
-        let at_hand = |p: &Parsed| self.is_hot(&slot, p) && patch.is_local(&p.document);
+        let at_hand = |p: &Parsed| self.is_hot(&dentry, p) && patch.is_local(&p.document);
         let may_wait = {
             let state = self.lock();
-            self.has_backlog(&state) || state.drain.overtaken > 0
+            self.has_backlog(&state) || state.checkpoint.overtaken > 0
         };
         if may_wait || !parsed.as_ref().is_some_and(at_hand) {
             return None;
         }
-        if self.is_turn_taken(&slot) {
+        if self.is_turn_taken(&dentry) {
             return None;
         }
-        match self.edit_once(&slot, &mut parsed, &patch, request, true) {
+        match self.edit_once(&dentry, &mut parsed, &patch, request, true) {
             Ok(done) => done.map(Ok),
             Err(refusal) if refusal.errno == Errno::NOSPC => None,
             Err(refusal) => Some(Err(refusal)),
@@ -241,8 +245,8 @@ impl Engine {
     /// Gives the result for `user.commitfs.json.result`.
     fn edit(&self, request: &Request) -> Result<Vec<u8>, Refusal> {
         let patch = match request.kind {
-            Kind::Replace => None,
-            Kind::Patch | Kind::Merge => Some(request.patch()?),
+            EditKind::Replace => None,
+            EditKind::Patch | EditKind::Merge => Some(request.patch()?),
         };
         {
             let mut state = self.lock();
@@ -251,18 +255,18 @@ impl Engine {
         }
         let mut found_room = false;
         loop {
-            let slot = self.slot_of_document(request.node)?;
-            let kept = self.documents.of(&slot);
-            let gone = self.departures.ended();
-            self.await_turn(&slot);
+            let dentry = self.dentry_of_document(request.node)?;
+            let kept = self.documents.of(&dentry);
+            let gone = self.deferred_closes.ended();
+            self.await_turn(&dentry);
             let mut parsed = kept.lock();
             let edited = match &patch {
-                Some(patch) => self.edit_once(&slot, &mut parsed, patch, request, false),
-                None => self.replace_once(&slot, &mut parsed, request),
+                Some(patch) => self.edit_once(&dentry, &mut parsed, patch, request, false),
+                None => self.replace_once(&dentry, &mut parsed, request),
             };
             let bytes = parsed.as_ref().map_or(0, |p| p.document.text_len());
             drop(parsed);
-            self.documents.account(&slot, bytes);
+            self.documents.account(&dentry, bytes);
             match edited {
                 Ok(Some(done)) => {
                     if self.config.durability == Durability::Sync {
@@ -287,13 +291,13 @@ impl Engine {
     /// `None`: somebody has committed meanwhile.
     fn edit_once(
         &self,
-        slot: &Slot,
+        dentry: &Dentry,
         parsed: &mut Option<Parsed>,
         patch: &AnyPatch,
         request: &Request,
         at_once: bool,
     ) -> Result<Option<Done>, Refusal> {
-        let base = self.base_of_edit(slot)?;
+        let base = self.base_of_edit(dentry)?;
         if at_once && parsed.as_ref().is_none_or(|p| p.node != base.node) {
             return Ok(None);
         }
@@ -302,7 +306,7 @@ impl Engine {
         let parsed = self.current_document(&base, parsed)?;
         if request.value.len() > commit::JOURNALLED {
             // The version before goes another way, and somebody may still open it.
-            self.write_text_of(slot, parsed)?;
+            self.write_text_of(dentry, parsed)?;
         }
         let applied = patch.apply(&mut parsed.document, &Limits::default())?;
         let (version, seq) = if applied.changed {
@@ -322,19 +326,21 @@ impl Engine {
     }
 
     /// The name whose document an attribute of a node speaks of.
-    fn slot_of_document(&self, node: NodeId) -> Result<Slot, Refusal> {
+    fn dentry_of_document(&self, node: NodeId) -> Result<Dentry, Refusal> {
         let state = self.lock();
         let node = state.nodes.get(node).ok_or(Errno::STALE)?;
         match (&node.kind, &node.at) {
-            (namespace::Kind::Private(txn), _) if state.txns.contains_key(txn) => {
-                Ok(state.txns[txn].slot.clone())
+            (namespace::NodeKind::Private(txn), _) if state.txns.contains_key(txn) => {
+                Ok(state.txns[txn].dentry.clone())
             }
-            (namespace::Kind::File | namespace::Kind::Private(_), Some(slot))
+            (namespace::NodeKind::File | namespace::NodeKind::Private(_), Some(dentry))
                 if !node.unlinked || node.superseded =>
             {
-                Ok(slot.clone())
+                Ok(dentry.clone())
             }
-            (namespace::Kind::File | namespace::Kind::Private(_), _) => Err(Errno::NOENT.into()),
+            (namespace::NodeKind::File | namespace::NodeKind::Private(_), _) => {
+                Err(Errno::NOENT.into())
+            }
             _ => Err(Errno::OPNOTSUPP.into()),
         }
     }
@@ -348,17 +354,17 @@ impl Engine {
         done: impl FnOnce(OpResult<Vec<u8>>) + Send + 'static,
     ) {
         let outcome = self.documents.outcome(caller.tid);
-        match (Attribute::parse(name), outcome) {
-            (Some(Attribute::Result), Some(Outcome::Done(result))) => done(Ok(result)),
-            (Some(Attribute::Error), Some(Outcome::Refused(reason))) => {
+        match (EditAttribute::parse(name), outcome) {
+            (Some(EditAttribute::Result), Some(EditOutcome::Done(result))) => done(Ok(result)),
+            (Some(EditAttribute::Error), Some(EditOutcome::Refused(reason))) => {
                 done(Ok(reason.into_bytes()));
             }
-            (Some(Attribute::Value(pointer)), _) => {
+            (Some(EditAttribute::Value(pointer)), _) => {
                 let engine = self.clone();
                 self.pool.run(move || {
                     let value = engine.value_at(node, &pointer);
                     if let Err(refusal) = &value {
-                        let reason = Outcome::Refused(refusal.reason.clone());
+                        let reason = EditOutcome::Refused(refusal.reason.clone());
                         engine.documents.remember(caller.tid, reason);
                     }
                     done(value.map_err(|refusal| refusal.errno));
@@ -373,10 +379,10 @@ impl Engine {
             errno: Errno::INVAL,
             reason: e.to_string(),
         })?;
-        let slot = self.slot_of_document(node)?;
-        let kept = self.documents.of(&slot);
+        let dentry = self.dentry_of_document(node)?;
+        let kept = self.documents.of(&dentry);
         let mut parsed = kept.lock();
-        let base = self.base_of_edit(&slot)?;
+        let base = self.base_of_edit(&dentry)?;
         self.check_access(node, &base)?;
         let document = &self.current_document(&base, &mut parsed)?.document;
         let value = pointer.resolve(document.value()).map_err(|e| Refusal {
@@ -386,7 +392,7 @@ impl Engine {
         let text = value.map(|v| v.to_string().into_bytes());
         let bytes = document.text_len();
         drop(parsed);
-        self.documents.account(&slot, bytes);
+        self.documents.account(&dentry, bytes);
         text
     }
 }
@@ -414,33 +420,36 @@ fn result_text(version: u64, document: &Document, target: Option<&Pointer>) -> V
 mod tests {
     use super::*;
 
-    fn parsed(name: &str) -> Option<Attribute> {
-        Attribute::parse(OsStr::new(name))
+    fn parsed(name: &str) -> Option<EditAttribute> {
+        EditAttribute::parse(OsStr::new(name))
     }
 
     #[test]
     fn names_say_what_is_meant_and_on_which_version() {
         let cases = [
-            ("user.commitfs.json.patch", Some(Attribute::Patch(None))),
+            ("user.commitfs.json.patch", Some(EditAttribute::Patch(None))),
             (
                 "user.commitfs.json.patch@7",
-                Some(Attribute::Patch(Some(7))),
+                Some(EditAttribute::Patch(Some(7))),
             ),
             (
                 "user.commitfs.json.merge@0",
-                Some(Attribute::Merge(Some(0))),
+                Some(EditAttribute::Merge(Some(0))),
             ),
             (
                 "user.commitfs.json.replace@1",
-                Some(Attribute::Replace(Some(1))),
+                Some(EditAttribute::Replace(Some(1))),
             ),
             (
                 "user.commitfs.json:/a@b",
-                Some(Attribute::Value("/a@b".into())),
+                Some(EditAttribute::Value("/a@b".into())),
             ),
-            ("user.commitfs.json:", Some(Attribute::Value(String::new()))),
-            ("user.commitfs.json.result", Some(Attribute::Result)),
-            ("user.commitfs.json.error", Some(Attribute::Error)),
+            (
+                "user.commitfs.json:",
+                Some(EditAttribute::Value(String::new())),
+            ),
+            ("user.commitfs.json.result", Some(EditAttribute::Result)),
+            ("user.commitfs.json.error", Some(EditAttribute::Error)),
             ("user.commitfs.json.patch@", None),
             ("user.commitfs.json.patch@x", None),
             ("user.commitfs.json.result@1", None),

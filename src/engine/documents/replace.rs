@@ -7,13 +7,13 @@ use super::kept::Parsed;
 use super::{Done, Refusal, Request};
 use crate::engine::Engine;
 use crate::json::{Document, Limits};
-use crate::types::Slot;
+use crate::types::Dentry;
 
 impl Engine {
     /// Makes the text the next version, byte for byte. `None`: somebody has committed meanwhile.
     pub(super) fn replace_once(
         &self,
-        slot: &Slot,
+        dentry: &Dentry,
         parsed: &mut Option<Parsed>,
         request: &Request,
     ) -> Result<Option<Done>, Refusal> {
@@ -21,9 +21,9 @@ impl Engine {
         let document = checked(text)?;
         if let Some(replaced) = parsed {
             // Somebody may still open what is replaced here.
-            self.write_text_of(slot, replaced)?;
+            self.write_text_of(dentry, replaced)?;
         }
-        let base = self.base_of_edit(slot)?;
+        let base = self.base_of_edit(dentry)?;
         self.check_access(request.node, &base)?;
         base.expect_version(request.expected)?;
         let Some(edited) = self.commit_text(&base, text)? else {

@@ -32,8 +32,8 @@ fn value_of(file: &File) -> i64 {
     text.parse().unwrap()
 }
 
-fn slot() -> Slot {
-    Slot {
+fn dentry() -> Dentry {
+    Dentry {
         dir: 1,
         name: "n.json".into(),
     }
@@ -66,14 +66,14 @@ impl World {
         let file = self.files[&self.node].clone();
         let now = Some(Moment::at(self.now()));
         self.ledger
-            .note_read(&slot(), actor, Some((self.node, &file)), now);
+            .note_read(&dentry(), actor, Some((self.node, &file)), now);
         self.value
     }
 
     fn base(&mut self, actor: Actor) -> Option<Base> {
         let ended = &self.ended;
         let has_ended = |process| ended.contains(&process);
-        self.ledger.base_of(&slot(), actor, has_ended)
+        self.ledger.base_of(&dentry(), actor, has_ended)
     }
 
     fn save(&mut self, actor: Actor, mine: i64) {
@@ -113,7 +113,7 @@ impl World {
         let has_ended = |process| ended.contains(&process);
         let text = (text, now);
         self.ledger
-            .note_saved(&slot(), actor, saved, text, has_ended);
+            .note_saved(&dentry(), actor, saved, text, has_ended);
     }
 }
 
@@ -343,7 +343,7 @@ fn a_forked_child_goes_on_from_what_its_parent_had_by_then() {
         let by = actor(child, child as u32);
         assert!(world.base(by).is_none());
         let start = || Some(Start::at(forked, true));
-        let base = world.ledger.base_inherited(&slot(), by, start);
+        let base = world.ledger.base_inherited(&dentry(), by, start);
         world.save_on(by, base, n + 1);
     }
     world.save(parent, read + 1);
@@ -351,10 +351,10 @@ fn a_forked_child_goes_on_from_what_its_parent_had_by_then() {
     // One that has called execve has nothing in memory; one that was there before has read nothing.
     let other = actor(4, 4);
     let start = || Some(Start::at(forked, false));
-    let base = world.ledger.base_inherited(&slot(), other, start);
+    let base = world.ledger.base_inherited(&dentry(), other, start);
     assert!(!base.unwrap().is_certain);
     let start = || Some(Start::at(1, true));
-    let base = world.ledger.base_inherited(&slot(), other, start);
+    let base = world.ledger.base_inherited(&dentry(), other, start);
     assert!(base.is_none());
 }
 
@@ -364,7 +364,7 @@ fn who_was_refused_has_a_base_again_only_once_it_has_read() {
     let me = actor(1, 1);
     let n = world.load(me);
     world.save(actor(2, 2), 5);
-    world.ledger.note_refused(&slot(), me);
+    world.ledger.note_refused(&dentry(), me);
     let base = world.base(me).unwrap();
     assert_eq!((base.version, base.is_certain), (None, false));
     assert!(matches!(base.text, Text::Dropped));
@@ -380,7 +380,7 @@ fn what_is_only_staged_is_never_a_certain_base() {
     let mut world = World::new();
     let me = actor(1, 1);
     world.load(me);
-    world.ledger.note_staged_read(&slot(), me, None);
+    world.ledger.note_staged_read(&dentry(), me, None);
     let base = world.base(me).unwrap();
     assert!(matches!(base.text, Text::Dropped));
 }
@@ -394,9 +394,9 @@ fn what_a_process_beside_it_has_read_is_never_a_certain_base() {
     }
     world.load(filter);
     assert!(world.base(sponge).is_none());
-    let base = world.ledger.base_among_kin(&slot(), sponge).unwrap();
+    let base = world.ledger.base_among_kin(&dentry(), sponge).unwrap();
     assert_eq!((base.version, base.is_certain), (Some(1), false));
-    assert!(world.ledger.base_among_kin(&slot(), stranger).is_none());
+    assert!(world.ledger.base_among_kin(&dentry(), stranger).is_none());
 }
 
 #[test]
@@ -420,7 +420,9 @@ fn texts_are_kept_within_bounds() {
     };
     assert!(!kept(&mut world, 0));
     assert!(kept(&mut world, 3 * MOST_TEXTS as u64 - 1));
-    world.ledger.bury(|_| Some(Duration::ZERO), |_| false);
+    world
+        .ledger
+        .forget_ended(|_| Some(Duration::ZERO), |_| false);
     assert!(world.ledger.names.is_empty() && world.ledger.order.is_empty());
     assert_eq!(world.ledger.total.load(Ordering::Relaxed), 0);
 }

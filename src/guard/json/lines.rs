@@ -62,7 +62,7 @@ impl JsonLines {
         (!self.broken).then_some(self.lines)
     }
 
-    /// The same where the last line is whole, too.
+    /// How many lines were whole, where the last line is, too.
     pub fn whole_lines(&self) -> Option<u64> {
         self.lines().filter(|_| self.at_start)
     }

@@ -50,7 +50,7 @@ impl Medium for Faulty {
     }
 }
 
-fn appender(space: u64) -> Appender<Faulty> {
+fn appender(space: u64) -> RecordAppender<Faulty> {
     let header = Header {
         journal_id: 0x1122_3344_5566_7788,
         created_ns: 0,
@@ -68,14 +68,14 @@ fn appender(space: u64) -> Appender<Faulty> {
         cut_works: true,
         writes: 0,
     };
-    Appender::new(medium, header.journal_id, end)
+    RecordAppender::new(medium, header.journal_id, end)
 }
 
 fn abort(id: u64) -> Record {
     Record::Abort { id }
 }
 
-fn records(appender: &Appender<Faulty>) -> Vec<Record> {
+fn records(appender: &RecordAppender<Faulty>) -> Vec<Record> {
     decode(&appender.medium.bytes).unwrap().records
 }
 
@@ -164,7 +164,7 @@ fn a_record_over_the_limit_is_refused_and_nothing_beside_it_is_written() {
     let mut journal = appender(u64::MAX);
     let huge = Record::Fsynced {
         id: 1,
-        content: crate::journal::Content {
+        content: crate::journal::ContentInfo {
             len: 0,
             crc: None,
             inline: Some(vec![7; format::MAX_PAYLOAD]),

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The same document as several programs write it.
+/// One document as several programs write it.
 const WRITTEN: &[(&str, &str)] = &[
     (
         "json.dump",

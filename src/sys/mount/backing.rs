@@ -151,7 +151,7 @@ fn fuse_type(fd: BorrowedFd<'_>) -> io::Result<String> {
 ///
 /// An error means that it could not be tried: the directory isn't writable, the disk is full.
 pub fn has_rename_semantics(dir: BorrowedFd<'_>) -> io::Result<bool> {
-    let probe = Probe::new(dir)?;
+    let probe = BackingProbe::new(dir)?;
     let (old, new) = (probe.create("old")?, probe.create("new")?);
     if old == new {
         return Ok(false);
@@ -192,13 +192,13 @@ fn possible(result: rustix::io::Result<()>) -> io::Result<bool> {
 }
 
 /// A directory to try things in; removed with its files when dropped.
-struct Probe<'d> {
+struct BackingProbe<'d> {
     dir: BorrowedFd<'d>,
     name: String,
     inside: OwnedFd,
 }
 
-impl<'d> Probe<'d> {
+impl<'d> BackingProbe<'d> {
     const FILES: [&'static str; 3] = ["old", "new", "free"];
 
     fn new(dir: BorrowedFd<'d>) -> rustix::io::Result<Self> {
@@ -246,7 +246,7 @@ impl<'d> Probe<'d> {
     }
 }
 
-impl Drop for Probe<'_> {
+impl Drop for BackingProbe<'_> {
     fn drop(&mut self) {
         for file in Self::FILES {
             let _ = unlinkat(&self.inside, file, AtFlags::empty());

@@ -78,7 +78,7 @@ struct Found {
 }
 
 /// Ends a listing before its end.
-enum Stop {
+enum SearchStop {
     Found,
     TooMany,
     Failed(Errno),
@@ -109,16 +109,16 @@ fn find(tid: u32, most: u64, wanted: &dyn Fn(u64, OFlags) -> bool) -> Result<Fou
     let holding = match each_until(&descriptors, &mut [MaybeUninit::uninit(); 8192], |fd| {
         seen += 1;
         match look(fd) {
-            _ if seen > most => Err(Stop::TooMany),
-            Ok(true) => Err(Stop::Found),
+            _ if seen > most => Err(SearchStop::TooMany),
+            Ok(true) => Err(SearchStop::Found),
             Ok(false) => Ok(()),
-            Err(error) => Err(Stop::Failed(error)),
+            Err(error) => Err(SearchStop::Failed(error)),
         }
     }) {
         Ok(()) => Holding::No,
-        Err(Stop::Found) => Holding::Yes,
-        Err(Stop::TooMany) => Holding::Unlikely,
-        Err(Stop::Failed(error)) => return Err(error),
+        Err(SearchStop::Found) => Holding::Yes,
+        Err(SearchStop::TooMany) => Holding::Unlikely,
+        Err(SearchStop::Failed(error)) => return Err(error),
     };
     Ok(Found { seen, holding })
 }
@@ -140,30 +140,30 @@ fn is_where_likely(
     let mut left = LAST;
     let answer = each_until(descriptors, &mut [MaybeUninit::uninit(); 32 * LAST], |fd| {
         if left == 0 {
-            return Err(Stop::TooMany);
+            return Err(SearchStop::TooMany);
         }
         left -= 1;
         match look(fd) {
-            Ok(true) => Err(Stop::Found),
+            Ok(true) => Err(SearchStop::Found),
             Ok(false) => Ok(()),
-            Err(error) => Err(Stop::Failed(error)),
+            Err(error) => Err(SearchStop::Failed(error)),
         }
     });
     match answer {
-        Ok(()) | Err(Stop::TooMany) => Ok(false),
-        Err(Stop::Found) => Ok(true),
-        Err(Stop::Failed(error)) => Err(error),
+        Ok(()) | Err(SearchStop::TooMany) => Ok(false),
+        Err(SearchStop::Found) => Ok(true),
+        Err(SearchStop::Failed(error)) => Err(error),
     }
 }
 
 fn each_until(
     directory: &OwnedFd,
     buffer: &mut [MaybeUninit<u8>],
-    mut f: impl FnMut(u32) -> std::result::Result<(), Stop>,
-) -> std::result::Result<(), Stop> {
+    mut f: impl FnMut(u32) -> std::result::Result<(), SearchStop>,
+) -> std::result::Result<(), SearchStop> {
     let mut entries = RawDir::new(directory, buffer);
     while let Some(entry) = entries.next() {
-        if let Some(fd) = numeric_name(entry.map_err(Stop::Failed)?.file_name()) {
+        if let Some(fd) = numeric_name(entry.map_err(SearchStop::Failed)?.file_name()) {
             f(fd)?;
         }
     }

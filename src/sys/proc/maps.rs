@@ -73,7 +73,7 @@ fn asked(maps: impl AsFd, wanted: &dyn Fn(u64) -> bool) -> Result<bool> {
     }
 }
 
-/// The same by the text; an empty one is that of a thread that has given up its memory.
+/// What the text of a process's maps tells; an empty one is that of a thread that has given up its memory.
 fn told(maps: &[u8], wanted: &dyn Fn(u64) -> bool) -> Option<bool> {
     let is_wanted = |line: &[u8]| {
         let mut fields = line.split(|b| *b == b' ').filter(|f| !f.is_empty());

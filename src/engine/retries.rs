@@ -1,11 +1,11 @@
-//! Second walks: who was answered ESTALE walks its path once more, and no third time.
+//! Pending opens: who was answered ESTALE looks its path up once more, and no third time.
 //!
-//! So whoever is sent round must be served where the second walk leads, whatever becomes of the name
-//! meanwhile and however long it takes: a [`Note`] says what was asked for, and is good for as
-//! long as its thread lives and asks for nothing else. Most notes lead to the private node of a
+//! So whoever is sent round must be served where the second lookup leads, whatever becomes of the name
+//! meanwhile and however long it takes: a [`PendingOpen`] says what was asked for, and is good for as
+//! long as its thread lives and asks for nothing else. Most lead to the private node of a
 //! transaction that was begun for this very caller, and that nobody else can take away. Where there
 //! was nothing to begin on (the file was removed, or what the caller had looked up has ended), the
-//! lookup of the second walk does what the open is going to ask for, and the open gets the result.
+//! lookup of the second lookup does what the open is going to ask for, and the open gets the result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use rustix::io::Errno;
 
 use super::open::{OpenRequest, Opened, writes};
 use super::{Engine, State};
-use crate::namespace::Kind;
+use crate::namespace::NodeKind;
 use crate::sys::{failpoint, proc};
-use crate::types::{Attr, Caller, NodeId, OpResult, Slot, TxnId};
+use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId};
 
 /// After that long it is asked whether the thread of a note still lives, and is still the same.
 pub(super) const FRESH: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ pub(super) enum Goal {
     Truncate,
 }
 
-/// Where a second walk leads.
+/// Where a second lookup leads.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Way {
     /// To the private node of a transaction that was begun for it.
@@ -55,26 +55,26 @@ pub(super) enum Way {
     },
 }
 
-/// A thread was told to walk its path again.
+/// A thread was told to look its path up again.
 #[derive(Clone, Debug)]
-pub struct Note {
+pub struct PendingOpen {
     /// The path's last step.
-    pub(super) slot: Slot,
+    pub(super) dentry: Dentry,
     /// Node whose open was refused.
     pub(super) old: NodeId,
     pub(super) goal: Goal,
     pub(super) way: Way,
-    /// The walk has come by.
+    /// The lookup has come by.
     pub(super) looked_up: bool,
     /// Since when.
     at: Instant,
 }
 
-impl Note {
-    /// A note made now; the walk hasn't come by yet.
-    pub(super) fn new(slot: Slot, old: NodeId, goal: Goal, way: Way) -> Note {
-        Note {
-            slot,
+impl PendingOpen {
+    /// One made now; the lookup hasn't come by yet.
+    pub(super) fn new(dentry: Dentry, old: NodeId, goal: Goal, way: Way) -> PendingOpen {
+        PendingOpen {
+            dentry,
             old,
             goal,
             way,
@@ -115,12 +115,14 @@ impl Note {
 impl State {
     /// Whether the open that a transaction was begun for is still to come.
     pub(super) fn is_awaited(&self, id: TxnId) -> bool {
-        self.notes.values().any(|note| note.own() == Some(id))
+        self.pending_opens
+            .values()
+            .any(|note| note.own() == Some(id))
     }
 
     /// A name is unlinked: what is still on its way to its node has been opened before that.
-    pub(super) fn discard_prepared(&mut self, slot: &Slot) {
-        let ids = self.open_names.get(slot).into_iter().flatten();
+    pub(super) fn discard_prepared(&mut self, dentry: &Dentry) {
+        let ids = self.open_names.get(dentry).into_iter().flatten();
         for id in ids {
             if let Some(txn) = self
                 .txns
@@ -132,9 +134,12 @@ impl State {
         }
     }
 
-    /// The node that the second walk of a thread finds under a name, if that is certain.
-    pub(super) fn end_of_walk(&mut self, tid: u32, slot: &Slot) -> Option<NodeId> {
-        let note = self.notes.get_mut(&tid).filter(|n| n.slot == *slot)?;
+    /// The node that the second lookup of a thread finds under a name, if that is certain.
+    pub(super) fn end_of_retry(&mut self, tid: u32, dentry: &Dentry) -> Option<NodeId> {
+        let note = self
+            .pending_opens
+            .get_mut(&tid)
+            .filter(|n| n.dentry == *dentry)?;
         if failpoint::mutant("C1-walk-life") && note.at.elapsed() > FRESH || !note.is_of(tid) {
             return None;
         }
@@ -146,31 +151,31 @@ impl State {
         }
     }
 
-    /// What a walk has led to has ended: its thread finds what the name means now.
-    pub(super) fn end_walk_at(&mut self, tid: u32, node: NodeId) -> Option<Note> {
-        let leads_there = |note: &&mut Note| match note.way {
+    /// What a lookup has led to has ended: its thread finds what the name means now.
+    pub(super) fn end_retry_at(&mut self, tid: u32, node: NodeId) -> Option<PendingOpen> {
+        let leads_there = |note: &&mut PendingOpen| match note.way {
             Way::Own { txn, .. } => self.txns.get(&txn).is_none_or(|txn| txn.node == node),
             Way::Opened { node: at, .. } => at == node,
             Way::Anew { .. } => false,
         };
-        self.notes.get_mut(&tid).filter(leads_there)?;
-        self.notes.remove(&tid)
+        self.pending_opens.get_mut(&tid).filter(leads_there)?;
+        self.pending_opens.remove(&tid)
     }
 }
 
 impl Engine {
-    /// Sends a thread round; its second walk finds what the name means by then, and is served there.
-    pub(super) fn walk_anew(
+    /// Sends a thread round; its second lookup finds what the name means by then, and is served there.
+    pub(super) fn retry_anew(
         &self,
         state: &mut State,
         tid: u32,
-        (slot, old): (Slot, NodeId),
+        (dentry, old): (Dentry, NodeId),
         goal: Goal,
     ) -> Errno {
         let way = Way::Anew { failed: None };
         if tid != 0 && !failpoint::mutant("C1-walk-anew") {
-            let note = Note::new(slot, old, goal, way);
-            if let Some(before) = state.notes.insert(tid, note) {
+            let note = PendingOpen::new(dentry, old, goal, way);
+            if let Some(before) = state.pending_opens.insert(tid, note) {
                 self.drop_way(state, before.way);
             }
         }
@@ -178,33 +183,38 @@ impl Engine {
     }
 
     /// Sends a thread round to a common transaction, which is opened for it at once: others may write
-    /// and close it before the walk is over.
-    pub(super) fn walk_to_common(
+    /// and close it before the lookup is over.
+    pub(super) fn retry_to_common(
         &self,
         state: &mut State,
         caller: Caller,
-        (slot, old): (Slot, NodeId),
+        (dentry, old): (Dentry, NodeId),
         txn: TxnId,
         flags: OFlags,
     ) -> OpResult<Errno> {
         let opened = self.join(state, caller, txn, flags)?;
         let node = state.txns.get(&txn).ok_or(Errno::STALE)?.node;
-        let note = Note::new(slot, old, Goal::Open(flags), Way::Opened { node, opened });
-        state.notes.insert(caller.tid, note);
+        let note = PendingOpen::new(dentry, old, Goal::Open(flags), Way::Opened { node, opened });
+        state.pending_opens.insert(caller.tid, note);
         Ok(Errno::STALE)
     }
 
     /// A lookup has found nothing but what has ended: it would find that for ever.
-    pub(super) fn leave_walk_at(&self, tid: u32, node: NodeId) {
+    pub(super) fn leave_retry_at(&self, tid: u32, node: NodeId) {
         let mut state = self.lock();
-        if let Some(note) = state.end_walk_at(tid, node) {
+        if let Some(note) = state.end_retry_at(tid, node) {
             self.drop_way(&mut state, note.way);
         }
     }
 
     /// The note of a thread that does what it was about to do when it was sent round; any other is over.
-    pub(super) fn take_note(&self, state: &mut State, tid: u32, goal: Goal) -> Option<Note> {
-        let note = state.notes.remove(&tid)?;
+    pub(super) fn take_pending_open(
+        &self,
+        state: &mut State,
+        tid: u32,
+        goal: Goal,
+    ) -> Option<PendingOpen> {
+        let note = state.pending_opens.remove(&tid)?;
         if note.goal == goal && note.is_of(tid) {
             return Some(note);
         }
@@ -212,7 +222,7 @@ impl Engine {
         None
     }
 
-    /// What was opened for a thread when it came by on its second walk, if that is what it wants. It
+    /// What was opened for a thread when it came by on its second lookup, if that is what it wants. It
     /// is closed otherwise.
     pub(super) fn take_opened(
         self: &Arc<Self>,
@@ -221,12 +231,12 @@ impl Engine {
         goal: Goal,
     ) -> Option<Opened> {
         let mut state = self.lock();
-        let note = state.notes.get(&caller.tid)?;
+        let note = state.pending_opens.get(&caller.tid)?;
         let Way::Opened { node: at, opened } = note.way else {
             return None;
         };
         let wanted = at == node && note.goal == goal && note.is_of(caller.tid);
-        state.notes.remove(&caller.tid);
+        state.pending_opens.remove(&caller.tid);
         drop(state);
         if !wanted {
             self.release(at, opened.handle, None);
@@ -235,9 +245,9 @@ impl Engine {
     }
 
     /// A thread creates a file: whatever it was sent round for before is over.
-    pub(super) fn end_walk(self: &Arc<Self>, tid: u32) {
+    pub(super) fn end_retry(self: &Arc<Self>, tid: u32) {
         let mut guard = self.lock();
-        let Some(note) = guard.notes.remove(&tid) else {
+        let Some(note) = guard.pending_opens.remove(&tid) else {
             return;
         };
         match note.way {
@@ -256,59 +266,62 @@ impl Engine {
     }
 
     /// Drops notes that nobody comes back for.
-    pub(super) fn sweep_walks(self: &Arc<Self>) {
+    pub(super) fn sweep_retries(self: &Arc<Self>) {
         let over: Vec<u32> = {
             let state = self.lock();
-            let over = state.notes.iter().filter(|(tid, note)| note.is_over(**tid));
+            let over = state
+                .pending_opens
+                .iter()
+                .filter(|(tid, note)| note.is_over(**tid));
             over.map(|(tid, _)| *tid).collect()
         };
         for tid in over {
-            self.end_walk(tid);
+            self.end_retry(tid);
         }
     }
 
-    /// What a thread on its second walk is about to do under a name that it looks up, if what it finds
+    /// What a thread on its second lookup is about to do under a name that it looks up, if what it finds
     /// there isn't certain yet: there was nothing to begin on when it was sent round, or its path
     /// leads into another directory by now.
-    pub(super) fn unbound_goal(&self, tid: u32, slot: &Slot) -> Option<Goal> {
+    pub(super) fn unbound_goal(&self, tid: u32, dentry: &Dentry) -> Option<Goal> {
         let state = self.lock();
-        let note = state.notes.get(&tid)?;
+        let note = state.pending_opens.get(&tid)?;
         let is_open = match note.way {
-            Way::Anew { .. } => note.slot.name == slot.name,
-            Way::Own { .. } => note.slot.name == slot.name && note.slot.dir != slot.dir,
+            Way::Anew { .. } => note.dentry.name == dentry.name,
+            Way::Own { .. } => note.dentry.name == dentry.name && note.dentry.dir != dentry.dir,
             Way::Opened { .. } => false,
         };
         (is_open && note.is_of(tid)).then_some(note.goal)
     }
 
-    /// A lookup of a thread's second walk: finds what the name means now, and serves the thread there
+    /// A lookup of a thread's second lookup: finds what the name means now, and serves the thread there
     /// already. On a worker.
     pub(super) fn lookup_and_serve(
         self: &Arc<Self>,
         caller: Caller,
-        slot: Slot,
+        dentry: Dentry,
         goal: Goal,
         done: impl FnOnce(OpResult<Attr>) + Send + 'static,
     ) {
-        let found = match self.lookup_waiting(caller, &slot) {
+        let found = match self.lookup_waiting(caller, &dentry) {
             Ok(found) => found,
             Err(errno) => {
-                self.note_failed(caller.tid, &slot);
+                self.note_failed(caller.tid, &dentry);
                 return done(Err(errno));
             }
         };
         let node = found.ino;
-        if !self.has_to_be_served(caller, &slot, node, goal) {
+        if !self.has_to_be_served(caller, &dentry, node, goal) {
             return done(Ok(found));
         }
         let flags = match goal {
             Goal::Open(flags) => flags,
             Goal::Truncate => {
                 self.forget(node, 1);
-                let begun = self.begin_truncate(&mut self.lock(), caller, node, slot.clone());
+                let begun = self.begin_truncate(&mut self.lock(), caller, node, dentry.clone());
                 return match begun {
                     // It has a transaction of its own now.
-                    Ok(_) | Err(Errno::STALE) => done(self.lookup_waiting(caller, &slot)),
+                    Ok(_) | Err(Errno::STALE) => done(self.lookup_waiting(caller, &dentry)),
                     Err(errno) => done(Err(errno)),
                 };
             }
@@ -317,7 +330,7 @@ impl Engine {
         self.open_looked_up(caller, node, OpenRequest { flags }, move |opened| {
             engine
                 .clone()
-                .served(caller, slot, node, goal, opened, done);
+                .served(caller, dentry, node, goal, opened, done);
         });
     }
 
@@ -325,7 +338,7 @@ impl Engine {
     fn served(
         self: &Arc<Self>,
         caller: Caller,
-        slot: Slot,
+        dentry: Dentry,
         node: NodeId,
         goal: Goal,
         opened: OpResult<Opened>,
@@ -334,8 +347,8 @@ impl Engine {
         match opened {
             Ok(opened) => {
                 let way = Way::Opened { node, opened };
-                let note = Note::new(slot, node, goal, way);
-                self.lock().notes.insert(caller.tid, note);
+                let note = PendingOpen::new(dentry, node, goal, way);
+                self.lock().pending_opens.insert(caller.tid, note);
                 done(self.attr(node));
             }
             // It has a transaction of its own now, or has to look once more.
@@ -343,28 +356,31 @@ impl Engine {
                 self.forget(node, 1);
                 let engine = self.clone();
                 self.pool
-                    .run(move || match engine.unbound_goal(caller.tid, &slot) {
-                        Some(goal) => engine.lookup_and_serve(caller, slot, goal, done),
-                        None => done(engine.lookup_waiting(caller, &slot)),
+                    .run(move || match engine.unbound_goal(caller.tid, &dentry) {
+                        Some(goal) => engine.lookup_and_serve(caller, dentry, goal, done),
+                        None => done(engine.lookup_waiting(caller, &dentry)),
                     });
             }
             Err(errno) => {
                 self.forget(node, 1);
                 {
                     let mut state = self.lock();
-                    self.walk_anew(&mut state, caller.tid, (slot.clone(), node), goal);
+                    self.retry_anew(&mut state, caller.tid, (dentry.clone(), node), goal);
                 }
-                self.note_failed(caller.tid, &slot);
+                self.note_failed(caller.tid, &dentry);
                 done(Err(errno));
             }
         }
     }
 
-    /// Nothing was found on a second walk. The kernel asks twice; after that the open may have failed,
+    /// Nothing was found on a second lookup. The kernel asks twice; after that the open may have failed,
     /// and what the thread does next is something else.
-    fn note_failed(&self, tid: u32, slot: &Slot) {
+    fn note_failed(&self, tid: u32, dentry: &Dentry) {
         let mut state = self.lock();
-        if let Some(note) = state.notes.get_mut(&tid).filter(|n| n.slot == *slot)
+        if let Some(note) = state
+            .pending_opens
+            .get_mut(&tid)
+            .filter(|n| n.dentry == *dentry)
             && let Way::Anew { failed } = &mut note.way
         {
             note.looked_up = true;
@@ -373,27 +389,29 @@ impl Engine {
     }
 
     /// Whether an open or truncation of what a lookup has found may be refused again. If so, the thread
-    /// is at the end of its walk here: what it was sent round for before is dropped.
-    fn has_to_be_served(&self, caller: Caller, slot: &Slot, node: NodeId, goal: Goal) -> bool {
+    /// is at the end of its lookup here: what it was sent round for before is dropped.
+    fn has_to_be_served(&self, caller: Caller, dentry: &Dentry, node: NodeId, goal: Goal) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(kind) = state.nodes.get(node).map(|n| n.kind) else {
             return false;
         };
         let has = match (kind, goal) {
-            (Kind::Dir | Kind::Special, _) => return false,
-            (Kind::File, Goal::Open(flags)) => {
-                let direct = self.opens_direct(state, node, Some(slot), flags);
+            (NodeKind::Dir | NodeKind::Special, _) => return false,
+            (NodeKind::File, Goal::Open(flags)) => {
+                let direct = self.opens_direct(state, node, Some(dentry), flags);
                 writes(flags) && direct == Ok(false)
             }
-            (Kind::File, Goal::Truncate) => self.is_direct(state, node, Some(slot)) == Ok(false),
-            (Kind::Private(_), Goal::Open(_)) => true,
+            (NodeKind::File, Goal::Truncate) => {
+                self.is_direct(state, node, Some(dentry)) == Ok(false)
+            }
+            (NodeKind::Private(_), Goal::Open(_)) => true,
             // Its own; it means the content it writes.
-            (Kind::Private(_), Goal::Truncate) => false,
+            (NodeKind::Private(_), Goal::Truncate) => false,
         };
-        let mut note = Note::new(slot.clone(), node, goal, Way::Anew { failed: None });
+        let mut note = PendingOpen::new(dentry.clone(), node, goal, Way::Anew { failed: None });
         note.looked_up = true;
-        if let Some(before) = state.notes.insert(caller.tid, note) {
+        if let Some(before) = state.pending_opens.insert(caller.tid, note) {
             self.drop_way(state, before.way);
         }
         has

@@ -24,7 +24,7 @@ use crate::journal::{Edit, JournalError, Record};
 use crate::namespace::Pending;
 use crate::sys::{at, failpoint, spare};
 use crate::txn::Transaction;
-use crate::types::{NodeId, OpResult, Slot, TxnId, mtime_ns, now_ns};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, mtime_ns, now_ns};
 
 /// The journal is started anew above this size.
 const ROTATE: u64 = 4 << 20;
@@ -48,17 +48,17 @@ const AGAIN: Duration = Duration::from_secs(1);
 const TEXT_DELAY: Duration = Duration::from_millis(500);
 
 /// A version to be applied.
-struct Item {
-    slot: Slot,
+struct CheckpointItem {
+    dentry: Dentry,
     id: TxnId,
     file: Arc<File>,
     synced: bool,
 }
 
-impl Item {
+impl CheckpointItem {
     /// What can be applied of a name: a document that is not written out builds on what it has
     /// replaced, and on the journal.
-    fn of((slot, pending): (Slot, &Pending)) -> Option<Item> {
+    fn of((dentry, pending): (Dentry, &Pending)) -> Option<CheckpointItem> {
         let (id, file, synced) = match pending.unwritten {
             None => (pending.id, &pending.file, pending.synced),
             Some(_) => {
@@ -66,8 +66,8 @@ impl Item {
                 (base.id, &base.file, false)
             }
         };
-        Some(Item {
-            slot,
+        Some(CheckpointItem {
+            dentry,
             id,
             file: file.clone(),
             synced,
@@ -104,9 +104,9 @@ impl Broken {
 /// Directories that pending versions will be moved into. One that is gone has no need of a sync.
 fn directories_of(state: &State) -> OpResult<HashMap<NodeId, Arc<OwnedFd>>> {
     let mut dirs = HashMap::new();
-    for (slot, _) in state.pending.iter() {
-        match spare::open(|| state.nodes.fd(slot.dir)) {
-            Ok(fd) => drop(dirs.insert(slot.dir, fd)),
+    for (dentry, _) in state.pending.iter() {
+        match spare::open(|| state.nodes.fd(dentry.dir)) {
+            Ok(fd) => drop(dirs.insert(dentry.dir, fd)),
             Err(e) if spare::is_passing(e) => return Err(e),
             Err(_) => {}
         }
@@ -118,7 +118,7 @@ struct Round {
     upto: u64,
     /// There are commits that are not known to be on the medium.
     commits: bool,
-    items: Vec<Item>,
+    items: Vec<CheckpointItem>,
     dirs: HashMap<NodeId, Arc<OwnedFd>>,
     /// Directories that the items come into.
     into: OpResult<HashMap<NodeId, Arc<OwnedFd>>>,
@@ -126,65 +126,71 @@ struct Round {
 }
 
 impl Engine {
-    pub(super) fn start_drain(self: &Arc<Self>) -> OpResult<()> {
+    pub(super) fn start_checkpoint(self: &Arc<Self>) -> OpResult<()> {
         let engine = self.clone();
         std::thread::Builder::new()
-            .name("drain".into())
-            .spawn(move || engine.drain_loop())
+            .name("checkpoint".into())
+            .spawn(move || engine.checkpoint_loop())
             .map(drop)
             .map_err(|e| crate::types::errno_of(&e))
     }
 
-    /// There is something to drain.
-    pub(super) fn wake_drain(&self, state: &mut State) {
-        if state.drain.due.is_none() {
-            state.drain.due = Some(Instant::now() + self.config.bound.mul_f32(0.2));
-            self.drain_wanted.notify_one();
+    /// There is something to checkpoint.
+    pub(super) fn wake_checkpoint(&self, state: &mut State) {
+        if state.checkpoint.due.is_none() {
+            state.checkpoint.due = Some(Instant::now() + self.config.bound.mul_f32(0.2));
+            self.checkpoint_wanted.notify_one();
         }
     }
 
-    fn drain_loop(&self) {
+    fn checkpoint_loop(&self) {
         let mut state = self.lock();
         let mut gathering: Option<Instant> = None;
         loop {
             let work = !state.pending.is_empty()
                 || state.durable < state.seq
                 || !state.dirty_dirs.is_empty()
-                || !state.condemned.is_empty()
+                || !state.pending_deletes.is_empty()
                 || !state.appended.is_empty();
-            let wanted = state.drain.wanted > state.drain.rounds;
-            let due = state.drain.due.is_some_and(|due| due <= Instant::now());
-            if state.drain.stop && !work {
-                state.drain.rounds += 1;
+            let wanted = state.checkpoint.wanted > state.checkpoint.rounds;
+            let due = state
+                .checkpoint
+                .due
+                .is_some_and(|due| due <= Instant::now());
+            if state.checkpoint.stop && !work {
+                state.checkpoint.rounds += 1;
                 drop(state);
-                self.happened.notify_all();
+                self.state_changed.notify_all();
                 return;
             }
-            if state.drain.failed.is_some() && !state.drain.stop {
+            if state.checkpoint.failed.is_some() && !state.checkpoint.stop {
                 state = self.give_answers(state, usize::MAX);
-                self.drain_wanted.wait(&mut state);
+                self.checkpoint_wanted.wait(&mut state);
             } else if wanted
-                && !state.drain.is_worth_a_round()
+                && !state.checkpoint.is_worth_a_round()
                 && gathering.is_none_or(|since| since.elapsed() < GATHER)
             {
                 // Others are about to come, and one wait for the disk serves all.
                 let since = *gathering.get_or_insert_with(Instant::now);
-                self.drain_wanted.wait_until(&mut state, since + GATHER);
-            } else if wanted || (work && (due || state.drain.stop || state.drain.due.is_none())) {
+                self.checkpoint_wanted
+                    .wait_until(&mut state, since + GATHER);
+            } else if wanted
+                || (work && (due || state.checkpoint.stop || state.checkpoint.due.is_none()))
+            {
                 gathering = None;
-                let waiting = state.drain.waiting();
+                let waiting = state.checkpoint.waiting();
                 state = self.round(state);
-                state.drain.usual = state.drain.waiting();
+                state.checkpoint.usual = state.checkpoint.waiting();
                 state = self.give_answers(state, waiting);
-                if state.drain.stop && state.drain.failed.is_some() {
+                if state.checkpoint.stop && state.checkpoint.failed.is_some() {
                     return;
                 }
-            } else if let Some(due) = state.drain.due.filter(|_| work) {
-                self.drain_wanted.wait_until(&mut state, due);
+            } else if let Some(due) = state.checkpoint.due.filter(|_| work) {
+                self.checkpoint_wanted.wait_until(&mut state, due);
             } else {
                 // What became due during a round may have been done by that.
-                state.drain.due = None;
-                self.drain_wanted.wait(&mut state);
+                state.checkpoint.due = None;
+                self.checkpoint_wanted.wait(&mut state);
             }
         }
     }
@@ -197,7 +203,7 @@ impl Engine {
         asked: usize,
     ) -> parking_lot::MutexGuard<'a, State> {
         let durable = state.durable;
-        let answers = state.drain.answers(durable, asked);
+        let answers = state.checkpoint.answers(durable, asked);
         if answers.is_empty() {
             return state;
         }
@@ -212,9 +218,9 @@ impl Engine {
         &'a self,
         mut state: parking_lot::MutexGuard<'a, State>,
     ) -> parking_lot::MutexGuard<'a, State> {
-        state.drain.busy = true;
-        state.drain.due = None;
-        let all = std::mem::take(&mut state.drain.write_out) || state.drain.stop;
+        state.checkpoint.busy = true;
+        state.checkpoint.due = None;
+        let all = std::mem::take(&mut state.checkpoint.write_out) || state.checkpoint.stop;
         drop(state);
         let delay = if all {
             Duration::ZERO
@@ -223,15 +229,19 @@ impl Engine {
         };
         let texts = self.documents.unwritten_for(delay);
         let mut written = Ok(());
-        for slot in &texts {
-            written = written.and(self.write_out(slot));
+        for dentry in &texts {
+            written = written.and(self.write_out(dentry));
         }
         // What is being appended right now is either journalled and written, or neither.
         let appends = self.append_lock.lock();
         let mut state = self.lock();
         let round = Round {
             upto: state.seq,
-            items: state.pending.iter().filter_map(Item::of).collect(),
+            items: state
+                .pending
+                .iter()
+                .filter_map(CheckpointItem::of)
+                .collect(),
             into: directories_of(&state),
             commits: state.durable < state.seq,
             dirs: std::mem::take(&mut state.dirty_dirs),
@@ -246,11 +256,11 @@ impl Engine {
         let result = self.run_round(&round);
         let result = result.map(|stuck| stuck.or(written.err()));
         let mut state = self.lock();
-        state.drain.busy = false;
-        state.drain.rounds += 1;
+        state.checkpoint.busy = false;
+        state.checkpoint.rounds += 1;
         match result {
             Ok(stuck) => {
-                state.drain.stuck = stuck;
+                state.checkpoint.stuck = stuck;
                 self.after_round(&mut state, &round);
                 if stuck.is_none() {
                     self.store.keep_reserve().ok();
@@ -258,8 +268,8 @@ impl Engine {
             }
             Err(Broken::Later(errno)) => {
                 log::error!("commits wait to be brought into place: {errno}; it is tried again");
-                state.drain.stuck = Some(errno);
-                state.drain.due = Some(Instant::now() + AGAIN);
+                state.checkpoint.stuck = Some(errno);
+                state.checkpoint.due = Some(Instant::now() + AGAIN);
                 state.dirty_dirs.extend(round.dirs);
                 // What is in place already is no item of the next round.
                 state.dirty_dirs.extend(round.into.into_iter().flatten());
@@ -268,18 +278,18 @@ impl Engine {
                 log::error!(
                     "commits can't be made durable: {errno}; they are kept in .commitfs/staging, and new ones are refused"
                 );
-                state.drain.failed = Some(errno);
+                state.checkpoint.failed = Some(errno);
                 state.dirty_dirs.extend(round.dirs);
             }
         }
         spare::fill();
-        self.happened.notify_all();
+        self.state_changed.notify_all();
         state
     }
 
     fn run_round(&self, round: &Round) -> Result<Option<Errno>, Broken> {
         let mut stuck = None;
-        failpoint::crash_point("drain-begun");
+        failpoint::crash_point("checkpoint-begun");
         failpoint::delay("COMMITFS_ROUND_DELAY_MS");
         let into = round.into.as_ref().map_err(|e| Broken::of_open(*e))?;
         failpoint::sync("C19-sync-dirs-before", || {
@@ -314,7 +324,7 @@ impl Engine {
         Ok(stuck)
     }
 
-    fn sync_items(&self, items: &[Item]) -> OpResult<()> {
+    fn sync_items(&self, items: &[CheckpointItem]) -> OpResult<()> {
         let files: Vec<_> = items
             .iter()
             .filter(|i| !i.synced)
@@ -335,10 +345,10 @@ impl Engine {
     }
 
     /// Moves one version to its name, unless it was moved or dropped since.
-    fn apply(&self, item: &Item) -> OpResult<()> {
+    fn apply(&self, item: &CheckpointItem) -> OpResult<()> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(pending) = state.pending.get(item.slot.dir, &item.slot.name) else {
+        let Some(pending) = state.pending.get(item.dentry.dir, &item.dentry.name) else {
             return Ok(());
         };
         let newest = pending.id == item.id && pending.unwritten.is_none();
@@ -346,7 +356,7 @@ impl Engine {
             return Ok(());
         }
         let (node, version) = (pending.node, pending.version);
-        let dir = spare::open(|| self.dir_fd(state, item.slot.dir))?;
+        let dir = spare::open(|| self.dir_fd(state, item.dentry.dir))?;
         let told = state
             .nodes
             .get(node)
@@ -358,29 +368,29 @@ impl Engine {
             None => {}
         }
         // Freeing the old file's blocks takes long when it is large: not under the lock.
-        let old = at::open_path(&*dir, &item.slot.name).ok();
+        let old = at::open_path(&*dir, &item.dentry.name).ok();
         let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
         let dir_told = state
             .nodes
-            .get(item.slot.dir)
+            .get(item.dentry.dir)
             .and_then(|n| self.attr_of(state, n).ok());
-        let applied = self.store.apply(item.id, &*dir, &item.slot.name);
+        let applied = self.store.apply(item.id, &*dir, &item.dentry.name);
         let mut outdated: Vec<TxnId> = Vec::new();
         if applied.is_ok() {
             if let Some(old) = old_stat.filter(|s| s.st_nlink == 1) {
                 state.nodes.unlinked((old.st_dev, old.st_ino));
             }
-            if let Some(pending) = state.pending.get_mut(item.slot.dir, &item.slot.name) {
+            if let Some(pending) = state.pending.get_mut(item.dentry.dir, &item.dentry.name) {
                 outdated = pending.outdated_by(item.id);
             }
             self.uncover(state, old.as_ref());
             if let Some(told) = dir_told {
-                self.keep_dir_times(state, item.slot.dir, &told.stat);
+                self.keep_dir_times(state, item.dentry.dir, &told.stat);
             }
         }
         match &applied {
             Ok(()) if newest => {
-                state.pending.remove(item.slot.dir, &item.slot.name);
+                state.pending.remove(item.dentry.dir, &item.dentry.name);
                 if let (Some(node), Some(told), Ok(now)) =
                     (state.nodes.get_mut(node), told, at::stat(&*item.file))
                 {
@@ -394,11 +404,11 @@ impl Engine {
             Ok(()) => {}
             Err(e) => log::error!(
                 "{}: can't be put in place: {e}; kept in .commitfs/staging",
-                self.show(state, &item.slot)
+                self.show(state, &item.dentry)
             ),
         }
         drop(guard);
-        self.bury(old.map(Arc::new));
+        self.defer_close(old.map(Arc::new));
         for id in outdated {
             self.remove_staging(id);
         }
@@ -416,7 +426,7 @@ impl Engine {
         if let Some(node) = state.nodes.get_mut(id) {
             node.covered = node.covered.saturating_sub(1);
             let fd = state.nodes.reap(id);
-            self.bury(fd);
+            self.defer_close(fd);
         }
     }
 
@@ -453,15 +463,15 @@ impl Engine {
                     n.added_to = false;
                 }
                 let fd = state.nodes.reap(*node);
-                self.bury(fd);
+                self.defer_close(fd);
             }
         }
-        let condemned = std::mem::take(&mut state.condemned);
-        for (seq, id) in condemned {
+        let pending_deletes = std::mem::take(&mut state.pending_deletes);
+        for (seq, id) in pending_deletes {
             if seq <= upto {
                 self.remove_staging(id);
             } else {
-                state.condemned.push((seq, id));
+                state.pending_deletes.push((seq, id));
             }
         }
         let mut staged: Vec<TxnId> = Vec::new();
@@ -473,7 +483,7 @@ impl Engine {
             *seq > upto || matches!(record, Record::Commit { edits, .. } if edits.iter().any(|e| matches!(e, Edit::Put { id, .. } | Edit::Patch { id, .. } if staged.contains(id))))
         });
         if !state.pending.is_empty() || !state.appended.is_empty() {
-            self.wake_drain(state);
+            self.wake_checkpoint(state);
         }
         if self.journal.lock().len() > rotate_at() && state.dirty_dirs.is_empty() {
             self.rotate(state);
@@ -497,7 +507,7 @@ impl Engine {
         carried.extend(older);
         carried.extend(unapplied.cloned());
         carried.extend(newer);
-        carried.extend(state.falling.values().cloned());
+        carried.extend(state.aborting.values().cloned());
         let mut journal = self.journal.lock();
         let mut header = journal.header().clone();
         header.journal_id = crate::journal::fresh_id();
@@ -517,7 +527,7 @@ impl Engine {
                 // What went into the old one would be found by nobody.
                 log::error!("{e}; new commits are refused");
                 journal.give_up();
-                state.drain.failed = Some(Errno::IO);
+                state.checkpoint.failed = Some(Errno::IO);
             }
             Err(e) => log::error!("journal can't be started anew: {e}; the old one goes on"),
         }
@@ -525,36 +535,45 @@ impl Engine {
     }
 
     /// Waits until all that is committed so far lies in the backing directory, durably.
-    pub(super) fn drain_all(&self) -> OpResult<()> {
+    pub(super) fn checkpoint_all(&self) -> OpResult<()> {
         let mut state = self.lock();
-        let target = state.drain.rounds + if state.drain.busy { 2 } else { 1 };
-        state.drain.wanted = state.drain.wanted.max(target);
-        state.drain.write_out = true;
-        self.drain_wanted.notify_one();
-        while state.drain.rounds < target {
-            if let Some(failed) = state.drain.failed {
+        let target = state.checkpoint.rounds + if state.checkpoint.busy { 2 } else { 1 };
+        state.checkpoint.wanted = state.checkpoint.wanted.max(target);
+        state.checkpoint.write_out = true;
+        self.checkpoint_wanted.notify_one();
+        while state.checkpoint.rounds < target {
+            if let Some(failed) = state.checkpoint.failed {
                 return Err(failed);
             }
-            self.happened.wait_for(&mut state, Duration::from_secs(1));
+            self.state_changed
+                .wait_for(&mut state, Duration::from_secs(1));
         }
-        state.drain.failed.or(state.drain.stuck).map_or(Ok(()), Err)
+        state
+            .checkpoint
+            .failed
+            .or(state.checkpoint.stuck)
+            .map_or(Ok(()), Err)
     }
 
     /// Waits until a commit survives a power cut, in the backing directory or in the journal.
     pub(super) fn await_durable(&self, seq: u64) -> OpResult<()> {
         let mut state = self.lock();
-        state.drain.awaiting += 1;
+        state.checkpoint.awaiting += 1;
         let mut failed = None;
-        let own = state.drain.rounds + if state.drain.busy { 2 } else { 1 };
+        let own = state.checkpoint.rounds + if state.checkpoint.busy { 2 } else { 1 };
         while state.durable < seq && failed.is_none() {
-            if !state.drain.busy {
+            if !state.checkpoint.busy {
                 self.want_round(&mut state);
             }
-            self.happened.wait_for(&mut state, Duration::from_secs(1));
-            let stuck = state.drain.stuck.filter(|_| state.drain.rounds >= own);
-            failed = state.drain.failed.or(stuck);
+            self.state_changed
+                .wait_for(&mut state, Duration::from_secs(1));
+            let stuck = state
+                .checkpoint
+                .stuck
+                .filter(|_| state.checkpoint.rounds >= own);
+            failed = state.checkpoint.failed.or(stuck);
         }
-        state.drain.awaiting -= 1;
+        state.checkpoint.awaiting -= 1;
         failed.map_or(Ok(()), Err)
     }
 
@@ -569,24 +588,24 @@ impl Engine {
             drop(state);
             return answer(Ok(()));
         }
-        if let Some(failed) = state.drain.failed {
+        if let Some(failed) = state.checkpoint.failed {
             drop(state);
             return answer(Err(failed));
         }
-        state.drain.parked.push(Parked {
+        state.checkpoint.parked.push(Parked {
             seq,
             answer: Box::new(answer),
         });
         self.want_round(&mut state);
     }
 
-    /// Asks for a round, and wakes the drain if it does not know of that, or enough have come.
+    /// Asks for a round, and wakes the checkpoint if it does not know of that, or enough have come.
     pub(super) fn want_round(&self, state: &mut State) {
-        let first = state.drain.wanted <= state.drain.rounds;
-        let target = state.drain.rounds + if state.drain.busy { 2 } else { 1 };
-        state.drain.wanted = state.drain.wanted.max(target);
-        if first || state.drain.is_worth_a_round() {
-            self.drain_wanted.notify_one();
+        let first = state.checkpoint.wanted <= state.checkpoint.rounds;
+        let target = state.checkpoint.rounds + if state.checkpoint.busy { 2 } else { 1 };
+        state.checkpoint.wanted = state.checkpoint.wanted.max(target);
+        if first || state.checkpoint.is_worth_a_round() {
+            self.checkpoint_wanted.notify_one();
         }
     }
 
@@ -600,9 +619,10 @@ impl Engine {
     pub(super) fn await_backlog(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
         let begun = Instant::now();
         while self.has_backlog(state) && begun.elapsed() < BACKLOG_WAIT {
-            state.drain.due = Some(Instant::now());
-            self.drain_wanted.notify_one();
-            self.happened.wait_for(state, Duration::from_millis(100));
+            state.checkpoint.due = Some(Instant::now());
+            self.checkpoint_wanted.notify_one();
+            self.state_changed
+                .wait_for(state, Duration::from_millis(100));
         }
     }
 
@@ -613,8 +633,10 @@ impl Engine {
         if failpoint::mutant("C7-way") {
             return;
         }
-        while state.drain.overtaken > 0 && state.drain.failed.or(state.drain.stuck).is_none() {
-            if self.happened.wait_until(state, until).timed_out() {
+        while state.checkpoint.overtaken > 0
+            && state.checkpoint.failed.or(state.checkpoint.stuck).is_none()
+        {
+            if self.state_changed.wait_until(state, until).timed_out() {
                 return;
             }
         }
@@ -625,14 +647,14 @@ impl Engine {
         let most = BACKLOG.min(self.config.descriptors / 8);
         let most = failpoint::number("COMMITFS_BACKLOG", most);
         state.seq.saturating_sub(state.durable) > most
-            && state.drain.failed.or(state.drain.stuck).is_none()
+            && state.checkpoint.failed.or(state.checkpoint.stuck).is_none()
     }
 
     /// Whether the data of every commit so far is on the medium.
     pub(super) fn all_synced(&self, state: &State) -> bool {
         state.dirty_dirs.is_empty()
             && state.appended.is_empty()
-            && !state.drain.busy
+            && !state.checkpoint.busy
             && state
                 .pending
                 .iter()
@@ -646,7 +668,7 @@ impl Engine {
         if clean || failpoint::mutant("C19-prefix") {
             return Ok(());
         }
-        self.drain_all()
+        self.checkpoint_all()
     }
 }
 
@@ -655,7 +677,7 @@ impl Engine {
     pub(super) fn begin_record(state: &State, txn: &Transaction, claim: bool) -> Record {
         Record::Begin {
             id: txn.staging_id,
-            path: state.nodes.path(&txn.slot).unwrap_or_default(),
+            path: state.nodes.path(&txn.dentry).unwrap_or_default(),
             claim,
             pid: txn.opener,
             started_ns: now_ns(),
@@ -692,7 +714,7 @@ impl Engine {
                 id: ready.id,
                 sure: true,
                 content: ready.content.clone(),
-                path: state.nodes.path(&txn.slot).unwrap_or_default(),
+                path: state.nodes.path(&txn.dentry).unwrap_or_default(),
                 version: ready.version,
             });
         }

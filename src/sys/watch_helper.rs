@@ -1,4 +1,4 @@
-//! The herald: a small process that makes the kernel wake those who watch a superseded version.
+//! The watch helper: a small process that makes the kernel wake those who watch a superseded version.
 //!
 //! The kernel makes its inotify events where programs come in, so somebody has to open and close
 //! the version on the mount. The daemon can't: a thread of it that waits for its own answer could
@@ -7,8 +7,8 @@
 //! which a program holds while it waits for the daemon; and it takes the version's links away from
 //! a link(2) that is just on its way.
 //!
-//! The herald has nothing of the daemon's but a pipe. When the daemon ends, so does whatever the
-//! herald waits for, and it reads the end of its orders. It goes in by path each time, so it keeps
+//! The watch helper has nothing of the daemon's but a pipe. When the daemon ends, so does whatever the
+//! watch helper waits for, and it reads the end of its orders. It goes in by path each time, so it keeps
 //! nobody from unmounting.
 
 use std::ffi::OsStr;
@@ -21,25 +21,25 @@ use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UT
 
 use super::at;
 
-/// Set for the herald to the directory in which it finds versions by number.
+/// Set for the watch helper to the directory in which it finds versions by number.
 const VARIABLE: &str = "COMMITFS_HERALD";
 /// What the names in that directory start with.
 const PREFIX: &str = "version-";
 
 /// The daemon's end.
 #[derive(Debug)]
-pub struct Herald {
+pub struct WatchHelper {
     child: Child,
     /// `None` only while it is dropped.
     orders: Option<ChildStdin>,
 }
 
-impl Herald {
+impl WatchHelper {
     /// Starts it. It touches `directory` only when told to.
-    pub fn start(directory: &Path) -> io::Result<Herald> {
+    pub fn start(directory: &Path) -> io::Result<WatchHelper> {
         super::background::keep_descriptors_to_ourselves();
         let mut child = Command::new("/proc/self/exe")
-            .arg0("commitfs-herald")
+            .arg0("commitfs-watch")
             .env_clear()
             .env(VARIABLE, directory)
             .current_dir("/")
@@ -48,10 +48,10 @@ impl Herald {
             .spawn()?;
         let orders = child.stdin.take();
         if let Some(pipe) = &orders {
-            // Few orders wait there: an unmount has to wait for the herald to have read them all.
+            // Few orders wait there: an unmount has to wait for the watch helper to have read them all.
             rustix::pipe::fcntl_setpipe_size(pipe, 4096).ok();
         }
-        Ok(Herald { child, orders })
+        Ok(WatchHelper { child, orders })
     }
 
     /// Its process.
@@ -59,9 +59,9 @@ impl Herald {
         self.child.id()
     }
 
-    /// Has those who watch a version woken. An error: the herald is gone.
-    pub fn tell(&mut self, version: u64, how: How) -> io::Result<()> {
-        let order = version << 1 | u64::from(how == How::Attributes);
+    /// Has those who watch a version woken. An error: the watch helper is gone.
+    pub fn tell(&mut self, version: u64, how: WatchOrder) -> io::Result<()> {
+        let order = version << 1 | u64::from(how == WatchOrder::Attributes);
         match &mut self.orders {
             Some(orders) => orders.write_all(&order.to_le_bytes()),
             None => Err(io::ErrorKind::BrokenPipe.into()),
@@ -69,7 +69,7 @@ impl Herald {
     }
 }
 
-impl Drop for Herald {
+impl Drop for WatchHelper {
     fn drop(&mut self) {
         self.orders = None;
         self.child.wait().ok();
@@ -78,7 +78,7 @@ impl Drop for Herald {
 
 /// Which events to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum WatchOrder {
     /// Those of a rewriting in place, and then IN_ATTRIB, as when a link is lost: one kind of
     /// watcher reads on, the other looks the name up again.
     Rewritten,
@@ -87,12 +87,12 @@ pub enum How {
     Attributes,
 }
 
-/// What the process does that [`Herald::start`] has started; `None` in any other.
+/// What the process does that [`WatchHelper::start`] has started; `None` in any other.
 pub fn run_if_asked() -> Option<ExitCode> {
     let directory = std::env::var_os(VARIABLE)?;
-    // A signal to the daemon's group or terminal is not for the herald: it ends with its orders.
+    // A signal to the daemon's group or terminal is not for the watch helper: it ends with its orders.
     rustix::process::setsid().ok();
-    rustix::thread::set_name(c"commitfs-herald").ok();
+    rustix::thread::set_name(c"commitfs-watch").ok();
     super::signals::block().ok();
     let mut orders = io::stdin().lock();
     let mut order = [0; 8];
@@ -100,8 +100,8 @@ pub fn run_if_asked() -> Option<ExitCode> {
     while orders.read_exact(&mut order).is_ok() {
         let order = u64::from_le_bytes(order);
         let how = match order & 1 {
-            0 => How::Rewritten,
-            _ => How::Attributes,
+            0 => WatchOrder::Rewritten,
+            _ => WatchOrder::Attributes,
         };
         turn += 1;
         wake(&directory, &name(order >> 1, turn), how);
@@ -121,9 +121,9 @@ pub fn parse(name: &OsStr) -> Option<(u64, u64)> {
     Some((number(version)?, number(turn)?))
 }
 
-/// The daemon knows its herald and changes nothing for it. Errors say that the version or the
+/// The daemon knows its watch helper and changes nothing for it. Errors say that the version or the
 /// mount is gone, or that an ordinary user may not write to the file.
-fn wake(directory: &OsStr, name: &str, how: How) {
+fn wake(directory: &OsStr, name: &str, how: WatchOrder) {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(directory) = rustix::fs::open(directory, flags | OFlags::DIRECTORY, Mode::empty())
     else {
@@ -132,7 +132,7 @@ fn wake(directory: &OsStr, name: &str, how: How) {
     let Ok(version) = rustix::fs::openat(&directory, name, flags, Mode::empty()) else {
         return;
     };
-    if how == How::Rewritten
+    if how == WatchOrder::Rewritten
         && let Ok(file) = at::reopen(&version, OFlags::WRONLY | OFlags::NONBLOCK)
     {
         rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 1).ok();

@@ -158,7 +158,7 @@ fn begin_open(m: &Mount, flags: &str) -> Actor {
 }
 
 #[test]
-fn a_name_that_is_removed_before_the_second_walk_does_not_come_back() {
+fn a_name_that_is_removed_before_the_second_lookup_does_not_come_back() {
     need_daemon!();
     let delay = Duration::from_millis(700);
     let m = mount!(slow(delay));
@@ -196,7 +196,7 @@ fn who_finds_a_file_gone_and_then_another_one_is_served_there() {
 }
 
 #[test]
-fn a_second_walk_that_begins_seconds_later_is_served() {
+fn a_second_lookup_that_begins_seconds_later_is_served() {
     need_daemon!();
     let m = mount!(slow(Duration::from_millis(2800)));
     m.save("f", "old");
