@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{Actor, Disk, Mount, assert_content, assert_errno, stamped};
+use common::{Actor, Disk, Mount, assert_content, assert_errno, eventually, stamped};
 
 #[test]
 fn a_write_beyond_the_file_size_limit_spoils_the_transaction() {
@@ -334,8 +334,15 @@ fn what_is_rejected_on_a_full_disk_is_kept_with_its_name_and_reason() {
     Actor::new()
         .save(&m.path("f.json"), "{")
         .expect_err("half a document");
-    let listed = m.command(&["rejected", "list"]).ok().out;
-    assert!(listed.contains("f.json  guard json: "), "{listed}");
+    // close() doesn't wait for it.
+    eventually(
+        Duration::from_secs(5),
+        "it is listed with its reason",
+        || {
+            let listed = m.command(&["rejected", "list"]).ok().out;
+            listed.contains("f.json  guard json: ")
+        },
+    );
 }
 
 #[test]

@@ -228,6 +228,9 @@ impl Series {
             Err(why) => return vec![format!("recovery: {why}")],
         };
         let mut faults = judge(cut, workers, &once);
+        if !faults.is_empty() {
+            self.keep(&dump(medium), arrived.seed);
+        }
         let time = Duration::from_micros(self.random.below(120_000));
         let end = match self.random.below(6) {
             0..=2 => End::At(self.crash_point()),
@@ -260,6 +263,29 @@ impl Series {
             .collect();
         faults.extend(also);
         faults
+    }
+
+    /// What a cut has left, and the journal's records as text, for who looks into a fault: below the
+    /// directory `COMMITFS_CUTS_KEEP`.
+    fn keep(&self, image: &Path, seed: u64) {
+        let Some(dir) = std::env::var_os("COMMITFS_CUTS_KEEP").map(PathBuf::from) else {
+            return;
+        };
+        let disk = mounted(image, self.fs);
+        let kept = dir.join(format!("{:?}-{:?}-{seed}", self.fs, self.durability));
+        std::fs::create_dir_all(&kept).unwrap();
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(disk.path().join("state")).arg(&kept);
+        assert!(copy.status().unwrap().success());
+        let journal = std::fs::read(kept.join("state/.commitfs/journal")).unwrap();
+        let text = match commitfs::journal::decode(&journal) {
+            Ok(told) => {
+                let records = told.records.iter().map(|record| format!("{record:?}\n"));
+                format!("{:?}\n{}", told.header, records.collect::<String>())
+            }
+            Err(error) => error.to_string(),
+        };
+        std::fs::write(kept.join("journal.txt"), text).unwrap();
     }
 
     fn crash_point(&mut self) -> String {
