@@ -555,6 +555,39 @@ fn a_new_journal_knows_what_was_synced_before_a_commit_that_a_power_cut_takes() 
     panic!("no commit came during a round");
 }
 
+#[test]
+fn a_removal_while_a_round_is_under_way_is_not_covered_by_that() {
+    need_daemon!();
+    // By the next round, it is.
+    for covered in [false, true] {
+        let options = slow().env("COMMITFS_ROUND_DELAY_MS", 600);
+        let mut m = mount!(options.seed("removed.log", "direct"));
+        let (mut saver, mut other) = (Actor::new(), Actor::new());
+        saver.save(&m.path("first"), "first").unwrap();
+        saver.open("f", "r", &m.path("first")).unwrap();
+        saver.start("fsync", &[b"f"]);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        other.unlink(&m.path("removed.log")).unwrap();
+        other.save(&m.path("second"), "second").unwrap();
+        saver.finish().unwrap();
+        if covered {
+            fsync(&mut saver, &m, "first");
+            other.save(&m.path("third"), "third").unwrap();
+        }
+        m.kill_daemon();
+        let records = journal_of(&m).records;
+        if !covered {
+            // The removal hasn't come to the medium.
+            std::fs::write(m.backing().join("removed.log"), "direct").unwrap();
+        }
+        cut(&m, &records);
+        let there = |name: &str| m.backing().join(name).exists();
+        assert_eq!(text(&m, "first"), "first", "{records:#?}");
+        assert_eq!(there("second"), covered, "{records:#?}");
+        assert_eq!(there("third"), covered, "{records:#?}");
+    }
+}
+
 fn staging(m: &Mount, id: u64) -> PathBuf {
     m.backing().join(format!(".commitfs/staging/{id:016x}"))
 }

@@ -222,10 +222,9 @@ impl Engine {
         state.checkpoint.due = None;
         let all = std::mem::take(&mut state.checkpoint.write_out) || state.checkpoint.stop;
         drop(state);
-        let delay = if all {
-            Duration::ZERO
-        } else {
-            self.text_delay()
+        let delay = match all {
+            true => Duration::ZERO,
+            false => self.text_delay(),
         };
         let texts = self.documents.unwritten_for(delay);
         let mut written = Ok(());
@@ -235,6 +234,7 @@ impl Engine {
         // What is being appended right now is either journalled and written, or neither.
         let appends = self.append_lock.lock();
         let mut state = self.lock();
+        state.checkpoint.taken = state.seq;
         let round = Round {
             upto: state.seq,
             items: state

@@ -273,7 +273,7 @@ impl Engine {
         let hold = at::open_path(dir, &dentry.name).ok();
         let node = self.current_if_any(state, dentry)?;
         let lost = state.added_to(dentry, node);
-        self.append(&Record::Barrier)?;
+        state.append_barrier(self)?;
         self.note_removed(state, caller.tid, dentry, node);
         rustix::fs::unlinkat(dir, &dentry.name, AtFlags::empty())?;
         state.unname(dentry, lost);
@@ -849,7 +849,7 @@ impl Engine {
         let replaced = at::stat_at(&*to_dir, &to.name)?;
         let hold = at::open_path(&*to_dir, &to.name).ok();
         let lost = state.added_to(to, target);
-        self.append(&Record::Barrier)?;
+        state.append_barrier(self)?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let moves_dir = is_dir
             || exchange
@@ -1233,7 +1233,7 @@ impl Engine {
             return Ok(Step::CheckpointFirst);
         }
         let dir = self.dir_fd(state, dentry.dir)?;
-        self.append(&Record::Barrier)?;
+        state.append_barrier(self)?;
         rustix::fs::unlinkat(&*dir, &dentry.name, AtFlags::REMOVEDIR)?;
         if let Some(node) = state.nodes.get_mut(id) {
             node.unlinked = true;

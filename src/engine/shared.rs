@@ -253,7 +253,7 @@ impl Engine {
         let old = at::open_path(&*dir, &dentry.name).ok();
         let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
         if replaced.is_some() {
-            self.append(&Record::Barrier)?;
+            state.append_barrier(self)?;
         }
         self.store.apply(staging_id, &*dir, &dentry.name)?;
         failpoint::crash_point("turned-direct");

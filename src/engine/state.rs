@@ -16,6 +16,7 @@ use std::time::Instant;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::Engine;
 use super::append::Appender;
 use super::claims::Claimant;
 use super::files::Files;
@@ -25,6 +26,7 @@ use crate::journal::Record;
 use crate::locks::LockTable;
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet, Shown};
 use crate::store::Unseen;
+use crate::sys::failpoint;
 use crate::txn::{Begun, Staging, Transaction};
 use crate::types::{Dentry, HandleId, NodeId, OpResult, TxnId};
 
@@ -160,6 +162,8 @@ pub struct CheckpointRequest {
     pub write_out: bool,
     /// The checkpoint is in the middle of a round.
     pub busy: bool,
+    /// The last commit that the last round takes along, or has taken.
+    pub taken: u64,
     /// What can't be written any more, whatever is tried: new commits are refused.
     pub failed: Option<Errno>,
     /// Why the last round didn't bring everything out; the next one tries again.
@@ -285,6 +289,23 @@ pub struct State {
 }
 
 impl State {
+    /// Journals that a name is about to be removed or moved in the backing directory.
+    ///
+    /// A round that is under way has taken the directories that it syncs, and its *Durable* comes
+    /// behind this. So that nobody takes that to cover the removal, it stands behind a commit that
+    /// the round does not have; where there is none, behind one of nothing.
+    pub(super) fn append_barrier(&mut self, engine: &Engine) -> OpResult<()> {
+        if self.checkpoint.busy
+            && self.checkpoint.taken == self.seq
+            && !failpoint::mutant("C19-round")
+        {
+            let (seq, edits) = (self.seq + 1, Vec::new());
+            engine.append(&Record::Commit { seq, edits })?;
+            self.seq = seq;
+        }
+        engine.append(&Record::Barrier)
+    }
+
     /// Number for a new transaction.
     pub fn new_id(&mut self) -> TxnId {
         self.last_id += 1;

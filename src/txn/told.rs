@@ -29,7 +29,8 @@ pub(super) fn collect(
     transactions: &mut BTreeMap<TxnId, Recorded>,
 ) -> SortedRecords {
     let mut places = BTreeMap::new();
-    let mut barrier = None;
+    let mut last = durable;
+    let mut barriers = Vec::new();
     let mut commits: BTreeMap<u64, Vec<Edit>> = BTreeMap::new();
     for (at, record) in records.iter().enumerate() {
         match record {
@@ -77,6 +78,7 @@ pub(super) fn collect(
             Record::Unprepared { id } => transactions.entry(*id).or_default().prepared = None,
             Record::Abort { id } => transactions.entry(*id).or_default().aborted = true,
             Record::Commit { seq, edits } => {
+                last = last.max(*seq);
                 places.insert(*seq, at);
                 for edit in edits {
                     if let Edit::Put { id, path, .. } = edit {
@@ -90,12 +92,10 @@ pub(super) fn collect(
             }
             Record::Durable { seq } => {
                 durable = durable.max(*seq);
-                barrier = None;
+                // A round that had begun before knows nothing of it.
+                barriers.retain(|behind| behind > seq);
             }
-            Record::Barrier => {
-                let last: u64 = commits.keys().next_back().copied().unwrap_or(0);
-                barrier.get_or_insert(last.max(durable));
-            }
+            Record::Barrier => barriers.push(last),
             Record::Withdrawn { seq } => {
                 commits.remove(seq);
             }
@@ -124,7 +124,7 @@ pub(super) fn collect(
     SortedRecords {
         commits,
         durable,
-        barrier,
+        barrier: barriers.first().copied(),
         places,
     }
 }
