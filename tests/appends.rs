@@ -701,3 +701,24 @@ fn a_new_log_of_which_a_descriptor_is_closed_while_its_first_line_is_written_los
     one.write("log", "second\n").unwrap();
     assert_content(m.read("log"), b"first\nsecond\n", "both lines");
 }
+
+/// A commit that waited for others' lines would stand behind what programs begin after the close.
+#[test]
+fn an_edit_that_is_closed_while_lines_are_added_to_another_file_is_committed_at_once() {
+    need_daemon!();
+    let m = mount!(Mount::options().env("COMMITFS_APPEND_DELAY_MS", 1500));
+    m.save("grid", "rows");
+    m.save("log", "0\n");
+    let (mut editor, mut logger) = (Actor::new(), Actor::new());
+    editor.open("f", "r+", &m.path("grid")).unwrap();
+    editor.pwrite("f", 0, b"ROWS").unwrap();
+    logger.open("f", "a", &m.path("log")).unwrap();
+    logger.start("write", &[b"f", b"1\n"]);
+    std::thread::sleep(Duration::from_millis(300));
+    editor.close("f").unwrap();
+    let version = m.version("grid").unwrap();
+    assert!(!logger.has_answered(), "the line was quicker");
+    assert_content(m.read("grid"), b"ROWS", &format!("version {version}"));
+    logger.finish().unwrap();
+    assert_content(m.read("log"), b"0\n1\n", "the line");
+}

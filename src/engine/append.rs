@@ -9,12 +9,10 @@
 //! bytes are written. Recovery takes back what is not all there.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -33,8 +31,14 @@ use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Ready, Staging, Transaction, key_of};
 use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, TxnId, errno_of};
 
+mod adding;
+mod places;
 mod sizes;
 mod tails;
+
+pub(super) use adding::Appends;
+pub(super) use places::Unnamed;
+use places::{AppendPlace, AppendTarget, Hold};
 
 /// An unfinished line longer than this doesn't wait.
 const LONGEST: usize = 1 << 20;
@@ -61,50 +65,6 @@ pub struct Appender {
     /// The commit of its last line.
     last: AtomicU64,
     inner: Mutex<Inner>,
-}
-
-/// Where a line goes.
-struct AppendTarget {
-    node: NodeId,
-    /// The file's name, if it has kept that.
-    dentry: Option<Dentry>,
-    ends: Ends,
-    file: Arc<File>,
-    from: u64,
-    /// What the journal is told of the append; nothing where it doesn't matter.
-    told: Option<(FileKey, PathBuf)>,
-}
-
-/// What an append waits for.
-enum Hold {
-    /// An editor's commit of the file.
-    Turn(Dentry),
-    /// The version that is to grow has to be in place.
-    Checkpoint,
-    /// Whether it is lines of JSON has to be looked at.
-    Unread(Dentry),
-    /// That the file grows has to be on the medium.
-    Announced(FileKey),
-    /// That the file has lost its last name has to be.
-    Gone(Unnamed),
-}
-
-/// The file that a description adds to.
-#[derive(Clone, Debug)]
-enum AppendPlace {
-    /// Whatever version is current under this name, which is always the file's own.
-    At(Dentry),
-    /// One that has lost its name, as on the plain directory.
-    Nameless(Unnamed),
-}
-
-/// A file that has lost its name, and where what is shown of it ends.
-#[derive(Clone, Debug)]
-pub(super) struct Unnamed {
-    fd: Arc<OwnedFd>,
-    ends: Ends,
-    /// It has lost its last name, on the medium, too.
-    gone: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -388,7 +348,7 @@ impl Engine {
     /// Adds `bytes` in one piece, or nothing. Holds no lock when it has failed, so that room can be made.
     fn append_once(&self, appender: &Appender, inner: &mut Inner, bytes: &[u8]) -> OpResult<()> {
         loop {
-            let lock = self.append_lock.lock();
+            let lock = self.appends.lock();
             let mut guard = self.lock();
             match self.target(&mut guard, appender)? {
                 Ok(target) => {
@@ -564,8 +524,10 @@ impl Engine {
             state.counters.appends += 1;
             self.wake_checkpoint(state);
         }
+        let adding = self.appends.begin(&file);
         drop(guard);
         failpoint::crash_point("append-journalled");
+        failpoint::delay("COMMITFS_APPEND_DELAY_MS");
         let written = failpoint::fail_point("append")
             .and_then(|()| file.write_all_at(bytes, from).map_err(|e| errno_of(&e)));
         if let Err(e) = written {
@@ -576,6 +538,7 @@ impl Engine {
             return Err(e);
         }
         target.ends.advance(end);
+        drop(adding);
         Ok(())
     }
 

@@ -232,7 +232,7 @@ impl Engine {
             written = written.and(self.write_out(dentry));
         }
         // What is being appended right now is either journalled and written, or neither.
-        let appends = self.append_lock.lock();
+        let appends = self.appends.lock();
         let mut state = self.lock();
         state.checkpoint.taken = state.seq;
         let round = Round {

@@ -286,10 +286,9 @@ impl Engine {
         self.finish_later(id, staging, unlock);
     }
 
-    /// Whether a content has all that was added to what it was copied from, and nothing is being
-    /// added: for who holds the state, so that nobody can begin to.
+    /// See [`Appends::are_all_in`](super::append::Appends::are_all_in).
     pub(super) fn has_all_added(&self, grown: Option<GrownBase>) -> bool {
-        grown.is_none_or(|g| self.append_lock.try_lock().is_some() && g.is_complete())
+        grown.is_none_or(|g| self.appends.are_all_in(&g))
     }
 
     /// Content that changed after its last FLUSH (a mapping) is prepared now, on a worker;
@@ -313,7 +312,7 @@ impl Engine {
                 }
                 let copies = engine.copies_of_prepared(id);
                 let grows = grown_of(&engine.lock(), id).is_some();
-                let nobody_adds = grows.then(|| engine.append_lock.lock());
+                let nobody_adds = grows.then(|| engine.appends.lock());
                 let mut state = engine.lock();
                 let grown = grown_of(&state, id);
                 let fits = engine.still_fits(&mut state, id);

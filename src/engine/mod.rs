@@ -166,8 +166,8 @@ pub struct Engine {
     /// The checkpoint has orders.
     checkpoint_wanted: Condvar,
     pub(crate) journal: Mutex<Journal>,
-    /// One append after the other; taken before `State`.
-    append_lock: Mutex<()>,
+    /// Taken before `State`.
+    appends: append::Appends,
     /// Files on their way out.
     deferred_closes: Arc<room::DeferredCloses>,
     /// Locks already told of: path, process, kind.
@@ -302,7 +302,7 @@ impl Engine {
             state_changed: Condvar::new(),
             checkpoint_wanted: Condvar::new(),
             journal: Mutex::new(recovered.journal),
-            append_lock: Mutex::new(()),
+            appends: append::Appends::default(),
             deferred_closes,
             freed: std::sync::atomic::AtomicBool::new(false),
             warned: Mutex::default(),

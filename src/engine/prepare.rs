@@ -400,10 +400,11 @@ impl Engine {
 
     /// Takes over the lines that others have added since an editor's base was copied (C10).
     pub(super) fn take_added(&self, content: &mut crate::txn::Content) -> OpResult<()> {
-        if content.grown().is_none() {
+        // What begins to be added from here on is looked for once more when it is decided.
+        if content.grown().is_none_or(|g| self.appends.are_all_in(&g)) {
             return Ok(());
         }
-        let _nobody_adds = self.append_lock.lock();
+        let _nobody_adds = self.appends.lock();
         content.take_added()
     }
 

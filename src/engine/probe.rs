@@ -276,7 +276,7 @@ impl CloseProbe {
         let (Some(then), Some(now)) = (self.last_pid, now) else {
             return self.kin.miss();
         };
-        if now == then || failpoint::mutant("C3-surviving_holders") {
+        if now == then || failpoint::mutant("C3-holders") {
             return;
         }
         if now < then {

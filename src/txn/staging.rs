@@ -3,6 +3,7 @@
 //! A `Staging` outlives changes of what lies behind it: a rename of the still open file (C11)
 //! publishes the file written so far and lets the transaction go on with a copy of it.
 
+mod grown;
 mod rest;
 
 use std::fs::File;
@@ -14,6 +15,8 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
+
+pub use grown::GrownBase;
 
 use super::pages::{SeenPages, own_ranges, read_padded};
 use super::parts::{PIECE, Parts, by_place, differ, each_piece, holds_any};
@@ -56,31 +59,6 @@ pub enum Own {
 
 /// The most pieces that the journal is told of, at a few bytes each.
 const MOST_TOLD: usize = 1 << 16;
-
-/// The file that a content was copied from, to which others add records in place (C10), and how many
-/// bytes of it the content has.
-#[derive(Clone, Debug)]
-pub struct GrownBase {
-    from: Shown,
-    /// As it was copied, and with what was taken over since.
-    len: u64,
-}
-
-impl GrownBase {
-    /// Whether the content has all that was added.
-    pub fn is_complete(&self) -> bool {
-        // What nobody adds records to, or was written in place, has none to take over.
-        self.from.is_whole() || self.from.length().is_ok_and(|len| len <= self.len)
-    }
-
-    /// What recovery has to know of it.
-    fn told(&self) -> OpResult<journal::GrownInfo> {
-        Ok(journal::GrownInfo {
-            inode: at::stat(&*self.from.file)?.st_ino,
-            len: self.len,
-        })
-    }
-}
 
 /// What the handles of one transaction write into.
 #[derive(Debug)]

@@ -1,0 +1,55 @@
+//! Where lines go, and what they have to wait for.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::journal::FileKey;
+use crate::namespace::Ends;
+use crate::types::{Dentry, NodeId};
+
+/// Where a line goes.
+pub(super) struct AppendTarget {
+    pub node: NodeId,
+    /// The file's name, if it has kept that.
+    pub dentry: Option<Dentry>,
+    pub ends: Ends,
+    pub file: Arc<File>,
+    pub from: u64,
+    /// What the journal is told of the append; nothing where it doesn't matter.
+    pub told: Option<(FileKey, PathBuf)>,
+}
+
+/// What an append waits for.
+pub(super) enum Hold {
+    /// An editor's commit of the file.
+    Turn(Dentry),
+    /// The version that is to grow has to be in place.
+    Checkpoint,
+    /// Whether it is lines of JSON has to be looked at.
+    Unread(Dentry),
+    /// That the file grows has to be on the medium.
+    Announced(FileKey),
+    /// That the file has lost its last name has to be.
+    Gone(Unnamed),
+}
+
+/// The file that a description adds to.
+#[derive(Clone, Debug)]
+pub(super) enum AppendPlace {
+    /// Whatever version is current under this name, which is always the file's own.
+    At(Dentry),
+    /// One that has lost its name, as on the plain directory.
+    Nameless(Unnamed),
+}
+
+/// A file that has lost its name, and where what is shown of it ends.
+#[derive(Clone, Debug)]
+pub struct Unnamed {
+    pub(super) fd: Arc<OwnedFd>,
+    pub(super) ends: Ends,
+    /// It has lost its last name, on the medium, too.
+    pub(super) gone: Arc<AtomicBool>,
+}
