@@ -722,3 +722,32 @@ fn an_edit_that_is_closed_while_lines_are_added_to_another_file_is_committed_at_
     logger.finish().unwrap();
     assert_content(m.read("log"), b"0\n1\n", "the line");
 }
+
+/// The close of another descriptor gives a log its first version, or has it go on on a copy.
+#[test]
+fn what_is_written_while_another_descriptor_is_closed_is_not_overwritten() {
+    need_daemon!();
+    for (name, before, parts) in [
+        ("log", "", ["fir", "st\n"]),
+        ("log", "", ["one", "two"]),
+        ("log.json", "1\n2\n", ["{\"a\": ", "3}\n"]),
+    ] {
+        let mut options = Mount::options().env("COMMITFS_FIRST_LINE_DELAY_MS", 500);
+        if !before.is_empty() {
+            options = options.seed(name, before);
+        }
+        let m = mount!(options);
+        let mut one = Actor::new();
+        one.open("log", "a", &m.path(name)).unwrap();
+        one.dup("log", "copy").unwrap();
+        one.write("log", parts[0]).unwrap();
+        let mut two = one.thread();
+        two.start("close", &[b"copy"]);
+        std::thread::sleep(Duration::from_millis(150));
+        one.write("log", parts[1]).unwrap();
+        two.finish().expect("a close");
+        one.close("log").unwrap();
+        let whole = [before, parts[0], parts[1]].concat();
+        assert_content(m.read(name), whole.as_bytes(), name);
+    }
+}

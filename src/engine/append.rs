@@ -8,7 +8,7 @@
 //! Crash argument: the journal says what will be appended, where, and its checksum, before the
 //! bytes are written. Recovery takes back what is not all there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,22 +117,16 @@ impl Appender {
     pub(super) fn last(&self) -> u64 {
         self.last.load(Ordering::Relaxed)
     }
-}
 
-impl Inner {
-    /// The unfinished line is half a JSON value, which nobody is to see.
-    fn is_half(&self, appender: &Appender) -> bool {
-        appender.stream == Stream::Json
-            && !self.tail.is_empty()
-            && !lines::is_json_value(&self.tail)
-    }
-
-    /// Keeps the unfinished rest of what a process has written.
-    fn hold(&mut self, rest: &[u8], by: u32) {
-        self.tail = rest.to_vec();
-        self.by = (!rest.is_empty()).then_some(by).into_iter().collect();
-        self.since = (!rest.is_empty()).then(Instant::now);
-        self.failed = None;
+    /// The description goes on in a transaction.
+    fn hand_over(&self, txn: &mut Transaction) {
+        // The kernel knows the description by this node, and who was born since it was opened is
+        // not known.
+        txn.shown_base = Some(self.node);
+        (txn.last_pid, txn.opened) = (None, None);
+        txn.kin.miss();
+        txn.begun = Begun::Edit;
+        txn.processes.entry(self.opener).or_default().opener = true;
     }
 }
 
@@ -765,18 +759,20 @@ impl Engine {
                 end: state.nodes.get(node).ok_or(Errno::STALE)?.end().clone(),
             },
         };
-        let mut appender = None;
-        for (writer, how, sync, opener) in writers {
+        let new = |&(writer, how, sync, opener): &(HandleId, OFlags, bool, u32)| {
             let how = (always, how, sync);
             let new = Appender::new(node, how, stream, opener, dentry.clone(), read.clone());
-            state.enlist(&dentry, &new);
-            state.handles.insert(writer, Handle::Append(new.clone()));
-            if writer == handle {
-                appender = Some(new);
-            }
+            (writer, new)
+        };
+        let appenders: BTreeMap<HandleId, Arc<Appender>> = writers.iter().map(new).collect();
+        let appender = appenders.get(&handle).ok_or(Errno::BADF)?;
+        // From the moment that it is known others may write through it (a FLUSH is behind this, say).
+        let mut inner = appender.inner.lock();
+        for (writer, new) in &appenders {
+            state.enlist(&dentry, new);
+            state.handles.insert(*writer, Handle::Append(new.clone()));
         }
         drop(content);
-        let appender = appender.ok_or(Errno::BADF)?;
         if first.is_none() {
             self.publish(state, &dentry, ready, node);
             let seq = state.seq;
@@ -784,18 +780,16 @@ impl Engine {
                 appender.last.fetch_max(seq, Ordering::Relaxed);
             }
             drop(guard);
-            appender.inner.lock().hold(rest, by);
+            failpoint::delay("COMMITFS_FIRST_LINE_DELAY_MS");
+            inner.hold(rest, by);
             return Ok(Some(seq));
         }
         drop(guard);
         let mut whole = vec![0; usize::try_from(end).map_err(|_| Errno::FBIG)?];
-        ready
-            .file
-            .read_exact_at(&mut whole, 0)
-            .map_err(|e| errno_of(&e))?;
+        let read = ready.file.read_exact_at(&mut whole, 0);
+        read.map_err(|e| errno_of(&e))?;
         whole.extend_from_slice(lines);
-        let mut inner = appender.inner.lock();
-        let added = self.append_records(&appender, &mut inner, &whole);
+        let added = self.append_records(appender, &mut inner, &whole);
         self.store.remove_staging(ready.id).ok();
         self.append(&Record::Abort { id: ready.id }).ok();
         if let Err(e) = added {
@@ -867,19 +861,15 @@ impl Engine {
         (*how, *sync, *opener) = (appender.how, appender.sync, appender.opener);
         // The kernel knows the description by this node.
         *shown = Some(appender.node);
+        // It is nobody else's yet. Until the half line stands in it, nobody's next words do.
+        let mut content = staging.lock();
         state.handles.insert(handle, staged);
         inner.left = true;
         // Not before: had anything failed, the close would have to try again.
         let half = std::mem::take(&mut inner.tail);
         state.delist(appender);
         if let Some(txn) = state.txns.get_mut(&id) {
-            // The kernel knows the description by this node, and who was born since it was opened
-            // is not known.
-            txn.shown_base = Some(appender.node);
-            (txn.last_pid, txn.opened) = (None, None);
-            txn.kin.miss();
-            txn.begun = Begun::Edit;
-            txn.processes.entry(appender.opener).or_default().opener = true;
+            appender.hand_over(txn);
         }
         if let Some(n) = state.nodes.get_mut(appender.node) {
             n.readers -= 1;
@@ -888,10 +878,12 @@ impl Engine {
         if !half.is_empty() {
             // It stands behind the lines, for the guard to judge.
             // The transaction is to fail, should this.
-            let end = staging.lock().size()?;
+            let end = content.size()?;
+            failpoint::delay("COMMITFS_FIRST_LINE_DELAY_MS");
             self.note_write(id, leaver, end + half.len() as u64)?;
-            staging.lock().write(&half, end)?;
+            content.write(&half, end)?;
         }
+        drop(content);
         Ok((id, staging))
     }
 

@@ -88,8 +88,8 @@ pub fn birth_time(fd: impl AsFd) -> Result<(u64, i64), Errno> {
     let wanted = StatxFlags::INO | StatxFlags::BTIME;
     let told = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted)?;
     let born = told.stx_btime.tv_sec * 1_000_000_000 + i64::from(told.stx_btime.tv_nsec);
-    let is_known = told.stx_mask & StatxFlags::BTIME.bits() != 0
-        && !failpoint::feature_off("birth-times");
+    let is_known =
+        told.stx_mask & StatxFlags::BTIME.bits() != 0 && !failpoint::feature_off("birth-times");
     Ok((told.stx_ino, if is_known { born } else { 0 }))
 }
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::super::Engine;
 use super::super::state::Handle;
-use super::{AppendPlace, Appender, Inner};
+use super::{AppendPlace, Appender, Inner, lines};
 use crate::rules::Stream;
 use crate::sys::{failpoint, proc};
 use crate::txn::Abort;
@@ -18,6 +18,23 @@ use crate::types::{Caller, HandleId, OpResult};
 
 /// An unfinished line becomes visible after this time, in milliseconds.
 const PATIENCE: u64 = 1000;
+
+impl Inner {
+    /// The unfinished line is half a JSON value, which nobody is to see.
+    pub(super) fn is_half(&self, appender: &Appender) -> bool {
+        appender.stream == Stream::Json
+            && !self.tail.is_empty()
+            && !lines::is_json_value(&self.tail)
+    }
+
+    /// Keeps the unfinished rest of what a process has written.
+    pub(super) fn hold(&mut self, rest: &[u8], by: u32) {
+        self.tail = rest.to_vec();
+        self.by = (!rest.is_empty()).then_some(by).into_iter().collect();
+        self.since = (!rest.is_empty()).then(Instant::now);
+        self.failed = None;
+    }
+}
 
 impl Engine {
     /// Makes the unfinished line visible. Half a JSON value stays unfinished (C21).
