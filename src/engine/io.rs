@@ -15,7 +15,7 @@ use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::Record;
 use crate::rules::Stream;
-use crate::sys::{failpoint, interrupt, proc};
+use crate::sys::{interrupt, proc};
 use crate::txn::{Content, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 
@@ -450,52 +450,6 @@ impl Engine {
             Ok(_) => done(Ok(())),
             Err(e) => done(Err(e)),
         }
-    }
-
-    pub(super) fn fsync_txn(&self, id: TxnId, staging: &Staging) -> OpResult<()> {
-        if failpoint::mutant("C7") {
-            return Ok(());
-        }
-        // What is rolled forward after a power cut stands behind all that was committed before.
-        self.sync_pending()?;
-        let mut content = staging.lock();
-        if content.must_copy() && !content.changed {
-            // It is the committed version still, and nothing of it lies in staging.
-            drop(content);
-            return self.checkpoint_all();
-        }
-        self.take_parts(id, &mut content, true)?;
-        let mut described = content.fsync()?;
-        let staging_id = content.id;
-        drop(content);
-        let mut no_op = false;
-        let promised = failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())
-            .and_then(|()| {
-                let mut state = self.lock();
-                // What others have put there is the file now, and must not be replaced by nothing.
-                no_op = self.is_no_op(&mut state, id);
-                if no_op {
-                    return Ok(());
-                }
-                // Under the same lock as the record: a new journal must carry it.
-                let dentry = state.txns.get(&id).map(|t| t.dentry.clone());
-                let current = dentry.and_then(|s| self.current_if_any(&mut state, &s).ok());
-                self.tell_parts(&mut state, id, &mut described);
-                if let Some(txn) = state.txns.get_mut(&id) {
-                    txn.current_at_fsync = current.flatten();
-                    txn.fsynced = true;
-                    txn.note_durable(described.clone());
-                }
-                self.append(&Record::Fsynced {
-                    id: staging_id,
-                    content: described,
-                })
-            })
-            .and_then(|()| match no_op {
-                true => self.checkpoint_all(),
-                false => self.sync_journal(),
-            });
-        promised.inspect_err(|errno| staging.lock().fail(*errno, "fsync"))
     }
 
     /// Sets the length of an open description's file.
