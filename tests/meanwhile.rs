@@ -5,7 +5,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Actor, Mount, assert_content};
+use common::{Actor, Mount, assert_content, assert_errno, eventually};
+
+const SOON: Duration = Duration::from_secs(10);
 
 /// Some time after another has begun something that the daemon takes a second for.
 fn a_moment() {
@@ -52,5 +54,55 @@ fn what_is_fsynced_while_another_thread_gives_the_lock_back_is_kept() {
             m.remount();
         }
         assert_content(m.read("f"), b"whole", dies);
+    }
+}
+
+#[test]
+fn what_is_closed_is_there_for_who_removes_its_directory_or_takes_its_name() {
+    need_daemon!();
+    let m = mount!(Mount::options().env("COMMITFS_DECIDE_DELAY_MS", 1000));
+    m.mkdir("d");
+    m.mkdir("e");
+    let mut writer = Actor::new();
+    writer.open("f", "w+", &m.path("d/f")).unwrap();
+    writer.pwrite("f", 0, b"whole").unwrap();
+    // RELEASE is as late as a mapping makes it.
+    writer.mmap("f", "map", 5, "rw").unwrap();
+    // Somebody may have a hidden file open in it: it goes all the same.
+    let hidden = writing(&m, "e/hidden", "w", "half");
+    writer.close("f").unwrap();
+    let refuses = |what: &str| {
+        let mut other = Actor::new();
+        assert_errno(other.rmdir(&m.path("d")), "ENOTEMPTY");
+        assert_errno(other.rename(&m.path("e"), &m.path("d")), "ENOTEMPTY");
+        assert_eq!(m.commits(), 0, "{what}: too late");
+        // A lookup waits for what is being decided.
+        assert_errno(other.mkdir(&m.path("d/f")), "EEXIST");
+    };
+    refuses("closed");
+    writer.map_write("map", 0, b"W").unwrap();
+    writer.munmap("map").unwrap();
+    a_moment();
+    refuses("being decided upon");
+    eventually(SOON, "it is there", || {
+        m.read("d/f").as_deref() == Some(b"Whole")
+    });
+    Actor::new().rmdir(&m.path("e")).unwrap();
+    drop(hidden);
+}
+
+#[test]
+fn a_close_whose_name_goes_while_it_is_prepared_says_so() {
+    need_daemon!();
+    for (then, errno) in [("rmdir d", "ENOENT"), ("mkdir d/f", "EISDIR")] {
+        let m = mount!(Mount::options().env("COMMITFS_PROMISE_DELAY_MS", 1000));
+        m.mkdir("d");
+        let mut writer = writing(&m, "d/f", "w", "whole");
+        writer.start("close", &[b"f"]);
+        a_moment();
+        m.sh(then).ok();
+        assert!(!writer.has_answered(), "the close was quicker");
+        assert_errno(writer.finish(), errno);
+        m.await_rejected("d/f", b"whole");
     }
 }

@@ -701,11 +701,7 @@ impl Engine {
                 content: content.clone(),
             });
         }
-        if let (Some(ready), Some(flushed), false) = (&txn.content, &txn.flushed, txn.unprepared)
-            && flushed.sure
-            && txn.verdict.is_none()
-            && txn.death().is_none()
-        {
+        if let Some(ready) = txn.content.as_ref().filter(|_| txn.is_acknowledged()) {
             if ready.synced && ready.merged.is_some() {
                 let (id, content) = (ready.id, ready.content.clone());
                 records.push(Record::Fsynced { id, content });

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
+use super::close::is_doomed;
 use super::{Engine, State};
 use crate::namespace::NodeKind;
 use crate::sys::failpoint;
@@ -44,6 +45,21 @@ impl State {
             t.unprepared && t.verdict.is_none() && !t.discarded && t.would_commit()
         })
     }
+}
+
+/// Whether to everybody a file is there that is still to be committed: a claim, or one whose last close was told that
+/// it is kept, or of which it is being decided. Who removes its directory, or makes another kind of file of its
+/// name, would take that back.
+pub(super) fn is_as_good_as_there(txn: &Transaction) -> bool {
+    let may_be_kept = txn.fsynced || txn.verdict.is_none() && !is_doomed(txn);
+    let is_closed = txn.closing && txn.would_commit() && may_be_kept || txn.is_acknowledged();
+    !txn.discarded && (txn.is_seen_by_all() || is_closed && !failpoint::mutant("C2-taken"))
+}
+
+/// Whether recovery may give a name what an open transaction of it has promised.
+pub(super) fn is_promised(state: &State, dentry: &Dentry) -> bool {
+    let promises = |t: &Transaction| t.last_fsync.is_some() || t.content.is_some() || t.is_there();
+    state.transactions_at(dentry).any(promises)
 }
 
 impl Engine {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
 use rustix::io::Errno;
 
+use super::deciding::{is_as_good_as_there, is_promised};
 use super::ledger::Saved;
 use super::merging::{MergeOutcome, Why};
 use super::overwrites::Loss;
@@ -416,7 +417,7 @@ impl Engine {
     }
 
     fn exists(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
-        Ok(state.transactions_at(dentry).any(|t| t.is_seen_by_all())
+        Ok(state.transactions_at(dentry).any(is_as_good_as_there)
             || self.current_if_any(state, dentry)?.is_some())
     }
 
@@ -1056,12 +1057,12 @@ impl Engine {
         }
     }
 
-    /// Whether names that everybody sees lie in a directory only as open transactions.
+    /// Whether names that are there to everybody lie in a directory only as open transactions.
     fn holds_claims(&self, state: &State, dir: NodeId) -> bool {
         state
             .txns
             .values()
-            .any(|t| t.is_seen_by_all() && t.dentry.dir == dir && !t.discarded)
+            .any(|t| t.dentry.dir == dir && is_as_good_as_there(t))
             || state.pending.in_dir(dir).next().is_some()
     }
 
@@ -1425,10 +1426,4 @@ fn followers(state: &State, from: &Dentry, moved: NodeId) -> Vec<TxnId> {
         state.txns.get(id).is_some_and(goes)
     });
     ids
-}
-
-/// Whether recovery may give a name what an open transaction of it has promised.
-fn is_promised(state: &State, dentry: &Dentry) -> bool {
-    let promises = |t: &Transaction| t.last_fsync.is_some() || t.content.is_some() || t.is_there();
-    state.transactions_at(dentry).any(promises)
 }

@@ -210,7 +210,7 @@ impl Engine {
             ready.synced = self.make_durable(id, staging, &mut ready, judged, by)?;
         } else if !failpoint::mutant("C18-prepared") {
             let mut state = self.lock();
-            let Some(path) = judged.path(&state, id)? else {
+            let Some(path) = judged.path(self, &state, id)? else {
                 return Ok(ready);
             };
             self.tell_parts(&mut state, id, &mut ready.content);
@@ -259,7 +259,7 @@ impl Engine {
                 overtaken.get_or_insert_with(|| Overtaken::new(self, &mut state));
                 continue;
             }
-            let Some(path) = judged.path(&state, id)? else {
+            let Some(path) = judged.path(self, &state, id)? else {
                 return Ok(false);
             };
             self.tell_parts(&mut state, id, &mut ready.content);
@@ -556,14 +556,16 @@ impl Judged {
     }
 
     /// The path that a promise is to be kept under, as it is now: its directory may have moved since the
-    /// content was judged. `None` if nothing is to be promised.
-    fn path(&self, state: &State, id: TxnId) -> Result<Option<PathBuf>, Abort> {
+    /// content was judged, or be gone, or have another one under the name. `None` if nothing is to be promised.
+    fn path(&self, engine: &Engine, state: &State, id: TxnId) -> Result<Option<PathBuf>, Abort> {
+        let vanished = |errno| Abort::VanishedTarget { errno };
         let txn = state.txns.get(&id).filter(|t| self.is(t) && !t.discarded);
-        let gone = Abort::VanishedTarget {
-            errno: Errno::NOENT,
+        let Some(dentry) = txn.map(|t| &t.dentry) else {
+            return Ok(None);
         };
-        txn.map(|t| state.nodes.path(&t.dentry).ok_or(gone))
-            .transpose()
+        check_target(engine, state, dentry).map_err(vanished)?;
+        let path = state.nodes.path(dentry);
+        path.map(Some).ok_or(vanished(Errno::NOENT))
     }
 }
 

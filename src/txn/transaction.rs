@@ -378,7 +378,16 @@ impl Transaction {
             at: Instant::now(),
             by,
         });
-        self.unprepared = false;
+        (self.unprepared, self.verdict) = (false, None);
+    }
+
+    /// Whether a close, surely the last, was told that what it has prepared is kept.
+    pub fn is_acknowledged(&self) -> bool {
+        self.content.is_some()
+            && !self.unprepared
+            && self.flushed.is_some_and(|flushed| flushed.sure)
+            && self.verdict.is_none()
+            && self.death().is_none()
     }
 
     /// Those that have opened it and never closed a descriptor: each holds one, as long as it lives.
