@@ -303,6 +303,34 @@ fn what_is_written_while_a_text_is_published_is_not_forgotten() {
 }
 
 #[test]
+fn what_is_set_while_a_text_is_published_is_not_forgotten() {
+    need_daemon!();
+    let slow = Mount::options().rules(WHOLE);
+    let m = mount!(slow.env("COMMITFS_MOVE_DELAY_MS", 2000));
+    let path = m.path("status.json");
+    m.save("status.json", "{\"step\": 1}");
+    for (mode, name) in [(0o600, None), (0o644, Some("user.step"))] {
+        let mut writer = Actor::new();
+        writer.open("f", "r+", &path).unwrap();
+        rewrite(&mut writer, "{\"step\": 2}");
+        std::thread::sleep(RESTED);
+        match name {
+            Some(name) => writer.setxattr(&path, name, b"2").unwrap(),
+            None => drop(writer.on_slot("fchmod", "f", &[mode.into()]).unwrap()),
+        }
+        rewrite(&mut writer, "{\"step\": 3}");
+        writer.close("f").unwrap();
+        assert_content(m.read("status.json"), b"{\"step\": 3}", "after the close");
+        let mut reader = Actor::new();
+        assert_eq!(reader.stat(&path).unwrap().mode & 0o777, mode);
+        if let Some(name) = name {
+            assert_eq!(reader.getxattr(&path, name).unwrap(), b"2");
+        }
+        writer.chmod(&path, 0o644);
+    }
+}
+
+#[test]
 fn what_is_unlinked_while_a_text_is_published_does_not_come_back() {
     need_daemon!();
     let slow = Mount::options().rules(WHOLE);

@@ -1,6 +1,6 @@
 //! Changes of attributes: mode, owner, times, length, and ACLs that are inherited.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
@@ -11,7 +11,7 @@ use super::setid::drop_set_id;
 use super::{Engine, State, virtualdir};
 use crate::journal;
 use crate::namespace::NodeKind;
-use crate::sys::{at, proc};
+use crate::sys::{at, failpoint, proc};
 use crate::txn::{Own, Staging};
 use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, TxnId, mtime_ns};
 
@@ -136,7 +136,7 @@ impl Engine {
         }
     }
 
-    fn is_private(&self, node: NodeId) -> bool {
+    pub(super) fn is_private(&self, node: NodeId) -> bool {
         let state = self.lock();
         let kind = state.nodes.get(node).map(|n| n.kind);
         matches!(kind, Some(NodeKind::Private(_)))
@@ -147,7 +147,7 @@ impl Engine {
         if (change.uid, change.gid, change.mode) == (None, None, None) && times.is_none() {
             return Ok(());
         }
-        let (fd, staging) = {
+        let noted = || -> OpResult<(Arc<OwnedFd>, Option<Arc<Staging>>)> {
             let mut guard = self.lock();
             let state = &mut *guard;
             let n = state.nodes.get(node).ok_or(Errno::STALE)?;
@@ -164,12 +164,17 @@ impl Engine {
                 }
                 _ => None,
             };
-            (fd, staging)
+            Ok((fd, staging))
         };
+        let (mut fd, staging) = noted()?;
         let mut content = staging.as_ref().map(|staging| staging.lock());
         if let Some(content) = &mut content {
             // Copying later would set the time anew.
             content.copy_base()?;
+            if !failpoint::mutant("C8-meanwhile") {
+                // If what was staged was published meanwhile, the node has another file, and nobody knows of a change.
+                fd = noted()?.0;
+            }
         }
         if change.uid.is_some() || change.gid.is_some() {
             at::chown(&*fd, change.uid, change.gid)?;

@@ -495,8 +495,7 @@ impl Engine {
         let fresh_id = self.lock().new_id();
         let copied = how == Publication::Link;
         // What was fsync'd under this name stays promised.
-        let is_promised = |t: &Transaction| copied && t.fsynced;
-        let is_promised = self.lock().txns.get(&id).is_some_and(is_promised);
+        let is_promised = copied && self.lock().txns.get(&id).is_some_and(|t| t.fsynced);
         let file = self.making_room(|| self.store.create_staging(fresh_id))?;
         let old =
             at::reopen(&*content.file, rustix::fs::OFlags::PATH).map(std::os::fd::OwnedFd::from);
@@ -525,6 +524,7 @@ impl Engine {
             self.store.remove_staging(fresh_id).ok();
         };
         self.reserve_commit().inspect_err(unused)?;
+        failpoint::delay("COMMITFS_MOVE_DELAY_MS");
         let (by, mut guard, merged) = loop {
             let (by, base) = match how {
                 Publication::Link => (None, None),

@@ -29,10 +29,6 @@ fn full_name(name: &OsStr) -> Cow<'_, OsStr> {
 }
 
 impl Engine {
-    fn node_fd(&self, node: NodeId) -> OpResult<Arc<OwnedFd>> {
-        self.lock().nodes.fd(node)
-    }
-
     /// getxattr(2).
     pub fn getxattr(
         self: &Arc<Self>,
@@ -51,7 +47,7 @@ impl Engine {
         if name.as_bytes().starts_with(OURS) {
             return done(self.own_xattr(node, name));
         }
-        let fd = self.node_fd(node);
+        let fd = self.lock().nodes.fd(node);
         done(fd.and_then(|fd| at::get_xattr(&*fd, name)?.ok_or(Errno::NODATA)));
     }
 
@@ -90,7 +86,7 @@ impl Engine {
         if name.as_bytes().starts_with(OURS) {
             return self.set_own_xattr(caller, node, name, value, done);
         }
-        if self.is_dirty(node) {
+        if self.is_dirty(node) || self.is_private(node) {
             let (engine, name, value) = (self.clone(), name.to_owned(), value.to_vec());
             return self.pool.run(move || {
                 let settled = engine.materialize(node);
@@ -101,36 +97,57 @@ impl Engine {
     }
 
     fn set_stored(&self, node: NodeId, name: &OsStr, value: &[u8], flags: i32) -> OpResult<()> {
-        at::set_xattr(&*self.node_fd(node)?, name, value, flags)?;
-        self.note_own_xattr(node, name);
+        self.change_stored(node, name, |fd| at::set_xattr(fd, name, value, flags))
+    }
+
+    /// Changes an attribute of a node's file. An open transaction keeps what was set through its own descriptor, be it that what
+    /// it has staged is being published.
+    fn change_stored(
+        &self,
+        node: NodeId,
+        name: &OsStr,
+        change: impl FnOnce(&OwnedFd) -> OpResult<()>,
+    ) -> OpResult<()> {
+        let kind = self.lock().nodes.get(node).map(|n| n.kind);
+        let staging = match kind {
+            Some(NodeKind::Private(txn)) => self.lock().txns.get(&txn).map(|t| t.staging.clone()),
+            _ => None,
+        };
+        let content = staging.as_ref().map(|staging| staging.lock());
+        let fd = self.lock().nodes.fd(node)?;
+        change(&fd)?;
+        if let (Some(staging), Some(_)) = (&staging, content) {
+            staging.set_own(Own::Xattrs);
+            if name == "system.posix_acl_access" {
+                staging.set_own(Own::Mode);
+            }
+        }
         Ok(())
     }
 
-    /// An open transaction keeps what was set through its own descriptor.
-    fn note_own_xattr(&self, node: NodeId, name: &OsStr) {
-        let state = self.lock();
-        if let Some(NodeKind::Private(txn)) = state.nodes.get(node).map(|n| n.kind)
-            && let Some(txn) = state.txns.get(&txn)
-        {
-            txn.staging.set_own(Own::Xattrs);
-            if name == "system.posix_acl_access" {
-                txn.staging.set_own(Own::Mode);
-            }
+    /// removexattr(2).
+    pub fn removexattr(
+        self: &Arc<Self>,
+        node: NodeId,
+        name: &OsStr,
+        done: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        let (engine, name) = (self.clone(), full_name(name).into_owned());
+        let remove = move || done(engine.remove_stored(node, &name));
+        match self.is_private(node) {
+            true => self.pool.run(remove),
+            false => remove(),
         }
     }
 
-    /// removexattr(2).
-    pub fn removexattr(&self, node: NodeId, name: &OsStr) -> OpResult<()> {
-        let name = &*full_name(name);
+    fn remove_stored(&self, node: NodeId, name: &OsStr) -> OpResult<()> {
         // What was set while nothing was mounted is an ordinary attribute, and may go.
         let is_ours = name.as_bytes().starts_with(OURS) && !name.as_bytes().starts_with(DOCUMENT);
         if virtualdir::is_virtual(node) || is_ours {
             return Err(Errno::NODATA);
         }
         self.materialize(node)?;
-        at::remove_xattr(&*self.node_fd(node)?, name)?;
-        self.note_own_xattr(node, name);
-        Ok(())
+        self.change_stored(node, name, |fd| at::remove_xattr(fd, name))
     }
 
     /// listxattr(2): names, each ended by a zero byte.
@@ -139,7 +156,8 @@ impl Engine {
             return Ok(Vec::new());
         }
         let mut all = Vec::new();
-        for name in at::list_xattrs(&*self.node_fd(node)?)? {
+        let fd = self.lock().nodes.fd(node)?;
+        for name in at::list_xattrs(&*fd)? {
             if !name.starts_with(OURS) {
                 all.extend(name);
                 all.push(0);

@@ -598,7 +598,8 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(reply, self.0.removexattr(ino.0, name));
+        self.0
+            .removexattr(ino.0, name, move |result| empty(reply, result));
     }
 
     fn ioctl(
