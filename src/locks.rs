@@ -468,8 +468,8 @@ mod tests {
             mode,
             kind: LockKind::Unknown,
             pid: owner as u32,
-            handle: owner,
-            node: 1,
+            handle: HandleId(owner),
+            node: NodeId(1),
             at: None,
             since: Instant::now(),
         }
@@ -478,11 +478,23 @@ mod tests {
     #[test]
     fn exclusive_locks_of_two_owners_stand_against_each_other() {
         let mut table = LockTable::default();
-        table.grant(1, lock(1, 0, END, Mode::Exclusive));
-        assert_eq!(table.against(1, &lock(2, 0, END, Mode::Shared)).count(), 1);
-        assert_eq!(table.against(1, &lock(1, 0, END, Mode::Shared)).count(), 0);
+        table.grant(NodeId(1), lock(1, 0, END, Mode::Exclusive));
         assert_eq!(
-            table.against(2, &lock(2, 0, END, Mode::Exclusive)).count(),
+            table
+                .against(NodeId(1), &lock(2, 0, END, Mode::Shared))
+                .count(),
+            1
+        );
+        assert_eq!(
+            table
+                .against(NodeId(1), &lock(1, 0, END, Mode::Shared))
+                .count(),
+            0
+        );
+        assert_eq!(
+            table
+                .against(NodeId(2), &lock(2, 0, END, Mode::Exclusive))
+                .count(),
             0
         );
     }
@@ -490,14 +502,23 @@ mod tests {
     #[test]
     fn shared_locks_stand_together_and_ranges_apart() {
         let mut table = LockTable::default();
-        table.grant(1, lock(1, 0, 9, Mode::Shared));
-        assert_eq!(table.against(1, &lock(2, 5, 20, Mode::Shared)).count(), 0);
+        table.grant(NodeId(1), lock(1, 0, 9, Mode::Shared));
         assert_eq!(
-            table.against(1, &lock(2, 5, 20, Mode::Exclusive)).count(),
+            table
+                .against(NodeId(1), &lock(2, 5, 20, Mode::Shared))
+                .count(),
+            0
+        );
+        assert_eq!(
+            table
+                .against(NodeId(1), &lock(2, 5, 20, Mode::Exclusive))
+                .count(),
             1
         );
         assert_eq!(
-            table.against(1, &lock(2, 10, 20, Mode::Exclusive)).count(),
+            table
+                .against(NodeId(1), &lock(2, 10, 20, Mode::Exclusive))
+                .count(),
             0
         );
     }
@@ -505,12 +526,12 @@ mod tests {
     #[test]
     fn unlocking_the_middle_leaves_both_ends() {
         let mut table = LockTable::default();
-        table.grant(1, lock(1, 0, 99, Mode::Exclusive));
-        assert!(table.release(1, &lock(1, 10, 19, Mode::Exclusive)));
+        table.grant(NodeId(1), lock(1, 0, 99, Mode::Exclusive));
+        assert!(table.release(NodeId(1), &lock(1, 10, 19, Mode::Exclusive)));
         for (byte, locked) in [(9, 1), (10, 0), (19, 0), (20, 1)] {
             assert_eq!(
                 table
-                    .against(1, &lock(2, byte, byte, Mode::Exclusive))
+                    .against(NodeId(1), &lock(2, byte, byte, Mode::Exclusive))
                     .count(),
                 locked
             );
@@ -521,12 +542,16 @@ mod tests {
     fn flock_and_fcntl_do_not_meet_where_they_can_be_told_apart() {
         let mut table = LockTable::default();
         table.learn_posix(1);
-        table.grant(1, lock(1, 0, END, Mode::Exclusive));
+        table.grant(NodeId(1), lock(1, 0, END, Mode::Exclusive));
         let mut flock = lock(7, 0, END, Mode::Exclusive);
-        assert_eq!(table.against(1, &flock).count(), 1, "can't be told yet");
+        assert_eq!(
+            table.against(NodeId(1), &flock).count(),
+            1,
+            "can't be told yet"
+        );
         table.flock_owners.insert(7);
         flock.owner = 7;
-        assert_eq!(table.against(1, &flock).count(), 0);
+        assert_eq!(table.against(NodeId(1), &flock).count(), 0);
     }
 
     #[test]
@@ -535,7 +560,7 @@ mod tests {
         let mut wanted = lock(5, 0, END, Mode::Exclusive);
         table.learn_from(&wanted);
         assert_ne!(table.kind(&wanted), LockKind::Posix);
-        wanted.handle = 6;
+        wanted.handle = HandleId(6);
         table.learn_from(&wanted);
         assert_eq!(table.kind(&wanted), LockKind::Posix);
     }

@@ -11,20 +11,55 @@ pub use rustix::io::Errno;
 /// Result of an operation a program asked for.
 pub type OpResult<T> = Result<T, Errno>;
 
-/// Number of a node: what the kernel calls nodeid and programs see as `st_ino`.
-///
-/// Drawn from a counter and never reused while the mount lives, so it can't be mistaken for
-/// another file's the way a backing inode number can.
-pub type NodeId = u64;
+/// Numbers of one kind, so that one can't be taken for another's.
+macro_rules! number {
+    ($(#[$about:meta])* $name:ident) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// The number after it.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// Number of a node: what the kernel calls nodeid and programs see as `st_ino`.
+    ///
+    /// Drawn from a counter and never reused while the mount lives, so it can't be mistaken for
+    /// another file's the way a backing inode number can.
+    NodeId
+}
 
 /// The root directory's node.
-pub const ROOT: NodeId = 1;
+pub const ROOT: NodeId = NodeId(1);
 
-/// Number of a transaction and of its staging file; never reused in a backing directory.
-pub type TxnId = u64;
+number! {
+    /// Number of a transaction and of its staging file; never reused in a backing directory.
+    TxnId
+}
 
-/// Number of an open description (FUSE file handle).
-pub type HandleId = u64;
+number! {
+    /// Number of an open description (FUSE file handle).
+    HandleId
+}
 
 /// A name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

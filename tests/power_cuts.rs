@@ -491,7 +491,7 @@ fn a_new_journal_knows_that_a_merged_save_was_promised() {
         _ => None,
     });
     let staging = m.backing().join(".commitfs/staging");
-    let lost = staging.join(format!("{:016x}", later.expect("its commit")));
+    let lost = staging.join(commitfs::store::id_name(later.expect("its commit")));
     std::fs::write(lost, "").unwrap();
     let found = recovered(&m, &records);
     assert_eq!(

@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use commitfs::journal::{self, Edit, Record};
+use commitfs::types::TxnId;
 use common::{Actor, Disk, Mount, commitfs, run, temporary_directory};
 
 fn journal_of(m: &Mount) -> journal::Contents {
@@ -57,7 +58,7 @@ fn without_last_append(records: &[Record]) -> &[Record] {
 }
 
 /// The staging number that a name was given last.
-fn staged(records: &[Record], name: &str) -> u64 {
+fn staged(records: &[Record], name: &str) -> TxnId {
     let edits = records.iter().rev().filter_map(|record| match record {
         Record::Commit { edits, .. } => Some(edits),
         _ => None,
@@ -588,8 +589,9 @@ fn a_removal_while_a_round_is_under_way_is_not_covered_by_that() {
     }
 }
 
-fn staging(m: &Mount, id: u64) -> PathBuf {
-    m.backing().join(format!(".commitfs/staging/{id:016x}"))
+fn staging(m: &Mount, id: TxnId) -> PathBuf {
+    let name = commitfs::store::id_name(id);
+    m.backing().join(".commitfs/staging").join(name)
 }
 
 #[test]

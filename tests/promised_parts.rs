@@ -168,7 +168,7 @@ fn what_was_taken_over_of_a_commit_goes_with_that() {
         _ => None,
     });
     let lost = put.expect("the other has committed");
-    let staged = format!(".commitfs/staging/{lost:016x}");
+    let staged = format!(".commitfs/staging/{}", commitfs::store::id_name(lost));
     std::fs::write(m.backing().join(staged), "").unwrap();
     cut(&m, &records);
     assert_eq!(text(&m, "f"), "XYZdefghijkl\n", "{records:#?}");

@@ -190,7 +190,7 @@ impl Findings {
             .leftovers
             .iter()
             .map(|left| Unfinished {
-                staging: format!("{:016x}", left.id),
+                staging: crate::store::id_name(left.id),
                 path: left
                     .path
                     .as_deref()

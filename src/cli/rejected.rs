@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::{Failure, control, exit, output, rejected_drop, rejected_list};
 use crate::engine::ControlCommand;
 use crate::store::{Rejected, STATE_DIR, id_name};
-use crate::types::path_hex;
+use crate::types::{TxnId, path_hex};
 
 /// Arguments of `commitfs rejected`.
 #[derive(Debug, Clone, clap::Args)]
@@ -104,7 +104,8 @@ pub(super) fn all(dir: &Path) -> Result<Vec<Rejected>, Failure> {
 
 /// The number of rejected content as it is listed; zeros in front may be left out.
 pub(super) fn whole_id(id: &str) -> Option<String> {
-    u64::from_str_radix(id, 16).ok().map(id_name)
+    let id = u64::from_str_radix(id, 16).ok()?;
+    Some(id_name(TxnId(id)))
 }
 
 fn open(dir: &Path, id: &str) -> Result<File, Failure> {

@@ -78,12 +78,13 @@ fn cut_front(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::TxnId;
 
     #[test]
     fn a_terminal_gets_lines_of_its_width_and_a_pipe_all() {
         let long = "d/".repeat(40) + "state.json";
         let one = Rejected {
-            id: 31,
+            id: TxnId(31),
             path: long.clone(),
             path_hex: None,
             reason: "the content ends ".repeat(9),

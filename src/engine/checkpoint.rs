@@ -511,7 +511,7 @@ impl Engine {
         let mut journal = self.journal.lock();
         let mut header = journal.header().clone();
         header.journal_id = crate::journal::fresh_id();
-        header.next_id = state.last_id + 1;
+        header.next_id = state.last_id.next();
         header.next_seq = state.seq + 1;
         header.durable_seq = state.durable;
         match crate::journal::Journal::create(

@@ -131,7 +131,7 @@ mod tests {
             dir: ROOT,
             name: "f".into(),
         };
-        let nodes = Nodes::new(descriptor(), (0, 0), 100, 1000);
+        let nodes = Nodes::new(descriptor(), (0, 0), NodeId(100), 1000);
         (dentry, nodes, Files::default())
     }
 

@@ -75,7 +75,7 @@ use crate::rules::{Creation, Policy, Rules};
 use crate::store::{RejectedBound, Store};
 use crate::sys::{at, failpoint};
 use crate::txn::recovery::Recovered;
-use crate::types::{Attr, Dentry, NodeId, OpResult, ROOT, seconds_of};
+use crate::types::{Attr, Dentry, HandleId, NodeId, OpResult, ROOT, seconds_of};
 
 pub use advice::ErrorReport;
 pub use attrs::{SetAttr, SetTime};
@@ -206,7 +206,7 @@ fn is_full(error: &std::io::Error) -> bool {
 /// mount of ours, hardly ever shows one of ours then (see `probe`).
 fn first_number() -> NodeId {
     let range = crate::journal::fresh_id() >> 40;
-    (1 << 52) + (range << 28)
+    NodeId((1 << 52) + (range << 28))
 }
 
 impl std::fmt::Debug for Engine {
@@ -247,7 +247,7 @@ impl Engine {
             followers: links::Followers::default(),
             handles: handles::Handles::default(),
             appenders: HashMap::new(),
-            last_handle: 0,
+            last_handle: HandleId(0),
             pending_opens: HashMap::new(),
             lookups: HashMap::new(),
             last_id: recovered.last_id,

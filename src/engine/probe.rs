@@ -88,19 +88,19 @@ impl Looks {
 
     /// Whether a mapping of this file may be one of the transaction's.
     pub(super) fn may_map(&self, ino: u64) -> bool {
-        ino == self.own || Some(ino) == self.base
+        ino == self.own.0 || Some(NodeId(ino)) == self.base
     }
 
     /// Surely one of them.
     pub(super) fn are(&self, ino: u64, how: OFlags) -> bool {
         let alone = || self.ours.contains(&how) && !self.others.contains(&how);
-        ino == self.own || (Some(ino) == self.base && alone())
+        ino == self.own.0 || (Some(NodeId(ino)) == self.base && alone())
     }
 
     /// Perhaps one of them: it isn't known to be somebody else's.
     pub(super) fn may_be(&self, ino: u64, how: OFlags) -> bool {
         let unknown = || self.ours.contains(&how) || !self.others.contains(&how);
-        ino == self.own || (Some(ino) == self.base && unknown())
+        ino == self.own.0 || (Some(NodeId(ino)) == self.base && unknown())
     }
 }
 

@@ -308,7 +308,7 @@ impl State {
 
     /// Number for a new transaction.
     pub fn new_id(&mut self) -> TxnId {
-        self.last_id += 1;
+        self.last_id = self.last_id.next();
         self.last_id
     }
 
@@ -329,7 +329,7 @@ impl State {
 
     /// Number for a new description.
     pub fn add_handle(&mut self, handle: Handle) -> HandleId {
-        self.last_handle += 1;
+        self.last_handle = self.last_handle.next();
         self.handles.insert(self.last_handle, handle);
         self.last_handle
     }

@@ -30,16 +30,16 @@ use crate::store::{DAEMON_LOG, RULES_FILE, id_name, parse_id};
 use crate::sys::{at, failpoint};
 use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, ROOT, TxnId, path_of};
 
-const DIR: NodeId = 2;
-const STATUS: NodeId = 3;
-const CONTROL: NodeId = 4;
-const LOCK: NodeId = 5;
-const REJECTED: NodeId = 6;
-const LOCKS: NodeId = 7;
-const LOG: NodeId = 8;
-const RULES: NodeId = 9;
+const DIR: NodeId = NodeId(2);
+const STATUS: NodeId = NodeId(3);
+const CONTROL: NodeId = NodeId(4);
+const LOCK: NodeId = NodeId(5);
+const REJECTED: NodeId = NodeId(6);
+const LOCKS: NodeId = NodeId(7);
+const LOG: NodeId = NodeId(8);
+const RULES: NodeId = NodeId(9);
 /// Rejected content N has node `CONTENTS + 2 N`, its meta file the next.
-const CONTENTS: NodeId = 1 << 62;
+const CONTENTS: NodeId = NodeId(1 << 62);
 
 const FILES: [(&str, NodeId); 7] = [
     (RULES_FILE, RULES),
@@ -57,8 +57,8 @@ pub fn is_virtual(node: NodeId) -> bool {
 }
 
 fn content_of(node: NodeId) -> Option<(TxnId, bool)> {
-    let n = node.checked_sub(CONTENTS)?;
-    Some((n / 2, n % 2 == 1))
+    let n = node.0.checked_sub(CONTENTS.0)?;
+    Some((TxnId(n / 2), n % 2 == 1))
 }
 
 /// A command for the daemon.
@@ -188,7 +188,8 @@ impl Engine {
                     Some(id) => (id, 1),
                     None => (text, 0),
                 };
-                CONTENTS + 2 * parse_id(OsStr::new(id)).ok_or(Errno::NOENT)? + meta
+                let id = parse_id(OsStr::new(id)).ok_or(Errno::NOENT)?;
+                NodeId(CONTENTS.0 + 2 * id.0 + meta)
             }
             _ => return Err(Errno::NOTDIR),
         };
@@ -292,11 +293,11 @@ impl Engine {
             })),
             REJECTED => {
                 for r in self.store.list_rejected()? {
-                    let ino = CONTENTS + 2 * r.id;
+                    let ino = NodeId(CONTENTS.0 + 2 * r.id.0);
                     entries.push(entry(&id_name(r.id), ino, FileType::RegularFile));
                     entries.push(entry(
                         &format!("{}.meta", id_name(r.id)),
-                        ino + 1,
+                        ino.next(),
                         FileType::RegularFile,
                     ));
                 }

@@ -141,6 +141,7 @@ impl Engine {
             // Not ENOENT: that would be remembered, too.
             return Err(Errno::CANCELED);
         }
+        let id = NodeId(id);
         match self.lock().nodes.get_mut(id) {
             Some(node) if node.lookups > 0 => node.lookups += 1,
             _ => return Err(Errno::NOENT),
@@ -200,7 +201,7 @@ fn keep_telling(engine: &Weak<Engine>, mut watch_helper: WatchHelper, news: &Rec
         }
         for id in touched.iter().filter_map(|s| lingering.get(s)).flatten() {
             if let Some(how) = engine.how_to_tell(*id)
-                && watch_helper.tell(*id, how).is_err()
+                && watch_helper.tell(id.0, how).is_err()
             {
                 return engine.watch_helper_gone();
             }

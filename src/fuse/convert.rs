@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
+use fuser::{FileAttr, FileHandle, FileType, INodeNo, Request, TimeOrNow};
 
 use crate::engine::{Feature, SetTime};
-use crate::types::{Attr, Caller};
+use crate::types::{Attr, Caller, HandleId, NodeId};
 
 pub(super) fn caller(req: &Request) -> Caller {
     Caller {
@@ -68,7 +68,7 @@ pub(super) fn set_time(time: TimeOrNow) -> SetTime {
 pub(super) fn attr_of(attr: &Attr) -> FileAttr {
     let s = &attr.stat;
     FileAttr {
-        ino: INodeNo(attr.ino),
+        ino: INodeNo(attr.ino.0),
         size: u64::try_from(s.st_size).unwrap_or(0),
         blocks: u64::try_from(s.st_blocks).unwrap_or(0),
         atime: time(s.st_atime, s.st_atime_nsec),
@@ -84,4 +84,14 @@ pub(super) fn attr_of(attr: &Attr) -> FileAttr {
         blksize: u32::try_from(s.st_blksize).unwrap_or(4096),
         flags: 0,
     }
+}
+
+/// The node that a request is about.
+pub(super) fn node_id(ino: INodeNo) -> NodeId {
+    NodeId(ino.0)
+}
+
+/// The open description that a request is about.
+pub(super) fn handle_id(handle: FileHandle) -> HandleId {
+    HandleId(handle.0)
 }

@@ -5,11 +5,12 @@
 
 mod convert;
 mod notify;
+mod replies;
 
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
@@ -24,47 +25,13 @@ use crate::engine::{
 };
 use crate::locks::{LockKind, Mode};
 use crate::sys::failpoint;
-use crate::types::{Attr, OpResult};
-use convert::{attr_of, caller, errno, feature, kind, set_time};
+use convert::{attr_of, caller, errno, feature, handle_id, kind, node_id, set_time};
 pub use notify::KernelNotify;
-
-/// Names are looked up anew each time: what they mean depends on who asks, and when.
-const ENTRY_TTL: Duration = Duration::ZERO;
-const GENERATION: fuser::Generation = fuser::Generation(0);
+use replies::{ENTRY_TTL, GENERATION, attributes, empty, entry, xattr};
 
 /// The file system as fuser wants it.
 #[derive(Debug)]
 pub struct Adapter(pub Arc<Engine>);
-
-fn entry(reply: ReplyEntry, result: OpResult<Attr>) {
-    match result {
-        Ok(attr) => reply.entry_with_ttls(&attr.ttl, &ENTRY_TTL, &attr_of(&attr), GENERATION),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn attributes(reply: ReplyAttr, result: OpResult<Attr>) {
-    match result {
-        Ok(attr) => reply.attr(&attr.ttl, &attr_of(&attr)),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn empty(reply: ReplyEmpty, result: OpResult<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn xattr(reply: ReplyXattr, size: u32, result: OpResult<Vec<u8>>) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(e) => reply.error(errno(e)),
-    }
-}
 
 fn lock_request(
     ino: INodeNo,
@@ -76,8 +43,8 @@ fn lock_request(
     wait: bool,
 ) -> LockRequest {
     LockRequest {
-        node: ino.0,
-        handle: fh.0,
+        node: node_id(ino),
+        handle: handle_id(fh),
         owner: owner.0,
         start,
         end,
@@ -189,15 +156,18 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.0
-            .lookup(caller(req), parent.0, name, move |r| entry(reply, r));
+            .lookup(caller(req), node_id(parent), name, move |r| entry(reply, r));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.0.forget(ino.0, nlookup);
+        self.0.forget(node_id(ino), nlookup);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        attributes(reply, self.0.getattr(caller(req), ino.0, fh.map(|h| h.0)));
+        attributes(
+            reply,
+            self.0.getattr(caller(req), node_id(ino), fh.map(handle_id)),
+        );
     }
 
     fn setattr(
@@ -226,14 +196,19 @@ impl Filesystem for Adapter {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        self.0
-            .setattr(caller(req), ino.0, fh.map(|h| h.0), change, move |r| {
+        self.0.setattr(
+            caller(req),
+            node_id(ino),
+            fh.map(handle_id),
+            change,
+            move |r| {
                 attributes(reply, r);
-            });
+            },
+        );
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.0.readlink(ino.0) {
+        match self.0.readlink(node_id(ino)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
         }
@@ -251,7 +226,8 @@ impl Filesystem for Adapter {
     ) {
         entry(
             reply,
-            self.0.mknod(caller(req), parent.0, name, mode, umask, rdev),
+            self.0
+                .mknod(caller(req), node_id(parent), name, mode, umask, rdev),
         );
     }
 
@@ -266,17 +242,19 @@ impl Filesystem for Adapter {
     ) {
         entry(
             reply,
-            self.0.mkdir(caller(req), parent.0, name, mode, umask),
+            self.0
+                .mkdir(caller(req), node_id(parent), name, mode, umask),
         );
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.0
-            .unlink(caller(req), parent.0, name, move |r| empty(reply, r));
+            .unlink(caller(req), node_id(parent), name, move |r| empty(reply, r));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0.rmdir(parent.0, name, move |r| empty(reply, r));
+        self.0
+            .rmdir(node_id(parent), name, move |r| empty(reply, r));
     }
 
     fn symlink(
@@ -287,7 +265,10 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        entry(reply, self.0.symlink(caller(req), parent.0, name, target));
+        entry(
+            reply,
+            self.0.symlink(caller(req), node_id(parent), name, target),
+        );
     }
 
     fn rename(
@@ -303,9 +284,9 @@ impl Filesystem for Adapter {
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         self.0.rename(
             caller(req),
-            parent.0,
+            node_id(parent),
             name,
-            newparent.0,
+            node_id(newparent),
             newname,
             flags,
             move |r| {
@@ -322,20 +303,24 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.0
-            .link(caller(req), ino.0, newparent.0, newname, move |r| {
-                entry(reply, r)
-            });
+        self.0.link(
+            caller(req),
+            node_id(ino),
+            node_id(newparent),
+            newname,
+            move |r| entry(reply, r),
+        );
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let request = OpenRequest {
             flags: OFlags::from_bits_retain(flags.0 as u32),
         };
-        self.0.open(caller(req), ino.0, request, move |r| match r {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), fopen_flags(&opened)),
-            Err(e) => reply.error(errno(e)),
-        });
+        self.0
+            .open(caller(req), node_id(ino), request, move |r| match r {
+                Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen_flags(&opened)),
+                Err(e) => reply.error(errno(e)),
+            });
     }
 
     fn create(
@@ -349,7 +334,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let request = CreateRequest {
-            dir: parent.0,
+            dir: node_id(parent),
             name: name.to_owned(),
             mode,
             umask,
@@ -360,7 +345,7 @@ impl Filesystem for Adapter {
                 &ENTRY_TTL,
                 &attr_of(&created.attr),
                 GENERATION,
-                FileHandle(created.opened.handle),
+                FileHandle(created.opened.handle.0),
                 fopen_flags(&created.opened),
             ),
             Err(e) => reply.error(errno(e)),
@@ -381,7 +366,7 @@ impl Filesystem for Adapter {
         if let Some(owner) = lock_owner {
             self.0.learn_owner(owner.0);
         }
-        self.0.read(fh.0, offset, size, move |r| match r {
+        self.0.read(handle_id(fh), offset, size, move |r| match r {
             Ok(data) => reply.data(&data),
             Err(e) => reply.error(errno(e)),
         });
@@ -409,10 +394,11 @@ impl Filesystem for Adapter {
         if request.writeback {
             who.tid = 0;
         }
-        self.0.write(who, fh.0, request, data, move |r| match r {
-            Ok(written) => reply.written(written),
-            Err(e) => reply.error(errno(e)),
-        });
+        self.0
+            .write(who, handle_id(fh), request, data, move |r| match r {
+                Ok(written) => reply.written(written),
+                Err(e) => reply.error(errno(e)),
+            });
     }
 
     fn flush(
@@ -423,8 +409,13 @@ impl Filesystem for Adapter {
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.0
-            .flush(caller(req), ino.0, fh.0, owner.0, move |r| empty(reply, r));
+        self.0.flush(
+            caller(req),
+            node_id(ino),
+            handle_id(fh),
+            owner.0,
+            move |r| empty(reply, r),
+        );
     }
 
     fn release(
@@ -438,7 +429,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         failpoint::delay("COMMITFS_RELEASE_DELAY_MS");
-        self.0.release(ino.0, fh.0, lock_owner.map(|o| o.0));
+        self.0
+            .release(node_id(ino), handle_id(fh), lock_owner.map(|o| o.0));
         reply.ok();
     }
 
@@ -450,12 +442,12 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.fsync(fh.0, move |r| empty(reply, r));
+        self.0.fsync(handle_id(fh), move |r| empty(reply, r));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.opendir(ino.0) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+        match self.0.opendir(node_id(ino)) {
+            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -468,20 +460,21 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.0.readdir(caller(req), fh.0, offset, move |r| match r {
-            Ok(entries) => {
-                let from = usize::try_from(offset)
-                    .unwrap_or(usize::MAX)
-                    .min(entries.len());
-                for (at, e) in entries.iter().enumerate().skip(from) {
-                    if reply.add(INodeNo(e.ino), at as u64 + 1, kind(e.kind), &e.name) {
-                        break;
+        self.0
+            .readdir(caller(req), handle_id(fh), offset, move |r| match r {
+                Ok(entries) => {
+                    let from = usize::try_from(offset)
+                        .unwrap_or(usize::MAX)
+                        .min(entries.len());
+                    for (at, e) in entries.iter().enumerate().skip(from) {
+                        if reply.add(INodeNo(e.ino.0), at as u64 + 1, kind(e.kind), &e.name) {
+                            break;
+                        }
                     }
+                    reply.ok();
                 }
-                reply.ok();
-            }
-            Err(e) => reply.error(errno(e)),
-        });
+                Err(e) => reply.error(errno(e)),
+            });
     }
 
     fn releasedir(
@@ -492,7 +485,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.0.releasedir(fh.0);
+        self.0.releasedir(handle_id(fh));
         reply.ok();
     }
 
@@ -550,7 +543,7 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.fsyncdir(ino.0, move |r| empty(reply, r));
+        self.0.fsyncdir(node_id(ino), move |r| empty(reply, r));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -581,25 +574,25 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(req);
         self.0
-            .setxattr(caller, ino.0, name, value, flags, move |result| {
+            .setxattr(caller, node_id(ino), name, value, flags, move |result| {
                 empty(reply, result)
             });
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let caller = caller(req);
-        self.0.getxattr(caller, ino.0, name, move |result| {
+        self.0.getxattr(caller, node_id(ino), name, move |result| {
             xattr(reply, size, result)
         });
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr(reply, size, self.0.listxattr(ino.0));
+        xattr(reply, size, self.0.listxattr(node_id(ino)));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.0
-            .removexattr(ino.0, name, move |result| empty(reply, result));
+            .removexattr(node_id(ino), name, move |result| empty(reply, result));
     }
 
     fn ioctl(
@@ -628,7 +621,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.0
-            .fallocate(caller(req), fh.0, mode, offset, length, move |r| {
+            .fallocate(caller(req), handle_id(fh), mode, offset, length, move |r| {
                 empty(reply, r)
             });
     }
@@ -644,7 +637,7 @@ impl Filesystem for Adapter {
     ) {
         let hole = whence == libc::SEEK_HOLE;
         match u64::try_from(offset) {
-            Ok(offset) => self.0.seek(fh.0, offset, hole, move |r| match r {
+            Ok(offset) => self.0.seek(handle_id(fh), offset, hole, move |r| match r {
                 Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
                 Err(e) => reply.error(errno(e)),
             }),
@@ -667,9 +660,9 @@ impl Filesystem for Adapter {
     ) {
         self.0.copy_range(
             caller(req),
-            fh_in.0,
+            handle_id(fh_in),
             offset_in,
-            fh_out.0,
+            handle_id(fh_out),
             offset_out,
             len,
             move |r| match r {

@@ -32,7 +32,7 @@ fn send(notifier: &Notifier, queue: &Receiver<Notification>) {
     for (node, waiting) in queue {
         // A negative offset: the attributes alone, which waits for nobody. ENOENT: the node is
         // forgotten.
-        notifier.inval_inode(INodeNo(node), -1, 0).ok();
+        notifier.inval_inode(INodeNo(node.0), -1, 0).ok();
         if let Some(waiting) = waiting {
             waiting.send(()).ok();
         }

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{ContentInfo, Edit, FileKey, GrownInfo, Header, JournalError, Record};
+use crate::types::TxnId;
 
 /// The format this program writes. It reads all up to this one.
 pub const FORMAT_VERSION: u32 = 3;
@@ -83,7 +84,7 @@ fn encode_header(header: &Header) -> Result<[u8; HEADER_LEN], JournalError> {
     fields.extend((instance.len() as u32).to_le_bytes());
     fields.extend(header.journal_id.to_le_bytes());
     fields.extend(header.created_ns.to_le_bytes());
-    fields.extend(header.next_id.to_le_bytes());
+    fields.extend(header.next_id.0.to_le_bytes());
     fields.extend(header.next_seq.to_le_bytes());
     fields.extend(header.durable_seq.to_le_bytes());
     debug_assert_eq!(fields.len(), INSTANCE_AT);
@@ -141,7 +142,7 @@ fn header_fields(mut input: Input<'_>) -> Result<Header, Reason> {
     Ok(Header {
         journal_id: input.u64()?,
         created_ns: i64::from_le_bytes(input.array()?),
-        next_id: input.u64()?,
+        next_id: TxnId(input.u64()?),
         next_seq: input.u64()?,
         durable_seq: input.u64()?,
         instance: String::from_utf8(input.take(instance_len)?.to_vec())
@@ -202,7 +203,7 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             started_ns,
         } => {
             out.push(tag::BEGIN);
-            out.extend(id.to_le_bytes());
+            out.extend(id.0.to_le_bytes());
             push_path(out, path);
             out.push((*claim).into());
             out.extend(pid.to_le_bytes());
@@ -210,12 +211,12 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
         }
         Record::Retarget { id, path } => {
             out.push(tag::RETARGET);
-            out.extend(id.to_le_bytes());
+            out.extend(id.0.to_le_bytes());
             push_option(out, path.as_deref(), push_path);
         }
         Record::Fsynced { id, content } => {
             out.push(tag::FSYNCED);
-            out.extend(id.to_le_bytes());
+            out.extend(id.0.to_le_bytes());
             push_content(out, content);
         }
         Record::Prepared {
@@ -226,13 +227,13 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             version,
         } => {
             out.push(tag::PREPARED);
-            out.extend(id.to_le_bytes());
+            out.extend(id.0.to_le_bytes());
             out.push((*sure).into());
             push_content(out, content);
             push_path(out, path);
             out.extend(version.to_le_bytes());
         }
-        Record::Unprepared { id } => push_number(out, tag::UNPREPARED, *id),
+        Record::Unprepared { id } => push_number(out, tag::UNPREPARED, id.0),
         Record::Commit { seq, edits } => {
             push_number(out, tag::COMMIT, *seq);
             // More edits than a u32 counts are far over MAX_PAYLOAD, which is
@@ -240,7 +241,7 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             out.extend((edits.len() as u32).to_le_bytes());
             edits.iter().for_each(|edit| push_edit(out, edit));
         }
-        Record::Abort { id } => push_number(out, tag::ABORT, *id),
+        Record::Abort { id } => push_number(out, tag::ABORT, id.0),
         Record::Durable { seq } => push_number(out, tag::DURABLE, *seq),
         Record::Withdrawn { seq } => push_number(out, tag::WITHDRAWN, *seq),
         Record::Barrier => out.push(tag::BARRIER),
@@ -259,7 +260,7 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             out.push((*exchange).into());
             for ids in [going, coming] {
                 out.extend((ids.len() as u32).to_le_bytes());
-                ids.iter().for_each(|id| out.extend(id.to_le_bytes()));
+                ids.iter().for_each(|id| out.extend(id.0.to_le_bytes()));
             }
         }
         Record::Growing { file, path, len } => {
@@ -286,7 +287,7 @@ fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
         } => {
             out.push(tag::PUT);
             push_path(out, path);
-            out.extend(id.to_le_bytes());
+            out.extend(id.0.to_le_bytes());
             out.extend(version.to_le_bytes());
             push_content(out, content);
             out.push((*in_place).into());
@@ -325,7 +326,7 @@ fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
         } => {
             out.push(tag::PATCH);
             push_path(out, path);
-            out.extend(id.to_le_bytes());
+            out.extend(id.0.to_le_bytes());
             out.extend(version.to_le_bytes());
             push_option(out, *base, |out, (len, crc)| {
                 out.extend(len.to_le_bytes());
@@ -409,33 +410,37 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
     };
     let record = match input.u8()? {
         tag::BEGIN => Record::Begin {
-            id: input.u64()?,
+            id: TxnId(input.u64()?),
             path: input.path()?,
             claim: input.bool()?,
             pid: input.u32()?,
             started_ns: i64::from_le_bytes(input.array()?),
         },
         tag::RETARGET => Record::Retarget {
-            id: input.u64()?,
+            id: TxnId(input.u64()?),
             path: input.option(Input::path)?,
         },
         tag::FSYNCED => Record::Fsynced {
-            id: input.u64()?,
+            id: TxnId(input.u64()?),
             content: input.content()?,
         },
         tag::PREPARED => Record::Prepared {
-            id: input.u64()?,
+            id: TxnId(input.u64()?),
             sure: input.bool()?,
             content: input.content()?,
             path: input.path()?,
             version: input.u64()?,
         },
-        tag::UNPREPARED => Record::Unprepared { id: input.u64()? },
+        tag::UNPREPARED => Record::Unprepared {
+            id: TxnId(input.u64()?),
+        },
         tag::COMMIT => Record::Commit {
             seq: input.u64()?,
             edits: input.edits()?,
         },
-        tag::ABORT => Record::Abort { id: input.u64()? },
+        tag::ABORT => Record::Abort {
+            id: TxnId(input.u64()?),
+        },
         tag::DURABLE => Record::Durable { seq: input.u64()? },
         tag::WITHDRAWN => Record::Withdrawn { seq: input.u64()? },
         tag::BARRIER => Record::Barrier,
@@ -572,9 +577,9 @@ impl<'a> Input<'a> {
         Err("a number is too large, or longer than it need be")
     }
 
-    fn ids(&mut self) -> Result<Vec<u64>, Reason> {
+    fn ids(&mut self) -> Result<Vec<TxnId>, Reason> {
         match self.version >= WITH_PARTS {
-            true => (0..self.u32()?).map(|_| self.u64()).collect(),
+            true => (0..self.u32()?).map(|_| self.u64().map(TxnId)).collect(),
             false => Ok(Vec::new()),
         }
     }
@@ -602,7 +607,7 @@ impl<'a> Input<'a> {
         match self.u8()? {
             tag::PUT => Ok(Edit::Put {
                 path: self.path()?,
-                id: self.u64()?,
+                id: TxnId(self.u64()?),
                 version: self.u64()?,
                 content: self.content()?,
                 in_place: self.version >= WITH_PARTS && self.bool()?,
@@ -620,7 +625,7 @@ impl<'a> Input<'a> {
             }),
             tag::PATCH => Ok(Edit::Patch {
                 path: self.path()?,
-                id: self.u64()?,
+                id: TxnId(self.u64()?),
                 version: self.u64()?,
                 base: self.option(|input| Ok((input.u64()?, input.u32()?)))?,
                 merge: self.bool()?,

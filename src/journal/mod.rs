@@ -48,6 +48,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::types::TxnId;
+
 pub use format::{FORMAT_VERSION, HEADER_LEN, MAX_INSTANCE, MAX_PAYLOAD, encode};
 pub use reader::{Contents, Tail, decode, read};
 pub use writer::{Journal, fresh_id};
@@ -70,7 +72,7 @@ pub struct Header {
     /// [`MAX_INSTANCE`] bytes.
     pub instance: String,
     /// The first transaction id not used before this file was made.
-    pub next_id: u64,
+    pub next_id: TxnId,
     /// The first commit number not used before this file was made.
     pub next_seq: u64,
     /// Every commit up to this one had its data on the medium when this file
@@ -124,7 +126,7 @@ pub enum Edit {
         /// that it stays beneath the root.
         path: PathBuf,
         /// The staging id that holds the content.
-        id: u64,
+        id: TxnId,
         /// The version number the file has from now on.
         version: u64,
         /// What was staged.
@@ -158,7 +160,7 @@ pub enum Edit {
         /// Relative to the root of the mount; any bytes.
         path: PathBuf,
         /// The staging id under which the text will be put.
-        id: u64,
+        id: TxnId,
         /// The version number the file has from now on.
         version: u64,
         /// Length in bytes and crc32c of the text that the first edit under this id applies to.
@@ -189,7 +191,7 @@ pub enum Record {
     /// A transaction began.
     Begin {
         /// Its id, which is also its staging id.
-        id: u64,
+        id: TxnId,
         /// The name it will commit to.
         path: PathBuf,
         /// Whether it claims its name.
@@ -202,21 +204,21 @@ pub enum Record {
     /// The name of an open transaction was moved, or discarded (`None`).
     Retarget {
         /// The transaction.
-        id: u64,
+        id: TxnId,
         /// Its name from now on.
         path: Option<PathBuf>,
     },
     /// The writer called fsync; the data as of then is on the medium.
     Fsynced {
         /// The transaction.
-        id: u64,
+        id: TxnId,
         /// The content as of that fsync.
         content: ContentInfo,
     },
     /// A transaction is complete and waits for its commit.
     Prepared {
         /// The transaction.
-        id: u64,
+        id: TxnId,
         /// Whether it is certain to commit.
         sure: bool,
         /// What it will commit.
@@ -229,7 +231,7 @@ pub enum Record {
     /// A prepared transaction went back to being open.
     Unprepared {
         /// The transaction.
-        id: u64,
+        id: TxnId,
     },
     /// A commit happened: all of its edits, or, without this record, none.
     Commit {
@@ -241,7 +243,7 @@ pub enum Record {
     /// A transaction ended without a commit.
     Abort {
         /// The transaction.
-        id: u64,
+        id: TxnId,
     },
     /// Commit `seq` did not happen after all: its bytes could not be written.
     Withdrawn {
@@ -263,9 +265,9 @@ pub enum Record {
         /// What was at `to` is at `from` since.
         exchange: bool,
         /// Open transactions that go along, with what they have promised, from `from` to `to`.
-        going: Vec<u64>,
+        going: Vec<TxnId>,
         /// And from `to` to `from`.
-        coming: Vec<u64>,
+        coming: Vec<TxnId>,
     },
     /// Records may be added to a file in place from here on: what it has beyond this length, and
     /// beyond the appends that count, came to the medium before the journal did.

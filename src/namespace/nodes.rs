@@ -381,7 +381,7 @@ impl Nodes {
     pub fn number(&mut self, key: InodeKey) -> NodeId {
         let next = &mut self.next;
         *self.by_key.entry(key).or_insert_with(|| {
-            *next += 1;
+            *next = next.next();
             *next
         })
     }
@@ -423,7 +423,7 @@ impl Nodes {
         at: Dentry,
     ) -> NodeId {
         self.give_up_some();
-        self.next += 1;
+        self.next = self.next.next();
         let id = self.next;
         self.insert(id, kind, fd, key, Some(at));
         id

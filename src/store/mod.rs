@@ -127,13 +127,13 @@ pub struct Store {
 
 /// Name of a staging or rejected file.
 pub fn id_name(id: TxnId) -> String {
-    format!("{id:016x}")
+    format!("{:016x}", id.0)
 }
 
 /// The number in such a name.
 pub fn parse_id(name: &OsStr) -> Option<TxnId> {
     let name = name.to_str()?;
-    (name.len() == 16).then(|| TxnId::from_str_radix(name, 16).ok())?
+    (name.len() == 16).then(|| u64::from_str_radix(name, 16).ok().map(TxnId))?
 }
 
 impl Store {

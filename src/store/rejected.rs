@@ -68,7 +68,7 @@ mod id_text {
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<TxnId, D::Error> {
         let id = match serde_json::Value::deserialize(from)? {
             serde_json::Value::String(text) => parse_id(text.as_ref()),
-            other => other.as_u64(),
+            other => other.as_u64().map(TxnId),
         };
         id.ok_or_else(|| D::Error::custom("no id of a rejected content"))
     }
@@ -379,7 +379,7 @@ mod tests {
             path: path.into(),
             path_hex: None,
             reason: String::new(),
-            time_ns: id as i64,
+            time_ns: id.0 as i64,
             pid: 0,
             command: String::new(),
             len,
@@ -397,25 +397,25 @@ mod tests {
     #[test]
     fn the_bound_takes_the_oldest_of_names_that_have_a_version() {
         let all = [
-            rejected(1, "new", 1000),
-            rejected(2, "saved/a", 10),
-            rejected(3, "new", 1000),
-            rejected(4, "saved/b", 10),
+            rejected(TxnId(1), "new", 1000),
+            rejected(TxnId(2), "saved/a", 10),
+            rejected(TxnId(3), "new", 1000),
+            rejected(TxnId(4), "saved/b", 10),
         ];
         let worths = worths(&all, saved);
-        assert_eq!(ids(beyond(&all, &worths, 19)), [2]);
-        assert_eq!(ids(beyond(&all, &worths, 0)), [2, 4]);
+        assert_eq!(ids(beyond(&all, &worths, 19)), [2].map(TxnId));
+        assert_eq!(ids(beyond(&all, &worths, 0)), [2, 4].map(TxnId));
         assert!(beyond(&all, &worths, 20).is_empty());
     }
 
     #[test]
     fn a_full_disk_takes_only_copies_last() {
         let mut all = vec![
-            rejected(1, "new", 10),
-            rejected(2, "?", 10),
-            rejected(3, "saved/a", 10),
-            rejected(4, "new", 10),
-            rejected(5, "saved/a", 10),
+            rejected(TxnId(1), "new", 10),
+            rejected(TxnId(2), "?", 10),
+            rejected(TxnId(3), "saved/a", 10),
+            rejected(TxnId(4), "new", 10),
+            rejected(TxnId(5), "saved/a", 10),
         ];
         let mut order = Vec::new();
         while !all.is_empty() {
@@ -423,18 +423,21 @@ mod tests {
             all.retain(|r| !victims.contains(&r.id));
             order.extend(victims);
         }
-        assert_eq!(order, [3, 5, 1, 2, 4]);
+        assert_eq!(order, [3, 5, 1, 2, 4].map(TxnId));
     }
 
     #[test]
     fn a_full_disk_takes_no_more_than_is_wanted() {
-        let all = [1, 2, 3].map(|id| rejected(id, "saved", 10));
-        assert_eq!(ids(least(&all, &worths(&all, saved), 11)), [1, 2]);
+        let all = [1, 2, 3].map(|id| rejected(TxnId(id), "saved", 10));
+        assert_eq!(
+            ids(least(&all, &worths(&all, saved), 11)),
+            [1, 2].map(TxnId)
+        );
     }
 
     #[test]
     fn ids_are_the_names_of_files_and_were_numbers_once() {
-        let one = rejected(0x1f, "f", 1);
+        let one = rejected(TxnId(0x1f), "f", 1);
         let text = serde_json::to_string(&one).unwrap();
         assert!(text.contains(r#""id":"000000000000001f""#), "{text}");
         assert_eq!(serde_json::from_str::<Rejected>(&text).unwrap(), one);

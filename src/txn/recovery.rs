@@ -231,7 +231,7 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
             journal_id: journal::fresh_id(),
             created_ns: now_ns(),
             instance: instance.clone(),
-            next_id: plan.last_id + 1,
+            next_id: plan.last_id.next(),
             next_seq: plan.last_seq + 1,
             durable_seq: plan.last_seq,
         };
@@ -283,20 +283,22 @@ pub fn plan(
 ) -> Result<Plan, Errno> {
     let mut plan = Plan::default();
     let staged: BTreeSet<TxnId> = store.staged_ids()?.into_iter().collect();
-    plan.last_id = staged.last().copied().unwrap_or(0);
+    plan.last_id = staged.last().copied().unwrap_or_default();
     plan.last_id = plan.last_id.max(
         store
             .list_rejected()?
             .iter()
             .map(|r| r.id)
             .max()
-            .unwrap_or(0),
+            .unwrap_or_default(),
     );
     let mut transactions: BTreeMap<TxnId, Recorded> = BTreeMap::new();
     let mut used: BTreeSet<TxnId> = BTreeSet::new();
     if let Some(contents) = told {
         let trusted = contents.header.instance == instance && !failpoint::mutant("C18-trust");
-        plan.last_id = plan.last_id.max(contents.header.next_id.saturating_sub(1));
+        plan.last_id = plan
+            .last_id
+            .max(TxnId(contents.header.next_id.0.saturating_sub(1)));
         plan.last_seq = contents.header.next_seq.saturating_sub(1);
         let Followed {
             mut records,
@@ -311,7 +313,7 @@ pub fn plan(
         } = collect(&records, contents.header.durable_seq, &mut transactions);
         plan.last_id = plan
             .last_id
-            .max(transactions.keys().next_back().copied().unwrap_or(0));
+            .max(transactions.keys().next_back().copied().unwrap_or_default());
         let mut whole = true;
         let mut puts: HashMap<PathBuf, TxnId> = HashMap::new();
         for (seq, edits) in commits {
@@ -832,7 +834,7 @@ fn cut(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
         let file = at::reopen(&fd, rustix::fs::OFlags::RDWR)?;
         if len(&file)? > *from {
             if plan.keeps_cuts {
-                plan.last_id += 1;
+                plan.last_id = plan.last_id.next();
                 // Without that nothing is cut: recovery begins again with what was held in
                 // reserve, or when there is room.
                 growth::keep_cut(store, plan.last_id, path, &file, *from)?;

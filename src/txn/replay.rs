@@ -199,7 +199,7 @@ fn note_unfit(unfit: &mut Unfit, path: &Path, edit: &Edit, reason: String) {
 /// Edits that were acknowledged and don't fit any more are kept where people look for what is
 /// missing.
 fn keep(store: &Store, unfit: &Unfit, plan: &mut Plan) {
-    plan.last_id += 1;
+    plan.last_id = plan.last_id.next();
     let id = plan.last_id;
     let written = store.create_staging(id).and_then(|file| {
         file.write_all_at(&unfit.patches, 0)

@@ -1,5 +1,6 @@
 //! Journals as files in a state directory.
 
+use commitfs::types::TxnId;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -63,7 +64,7 @@ fn a_journal_outgrows_the_space_it_started_with() {
     let mut journal = state.create(&[]).unwrap();
     assert!(journal.is_empty());
     let large = Record::Fsynced {
-        id: 1,
+        id: TxnId(1),
         content: content(400_000, Some(&[7; 400_000])),
     };
     for _ in 0..8 {
@@ -80,15 +81,15 @@ fn a_new_journal_replaces_the_old_one_and_what_a_crash_left_of_another() {
     let state = State::new();
     state.create(&one_of_each()).unwrap();
     fs::write(state.path("journal.new"), vec![b'x'; 3 << 20]).unwrap();
-    state.create(&[Record::Abort { id: 5 }]).unwrap();
-    assert_eq!(state.records(), [Record::Abort { id: 5 }]);
+    state.create(&[Record::Abort { id: TxnId(5) }]).unwrap();
+    assert_eq!(state.records(), [Record::Abort { id: TxnId(5) }]);
     assert!(!state.path("journal.new").exists());
 }
 
 #[test]
 fn a_new_journal_that_cannot_be_made_leaves_the_old_one() {
     let state = State::new();
-    state.create(&[Record::Abort { id: 5 }]).unwrap();
+    state.create(&[Record::Abort { id: TxnId(5) }]).unwrap();
     let nameless = Header {
         instance: "x".repeat(MAX_INSTANCE + 1),
         ..header()
@@ -98,7 +99,7 @@ fn a_new_journal_that_cannot_be_made_leaves_the_old_one() {
     fs::create_dir(state.path("journal.new")).unwrap();
     let error = state.create(&[]).unwrap_err();
     assert!(matches!(error, JournalError::Io { .. }), "{error}");
-    assert_eq!(state.records(), [Record::Abort { id: 5 }]);
+    assert_eq!(state.records(), [Record::Abort { id: TxnId(5) }]);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod files;
 mod samples;
 
+use commitfs::types::TxnId;
 use std::fs::File;
 
 use commitfs::journal::{HEADER_LEN, Header, JournalError, Record, Tail, decode, encode, fresh_id};
@@ -235,10 +236,13 @@ fn records_of_an_older_journal_behind_the_end_are_not_taken() {
 fn a_record_at_another_place_of_its_own_journal_is_not_taken() {
     let bytes = encode(
         &header(),
-        &[Record::Abort { id: 1 }, Record::Abort { id: 2 }],
+        &[
+            Record::Abort { id: TxnId(1) },
+            Record::Abort { id: TxnId(2) },
+        ],
     )
     .unwrap();
-    let frame = Record::Abort { id: 1 }.framed_len() as usize;
+    let frame = Record::Abort { id: TxnId(1) }.framed_len() as usize;
     let mut moved = bytes.clone();
     moved.copy_within(HEADER_LEN + frame.., HEADER_LEN);
     assert_eq!(decode(&moved).unwrap().records, []);

@@ -1,5 +1,6 @@
 //! Headers and records to write: fixed ones of every kind, and random ones.
 
+use commitfs::types::TxnId;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ pub fn header() -> Header {
         journal_id: 0x0123_4567_89ab_cdef,
         created_ns: 1_700_000_000_123_456_789,
         instance: "boot 7 dev 8:1 – α".into(),
-        next_id: 41,
+        next_id: TxnId(41),
         next_seq: 17,
         durable_seq: 16,
     }
@@ -59,7 +60,7 @@ pub fn one_of_each() -> Vec<Record> {
         },
         Record::Settled { file },
         Record::Fsynced {
-            id: 41,
+            id: TxnId(41),
             content: ContentInfo {
                 grown: Some(GrownInfo { inode: 77, len: 7 }),
                 parts: Some(vec![0..3, 5..300, 70_000..u64::MAX]),
@@ -70,7 +71,7 @@ pub fn one_of_each() -> Vec<Record> {
             seq: 21,
             edits: vec![Edit::Put {
                 path: "rows".into(),
-                id: 45,
+                id: TxnId(45),
                 version: 4,
                 content: ContentInfo {
                     parts: Some(vec![]),
@@ -84,8 +85,8 @@ pub fn one_of_each() -> Vec<Record> {
             to: "columns".into(),
             inode: 80,
             exchange: true,
-            going: vec![41, 45],
-            coming: vec![46],
+            going: [41, 45].map(TxnId).to_vec(),
+            coming: [46].map(TxnId).to_vec(),
         },
     ]);
     records
@@ -96,7 +97,7 @@ pub fn one_of_each_in_format_2() -> Vec<Record> {
     let grown = Some(GrownInfo { inode: 77, len: 7 });
     let patch = Edit::Patch {
         path: "settings.json".into(),
-        id: 44,
+        id: TxnId(44),
         version: 3,
         base: Some((9, 0xfeed_beef)),
         merge: true,
@@ -106,7 +107,7 @@ pub fn one_of_each_in_format_2() -> Vec<Record> {
     let mut records = one_of_each_in_format_1();
     records.extend([
         Record::Fsynced {
-            id: 41,
+            id: TxnId(41),
             content: ContentInfo {
                 grown,
                 ..content(3, None)
@@ -132,7 +133,7 @@ pub fn one_of_each_in_format_2() -> Vec<Record> {
 pub fn one_of_each_in_format_1() -> Vec<Record> {
     let put = |path: &[u8], id, inline| Edit::Put {
         path: raw_path(path),
-        id,
+        id: TxnId(id),
         version: id + 100,
         content: content(5, inline),
         in_place: false,
@@ -140,29 +141,32 @@ pub fn one_of_each_in_format_1() -> Vec<Record> {
     let moved = raw_path(b"dir/not utf-8 \xff");
     vec![
         Record::Begin {
-            id: 41,
+            id: TxnId(41),
             path: "dir/settings.json".into(),
             claim: true,
             pid: 4242,
             started_ns: -5,
         },
         Record::Retarget {
-            id: 41,
+            id: TxnId(41),
             path: Some(moved.clone()),
         },
-        Record::Retarget { id: 40, path: None },
+        Record::Retarget {
+            id: TxnId(40),
+            path: None,
+        },
         Record::Fsynced {
-            id: 41,
+            id: TxnId(41),
             content: content(u64::MAX, None),
         },
         Record::Prepared {
-            id: 41,
+            id: TxnId(41),
             sure: false,
             content: content(5, Some(b"whole")),
             path: moved,
             version: 9,
         },
-        Record::Unprepared { id: 41 },
+        Record::Unprepared { id: TxnId(41) },
         Record::Commit {
             seq: 17,
             edits: vec![
@@ -182,7 +186,7 @@ pub fn one_of_each_in_format_1() -> Vec<Record> {
             seq: 18,
             edits: vec![],
         },
-        Record::Abort { id: 43 },
+        Record::Abort { id: TxnId(43) },
         Record::Durable { seq: 18 },
         Record::Withdrawn { seq: 19 },
         Record::Barrier,
@@ -227,7 +231,7 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
         (any_path(), any::<(u64, u64, bool)>(), any_content()).prop_map(
             |(path, (id, version, in_place), content)| Edit::Put {
                 path,
-                id,
+                id: TxnId(id),
                 version,
                 content,
                 in_place
@@ -241,7 +245,7 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
             .prop_map(|((path, id, version), (base, merge, patch, mtime_ns))| {
                 Edit::Patch {
                     path,
-                    id,
+                    id: TxnId(id),
                     version,
                     base,
                     merge,
@@ -278,26 +282,31 @@ pub fn any_record() -> impl Strategy<Value = Record> {
     );
     prop_oneof![
         begin.prop_map(|(id, path, (claim, pid, started_ns))| Record::Begin {
-            id,
+            id: TxnId(id),
             path,
             claim,
             pid,
             started_ns
         }),
-        (any::<u64>(), prop::option::of(any_path()))
-            .prop_map(|(id, path)| Record::Retarget { id, path }),
-        (any::<u64>(), any_content()).prop_map(|(id, content)| Record::Fsynced { id, content }),
+        (any::<u64>(), prop::option::of(any_path())).prop_map(|(id, path)| Record::Retarget {
+            id: TxnId(id),
+            path
+        }),
+        (any::<u64>(), any_content()).prop_map(|(id, content)| Record::Fsynced {
+            id: TxnId(id),
+            content
+        }),
         prepared.prop_map(|((id, sure), content, path, version)| Record::Prepared {
-            id,
+            id: TxnId(id),
             sure,
             content,
             path,
             version
         }),
-        any::<u64>().prop_map(|id| Record::Unprepared { id }),
+        any::<u64>().prop_map(|id| Record::Unprepared { id: TxnId(id) }),
         (any::<u64>(), vec(any_edit(), 0..5))
             .prop_map(|(seq, edits)| Record::Commit { seq, edits }),
-        any::<u64>().prop_map(|id| Record::Abort { id }),
+        any::<u64>().prop_map(|id| Record::Abort { id: TxnId(id) }),
         any::<u64>().prop_map(|seq| Record::Durable { seq }),
         any::<u64>().prop_map(|seq| Record::Withdrawn { seq }),
         Just(Record::Barrier),
@@ -318,8 +327,8 @@ pub fn any_record() -> impl Strategy<Value = Record> {
                     to,
                     inode,
                     exchange,
-                    going,
-                    coming,
+                    going: going.into_iter().map(TxnId).collect(),
+                    coming: coming.into_iter().map(TxnId).collect(),
                 }
             ),
     ]
@@ -331,7 +340,7 @@ pub fn any_header() -> impl Strategy<Value = Header> {
             journal_id,
             created_ns,
             instance,
-            next_id,
+            next_id: TxnId(next_id),
             next_seq,
             durable_seq,
         },

@@ -34,7 +34,7 @@ fn value_of(file: &File) -> i64 {
 
 fn dentry() -> Dentry {
     Dentry {
-        dir: 1,
+        dir: NodeId(1),
         name: "n.json".into(),
     }
 }
@@ -47,9 +47,9 @@ impl World {
     fn new() -> World {
         World {
             ledger: Ledger::default(),
-            node: 1,
+            node: NodeId(1),
             value: 0,
-            files: HashMap::from([(1, file_of(0))]),
+            files: HashMap::from([(NodeId(1), file_of(0))]),
             uncertain: 0,
             ended: HashSet::new(),
             time: 0,
@@ -98,7 +98,7 @@ impl World {
                 merged = self.value + mine - value_of(&kept.file);
             }
         }
-        self.node += 1;
+        self.node = self.node.next();
         self.value = merged;
         self.files.insert(self.node, file_of(merged));
         let text = self.ledger.keep(file_of(mine));
@@ -395,7 +395,7 @@ fn what_a_process_beside_it_has_read_is_never_a_certain_base() {
     world.load(filter);
     assert!(world.base(sponge).is_none());
     let base = world.ledger.base_among_kin(&dentry(), sponge).unwrap();
-    assert_eq!((base.version, base.is_certain), (Some(1), false));
+    assert_eq!((base.version, base.is_certain), (Some(NodeId(1)), false));
     assert!(world.ledger.base_among_kin(&dentry(), stranger).is_none());
 }
 

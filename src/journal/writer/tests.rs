@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::journal::{Tail, decode, encode};
+use crate::types::TxnId;
 
 const FULL: i32 = 28; // ENOSPC
 const BROKEN: i32 = 5; // EIO
@@ -55,7 +56,7 @@ fn appender(space: u64) -> RecordAppender<Faulty> {
         journal_id: 0x1122_3344_5566_7788,
         created_ns: 0,
         instance: String::new(),
-        next_id: 1,
+        next_id: TxnId(1),
         next_seq: 1,
         durable_seq: 0,
     };
@@ -72,7 +73,7 @@ fn appender(space: u64) -> RecordAppender<Faulty> {
 }
 
 fn abort(id: u64) -> Record {
-    Record::Abort { id }
+    Record::Abort { id: TxnId(id) }
 }
 
 fn records(appender: &RecordAppender<Faulty>) -> Vec<Record> {
@@ -163,7 +164,7 @@ fn several_records_go_out_in_one_write() {
 fn a_record_over_the_limit_is_refused_and_nothing_beside_it_is_written() {
     let mut journal = appender(u64::MAX);
     let huge = Record::Fsynced {
-        id: 1,
+        id: TxnId(1),
         content: crate::journal::ContentInfo {
             len: 0,
             crc: None,
