@@ -94,15 +94,70 @@ fn what_is_closed_is_there_for_who_removes_its_directory_or_takes_its_name() {
 #[test]
 fn a_close_whose_name_goes_while_it_is_prepared_says_so() {
     need_daemon!();
-    for (then, errno) in [("rmdir d", "ENOENT"), ("mkdir d/f", "EISDIR")] {
-        let m = mount!(Mount::options().env("COMMITFS_PROMISE_DELAY_MS", 1000));
+    for errno in ["ENOENT", "EISDIR"] {
+        let m = mount!(Mount::options().env("COMMITFS_PROMISE_DELAY_MS", 2000));
         m.mkdir("d");
+        let mut other = Actor::new();
         let mut writer = writing(&m, "d/f", "w", "whole");
         writer.start("close", &[b"f"]);
         a_moment();
-        m.sh(then).ok();
+        let done = match errno {
+            "ENOENT" => other.rmdir(&m.path("d")),
+            _ => other.mkdir(&m.path("d/f")),
+        };
+        done.unwrap();
         assert!(!writer.has_answered(), "the close was quicker");
         assert_errno(writer.finish(), errno);
         m.await_rejected("d/f", b"whole");
     }
+}
+
+#[test]
+fn what_is_set_by_name_while_a_file_is_closed_stays() {
+    need_daemon!();
+    need_features!("flock_locks");
+    type Publish = fn(&mut Actor);
+    let close: Publish = |writer| writer.start("close", &[b"f"]);
+    let unlock: Publish = |writer| writer.start("funlock", &[b"f"]);
+    for (what, publish, durable) in [
+        ("unlock", unlock, false),
+        ("close", close, false),
+        ("durable close", close, true),
+    ] {
+        let options = Mount::options().env("COMMITFS_COMMIT_DELAY_MS", 1500);
+        let m = mount!(if durable { options.sync() } else { options });
+        std::fs::write(m.backing().join("f"), "old").unwrap();
+        let (mut writer, mut other) = (writing(&m, "f", "r+", "new"), Actor::new());
+        if what == "unlock" {
+            writer.ask("flock", &[b"f"]).unwrap();
+        }
+        publish(&mut writer);
+        a_moment();
+        let path = m.path("f");
+        other.chmod(&path, 0o600);
+        other.setxattr(&path, "user.note", b"mine").unwrap();
+        assert!(!writer.has_answered(), "{what}: it was quicker");
+        writer.finish().unwrap();
+        eventually(SOON, "it is committed", || {
+            m.read("f").as_deref() == Some(b"new")
+        });
+        assert_eq!(other.stat(&path).unwrap().mode & 0o777, 0o600, "{what}");
+        let note = other.getxattr(&path, "user.note");
+        assert_eq!(note.unwrap(), b"mine", "{what}");
+    }
+}
+
+#[test]
+fn what_is_set_through_the_descriptor_before_a_close_stays_too() {
+    need_daemon!();
+    let m = mount!(Mount::options().env("COMMITFS_COMMIT_DELAY_MS", 1500));
+    std::fs::write(m.backing().join("f"), "old").unwrap();
+    let (mut writer, mut other) = (writing(&m, "f", "r+", "new"), Actor::new());
+    writer.on_slot("fchmod", "f", &[0o640]).unwrap();
+    writer.start("close", &[b"f"]);
+    a_moment();
+    other.setxattr(&m.path("f"), "user.note", b"mine").unwrap();
+    writer.finish().unwrap();
+    assert_eq!(other.stat(&m.path("f")).unwrap().mode & 0o777, 0o640);
+    assert!(other.getxattr(&m.path("f"), "user.note").is_ok());
 }

@@ -703,18 +703,8 @@ impl Engine {
         let end = content.size()?;
         content.write(lines, end)?;
         self.reserve_commit()?;
-        let ready = Ready {
-            id: content.id,
-            file: content.file.clone(),
-            content: content.describe()?,
-            version: 0,
-            synced: false,
-            onto: None,
-            merged: None,
-            grown: None,
-            by_parts: false,
-            edits: None,
-        };
+        let described = content.describe()?;
+        let ready = Ready::new(content.id, content.file.clone(), described);
         let dentry = self.lock().txns.get(&id).map(|txn| txn.dentry.clone());
         let dentry = dentry.ok_or(Errno::IO)?;
         let mut guard = self.lock_materialized(&dentry)?;

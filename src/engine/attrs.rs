@@ -1,19 +1,21 @@
 //! Changes of attributes: mode, owner, times, length, and ACLs that are inherited.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
+use super::open::ctime;
 use super::retries::Goal;
 use super::setid::drop_set_id;
 use super::{Engine, State, virtualdir};
 use crate::journal;
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Own, Staging};
-use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, TxnId, mtime_ns};
+use crate::txn::{AsOf, Content, Own, Staging};
+use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId, mtime_ns};
 
 /// A time to set.
 #[derive(Clone, Copy, Debug)]
@@ -88,13 +90,70 @@ impl Engine {
         &self,
         state: &State,
         since: NodeId,
-        file: &std::fs::File,
+        file: &File,
         described: &mut journal::ContentInfo,
     ) -> OpResult<()> {
         if let Some(before) = self.mtime_of(state, since) {
-            described.mtime_ns = super::prepare::outgrow_mtime(file, before)?;
+            described.mtime_ns = outgrow_mtime(file, before)?;
         }
         Ok(())
+    }
+
+    /// Owner, mode and the like of the version as it is now, and a modification time later than
+    /// its (C8). Gives the version. A rename keeps the file's own but for the time (`keeps_own`).
+    pub(super) fn apply_attributes(
+        &self,
+        id: TxnId,
+        content: &mut Content,
+        dentry: &Dentry,
+        keeps_own: bool,
+    ) -> OpResult<Option<AsOf>> {
+        let mut state = self.lock_materialized(dentry)?;
+        let Some(current) = self.current_if_any(&mut state, dentry)? else {
+            return Ok(None);
+        };
+        let fd = state.nodes.fd(current)?;
+        let base = state.txns.get(&id).filter(|_| !keeps_own);
+        let base = base.map(|t| (t.base, t.base_ctime, t.staging.clone()));
+        drop(state);
+        let stat = at::stat(&*fd)?;
+        // By somebody else while the transaction was open: a chmod must not be lost, nor must it
+        // undo the transaction's own.
+        if let Some((base, base_ctime, staging)) = base
+            && (base != Some(current) || base_ctime != ctime(&stat))
+        {
+            self.refresh_metadata(&content.file, &staging, &fd)?;
+        }
+        // Unless the program set its own.
+        if !content.times_set {
+            outgrow_mtime(&content.file, mtime_ns(&stat))?;
+        }
+        Ok(Some((current, ctime(&stat))))
+    }
+
+    /// What was set by name since a content was given the attributes of a version (`like`), or came with
+    /// another version, is not lost by its commit: a program may have been told that a file is nobody else's to read.
+    pub(super) fn renew_attributes(
+        &self,
+        state: &State,
+        current: Option<NodeId>,
+        (file, staging): (&File, &Staging),
+        like: Option<AsOf>,
+    ) {
+        let node = current.and_then(|current| state.nodes.get(current));
+        let Some(node) = node.filter(|n| n.kind == NodeKind::File) else {
+            return;
+        };
+        let renewed = state.nodes.fd(node.id).and_then(|fd| {
+            let now = (node.id, ctime(&at::stat(&*fd)?));
+            match like == Some(now) || failpoint::mutant("C8-renewed") {
+                true => Ok(()),
+                false => self.refresh_metadata(file, staging, &fd),
+            }
+        });
+        if let Err(errno) = renewed {
+            log::warn!("a file keeps the attributes that it was prepared with: {errno}");
+        }
     }
 
     /// chmod, chown, utimensat, truncate and their kin.
@@ -353,6 +412,17 @@ impl Engine {
         at::set_xattr(&fd, ACCESS.as_ref(), &access, 0)?;
         at::chmod(&fd, high | bits)
     }
+}
+
+/// Moves a file's modification time past another. Gives what it is then; both in nanoseconds since
+/// the epoch.
+pub(super) fn outgrow_mtime(file: &File, before: i128) -> OpResult<i128> {
+    let own = mtime_ns(&at::stat(file)?);
+    if own > before || failpoint::mutant("C8-mtime") {
+        return Ok(own);
+    }
+    at::set_mtime(file, before + 1000)?;
+    Ok(before + 1000)
 }
 
 /// Access ACL that a file created with `mode` gets from a default ACL, and its permission bits.

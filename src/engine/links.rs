@@ -176,16 +176,8 @@ impl Engine {
             self.store.remove_staging(id).ok();
         })?;
         let ready = Ready {
-            id,
-            file: Arc::new(file),
-            content: described,
-            version: 0,
-            synced: false,
             onto: Some(onto),
-            merged: None,
-            grown: None,
-            by_parts: false,
-            edits: None,
+            ..Ready::new(id, Arc::new(file), described)
         };
         Ok(Copy {
             dentry: dentry.clone(),

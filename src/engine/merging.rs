@@ -751,7 +751,7 @@ impl Engine {
             self.apply_metadata(&file, Some(&like), None)?;
             at::set_mtime(&file, mtime_ns(&at::stat(mine)?))?;
             if let Some(theirs) = theirs {
-                super::prepare::outgrow_mtime(&file, mtime_ns(&at::stat(theirs)?))?;
+                super::attrs::outgrow_mtime(&file, mtime_ns(&at::stat(theirs)?))?;
             }
             let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
             let stat = at::stat(&path)?;
@@ -817,20 +817,13 @@ impl MergedFile {
     /// To be committed for what was written.
     pub fn ready(self, as_written: Arc<File>, onto: Option<NodeId>) -> Ready {
         Ready {
-            id: self.id,
-            file: self.file,
-            content: self.content,
-            version: 0,
-            synced: false,
             onto,
             merged: Some(Written {
                 file: as_written,
                 path: self.path,
                 key: self.key,
             }),
-            grown: None,
-            by_parts: false,
-            edits: None,
+            ..Ready::new(self.id, self.file, self.content)
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::journal::Record;
 use crate::namespace::Shown;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Abort, Begun, Flushed, Ready, Staging, Transaction};
-use crate::types::{Dentry, NodeId, OpResult, TxnId, mtime_ns};
+use crate::types::{Dentry, NodeId, OpResult, TxnId};
 
 impl Engine {
     /// Does all that can fail. An error is for close() to report.
@@ -369,8 +369,8 @@ impl Engine {
         if sure {
             failpoint::fail_point("prepare").map_err(failed("prepare"))?;
         }
-        let settled = self.apply_attributes(id, &mut content, dentry);
-        let settled = settled.map_err(failed("setting attributes"))?;
+        let like = self.apply_attributes(id, &mut content, dentry, false);
+        let like = like.map_err(failed("setting attributes"))?;
         let mut described = content.describe().map_err(failed("checksum"))?;
         content.dirty = false;
         let base = {
@@ -379,7 +379,8 @@ impl Engine {
             save.and_then(|s| s.base.clone())
         };
         let (onto, outcome) = self.reconcile(dentry, policy, base.as_ref(), &content.file)?;
-        if let Some(since) = onto.filter(|_| onto != settled && !content.times_set) {
+        let is_newer = onto != like.map(|(version, _)| version);
+        if let Some(since) = onto.filter(|_| is_newer && !content.times_set) {
             self.outgrow(&self.lock(), since, &content.file, &mut described)
                 .map_err(failed("setting attributes"))?;
         }
@@ -391,19 +392,16 @@ impl Engine {
             if let Some(save) = self.lock().registry.saves.get_mut(&id) {
                 save.merges.push(merged.id);
             }
-            return Ok(merged.ready(content.file.clone(), onto));
+            let ready = merged.ready(content.file.clone(), onto);
+            return Ok(Ready { like, ..ready });
         }
         Ok(Ready {
-            id: content.id,
-            file: content.file.clone(),
-            content: described,
-            version: 0,
-            synced: false,
             onto: edits.or(onto),
-            merged: None,
             grown: content.grown(),
             by_parts: content.is_by_parts(),
             edits: edits.filter(|_| content.is_by_parts()),
+            like,
+            ..Ready::new(content.id, content.file.clone(), described)
         })
     }
 
@@ -486,53 +484,6 @@ impl Engine {
             });
         }
         Ok(())
-    }
-
-    /// Owner, mode and the like of the version as it is now, and a modification time later than
-    /// its (C8).
-    pub(super) fn apply_attributes(
-        &self,
-        id: TxnId,
-        content: &mut crate::txn::Content,
-        dentry: &Dentry,
-    ) -> OpResult<Option<NodeId>> {
-        let mut state = self.lock_materialized(dentry)?;
-        let current = self.current_if_any(&mut state, dentry)?;
-        let Some(current) = current else {
-            return Ok(None);
-        };
-        let fd = state.nodes.fd(current)?;
-        let base = state
-            .txns
-            .get(&id)
-            .map(|t| (t.base, t.base_ctime, t.staging.clone()));
-        drop(state);
-        // By somebody else while the transaction was open: a chmod must not be lost, nor must it
-        // undo the transaction's own.
-        if let Some((base, base_ctime, staging)) = base
-            && (base != Some(current) || base_ctime != super::open::ctime(&at::stat(&*fd)?))
-        {
-            self.refresh_metadata(&content.file, &staging, &fd)?;
-        }
-        grow_mtime(content, &fd)?;
-        Ok(Some(current))
-    }
-
-    /// A rename keeps the file's own attributes but for a modification time that grows.
-    pub(super) fn grow_mtime(
-        &self,
-        content: &mut crate::txn::Content,
-        dentry: &Dentry,
-    ) -> OpResult<Option<NodeId>> {
-        let (current, fd) = {
-            let mut state = self.lock_materialized(dentry)?;
-            match self.current_if_any(&mut state, dentry)? {
-                Some(current) => (current, state.nodes.fd(current)?),
-                None => return Ok(None),
-            }
-        };
-        grow_mtime(content, &fd)?;
-        Ok(Some(current))
     }
 }
 
@@ -635,25 +586,6 @@ pub(super) fn check_target(engine: &Engine, state: &State, dentry: &Dentry) -> O
         }
         _ => Ok(()),
     }
-}
-
-/// A modification time later than the replaced version's, unless the program set its own (C8).
-fn grow_mtime(content: &mut crate::txn::Content, current: &std::os::fd::OwnedFd) -> OpResult<()> {
-    if content.times_set {
-        return Ok(());
-    }
-    outgrow_mtime(&content.file, mtime_ns(&at::stat(current)?)).map(drop)
-}
-
-/// Moves a file's modification time past another. Gives what it is then; both in nanoseconds since
-/// the epoch.
-pub(super) fn outgrow_mtime(file: &std::fs::File, before: i128) -> OpResult<i128> {
-    let own = mtime_ns(&at::stat(file)?);
-    if own > before || failpoint::mutant("C8-mtime") {
-        return Ok(own);
-    }
-    at::set_mtime(file, before + 1000)?;
-    Ok(before + 1000)
 }
 
 /// A durable close that others have overtaken: see [`Engine::give_way`].

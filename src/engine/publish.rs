@@ -50,7 +50,9 @@ impl Engine {
                 log::warn!("the disk is full, nothing more is committed: {e}");
                 Errno::NOSPC
             })?;
-        self.making_room(|| self.reserve_journal())
+        self.making_room(|| self.reserve_journal())?;
+        failpoint::delay("COMMITFS_COMMIT_DELAY_MS");
+        Ok(())
     }
 
     fn reserve_journal(&self) -> OpResult<()> {
@@ -126,10 +128,10 @@ impl Engine {
         let is_malformed = txn.staging.try_lock().is_some_and(|c| c.is_malformed());
         state.counters.malformed += u64::from(is_malformed);
         let current = self.current_if_any(state, &txn.dentry).ok().flatten();
+        self.renew_attributes(state, current, (&ready.file, &txn.staging), ready.like);
         if let Some(current) = current.filter(|current| ready.onto != Some(*current)) {
             // Somebody has committed since it was prepared: before this one.
-            let own_time = txn.staging.try_lock().is_none_or(|c| c.times_set);
-            if !own_time {
+            if txn.staging.try_lock().is_some_and(|c| !c.times_set) {
                 self.outgrow(state, current, &ready.file, &mut ready.content)
                     .ok();
             }
@@ -483,14 +485,11 @@ impl Engine {
         };
         self.check_guard(&mut content, to, &policy, replaces)
             .map_err(|abort| self.refuse(to, abort, tid))?;
-        let settled = if matches!(how, Publication::Stay | Publication::Rest) {
-            if !content.changed {
-                return Err(Errno::NODATA);
-            }
-            self.apply_attributes(id, &mut content, to)?
-        } else {
-            self.grow_mtime(&mut content, to)?
-        };
+        let stays = matches!(how, Publication::Stay | Publication::Rest);
+        if stays && !content.changed {
+            return Err(Errno::NODATA);
+        }
+        let like = self.apply_attributes(id, &mut content, to, !stays)?;
         let mut described = content.describe()?;
         let fresh_id = self.lock().new_id();
         let copied = how == Publication::Link;
@@ -543,10 +542,17 @@ impl Engine {
             let edited = by_parts.then(|| self.edited(&mut state, id)).flatten();
             let has_all = self.has_all_added(grown) && (edited.is_none() || edited == edits);
             if has_all && (base.is_none() || current == onto) {
-                let since = current.filter(|_| current != settled && !content.times_set);
-                if let Some(since) = since {
+                let is_newer = current != like.map(|(version, _)| version);
+                if let Some(since) = current.filter(|_| is_newer && !content.times_set) {
                     self.outgrow(&state, since, &content.file, &mut described)
                         .inspect_err(unused)?;
+                }
+                if stays {
+                    let file = match &outcome {
+                        MergeOutcome::Merged(merged) => &merged.file,
+                        _ => &content.file,
+                    };
+                    self.renew_attributes(&state, current, (file, &staging), like);
                 }
                 break (by, state, outcome);
             }
@@ -614,16 +620,9 @@ impl Engine {
             MergeOutcome::AsWritten | MergeOutcome::Overwrites(_) => (
                 version,
                 Ready {
-                    id: published_id,
-                    file: published.clone(),
-                    content: described,
-                    version: 0,
-                    synced: false,
-                    onto: None,
-                    merged: None,
-                    grown: None,
                     by_parts: edits.is_some(),
                     edits,
+                    ..Ready::new(published_id, published.clone(), described)
                 },
             ),
         };

@@ -32,4 +32,4 @@ pub use moves::{after_move, each_path};
 pub use parts::by_place;
 pub use replay::write_text;
 pub use staging::{Content, Fsynced, GrownBase, Own, Staging, WriteFailure};
-pub use transaction::{Abort, Begun, Flushed, Process, Ready, Transaction, Written};
+pub use transaction::{Abort, AsOf, Begun, Flushed, Process, Ready, Transaction, Written};

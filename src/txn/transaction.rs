@@ -255,6 +255,30 @@ pub struct Ready {
     pub by_parts: bool,
     /// The version that it was made of.
     pub edits: Option<NodeId>,
+    /// The version whose attributes it was given.
+    pub like: Option<AsOf>,
+}
+
+/// A version, and when it was last changed as of some moment: if that has moved, so have attributes.
+pub type AsOf = (NodeId, (i64, u64));
+
+impl Ready {
+    /// What is to take its name as it is, whatever that has by then.
+    pub fn new(id: TxnId, file: Arc<File>, content: crate::journal::ContentInfo) -> Ready {
+        Ready {
+            id,
+            file,
+            content,
+            version: 0,
+            synced: false,
+            onto: None,
+            merged: None,
+            grown: None,
+            by_parts: false,
+            edits: None,
+            like: None,
+        }
+    }
 }
 
 /// What a transaction has written, where something else is committed for it, and that file.

@@ -206,18 +206,7 @@ impl Engine {
         }
         let (fd, dentry) = (staged.fd.clone(), base.dentry.clone());
         let node = state.nodes.create(NodeKind::File, fd, staged.key, dentry);
-        let ready = Ready {
-            id: staged.id,
-            file: staged.file.clone(),
-            content,
-            version: 0,
-            synced: false,
-            onto: None,
-            merged: None,
-            grown: None,
-            by_parts: false,
-            edits: None,
-        };
+        let ready = Ready::new(staged.id, staged.file.clone(), content);
         self.publish(state, &base.dentry, ready, node);
         Ok(Some(Edited {
             node,
