@@ -161,3 +161,37 @@ fn what_is_set_through_the_descriptor_before_a_close_stays_too() {
     assert_eq!(other.stat(&m.path("f")).unwrap().mode & 0o777, 0o640);
     assert!(other.getxattr(&m.path("f"), "user.note").is_ok());
 }
+
+#[test]
+fn a_close_that_an_unmount_by_force_overtakes_says_so() {
+    need_daemon!();
+    for delay in ["COMMITFS_PROMISE_DELAY_MS", "COMMITFS_SHUTDOWN_DELAY_MS"] {
+        let mut m = mount!(
+            Mount::options()
+                .env("COMMITFS_SHUTDOWN_DELAY_MS", 2000)
+                .env(delay, 2000)
+        );
+        let mut writer = writing(&m, "f", "w", "whole");
+        let closes_before = delay == "COMMITFS_PROMISE_DELAY_MS";
+        if closes_before {
+            writer.start("close", &[b"f"]);
+            a_moment();
+        }
+        let umount = std::thread::scope(|scope| {
+            let umount = scope.spawn(|| m.command(&["umount", "--force"]));
+            a_moment();
+            if !closes_before {
+                writer.start("close", &[b"f"]);
+            }
+            assert!(
+                writer.finish().is_err(),
+                "{delay}: close() was told all is well"
+            );
+            umount.join().unwrap()
+        });
+        umount.ok();
+        m.reap_daemon(SOON);
+        m.remount();
+        m.await_rejected("f", b"whole");
+    }
+}

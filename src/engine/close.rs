@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::links::Copy;
 use super::merging::Save;
-use super::prepare::check_target;
+use super::prepare::{check_target, told_of_ended};
 use super::state::Handle;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
@@ -95,31 +95,31 @@ impl Engine {
         let engine = self.clone();
         let Some((id, staging, closer, true)) = staged else {
             let owed = staged.map_or(0, |(id, ..)| guard.close_without_commit(id));
+            let ended = ended_before(&guard, handle);
             drop(guard);
             if !locked && owed == 0 {
-                return done(Ok(()));
+                return done(ended);
             }
             return self.pool.run(move || {
                 engine.commit_written(caller, locked.then_some(file), None);
                 engine.release_posix(file, owner);
-                done(engine.await_durable(owed));
+                done(ended.and_then(|()| engine.await_durable(owed)));
             });
         };
         drop(guard);
-        let pid = closer.0;
         self.pool.run(move || {
             engine.look_for_mapping(id, caller.tid, closer);
             engine.commit_written(caller, locked.then_some(file), Some(id));
             let shows = engine.unpublished_stream(id).is_some() && engine.is_changed(id);
             // A killed child that inherited it shows nothing of what it was about to write.
             let result = if shows && Engine::killed_flusher(caller).is_none() {
-                match engine.publish_first(id, handle, pid, b"") {
+                match engine.publish_first(id, handle, closer.0, b"") {
                     Ok(None) => return engine.flush(caller, node, handle, owner, done),
                     Ok(Some(last)) => engine.acknowledge(last),
                     Err(errno) => Err(errno),
                 }
             } else {
-                engine.prepare(id, &staging, pid)
+                engine.prepare(id, &staging, closer.0)
             };
             if locked {
                 engine.unlock_at_close(caller, id, file, owner);
@@ -563,47 +563,6 @@ impl Engine {
         self.deferred_closes.end();
     }
 
-    /// A killed writer, or one that left half a document, had called fsync: what it made durable,
-    /// or more if the guard permits, becomes the version (C7).
-    fn rescue(&self, id: TxnId, staging: &Staging) {
-        let (dentry, policy, then) = {
-            let state = self.lock();
-            let Some(txn) = state.txns.get(&id) else {
-                return;
-            };
-            if txn.death().is_none() && txn.verdict.is_none() {
-                return;
-            }
-            (txn.dentry.clone(), txn.policy.clone(), txn.current_at_fsync)
-        };
-        // Somebody has committed the name since the fsync: that is newer.
-        let current = self.current_if_any(&mut self.lock(), &dentry);
-        let by_parts = staging.lock().is_by_parts();
-        let edited = self.edited(&mut self.lock(), id);
-        if current != Ok(then) && edited.filter(|_| by_parts).is_none() {
-            return;
-        }
-        let prepare = || self.prepare_content(id, staging, &dentry, &policy, (false, true));
-        let mut ready = prepare();
-        if ready.is_err()
-            && self.permits_fsynced(id, staging, &dentry, &policy)
-            && staging.lock().cut_back_to_fsynced()
-        {
-            ready = prepare();
-        }
-        let mut state = self.lock();
-        if let (Ok(ready), Some(txn)) = (ready, state.txns.get_mut(&id)) {
-            txn.content = Some(ready);
-            txn.verdict = None;
-            txn.unprepared = false;
-            for process in txn.processes.values_mut() {
-                process.killed_by = None;
-            }
-            let path = self.show(&state, &dentry);
-            log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
-        }
-    }
-
     /// A guard's refusal of a rename or link: told, counted and remembered.
     /// The thread of that number (0: the daemon itself) doesn't get what it has asked for. On a worker.
     pub(super) fn refuse(&self, dentry: &Dentry, abort: Abort, by: u32) -> Errno {
@@ -634,6 +593,16 @@ pub(super) struct Aborted {
     txn: Transaction,
     path: PathBuf,
     abort: Option<Abort>,
+}
+
+/// What a close is told if its transaction has ended before it.
+fn ended_before(state: &State, handle: HandleId) -> OpResult<()> {
+    match state.handles.get(handle) {
+        Some(Handle::Staged {
+            txn, writes: true, ..
+        }) if !state.txns.contains_key(txn) => told_of_ended(state, *txn),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a writer's death keeps it from being committed (C4).

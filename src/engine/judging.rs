@@ -112,6 +112,47 @@ impl Engine {
         })
     }
 
+    /// A killed writer, or one that left half a document, had called fsync: what it made durable,
+    /// or more if the guard permits, becomes the version (C7).
+    pub(super) fn rescue(&self, id: TxnId, staging: &Staging) {
+        let (dentry, policy, then) = {
+            let state = self.lock();
+            let Some(txn) = state.txns.get(&id) else {
+                return;
+            };
+            if txn.death().is_none() && txn.verdict.is_none() {
+                return;
+            }
+            (txn.dentry.clone(), txn.policy.clone(), txn.current_at_fsync)
+        };
+        // Somebody has committed the name since the fsync: that is newer.
+        let current = self.current_if_any(&mut self.lock(), &dentry);
+        let by_parts = staging.lock().is_by_parts();
+        let edited = self.edited(&mut self.lock(), id);
+        if current != Ok(then) && edited.filter(|_| by_parts).is_none() {
+            return;
+        }
+        let prepare = || self.prepare_content(id, staging, &dentry, &policy, (false, true));
+        let mut ready = prepare();
+        if ready.is_err()
+            && self.permits_fsynced(id, staging, &dentry, &policy)
+            && staging.lock().cut_back_to_fsynced()
+        {
+            ready = prepare();
+        }
+        let mut state = self.lock();
+        if let (Ok(ready), Some(txn)) = (ready, state.txns.get_mut(&id)) {
+            txn.content = Some(ready);
+            txn.verdict = None;
+            txn.unprepared = false;
+            for process in txn.processes.values_mut() {
+                process.killed_by = None;
+            }
+            let path = self.show(&state, &dentry);
+            log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
+        }
+    }
+
     /// What the guard says of the version that would be replaced.
     fn verdict_on_current(&self, dentry: &Dentry, guard: Guard) -> OpResult<Option<Verdict>> {
         let fd = {

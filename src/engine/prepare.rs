@@ -55,7 +55,7 @@ impl Engine {
         let (mut probe, ends, doomed, merged_before, policy, judged) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
-                return Some(Ok(()));
+                return Some(told_of_ended(&state, id));
             };
             let before = txn.content.as_ref().filter(|c| c.merged.is_some());
             (
@@ -119,7 +119,7 @@ impl Engine {
             save.closed = Some(proc::Moment::now());
         }
         let Some(txn) = state.txns.get_mut(&id) else {
-            return Some(Ok(()));
+            return Some(told_of_ended(&state, id));
         };
         let told = result
             .as_ref()
@@ -552,6 +552,15 @@ fn refused(
         return Err(errno);
     }
     Ok(())
+}
+
+/// What a close is told whose transaction has ended before it. By force (C20), if an unmount by force is under way: then what it
+/// held is in rejected.
+pub(super) fn told_of_ended(state: &State, id: TxnId) -> OpResult<()> {
+    match state.closing || state.aborting.contains_key(&id) {
+        true => Err(Errno::IO),
+        false => Ok(()),
+    }
 }
 
 /// What the journal is told of a close that was surely the last.
