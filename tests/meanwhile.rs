@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Actor, Mount, assert_content, assert_errno, eventually};
 
@@ -194,4 +194,36 @@ fn a_close_that_an_unmount_by_force_overtakes_says_so() {
         m.remount();
         m.await_rejected("f", b"whole");
     }
+}
+
+#[test]
+fn nobody_waits_for_an_editor_whose_file_got_another_name() {
+    need_daemon!();
+    let options = Mount::options().env("COMMITFS_PROMISE_DELAY_MS", 2000);
+    let m = mount!(options.env("COMMITFS_SILENCE_MS", 1));
+    let mut mover = Actor::new();
+    std::fs::write(m.backing().join("f"), "0000").unwrap();
+    let mut one = writing(&m, "f", "r+", "1");
+    let mut two = Actor::new();
+    two.open("f", "r+", &m.path("f")).unwrap();
+    two.pwrite("f", 1, b"2").unwrap();
+    // Its opener goes on with the file.
+    let mut child = two.fork();
+    one.start("close", &[b"f"]);
+    std::thread::sleep(Duration::from_millis(100));
+    child.start("close", &[b"f"]);
+    a_moment();
+    mover.rename(&m.path("f"), &m.path("g")).unwrap();
+    one.finish().unwrap();
+    child.finish().unwrap();
+    m.save("f", "a new one\n");
+    let begun = Instant::now();
+    m.sh("echo x >> f").ok();
+    let took = begun.elapsed();
+    assert!(took < SOON, "{took:?}");
+    assert_content(m.read("f"), b"a new one\nx\n", "the new one");
+    two.close("f").unwrap();
+    eventually(SOON, "both are there", || {
+        m.read("g").as_deref() == Some(b"1200")
+    });
 }

@@ -40,20 +40,20 @@ impl Engine {
         pid: u32,
         anyhow: bool,
     ) -> Option<OpResult<()>> {
-        let watched = {
-            let state = self.lock();
-            // Until the commit, others neither merge nor add to what is replaced.
-            let is_bound = |t: &&Transaction| {
-                Engine::watches(&t.policy) || t.begun == Begun::Edit && may_be_added_to(&t.policy)
-            };
-            let txn = state.txns.get(&id).filter(is_bound);
-            txn.map(|t| t.dentry.clone())
-        };
+        let mut watched = turn_of(&self.lock(), id);
         if let Some(dentry) = &watched {
             self.take_turn(dentry, id);
         }
         let (mut probe, ends, doomed, merged_before, policy, judged) = {
-            let state = self.lock();
+            let mut state = self.lock();
+            let is_at = |d: &Dentry| state.txns.get(&id).is_some_and(|t| t.dentry == *d);
+            // Whoever renames or ends it ends the turn that it has, but not one that it was still waiting for.
+            if let Some(left) = watched.take_if(|d| !is_at(d) && !failpoint::mutant("C10-turn")) {
+                self.end_turn(&mut state, &left, id);
+                if !anyhow && state.txns.contains_key(&id) {
+                    return None;
+                }
+            }
             let Some(txn) = state.txns.get(&id) else {
                 return Some(told_of_ended(&state, id));
             };
@@ -552,6 +552,13 @@ fn refused(
         return Err(errno);
     }
     Ok(())
+}
+
+/// The name whose turn is taken: until the commit, others neither merge nor add to what is replaced.
+fn turn_of(state: &State, id: TxnId) -> Option<Dentry> {
+    let txn = state.txns.get(&id)?;
+    let edits = txn.begun == Begun::Edit && may_be_added_to(&txn.policy);
+    (Engine::watches(&txn.policy) || edits).then(|| txn.dentry.clone())
 }
 
 /// What a close is told whose transaction has ended before it. By force (C20), if an unmount by force is under way: then what it
