@@ -751,3 +751,26 @@ fn what_is_written_while_another_descriptor_is_closed_is_not_overwritten() {
         assert_content(m.read(name), whole.as_bytes(), name);
     }
 }
+
+#[test]
+fn what_is_cut_or_set_aside_while_a_log_gets_its_first_version_is_a_version_of_its_own() {
+    need_daemon!();
+    for (operation, numbers, whole) in [
+        ("ftruncate", &[3][..], &b"fir"[..]),
+        ("fallocate", &[0, 0, 8], b"first\0\0\0"),
+    ] {
+        let m = mount!(Mount::options().env("COMMITFS_FIRST_VERSION_DELAY_MS", 500));
+        let mut one = Actor::new();
+        one.open("log", "a", &m.path("log")).unwrap();
+        one.dup("log", "copy").unwrap();
+        one.write("log", "first").unwrap();
+        let mut two = one.thread();
+        two.start("close", &[b"copy"]);
+        std::thread::sleep(Duration::from_millis(150));
+        one.on_slot(operation, "log", numbers).unwrap();
+        two.finish().expect("a close");
+        assert_content(m.read("log"), b"first", operation);
+        one.close("log").unwrap();
+        assert_content(m.read("log"), whole, operation);
+    }
+}

@@ -37,7 +37,6 @@ const FILE_LINES: Limits = (
         ("engine/append.rs", 927),
         ("engine/close.rs", 777),
         ("engine/checkpoint.rs", 719),
-        ("engine/io.rs", 765),
         ("engine/merging.rs", 869),
         ("engine/names.rs", 1429),
         ("engine/open.rs", 1488),

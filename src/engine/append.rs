@@ -691,9 +691,9 @@ impl Engine {
         let Some(staging) = staging else {
             return Ok(None);
         };
-        failpoint::delay("COMMITFS_FIRST_VERSION_DELAY_MS");
         // Until its descriptions are those of appenders nobody writes into what is described here.
         let mut content = staging.lock();
+        failpoint::delay("COMMITFS_FIRST_VERSION_DELAY_MS");
         let stream = self.lock().txns.get(&id).map(|txn| txn.stream);
         if stream.is_none() && !failpoint::mutant("C10-born") {
             return Ok(None);

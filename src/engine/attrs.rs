@@ -348,9 +348,9 @@ impl Engine {
             .map(Truncation::Alone)
     }
 
-    /// Who holds a transaction's content is about to change it, though not through a description that
-    /// keeps it open. `false`: it has been closed meanwhile.
-    fn changes_now(&self, id: TxnId) -> bool {
+    /// Who holds a transaction's content is about to change it. `false`: what was staged may be a version
+    /// by now, since it has been closed meanwhile, or a new log has got its first one.
+    pub(super) fn changes_now(&self, id: TxnId) -> bool {
         let mut state = self.lock();
         let is_open = state.txns.get(&id).is_some_and(|t| !t.closing);
         if is_open {
@@ -360,7 +360,7 @@ impl Engine {
                 (txn.changed, txn.emptied_by) = (true, None);
             }
         }
-        is_open
+        is_open || failpoint::mutant("C10-cut")
     }
 
     fn truncate_commit(self: &Arc<Self>, caller: Caller, id: TxnId, size: u64) -> OpResult<()> {

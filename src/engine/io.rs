@@ -5,7 +5,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::lines::{self, Next};
@@ -18,6 +17,8 @@ use crate::rules::Stream;
 use crate::sys::{interrupt, proc};
 use crate::txn::{Content, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
+
+mod ranges;
 
 /// Up to this size a write to the page cache is done by the dispatcher itself: handing it to a
 /// worker costs more.
@@ -181,8 +182,7 @@ impl Engine {
             }) => {
                 let stream = match self.note_write(txn, caller, offset + u64::from(size)) {
                     Ok(stream) => stream,
-                    // Another thread has brought it into being just now.
-                    Err(_) if matches!(self.handle(handle), Ok(Handle::Append(_))) => {
+                    Err(_) if !is_staged(self, handle) => {
                         return self.write(caller, handle, request, data, done);
                     }
                     Err(e) => return done(Err(e)),
@@ -476,8 +476,12 @@ impl Engine {
                 writes: true,
                 ..
             }) => {
-                if let Err(e) = self.note_write(txn, caller, size) {
-                    return done(Err(e));
+                match self.note_write(txn, caller, size) {
+                    Err(_) if !is_staged(self, handle) => {
+                        return self.truncate_handle(caller, handle, size, done);
+                    }
+                    Err(e) => return done(Err(e)),
+                    Ok(_) => {}
                 }
                 let engine = self.clone();
                 self.pool.run(move || {
@@ -488,6 +492,10 @@ impl Engine {
                     // What is done next may lock the content again.
                     let result = {
                         let mut content = staging.lock();
+                        if !engine.changes_now(txn) {
+                            drop(content);
+                            return engine.truncate_handle(caller, handle, size, done);
+                        }
                         let cut = content.truncate(size);
                         cut.and_then(|()| drop_set_id(&*content.file, caller, Some(&staging)))
                     };
@@ -497,13 +505,10 @@ impl Engine {
             Ok(Handle::Append(appender)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
-                    let result = engine
-                        .leave_stream(caller, handle, &appender, false)
-                        .and_then(|(txn, staging)| {
-                            engine.note_write(txn, caller, size)?;
-                            staging.lock().truncate(size)
-                        });
-                    done(result);
+                    match engine.leave_stream(caller, handle, &appender, false) {
+                        Ok(_) => engine.truncate_handle(caller, handle, size, done),
+                        Err(e) => done(Err(e)),
+                    }
                 });
             }
             Ok(Handle::Direct {
@@ -518,158 +523,12 @@ impl Engine {
             Err(e) => done(Err(e)),
         }
     }
+}
 
-    /// fallocate(2).
-    pub fn fallocate(
-        self: &Arc<Self>,
-        caller: Caller,
-        handle: HandleId,
-        mode: i32,
-        offset: u64,
-        len: u64,
-        done: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        let mode = FallocateFlags::from_bits_retain(mode as u32);
-        match self.handle(handle) {
-            Ok(Handle::Staged {
-                txn,
-                staging,
-                writes: true,
-                ..
-            }) => {
-                if let Err(e) = self.note_write(txn, caller, offset.saturating_add(len)) {
-                    return done(Err(e));
-                }
-                let engine = self.clone();
-                self.pool.run(move || {
-                    let allocated = engine.making_room_in(&staging, len, || {
-                        let mut content = staging.lock();
-                        content.allocate(mode, offset, len)?;
-                        drop_set_id(&*content.file, caller, Some(&staging))
-                    });
-                    done(allocated);
-                });
-            }
-            Ok(Handle::Direct {
-                file, writes: true, ..
-            }) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    let allocate = || rustix::fs::fallocate(&*file, mode, offset, len);
-                    let allocated = engine.making_room_for(len, allocate);
-                    done(allocated.and_then(|()| drop_set_id(&*file, caller, None)));
-                });
-            }
-            Ok(Handle::WatchHelper) => done(Ok(())),
-            Ok(_) => done(Err(Errno::BADF)),
-            Err(e) => done(Err(e)),
-        }
-    }
-
-    /// lseek(2) with SEEK_DATA or SEEK_HOLE.
-    pub fn seek(
-        self: &Arc<Self>,
-        handle: HandleId,
-        offset: u64,
-        hole: bool,
-        done: impl FnOnce(OpResult<u64>) + Send + 'static,
-    ) {
-        let engine = self.clone();
-        self.pool
-            .run(move || done(engine.seek_now(handle, offset, hole)));
-    }
-
-    fn seek_now(&self, handle: HandleId, offset: u64, hole: bool) -> OpResult<u64> {
-        let file = match self.handle(handle)? {
-            Handle::Reader { read, .. } => read.file,
-            Handle::Direct { file, .. } => file,
-            Handle::Staged { staging, .. } => staging.lock().readable().file,
-            Handle::Append(appender) => return self.seek_appended(&appender, offset, hole),
-            _ => return Err(Errno::INVAL),
-        };
-        // A position of its own: the description may be shared with reads.
-        let to = if hole {
-            rustix::fs::SeekFrom::Hole(offset)
-        } else {
-            rustix::fs::SeekFrom::Data(offset)
-        };
-        rustix::fs::seek(&*file, to)
-    }
-
-    /// copy_file_range(2) between two descriptions.
-    #[allow(clippy::too_many_arguments)]
-    pub fn copy_range(
-        self: &Arc<Self>,
-        caller: Caller,
-        from: HandleId,
-        from_offset: u64,
-        to: HandleId,
-        to_offset: u64,
-        len: u64,
-        done: impl FnOnce(OpResult<u32>) + Send + 'static,
-    ) {
-        let engine = self.clone();
-        self.pool.run(move || {
-            done(engine.copy_now(caller, from, from_offset, to, to_offset, len));
-        });
-    }
-
-    fn copy_now(
-        &self,
-        caller: Caller,
-        from: HandleId,
-        from_offset: u64,
-        to: HandleId,
-        to_offset: u64,
-        len: u64,
-    ) -> OpResult<u32> {
-        let mut len = len;
-        let source = match self.handle(from)? {
-            Handle::Reader { read, .. } => {
-                len = read.within(from_offset, len);
-                read.file
-            }
-            Handle::Direct { file, .. } => file,
-            Handle::Staged { staging, .. } => {
-                let read = staging.lock().readable();
-                len = read.within(from_offset, len);
-                read.file
-            }
-            _ => return Err(Errno::INVAL),
-        };
-        // Through memory, a piece at a time: the staged content's checksum and JSON state see
-        // every byte, and the kernel asks again for the rest.
-        let mut data = vec![0u8; usize::try_from(len.min(4 << 20)).unwrap_or(4 << 20)];
-        let read = source
-            .read_at(&mut data, from_offset)
-            .map_err(|e| errno_of(&e))?;
-        let data = &data[..read];
-        if self.handle_to_write(to, to_offset, data).1 {
-            self.decide_by(caller, to, to_offset, data)?;
-        }
-        match self.handle(to)? {
-            Handle::Staged {
-                txn,
-                staging,
-                writes: true,
-                ..
-            } => {
-                self.note_write(txn, caller, to_offset + read as u64)?;
-                self.change_staged(&staging, "write", |content| {
-                    content.write(data, to_offset)?;
-                    drop_set_id(&*content.file, caller, Some(&staging))
-                })?;
-            }
-            Handle::Direct {
-                file, writes: true, ..
-            } => {
-                self.making_room(|| write_direct(&file, data, to_offset, 0))?;
-                drop_set_id(&*file, caller, None)?;
-            }
-            _ => return Err(Errno::BADF),
-        }
-        Ok(read as u32)
-    }
+/// Whether a description has a transaction. If it has none any more, another thread has given a new
+/// log its first version just now, or a database has begun: what was to be done begins again.
+fn is_staged(engine: &Engine, handle: HandleId) -> bool {
+    matches!(engine.handle(handle), Ok(Handle::Staged { .. }))
 }
 
 pub(super) fn is_full(result: &OpResult<()>) -> bool {
