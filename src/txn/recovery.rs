@@ -284,14 +284,8 @@ pub fn plan(
     let mut plan = Plan::default();
     let staged: BTreeSet<TxnId> = store.staged_ids()?.into_iter().collect();
     plan.last_id = staged.last().copied().unwrap_or_default();
-    plan.last_id = plan.last_id.max(
-        store
-            .list_rejected()?
-            .iter()
-            .map(|r| r.id)
-            .max()
-            .unwrap_or_default(),
-    );
+    let kept = store.list_rejected()?;
+    plan.last_id = (kept.iter().map(|r| r.id)).fold(plan.last_id, TxnId::max);
     let mut transactions: BTreeMap<TxnId, Recorded> = BTreeMap::new();
     let mut used: BTreeSet<TxnId> = BTreeSet::new();
     if let Some(contents) = told {
