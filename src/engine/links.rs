@@ -1,22 +1,28 @@
-//! Links to files that are still being written (C6). On the plain directory such a link is the very file,
+//! link(2), and links to files that are still being written (C6). On the plain directory such a link is the very file,
 //! and has in the end what the writer's close leaves. Here the link is a version of its own, made of
 //! what was written so far, or of what was committed: it *follows* those who have the file open, and gets
 //! a copy of what they commit, unless somebody has put something else there meanwhile.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
-use super::{Engine, State};
+use super::deciding::is_promised;
+use super::names::{Barrier, Step};
+use super::publish::Publication;
+use super::{Engine, State, virtualdir};
+use crate::guard::Guard;
 use crate::journal;
 use crate::namespace::NodeKind;
-use crate::rules::Creation;
+use crate::rules::{Creation, Mode};
 use crate::sys::{at, failpoint};
 use crate::txn::Ready;
-use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
+use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -85,6 +91,143 @@ pub(super) struct Copy {
 }
 
 impl Engine {
+    /// link(2).
+    pub fn link(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        dir: NodeId,
+        name: &OsStr,
+        done: impl FnOnce(OpResult<Attr>) + Send + 'static,
+    ) {
+        if virtualdir::is_virtual(node) {
+            return done(Err(Errno::PERM));
+        }
+        if let Err(e) = Engine::refuse_state_dir(dir, name) {
+            return done(Err(e));
+        }
+        let to = Dentry {
+            dir,
+            name: name.to_owned(),
+        };
+        let engine = self.clone();
+        self.pool.run(move || {
+            let closed = engine.lock().deciding_at(node);
+            if let Some(closed) = closed {
+                engine.await_decision(closed);
+            }
+            done(engine.link_now(caller, node, &to));
+        });
+    }
+
+    fn link_now(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Attr> {
+        let (node, open) = {
+            let mut state = self.lock();
+            if self.exists(&mut state, to)? {
+                return Err(Errno::EXIST);
+            }
+            match state.nodes.get(node).ok_or(Errno::STALE)?.kind {
+                NodeKind::Private(id) if state.txns.contains_key(&id) => {
+                    match self.untouched_base(&mut state, id)? {
+                        Some(base) => (base, None),
+                        None => (node, Some(id)),
+                    }
+                }
+                NodeKind::Dir => return Err(Errno::PERM),
+                _ => (node, None),
+            }
+        };
+        if let Some(id) = open {
+            let version = self
+                .publish_open(caller.tid, id, to, Publication::Link)?
+                .version;
+            return self.attr_after_lookup(version);
+        }
+        self.check_linked(caller, node, to)?;
+        let linked =
+            self.checkpoint_until(|engine, barrier| engine.link_step(node, to, barrier))?;
+        self.attr(linked)
+    }
+
+    /// The version that a transaction still is, having written nothing.
+    fn untouched_base(&self, state: &mut State, id: TxnId) -> OpResult<Option<NodeId>> {
+        let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+        let (dentry, base, touched) = (txn.dentry.clone(), txn.base, txn.would_commit());
+        let current = self.current_if_any(state, &dentry)?;
+        Ok(base.filter(|base| !touched && current == Some(*base)))
+    }
+
+    /// A new name for existing content commits that name, so its guard has a say.
+    fn check_linked(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<()> {
+        self.materialize(node)?;
+        let (fd, policy, is_file) = {
+            let state = self.lock();
+            let n = state.nodes.get(node).ok_or(Errno::STALE)?;
+            (
+                state.nodes.fd(node)?,
+                self.policy(&state, to, Creation::default()),
+                n.kind == NodeKind::File,
+            )
+        };
+        if !is_file || policy.guard == Guard::None || policy.mode == Mode::Direct {
+            return Ok(());
+        }
+        let file = at::reopen_quietly(&*fd)?;
+        self.check_named(caller.tid, &file, (to, &policy), false)
+    }
+
+    /// Gives the node that has got the name.
+    fn link_step(
+        &self,
+        node: NodeId,
+        to: &Dentry,
+        barrier: &mut Barrier,
+    ) -> OpResult<Step<NodeId>> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if self.exists(state, to)? {
+            return Err(Errno::EXIST);
+        }
+        if self.must_checkpoint(state, barrier) {
+            return Ok(Step::CheckpointFirst);
+        }
+        let node = self.newest(state, node)?;
+        if state.nodes.get(node).is_some_and(|n| n.pending) {
+            // A patch has come since; what is linked lies in its place.
+            return Ok(Step::CheckpointFirst);
+        }
+        let dir = self.dir_fd(state, to.dir)?;
+        if is_promised(state, to)
+            && let Some(path) = state.nodes.path(to)
+        {
+            let inode = state.nodes.get(node).ok_or(Errno::STALE)?.key.1;
+            let along = [Vec::new(), Vec::new()];
+            self.announce_moved(state, (&path, &path), inode, false, along)?;
+        }
+        at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
+        let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
+        n.lookups += 1;
+        let linked = n.at.clone();
+        self.mark_dirty(state, to.dir);
+        self.overtake(state, to, 0);
+        if let Some(linked) = linked {
+            self.follow_writers(state, &linked, to, node);
+        }
+        Ok(Step::Done(node))
+    }
+
+    /// The version that has taken a node's place since it was looked up.
+    fn newest(&self, state: &mut State, node: NodeId) -> OpResult<NodeId> {
+        let n = state.nodes.get(node).ok_or(Errno::STALE)?;
+        match (&n.at, n.superseded) {
+            (Some(dentry), true) => {
+                let dentry = dentry.clone();
+                self.current(state, &dentry)
+            }
+            _ => Ok(node),
+        }
+    }
+
     /// A file has got a second name, with this version: it follows whoever has the file open.
     pub(super) fn follow_writers(
         &self,

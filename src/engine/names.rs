@@ -1,4 +1,4 @@
-//! Operations on names: unlink, rename, link and the creation of what isn't a regular file.
+//! Operations on names: unlink, rename and the creation of what isn't a regular file.
 //!
 //! Names that are only pending are edited in memory and in the journal. Everything else that takes
 //! a name away or moves it happens in the backing directory, and first waits until nothing is
@@ -20,7 +20,6 @@ use super::merging::{MergeOutcome, Why};
 use super::overwrites::Loss;
 use super::publish::Publication;
 use super::{Durability, Engine, State, virtualdir};
-use crate::guard::Guard;
 use crate::journal::{Edit, Record};
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode};
@@ -56,7 +55,7 @@ pub(super) enum Step<T> {
 }
 
 impl Engine {
-    fn refuse_state_dir(dir: NodeId, name: &OsStr) -> OpResult<()> {
+    pub(super) fn refuse_state_dir(dir: NodeId, name: &OsStr) -> OpResult<()> {
         if virtualdir::is_virtual(dir) || Engine::is_state_dir(dir, name) {
             return Err(Errno::PERM);
         }
@@ -416,7 +415,7 @@ impl Engine {
         self.checkpoint_until(|engine, barrier| engine.rename_step(from, to, flags, None, barrier))
     }
 
-    fn exists(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
+    pub(super) fn exists(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
         Ok(state.transactions_at(dentry).any(is_as_good_as_there)
             || self.current_if_any(state, dentry)?.is_some())
     }
@@ -950,7 +949,7 @@ impl Engine {
     /// A file is about to take a name, or two to exchange theirs, that somebody has promised to give
     /// a content: if it comes about, that is newer. And so are the promises of those who go `along`,
     /// each way.
-    fn announce_moved(
+    pub(super) fn announce_moved(
         &self,
         state: &mut State,
         (from, to): (&Path, &Path),
@@ -1064,143 +1063,6 @@ impl Engine {
             .values()
             .any(|t| t.dentry.dir == dir && is_as_good_as_there(t))
             || state.pending.in_dir(dir).next().is_some()
-    }
-
-    /// link(2).
-    pub fn link(
-        self: &Arc<Self>,
-        caller: Caller,
-        node: NodeId,
-        dir: NodeId,
-        name: &OsStr,
-        done: impl FnOnce(OpResult<Attr>) + Send + 'static,
-    ) {
-        if virtualdir::is_virtual(node) {
-            return done(Err(Errno::PERM));
-        }
-        if let Err(e) = Engine::refuse_state_dir(dir, name) {
-            return done(Err(e));
-        }
-        let to = Dentry {
-            dir,
-            name: name.to_owned(),
-        };
-        let engine = self.clone();
-        self.pool.run(move || {
-            let closed = engine.lock().deciding_at(node);
-            if let Some(closed) = closed {
-                engine.await_decision(closed);
-            }
-            done(engine.link_now(caller, node, &to));
-        });
-    }
-
-    fn link_now(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Attr> {
-        let (node, open) = {
-            let mut state = self.lock();
-            if self.exists(&mut state, to)? {
-                return Err(Errno::EXIST);
-            }
-            match state.nodes.get(node).ok_or(Errno::STALE)?.kind {
-                NodeKind::Private(id) if state.txns.contains_key(&id) => {
-                    match self.untouched_base(&mut state, id)? {
-                        Some(base) => (base, None),
-                        None => (node, Some(id)),
-                    }
-                }
-                NodeKind::Dir => return Err(Errno::PERM),
-                _ => (node, None),
-            }
-        };
-        if let Some(id) = open {
-            let version = self
-                .publish_open(caller.tid, id, to, Publication::Link)?
-                .version;
-            return self.attr_after_lookup(version);
-        }
-        self.check_linked(caller, node, to)?;
-        let linked =
-            self.checkpoint_until(|engine, barrier| engine.link_step(node, to, barrier))?;
-        self.attr(linked)
-    }
-
-    /// The version that a transaction still is, having written nothing.
-    fn untouched_base(&self, state: &mut State, id: TxnId) -> OpResult<Option<NodeId>> {
-        let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
-        let (dentry, base, touched) = (txn.dentry.clone(), txn.base, txn.would_commit());
-        let current = self.current_if_any(state, &dentry)?;
-        Ok(base.filter(|base| !touched && current == Some(*base)))
-    }
-
-    /// A new name for existing content commits that name, so its guard has a say.
-    fn check_linked(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<()> {
-        self.materialize(node)?;
-        let (fd, policy, is_file) = {
-            let state = self.lock();
-            let n = state.nodes.get(node).ok_or(Errno::STALE)?;
-            (
-                state.nodes.fd(node)?,
-                self.policy(&state, to, Creation::default()),
-                n.kind == NodeKind::File,
-            )
-        };
-        if !is_file || policy.guard == Guard::None || policy.mode == RuleMode::Direct {
-            return Ok(());
-        }
-        let file = at::reopen_quietly(&*fd)?;
-        self.check_named(caller.tid, &file, (to, &policy), false)
-    }
-
-    /// Gives the node that has got the name.
-    fn link_step(
-        &self,
-        node: NodeId,
-        to: &Dentry,
-        barrier: &mut Barrier,
-    ) -> OpResult<Step<NodeId>> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if self.exists(state, to)? {
-            return Err(Errno::EXIST);
-        }
-        if self.must_checkpoint(state, barrier) {
-            return Ok(Step::CheckpointFirst);
-        }
-        let node = self.newest(state, node)?;
-        if state.nodes.get(node).is_some_and(|n| n.pending) {
-            // A patch has come since; what is linked lies in its place.
-            return Ok(Step::CheckpointFirst);
-        }
-        let dir = self.dir_fd(state, to.dir)?;
-        if is_promised(state, to)
-            && let Some(path) = state.nodes.path(to)
-        {
-            let inode = state.nodes.get(node).ok_or(Errno::STALE)?.key.1;
-            let along = [Vec::new(), Vec::new()];
-            self.announce_moved(state, (&path, &path), inode, false, along)?;
-        }
-        at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
-        let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
-        n.lookups += 1;
-        let linked = n.at.clone();
-        self.mark_dirty(state, to.dir);
-        self.overtake(state, to, 0);
-        if let Some(linked) = linked {
-            self.follow_writers(state, &linked, to, node);
-        }
-        Ok(Step::Done(node))
-    }
-
-    /// The version that has taken a node's place since it was looked up.
-    fn newest(&self, state: &mut State, node: NodeId) -> OpResult<NodeId> {
-        let n = state.nodes.get(node).ok_or(Errno::STALE)?;
-        match (&n.at, n.superseded) {
-            (Some(dentry), true) => {
-                let dentry = dentry.clone();
-                self.current(state, &dentry)
-            }
-            _ => Ok(node),
-        }
     }
 
     /// rmdir(2).
