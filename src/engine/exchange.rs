@@ -127,7 +127,12 @@ impl Engine {
         match self.unpublished_stream(id) {
             Some(handle) => self.publish_first(id, handle, 0, b"").map(drop),
             None => self
-                .publish_open(caller.tid, id, dentry, Publication::Rename)
+                .publish_open(
+                    caller.tid,
+                    id,
+                    dentry,
+                    Publication::Rename(RenameFlags::empty()),
+                )
                 .map(drop),
         }
     }

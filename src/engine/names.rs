@@ -382,7 +382,7 @@ impl Engine {
             // Its first version takes the new name like any other.
             Some((id, Some(handle))) => drop(self.publish_first(id, handle, 0, b"")?),
             Some((id, None)) if !failpoint::mutant("C11") => {
-                return self.rename_open(caller, id, from, to);
+                return self.rename_open(caller, id, from, to, flags);
             }
             _ => {}
         }
@@ -421,14 +421,21 @@ impl Engine {
     }
 
     /// Renames a file whose transaction is open (C11).
-    fn rename_open(&self, caller: Caller, id: TxnId, from: &Dentry, to: &Dentry) -> OpResult<()> {
+    fn rename_open(
+        &self,
+        caller: Caller,
+        id: TxnId,
+        from: &Dentry,
+        to: &Dentry,
+        flags: RenameFlags,
+    ) -> OpResult<()> {
         if from == to {
             return Ok(());
         }
         // A version committed under the old name before goes with it, as it would have been this
         // very file; what is committed or added from here on stays.
         let left = self
-            .publish_open(caller.tid, id, to, Publication::Rename)?
+            .publish_open(caller.tid, id, to, Publication::Rename(flags))?
             .left;
         if left.is_some() {
             self.unlink_moved(caller, from, left)?;
@@ -628,16 +635,13 @@ impl Engine {
                 }
                 MergeOutcome::Merged(merged) => {
                     let id = merged.id;
-                    let Some((version, left)) = self.publish_merged(
-                        from,
-                        to,
-                        source,
-                        onto,
-                        *merged,
-                        ((actor, begun), file),
-                    )?
-                    else {
+                    let by = ((actor, begun), file);
+                    let published =
+                        self.publish_merged((from, to, flags), source, onto, *merged, by);
+                    if !matches!(published, Ok(Some(_))) {
                         self.store.remove_staging(id).ok();
+                    }
+                    let Some((version, left)) = published? else {
                         continue;
                     };
                     self.unlink_moved(caller, from, left)?;
@@ -665,8 +669,7 @@ impl Engine {
     /// old name.
     fn publish_merged(
         &self,
-        from: &Dentry,
-        to: &Dentry,
+        (from, to, flags): (&Dentry, &Dentry, RenameFlags),
         source: NodeId,
         onto: Option<NodeId>,
         merged: super::merging::MergedFile,
@@ -675,6 +678,9 @@ impl Engine {
         self.reserve_commit()?;
         let mut guard = self.lock();
         let state = &mut *guard;
+        if flags.contains(RenameFlags::NOREPLACE) && self.exists(state, to)? {
+            return Err(Errno::EXIST);
+        }
         if self.current_if_any(state, to)? != onto || self.current(state, from)? != source {
             return Ok(None);
         }

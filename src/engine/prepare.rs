@@ -82,7 +82,7 @@ impl Engine {
         }
         let sure = last != Last::No;
         if failpoint::mutant("C3") && !sure {
-            self.publish_open(0, id, &judged.dentry, super::publish::Publication::Link)
+            self.publish_open(0, id, &judged.dentry, super::publish::Publication::Stay)
                 .ok();
         }
         let content = staging.lock();

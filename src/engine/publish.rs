@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::ledger::Saved;
 use super::merging::{MergeOutcome, Save, Why};
 use super::names::Left;
 use super::overwrites::Loss;
-use super::rest::is_still_due;
+use super::rest::check_due;
 use super::{Durability, Engine, State};
 use crate::guard::Replaces;
 use crate::journal::{ContentInfo, Edit, Record};
@@ -24,8 +25,8 @@ const MANY_SUPERSEDED: usize = 16;
 /// How what was written so far of an open file is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Publication {
-    /// Under another name, where its transaction follows.
-    Rename,
+    /// Under another name, where its transaction follows; only the flag NOREPLACE says anything.
+    Rename(RenameFlags),
     /// Under another name as well, and its transaction stays.
     Link,
     /// Under its own name: a lock is given back (C12).
@@ -481,7 +482,7 @@ impl Engine {
         }
         let replaces = match how {
             Publication::Stay | Publication::Rest => self.replaces(id, &content),
-            Publication::Rename | Publication::Link => Replaces::Whole,
+            Publication::Rename(_) | Publication::Link => Replaces::Whole,
         };
         self.check_guard(&mut content, to, &policy, replaces)
             .map_err(|abort| self.refuse(to, abort, tid))?;
@@ -516,12 +517,10 @@ impl Engine {
             )?;
             Ok((old, at::stat(&fd)?, fd))
         });
-        let (old, stat, fd) = prepared.inspect_err(|_| {
-            self.store.remove_staging(fresh_id).ok();
-        })?;
         let unused = |_: &Errno| {
             self.store.remove_staging(fresh_id).ok();
         };
+        let (old, stat, fd) = prepared.inspect_err(unused)?;
         self.reserve_commit().inspect_err(unused)?;
         failpoint::delay("COMMITFS_MOVE_DELAY_MS");
         let (by, mut guard, merged) = loop {
@@ -573,13 +572,14 @@ impl Engine {
             }
         };
         let state = &mut *guard;
-        super::prepare::check_target(self, state, to).inspect_err(unused)?;
-        let due = state.txns.get(&id).filter(|t| is_still_due(t, how, to));
-        let Some(txn) = due else {
-            unused(&Errno::NOENT);
-            return Err(Errno::NOENT);
-        };
-        let (node, from) = (txn.node, txn.dentry.clone());
+        if let Err(e) = check_due(self, state, id, how, to) {
+            if let MergeOutcome::Merged(merged) = merged {
+                self.store.remove_staging(merged.id).ok();
+            }
+            unused(&e);
+            return Err(e);
+        }
+        let (node, from) = (state.txns[&id].node, state.txns[&id].dentry.clone());
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let edits = edits.filter(|_| content.is_by_parts());
         let overlaid = match how {
@@ -632,7 +632,7 @@ impl Engine {
         }
         let lost = match how {
             // Another file takes the name.
-            Publication::Rename => {
+            Publication::Rename(_) => {
                 let replaced = self.current_if_any(state, to)?;
                 state.added_to(to, replaced)
             }
@@ -642,7 +642,7 @@ impl Engine {
         let replaced = self.current_if_any(state, to)?;
         if let (Some(_), Some(lost)) = (why, replaced) {
             self.note_unmerged(state, author, to, (lost, version), why);
-        } else if matches!(how, Publication::Rename | Publication::Rest)
+        } else if matches!(how, Publication::Rename(_) | Publication::Rest)
             && !Engine::watches(&policy)
         {
             self.note_replaced(state, author, Some(author), to, (replaced, version));
@@ -660,7 +660,7 @@ impl Engine {
             self.follow_writers(state, &from, to, version);
         }
         let left = match how {
-            Publication::Rename => self.left_at(state, &from).ok().flatten(),
+            Publication::Rename(_) => self.left_at(state, &from).ok().flatten(),
             Publication::Link | Publication::Stay | Publication::Rest => None,
         };
         if how != Publication::Link {
@@ -673,7 +673,7 @@ impl Engine {
             let by = by.map(|(actor, _)| actor);
             self.note_published(state, id, to, by, saved, published);
         }
-        if how == Publication::Rename {
+        if matches!(how, Publication::Rename(_)) {
             state.unname(to, lost);
             state.rename_appenders(&from, to);
             self.retarget(state, id, to);

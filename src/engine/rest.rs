@@ -11,11 +11,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use serde::Serialize;
 
 use super::close::has_lost_a_writer;
 use super::overwrites::quoted;
+use super::prepare::check_target;
 use super::probe::Looks;
 use super::publish::Publication;
 use super::{Durability, Engine, State};
@@ -68,9 +70,31 @@ pub(super) fn may_commit_so_far(txn: &Transaction) -> bool {
     !txn.discarded && is_open && !has_lost_a_writer(txn)
 }
 
+/// Whether what was written of an open file may be published now. It has been copied, merged and judged since that was asked last: somebody
+/// may have saved under a name that is not to be replaced, or removed the directory.
+pub(super) fn check_due(
+    engine: &Engine,
+    state: &mut State,
+    id: TxnId,
+    how: Publication,
+    to: &Dentry,
+) -> OpResult<()> {
+    check_target(engine, state, to)?;
+    let replaces = match how {
+        Publication::Rename(flags) => !flags.contains(RenameFlags::NOREPLACE),
+        Publication::Link => false,
+        Publication::Stay | Publication::Rest => true,
+    };
+    if !replaces && engine.exists(state, to)? && !failpoint::mutant("C11-noreplace") {
+        return Err(Errno::EXIST);
+    }
+    let txn = state.txns.get(&id).filter(|t| is_still_due(t, how, to));
+    txn.map(drop).ok_or(Errno::NOENT)
+}
+
 /// Whether what is published under its own name has that still, and may: it may have been unlinked or
 /// renamed while its content was looked at, and is not to come back.
-pub(super) fn is_still_due(txn: &Transaction, how: Publication, to: &Dentry) -> bool {
+fn is_still_due(txn: &Transaction, how: Publication, to: &Dentry) -> bool {
     let stays =
         matches!(how, Publication::Stay | Publication::Rest) && !failpoint::mutant("C11-meanwhile");
     !stays || (txn.dentry == *to && may_commit_so_far(txn))
