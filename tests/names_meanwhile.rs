@@ -51,3 +51,42 @@ fn neither_a_link_nor_a_rename_without_replacing_takes_a_name_that_was_saved_mea
         assert_content(m.read("temporary"), b"{\"by\": 1}", &what);
     }
 }
+
+#[test]
+fn what_a_guard_has_judged_is_what_gets_the_name() {
+    need_daemon!();
+    let merging = "[[rule]]\nglob = \"merged.json\"\non_conflict = \"merge\"\n";
+    for (operation, name) in [
+        ("rename", "final.json"),
+        ("rename", "merged.json"),
+        ("exchange", "final.json"),
+        ("link", "new.json"),
+    ] {
+        let m = mount!(
+            slowly("COMMITFS_ROUND_DELAY_MS")
+                .rules(merging)
+                .seed("x.tmp", WHOLE)
+                .seed("final.json", "{}")
+                .seed("merged.json", "{}")
+        );
+        let (mut one, mut other) = (Actor::new(), Actor::new());
+        other.open("f", "w", &m.path("x.tmp")).unwrap();
+        other.write("f", HALF).unwrap();
+        one.cat(&m.path("merged.json")).unwrap();
+        // The rename waits until this is in place.
+        m.save("another", "text");
+        let (from, to) = (m.path("x.tmp"), m.path(name));
+        let paths = [&from, &to].map(|p| p.as_os_str().as_encoded_bytes());
+        one.start(operation, &paths);
+        by_then();
+        other.close("f").unwrap();
+        assert!(!one.has_answered(), "{operation} was quicker");
+        assert_errno(one.finish(), "EBADMSG");
+        let what = format!("{operation} to {name}");
+        match operation {
+            "link" => assert!(!m.exists(name), "{what}"),
+            _ => assert_content(m.read(name), b"{}", &what),
+        }
+        assert_content(m.read("x.tmp"), HALF.as_bytes(), &what);
+    }
+}

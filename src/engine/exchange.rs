@@ -26,14 +26,37 @@ enum ExchangeSide {
     Version,
 }
 
+/// A name, the one that it exchanges with, and what it gives.
+type Side<'a> = (&'a Dentry, &'a Dentry, ExchangeSide);
+
 impl Engine {
     pub(super) fn exchange_now(&self, caller: Caller, from: &Dentry, to: &Dentry) -> OpResult<()> {
-        let sides = [
-            (from, to, self.side(caller, from)?),
-            (to, from, self.side(caller, to)?),
-        ];
+        let sides = loop {
+            let sides = [
+                (from, to, self.side(caller, from)?),
+                (to, from, self.side(caller, to)?),
+            ];
+            if self.exchange_sides(caller, sides)? {
+                break sides;
+            }
+        };
+        for (.., side) in sides {
+            if let ExchangeSide::Written(id) = side {
+                self.publish_written(caller, id);
+            }
+        }
+        if self.config.durability == Durability::Sync {
+            self.checkpoint_all()?;
+        }
+        Ok(())
+    }
+
+    /// Gives whether they have changed places: not if somebody else has put something under one of the
+    /// names that has not been judged.
+    fn exchange_sides(&self, caller: Caller, sides: [Side<'_>; 2]) -> OpResult<bool> {
+        let mut judged = [None; 2];
         // What may be refused comes before anybody sees anything of it.
-        for (dentry, other, side) in &sides {
+        for ((dentry, other, side), judged) in sides.iter().zip(&mut judged) {
             match *side {
                 ExchangeSide::Hidden(id) => {
                     // It gets its first version under the name that it has.
@@ -41,10 +64,10 @@ impl Engine {
                     self.check_written(caller, id, other)?;
                 }
                 ExchangeSide::Written(id) => self.check_written(caller, id, other)?,
-                ExchangeSide::Version => self.check_moved(caller, dentry, other)?,
+                ExchangeSide::Version => *judged = Some(self.check_moved(caller, dentry, other)?),
             }
         }
-        for (dentry, other, side) in &sides {
+        for ((dentry, other, side), judged) in sides.iter().zip(&mut judged) {
             match *side {
                 ExchangeSide::Hidden(id) => self.bring_out(caller, id, dentry)?,
                 ExchangeSide::Written(id)
@@ -55,18 +78,14 @@ impl Engine {
                 ExchangeSide::Written(_) => {}
                 ExchangeSide::Version => continue,
             }
-            self.check_moved(caller, dentry, other)?;
+            *judged = Some(self.check_moved(caller, dentry, other)?);
         }
-        self.rename_in_place(from, to, RenameFlags::EXCHANGE)?;
-        for (.., side) in sides {
-            if let ExchangeSide::Written(id) = side {
-                self.publish_written(caller, id);
-            }
-        }
-        if self.config.durability == Durability::Sync {
-            self.checkpoint_all()?;
-        }
-        Ok(())
+        let [(from, to, _), _] = sides;
+        let is_judged = |one, other| [Some(one), other] == judged;
+        let exchanged = self.checkpoint_until(|engine, barrier| {
+            engine.rename_step(from, to, RenameFlags::EXCHANGE, is_judged, barrier)
+        })?;
+        Ok(exchanged.is_some())
     }
 
     fn side(&self, caller: Caller, dentry: &Dentry) -> OpResult<ExchangeSide> {

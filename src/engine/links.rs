@@ -143,10 +143,15 @@ impl Engine {
                 .version;
             return self.attr_after_lookup(version);
         }
-        self.check_linked(caller, node, to)?;
-        let linked =
-            self.checkpoint_until(|engine, barrier| engine.link_step(node, to, barrier))?;
-        self.attr(linked)
+        loop {
+            let judged = self.check_linked(caller, node, to)?;
+            let linked = self.checkpoint_until(|engine, barrier| {
+                engine.link_step((node, judged), to, barrier)
+            })?;
+            if let Some(linked) = linked {
+                return self.attr(linked);
+            }
+        }
     }
 
     /// The version that a transaction still is, having written nothing.
@@ -157,8 +162,10 @@ impl Engine {
         Ok(base.filter(|base| !touched && current == Some(*base)))
     }
 
-    /// A new name for existing content commits that name, so its guard has a say.
-    fn check_linked(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<()> {
+    /// A new name for existing content commits that name, so its guard has a say. Gives the version that
+    /// it was.
+    fn check_linked(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<NodeId> {
+        let node = self.newest(&mut self.lock(), node)?;
         self.materialize(node)?;
         let (fd, policy, is_file) = {
             let state = self.lock();
@@ -170,19 +177,20 @@ impl Engine {
             )
         };
         if !is_file || policy.guard == Guard::None || policy.mode == Mode::Direct {
-            return Ok(());
+            return Ok(node);
         }
         let file = at::reopen_quietly(&*fd)?;
-        self.check_named(caller.tid, &file, (to, &policy), false)
+        self.check_named(caller.tid, &file, (to, &policy), false)?;
+        Ok(node)
     }
 
-    /// Gives the node that has got the name.
+    /// Gives the node that has got the name; `None` if it isn't the one that was judged.
     fn link_step(
         &self,
-        node: NodeId,
+        (node, judged): (NodeId, NodeId),
         to: &Dentry,
         barrier: &mut Barrier,
-    ) -> OpResult<Step<NodeId>> {
+    ) -> OpResult<Step<Option<NodeId>>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         if self.exists(state, to)? {
@@ -192,6 +200,9 @@ impl Engine {
             return Ok(Step::CheckpointFirst);
         }
         let node = self.newest(state, node)?;
+        if node != judged {
+            return Ok(Step::Done(None));
+        }
         if state.nodes.get(node).is_some_and(|n| n.pending) {
             // A patch has come since; what is linked lies in its place.
             return Ok(Step::CheckpointFirst);
@@ -213,7 +224,7 @@ impl Engine {
         if let Some(linked) = linked {
             self.follow_writers(state, &linked, to, node);
         }
-        Ok(Step::Done(node))
+        Ok(Step::Done(Some(node)))
     }
 
     /// The version that has taken a node's place since it was looked up.

@@ -386,18 +386,13 @@ impl Engine {
             }
             _ => {}
         }
-        self.check_moved(caller, from, to)?;
-        if self.rename_merged(caller, from, to, flags)? {
-            if self.config.durability == Durability::Sync {
-                self.checkpoint_all()?;
+        if !self.rename_merged(caller, from, to, flags)? {
+            let (source, lost) = self.rename_in_place(caller, from, to, flags)?;
+            if flags.is_empty() {
+                let mut state = self.lock();
+                let author = state.registry.author(source).map(|a| a.tid);
+                self.note_replaced(&mut state, caller.tid, author, to, (lost, source));
             }
-            return Ok(());
-        }
-        let renamed = self.rename_in_place(from, to, flags)?;
-        if let Some((source, lost)) = renamed.filter(|_| flags.is_empty()) {
-            let mut state = self.lock();
-            let author = state.registry.author(source).map(|a| a.tid);
-            self.note_replaced(&mut state, caller.tid, author, to, (lost, source));
         }
         if self.config.durability == Durability::Sync {
             self.checkpoint_all()?;
@@ -405,14 +400,25 @@ impl Engine {
         Ok(())
     }
 
-    /// Renames once nothing that either name means is pending.
-    pub(super) fn rename_in_place(
+    /// Renames once nothing that either name means is pending, as often as somebody else puts something there that
+    /// has not been judged: two programs may share a fixed temporary name.
+    fn rename_in_place(
         &self,
+        caller: Caller,
         from: &Dentry,
         to: &Dentry,
         flags: RenameFlags,
-    ) -> OpResult<Option<Renamed>> {
-        self.checkpoint_until(|engine, barrier| engine.rename_step(from, to, flags, None, barrier))
+    ) -> OpResult<Renamed> {
+        loop {
+            let judged = self.check_moved(caller, from, to)?;
+            let is_judged = |source, _| source == judged || failpoint::mutant("C21-judged");
+            let renamed = self.checkpoint_until(|engine, barrier| {
+                engine.rename_step(from, to, flags, is_judged, barrier)
+            })?;
+            if let Some(renamed) = renamed {
+                return Ok(renamed);
+            }
+        }
     }
 
     pub(super) fn exists(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
@@ -457,20 +463,25 @@ impl Engine {
     }
 
     /// A rename is a commit of the name it goes to: its guard, and durability where the file was
-    /// in direct mode.
-    pub(super) fn check_moved(&self, caller: Caller, from: &Dentry, to: &Dentry) -> OpResult<()> {
-        let (fd, policy, direct, pending) = {
+    /// in direct mode. Gives the version that it was.
+    pub(super) fn check_moved(
+        &self,
+        caller: Caller,
+        from: &Dentry,
+        to: &Dentry,
+    ) -> OpResult<NodeId> {
+        let (id, fd, policy, direct, pending) = {
             let mut state = self.lock_materialized(from)?;
             let id = self.current(&mut state, from)?;
             let node = state.nodes.get(id).ok_or(Errno::STALE)?;
             if node.kind != NodeKind::File {
-                return Ok(());
+                return Ok(id);
             }
             let fd = state.nodes.fd(id)?;
             let policy = self.policy(&state, to, Creation::default());
             let direct = self.policy(&state, from, Creation::default()).mode == RuleMode::Direct;
             let pending = state.pending.get(from.dir, &from.name).is_some();
-            (fd, policy, direct, pending)
+            (id, fd, policy, direct, pending)
         };
         let file = at::reopen_quietly(&*fd)?;
         if policy.mode == RuleMode::Atomic {
@@ -481,7 +492,7 @@ impl Engine {
             // nobody had it mounted.
             failpoint::sync("C14-sync-rename", || rustix::fs::fdatasync(&file))?;
         }
-        Ok(())
+        Ok(id)
     }
 
     /// A file was renamed over a name: whether who wrote it, or else who renamed it, had seen what
@@ -607,6 +618,9 @@ impl Engine {
                 };
                 (source, Arc::new(file), begun, actor, base)
             };
+            if self.check_moved(caller, from, to)? != source {
+                continue;
+            }
             let reconciled = self.reconcile(to, policy, base.as_ref(), &file);
             let (onto, outcome) = reconciled.map_err(|abort| {
                 // The kernel asks once more after an ESTALE.
@@ -626,8 +640,8 @@ impl Engine {
             match outcome {
                 MergeOutcome::AsWritten | MergeOutcome::Overwrites(_) => {
                     let renamed = self.checkpoint_until(|engine, barrier| {
-                        let expected = base.as_ref().map(|_| (source, onto));
-                        engine.rename_step(from, to, flags, expected, barrier)
+                        let is_judged = |from, to| from == source && (base.is_none() || to == onto);
+                        engine.rename_step(from, to, flags, is_judged, barrier)
                     })?;
                     if renamed.is_none() {
                         continue;
@@ -700,14 +714,13 @@ impl Engine {
         Ok(Some((version, left)))
     }
 
-    /// Gives the two versions that the names had; `None` if it was to be done only with certain
-    /// ones, and they are not there any more.
-    fn rename_step(
+    /// Gives the two versions that the names had; `None` if these are not those that were judged.
+    pub(super) fn rename_step(
         &self,
         from: &Dentry,
         to: &Dentry,
         flags: RenameFlags,
-        expected: Option<(NodeId, Option<NodeId>)>,
+        is_judged: impl Fn(NodeId, Option<NodeId>) -> bool,
         barrier: &mut Barrier,
     ) -> OpResult<Step<Option<Renamed>>> {
         let mut guard = self.lock();
@@ -721,7 +734,7 @@ impl Engine {
         if target == Some(source) && !flags.contains(RenameFlags::EXCHANGE) {
             return Ok(Step::Done(Some((source, None))));
         }
-        if expected.is_some_and(|expected| expected != (source, target)) {
+        if !is_judged(source, target) {
             return Ok(Step::Done(None));
         }
         if kind == NodeKind::File && flags.is_empty() && self.rename_pending(state, from, to)? {
