@@ -90,3 +90,35 @@ fn what_a_guard_has_judged_is_what_gets_the_name() {
         assert_content(m.read("x.tmp"), HALF.as_bytes(), &what);
     }
 }
+
+#[test]
+fn what_is_unlocked_is_committed_wherever_its_file_goes_meanwhile() {
+    need_features!("posix_locks", "flock_locks");
+    need_daemon!();
+    for exchanged in [false, true] {
+        let m = mount!(
+            slowly("COMMITFS_PUBLISH_DELAY_MS")
+                .seed("f", "1")
+                .seed("g", "another")
+        );
+        let (mut holder, mut next) = (Actor::new(), Actor::new());
+        holder.open("f", "r+", &m.path("f")).unwrap();
+        holder.ask("flock", &[b"f"]).unwrap();
+        holder.write("f", "2").unwrap();
+        holder.start("funlock", &[b"f"]);
+        by_then();
+        match exchanged {
+            true => next.exchange(&m.path("f"), &m.path("g")).unwrap(),
+            false => next.rename(&m.path("f"), &m.path("g")).unwrap(),
+        }
+        assert!(!holder.has_answered(), "the unlock was quicker");
+        next.open("f", "r+", &m.path("g")).unwrap();
+        next.ask("flock-wait", &[b"f"]).unwrap();
+        assert_eq!(next.read_all("f").unwrap(), b"2", "under the lock");
+        assert!(holder.finish().is_ok());
+        next.write("f", "3").unwrap();
+        next.close("f").unwrap();
+        holder.close("f").unwrap();
+        assert_content(m.read("g"), b"23", "nothing is written over");
+    }
+}

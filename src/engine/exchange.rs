@@ -8,6 +8,7 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::publish::Publication;
+use super::rest::publish_in_place;
 use super::{Durability, Engine, State};
 use crate::guard::{Guard, Replaces};
 use crate::rules::{Creation, Mode};
@@ -164,8 +165,8 @@ impl Engine {
         let Some(dentry) = dentry.filter(|_| self.unpublished_stream(id).is_none()) else {
             return;
         };
-        match self.publish_open(caller.tid, id, &dentry, Publication::Stay) {
-            Ok(_) | Err(Errno::NODATA) => {}
+        match publish_in_place(self, caller.tid, id) {
+            Ok(()) | Err(Errno::NODATA) => {}
             Err(e) => log::info!(
                 "{}: in an exchange, what is written is not committed yet: {e}",
                 self.show(&self.lock(), &dentry)

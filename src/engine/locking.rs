@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::publish::Publication;
-use super::rest::may_commit_so_far;
+use super::rest::{may_commit_so_far, publish_in_place};
 use super::state::Handle;
 use super::{Engine, State};
 use crate::locks::{FileId, Lock, LockKind, Mode, closes_cycle};
@@ -588,9 +587,7 @@ impl Engine {
         let unpublished = self.unpublished_stream(id).filter(|_| self.is_changed(id));
         let published = match unpublished {
             Some(handle) => self.publish_first(id, handle, 0, b"").map(drop),
-            None => self
-                .publish_open(by, id, &dentry, Publication::Stay)
-                .map(|_| ()),
+            None => publish_in_place(self, by, id),
         };
         // NODATA: there was nothing new to commit.
         if let Err(e) = published

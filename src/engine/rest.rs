@@ -100,6 +100,27 @@ fn is_still_due(txn: &Transaction, how: Publication, to: &Dentry) -> bool {
     !stays || (txn.dentry == *to && may_commit_so_far(txn))
 }
 
+/// Publishes what is written so far of an open file under the name that it has, also if that becomes another one
+/// meanwhile: a lock must not be given back without the commit that it stood for because somebody renames the
+/// file. NODATA if there is nothing to publish.
+pub(super) fn publish_in_place(engine: &Engine, tid: u32, id: TxnId) -> OpResult<()> {
+    let dentry_of = |state: &State| {
+        let txn = state.txns.get(&id).filter(|txn| may_commit_so_far(txn));
+        txn.map(|txn| txn.dentry.clone())
+    };
+    // Whoever renames it again and again keeps nobody waiting for ever.
+    for _ in 0..16 {
+        let dentry = dentry_of(&engine.lock()).ok_or(Errno::NODATA)?;
+        let published = engine.publish_open(tid, id, &dentry, Publication::Stay);
+        let is_renamed = published.as_ref().is_err_and(|e| *e == Errno::NOENT)
+            && dentry_of(&engine.lock()).is_none_or(|now| now != dentry);
+        if !is_renamed || failpoint::mutant("C12-renamed") {
+            return published.map(drop);
+        }
+    }
+    Err(Errno::NOENT)
+}
+
 /// Whether a transaction is one that the watch looks at: somebody has it open and has written.
 fn may_rest(txn: &Transaction) -> bool {
     let is_closed = txn.content.is_some() && !txn.unprepared && txn.flushed.is_some_and(|f| f.sure);
