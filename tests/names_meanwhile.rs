@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Actor, Mount, Options, assert_content, assert_errno};
+use common::{Actor, Mount, Options, assert_content, assert_errno, eventually};
 
 const WHOLE: &str = "{\"whole\": true}";
 const HALF: &str = "{\"half\":";
@@ -120,5 +120,97 @@ fn what_is_unlocked_is_committed_wherever_its_file_goes_meanwhile() {
         next.close("f").unwrap();
         holder.close("f").unwrap();
         assert_content(m.read("g"), b"23", "nothing is written over");
+    }
+}
+
+/// `old` is open for writing, and linked.
+fn linked(m: &Mount, flags: &str) -> Actor {
+    let mut writer = Actor::new();
+    writer.open("f", flags, &m.path("f")).unwrap();
+    writer
+}
+
+#[test]
+fn a_link_that_is_renamed_while_its_copy_is_made_follows_to_the_end() {
+    need_daemon!();
+    let m = mount!(
+        Mount::options()
+            .env("COMMITFS_ROUND_DELAY_MS", 1000)
+            .env("COMMITFS_COPY_DELAY_MS", 2000)
+            .seed("f", "old")
+    );
+    let (mut writer, mut mover) = (linked(&m, "w"), Actor::new());
+    writer.write("f", "new").unwrap();
+    mover.link(&m.path("f"), &m.path("g")).unwrap();
+    // The rename waits until this is in place.
+    m.save("another", "text");
+    let paths = [m.path("g"), m.path("h")];
+    let paths = [0, 1].map(|n| paths[n].as_os_str().as_encoded_bytes());
+    mover.start("rename", &paths);
+    by_then();
+    writer.close("f").unwrap();
+    assert!(!mover.has_answered(), "the rename was quicker");
+    assert!(mover.finish().is_ok());
+    assert_content(m.read("f"), b"new", "what the close commits");
+    assert_content(m.read("h"), b"new", "the link");
+}
+
+#[test]
+fn a_link_has_what_the_last_of_two_closes_commits() {
+    need_daemon!();
+    let m = mount!(
+        Mount::options()
+            .env("COMMITFS_COPY_DELAY_MS", 500)
+            .seed("f", "old")
+    );
+    let (mut large, mut small) = (linked(&m, "w"), linked(&m, "w"));
+    large.fill("f", 12 << 20, 1 << 20, b'x').unwrap();
+    small.write("f", "small").unwrap();
+    Actor::new().link(&m.path("f"), &m.path("g")).unwrap();
+    large.close("f").unwrap();
+    small.close("f").unwrap();
+    eventually(Duration::from_secs(20), "both are decided", || {
+        m.transactions().is_empty()
+    });
+    assert!(m.read("f") == m.read("g"), "the link stays behind");
+}
+
+#[test]
+fn a_link_follows_what_is_unlocked_while_it_is_renamed_or_others_close() {
+    need_features!("posix_locks", "flock_locks");
+    need_daemon!();
+    for renamed in [true, false] {
+        let m = mount!(
+            Mount::options()
+                .env("COMMITFS_COPY_DELAY_MS", 1000)
+                .seed("f", "old")
+        );
+        let (mut holder, mut other) = (linked(&m, "r+"), linked(&m, "w"));
+        let mut mover = Actor::new();
+        mover.link(&m.path("f"), &m.path("g")).unwrap();
+        holder.ask("flock", &[b"f"]).unwrap();
+        holder.write("f", "new").unwrap();
+        holder.start("funlock", &[b"f"]);
+        eventually(Duration::from_secs(5), "it is published", || {
+            m.text("f").as_deref() == Some("new")
+        });
+        if renamed {
+            mover.rename(&m.path("g"), &m.path("h")).unwrap();
+        } else {
+            other.write("f", "newer").unwrap();
+            other.close("f").unwrap();
+        }
+        assert!(!holder.has_answered(), "the unlock was quicker");
+        assert!(holder.finish().is_ok());
+        holder.close("f").unwrap();
+        eventually(Duration::from_secs(20), "all is decided", || {
+            m.transactions().len() == usize::from(renamed)
+        });
+        let (link, text) = match renamed {
+            true => ("h", "new"),
+            false => ("g", "newer"),
+        };
+        assert_content(m.read("f"), text.as_bytes(), "the file");
+        assert_content(m.read(link), text.as_bytes(), "the link");
     }
 }

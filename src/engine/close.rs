@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::links::Copy;
+use super::links::{Copies, RENEWALS};
 use super::merging::Save;
 use super::prepare::{check_target, told_of_ended};
 use super::state::Handle;
@@ -303,7 +303,9 @@ impl Engine {
             };
             // Others may commit while it is being merged into what they had committed before, or
             // publish it under another name.
+            let mut tries = 0;
             let (mut state, nobody_adds, copies) = loop {
+                tries += 1;
                 failpoint::delay("COMMITFS_DECIDE_DELAY_MS");
                 engine.prepare(id, &staging, pid).ok();
                 failpoint::delay("COMMITFS_DECIDE_DELAY_MS");
@@ -317,11 +319,12 @@ impl Engine {
                 let grown = grown_of(&state, id);
                 let fits = engine.still_fits(&mut state, id);
                 let is_final = !state.is_unprepared(id) || failpoint::mutant("C9-deciding");
-                if is_final && fits && grown.is_none_or(|g| g.is_complete()) {
+                let follows = copies.fit(&state, id) || tries > RENEWALS;
+                if is_final && fits && follows && grown.is_none_or(|g| g.is_complete()) {
                     break (state, nobody_adds, copies);
                 }
                 drop(state);
-                engine.drop_copies(copies);
+                copies.remove(&engine.store);
             };
             let aborted = engine.finish_with(&mut state, id, copies);
             engine.give_back(&mut state, &unlock);
@@ -333,16 +336,6 @@ impl Engine {
                 engine.finish_aborted(aborted);
             }
         });
-    }
-
-    /// Decides, also about the links that follow it.
-    fn finish_with(&self, state: &mut State, id: TxnId, copies: Vec<Copy>) -> Option<Aborted> {
-        let aborted = self.finish(state, id);
-        match aborted {
-            None => self.publish_copies(state, copies),
-            Some(_) => self.drop_copies(copies),
-        }
-        aborted
     }
 
     /// What becomes of close-to-open consistency when a commit just comes some time after close().
@@ -710,7 +703,7 @@ impl Engine {
         let mut all = Vec::new();
         for (_, id) in flushed {
             // One before it may have edited the same file.
-            let mut copies = Vec::new();
+            let mut copies = Copies::default();
             if (!self.still_fits(&mut state, id) || state.followers.follow(id))
                 && let Some(txn) = state.txns.get_mut(&id)
             {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::close::Aborted;
 use super::deciding::is_promised;
 use super::names::{Barrier, Step};
 use super::publish::Publication;
@@ -20,9 +21,13 @@ use crate::guard::Guard;
 use crate::journal;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode};
+use crate::store::Store;
 use crate::sys::{at, failpoint};
 use crate::txn::Ready;
 use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
+
+/// So often copies are made once more because what they are for has changed.
+pub(super) const RENEWALS: u32 = 16;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -48,7 +53,7 @@ impl Followers {
         self.names.get(dentry).map_or(&[], |f| &f.writers)
     }
 
-    fn of(&self, id: TxnId) -> Vec<(Dentry, NodeId)> {
+    fn of(&self, id: TxnId) -> HashMap<Dentry, NodeId> {
         let of = self.names.iter().filter(|(_, f)| f.writers.contains(&id));
         of.map(|(dentry, f)| (dentry.clone(), f.version)).collect()
     }
@@ -81,8 +86,31 @@ impl State {
     }
 }
 
-/// What is to be committed under a name that follows.
-pub(super) struct Copy {
+/// What is to be committed under the names that follow a transaction.
+#[derive(Default)]
+pub(super) struct Copies {
+    /// These names, with what they had when the copies were begun; one that its guard refuses has no copy.
+    of: HashMap<Dentry, NodeId>,
+    made: Vec<Copy>,
+}
+
+impl Copies {
+    /// Whether the names that follow are still these: a link may have been made, renamed, or given what another
+    /// writer has committed.
+    pub(super) fn fit(&self, state: &State, id: TxnId) -> bool {
+        self.of == state.followers.of(id) || failpoint::mutant("C6-behind")
+    }
+
+    /// What was copied is not committed.
+    pub(super) fn remove(self, store: &Store) {
+        for copy in self.made {
+            store.remove_staging(copy.ready.id).ok();
+        }
+    }
+}
+
+/// For one name that follows.
+struct Copy {
     dentry: Dentry,
     onto: NodeId,
     ready: Ready,
@@ -260,49 +288,63 @@ impl Engine {
     }
 
     /// Copies of what a transaction is about to commit, for the names that follow it. On a worker.
-    pub(super) fn copies_of_prepared(&self, id: TxnId) -> Vec<Copy> {
+    pub(super) fn copies_of_prepared(&self, id: TxnId) -> Copies {
         let (followers, ready) = {
             let state = self.lock();
             let ready = state.txns.get(&id).and_then(|t| t.content.clone());
             (state.followers.of(id), ready)
         };
-        let Some(ready) = ready.filter(|_| !followers.is_empty()) else {
-            return Vec::new();
-        };
-        self.copies(&followers, (&ready.file, &ready.content))
+        match ready {
+            Some(ready) => self.copies(followers, (&ready.file, &ready.content)),
+            None => Copies {
+                of: followers,
+                made: Vec::new(),
+            },
+        }
     }
 
     /// Gives the names that follow a transaction copies of what has been published of it already, under another name or by an unlock.
     pub(super) fn renew_followers(&self, id: TxnId, version: NodeId) -> OpResult<()> {
-        let (followers, fd) = {
-            let state = self.lock();
-            let followers = state.followers.of(id);
-            if followers.is_empty() {
+        // Somebody has committed since, and brings that to the links.
+        let is_old = |state: &State| state.nodes.get(version).is_none_or(|n| n.superseded);
+        // Whoever renames a link again and again keeps nobody waiting for ever.
+        for _ in 0..RENEWALS {
+            let (followers, fd) = {
+                let state = self.lock();
+                let followers = state.followers.of(id);
+                if followers.is_empty() || is_old(&state) {
+                    return Ok(());
+                }
+                (followers, state.nodes.fd(version)?)
+            };
+            let file = at::reopen_quietly(&*fd)?;
+            let stat = at::stat(&file)?;
+            let described = journal::ContentInfo {
+                len: u64::try_from(stat.st_size).unwrap_or(0),
+                crc: None,
+                inline: None,
+                mtime_ns: mtime_ns(&stat),
+                grown: None,
+                parts: None,
+            };
+            let copies = self.copies(followers, (&file, &described));
+            let mut state = self.lock();
+            if !is_old(&state) && copies.fit(&state, id) {
+                self.publish_copies(&mut state, copies);
                 return Ok(());
             }
-            (followers, state.nodes.fd(version)?)
-        };
-        let file = at::reopen_quietly(&*fd)?;
-        let stat = at::stat(&file)?;
-        let described = journal::ContentInfo {
-            len: u64::try_from(stat.st_size).unwrap_or(0),
-            crc: None,
-            inline: None,
-            mtime_ns: mtime_ns(&stat),
-            grown: None,
-            parts: None,
-        };
-        let copies = self.copies(&followers, (&file, &described));
-        self.publish_copies(&mut self.lock(), copies);
-        Ok(())
+            drop(state);
+            copies.remove(&self.store);
+        }
+        Err(Errno::AGAIN)
     }
 
     fn copies(
         &self,
-        followers: &[(Dentry, NodeId)],
+        of: HashMap<Dentry, NodeId>,
         source: (&File, &journal::ContentInfo),
-    ) -> Vec<Copy> {
-        let copy = |(dentry, onto): &(Dentry, NodeId)| {
+    ) -> Copies {
+        let copy = |(dentry, onto): (&Dentry, &NodeId)| {
             let made = self.copy_for(dentry, *onto, source);
             made.inspect_err(|e| {
                 let path = self.show(&self.lock(), dentry);
@@ -310,7 +352,8 @@ impl Engine {
             })
             .ok()
         };
-        followers.iter().filter_map(copy).collect()
+        let made = of.iter().filter_map(copy).collect();
+        Copies { of, made }
     }
 
     fn copy_for(
@@ -365,8 +408,8 @@ impl Engine {
     }
 
     /// Commits copies, each if its name still has what it followed with.
-    pub(super) fn publish_copies(&self, state: &mut State, copies: Vec<Copy>) {
-        for copy in copies {
+    fn publish_copies(&self, state: &mut State, copies: Copies) {
+        for copy in copies.made {
             if self.current_if_any(state, &copy.dentry) != Ok(Some(copy.onto)) {
                 self.store.remove_staging(copy.ready.id).ok();
                 continue;
@@ -382,10 +425,18 @@ impl Engine {
         }
     }
 
-    /// What was copied is not committed.
-    pub(super) fn drop_copies(&self, copies: Vec<Copy>) {
-        for copy in copies {
-            self.store.remove_staging(copy.ready.id).ok();
+    /// Decides, also about the links that follow it.
+    pub(super) fn finish_with(
+        &self,
+        state: &mut State,
+        id: TxnId,
+        copies: Copies,
+    ) -> Option<Aborted> {
+        let aborted = self.finish(state, id);
+        match aborted {
+            None => self.publish_copies(state, copies),
+            Some(_) => copies.remove(&self.store),
         }
+        aborted
     }
 }
