@@ -214,3 +214,31 @@ fn a_link_follows_what_is_unlocked_while_it_is_renamed_or_others_close() {
         assert_content(m.read(link), text.as_bytes(), "the link");
     }
 }
+
+#[test]
+fn an_open_file_that_is_closed_while_it_gets_a_name_gets_it() {
+    need_daemon!();
+    for (operation, name) in [
+        ("rename", "claim"),
+        ("link", "claim"),
+        ("exchange", "claim"),
+        ("link", "stream.txt"),
+    ] {
+        let m = mount!(slowly("COMMITFS_CHOSEN_DELAY_MS").seed("g", "old"));
+        let mut writer = Actor::new();
+        let mut mover = writer.thread();
+        let flags = if name == "claim" { "x" } else { "w" };
+        writer.open("f", flags, &m.path(name)).unwrap();
+        writer.write("f", "text").unwrap();
+        let to = if operation == "link" { "h" } else { "g" };
+        let (from, target) = (m.path(name), m.path(to));
+        let paths = [&from, &target].map(|p| p.as_os_str().as_encoded_bytes());
+        mover.start(operation, &paths);
+        by_then();
+        writer.close("f").unwrap();
+        assert!(!mover.has_answered(), "{operation} was quicker");
+        assert!(mover.finish().is_ok(), "{operation} of {name}");
+        assert_content(m.read(to), b"text", operation);
+        assert_eq!(m.exists(name), operation != "rename", "{operation}");
+    }
+}

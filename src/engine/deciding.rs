@@ -39,6 +39,12 @@ impl State {
         ids.copied().find(|id| self.is_deciding(*id))
     }
 
+    /// Whether an operation on a name that has failed with ENOENT is to be done again: it was to be done to a transaction which
+    /// has been closed since, so that the name has a version by now.
+    pub(super) fn has_ended(&self, id: TxnId) -> bool {
+        !self.txns.contains_key(&id) && !failpoint::mutant("C11-ended")
+    }
+
     /// Whether it would be committed, and yet isn't prepared: something has changed it since.
     pub(super) fn is_unprepared(&self, id: TxnId) -> bool {
         self.txns.get(&id).is_some_and(|t| {

@@ -27,6 +27,15 @@ enum ExchangeSide {
     Version,
 }
 
+impl ExchangeSide {
+    fn has_ended(self, state: &State) -> bool {
+        match self {
+            ExchangeSide::Hidden(id) | ExchangeSide::Written(id) => state.has_ended(id),
+            ExchangeSide::Version => false,
+        }
+    }
+}
+
 /// A name, the one that it exchanges with, and what it gives.
 type Side<'a> = (&'a Dentry, &'a Dentry, ExchangeSide);
 
@@ -37,8 +46,12 @@ impl Engine {
                 (from, to, self.side(caller, from)?),
                 (to, from, self.side(caller, to)?),
             ];
-            if self.exchange_sides(caller, sides)? {
-                break sides;
+            match self.exchange_sides(caller, sides) {
+                Ok(true) => break sides,
+                Ok(false) => {}
+                Err(Errno::NOENT)
+                    if sides.iter().any(|(.., side)| side.has_ended(&self.lock())) => {}
+                Err(e) => return Err(e),
             }
         };
         for (.., side) in sides {

@@ -139,16 +139,15 @@ impl Engine {
             name: name.to_owned(),
         };
         let engine = self.clone();
-        self.pool.run(move || {
-            let closed = engine.lock().deciding_at(node);
-            if let Some(closed) = closed {
-                engine.await_decision(closed);
-            }
-            done(engine.link_now(caller, node, &to));
-        });
+        self.pool
+            .run(move || done(engine.link_now(caller, node, &to)));
     }
 
     fn link_now(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Attr> {
+        let closed = self.lock().deciding_at(node);
+        if let Some(closed) = closed {
+            self.await_decision(closed);
+        }
         let (node, open) = {
             let mut state = self.lock();
             if self.exists(&mut state, to)? {
@@ -166,10 +165,11 @@ impl Engine {
             }
         };
         if let Some(id) = open {
-            let version = self
-                .publish_open(caller.tid, id, to, Publication::Link)?
-                .version;
-            return self.attr_after_lookup(version);
+            return match self.publish_open(caller.tid, id, to, Publication::Link) {
+                Ok(published) => self.attr_after_lookup(published.version),
+                Err(Errno::NOENT) if self.lock().has_ended(id) => self.link_now(caller, node, to),
+                Err(e) => Err(e),
+            };
         }
         loop {
             let judged = self.check_linked(caller, node, to)?;

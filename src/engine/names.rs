@@ -351,10 +351,8 @@ impl Engine {
             name: new_name.to_owned(),
         };
         let engine = self.clone();
-        self.pool.run(move || {
-            engine.await_decisions(&[&from, &to]);
-            done(engine.rename_now(caller, &from, &to, flags));
-        });
+        self.pool
+            .run(move || done(engine.rename_now(caller, &from, &to, flags)));
     }
 
     fn rename_now(
@@ -364,6 +362,7 @@ impl Engine {
         to: &Dentry,
         flags: RenameFlags,
     ) -> OpResult<()> {
+        self.await_decisions(&[from, to]);
         if flags.contains(RenameFlags::EXCHANGE) {
             return self.exchange_now(caller, from, to);
         }
@@ -382,7 +381,12 @@ impl Engine {
             // Its first version takes the new name like any other.
             Some((id, Some(handle))) => drop(self.publish_first(id, handle, 0, b"")?),
             Some((id, None)) if !failpoint::mutant("C11") => {
-                return self.rename_open(caller, id, from, to, flags);
+                return match self.rename_open(caller, id, from, to, flags) {
+                    Err(Errno::NOENT) if self.lock().has_ended(id) => {
+                        self.rename_now(caller, from, to, flags)
+                    }
+                    result => result,
+                };
             }
             _ => {}
         }

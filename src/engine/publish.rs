@@ -431,8 +431,7 @@ impl Engine {
         self.defer_close(fd);
     }
 
-    /// C11: a rename or link of a file that is still being written commits what is written so
-    /// far under the new name, as thread `tid` asks for; the transaction goes on with a copy.
+    /// C11: a rename or link of a file that is still being written commits what is written so far under the new name, as thread `tid` asks for.
     pub(super) fn publish_open(
         &self,
         tid: u32,
@@ -440,6 +439,7 @@ impl Engine {
         to: &Dentry,
         how: Publication,
     ) -> OpResult<Published> {
+        failpoint::delay("COMMITFS_CHOSEN_DELAY_MS");
         let txn = self.lock().txns.get(&id).map(|txn| txn.dentry.clone());
         let Some(from) = txn.filter(|_| how != Publication::Link) else {
             return self.publish_now(tid, id, to, how);
