@@ -7,6 +7,7 @@
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
+use super::names::JUDGEMENTS;
 use super::publish::Publication;
 use super::rest::publish_in_place;
 use super::{Durability, Engine, State};
@@ -41,14 +42,17 @@ type Side<'a> = (&'a Dentry, &'a Dentry, ExchangeSide);
 
 impl Engine {
     pub(super) fn exchange_now(&self, caller: Caller, from: &Dentry, to: &Dentry) -> OpResult<()> {
+        let mut tries = 0;
         let sides = loop {
+            tries += 1;
             let sides = [
                 (from, to, self.side(caller, from)?),
                 (to, from, self.side(caller, to)?),
             ];
             match self.exchange_sides(caller, sides) {
                 Ok(true) => break sides,
-                Ok(false) => {}
+                Ok(false) if tries < JUDGEMENTS => {}
+                Ok(false) => return Err(Errno::BUSY),
                 Err(Errno::NOENT)
                     if sides.iter().any(|(.., side)| side.has_ended(&self.lock())) => {}
                 Err(e) => return Err(e),
@@ -78,7 +82,7 @@ impl Engine {
                     self.check_written(caller, id, other)?;
                 }
                 ExchangeSide::Written(id) => self.check_written(caller, id, other)?,
-                ExchangeSide::Version => *judged = Some(self.check_moved(caller, dentry, other)?),
+                ExchangeSide::Version => *judged = self.check_moved(caller, dentry, other)?,
             }
         }
         for ((dentry, other, side), judged) in sides.iter().zip(&mut judged) {
@@ -92,10 +96,13 @@ impl Engine {
                 ExchangeSide::Written(_) => {}
                 ExchangeSide::Version => continue,
             }
-            *judged = Some(self.check_moved(caller, dentry, other)?);
+            *judged = self.check_moved(caller, dentry, other)?;
         }
         let [(from, to, _), _] = sides;
-        let is_judged = |one, other| [Some(one), other] == judged;
+        let is_judged = |one, other| {
+            let mut both = judged.into_iter().zip([Some(one), other]);
+            both.all(|(judged, found)| judged.is_none() || judged == found)
+        };
         let exchanged = self.checkpoint_until(|engine, barrier| {
             engine.rename_step(from, to, RenameFlags::EXCHANGE, is_judged, barrier)
         })?;

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::close::Aborted;
 use super::deciding::is_promised;
-use super::names::{Barrier, Step};
+use super::names::{Barrier, Step, refuse_state_dir};
 use super::publish::Publication;
 use super::{Engine, State, virtualdir};
 use crate::guard::Guard;
@@ -131,7 +131,7 @@ impl Engine {
         if virtualdir::is_virtual(node) {
             return done(Err(Errno::PERM));
         }
-        if let Err(e) = Engine::refuse_state_dir(dir, name) {
+        if let Err(e) = refuse_state_dir(dir, name) {
             return done(Err(e));
         }
         let to = Dentry {
@@ -171,15 +171,11 @@ impl Engine {
                 Err(e) => Err(e),
             };
         }
-        loop {
-            let judged = self.check_linked(caller, node, to)?;
-            let linked = self.checkpoint_until(|engine, barrier| {
-                engine.link_step((node, judged), to, barrier)
-            })?;
-            if let Some(linked) = linked {
-                return self.attr(linked);
-            }
-        }
+        let linked = self.checkpoint_judged(
+            || self.check_linked(caller, node, to),
+            |judged, barrier| self.link_step((node, judged), to, barrier),
+        )?;
+        self.attr(linked)
     }
 
     /// The version that a transaction still is, having written nothing.
@@ -191,8 +187,8 @@ impl Engine {
     }
 
     /// A new name for existing content commits that name, so its guard has a say. Gives the version that
-    /// it was.
-    fn check_linked(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<NodeId> {
+    /// it has to be, if any guard judges.
+    fn check_linked(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Option<NodeId>> {
         let node = self.newest(&mut self.lock(), node)?;
         self.materialize(node)?;
         let (fd, policy, is_file) = {
@@ -205,17 +201,17 @@ impl Engine {
             )
         };
         if !is_file || policy.guard == Guard::None || policy.mode == Mode::Direct {
-            return Ok(node);
+            return Ok(None);
         }
         let file = at::reopen_quietly(&*fd)?;
         self.check_named(caller.tid, &file, (to, &policy), false)?;
-        Ok(node)
+        Ok(Some(node))
     }
 
     /// Gives the node that has got the name; `None` if it isn't the one that was judged.
     fn link_step(
         &self,
-        (node, judged): (NodeId, NodeId),
+        (node, judged): (NodeId, Option<NodeId>),
         to: &Dentry,
         barrier: &mut Barrier,
     ) -> OpResult<Step<Option<NodeId>>> {
@@ -228,7 +224,7 @@ impl Engine {
             return Ok(Step::CheckpointFirst);
         }
         let node = self.newest(state, node)?;
-        if node != judged {
+        if judged.is_some_and(|judged| judged != node) {
             return Ok(Step::Done(None));
         }
         if state.nodes.get(node).is_some_and(|n| n.pending) {

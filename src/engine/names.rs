@@ -20,12 +20,16 @@ use super::merging::{MergeOutcome, Why};
 use super::overwrites::Loss;
 use super::publish::Publication;
 use super::{Durability, Engine, State, virtualdir};
+use crate::guard::Guard;
 use crate::journal::{Edit, Record};
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Begun, Transaction};
 use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId};
+
+/// So often what an operation on names moves is judged, where others put something else there all the time.
+pub(super) const JUDGEMENTS: u32 = 1000;
 
 /// What stands under a name, to be told from what is committed there, or added, later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +58,14 @@ pub(super) enum Step<T> {
     CheckpointFirst,
 }
 
-impl Engine {
-    pub(super) fn refuse_state_dir(dir: NodeId, name: &OsStr) -> OpResult<()> {
-        if virtualdir::is_virtual(dir) || Engine::is_state_dir(dir, name) {
-            return Err(Errno::PERM);
-        }
-        Ok(())
+pub(super) fn refuse_state_dir(dir: NodeId, name: &OsStr) -> OpResult<()> {
+    if virtualdir::is_virtual(dir) || Engine::is_state_dir(dir, name) {
+        return Err(Errno::PERM);
     }
+    Ok(())
+}
 
+impl Engine {
     /// Runs `step` until it needs no checkpoint; the first try is made at once, the others on a worker.
     fn with_checkpoint<T: 'static>(
         self: &Arc<Self>,
@@ -100,6 +104,26 @@ impl Engine {
         }
     }
 
+    /// Takes a step with what was judged for it, or judges once more where somebody else has put something else there: two
+    /// programs may share a fixed temporary name. Who does that faster than it can be judged keeps nobody waiting for ever.
+    pub(super) fn checkpoint_judged<T>(
+        &self,
+        judge: impl Fn() -> OpResult<Option<NodeId>>,
+        step: impl Fn(Option<NodeId>, &mut Barrier) -> OpResult<Step<Option<T>>>,
+    ) -> OpResult<T> {
+        let mut judged = judge()?;
+        self.checkpoint_until(|_, barrier| {
+            for _ in 0..JUDGEMENTS {
+                match step(judged, barrier)? {
+                    Step::Done(Some(done)) => return Ok(Step::Done(done)),
+                    Step::Done(None) => judged = judge()?,
+                    Step::CheckpointFirst => return Ok(Step::CheckpointFirst),
+                }
+            }
+            Err(Errno::BUSY)
+        })
+    }
+
     /// Whether commits made before the operation began still have to reach the backing directory.
     pub(super) fn must_checkpoint(&self, state: &State, barrier: &mut Barrier) -> bool {
         if failpoint::mutant("C19-barrier") || barrier.waived {
@@ -131,7 +155,7 @@ impl Engine {
         name: &OsStr,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        if let Err(e) = Engine::refuse_state_dir(dir, name) {
+        if let Err(e) = refuse_state_dir(dir, name) {
             return done(Err(e));
         }
         let dentry = Dentry {
@@ -335,7 +359,7 @@ impl Engine {
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         for (dir, name) in [(dir, name), (new_dir, new_name)] {
-            if let Err(e) = Engine::refuse_state_dir(dir, name) {
+            if let Err(e) = refuse_state_dir(dir, name) {
                 return done(Err(e));
             }
         }
@@ -404,8 +428,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Renames once nothing that either name means is pending, as often as somebody else puts something there that
-    /// has not been judged: two programs may share a fixed temporary name.
+    /// Renames once nothing that either name means is pending.
     fn rename_in_place(
         &self,
         caller: Caller,
@@ -413,16 +436,13 @@ impl Engine {
         to: &Dentry,
         flags: RenameFlags,
     ) -> OpResult<Renamed> {
-        loop {
-            let judged = self.check_moved(caller, from, to)?;
-            let is_judged = |source, _| source == judged || failpoint::mutant("C21-judged");
-            let renamed = self.checkpoint_until(|engine, barrier| {
-                engine.rename_step(from, to, flags, is_judged, barrier)
-            })?;
-            if let Some(renamed) = renamed {
-                return Ok(renamed);
-            }
-        }
+        self.checkpoint_judged(
+            || self.check_moved(caller, from, to),
+            |judged, barrier| {
+                let is_judged = |source, _| judged.is_none_or(|judged| source == judged);
+                self.rename_step(from, to, flags, is_judged, barrier)
+            },
+        )
     }
 
     pub(super) fn exists(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
@@ -467,19 +487,19 @@ impl Engine {
     }
 
     /// A rename is a commit of the name it goes to: its guard, and durability where the file was
-    /// in direct mode. Gives the version that it was.
+    /// in direct mode. Gives the version that it has to be, if any guard judges.
     pub(super) fn check_moved(
         &self,
         caller: Caller,
         from: &Dentry,
         to: &Dentry,
-    ) -> OpResult<NodeId> {
+    ) -> OpResult<Option<NodeId>> {
         let (id, fd, policy, direct, pending) = {
             let mut state = self.lock_materialized(from)?;
             let id = self.current(&mut state, from)?;
             let node = state.nodes.get(id).ok_or(Errno::STALE)?;
             if node.kind != NodeKind::File {
-                return Ok(id);
+                return Ok(None);
             }
             let fd = state.nodes.fd(id)?;
             let policy = self.policy(&state, to, Creation::default());
@@ -496,7 +516,8 @@ impl Engine {
             // nobody had it mounted.
             failpoint::sync("C14-sync-rename", || rustix::fs::fdatasync(&file))?;
         }
-        Ok(id)
+        let is_judged = policy.mode == RuleMode::Atomic && policy.guard != Guard::None;
+        Ok((is_judged && !failpoint::mutant("C21-judged")).then_some(id))
     }
 
     /// A file was renamed over a name: whether who wrote it, or else who renamed it, had seen what
@@ -622,7 +643,7 @@ impl Engine {
                 };
                 (source, Arc::new(file), begun, actor, base)
             };
-            if self.check_moved(caller, from, to)? != source {
+            if (self.check_moved(caller, from, to)?).is_some_and(|judged| judged != source) {
                 continue;
             }
             let reconciled = self.reconcile(to, policy, base.as_ref(), &file);
@@ -1095,7 +1116,7 @@ impl Engine {
         name: &OsStr,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        if let Err(e) = Engine::refuse_state_dir(dir, name) {
+        if let Err(e) = refuse_state_dir(dir, name) {
             return done(Err(e));
         }
         let dentry = Dentry {
@@ -1208,7 +1229,7 @@ impl Engine {
         create: impl FnOnce(&OwnedFd, &OsStr) -> OpResult<()>,
         umask: u32,
     ) -> OpResult<Attr> {
-        Engine::refuse_state_dir(dir, name)?;
+        refuse_state_dir(dir, name)?;
         let dentry = Dentry {
             dir,
             name: name.to_owned(),
