@@ -24,6 +24,12 @@ macro_rules! number {
             pub fn next(self) -> Self {
                 Self(self.0 + 1)
             }
+
+            /// The number before it; of none, none.
+            #[must_use]
+            pub fn previous(self) -> Self {
+                Self(self.0.saturating_sub(1))
+            }
         }
 
         impl std::fmt::Debug for $name {
@@ -59,6 +65,11 @@ number! {
 number! {
     /// Number of an open description (FUSE file handle).
     HandleId
+}
+
+number! {
+    /// Number of a commit: one global sequence, whose prefix a power cut leaves. Zero: none yet.
+    Seq
 }
 
 /// A name in a directory.

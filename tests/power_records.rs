@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use commitfs::journal::{self, Edit, Record};
-use commitfs::types::TxnId;
+use commitfs::types::{Seq, TxnId};
 use common::{Actor, Disk, Mount, commitfs, run, temporary_directory};
 
 fn journal_of(m: &Mount) -> journal::Contents {
@@ -169,7 +169,7 @@ fn recover_killed(m: &Mount, records: &[Record]) {
 }
 
 /// Of the last append: its number, and the file that it was made to.
-fn last_append(records: &[Record]) -> (u64, journal::FileKey) {
+fn last_append(records: &[Record]) -> (Seq, journal::FileKey) {
     let last = records.iter().rev().find_map(|record| match record {
         Record::Commit { seq, edits } => match edits[..] {
             [
@@ -195,7 +195,7 @@ fn a_line_in_the_place_of_one_that_failed_outlives_a_kill() {
     let place = records.iter().rposition(is_append).unwrap();
     let mut next = records[place].clone();
     if let Record::Commit { seq, .. } = &mut next {
-        *seq += 1;
+        *seq = seq.next();
     }
     if let Record::Commit { edits, .. } = &mut records[place]
         && let [Edit::Append { crc, .. }] = &mut edits[..]

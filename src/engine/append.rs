@@ -29,7 +29,7 @@ use crate::namespace::{Ends, NodeKind, Shown};
 use crate::rules::Stream;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Begun, Ready, Staging, Transaction, key_of};
-use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, TxnId, errno_of};
+use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, Seq, TxnId, errno_of};
 
 mod adding;
 mod places;
@@ -114,8 +114,8 @@ impl Appender {
 
 impl Appender {
     /// The commit of its last line; 0 if it has added none.
-    pub(super) fn last(&self) -> u64 {
-        self.last.load(Ordering::Relaxed)
+    pub(super) fn last(&self) -> Seq {
+        Seq(self.last.load(Ordering::Relaxed))
     }
 
     /// The description goes on in a transaction.
@@ -486,7 +486,7 @@ impl Engine {
             self.unpromise_editors(state, dentry);
         }
         if let Some((key, path)) = target.told {
-            state.seq += 1;
+            state.seq = state.seq.next();
             let seq = state.seq;
             let record = Record::Commit {
                 seq,
@@ -504,7 +504,7 @@ impl Engine {
             state.metrics.note_commit(seq, Instant::now());
             state.unapplied.push_back((seq, record));
             state.growing.append(key, seq, end);
-            appender.last.fetch_max(seq, Ordering::Relaxed);
+            appender.last.fetch_max(seq.0, Ordering::Relaxed);
             journalled = Some((seq, key));
         }
         if journalled.is_some() || target.dentry.is_some() {
@@ -587,7 +587,7 @@ impl Engine {
     }
 
     /// A commit that was journalled and couldn't be written.
-    fn withdraw(&self, seq: u64, file: FileKey, end: u64) -> OpResult<()> {
+    fn withdraw(&self, seq: Seq, file: FileKey, end: u64) -> OpResult<()> {
         let mut state = self.lock();
         state.growing.withdraw(file, end);
         state.unapplied.retain(|(s, _)| *s != seq);
@@ -686,7 +686,7 @@ impl Engine {
         handle: HandleId,
         by: u32,
         data: &[u8],
-    ) -> OpResult<Option<u64>> {
+    ) -> OpResult<Option<Seq>> {
         let staging = self.lock().txns.get(&id).map(|txn| txn.staging.clone());
         let Some(staging) = staging else {
             return Ok(None);
@@ -714,7 +714,7 @@ impl Engine {
             // Nobody will ever see it, but for who writes it.
             drop(guard);
             let end = end + lines.len() as u64;
-            return content.write(rest, end).map(|_| Some(0));
+            return content.write(rest, end).map(|_| Some(Seq::default()));
         }
         super::prepare::check_target(self, state, &txn.dentry)?;
         let (dentry, node, always) = (txn.dentry.clone(), txn.node, txn.appends);
@@ -767,7 +767,7 @@ impl Engine {
             self.publish(state, &dentry, ready, node);
             let seq = state.seq;
             for appender in state.appenders.get(&dentry).into_iter().flatten() {
-                appender.last.fetch_max(seq, Ordering::Relaxed);
+                appender.last.fetch_max(seq.0, Ordering::Relaxed);
             }
             drop(guard);
             failpoint::delay("COMMITFS_FIRST_LINE_DELAY_MS");

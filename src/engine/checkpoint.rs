@@ -24,7 +24,7 @@ use crate::journal::{Edit, JournalError, Record};
 use crate::namespace::Pending;
 use crate::sys::{at, failpoint, spare};
 use crate::txn::Transaction;
-use crate::types::{Dentry, NodeId, OpResult, TxnId, mtime_ns, now_ns};
+use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, mtime_ns, now_ns};
 
 /// The journal is started anew above this size.
 const ROTATE: u64 = 4 << 20;
@@ -115,14 +115,14 @@ fn directories_of(state: &State) -> OpResult<HashMap<NodeId, Arc<OwnedFd>>> {
 }
 
 struct Round {
-    upto: u64,
+    upto: Seq,
     /// There are commits that are not known to be on the medium.
     commits: bool,
     items: Vec<CheckpointItem>,
     dirs: HashMap<NodeId, Arc<OwnedFd>>,
     /// Directories that the items come into.
     into: OpResult<HashMap<NodeId, Arc<OwnedFd>>>,
-    appended: Vec<(NodeId, u64, Arc<File>)>,
+    appended: Vec<(NodeId, Seq, Arc<File>)>,
 }
 
 impl Engine {
@@ -512,7 +512,7 @@ impl Engine {
         let mut header = journal.header().clone();
         header.journal_id = crate::journal::fresh_id();
         header.next_id = state.last_id.next();
-        header.next_seq = state.seq + 1;
+        header.next_seq = state.seq.next();
         header.durable_seq = state.durable;
         match crate::journal::Journal::create(
             std::os::fd::AsFd::as_fd(&self.store.state),
@@ -556,7 +556,7 @@ impl Engine {
     }
 
     /// Waits until a commit survives a power cut, in the backing directory or in the journal.
-    pub(super) fn await_durable(&self, seq: u64) -> OpResult<()> {
+    pub(super) fn await_durable(&self, seq: Seq) -> OpResult<()> {
         let mut state = self.lock();
         state.checkpoint.awaiting += 1;
         let mut failed = None;
@@ -580,7 +580,7 @@ impl Engine {
     /// Answers once a commit survives a power cut, waiting for nothing itself.
     pub(super) fn when_durable(
         &self,
-        seq: u64,
+        seq: Seq,
         answer: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         let mut state = self.lock();
@@ -646,7 +646,7 @@ impl Engine {
     pub(super) fn has_backlog(&self, state: &State) -> bool {
         let most = BACKLOG.min(self.config.descriptors / 8);
         let most = failpoint::number("COMMITFS_BACKLOG", most);
-        state.seq.saturating_sub(state.durable) > most
+        state.seq.0.saturating_sub(state.durable.0) > most
             && state.checkpoint.failed.or(state.checkpoint.stuck).is_none()
     }
 

@@ -25,7 +25,7 @@ use crate::rules::OnSignal;
 use crate::store::{Rejected, id_name};
 use crate::sys::{at, failpoint, pidfd, proc};
 use crate::txn::{Abort, Begun, GrownBase, Staging, Transaction};
-use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, TxnId, now_ns, path_hex};
+use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, Seq, TxnId, now_ns, path_hex};
 
 /// Transactions that are being decided upon hold up an unmount no longer than this.
 pub(super) const DECISION_LIMIT: Duration = Duration::from_secs(5);
@@ -94,10 +94,10 @@ impl Engine {
         });
         let engine = self.clone();
         let Some((id, staging, closer, true)) = staged else {
-            let owed = staged.map_or(0, |(id, ..)| guard.close_without_commit(id));
+            let owed = staged.map_or(Seq::default(), |(id, ..)| guard.close_without_commit(id));
             let ended = ended_before(&guard, handle);
             drop(guard);
-            if !locked && owed == 0 {
+            if !locked && owed == Seq::default() {
                 return done(ended);
             }
             return self.pool.run(move || {
@@ -130,7 +130,7 @@ impl Engine {
     }
 
     /// Where closes promise it, a commit is on the medium when its close returns (C19).
-    fn acknowledge(&self, seq: u64) -> OpResult<()> {
+    fn acknowledge(&self, seq: Seq) -> OpResult<()> {
         match self.config.durability {
             Durability::Sync if !failpoint::mutant("C19-sync-appender") => self.await_durable(seq),
             _ => Ok(()),

@@ -19,7 +19,7 @@ use rustix::fs::RenameFlags;
 use crate::journal::{Edit, FileKey, Record};
 use crate::sys::failpoint;
 use crate::txn::key_of;
-use crate::types::{Dentry, HandleId, NodeId, OpResult};
+use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq};
 
 /// More files than this are not remembered at a time.
 const MOST: usize = 1024;
@@ -31,7 +31,7 @@ struct GrowingFile {
     /// Where its last append ends.
     end: u64,
     /// The commit of its last append.
-    last: u64,
+    last: Seq,
     /// Which record of the file that was.
     ticket: u64,
     /// That is on the medium.
@@ -60,7 +60,7 @@ impl Growing {
     }
 
     /// The commit `seq` adds bytes up to `end`.
-    pub fn append(&mut self, file: FileKey, seq: u64, end: u64) {
+    pub fn append(&mut self, file: FileKey, seq: Seq, end: u64) {
         if let Some(grown) = self.files.get_mut(&file) {
             (grown.last, grown.end, grown.used) = (seq, end, true);
         }
@@ -74,7 +74,7 @@ impl Growing {
     }
 
     /// Makes room for one more, as far as there is one that may be forgotten.
-    fn make_room(&mut self, durable: u64) {
+    fn make_room(&mut self, durable: Seq) {
         if self.files.len() < MOST {
             return;
         }
@@ -92,7 +92,7 @@ impl Growing {
     pub fn carry<'a>(
         &mut self,
         unapplied: impl Iterator<Item = &'a Record>,
-        durable: u64,
+        durable: Seq,
     ) -> Vec<Record> {
         let froms = first_appends(unapplied);
         self.files
@@ -140,7 +140,7 @@ impl Engine {
             ticket: state.growing.tickets,
             path: path.to_owned(),
             end: len,
-            last: 0,
+            last: Seq::default(),
             told: false,
             used: true,
         };

@@ -24,7 +24,7 @@ use crate::rules::{Creation, Mode};
 use crate::store::Store;
 use crate::sys::{at, failpoint};
 use crate::txn::Ready;
-use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
+use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, Seq, TxnId, errno_of, mtime_ns};
 
 /// So often copies are made once more because what they are for has changed.
 pub(super) const RENEWALS: u32 = 16;
@@ -244,7 +244,7 @@ impl Engine {
         n.lookups += 1;
         let linked = n.at.clone();
         self.mark_dirty(state, to.dir);
-        self.overtake(state, to, 0);
+        self.overtake(state, to, Seq::default());
         if let Some(linked) = linked {
             self.follow_writers(state, &linked, to, node);
         }

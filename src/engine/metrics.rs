@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::lockstats::Histogram;
+use crate::types::Seq;
 
 /// Commits that come closer together than this count as one for [`Metrics::lag`].
 const APART: Duration = Duration::from_millis(10);
@@ -21,7 +22,7 @@ pub struct Metrics {
     pub checkpoints: Histogram,
     /// Commits that are not on the medium, each standing for those up to the next one: the first of them,
     /// and when that was.
-    waiting: VecDeque<(u64, Instant)>,
+    waiting: VecDeque<(Seq, Instant)>,
 }
 
 /// What status tells of it.
@@ -37,8 +38,8 @@ pub struct Latency {
 
 impl Metrics {
     /// A commit has happened.
-    pub fn note_commit(&mut self, seq: u64, now: Instant) {
-        let is_close = |last: &(u64, Instant)| now.duration_since(last.1) < APART;
+    pub fn note_commit(&mut self, seq: Seq, now: Instant) {
+        let is_close = |last: &(Seq, Instant)| now.duration_since(last.1) < APART;
         let is_told = self.waiting.back().is_some_and(is_close) || self.waiting.len() >= MOST;
         if !is_told || self.waiting.is_empty() {
             self.waiting.push_back((seq, now));
@@ -46,8 +47,8 @@ impl Metrics {
     }
 
     /// Every commit up to one is on the medium; `last` is the last there is.
-    pub fn note_durable(&mut self, durable: u64, last: u64, now: Instant) {
-        let is_out = |oldest: &(u64, Instant)| oldest.0 <= durable;
+    pub fn note_durable(&mut self, durable: Seq, last: Seq, now: Instant) {
+        let is_out = |oldest: &(Seq, Instant)| oldest.0 <= durable;
         let Some((_, oldest)) = self.waiting.front().copied().filter(is_out) else {
             return;
         };
@@ -55,10 +56,10 @@ impl Metrics {
         while let Some((first, at)) = self.waiting.front().copied()
             && first <= durable
         {
-            let end = self.waiting.get(1).map_or(last, |next| next.0 - 1);
+            let end = self.waiting.get(1).map_or(last, |next| next.0.previous());
             self.waiting.pop_front();
             if end > durable {
-                self.waiting.push_front((durable + 1, at));
+                self.waiting.push_front((durable.next(), at));
             }
         }
     }
@@ -86,17 +87,17 @@ mod tests {
         let lag = |metrics: &Metrics, ms| (metrics.told(at(ms)).checkpoint_lag_s * 1000.0).round();
         assert_eq!(lag(&metrics, 0), 0.0);
         for (seq, ms) in [(1, 0), (2, 5), (3, 9), (4, 100), (5, 101)] {
-            metrics.note_commit(seq, at(ms));
+            metrics.note_commit(Seq(seq), at(ms));
         }
         assert_eq!(lag(&metrics, 200), 200.0);
         // 2 and 3 were counted as if they had come with 1.
-        metrics.note_durable(1, 5, at(200));
+        metrics.note_durable(Seq(1), Seq(5), at(200));
         assert_eq!(lag(&metrics, 300), 300.0);
-        metrics.note_durable(3, 5, at(300));
+        metrics.note_durable(Seq(3), Seq(5), at(300));
         assert_eq!(lag(&metrics, 300), 200.0);
-        metrics.note_durable(5, 5, at(400));
+        metrics.note_durable(Seq(5), Seq(5), at(400));
         assert_eq!(lag(&metrics, 500), 0.0);
-        metrics.note_durable(5, 5, at(500));
+        metrics.note_durable(Seq(5), Seq(5), at(500));
         let checkpoints = metrics.told(at(500)).checkpoints;
         assert_eq!((checkpoints.count, checkpoints.max_s), (3, 0.3));
     }

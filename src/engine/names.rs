@@ -26,7 +26,7 @@ use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Begun, Transaction};
-use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId};
+use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, Seq, TxnId};
 
 /// So often what an operation on names moves is judged, where others put something else there all the time.
 pub(super) const JUDGEMENTS: u32 = 1000;
@@ -44,7 +44,7 @@ pub(super) struct Left {
 /// What an operation on names waits for: the commits up to the one that was the last when it began.
 #[derive(Debug, Default)]
 pub(super) struct Barrier {
-    target: Option<u64>,
+    target: Option<Seq>,
     /// Given up: the disk is full, and the operation may be what makes room.
     waived: bool,
 }
@@ -983,7 +983,7 @@ impl Engine {
                 self.end_claims(state, to);
                 self.end_claims(state, from);
             } else {
-                self.overtake(state, to, 0);
+                self.overtake(state, to, Seq::default());
                 self.follow(state, from, to, source);
             }
         }

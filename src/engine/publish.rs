@@ -17,7 +17,7 @@ use crate::journal::{ContentInfo, Edit, Record};
 use crate::namespace::{NodeKind, Pending};
 use crate::sys::{at, failpoint, spare};
 use crate::txn::{Abort, Begun, Ready, Transaction};
-use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of};
+use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, errno_of};
 
 /// More versions of one name than this don't wait for the checkpoint to be due.
 const MANY_SUPERSEDED: usize = 16;
@@ -205,7 +205,7 @@ impl Engine {
         }
         // What others have committed since its close promised it is on the medium soon, too; so is
         // what a close that wasn't known to be the last has left.
-        let behind = state.durable + 1 < state.seq;
+        let behind = state.durable.next() < state.seq;
         if synced && behind || !synced && self.config.durability == Durability::Sync {
             self.want_round(state);
         }
@@ -338,12 +338,12 @@ impl Engine {
     /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
     /// so that everybody sees what was committed last; what was promised of an open transaction
     /// before is older than that; and an error of the name is the last one no more.
-    pub(super) fn overtake(&self, state: &mut State, dentry: &Dentry, by: u64) {
+    pub(super) fn overtake(&self, state: &mut State, dentry: &Dentry, by: Seq) {
         self.overtake_but(state, dentry, by, None);
     }
 
     /// [`Engine::overtake`], but what was promised as an edit of this body goes into that version.
-    fn overtake_but(&self, state: &mut State, dentry: &Dentry, by: u64, body: Option<NodeId>) {
+    fn overtake_but(&self, state: &mut State, dentry: &Dentry, by: Seq, body: Option<NodeId>) {
         let open: Vec<TxnId> = state.transactions_at(dentry).map(|t| t.id).collect();
         for id in open {
             if let Some(txn) = state.txns.get_mut(&id)
@@ -399,8 +399,8 @@ impl Engine {
     }
 
     /// Appends a commit to the journal and to the list of those to be applied.
-    pub(super) fn journal_commit(&self, state: &mut State, edits: Vec<Edit>) -> u64 {
-        let seq = state.seq + 1;
+    pub(super) fn journal_commit(&self, state: &mut State, edits: Vec<Edit>) -> Seq {
+        let seq = state.seq.next();
         let record = Record::Commit { seq, edits };
         if !failpoint::mutant("C18-commit") && self.append(&record).is_err() {
             // Space was reserved, so this is the disk failing. What is committed stays visible;
@@ -414,7 +414,7 @@ impl Engine {
     }
 
     /// A commit stands in the journal; it is to be applied.
-    pub(super) fn note_journalled(&self, state: &mut State, seq: u64, record: Record) {
+    pub(super) fn note_journalled(&self, state: &mut State, seq: Seq, record: Record) {
         state.seq = seq;
         state.metrics.note_commit(seq, Instant::now());
         state.unapplied.push_back((seq, record));

@@ -25,7 +25,7 @@ use crate::guard::Guard;
 use crate::rules::{Creation, Mode};
 use crate::sys::{failpoint, proc};
 use crate::txn::{Abort, Content, Staging, Transaction};
-use crate::types::{Dentry, OpResult, TxnId, now_ns};
+use crate::types::{Dentry, OpResult, Seq, TxnId, now_ns};
 
 /// So long nobody has written what is at rest.
 const AT_REST: Duration = Duration::from_millis(500);
@@ -228,7 +228,7 @@ impl Engine {
 
     /// What was published of an open file its close acknowledges, as it does what it commits itself: where
     /// closes are durable, and where the program has called fsync before that (C7).
-    pub(super) fn owe(&self, txn: &Transaction, how: Publication, seq: u64) {
+    pub(super) fn owe(&self, txn: &Transaction, how: Publication, seq: Seq) {
         let has_synced = how == Publication::Rest && txn.has_synced();
         let stays = matches!(how, Publication::Stay | Publication::Rest);
         if stays && (has_synced || self.config.durability == Durability::Sync) {
@@ -291,14 +291,14 @@ impl Engine {
 impl State {
     /// A close that has nothing to commit. Gives the commit that it has to see on the medium, as it
     /// acknowledges what was published before; 0 if there is none.
-    pub(super) fn close_without_commit(&mut self, id: TxnId) -> u64 {
+    pub(super) fn close_without_commit(&mut self, id: TxnId) -> Seq {
         let Some(txn) = self.txns.get_mut(&id) else {
-            return 0;
+            return Seq::default();
         };
         // Whoever has inherited it may write yet.
         txn.kin.miss();
         match failpoint::mutant("C19-owed") {
-            true => 0,
+            true => Seq::default(),
             false => txn.staging.owed(),
         }
     }

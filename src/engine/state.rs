@@ -28,7 +28,7 @@ use crate::namespace::{Node, NodeKind, Nodes, PendingSet, Shown};
 use crate::store::Unseen;
 use crate::sys::failpoint;
 use crate::txn::{Begun, Staging, Transaction};
-use crate::types::{Dentry, HandleId, NodeId, OpResult, TxnId};
+use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq, TxnId};
 
 /// An open description.
 #[derive(Clone, Debug)]
@@ -132,7 +132,7 @@ pub struct Counters {
 /// An answer that waits until a commit is durable.
 pub struct Parked {
     /// The commit.
-    pub seq: u64,
+    pub seq: Seq,
     /// Gives the answer.
     pub answer: Box<dyn FnOnce(OpResult<()>) + Send>,
 }
@@ -163,7 +163,7 @@ pub struct CheckpointRequest {
     /// The checkpoint is in the middle of a round.
     pub busy: bool,
     /// The last commit that the last round takes along, or has taken.
-    pub taken: u64,
+    pub taken: Seq,
     /// What can't be written any more, whatever is tried: new commits are refused.
     pub failed: Option<Errno>,
     /// Why the last round didn't bring everything out; the next one tries again.
@@ -189,7 +189,7 @@ impl CheckpointRequest {
     /// Takes out the answers that can be given, and says what they are.
     ///
     /// The first `asked` were there when the last round began: if that failed, so have they.
-    pub fn answers(&mut self, durable: u64, asked: usize) -> Vec<(Parked, OpResult<()>)> {
+    pub fn answers(&mut self, durable: Seq, asked: usize) -> Vec<(Parked, OpResult<()>)> {
         let mut answers = Vec::new();
         for (place, parked) in std::mem::take(&mut self.parked).into_iter().enumerate() {
             let stuck = self.stuck.filter(|_| place < asked);
@@ -233,15 +233,15 @@ pub struct State {
     /// Last transaction number given.
     pub last_id: TxnId,
     /// Last commit.
-    pub seq: u64,
+    pub seq: Seq,
     /// Every commit up to here is on the medium.
-    pub durable: u64,
+    pub durable: Seq,
     /// Commits not yet applied, as journalled: a new journal starts with them.
-    pub unapplied: VecDeque<(u64, Record)>,
+    pub unapplied: VecDeque<(Seq, Record)>,
     /// Staging files of dropped versions, to be removed when the commit that dropped them is durable.
-    pub pending_deletes: Vec<(u64, TxnId)>,
+    pub pending_deletes: Vec<(Seq, TxnId)>,
     /// Versions that grew in place since they were last made durable, with their last append.
-    pub appended: HashMap<NodeId, (u64, Arc<File>)>,
+    pub appended: HashMap<NodeId, (Seq, Arc<File>)>,
     /// Files to which records are added in place, as the journal knows of them.
     pub growing: super::growing::Growing,
     /// Directories changed in place since they were last made durable.
@@ -299,7 +299,7 @@ impl State {
             && self.checkpoint.taken == self.seq
             && !failpoint::mutant("C19-round")
         {
-            let (seq, edits) = (self.seq + 1, Vec::new());
+            let (seq, edits) = (self.seq.next(), Vec::new());
             engine.append(&Record::Commit { seq, edits })?;
             self.seq = seq;
         }

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{ContentInfo, Edit, FileKey, GrownInfo, Header, JournalError, Record};
-use crate::types::TxnId;
+use crate::types::{Seq, TxnId};
 
 /// The format this program writes. It reads all up to this one.
 pub const FORMAT_VERSION: u32 = 3;
@@ -85,8 +85,8 @@ fn encode_header(header: &Header) -> Result<[u8; HEADER_LEN], JournalError> {
     fields.extend(header.journal_id.to_le_bytes());
     fields.extend(header.created_ns.to_le_bytes());
     fields.extend(header.next_id.0.to_le_bytes());
-    fields.extend(header.next_seq.to_le_bytes());
-    fields.extend(header.durable_seq.to_le_bytes());
+    fields.extend(header.next_seq.0.to_le_bytes());
+    fields.extend(header.durable_seq.0.to_le_bytes());
     debug_assert_eq!(fields.len(), INSTANCE_AT);
     fields.extend(instance);
 
@@ -143,8 +143,8 @@ fn header_fields(mut input: Input<'_>) -> Result<Header, Reason> {
         journal_id: input.u64()?,
         created_ns: i64::from_le_bytes(input.array()?),
         next_id: TxnId(input.u64()?),
-        next_seq: input.u64()?,
-        durable_seq: input.u64()?,
+        next_seq: Seq(input.u64()?),
+        durable_seq: Seq(input.u64()?),
         instance: String::from_utf8(input.take(instance_len)?.to_vec())
             .map_err(|_| "the instance is not UTF-8")?,
     })
@@ -235,15 +235,15 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
         }
         Record::Unprepared { id } => push_number(out, tag::UNPREPARED, id.0),
         Record::Commit { seq, edits } => {
-            push_number(out, tag::COMMIT, *seq);
+            push_number(out, tag::COMMIT, seq.0);
             // More edits than a u32 counts are far over MAX_PAYLOAD, which is
             // refused before anything is written.
             out.extend((edits.len() as u32).to_le_bytes());
             edits.iter().for_each(|edit| push_edit(out, edit));
         }
         Record::Abort { id } => push_number(out, tag::ABORT, id.0),
-        Record::Durable { seq } => push_number(out, tag::DURABLE, *seq),
-        Record::Withdrawn { seq } => push_number(out, tag::WITHDRAWN, *seq),
+        Record::Durable { seq } => push_number(out, tag::DURABLE, seq.0),
+        Record::Withdrawn { seq } => push_number(out, tag::WITHDRAWN, seq.0),
         Record::Barrier => out.push(tag::BARRIER),
         Record::Moved {
             from,
@@ -435,14 +435,18 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
             id: TxnId(input.u64()?),
         },
         tag::COMMIT => Record::Commit {
-            seq: input.u64()?,
+            seq: Seq(input.u64()?),
             edits: input.edits()?,
         },
         tag::ABORT => Record::Abort {
             id: TxnId(input.u64()?),
         },
-        tag::DURABLE => Record::Durable { seq: input.u64()? },
-        tag::WITHDRAWN => Record::Withdrawn { seq: input.u64()? },
+        tag::DURABLE => Record::Durable {
+            seq: Seq(input.u64()?),
+        },
+        tag::WITHDRAWN => Record::Withdrawn {
+            seq: Seq(input.u64()?),
+        },
         tag::BARRIER => Record::Barrier,
         tag::MOVED => Record::Moved {
             from: input.path()?,

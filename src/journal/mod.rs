@@ -48,7 +48,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::types::TxnId;
+use crate::types::{Seq, TxnId};
 
 pub use format::{FORMAT_VERSION, HEADER_LEN, MAX_INSTANCE, MAX_PAYLOAD, encode};
 pub use reader::{Contents, Tail, decode, read};
@@ -74,10 +74,10 @@ pub struct Header {
     /// The first transaction id not used before this file was made.
     pub next_id: TxnId,
     /// The first commit number not used before this file was made.
-    pub next_seq: u64,
+    pub next_seq: Seq,
     /// Every commit up to this one had its data on the medium when this file
     /// was made.
-    pub durable_seq: u64,
+    pub durable_seq: Seq,
 }
 
 /// What a version of a file holds, as far as recovery needs to know it.
@@ -236,7 +236,7 @@ pub enum Record {
     /// A commit happened: all of its edits, or, without this record, none.
     Commit {
         /// Its place in the order of commits.
-        seq: u64,
+        seq: Seq,
         /// What it changes.
         edits: Vec<Edit>,
     },
@@ -248,7 +248,7 @@ pub enum Record {
     /// Commit `seq` did not happen after all: its bytes could not be written.
     Withdrawn {
         /// The commit.
-        seq: u64,
+        seq: Seq,
     },
     /// A name was removed or moved in the backing directory itself, which no
     /// record describes: commits behind it count only once they are durable.
@@ -287,7 +287,7 @@ pub enum Record {
     /// Every commit up to `seq` has its data on the medium and may be applied.
     Durable {
         /// The last such commit.
-        seq: u64,
+        seq: Seq,
     },
 }
 

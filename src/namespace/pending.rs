@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::types::{Dentry, NodeId, TxnId};
+use crate::types::{Dentry, NodeId, Seq, TxnId};
 
 /// A committed version whose file still lies in staging.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Pending {
     /// Its node.
     pub node: NodeId,
     /// The commit's place in the order of commits.
-    pub seq: u64,
+    pub seq: Seq,
     /// Version number of the file.
     pub version: u64,
     /// Versions of this name that it replaced before they were applied, oldest first.
@@ -37,7 +37,7 @@ pub struct Pending {
 #[derive(Clone, Copy, Debug)]
 pub struct Unwritten {
     /// The first of these edits' place in the order of commits.
-    pub first_seq: u64,
+    pub first_seq: Seq,
     /// Bytes of space that the staging file has been given.
     pub allocated: u64,
 }
@@ -51,7 +51,7 @@ pub struct Superseded {
     /// The staging file.
     pub file: Arc<File>,
     /// Its commit.
-    pub seq: u64,
+    pub seq: Seq,
 }
 
 impl Pending {

@@ -21,7 +21,7 @@ use super::recovery::open_target;
 use crate::journal::{Edit, FileKey, Record};
 use crate::store::{Rejected, STATE_DIR, Store, Unseen, Worth, id_name};
 use crate::sys::{at, failpoint};
-use crate::types::{TxnId, errno_of, now_ns, path_hex};
+use crate::types::{Seq, TxnId, errno_of, now_ns, path_hex};
 
 /// More than this of what is cut off is not kept.
 const KEPT: u64 = 64 << 20;
@@ -174,7 +174,7 @@ impl Growth {
     pub(super) fn cuts(
         &self,
         store: &Store,
-        accepted: &[(u64, Vec<Edit>)],
+        accepted: &[(Seq, Vec<Edit>)],
     ) -> Result<BTreeMap<PathBuf, u64>, Errno> {
         let mut ends = self.from.clone();
         for edit in accepted.iter().flat_map(|(_, edits)| edits) {

@@ -25,7 +25,7 @@ use crate::journal::{self, ContentInfo, Edit, Header, Journal, JournalError, Rec
 use crate::rules::{Creation, Rules};
 use crate::store::{Rejected, Store, Worth, id_name};
 use crate::sys::{at, failpoint};
-use crate::types::{TxnId, errno_of, mtime_ns, now_ns, path_hex};
+use crate::types::{Seq, TxnId, errno_of, mtime_ns, now_ns, path_hex};
 
 /// A claim (C6) is visible up to this length.
 const CLAIM_LIMIT: u64 = 4096;
@@ -71,7 +71,7 @@ pub struct Recovered {
     /// Last transaction number ever given.
     pub last_id: TxnId,
     /// Last commit.
-    pub last_seq: u64,
+    pub last_seq: Seq,
     /// Versions moved to their names.
     pub applied: usize,
     /// Contents moved to rejected.
@@ -82,7 +82,7 @@ pub struct Recovered {
 #[derive(Debug, Default)]
 pub struct Plan {
     /// Commits that count, in order.
-    pub accepted: Vec<(u64, Vec<Edit>)>,
+    pub accepted: Vec<(Seq, Vec<Edit>)>,
     /// Contents that don't, with what is known of them.
     pub leftovers: Vec<Leftover>,
     /// Files that grew in place by appends that don't count, and their length without them.
@@ -92,11 +92,11 @@ pub struct Plan {
     /// Staging files that stood for edits of documents which something later has replaced.
     pub(super) superfluous: Vec<TxnId>,
     pub(super) last_id: TxnId,
-    last_seq: u64,
+    last_seq: Seq,
 }
 
 impl Plan {
-    fn last_commits(&self, places: &BTreeMap<u64, usize>) -> LastCommits {
+    fn last_commits(&self, places: &BTreeMap<Seq, usize>) -> LastCommits {
         let mut last = LastCommits::default();
         for (seq, edits) in &self.accepted {
             let place = places.get(seq).copied().unwrap_or(0);
@@ -232,7 +232,7 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
             created_ns: now_ns(),
             instance: instance.clone(),
             next_id: plan.last_id.next(),
-            next_seq: plan.last_seq + 1,
+            next_seq: plan.last_seq.next(),
             durable_seq: plan.last_seq,
         };
         Journal::create(store.state.as_fd(), header, records).map_err(|source| {
@@ -290,10 +290,8 @@ pub fn plan(
     let mut used: BTreeSet<TxnId> = BTreeSet::new();
     if let Some(contents) = told {
         let trusted = contents.header.instance == instance && !failpoint::mutant("C18-trust");
-        plan.last_id = plan
-            .last_id
-            .max(TxnId(contents.header.next_id.0.saturating_sub(1)));
-        plan.last_seq = contents.header.next_seq.saturating_sub(1);
+        plan.last_id = plan.last_id.max(contents.header.next_id.previous());
+        plan.last_seq = contents.header.next_seq.previous();
         let Followed {
             mut records,
             replaced,
@@ -533,7 +531,7 @@ fn roll_forward(
             content.parts.take_if(|_| !must_fill);
         }
         used.insert(*id);
-        plan.last_seq += 1;
+        plan.last_seq = plan.last_seq.next();
         plan.accepted.push((plan.last_seq, vec![edit]));
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::journal::{ContentInfo, Edit, Record};
-use crate::types::TxnId;
+use crate::types::{Seq, TxnId};
 
 /// One transaction as the journal tells it.
 #[derive(Clone, Debug, Default)]
@@ -25,13 +25,13 @@ pub(super) struct Recorded {
 /// Sorts the records out: commits by number, and what is known of each transaction.
 pub(super) fn collect(
     records: &[Record],
-    mut durable: u64,
+    mut durable: Seq,
     transactions: &mut BTreeMap<TxnId, Recorded>,
 ) -> SortedRecords {
     let mut places = BTreeMap::new();
     let mut last = durable;
     let mut barriers = Vec::new();
-    let mut commits: BTreeMap<u64, Vec<Edit>> = BTreeMap::new();
+    let mut commits: BTreeMap<Seq, Vec<Edit>> = BTreeMap::new();
     for (at, record) in records.iter().enumerate() {
         match record {
             Record::Begin {
@@ -131,11 +131,11 @@ pub(super) fn collect(
 
 /// The journal, sorted out.
 pub(super) struct SortedRecords {
-    pub commits: BTreeMap<u64, Vec<Edit>>,
-    pub durable: u64,
+    pub commits: BTreeMap<Seq, Vec<Edit>>,
+    pub durable: Seq,
     /// The last commit before a rename or unlink in the backing directory that was never declared
     /// durable: after a power cut nothing behind it may count.
-    pub barrier: Option<u64>,
+    pub barrier: Option<Seq>,
     /// Where in the journal each commit stands.
-    pub places: BTreeMap<u64, usize>,
+    pub places: BTreeMap<Seq, usize>,
 }

@@ -12,7 +12,7 @@ use super::Staging;
 use crate::guard::Guard;
 use crate::rules::{Policy, Stream};
 use crate::sys::{failpoint, proc};
-use crate::types::{Dentry, NodeId, TxnId};
+use crate::types::{Dentry, NodeId, Seq, TxnId};
 
 /// How a transaction came to be; decides what its content starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,7 +219,7 @@ pub struct Transaction {
     pub last_fsync: Option<crate::journal::ContentInfo>,
     /// The commit that has given its name another version since the journal was told last what may
     /// be rolled forward of it: that is newer. 0: it is on the medium when the next journal is.
-    pub overtaken: Option<u64>,
+    pub overtaken: Option<Seq>,
     /// Some description was opened on another node than its own.
     pub shared: bool,
     /// Processes that closed explicitly but may have left a mapping, with their pidfds.
@@ -315,7 +315,7 @@ impl Transaction {
     /// Whether it has called fsync, be it before what was written then was published: what its close
     /// promises is on the medium (C7).
     pub fn has_synced(&self) -> bool {
-        self.fsynced || self.staging.owed() > 0
+        self.fsynced || self.staging.owed() > Seq::default()
     }
 
     /// Whether closing it changes the file.

@@ -1,6 +1,6 @@
 //! Headers and records to write: fixed ones of every kind, and random ones.
 
-use commitfs::types::TxnId;
+use commitfs::types::{Seq, TxnId};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -15,8 +15,8 @@ pub fn header() -> Header {
         created_ns: 1_700_000_000_123_456_789,
         instance: "boot 7 dev 8:1 – α".into(),
         next_id: TxnId(41),
-        next_seq: 17,
-        durable_seq: 16,
+        next_seq: Seq(17),
+        durable_seq: Seq(16),
     }
 }
 
@@ -49,7 +49,7 @@ pub fn one_of_each() -> Vec<Record> {
             len: 10,
         },
         Record::Commit {
-            seq: 20,
+            seq: Seq(20),
             edits: vec![Edit::Append {
                 path: "log".into(),
                 file: Some(file),
@@ -68,7 +68,7 @@ pub fn one_of_each() -> Vec<Record> {
             },
         },
         Record::Commit {
-            seq: 21,
+            seq: Seq(21),
             edits: vec![Edit::Put {
                 path: "rows".into(),
                 id: TxnId(45),
@@ -114,7 +114,7 @@ pub fn one_of_each_in_format_2() -> Vec<Record> {
             },
         },
         Record::Commit {
-            seq: 19,
+            seq: Seq(19),
             edits: vec![patch],
         },
         Record::Moved {
@@ -168,7 +168,7 @@ pub fn one_of_each_in_format_1() -> Vec<Record> {
         },
         Record::Unprepared { id: TxnId(41) },
         Record::Commit {
-            seq: 17,
+            seq: Seq(17),
             edits: vec![
                 put(b"a", 41, Some(b"12345")),
                 Edit::Drop { path: "b/c".into() },
@@ -183,12 +183,12 @@ pub fn one_of_each_in_format_1() -> Vec<Record> {
             ],
         },
         Record::Commit {
-            seq: 18,
+            seq: Seq(18),
             edits: vec![],
         },
         Record::Abort { id: TxnId(43) },
-        Record::Durable { seq: 18 },
-        Record::Withdrawn { seq: 19 },
+        Record::Durable { seq: Seq(18) },
+        Record::Withdrawn { seq: Seq(19) },
         Record::Barrier,
     ]
 }
@@ -304,11 +304,13 @@ pub fn any_record() -> impl Strategy<Value = Record> {
             version
         }),
         any::<u64>().prop_map(|id| Record::Unprepared { id: TxnId(id) }),
-        (any::<u64>(), vec(any_edit(), 0..5))
-            .prop_map(|(seq, edits)| Record::Commit { seq, edits }),
+        (any::<u64>(), vec(any_edit(), 0..5)).prop_map(|(seq, edits)| Record::Commit {
+            seq: Seq(seq),
+            edits
+        }),
         any::<u64>().prop_map(|id| Record::Abort { id: TxnId(id) }),
-        any::<u64>().prop_map(|seq| Record::Durable { seq }),
-        any::<u64>().prop_map(|seq| Record::Withdrawn { seq }),
+        any::<u64>().prop_map(|seq| Record::Durable { seq: Seq(seq) }),
+        any::<u64>().prop_map(|seq| Record::Withdrawn { seq: Seq(seq) }),
         Just(Record::Barrier),
         (any_key(), any_path(), any::<u64>()).prop_map(|(file, path, len)| Record::Growing {
             file,
@@ -341,8 +343,8 @@ pub fn any_header() -> impl Strategy<Value = Header> {
             created_ns,
             instance,
             next_id: TxnId(next_id),
-            next_seq,
-            durable_seq,
+            next_seq: Seq(next_seq),
+            durable_seq: Seq(durable_seq),
         },
     )
 }

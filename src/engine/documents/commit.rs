@@ -21,7 +21,7 @@ use crate::journal::{ContentInfo, Edit, Record};
 use crate::namespace::{CachedAttributes, Node, NodeKind, Pending, Unwritten};
 use crate::sys::{at, failpoint};
 use crate::txn::{Begun, Ready, write_text};
-use crate::types::{Dentry, HandleId, NodeId, OpResult, TxnId, mtime_ns, now_ns, seconds_of};
+use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq, TxnId, mtime_ns, now_ns, seconds_of};
 
 /// Space is set aside in steps of this many bytes, so that a growing document asks for it seldom.
 const AHEAD: u64 = 64 << 10;
@@ -53,7 +53,7 @@ impl DocumentBase {
 pub(super) struct Edited {
     pub node: NodeId,
     pub version: u64,
-    pub seq: u64,
+    pub seq: Seq,
 }
 
 /// The staging file that stands for a version.
@@ -319,7 +319,7 @@ impl Engine {
             len: parsed.document.text_len() as u64,
             mtime_ns: self.next_mtime(state, base),
         };
-        let (seq, version) = (state.seq + 1, base.version + 1);
+        let (seq, version) = (state.seq.next(), base.version + 1);
         let edit = Edit::Patch {
             path: state.nodes.path(&base.dentry).ok_or(Errno::NOENT)?,
             id: staged.id,
@@ -437,7 +437,7 @@ impl Engine {
         let Some((head, path)) = head.filter(|p| p.id == id).zip(path) else {
             return Ok(());
         };
-        let (seq, mtime_ns) = (state.seq + 1, content.mtime_ns);
+        let (seq, mtime_ns) = (state.seq.next(), content.mtime_ns);
         let record = Record::Commit {
             seq,
             edits: vec![Edit::Put {
@@ -579,7 +579,7 @@ impl Staged {
     fn pending(
         &self,
         node: NodeId,
-        seq: u64,
+        seq: Seq,
         version: u64,
         unwritten: Option<Unwritten>,
     ) -> Pending {

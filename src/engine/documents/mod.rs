@@ -22,7 +22,7 @@ use crate::json::{AnyPatch, Document, JsonError, Limits, PatchError, PatchErrorK
 use crate::namespace;
 use crate::store::Owner;
 use crate::sys::failpoint;
-use crate::types::{Caller, Dentry, NodeId, OpResult};
+use crate::types::{Caller, Dentry, NodeId, OpResult, Seq};
 use kept::EditOutcome;
 
 pub(super) use kept::{Documents, Parsed};
@@ -97,7 +97,7 @@ struct Done {
     /// For `user.commitfs.json.result`.
     result: Vec<u8>,
     /// The commit that has to be durable for it.
-    seq: u64,
+    seq: Seq,
 }
 
 /// Why an edit or a read was refused.
@@ -184,7 +184,7 @@ impl Engine {
             value: value.to_vec(),
         };
         if let Some(edited) = self.edit_at_once(&request) {
-            let seq = edited.as_ref().map_or(0, |done| done.seq);
+            let seq = edited.as_ref().map_or(Seq::default(), |done| done.seq);
             let outcome = self.note_outcome(caller, edited.map(|done| done.result));
             return match self.config.durability {
                 Durability::Sync if outcome.is_ok() => self.when_durable(seq, done),

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::journal::{Tail, decode, encode};
-use crate::types::TxnId;
+use crate::types::{Seq, TxnId};
 
 const FULL: i32 = 28; // ENOSPC
 const BROKEN: i32 = 5; // EIO
@@ -57,8 +57,8 @@ fn appender(space: u64) -> RecordAppender<Faulty> {
         created_ns: 0,
         instance: String::new(),
         next_id: TxnId(1),
-        next_seq: 1,
-        durable_seq: 0,
+        next_seq: Seq(1),
+        durable_seq: Seq(0),
     };
     let bytes = encode(&header, &[]).unwrap();
     let end = bytes.len() as u64;

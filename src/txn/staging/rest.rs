@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Content, Staging};
 use crate::guard::Verdict;
-use crate::types::OpResult;
+use crate::types::{OpResult, Seq};
 
 /// What a content knows for that.
 #[derive(Debug)]
@@ -46,13 +46,13 @@ impl Staging {
 
     /// The commit that has to be on the medium when its close returns, as what was published so far
     /// is of a program that is promised so; 0 if there is none.
-    pub fn owed(&self) -> u64 {
-        self.owed.load(Ordering::Acquire)
+    pub fn owed(&self) -> Seq {
+        Seq(self.owed.load(Ordering::Acquire))
     }
 
     /// A commit is owed from now on.
-    pub fn owe(&self, seq: u64) {
-        self.owed.store(seq, Ordering::Release);
+    pub fn owe(&self, seq: Seq) {
+        self.owed.store(seq.0, Ordering::Release);
     }
 }
 
