@@ -104,6 +104,19 @@ fn the_writers_own_chmod_outlasts_a_commit_that_came_between() {
 }
 
 #[test]
+fn an_attribute_that_is_set_through_an_open_file_stays_though_nothing_is_written() {
+    let m = mount!();
+    m.save("notes", "text");
+    let path = m.path("notes");
+    let (mut editor, mut other) = (Actor::new(), Actor::new());
+    editor.open("f", "r+", &path).unwrap();
+    editor.setxattr(&path, "user.label", b"x").unwrap();
+    editor.close("f").unwrap();
+    assert_eq!(other.getxattr(&path, "user.label").unwrap(), b"x");
+    assert_content(m.read("notes"), b"text", "its content");
+}
+
+#[test]
 fn a_private_file_opened_again_by_name_before_its_first_version_stays_private() {
     let m = mount!();
     let out = m

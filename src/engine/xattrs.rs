@@ -108,15 +108,23 @@ impl Engine {
         name: &OsStr,
         change: impl FnOnce(&OwnedFd) -> OpResult<()>,
     ) -> OpResult<()> {
-        let kind = self.lock().nodes.get(node).map(|n| n.kind);
-        let staging = match kind {
-            Some(NodeKind::Private(txn)) => self.lock().txns.get(&txn).map(|t| t.staging.clone()),
-            _ => None,
+        let open = {
+            let state = self.lock();
+            let id = match state.nodes.get(node).map(|n| n.kind) {
+                Some(NodeKind::Private(id)) => Some(id),
+                _ => None,
+            };
+            id.and_then(|id| Some((id, state.txns.get(&id)?.staging.clone())))
         };
-        let content = staging.as_ref().map(|staging| staging.lock());
+        let mut content = open.as_ref().map(|(_, staging)| staging.lock());
+        if let Some(content) = &mut content {
+            content.copy_base()?;
+        }
         let fd = self.lock().nodes.fd(node)?;
         change(&fd)?;
-        if let (Some(staging), Some(_)) = (&staging, content) {
+        if let Some((id, staging)) = &open {
+            // Where nothing is written it is a change of the file all the same.
+            self.changes_now(*id);
             staging.set_own(Own::Xattrs);
             if name == "system.posix_acl_access" {
                 staging.set_own(Own::Mode);
