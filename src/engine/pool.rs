@@ -50,7 +50,8 @@ impl Pool {
         let pool = self.clone();
         let started = std::thread::Builder::new()
             .name("worker".into())
-            .stack_size(512 << 10)
+            // A JSON value of 512 levels takes 512 calls within each other, of over 1 KiB each.
+            .stack_size(2 << 20)
             .spawn(move || pool.work());
         if let Err(e) = started {
             log::warn!("no thread for a worker ({e}); its job waits for another");
