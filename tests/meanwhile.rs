@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use common::{Actor, Mount, assert_content, assert_errno, eventually};
@@ -145,6 +146,26 @@ fn what_is_set_by_name_while_a_file_is_closed_stays() {
         let note = other.getxattr(&path, "user.note");
         assert_eq!(note.unwrap(), b"mine", "{what}");
     }
+}
+
+#[test]
+fn what_is_set_by_name_while_a_document_is_patched_stays() {
+    need_daemon!();
+    let m = mount!(Mount::options().env("COMMITFS_EDIT_DELAY_MS", 1500));
+    let path = m.path("f.json");
+    std::fs::write(&path, "{}").unwrap();
+    let (mut patcher, mut other) = (Actor::new(), Actor::new());
+    let name = path.as_os_str().as_bytes();
+    patcher.start(
+        "setxattr",
+        &[name, b"user.commitfs.json.merge", b"{\"n\":1}"],
+    );
+    a_moment();
+    // It waits in the kernel.
+    other.chmod(&path, 0o600);
+    patcher.finish().unwrap();
+    assert_content(m.read("f.json"), b"{\"n\": 1}", "patched");
+    assert_eq!(other.stat(&path).unwrap().mode & 0o777, 0o600);
 }
 
 #[test]

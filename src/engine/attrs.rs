@@ -172,9 +172,13 @@ impl Engine {
         if self.is_watch_helper(caller) {
             return done(self.watch_helper_attr(node));
         }
-        if self.is_dirty(node) {
+        let target = match change.size {
+            None => meant(self, caller, node),
+            Some(_) => node,
+        };
+        if self.is_dirty(target) {
             let engine = self.clone();
-            return self.pool.run(move || match engine.materialize(node) {
+            return self.pool.run(move || match engine.materialize(target) {
                 Ok(()) => engine.setattr(caller, node, handle, change, done),
                 Err(errno) => done(Err(errno)),
             });
@@ -182,7 +186,7 @@ impl Engine {
         let engine = self.clone();
         let finish = move |size: OpResult<()>| {
             done(
-                size.and_then(|()| engine.change(node, &change))
+                size.and_then(|()| engine.change(target, &change))
                     .and_then(|()| engine.getattr(caller, node, None)),
             );
         };
@@ -411,6 +415,33 @@ impl Engine {
         let high = at::stat(&fd)?.st_mode & 0o7000;
         at::set_xattr(&fd, ACCESS.as_ref(), &access, 0)?;
         at::chmod(&fd, high | bits)
+    }
+}
+
+/// The version that a thread means which changes attributes by name: what it had looked up may have been replaced since. (A chmod waits in
+/// the kernel while its file is patched, and then comes to the version before.) Who does it through a descriptor means what it has open.
+pub(super) fn meant(engine: &Engine, caller: Caller, node: NodeId) -> NodeId {
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    let is_file = |state: &State, id| {
+        state
+            .nodes
+            .get(id)
+            .is_some_and(|n| n.kind == NodeKind::File)
+    };
+    let is_old = is_file(state, node) && state.nodes.get(node).is_some_and(|n| n.superseded);
+    let dentry = match state.lookups.get(&caller.tid) {
+        Some((dentry, looked_up)) if is_old && *looked_up == node => dentry.clone(),
+        _ => return node,
+    };
+    let current = engine.current_if_any(state, &dentry).ok().flatten();
+    let Some(current) = current.filter(|id| *id != node && is_file(state, *id)) else {
+        return node;
+    };
+    drop(guard);
+    match proc::call_of(caller.tid) {
+        Some(proc::Call::Named) if !failpoint::mutant("C8-named") => current,
+        _ => node,
     }
 }
 

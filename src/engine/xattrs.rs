@@ -86,6 +86,7 @@ impl Engine {
         if name.as_bytes().starts_with(OURS) {
             return self.set_own_xattr(caller, node, name, value, done);
         }
+        let node = super::attrs::meant(self, caller, node);
         if self.is_dirty(node) || self.is_private(node) {
             let (engine, name, value) = (self.clone(), name.to_owned(), value.to_vec());
             return self.pool.run(move || {
@@ -136,10 +137,12 @@ impl Engine {
     /// removexattr(2).
     pub fn removexattr(
         self: &Arc<Self>,
+        caller: Caller,
         node: NodeId,
         name: &OsStr,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
+        let node = super::attrs::meant(self, caller, node);
         let (engine, name) = (self.clone(), full_name(name).into_owned());
         let remove = move || done(engine.remove_stored(node, &name));
         match self.is_private(node) {

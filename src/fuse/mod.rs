@@ -590,9 +590,11 @@ impl Filesystem for Adapter {
         xattr(reply, size, self.0.listxattr(node_id(ino)));
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.0
-            .removexattr(node_id(ino), name, move |result| empty(reply, result));
+            .removexattr(caller(req), node_id(ino), name, move |result| {
+                empty(reply, result);
+            });
     }
 
     fn ioctl(

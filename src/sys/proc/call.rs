@@ -1,7 +1,7 @@
 //! Which system call a thread is in that waits for the daemon's answer: FUSE doesn't tell flock from fcntl, nor an O_EXCL from a stat.
 //!
 //! `/proc/TID/syscall` takes the lock that an `execve` holds while it closes descriptors. A thread that asks for a lock, or looks a
-//! name up, is in no `execve` that has come so far, and one that has come so far has no other threads: so it may be read there, and
+//! name up, or changes attributes, is in no `execve` that has come so far, and one that has come so far has no other threads: so it may be read there, and
 //! nowhere else.
 
 use rustix::io::Errno;
@@ -10,7 +10,7 @@ use super::{number, read};
 use crate::sys::failpoint;
 
 /// Arguments that are looked at.
-const ARGUMENTS: usize = 3;
+const ARGUMENTS: usize = 5;
 /// How often a thread that has sent its request and not gone to sleep yet is looked at again.
 const TRIES: u32 = 40;
 
@@ -23,11 +23,13 @@ pub enum Call {
     Fcntl(i32),
     /// open(2) or openat(2), with its flags.
     Open(i32),
+    /// chmod(2) and the like, which change attributes of what a path leads to.
+    Named,
     /// Any other, or one of another architecture's numbers.
     Other,
 }
 
-/// The system call that thread `tid` is in; `None` where that can't be read. To be asked of a thread that waits for a lock or a lookup, and
+/// The system call that thread `tid` is in; `None` where that can't be read. To be asked of a thread that waits for a lock, a lookup or a change of attributes, and
 /// takes a few microseconds.
 pub fn call_of(tid: u32) -> Option<Call> {
     if tid == 0 || failpoint::feature_off("calls") {
@@ -67,8 +69,31 @@ fn parse(text: &[u8]) -> Option<Call> {
         libc::SYS_openat => Call::Open(int(arguments[2])),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_open => Call::Open(int(arguments[1])),
+        call if is_named(call, &arguments) => Call::Named,
         _ => Call::Other,
     })
+}
+
+fn is_named(call: i64, arguments: &[u64; ARGUMENTS]) -> bool {
+    let is_path = |flags: u64| flags & libc::AT_EMPTY_PATH as u64 == 0;
+    match call {
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chmod
+        | libc::SYS_chown
+        | libc::SYS_lchown
+        | libc::SYS_utimes
+        | libc::SYS_utime => true,
+        libc::SYS_fchmodat
+        | libc::SYS_setxattr
+        | libc::SYS_lsetxattr
+        | libc::SYS_removexattr
+        | libc::SYS_lremovexattr => true,
+        libc::SYS_fchmodat2 => is_path(arguments[3]),
+        libc::SYS_fchownat => is_path(arguments[4]),
+        // Without a path it is futimens(3).
+        libc::SYS_utimensat => arguments[1] != 0 && is_path(arguments[3]),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -85,6 +110,13 @@ mod tests {
         assert_eq!(parsed(libc::SYS_openat), Some(Call::Open(0xc1)));
         assert_eq!(parse(b"-1 0x7ffe 0x7f1c\n"), Some(Call::Other));
         assert_eq!(parse(b""), None);
+        let named = [libc::SYS_fchmodat, libc::SYS_fchownat, libc::SYS_utimensat];
+        let through_descriptors = [libc::SYS_fchmod, libc::SYS_fchown, libc::SYS_fsetxattr];
+        assert!(named.map(parsed).iter().all(|c| *c == Some(Call::Named)));
+        let others = through_descriptors.map(parsed);
+        assert!(others.iter().all(|c| *c == Some(Call::Other)));
+        let futimens = format!("{} 0x3 0x0 0x7ffe 0x0 0x0 0x0", libc::SYS_utimensat);
+        assert_eq!(parse(futimens.as_bytes()), Some(Call::Other));
     }
 
     #[test]
