@@ -589,6 +589,21 @@ fn a_removal_while_a_round_is_under_way_is_not_covered_by_that() {
     }
 }
 
+#[test]
+fn a_link_that_a_power_cut_takes_has_no_later_commit_behind_it() {
+    // `ln state state.old`, and then a new state: the only copy of the old one would be gone.
+    need_daemon!();
+    let mut m = mount!(slow().seed("state", "old"));
+    let mut actor = Actor::new();
+    actor.link(&m.path("state"), &m.path("state.old")).unwrap();
+    actor.save(&m.path("state"), "new").unwrap();
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    std::fs::remove_file(m.backing().join("state.old")).unwrap();
+    cut(&m, &records);
+    assert_eq!(text(&m, "state"), "old", "{records:#?}");
+}
+
 fn staging(m: &Mount, id: TxnId) -> PathBuf {
     let name = commitfs::store::id_name(id);
     m.backing().join(".commitfs/staging").join(name)

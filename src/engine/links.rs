@@ -239,6 +239,7 @@ impl Engine {
             let along = [Vec::new(), Vec::new()];
             self.announce_moved(state, (&path, &path), inode, false, along)?;
         }
+        state.append_barrier(self)?;
         at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
         let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
         n.lookups += 1;
