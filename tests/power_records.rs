@@ -590,6 +590,21 @@ fn a_removal_while_a_round_is_under_way_is_not_covered_by_that() {
 }
 
 #[test]
+fn a_directory_that_a_power_cut_takes_has_no_later_commit_behind_it() {
+    need_daemon!();
+    let mut m = mount!(slow().seed("index", "nothing"));
+    let mut actor = Actor::new();
+    actor.mkdir(&m.path("run")).unwrap();
+    actor.save(&m.path("run/state"), "state").unwrap();
+    actor.save(&m.path("index"), "run/state").unwrap();
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    std::fs::remove_dir(m.backing().join("run")).unwrap();
+    cut(&m, &records);
+    assert_eq!(text(&m, "index"), "nothing", "{records:#?}");
+}
+
+#[test]
 fn a_link_that_a_power_cut_takes_has_no_later_commit_behind_it() {
     // `ln state state.old`, and then a new state: the only copy of the old one would be gone.
     need_daemon!();

@@ -1241,6 +1241,7 @@ impl Engine {
         }
         let parent = self.dir_fd(state, dir)?;
         let (mode, uid, gid) = self.fresh(&parent, caller, mode)?;
+        state.append_barrier(self)?;
         create(&parent, name)?;
         let fd = at::open_path(&*parent, name)?;
         let finished = self.finish_made(&parent, &fd, mode, (uid, gid), umask);
@@ -1256,9 +1257,8 @@ impl Engine {
             FileType::RegularFile => NodeKind::File,
             _ => NodeKind::Special,
         };
-        let node = state
-            .nodes
-            .adopt(kind, fd, (stat.st_dev, stat.st_ino), dentry);
+        let key = (stat.st_dev, stat.st_ino);
+        let node = state.nodes.adopt(kind, fd, key, dentry);
         node.lookups += 1;
         let id = node.id;
         self.mark_dirty(state, dir);

@@ -289,7 +289,7 @@ pub struct State {
 }
 
 impl State {
-    /// Journals that a name is about to be removed, moved or linked in the backing directory.
+    /// Journals that a name is about to be removed, moved or made in the backing directory.
     ///
     /// A round that is under way has taken the directories that it syncs, and its *Durable* comes
     /// behind this. So that nobody takes that to cover the removal, it stands behind a commit that

@@ -250,7 +250,7 @@ pub enum Record {
         /// The commit.
         seq: Seq,
     },
-    /// A name was removed, moved or linked in the backing directory itself, which no
+    /// A name was removed, moved or made in the backing directory itself, which no
     /// record describes: commits behind it count only once they are durable.
     Barrier,
     /// A directory is about to be moved in the backing directory: records before this one know what
