@@ -72,6 +72,11 @@ number! {
     Seq
 }
 
+number! {
+    /// Number of a name's version, as `commitfs.version` tells it: one more with each commit of the name.
+    Version
+}
+
 /// A name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dentry {

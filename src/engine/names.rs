@@ -26,7 +26,7 @@ use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Begun, Transaction};
-use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, Seq, TxnId};
+use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, Seq, TxnId, Version};
 
 /// So often what an operation on names moves is judged, where others put something else there all the time.
 pub(super) const JUDGEMENTS: u32 = 1000;
@@ -36,7 +36,7 @@ pub(super) const JUDGEMENTS: u32 = 1000;
 pub(super) struct Left {
     /// Backing device and inode number.
     file: (u64, u64),
-    version: u64,
+    version: Version,
     /// Length in bytes.
     size: i64,
 }
@@ -886,7 +886,7 @@ impl Engine {
             return Err(Errno::NOTEMPTY);
         }
         let version = if is_dir {
-            0
+            Version::default()
         } else {
             self.next_version(state, to)
         };
@@ -1017,7 +1017,7 @@ impl Engine {
         self.sync_journal_now(state)
     }
 
-    fn store_version(&self, state: &State, node: NodeId, version: u64) {
+    fn store_version(&self, state: &State, node: NodeId, version: Version) {
         if let Ok(fd) = state.nodes.fd(node) {
             crate::txn::mark_version(&*fd, version);
         }

@@ -17,7 +17,7 @@ use crate::journal::{ContentInfo, Edit, Record};
 use crate::namespace::{NodeKind, Pending};
 use crate::sys::{at, failpoint, spare};
 use crate::txn::{Abort, Begun, Ready, Transaction};
-use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, errno_of};
+use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, Version, errno_of};
 
 /// More versions of one name than this don't wait for the checkpoint to be due.
 const MANY_SUPERSEDED: usize = 16;
@@ -93,23 +93,23 @@ impl Engine {
     }
 
     /// Number of the next version of a name.
-    pub(super) fn next_version(&self, state: &mut State, dentry: &Dentry) -> u64 {
+    pub(super) fn next_version(&self, state: &mut State, dentry: &Dentry) -> Version {
         match self.current_if_any(state, dentry) {
-            Ok(Some(id)) => self.version_of(state, id) + 1,
-            _ => 1,
+            Ok(Some(id)) => self.version_of(state, id).next(),
+            _ => Version(1),
         }
     }
 
     /// Version number of a node.
-    pub(super) fn version_of(&self, state: &mut State, id: NodeId) -> u64 {
+    pub(super) fn version_of(&self, state: &mut State, id: NodeId) -> Version {
         let Some(node) = state.nodes.get(id) else {
-            return 0;
+            return Version::default();
         };
         if let Some(version) = node.version {
             return version;
         }
         let marked = state.nodes.fd(id).ok().and_then(crate::txn::marked_version);
-        let version = marked.unwrap_or(1);
+        let version = marked.unwrap_or(Version(1));
         if let Some(node) = state.nodes.get_mut(id) {
             node.version = Some(version);
         }

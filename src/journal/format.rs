@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{ContentInfo, Edit, FileKey, GrownInfo, Header, JournalError, Record};
-use crate::types::{Seq, TxnId};
+use crate::types::{Seq, TxnId, Version};
 
 /// The format this program writes. It reads all up to this one.
 pub const FORMAT_VERSION: u32 = 3;
@@ -231,7 +231,7 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             out.push((*sure).into());
             push_content(out, content);
             push_path(out, path);
-            out.extend(version.to_le_bytes());
+            out.extend(version.0.to_le_bytes());
         }
         Record::Unprepared { id } => push_number(out, tag::UNPREPARED, id.0),
         Record::Commit { seq, edits } => {
@@ -288,7 +288,7 @@ fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
             out.push(tag::PUT);
             push_path(out, path);
             out.extend(id.0.to_le_bytes());
-            out.extend(version.to_le_bytes());
+            out.extend(version.0.to_le_bytes());
             push_content(out, content);
             out.push((*in_place).into());
         }
@@ -327,7 +327,7 @@ fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
             out.push(tag::PATCH);
             push_path(out, path);
             out.extend(id.0.to_le_bytes());
-            out.extend(version.to_le_bytes());
+            out.extend(version.0.to_le_bytes());
             push_option(out, *base, |out, (len, crc)| {
                 out.extend(len.to_le_bytes());
                 out.extend(crc.to_le_bytes());
@@ -429,7 +429,7 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
             sure: input.bool()?,
             content: input.content()?,
             path: input.path()?,
-            version: input.u64()?,
+            version: Version(input.u64()?),
         },
         tag::UNPREPARED => Record::Unprepared {
             id: TxnId(input.u64()?),
@@ -612,7 +612,7 @@ impl<'a> Input<'a> {
             tag::PUT => Ok(Edit::Put {
                 path: self.path()?,
                 id: TxnId(self.u64()?),
-                version: self.u64()?,
+                version: Version(self.u64()?),
                 content: self.content()?,
                 in_place: self.version >= WITH_PARTS && self.bool()?,
             }),
@@ -630,7 +630,7 @@ impl<'a> Input<'a> {
             tag::PATCH => Ok(Edit::Patch {
                 path: self.path()?,
                 id: TxnId(self.u64()?),
-                version: self.u64()?,
+                version: Version(self.u64()?),
                 base: self.option(|input| Ok((input.u64()?, input.u32()?)))?,
                 merge: self.bool()?,
                 patch: self.bytes()?.to_vec(),

@@ -48,7 +48,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::types::{Seq, TxnId};
+use crate::types::{Seq, TxnId, Version};
 
 pub use format::{FORMAT_VERSION, HEADER_LEN, MAX_INSTANCE, MAX_PAYLOAD, encode};
 pub use reader::{Contents, Tail, decode, read};
@@ -128,7 +128,7 @@ pub enum Edit {
         /// The staging id that holds the content.
         id: TxnId,
         /// The version number the file has from now on.
-        version: u64,
+        version: Version,
         /// What was staged.
         content: ContentInfo,
         /// It is the version before it, edited in place: what others have written of that fits in.
@@ -162,7 +162,7 @@ pub enum Edit {
         /// The staging id under which the text will be put.
         id: TxnId,
         /// The version number the file has from now on.
-        version: u64,
+        version: Version,
         /// Length in bytes and crc32c of the text that the first edit under this id applies to.
         base: Option<(u64, u32)>,
         /// Whether it is a merge patch (RFC 7396), not a patch (RFC 6902).
@@ -226,7 +226,7 @@ pub enum Record {
         /// The name it will commit to.
         path: PathBuf,
         /// The version the file will have.
-        version: u64,
+        version: Version,
     },
     /// A prepared transaction went back to being open.
     Unprepared {

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::shown::Ends;
 use crate::sys::at;
-use crate::types::{Dentry, NodeId, OpResult, ROOT, TxnId};
+use crate::types::{Dentry, NodeId, OpResult, ROOT, TxnId, Version};
 
 /// Backing device and inode number.
 pub type InodeKey = (u64, u64);
@@ -95,7 +95,7 @@ pub struct Node {
     /// Up to this length it is known to be lines of JSON; nothing is known at 0.
     pub json_lines: u64,
     /// Its version number, once known.
-    pub version: Option<u64>,
+    pub version: Option<Version>,
     /// A commit has put another version in its place: gone as by a rewrite, not by an unlink.
     pub superseded: bool,
     /// Its readers hold a lock and read this newer version (C12).
@@ -190,7 +190,7 @@ fn is_shared(end: &OnceCell<Arc<AtomicU64>>) -> bool {
 #[derive(Debug, Default)]
 struct Past {
     written_in_place: bool,
-    version: Option<u64>,
+    version: Option<Version>,
     sum: Option<Sum>,
     /// [`Node::end`], as long as somebody reads up to it.
     end: Weak<AtomicU64>,
@@ -636,7 +636,7 @@ mod tests {
         let mut last = None;
         for version in 1..100 {
             let id = nodes.create(NodeKind::File, fd.clone(), key, dentry("f"));
-            nodes.get_mut(id).expect("just made").version = Some(version);
+            nodes.get_mut(id).expect("just made").version = Some(Version(version));
             if let Some(before) = last.replace(id) {
                 nodes.reap(before);
             }
@@ -647,7 +647,7 @@ mod tests {
         assert_eq!(nodes.past.len(), 1, "{:?}", nodes.past);
         let fd = at::open_path(rustix::fs::CWD, "/".as_ref()).expect("the root");
         let found = nodes.adopt(NodeKind::File, fd, key, dentry("f"));
-        assert_eq!((found.id, found.version), (last, Some(99)));
+        assert_eq!((found.id, found.version), (last, Some(Version(99))));
         nodes.reap(last);
         nodes.unlinked(key);
         assert!(nodes.past.is_empty());

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::types::{Dentry, NodeId, Seq, TxnId};
+use crate::types::{Dentry, NodeId, Seq, TxnId, Version};
 
 /// A committed version whose file still lies in staging.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct Pending {
     /// The commit's place in the order of commits.
     pub seq: Seq,
     /// Version number of the file.
-    pub version: u64,
+    pub version: Version,
     /// Versions of this name that it replaced before they were applied, oldest first.
     pub superseded: Vec<Superseded>,
     /// The data is known to be on the medium.

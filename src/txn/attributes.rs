@@ -9,7 +9,7 @@ use rustix::fs::{Gid, Mode, Stat, Uid};
 use rustix::io::Errno;
 
 use crate::sys::{at, failpoint};
-use crate::types::{mtime_ns, now_ns, seconds_of};
+use crate::types::{Version, mtime_ns, now_ns, seconds_of};
 
 /// Attributes below this are ours: not stored by programs, never listed, never copied along.
 pub const OURS: &[u8] = b"user.commitfs.";
@@ -25,7 +25,7 @@ const AT_ONCE: i128 = 250_000_000;
 
 /// Marks a file as this version, as it is now. Best effort: without the mark the numbers begin again
 /// after a remount.
-pub fn mark_version(file: impl AsFd, version: u64) {
+pub fn mark_version(file: impl AsFd, version: Version) {
     let marked = at::stat(&file).and_then(|stat| {
         let mark = format!("{version} {}ns", mtime_ns(&stat));
         at::set_xattr(file, VERSION.as_ref(), mark.as_bytes(), 0)
@@ -34,11 +34,11 @@ pub fn mark_version(file: impl AsFd, version: u64) {
 }
 
 /// The version that a file was marked as; one more if it was changed since by somebody else (C20).
-pub fn marked_version(file: impl AsFd) -> Option<u64> {
+pub fn marked_version(file: impl AsFd) -> Option<Version> {
     let mark = at::get_xattr(&file, VERSION.as_ref()).ok()??;
     let mark = String::from_utf8(mark).ok()?;
     let mut words = mark.split(' ');
-    let version: u64 = words.next()?.parse().ok()?;
+    let version = Version(words.next()?.parse().ok()?);
     let time = words.next()?;
     let stat = at::stat(&file).ok()?;
     let is_same = match time.strip_suffix("ns") {
@@ -46,12 +46,12 @@ pub fn marked_version(file: impl AsFd) -> Option<u64> {
         // Marks used to have whole seconds.
         None => time == stat.st_mtime.to_string(),
     };
-    Some(if is_same { version } else { version + 1 })
+    Some(if is_same { version } else { version.next() })
 }
 
 /// Writes a version's number just before it is brought to its name, which changes its ctime: with what programs were told of that, and when it
 /// was marked so. In few bytes: beside the inode there is no room for more, and a block of its own would be too dear.
-pub fn mark_applied(file: impl AsFd, version: u64, told: &Stat) {
+pub fn mark_applied(file: impl AsFd, version: Version, told: &Stat) {
     let time = mtime_ns(told);
     let ctime = ns(told.st_ctime, told.st_ctime_nsec) - time;
     let now = (i128::from(now_ns()) - time) / MILLISECOND;

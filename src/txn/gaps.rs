@@ -16,7 +16,7 @@ use super::told::Recorded;
 use crate::journal::{ContentInfo, Edit};
 use crate::store::Store;
 use crate::sys::{at, failpoint};
-use crate::types::{TxnId, errno_of, mtime_ns};
+use crate::types::{TxnId, Version, errno_of, mtime_ns};
 
 /// Where in the journal each name was last given a content that counts. What a power cut takes has
 /// overtaken nobody.
@@ -121,7 +121,7 @@ pub(super) fn has_gaps(plan: &Plan) -> bool {
 /// Gives every accepted content of an editor by parts the rest of what its name had before. A crash in
 /// between leaves one that is filled up once more, from the same.
 pub(super) fn fill(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
-    let mut before: HashMap<PathBuf, (TxnId, u64)> = HashMap::new();
+    let mut before: HashMap<PathBuf, (TxnId, Version)> = HashMap::new();
     let mut appended: BTreeSet<PathBuf> = BTreeSet::new();
     for edit in plan.accepted.iter_mut().flat_map(|(_, edits)| edits) {
         match edit {
@@ -143,8 +143,9 @@ pub(super) fn fill(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
                         fill_gaps((&source, &staged), &parts, content, grows)?;
                         failpoint::crash_point("recovery-filled");
                     }
-                    if *version > 0 {
-                        *version = (*version).max(last.map_or(0, |(_, version)| version + 1));
+                    if *version > Version::default() {
+                        *version = (*version)
+                            .max(last.map_or(Version::default(), |(_, version)| version.next()));
                     }
                 }
                 before.insert(path.clone(), (*id, *version));

@@ -25,7 +25,7 @@ use crate::journal::{self, ContentInfo, Edit, Header, Journal, JournalError, Rec
 use crate::rules::{Creation, Rules};
 use crate::store::{Rejected, Store, Worth, id_name};
 use crate::sys::{at, failpoint};
-use crate::types::{Seq, TxnId, errno_of, mtime_ns, now_ns, path_hex};
+use crate::types::{Seq, TxnId, Version, errno_of, mtime_ns, now_ns, path_hex};
 
 /// A claim (C6) is visible up to this length.
 const CLAIM_LIMIT: u64 = 4096;
@@ -574,7 +574,7 @@ fn forwarded(
     let put = |content: ContentInfo| Edit::Put {
         path: path.clone(),
         id,
-        version: 0,
+        version: Version::default(),
         content,
         in_place: false,
     };
@@ -868,7 +868,7 @@ fn carried(plan: &Plan) -> Vec<Record> {
 /// Moves the final state of the accepted commits into place. A staging file that isn't there has
 /// been moved before. Gives how many were moved, and those whose directory is gone.
 fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
-    let mut last: HashMap<&Path, Option<(TxnId, u64, &ContentInfo)>> = HashMap::new();
+    let mut last: HashMap<&Path, Option<(TxnId, Version, &ContentInfo)>> = HashMap::new();
     let mut every: BTreeSet<TxnId> = BTreeSet::new();
     for (_, edits) in &plan.accepted {
         for edit in edits {
@@ -929,7 +929,7 @@ fn place(
     store: &Store,
     path: &Path,
     id: TxnId,
-    version: u64,
+    version: Version,
     content: &ContentInfo,
     file: &File,
 ) -> Result<bool, Errno> {
@@ -951,7 +951,7 @@ fn place(
     if content.mtime_ns != 0 && mtime_ns(&stat) != content.mtime_ns.max(added_ns) {
         at::set_mtime(file, content.mtime_ns.max(added_ns))?;
     }
-    if version > 0 {
+    if version > Version::default() {
         super::mark_version(file, version);
     }
     store.apply(id, &dir, &name)?;

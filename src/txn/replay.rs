@@ -17,7 +17,7 @@ use crate::journal::{ContentInfo, Edit};
 use crate::json::{AnyPatch, Document, Limits};
 use crate::store::{Rejected, Store, Worth};
 use crate::sys::at;
-use crate::types::{TxnId, errno_of, mtime_ns, now_ns, path_hex};
+use crate::types::{TxnId, Version, errno_of, mtime_ns, now_ns, path_hex};
 
 /// A document as its edits have left it.
 struct Replayed {
@@ -27,7 +27,7 @@ struct Replayed {
     like: File,
     /// The commit whose edit came last.
     last: usize,
-    version: u64,
+    version: Version,
     mtime_ns: i128,
 }
 
@@ -158,7 +158,7 @@ fn find<'a>(
             document,
             like,
             last: 0,
-            version: 0,
+            version: Version::default(),
             mtime_ns: 0,
         };
         replayed.insert(path.clone(), fresh);

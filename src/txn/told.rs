@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::journal::{ContentInfo, Edit, Record};
-use crate::types::{Seq, TxnId};
+use crate::types::{Seq, TxnId, Version};
 
 /// One transaction as the journal tells it.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +14,7 @@ pub(super) struct Recorded {
     pub claim: bool,
     pub pid: u32,
     pub fsynced: Option<ContentInfo>,
-    pub prepared: Option<(ContentInfo, PathBuf, u64)>,
+    pub prepared: Option<(ContentInfo, PathBuf, Version)>,
     pub aborted: bool,
     /// Place in the journal of the last record that lets it be rolled forward.
     pub told_at: usize,

@@ -12,7 +12,7 @@ use super::Staging;
 use crate::guard::Guard;
 use crate::rules::{Policy, Stream};
 use crate::sys::{failpoint, proc};
-use crate::types::{Dentry, NodeId, Seq, TxnId};
+use crate::types::{Dentry, NodeId, Seq, TxnId, Version};
 
 /// How a transaction came to be; decides what its content starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,7 +242,7 @@ pub struct Ready {
     /// What the journal shall say of it.
     pub content: crate::journal::ContentInfo,
     /// Number of the version it was prepared to be.
-    pub version: u64,
+    pub version: Version,
     /// It is on the medium already.
     pub synced: bool,
     /// The version that it was held against (C17).
@@ -269,7 +269,7 @@ impl Ready {
             id,
             file,
             content,
-            version: 0,
+            version: Version::default(),
             synced: false,
             onto: None,
             merged: None,

@@ -1,6 +1,6 @@
 //! Headers and records to write: fixed ones of every kind, and random ones.
 
-use commitfs::types::{Seq, TxnId};
+use commitfs::types::{Seq, TxnId, Version};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ pub fn one_of_each() -> Vec<Record> {
             edits: vec![Edit::Put {
                 path: "rows".into(),
                 id: TxnId(45),
-                version: 4,
+                version: Version(4),
                 content: ContentInfo {
                     parts: Some(vec![]),
                     ..content(3, None)
@@ -98,7 +98,7 @@ pub fn one_of_each_in_format_2() -> Vec<Record> {
     let patch = Edit::Patch {
         path: "settings.json".into(),
         id: TxnId(44),
-        version: 3,
+        version: Version(3),
         base: Some((9, 0xfeed_beef)),
         merge: true,
         patch: b"{}".to_vec(),
@@ -134,7 +134,7 @@ pub fn one_of_each_in_format_1() -> Vec<Record> {
     let put = |path: &[u8], id, inline| Edit::Put {
         path: raw_path(path),
         id: TxnId(id),
-        version: id + 100,
+        version: Version(id + 100),
         content: content(5, inline),
         in_place: false,
     };
@@ -164,7 +164,7 @@ pub fn one_of_each_in_format_1() -> Vec<Record> {
             sure: false,
             content: content(5, Some(b"whole")),
             path: moved,
-            version: 9,
+            version: Version(9),
         },
         Record::Unprepared { id: TxnId(41) },
         Record::Commit {
@@ -232,7 +232,7 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
             |(path, (id, version, in_place), content)| Edit::Put {
                 path,
                 id: TxnId(id),
-                version,
+                version: Version(version),
                 content,
                 in_place
             }
@@ -246,7 +246,7 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
                 Edit::Patch {
                     path,
                     id: TxnId(id),
-                    version,
+                    version: Version(version),
                     base,
                     merge,
                     patch,
@@ -301,7 +301,7 @@ pub fn any_record() -> impl Strategy<Value = Record> {
             sure,
             content,
             path,
-            version
+            version: Version(version)
         }),
         any::<u64>().prop_map(|id| Record::Unprepared { id: TxnId(id) }),
         (any::<u64>(), vec(any_edit(), 0..5)).prop_map(|(seq, edits)| Record::Commit {

@@ -21,7 +21,9 @@ use crate::journal::{ContentInfo, Edit, Record};
 use crate::namespace::{CachedAttributes, Node, NodeKind, Pending, Unwritten};
 use crate::sys::{at, failpoint};
 use crate::txn::{Begun, Ready, write_text};
-use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq, TxnId, mtime_ns, now_ns, seconds_of};
+use crate::types::{
+    Dentry, HandleId, NodeId, OpResult, Seq, TxnId, Version, mtime_ns, now_ns, seconds_of,
+};
 
 /// Space is set aside in steps of this many bytes, so that a growing document asks for it seldom.
 const AHEAD: u64 = 64 << 10;
@@ -32,14 +34,14 @@ pub(super) const JOURNALLED: usize = 256 << 10;
 pub(super) struct DocumentBase {
     pub dentry: Dentry,
     pub node: NodeId,
-    pub version: u64,
+    pub version: Version,
     /// Its file. Once it is in place its node may be forgotten at any time.
     fd: Arc<OwnedFd>,
 }
 
 impl DocumentBase {
     pub(super) fn expect_version(&self, expected: Option<u64>) -> Result<(), Refusal> {
-        if expected.is_some_and(|e| e != self.version) {
+        if expected.is_some_and(|e| Version(e) != self.version) {
             return Err(Refusal {
                 errno: Errno::STALE,
                 reason: format!("the current version is {}", self.version),
@@ -52,7 +54,7 @@ impl DocumentBase {
 /// The version that an edit has made.
 pub(super) struct Edited {
     pub node: NodeId,
-    pub version: u64,
+    pub version: Version,
     pub seq: Seq,
 }
 
@@ -210,7 +212,7 @@ impl Engine {
         self.publish(state, &base.dentry, ready, node);
         Ok(Some(Edited {
             node,
-            version: base.version + 1,
+            version: base.version.next(),
             seq: state.seq,
         }))
     }
@@ -319,7 +321,7 @@ impl Engine {
             len: parsed.document.text_len() as u64,
             mtime_ns: self.next_mtime(state, base),
         };
-        let (seq, version) = (state.seq.next(), base.version + 1);
+        let (seq, version) = (state.seq.next(), base.version.next());
         let edit = Edit::Patch {
             path: state.nodes.path(&base.dentry).ok_or(Errno::NOENT)?,
             id: staged.id,
@@ -580,7 +582,7 @@ impl Staged {
         &self,
         node: NodeId,
         seq: Seq,
-        version: u64,
+        version: Version,
         unwritten: Option<Unwritten>,
     ) -> Pending {
         Pending {

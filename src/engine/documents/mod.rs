@@ -22,7 +22,7 @@ use crate::json::{AnyPatch, Document, JsonError, Limits, PatchError, PatchErrorK
 use crate::namespace;
 use crate::store::Owner;
 use crate::sys::failpoint;
-use crate::types::{Caller, Dentry, NodeId, OpResult, Seq};
+use crate::types::{Caller, Dentry, NodeId, OpResult, Seq, Version};
 use kept::EditOutcome;
 
 pub(super) use kept::{Documents, Parsed};
@@ -405,14 +405,14 @@ fn text_of(document: &Document) -> String {
 }
 
 /// `{"version": N, "value": V}`; without the value where there is none, or it is too large.
-fn result_text(version: u64, document: &Document, target: Option<&Pointer>) -> Vec<u8> {
+fn result_text(version: Version, document: &Document, target: Option<&Pointer>) -> Vec<u8> {
     let value = target
         .and_then(|t| t.resolve(document.value()).ok())
         .map(ToString::to_string)
         .filter(|text| text.len() <= SHOWN);
     match value {
         Some(value) => format!("{{\"version\": {version}, \"value\": {value}}}").into_bytes(),
-        None => json!({ "version": version }).to_string().into_bytes(),
+        None => json!({ "version": version.0 }).to_string().into_bytes(),
     }
 }
 

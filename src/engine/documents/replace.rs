@@ -37,7 +37,7 @@ impl Engine {
         });
         let version = edited.version;
         Ok(Some(Done {
-            result: json!({ "version": version }).to_string().into_bytes(),
+            result: json!({ "version": version.0 }).to_string().into_bytes(),
             seq: edited.seq,
         }))
     }
