@@ -774,3 +774,23 @@ fn what_is_cut_or_set_aside_while_a_log_gets_its_first_version_is_a_version_of_i
         assert_content(m.read("log"), whole, operation);
     }
 }
+
+/// The kernel tells a description of the log from another that is opened in the same way by nothing; but who has just been
+/// started by the one who cut it can have inherited no other.
+#[test]
+fn a_child_of_who_has_cut_a_log_sees_what_its_parent_has_there_also_beside_others_who_log() {
+    need_daemon!();
+    let m = mount!();
+    m.save("log", "one\n");
+    let mut one = Actor::new();
+    one.open("f", "a+", &m.path("log")).unwrap();
+    one.write("f", "two\n").unwrap();
+    one.ftruncate("f", 12).unwrap();
+    one.write("f", "three\n").unwrap();
+    let mut other = Actor::new();
+    other.open("f", "a+", &m.path("log")).unwrap();
+    let mut child = one.fork();
+    let cut = b"one\ntwo\n\0\0\0\0three\n";
+    assert_content(child.cat(&m.path("log")).ok(), cut, "the child");
+    assert_content(other.cat(&m.path("log")).ok(), b"one\ntwo\n", "the other");
+}

@@ -120,10 +120,10 @@ impl Appender {
 
     /// The description goes on in a transaction.
     fn hand_over(&self, txn: &mut Transaction) {
-        // The kernel knows the description by this node, and who was born since it was opened is
+        // The kernel knows the description by this node, and who was started since it was opened is
         // not known.
         txn.shown_base = Some(self.node);
-        (txn.last_pid, txn.opened) = (None, None);
+        (txn.opened, txn.handed_over) = (None, Some(proc::Moment::now()));
         txn.kin.miss();
         txn.begun = Begun::Edit;
         txn.processes.entry(self.opener).or_default().opener = true;

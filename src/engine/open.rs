@@ -686,7 +686,6 @@ impl Engine {
             txn.opener_tid = caller.tid;
             txn.command = proc::comm(pid).unwrap_or_default();
             txn.opened = Some(proc::Moment::now());
-            txn.last_pid = proc::last_pid();
             let txn = &state.txns[&id];
             self.append(&Engine::begin_record(state, txn, txn.is_there()))?;
             if txn.discarded {
@@ -1036,7 +1035,7 @@ impl Engine {
                 discarded: false,
                 started: Instant::now(),
                 opened: None,
-                last_pid: None,
+                handed_over: None,
                 kin: crate::txn::Kin::default(),
                 last_closer: 0,
                 flushed: None,

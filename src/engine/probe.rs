@@ -112,7 +112,7 @@ impl Engine {
             members: members.filter(|(pid, _)| *pid != closer).collect(),
             holders: txn.surely_held_by().collect(),
             closer,
-            last_pid: txn.last_pid,
+            last_pid: txn.opened.as_ref().and_then(proc::Moment::last_pid),
             hopeless: closer == 0 || txn.handles > 1 || txn.shared,
             kin: txn.kin.clone(),
         }

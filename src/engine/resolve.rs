@@ -363,7 +363,11 @@ pub(super) fn sees(state: &State, txn: &Transaction, (tgid, tid): (u32, u32)) ->
     if descends_from_one(txn, tgid) {
         return match &txn.opened {
             Some(opened) => was_started_since(opened, tgid),
-            None => has_inherited(state, txn, tgid),
+            None => {
+                let handed_over = txn.handed_over.as_ref();
+                let is_younger = handed_over.is_some_and(|moment| was_started_since(moment, tgid));
+                is_younger && !failpoint::mutant("C1-younger") || has_inherited(state, txn, tgid)
+            }
         };
     }
     // Whoever outlives the process it inherited from descends from nobody any more.

@@ -176,8 +176,9 @@ pub struct Transaction {
     /// When its first description was opened; `None` if that is not known. Processes that were
     /// started since may see what is staged.
     pub opened: Option<proc::Moment>,
-    /// Last process id in use when it began, if known: if it hasn't moved, nobody has forked since.
-    pub last_pid: Option<u32>,
+    /// When a description that added lines went on in it: opened before that, and processes that were
+    /// started since may see what is staged as well.
+    pub handed_over: Option<proc::Moment>,
     /// Who may hold a descriptor besides those that take part.
     pub kin: super::Kin,
     /// The process that closed a descriptor last.
