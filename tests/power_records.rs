@@ -589,6 +589,24 @@ fn a_removal_while_a_round_is_under_way_is_not_covered_by_that() {
     }
 }
 
+/// A round that had nothing to do but to sync directories.
+#[test]
+fn what_comes_after_a_round_without_commits_counts() {
+    need_daemon!();
+    let mut m = mount!(slow());
+    let mut actor = Actor::new();
+    actor.mkdir(&m.path("run")).unwrap();
+    m.python("import os\nos.fsync(os.open('.', os.O_RDONLY))")
+        .ok();
+    actor.save(&m.path("run/state"), "state").unwrap();
+    actor.save(&m.path("index"), "run/state").unwrap();
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    cut(&m, &records);
+    assert_eq!(text(&m, "run/state"), "state", "{records:#?}");
+    assert_eq!(text(&m, "index"), "run/state", "{records:#?}");
+}
+
 #[test]
 fn a_directory_that_a_power_cut_takes_has_no_later_commit_behind_it() {
     need_daemon!();

@@ -726,11 +726,14 @@ impl Engine {
             }
             _ => None,
         };
+        let writers: Vec<(HandleId, OFlags, bool, u32)> = writers(state, id).collect();
+        // Who has asked for it through a description that is closed by now adds nothing.
+        let asked = writers.iter().find(|(writer, ..)| *writer == handle);
+        let (handle, ..) = *asked.or(writers.first()).ok_or(Errno::NOENT)?;
         state.txns.remove(&id);
         state.unlist(&dentry, id);
         Engine::note_author(state, node, id);
         state.forget_save(id);
-        let writers: Vec<(HandleId, OFlags, bool, u32)> = writers(state, id).collect();
         if let Some(n) = state.nodes.get_mut(node) {
             n.kind = NodeKind::File;
             n.at = Some(dentry.clone());

@@ -118,11 +118,19 @@ struct Round {
     upto: Seq,
     /// There are commits that are not known to be on the medium.
     commits: bool,
+    /// See [`Checkpoint::barred`](super::state::Checkpoint::barred).
+    barred: bool,
     items: Vec<CheckpointItem>,
     dirs: HashMap<NodeId, Arc<OwnedFd>>,
     /// Directories that the items come into.
     into: OpResult<HashMap<NodeId, Arc<OwnedFd>>>,
     appended: Vec<(NodeId, Seq, Arc<File>)>,
+}
+
+/// Whether a new journal may take the old one's place: it says nothing of what was removed, moved or made
+/// in the backing directory, which has to be on the medium then.
+pub(super) fn may_rotate(state: &State) -> bool {
+    !state.checkpoint.busy && state.dirty_dirs.is_empty() && !state.checkpoint.barred
 }
 
 impl Engine {
@@ -244,6 +252,7 @@ impl Engine {
                 .collect(),
             into: directories_of(&state),
             commits: state.durable < state.seq,
+            barred: std::mem::take(&mut state.checkpoint.barred),
             dirs: std::mem::take(&mut state.dirty_dirs),
             appended: state
                 .appended
@@ -258,6 +267,7 @@ impl Engine {
         let mut state = self.lock();
         state.checkpoint.busy = false;
         state.checkpoint.rounds += 1;
+        state.checkpoint.barred |= round.barred && result.is_err();
         match result {
             Ok(stuck) => {
                 state.checkpoint.stuck = stuck;
@@ -296,7 +306,8 @@ impl Engine {
             self.sync_dirs(round.dirs.values())
         })
         .map_err(Broken::of_open)?;
-        if round.commits || !round.items.is_empty() || !round.appended.is_empty() {
+        let covers = round.barred && !failpoint::mutant("C19-covered");
+        if round.commits || covers || !round.items.is_empty() || !round.appended.is_empty() {
             let appended: Vec<_> = round.appended.iter().map(|(_, _, f)| &**f).collect();
             failpoint::sync("C19-sync-appends", || at::sync_files(&appended))
                 .map_err(Broken::of_open)?;
@@ -485,7 +496,7 @@ impl Engine {
         if !state.pending.is_empty() || !state.appended.is_empty() {
             self.wake_checkpoint(state);
         }
-        if self.journal.lock().len() > rotate_at() && state.dirty_dirs.is_empty() {
+        if self.journal.lock().len() > rotate_at() && may_rotate(state) {
             self.rotate(state);
         }
     }
@@ -655,6 +666,7 @@ impl Engine {
         state.dirty_dirs.is_empty()
             && state.appended.is_empty()
             && !state.checkpoint.busy
+            && !state.checkpoint.barred
             && state
                 .pending
                 .iter()

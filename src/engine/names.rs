@@ -623,7 +623,7 @@ impl Engine {
         flags: RenameFlags,
         policy: &crate::rules::Policy,
     ) -> OpResult<bool> {
-        loop {
+        for _ in 0..JUDGEMENTS {
             let (source, file, begun, actor, base) = {
                 let mut guard = self.lock_materialized(from)?;
                 let state = &mut *guard;
@@ -702,6 +702,7 @@ impl Engine {
             self.note_saved(&mut state, to, actor, saved, file, None);
             return Ok(true);
         }
+        Err(Errno::BUSY)
     }
 
     /// `None`: somebody else has committed meanwhile. Else the version, and what is left under the

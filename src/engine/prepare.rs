@@ -27,6 +27,11 @@ impl Engine {
             if let Some(result) = self.prepare_once(id, staging, pid, false) {
                 return result;
             }
+            let is_left = |t: &Transaction| t.would_commit() || t.closing;
+            if self.lock().txns.get(&id).is_some_and(|t| !is_left(t)) {
+                // All of it was published meanwhile.
+                return Ok(());
+            }
         }
         self.prepare_once(id, staging, pid, true).unwrap_or(Ok(()))
     }
@@ -136,7 +141,9 @@ impl Engine {
                 // A mapping's pages may have been written meanwhile: RELEASE prepares again then.
                 txn.unprepared = content.dirty;
                 txn.verdict = None;
-                txn.content = Some(ready);
+                // Of one that was published meanwhile there is nothing to commit.
+                txn.content = Some(ready).filter(|_| judged.staging_id == txn.staging_id);
+                txn.unprepared |= txn.content.is_none();
                 Some(Ok(()))
             }
             Err(abort) => Some(refused(self, &mut state, id, abort, told)),

@@ -164,6 +164,9 @@ pub struct CheckpointRequest {
     pub busy: bool,
     /// The last commit that the last round takes along, or has taken.
     pub taken: Seq,
+    /// A *Barrier* stands in the journal that no *Durable* covers: until one does, commits behind it may
+    /// not count after a power cut.
+    pub barred: bool,
     /// What can't be written any more, whatever is tried: new commits are refused.
     pub failed: Option<Errno>,
     /// Why the last round didn't bring everything out; the next one tries again.
@@ -303,6 +306,7 @@ impl State {
             engine.append(&Record::Commit { seq, edits })?;
             self.seq = seq;
         }
+        self.checkpoint.barred = true;
         engine.append(&Record::Barrier)
     }
 

@@ -298,8 +298,7 @@ impl Engine {
         let mut guard = self.lock();
         let state = &mut *guard;
         if self.journal.lock().len() > super::checkpoint::rotate_at()
-            && !state.checkpoint.busy
-            && state.dirty_dirs.is_empty()
+            && super::checkpoint::may_rotate(state)
         {
             self.rotate(state);
         }
