@@ -166,7 +166,7 @@ pub struct Engine {
     /// The checkpoint has orders.
     checkpoint_wanted: Condvar,
     pub(crate) journal: Mutex<Journal>,
-    /// Taken before `State`.
+    /// Taken after a content, and before `State`.
     appends: append::Appends,
     /// Files on their way out.
     deferred_closes: Arc<room::DeferredCloses>,

@@ -20,7 +20,7 @@ pub struct Appends {
 }
 
 impl Appends {
-    /// Nobody adds anything meanwhile. Taken before `State`.
+    /// Nobody adds anything meanwhile. Taken after a content, and before `State`.
     pub fn lock(&self) -> MutexGuard<'_, ()> {
         Mutex::lock(&self.one_at_a_time)
     }
@@ -33,7 +33,7 @@ impl Appends {
     }
 
     /// Whether a content has all that was added to what it was copied from, and nothing is being added
-    /// there: for who holds `State`, so that nobody can begin to. What is being added to other files
+    /// there: for who holds `State`, so that nobody can begin to, or who asks once more at the commit. What is being added to other files
     /// delays nothing: a commit that came after it would stand behind what others begin later.
     pub fn are_all_in(&self, grown: &GrownBase) -> bool {
         let is_added_to = match self.to.load(Ordering::Acquire) {
