@@ -120,13 +120,10 @@ impl Appender {
 
     /// The description goes on in a transaction.
     fn hand_over(&self, txn: &mut Transaction) {
-        // The kernel knows the description by this node, and who was started since it was opened is
-        // not known.
+        // The kernel knows the description by this node.
         txn.shown_base = Some(self.node);
-        (txn.opened, txn.handed_over) = (None, Some(proc::Moment::now()));
-        txn.kin.miss();
         txn.begun = Begun::Edit;
-        txn.processes.entry(self.opener).or_default().opener = true;
+        txn.participants.take_over(self.opener);
     }
 }
 

@@ -371,8 +371,8 @@ impl Engine {
         let staging = {
             let mut state = self.lock();
             let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
-            txn.opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
-            txn.command = proc::command(txn.opener);
+            let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
+            txn.participants.act_unopened(pid);
             txn.closing = true;
             txn.staging.clone()
         };

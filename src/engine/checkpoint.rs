@@ -691,7 +691,7 @@ impl Engine {
             id: txn.staging_id,
             path: state.nodes.path(&txn.dentry).unwrap_or_default(),
             claim,
-            pid: txn.opener,
+            pid: txn.participants.opener(),
             started_ns: now_ns(),
         }
     }

@@ -23,7 +23,7 @@ use crate::locks::FileId;
 use crate::namespace::NodeKind;
 use crate::rules::OnSignal;
 use crate::store::{Rejected, id_name};
-use crate::sys::{at, failpoint, pidfd, proc};
+use crate::sys::{at, failpoint, proc};
 use crate::txn::{Abort, Begun, GrownBase, Staging, Transaction};
 use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, Seq, TxnId, now_ns, path_hex};
 
@@ -72,10 +72,10 @@ impl Engine {
         let staged = txn.and_then(|txn| {
             txn.close_began = Some(Instant::now());
             // Read at once: the closing task waits for this answer, so it can't be gone yet.
-            if !locked && is_further_flush(txn, caller) {
+            if !locked && txn.participants.closes_further(caller) && txn.note_further_flush() {
                 return None;
             }
-            let closer = note_flusher(txn, caller);
+            let closer = txn.participants.close(caller);
             let nothing = txn.holds_nothing().then(|| (txn.dentry.clone(), txn.base));
             Some((
                 txn.id,
@@ -258,7 +258,7 @@ impl Engine {
             return self.finish_late(id, staging, unlock);
         }
         t.closing = true;
-        self.note_dead_mapping(t);
+        t.participants.note_dead_mapping();
         let rescue = t.fsynced
             && !t.discarded
             && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));
@@ -299,7 +299,10 @@ impl Engine {
             let (pid, rescue) = {
                 let state = engine.lock();
                 let txn = state.txns.get(&id);
-                (txn.map_or(0, |t| t.opener), txn.is_some_and(|t| t.fsynced))
+                (
+                    txn.map_or(0, |t| t.participants.opener()),
+                    txn.is_some_and(|t| t.fsynced),
+                )
             };
             // Others may commit while it is being merged into what they had committed before, or
             // publish it under another name.
@@ -356,7 +359,7 @@ impl Engine {
     ) -> OpResult<()> {
         let pid = self.lock().txns.get_mut(&id).map_or(0, |t| {
             t.close_began = Some(Instant::now());
-            t.opener
+            t.participants.opener()
         });
         let mut result = result.and_then(|()| self.prepare(id, staging, pid));
         let mut state = self.lock();
@@ -486,10 +489,9 @@ impl Engine {
             let is_kept = !txn.is_restore && kept.is_none_or(|c| c.size() != Ok(0));
             let kept = is_kept.then_some(txn.staging_id);
             let path = self.show(state, &txn.dentry);
+            let (pid, command) = txn.participants.who();
             log::warn!(
-                "{path}: not committed: {abort}; opened by {} ({}){}",
-                txn.opener,
-                txn.command,
+                "{path}: not committed: {abort}; opened by {pid} ({command}){}",
                 kept.map_or(String::new(), |id| format!(
                     "; content kept as rejected/{}",
                     id_name(id)
@@ -497,8 +499,7 @@ impl Engine {
             );
             // Who restores content is told by its close, and the content is there already.
             if !txn.is_restore {
-                let who = (txn.opener, txn.command.as_str());
-                self.remember_error(state, &txn.dentry, abort, who, kept);
+                self.remember_error(state, &txn.dentry, abort, (pid, command), kept);
             }
             let is_new = matches!(txn.begun, Begun::Create { .. });
             let is_killed = matches!(abort, Abort::Killed { .. });
@@ -528,14 +529,15 @@ impl Engine {
         drop(content);
         let kept = match &aborted.abort {
             Some(abort) if len > 0 && !aborted.txn.is_restore => {
+                let (pid, command) = aborted.txn.participants.to_who();
                 let meta = Rejected {
                     id,
                     path: aborted.path.to_string_lossy().into_owned(),
                     path_hex: path_hex(&aborted.path),
                     reason: abort.to_string(),
                     time_ns: now_ns(),
-                    pid: aborted.txn.opener,
-                    command: aborted.txn.command.clone(),
+                    pid,
+                    command,
                     len,
                 };
                 self.keep_rejected(&meta);
@@ -622,44 +624,6 @@ fn grown_of(state: &State, id: TxnId) -> Option<GrownBase> {
     ready.grown.clone()
 }
 
-/// Whether a process that ends, and was looked at before, closes one more of its duplicates, which
-/// tells no more than the one before.
-fn is_further_flush(txn: &mut Transaction, caller: Caller) -> bool {
-    if !txn.processes.values().any(|p| p.has_ended) || proc::lives(caller.tid) {
-        return false;
-    }
-    let pid = proc::tgid(caller.tid);
-    let Some(pid) = pid.filter(|pid| txn.processes.get(pid).is_some_and(|p| p.has_ended)) else {
-        return false;
-    };
-    txn.last_closer = pid;
-    txn.note_further_flush()
-}
-
-/// Looks at the closing task: whether it is ending, and how. Gives its process, and how often that
-/// has closed a descriptor.
-fn note_flusher(txn: &mut Transaction, caller: Caller) -> (u32, u32) {
-    let Some(pid) = proc::tgid(caller.tid) else {
-        return (caller.tid, 0);
-    };
-    let death = proc::death_of_flusher(caller.tid, pid);
-    txn.last_closer = pid;
-    let process = txn.processes.entry(pid).or_default();
-    process.closed = true;
-    process.has_ended |= death != proc::Death::Alive && !proc::lives(pid);
-    if let Some(signal) = death.fatal_signal() {
-        process.killed_by = Some(signal);
-        process.ancestors = proc::ancestors(pid);
-    } else if death == proc::Death::Alive {
-        process.closed_cleanly = true;
-        process.closes += 1;
-        if txn.mappable && !txn.watched.iter().any(|(p, _)| *p == pid) {
-            txn.watched.extend(pidfd::pidfd(pid).map(|fd| (pid, fd)));
-        }
-    }
-    (pid, txn.processes.get(&pid).map_or(0, |p| p.closes))
-}
-
 impl Engine {
     /// Sends every open transaction to rejected (C20, `umount --force`).
     pub fn abort_all(&self) {
@@ -678,7 +642,7 @@ impl Engine {
             if let Some(txn) = state.txns.get_mut(&id) {
                 txn.fsynced = false;
                 txn.verdict = Some(Abort::Forced);
-                txn.processes.clear();
+                txn.participants.leave();
                 all.extend(self.finish(&mut state, id));
             }
         }
@@ -708,7 +672,7 @@ impl Engine {
                 && let Some(txn) = state.txns.get_mut(&id)
             {
                 txn.closing = true;
-                let (staging, pid) = (txn.staging.clone(), txn.last_closer);
+                let (staging, pid) = (txn.staging.clone(), txn.participants.last_closer());
                 drop(state);
                 self.prepare(id, &staging, pid).ok();
                 copies = self.copies_of_prepared(id);

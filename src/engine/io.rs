@@ -371,18 +371,7 @@ impl Engine {
         let mut guard = self.lock();
         let state = &mut *guard;
         let txn = state.txns.get_mut(&id).ok_or(Errno::IO)?;
-        // Pages written back by the kernel's own threads carry no process of ours.
-        if caller.tid == txn.opener_tid {
-            txn.processes.entry(txn.opener).or_default().wrote = true;
-            txn.outlives(txn.opener);
-            txn.kin.joins(txn.opener);
-        } else if let Some(pid) = proc::tgid(caller.tid) {
-            txn.outlives(pid);
-            let process = txn.processes.entry(pid).or_default();
-            process.wrote = true;
-            (process.closed_cleanly, process.has_ended) = (false, false);
-            txn.kin.joins(pid);
-        }
+        txn.participants.write(caller.tid);
         txn.changed = true;
         txn.emptied_by = None;
         let stream = txn.stream.is_some();

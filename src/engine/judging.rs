@@ -145,9 +145,7 @@ impl Engine {
             txn.content = Some(ready);
             txn.verdict = None;
             txn.unprepared = false;
-            for process in txn.processes.values_mut() {
-                process.killed_by = None;
-            }
+            txn.participants.forgive_deaths();
             let path = self.show(&state, &dentry);
             log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
         }

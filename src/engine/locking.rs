@@ -616,7 +616,7 @@ impl Engine {
 fn written_by(state: &State, file: FileId, pid: u32, through: Option<TxnId>) -> Vec<TxnId> {
     // All processes of other pid namespaces have the number 0.
     let takes_part =
-        |t: &Transaction| (pid != 0 && t.processes.contains_key(&pid)) || Some(t.id) == through;
+        |t: &Transaction| (pid != 0 && t.participants.contains(pid)) || Some(t.id) == through;
     let mut written: Vec<_> = state
         .txns
         .values()

@@ -100,7 +100,7 @@ impl Engine {
                 "held",
                 kind.into(),
                 self.show(&state, &t.dentry),
-                t.opener,
+                t.participants.opener(),
                 t.started,
             ));
         }

@@ -289,14 +289,11 @@ impl Engine {
 
     /// A thread has opened what another has staged under a name. That is no version to build on.
     pub(super) fn note_staged_read(&self, state: &mut State, caller: Caller, id: TxnId) {
-        let watched =
-            |t: &&crate::txn::Transaction| Engine::watches(&t.policy) && t.opener_tid != caller.tid;
-        let Some(dentry) = state
-            .txns
-            .get(&id)
-            .filter(watched)
-            .map(|t| t.dentry.clone())
-        else {
+        let watched = |t: &&crate::txn::Transaction| {
+            Engine::watches(&t.policy) && t.participants.opener_tid() != caller.tid
+        };
+        let txn = state.txns.get(&id).filter(watched);
+        let Some(dentry) = txn.map(|t| t.dentry.clone()) else {
             return;
         };
         if let Some(actor) = self.actor(state, caller.tid)

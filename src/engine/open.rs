@@ -26,7 +26,7 @@ use crate::journal::Record;
 use crate::namespace::{Node, NodeKind, Shown};
 use crate::rules::{Creation, Mode as RuleMode, Policy, Stream};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Content, Own, Staging, Transaction};
+use crate::txn::{Begun, Content, Own, Participants, Staging, Transaction};
 use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
 
 /// What open(2) asks for.
@@ -531,7 +531,7 @@ impl Engine {
         let base = self.current_if_any(state, &dentry)?.ok_or(Errno::NOENT)?;
         let txn = self.begin_on(state, dentry.clone(), base, Begun::Edit)?;
         if let Some(txn) = state.txns.get_mut(&txn) {
-            txn.opener_tid = caller.tid;
+            txn.participants.expect_thread(caller.tid);
         }
         self.note_begin(state, caller.tid, txn);
         if caller.tid == 0 {
@@ -682,10 +682,7 @@ impl Engine {
             return Err(Errno::STALE);
         }
         if txn.handles == 0 {
-            txn.opener = pid;
-            txn.opener_tid = caller.tid;
-            txn.command = proc::comm(pid).unwrap_or_default();
-            txn.opened = Some(proc::Moment::now());
+            txn.participants.open(pid, caller.tid);
             let txn = &state.txns[&id];
             self.append(&Engine::begin_record(state, txn, txn.is_there()))?;
             if txn.discarded {
@@ -696,9 +693,6 @@ impl Engine {
         }
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         let first = txn.handles == 0;
-        if !first && pid == txn.opener && !txn.was_opened_by(caller.tid) {
-            txn.other_threads.push(caller.tid);
-        }
         // A new log becomes visible by its first line as long as all its writers append.
         let goes_on = txn.handles == 0 || (txn.appends && flags.contains(OFlags::APPEND));
         txn.stream = txn.stream.filter(|_| goes_on);
@@ -709,10 +703,8 @@ impl Engine {
             txn.let_in = Some(txn.heard);
         }
         txn.flushed = None;
-        txn.mappable |= flags.contains(OFlags::RDWR);
-        let process = txn.processes.entry(pid).or_default();
-        (process.opener, process.has_ended) = (true, false);
-        txn.kin.joins(pid);
+        let maps = flags.contains(OFlags::RDWR);
+        txn.participants.join(pid, caller.tid, maps);
         let staging = txn.staging.clone();
         let shown = txn.shown_base;
         let handle = state.add_handle(Handle::Staged {
@@ -795,7 +787,7 @@ impl Engine {
             t.empties = flags.contains(OFlags::TRUNC);
             t.holds_slot = takes_slot;
             t.let_in = (waited && beside).then_some(t.heard);
-            t.opener = proc::tgid(caller.tid).unwrap_or(0);
+            t.participants.expect(proc::tgid(caller.tid).unwrap_or(0));
             let how = (t.empties, flags.contains(OFlags::RDWR));
             let streams = super::lines::is_stream_by_rule(&t.policy, how);
             t.stream = streams.then_some(Stream::Lines);
@@ -931,7 +923,7 @@ impl Engine {
     ) -> OpResult<Opened> {
         let opened = self.join(state, caller, txn, flags)?;
         if let Some(txn) = state.txns.get_mut(&txn) {
-            txn.shared = true;
+            txn.participants.share_node();
             if flags.contains(OFlags::TRUNC) {
                 self.strangers.note_emptied(&txn.dentry);
             }
@@ -1021,12 +1013,7 @@ impl Engine {
                 shown_base: start.base.filter(|_| start.begun == Begun::Edit),
                 base_ctime,
                 handles: 0,
-                opener_tid: 0,
-                other_threads: Vec::new(),
-                opener: 0,
-                command: String::new(),
-                processes: std::collections::HashMap::new(),
-                mappable: false,
+                participants: Participants::default(),
                 claim,
                 common: false,
                 was_common: false,
@@ -1034,10 +1021,6 @@ impl Engine {
                 close_began: None,
                 discarded: false,
                 started: Instant::now(),
-                opened: None,
-                handed_over: None,
-                kin: crate::txn::Kin::default(),
-                last_closer: 0,
                 flushed: None,
                 verdict: None,
                 closing: false,
@@ -1055,11 +1038,7 @@ impl Engine {
                 last_fsync: None,
                 overtaken: None,
                 current_at_fsync: None,
-                shared: false,
-                watched: Vec::new(),
                 unprepared: true,
-                idle_holders: Vec::new(),
-                reported_idle: false,
             },
         );
         // Versions of one file, and processes that are creating it together, share its locks.

@@ -28,7 +28,7 @@ impl Engine {
         let of: Vec<TxnId> = state
             .txns
             .values()
-            .filter(|t| t.opener == pid && self.path_of(state, &t.dentry) == path)
+            .filter(|t| t.participants.opener() == pid && self.path_of(state, &t.dentry) == path)
             .map(|t| t.id)
             .collect();
         for id in of {

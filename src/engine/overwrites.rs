@@ -433,7 +433,8 @@ impl Engine {
         let Some(removed) = overwrites.replacing.get(&txn.id) else {
             return;
         };
-        let Some(seen) = overwrites.last_seen_by_kin(txn.opener_tid, &txn.dentry) else {
+        let Some(seen) = overwrites.last_seen_by_kin(txn.participants.opener_tid(), &txn.dentry)
+        else {
             return;
         };
         if seen.is(removed.version, removed.sum) {
@@ -447,7 +448,7 @@ impl Engine {
             why: (policy.on_conflict == OnConflict::Merge).then_some(Why::Uncertain),
             is_own: false,
         };
-        let who = (txn.opener, txn.command.as_str());
+        let who = txn.participants.who();
         self.note_overwritten(state, &txn.dentry, who, loss);
     }
 

@@ -115,7 +115,10 @@ impl Engine {
         if let Some(dentry) = &watched
             && sure
         {
-            let mapped = state.txns.get(&id).is_none_or(|t| !t.watched.is_empty());
+            let mapped = state
+                .txns
+                .get(&id)
+                .is_none_or(|t| t.participants.may_be_mapped());
             state
                 .registry
                 .await_release(dentry, id, last == Last::Surely && !mapped);
@@ -129,7 +132,7 @@ impl Engine {
         let told = result
             .as_ref()
             .is_err_and(|abort| is_told(abort, sure, &policy));
-        txn.kin.learn(probe.kin);
+        txn.participants.learn(probe.kin);
         txn.flushed = Some(Flushed {
             sure,
             whole: last != Last::Likely,
@@ -162,7 +165,7 @@ impl Engine {
         let Some(txn) = state.txns.get_mut(&id).filter(is_untouched) else {
             return false;
         };
-        txn.kin.learn(probe.kin.clone());
+        txn.participants.learn(probe.kin.clone());
         let dentry = txn.dentry.clone();
         self.end_turn(&mut state, &dentry, id);
         true
@@ -196,7 +199,7 @@ impl Engine {
             let Some(txn) = state.txns.get_mut(&id).filter(|t| judged.is(t)) else {
                 return Ok(ready);
             };
-            self.note_dead_mapping(txn);
+            txn.participants.note_dead_mapping();
             let before = txn.content.replace(ready.clone());
             if txn.discarded {
                 return Ok(ready);
@@ -473,11 +476,7 @@ impl Engine {
             let Some(txn) = state.txns.get(&id) else {
                 return Ok(());
             };
-            txn.processes
-                .iter()
-                .filter(|(_, p)| p.wrote)
-                .map(|(pid, _)| *pid)
-                .collect()
+            txn.participants.writers().collect()
         };
         if len > 0
             && writers

@@ -19,8 +19,8 @@ use rustix::fs::OFlags;
 use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::Record;
+use crate::sys::failpoint;
 use crate::sys::proc::{self, Holding};
-use crate::sys::{failpoint, pidfd};
 use crate::txn::{Kin, Standing, Transaction};
 use crate::types::{NodeId, TxnId};
 
@@ -106,15 +106,15 @@ impl Looks {
 
 impl Engine {
     pub(super) fn probe(&self, state: &State, txn: &Transaction, closer: u32) -> CloseProbe {
-        let members = txn.processes.iter().map(|(pid, p)| (*pid, p.closed));
+        let participants = &txn.participants;
         CloseProbe {
             looks: Looks::of(state, txn),
-            members: members.filter(|(pid, _)| *pid != closer).collect(),
-            holders: txn.surely_held_by().collect(),
+            members: participants.others(closer).collect(),
+            holders: participants.sure_holders().collect(),
             closer,
-            last_pid: txn.opened.as_ref().and_then(proc::Moment::last_pid),
-            hopeless: closer == 0 || txn.handles > 1 || txn.shared,
-            kin: txn.kin.clone(),
+            last_pid: participants.last_pid_at_open(),
+            hopeless: closer == 0 || txn.handles > 1 || participants.shares_node(),
+            kin: participants.kin().clone(),
         }
     }
 
@@ -140,7 +140,7 @@ impl Engine {
         let Some(txn) = state.txns.get_mut(&id) else {
             return false;
         };
-        txn.kin.learn(probe.kin);
+        txn.participants.learn(probe.kin);
         let flushed = txn.flushed.as_mut().filter(|f| f.at == at);
         let Some(flushed) = flushed.filter(|f| f.sure && !f.whole) else {
             return false;
@@ -178,10 +178,7 @@ impl Engine {
     pub(super) fn look_for_mapping(&self, id: TxnId, tid: u32, (pid, closes): (u32, u32)) {
         let looks = {
             let state = self.lock();
-            let matters = |t: &&Transaction| {
-                let takes_part = t.processes.get(&pid).is_some_and(|p| p.opener || p.wrote);
-                takes_part && t.watched.iter().any(|(watched, _)| *watched == pid)
-            };
+            let matters = |t: &&Transaction| t.participants.matters_if_mapped(pid);
             let txn = state.txns.get(&id).filter(matters);
             txn.map(|txn| Looks::of(&state, txn))
         };
@@ -192,28 +189,8 @@ impl Engine {
         if proc::has_mapped(tid, &wanted) != Some(false) || failpoint::mutant("C4-closed") {
             return;
         }
-        if let Some(txn) = self.lock().txns.get_mut(&id)
-            && txn.processes.get(&pid).is_some_and(|p| p.closes == closes)
-        {
-            txn.watched.retain(|(watched, _)| *watched != pid);
-        }
-    }
-
-    /// Notes a writer that left only a mapping and has been ended by a signal since: no FLUSH told.
-    pub(super) fn note_dead_mapping(&self, txn: &mut Transaction) {
-        if !txn.mappable {
-            return;
-        }
-        let dead = txn.watched.iter().find_map(|(pid, process)| {
-            // Its memory goes before it is a zombie, and the mapping with the memory.
-            let signal = match proc::death_of_flusher(*pid, *pid) {
-                proc::Death::Signalled(signal) if !pidfd::has_ended(process) => signal,
-                _ => pidfd::killed_by(*pid, process)?,
-            };
-            (signal != libc::SIGPIPE).then_some((*pid, signal))
-        });
-        if let Some((pid, signal)) = dead {
-            txn.processes.entry(pid).or_default().killed_by = Some(signal);
+        if let Some(txn) = self.lock().txns.get_mut(&id) {
+            txn.participants.left_no_mapping(pid, closes);
         }
     }
 }

@@ -137,13 +137,10 @@ impl Engine {
                     .ok();
             }
         }
+        let author = txn.participants.opener_tid();
         let seen = match txn.begun {
-            Begun::Rewrite => state
-                .overwrites
-                .last_seen_by_kin(txn.opener_tid, &txn.dentry),
-            Begun::Edit | Begun::Create { .. } => {
-                state.overwrites.last_seen(txn.opener_tid, &txn.dentry)
-            }
+            Begun::Rewrite => state.overwrites.last_seen_by_kin(author, &txn.dentry),
+            Begun::Edit | Begun::Create { .. } => state.overwrites.last_seen(author, &txn.dentry),
         };
         let has_read = seen.is_some_and(|s| s.has_read);
         let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
@@ -158,8 +155,9 @@ impl Engine {
         let lost = current.filter(|_| !has_seen && ready.merged.is_none());
         let is_ruled = Engine::watches(&txn.policy);
         let after = state.registry.writer(txn.id).and_then(|w| w.after);
-        let is_own =
-            |lost: &NodeId| after == Some(*lost) || Engine::is_own_save(state, txn.opener, *lost);
+        let is_own = |lost: &NodeId| {
+            after == Some(*lost) || Engine::is_own_save(state, txn.participants.opener(), *lost)
+        };
         let own = lost.filter(|lost| !is_ruled && is_own(lost));
         let lost = lost.filter(|_| own.is_none());
         let (dentry, written) = (&txn.dentry, ready.merged.clone());
@@ -184,21 +182,21 @@ impl Engine {
                     why: save.and_then(|s| s.overwrites),
                     is_own: false,
                 };
-                let who = (txn.opener, txn.command.as_str());
+                let who = txn.participants.who();
                 self.note_overwritten(state, dentry, who, loss);
             }
             (None, Some(old)) => self.note_followed(state, dentry, (old, version), has_read),
             (None, None) => self.note_put_back(state, &txn, version),
         }
         if !is_ruled && lost.is_none() {
-            let who = (txn.opener_tid, (txn.opener, txn.command.as_str()));
+            let who = (author, txn.participants.who());
             let versions = (current, version);
             Engine::note_text_saved(state, who, dentry, versions, own.is_some(), &as_written);
         }
         let synced = ready.synced;
         self.publish(state, dentry, ready, version);
         let overlaid = txn.staging.try_lock().map(|mut c| c.take_overlaid());
-        let by = (txn.opener, txn.command.clone());
+        let by = txn.participants.to_who();
         Engine::note_overlaid(state, dentry, by, overlaid.unwrap_or_default());
         if let Some(began) = txn.close_began {
             state.metrics.commits.observe(began.elapsed());
@@ -210,7 +208,7 @@ impl Engine {
             self.want_round(state);
         }
         let ago = txn.flushed.map_or(Duration::ZERO, |f| f.at.elapsed());
-        state.note_saved(txn.opener_tid, dentry, version, ago);
+        state.note_saved(author, dentry, version, ago);
         Engine::note_author(state, version, txn.id);
         if let Some((actor, begun)) = save.and_then(|s| s.by) {
             let saved = Saved {
@@ -603,7 +601,7 @@ impl Engine {
         }
         drop(content);
         if let Some(txn) = state.txns.get(&id) {
-            let by = (txn.opener, txn.command.clone());
+            let by = txn.participants.to_who();
             Engine::note_overlaid(state, to, by, overlaid);
         }
         let is_merged = matches!(merged, MergeOutcome::Merged(_));
@@ -638,7 +636,10 @@ impl Engine {
             }
             Publication::Link | Publication::Stay | Publication::Rest => None,
         };
-        let author = state.txns.get(&id).map_or(0, |t| t.opener_tid);
+        let author = state
+            .txns
+            .get(&id)
+            .map_or(0, |t| t.participants.opener_tid());
         let replaced = self.current_if_any(state, to)?;
         if let (Some(_), Some(lost)) = (why, replaced) {
             self.note_unmerged(state, author, to, (lost, version), why);

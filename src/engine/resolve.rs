@@ -15,7 +15,7 @@ use super::probe::Looks;
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Process, Transaction};
+use crate::txn::{Transaction, View};
 use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
 
 /// Of how many descriptors at most a lookup looks at each: others wait meanwhile.
@@ -345,70 +345,14 @@ impl Engine {
     }
 }
 
-/// Whether what a thread of a process finds under the name is the staged content (C1): the thread
-/// that opened it does (of a new name without a guard, its process), those who have it open, and
-/// processes that one of these has started since, or a helper of theirs (a fork server).
-///
-/// Kinship alone gives no view. A pool's worker, or the web page that a trainer has started first,
-/// would read half of what is being saved; and threads of one process that each load, change and
-/// save must not read each other's half-written file.
+/// Whether what a thread of a process finds under the name is the staged content (C1).
 pub(super) fn sees(state: &State, txn: &Transaction, (tgid, tid): (u32, u32)) -> bool {
-    let process = txn.processes.get(&tgid);
-    let process = process.filter(|p| !p.has_ended || failpoint::mutant("C1-number"));
-    if let Some(process) = process.filter(|p| p.opener || p.wrote)
-        && !is_another_of_its_number(txn, process, tgid)
-    {
-        return tgid != txn.opener || txn.was_opened_by(tid) || txn.is_open_to_its_process();
+    let open_to_process = txn.is_open_to_its_process();
+    match txn.participants.view((tgid, tid), open_to_process) {
+        View::Staged => true,
+        View::Others => false,
+        View::IfInherited => has_inherited(state, txn, tgid),
     }
-    if descends_from_one(txn, tgid) {
-        return match &txn.opened {
-            Some(opened) => was_started_since(opened, tgid),
-            None => {
-                let handed_over = txn.handed_over.as_ref();
-                let is_younger = handed_over.is_some_and(|moment| was_started_since(moment, tgid));
-                is_younger && !failpoint::mutant("C1-younger") || has_inherited(state, txn, tgid)
-            }
-        };
-    }
-    // Whoever outlives the process it inherited from descends from nobody any more.
-    let may_have_inherited =
-        process.is_some() || txn.processes.keys().any(|pid| !proc::lives(*pid));
-    may_have_inherited
-        && txn
-            .opened
-            .is_none_or(|opened| was_started_since(&opened, tgid))
-        && has_inherited(state, txn, tgid)
-}
-
-/// What opened it has closed it and may be gone: a process started since has but its number.
-fn is_another_of_its_number(txn: &Transaction, process: &Process, tgid: u32) -> bool {
-    process.opener
-        && process.closed_cleanly
-        && !failpoint::mutant("C1-number")
-        && txn
-            .opened
-            .is_some_and(|opened| was_started_since(&opened, tgid))
-}
-
-fn was_started_since(opened: &proc::Moment, tgid: u32) -> bool {
-    let start = proc::Start::of_caller(tgid);
-    start.is_some_and(|start| start.is_after(opened)) || failpoint::mutant("C1-kin")
-}
-
-/// Whether a process descends from one that has opened or written the transaction.
-fn descends_from_one(txn: &Transaction, tgid: u32) -> bool {
-    let mut theirs = txn.processes.iter().filter(|(_, p)| !p.has_ended);
-    theirs.any(|(pid, p)| {
-        (p.opener || p.wrote)
-            && proc::branch_below(tgid, *pid).is_some_and(|branch| {
-                *pid != txn.opener
-                    || txn.is_open_to_its_process()
-                    || txn
-                        .opener_threads()
-                        .any(|tid| proc::has_started(*pid, tid, branch))
-                    || failpoint::mutant("C1-threads")
-            })
-    })
 }
 
 /// Whether a process has a descriptor of the transaction.

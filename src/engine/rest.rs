@@ -182,7 +182,7 @@ impl Engine {
             return;
         }
         let (dentry, by) = match self.lock().txns.get(&id) {
-            Some(txn) if may_rest(txn) => (txn.dentry.clone(), txn.opener_tid),
+            Some(txn) if may_rest(txn) => (txn.dentry.clone(), txn.participants.opener_tid()),
             _ => return,
         };
         match self.publish_open(by, id, &dentry, Publication::Rest) {
@@ -200,10 +200,14 @@ impl Engine {
     fn is_mapped_by_writers(&self, id: TxnId) -> bool {
         let (looks, writers) = {
             let state = self.lock();
-            let Some(txn) = state.txns.get(&id).filter(|txn| txn.mappable) else {
+            let Some(txn) = state
+                .txns
+                .get(&id)
+                .filter(|txn| txn.participants.is_mappable())
+            else {
                 return false;
             };
-            let writers: Vec<u32> = txn.processes.keys().copied().collect();
+            let writers: Vec<u32> = txn.participants.pids().collect();
             (Looks::of(&state, txn), writers)
         };
         let wanted = |ino| looks.may_map(ino);
@@ -248,7 +252,7 @@ impl Engine {
             return;
         };
         let path = self.show(state, &txn.dentry);
-        let (pid, command) = (txn.opener, txn.command.clone());
+        let (pid, command) = txn.participants.to_who();
         let paths = &mut state.kept_open.paths;
         if !paths.contains_key(&path) {
             log::info!(
@@ -296,7 +300,7 @@ impl State {
             return Seq::default();
         };
         // Whoever has inherited it may write yet.
-        txn.kin.miss();
+        txn.participants.miss();
         match failpoint::mutant("C19-owed") {
             true => Seq::default(),
             false => txn.staging.owed(),

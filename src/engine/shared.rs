@@ -275,7 +275,7 @@ impl Engine {
             node.cached = true;
             node.shown_as = txn.shown_base;
         }
-        self.note_direct_author(state, txn.node, txn.opener_tid);
+        self.note_direct_author(state, txn.node, txn.participants.opener_tid());
         self.mark_dirty(state, dentry.dir);
         self.replace(state, dentry, replaced, txn.node);
         let fd = replaced.and_then(|replaced| state.nodes.reap(replaced));

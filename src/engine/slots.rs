@@ -72,7 +72,7 @@ impl Engine {
                 let file = state.file_of(t.node);
                 // By one who takes part, or through the very description, by whoever has it.
                 let is_its_own = |l: &Lock| {
-                    t.processes.contains_key(&l.pid)
+                    t.participants.contains(l.pid)
                         || matches!(state.handles.get(l.handle),
                             Some(Handle::Staged { txn, writes: true, .. }) if *txn == t.id)
                 };
@@ -80,14 +80,12 @@ impl Engine {
                     .locks
                     .iter()
                     .any(|(f, l, _)| f == file && is_its_own(l));
-                let family = t.opener != 0
-                    && (proc::is_self_or_descendant(tgid, t.opener)
-                        || proc::is_self_or_descendant(t.opener, tgid));
+                let family = t.participants.is_family(tgid);
                 // One that thinks, or waits at a barrier for those who wait for it here.
                 let silent = t.heard.elapsed() > silence() && !failpoint::mutant("C9-silence");
                 !locked && !family && !silent && !is_let_in_with(t, since)
             })
-            .map(|t| t.opener)
+            .map(|t| t.participants.opener())
     }
 
     /// Waits for the writer slot, then opens.

@@ -233,8 +233,8 @@ impl Engine {
                 id: id_name(t.staging_id),
                 path: self.show(state, &t.dentry),
                 path_hex: path_hex(&self.path_of(state, &t.dentry)),
-                pid: t.opener,
-                command: t.command.clone(),
+                pid: t.participants.opener(),
+                command: t.participants.to_who().1,
                 age_ms: u64::try_from(t.started.elapsed().as_millis()).unwrap_or(u64::MAX),
                 bytes: t
                     .staging
@@ -242,7 +242,7 @@ impl Engine {
                     .and_then(|c| c.size().ok())
                     .unwrap_or(0),
                 state: if t.unprepared { "open" } else { "prepared" },
-                idle_holders: t.idle_holders.clone(),
+                idle_holders: t.participants.idle_holders().unwrap_or_default().to_vec(),
             })
             .collect();
         open.sort_by_key(|t| std::cmp::Reverse(t.age_ms));
@@ -310,14 +310,14 @@ impl Engine {
         let idle: Vec<_> = state
             .txns
             .values()
-            .filter(|t| t.handles > 0 && !t.reported_idle && !t.closing)
+            .filter(|t| t.handles > 0 && t.participants.idle_holders().is_none() && !t.closing)
             .filter(|t| t.flushed.is_some_and(|f| f.at.elapsed() > IDLE_AFTER))
-            .filter(|t| !t.surely_held_by().any(proc::lives))
+            .filter(|t| !t.participants.sure_holders().any(proc::lives))
             .map(|t| {
                 (
                     t.id,
                     super::probe::Looks::of(state, t),
-                    t.processes.keys().copied().collect::<Vec<_>>(),
+                    t.participants.pids().collect::<Vec<_>>(),
                 )
             })
             .collect();
@@ -346,8 +346,7 @@ impl Engine {
         let Some(txn) = state.txns.get_mut(&id) else {
             return;
         };
-        txn.reported_idle = true;
-        txn.idle_holders.clone_from(&holders);
+        txn.participants.note_idle(holders.clone());
         let dentry = txn.dentry.clone();
         let path = self.show(&state, &dentry);
         drop(state);

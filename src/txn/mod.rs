@@ -8,12 +8,14 @@
 //! All that can fail happens up to *prepared*; the commit itself is an append to the journal whose
 //! space was reserved before, and an entry in memory.
 
+mod abort;
 mod attributes;
 mod gaps;
 mod growth;
 mod kin;
 mod moves;
 mod pages;
+mod participants;
 mod parts;
 pub mod recovery;
 mod replay;
@@ -22,6 +24,7 @@ mod staging;
 mod told;
 mod transaction;
 
+pub use abort::Abort;
 pub use attributes::{
     OURS, VERSION, copy_attributes, copy_xattrs, mark_applied, mark_version, marked_version,
     told_ctime,
@@ -29,7 +32,8 @@ pub use attributes::{
 pub use growth::key_of;
 pub use kin::{Kin, Standing};
 pub use moves::{after_move, each_path};
+pub use participants::{Participants, View};
 pub use parts::by_place;
 pub use replay::write_text;
 pub use staging::{Content, Fsynced, GrownBase, Own, Staging, WriteFailure};
-pub use transaction::{Abort, AsOf, Begun, Flushed, Process, Ready, Transaction, Written};
+pub use transaction::{AsOf, Begun, Flushed, Ready, Transaction, Written};

@@ -1,17 +1,13 @@
 //! A transaction's record: who takes part, what it will replace, and why it may not commit.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::io::Errno;
-
-use super::Staging;
+use super::{Abort, Participants, Staging};
 use crate::guard::Guard;
 use crate::rules::{Policy, Stream};
-use crate::sys::{failpoint, proc};
 use crate::types::{Dentry, NodeId, Seq, TxnId, Version};
 
 /// How a transaction came to be; decides what its content starts from.
@@ -26,96 +22,6 @@ pub enum Begun {
     Rewrite,
     /// An existing file, kept (r+, append, truncate): commits only if something is written.
     Edit,
-}
-
-/// A process that takes part in a transaction.
-#[derive(Clone, Debug, Default)]
-pub struct Process {
-    /// It opened the transaction's first description, or joined it by an open.
-    pub opener: bool,
-    /// It wrote.
-    pub wrote: bool,
-    /// It closed explicitly, being alive, after the last write.
-    pub closed_cleanly: bool,
-    /// Signal that ended it while it held a descriptor.
-    pub killed_by: Option<i32>,
-    /// How often it has closed a descriptor explicitly.
-    pub closes: u32,
-    /// It has closed a descriptor.
-    pub closed: bool,
-    /// It has ended: whoever has its number is another.
-    pub has_ended: bool,
-    /// Of one that was killed: those it descended from.
-    pub ancestors: Vec<u32>,
-}
-
-/// Why a transaction doesn't commit.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Abort {
-    /// C4
-    #[error("its writer {pid} was ended by signal {signal}")]
-    Killed {
-        /// Process that was ended.
-        pid: u32,
-        /// By this signal.
-        signal: i32,
-    },
-    /// C5
-    #[error("a {what} failed: {errno}")]
-    FailedWrite {
-        /// Which call.
-        what: &'static str,
-        /// What it was told.
-        errno: Errno,
-    },
-    /// C21
-    #[error("{0}")]
-    Guard(String),
-    /// C17, by rule: it builds on a version that is not current any more.
-    #[error("the file was changed by others since it was read")]
-    Conflict,
-    /// C6: the name is a directory by now, or its parent is gone.
-    #[error("its target vanished: {errno}")]
-    VanishedTarget {
-        /// EISDIR or ENOENT.
-        errno: Errno,
-    },
-    /// C11: the name was unlinked; dropped, not rejected.
-    #[error("its name was unlinked")]
-    Discarded,
-    /// C20: unmounted by force.
-    #[error("the file system was unmounted by force")]
-    Forced,
-    /// The daemon died before the close.
-    #[error("the daemon or the machine ended before the close")]
-    Crashed,
-}
-
-impl Abort {
-    /// What close() says.
-    pub fn errno(&self) -> Errno {
-        match self {
-            Abort::Killed { .. } | Abort::Discarded => Errno::INTR,
-            Abort::FailedWrite { errno, .. } | Abort::VanishedTarget { errno } => *errno,
-            Abort::Guard(_) => Errno::BADMSG,
-            Abort::Conflict => Errno::STALE,
-            Abort::Forced | Abort::Crashed => Errno::IO,
-        }
-    }
-
-    /// Name of its counter in status.
-    pub fn counter(&self) -> &'static str {
-        match self {
-            Abort::Killed { .. } => "killed",
-            Abort::FailedWrite { .. } => "failed_write",
-            Abort::Guard(_) => "guard",
-            Abort::Conflict => "conflict",
-            Abort::VanishedTarget { .. } => "vanished_target",
-            Abort::Discarded => "discarded",
-            Abort::Forced => "forced",
-            Abort::Crashed => "crashed",
-        }
-    }
 }
 
 /// One transaction.
@@ -148,18 +54,8 @@ pub struct Transaction {
     pub base_ctime: (i64, u64),
     /// Open descriptions.
     pub handles: u32,
-    /// Thread that opened it first.
-    pub opener_tid: u32,
-    /// Other threads of that process that have opened it as well.
-    pub other_threads: Vec<u32>,
-    /// Its process.
-    pub opener: u32,
-    /// That process's command, for people.
-    pub command: String,
-    /// All that take part, by process id.
-    pub processes: HashMap<u32, Process>,
-    /// Whether a mapping may be what keeps it: some description can read and write.
-    pub mappable: bool,
+    /// The processes that take part, and may.
+    pub participants: Participants,
     /// Everybody sees it: an O_EXCL creation of at most 4 KiB (C6).
     pub claim: bool,
     /// Nothing is written yet, and whoever opens the name gets its node: what is written first
@@ -173,16 +69,6 @@ pub struct Transaction {
     pub discarded: bool,
     /// When it began, for people and for the order of things.
     pub started: Instant,
-    /// When its first description was opened; `None` if that is not known. Processes that were
-    /// started since may see what is staged.
-    pub opened: Option<proc::Moment>,
-    /// When a description that added lines went on in it: opened before that, and processes that were
-    /// started since may see what is staged as well.
-    pub handed_over: Option<proc::Moment>,
-    /// Who may hold a descriptor besides those that take part.
-    pub kin: super::Kin,
-    /// The process that closed a descriptor last.
-    pub last_closer: u32,
     /// Tells whether FLUSH found this to be surely the last reference, and when.
     pub flushed: Option<Flushed>,
     /// When the close began that came last.
@@ -221,16 +107,8 @@ pub struct Transaction {
     /// The commit that has given its name another version since the journal was told last what may
     /// be rolled forward of it: that is newer. 0: it is on the medium when the next journal is.
     pub overtaken: Option<Seq>,
-    /// Some description was opened on another node than its own.
-    pub shared: bool,
-    /// Processes that closed explicitly but may have left a mapping, with their pidfds.
-    pub watched: Vec<(u32, OwnedFd)>,
     /// Written since the last prepare.
     pub unprepared: bool,
-    /// Processes that merely inherited it and keep it from being committed (C3).
-    pub idle_holders: Vec<u32>,
-    /// They have been told.
-    pub reported_idle: bool,
 }
 
 /// Content that nothing can keep from being committed.
@@ -330,18 +208,6 @@ impl Transaction {
         matches!(self.begun, Begun::Create { .. }) && self.policy.guard == Guard::None
     }
 
-    /// The threads of the process that opened it first which have opened it.
-    pub fn opener_threads(&self) -> impl Iterator<Item = u32> {
-        let others = self.other_threads.iter().copied();
-        let others = others.filter(|_| !failpoint::mutant("C1-joined"));
-        std::iter::once(self.opener_tid).chain(others)
-    }
-
-    /// Whether it is one of these.
-    pub fn was_opened_by(&self, tid: u32) -> bool {
-        self.opener_threads().any(|thread| thread == tid)
-    }
-
     /// What it holds would not be there on a plain directory once somebody else has put content
     /// under the name: it was created and never written (`mkstemp`, then `open(path, "w")` by
     /// name), or its own program emptied the name through its path after the last write.
@@ -415,12 +281,6 @@ impl Transaction {
             && self.death().is_none()
     }
 
-    /// Those that have opened it and never closed a descriptor: each holds one, as long as it lives.
-    pub fn surely_held_by(&self) -> impl Iterator<Item = u32> {
-        let holders = self.processes.iter().filter(|(_, p)| p.opener && !p.closed);
-        holders.map(|(pid, _)| *pid)
-    }
-
     /// A process that ends closes one more of its duplicates. Whether that tells no more than the one before: what it
     /// has left can't be seen, and nobody has written since. (It can't be killed before it has closed the last.)
     pub fn note_further_flush(&mut self) -> bool {
@@ -435,43 +295,14 @@ impl Transaction {
         false
     }
 
-    /// A process has written. If it is the opener, or one that a killed one descended from, it goes
-    /// on without that one, as a trainer does without its worker: such a death doesn't count (C4).
-    pub fn outlives(&mut self, writer: u32) {
-        let is_opener = self.processes.get(&writer).is_some_and(|p| p.opener);
-        if crate::sys::failpoint::mutant("C4-workers") {
-            return;
-        }
-        for process in self.processes.values_mut() {
-            let is_child = is_opener || process.ancestors.contains(&writer);
-            if process.killed_by.is_some() && !process.opener && is_child {
-                (process.killed_by, process.wrote) = (None, false);
-            }
-        }
-    }
-
     /// The death that keeps it from committing (C4): of the opener or a writer, or of the last
     /// holder unless that one merely inherited what the opener had written and closed.
     pub fn death(&self) -> Option<Abort> {
-        let opener_left_cleanly = self
-            .processes
-            .values()
-            .any(|o| o.opener && o.closed_cleanly && o.killed_by.is_none());
-        self.death_among(|pid, p| {
-            let is_last = pid == self.last_closer;
-            p.opener || p.wrote || (is_last && !opener_left_cleanly)
-        })
+        self.participants.killed().map(Abort::killed)
     }
 
     /// The death that keeps it from committing as long as somebody holds it: who has closed last is not the last holder.
     pub fn writers_death(&self) -> Option<Abort> {
-        self.death_among(|_, p| p.opener || p.wrote)
-    }
-
-    fn death_among(&self, counts: impl Fn(u32, &Process) -> bool) -> Option<Abort> {
-        self.processes.iter().find_map(|(pid, p)| {
-            let signal = p.killed_by?;
-            counts(*pid, p).then_some(Abort::Killed { pid: *pid, signal })
-        })
+        self.participants.killed_writer().map(Abort::killed)
     }
 }
