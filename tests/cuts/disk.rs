@@ -47,6 +47,18 @@ impl Fs {
         made.ok();
     }
 
+    /// What of a write arrives whole or not at all, in bytes. Recovery of an XFS takes a block of its metadata for
+    /// as new as the log sequence number in its head says, leaves out what the log has of it up to there, and refuses
+    /// the mount if the block's checksum doesn't fit; so a block that is torn behind its head is lost, whatever
+    /// `mkfs.xfs -s` has been told: that is the unit of the log and of the heads of allocation groups alone. The journal of
+    /// an ext4 has whole blocks, and a btrfs writes to free places, so these bear it.
+    fn sector(self) -> usize {
+        match self {
+            Fs::Xfs => 4096,
+            Fs::Ext4 | Fs::Btrfs => 512,
+        }
+    }
+
     pub fn options(self) -> &'static str {
         match self {
             Fs::Xfs => "loop,nouuid,nodiscard",
@@ -90,7 +102,8 @@ impl Medium {
         std::fs::create_dir_all(&directory).expect("a directory");
         let mut command = Command::new(helper());
         command.arg("disk").arg(&directory);
-        command.arg((fs.mebibytes() << 20).to_string()).args(image);
+        command.arg((fs.mebibytes() << 20).to_string());
+        command.arg(fs.sector().to_string()).args(image);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.process_group(0).spawn().expect("the helper starts");
         let mut medium = Medium {

@@ -1,6 +1,7 @@
 //! A disk with a write cache that can lose: one file, `disk`, on a FUSE file system of its own. A loop
 //! device over it turns the file system's FLUSH into an fsync here. What was written since the last one
-//! is in the cache: at a cut any part of it may have arrived, in any order, and single writes in part.
+//! is in the cache: at a cut any part of it may have arrived, in any order, and single writes in part. What arrives whole or
+//! not at all is a sector, of as many bytes as the file system that is tried may take for granted.
 //!
 //! A process of its own, so that whoever waits for this disk can be killed. It ends with its parent,
 //! whereupon everything on the disk is an I/O error and nothing hangs.
@@ -21,7 +22,6 @@ use fuser::{
 use crate::random::Random;
 
 const BLOCK: usize = 4096;
-const SECTOR: usize = 512;
 const DISK: INodeNo = INodeNo(2);
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
 
@@ -109,8 +109,19 @@ impl Medium {
     }
 }
 
+/// The pieces of a write, cut where the disk's sectors end.
+fn sectors(write: &Cached, sector: usize) -> impl Iterator<Item = (usize, &[u8])> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let (offset, left) = (write.offset + done, &write.data[done..]);
+        let piece = &left[..left.len().min(sector - offset % sector)];
+        done += piece.len();
+        (!piece.is_empty()).then_some((offset, piece))
+    })
+}
+
 /// How much of the cache arrives at a cut.
-fn arrive(snapshot: &Snapshot, loss: &str, seed: u64) -> Blocks {
+fn arrive(snapshot: &Snapshot, loss: &str, seed: u64, sector: usize) -> Blocks {
     let mut blocks = snapshot.flushed.clone();
     let mut random = Random::from(seed);
     // Of one cache nearly all is lost, of another nearly nothing.
@@ -121,14 +132,12 @@ fn arrive(snapshot: &Snapshot, loss: &str, seed: u64) -> Blocks {
     };
     for write in &snapshot.cached {
         let torn = percent != 0 && percent != 100 && random.below(4) == 0;
-        let unit = if torn {
-            SECTOR
-        } else {
-            write.data.len().max(1)
-        };
-        for (n, part) in write.data.chunks(unit).enumerate() {
+        if !torn && random.below(100) < percent {
+            blocks.write(write.offset, &write.data);
+        }
+        for (offset, piece) in sectors(write, sector).filter(|_| torn) {
             if random.below(100) < percent {
-                blocks.write(write.offset + n * unit, part);
+                blocks.write(offset, piece);
             }
         }
     }
@@ -297,12 +306,13 @@ impl Filesystem for Server {
     }
 }
 
-/// `disk DIRECTORY BYTES [IMAGE]`, then on stdin: `snap` takes a snapshot, `dump NUMBER PATH LOSS SEED`
+/// `disk DIRECTORY BYTES SECTOR [IMAGE]`, then on stdin: `snap` takes a snapshot, `dump NUMBER PATH LOSS SEED`
 /// writes it out as the cut leaves it, `drop NUMBER` forgets it. Answers each with a line.
 pub fn serve(args: &[String]) {
     let directory = &args[0];
     let mut medium = Medium::new(args[1].parse().expect("a size in bytes"));
-    if let Some(image) = args.get(2) {
+    let sector: usize = args[2].parse().expect("a size in bytes");
+    if let Some(image) = args.get(3) {
         read_in(&mut medium, Path::new(image)).expect("an image");
     }
     let medium = Arc::new(Mutex::new(medium));
@@ -329,7 +339,7 @@ pub fn serve(args: &[String]) {
             ["dump", number, path, loss, seed] => {
                 let number: usize = number.parse().expect("a number");
                 let snapshot = snapshots[number].as_ref().expect("not dropped");
-                let blocks = arrive(snapshot, loss, seed.parse().expect("a seed"));
+                let blocks = arrive(snapshot, loss, seed.parse().expect("a seed"), sector);
                 write_out(&blocks, Path::new(path)).expect("an image");
                 say("ok");
             }
