@@ -59,10 +59,10 @@ fn storm(m: &Mount, threads: usize, rounds: usize, seed: usize) -> Live {
     Live::spawn(command.args(numbers))
 }
 
-/// Waits for it, however long it takes: the mount's own limit ends it if it hangs.
+/// Waits for it, however long it takes: the test runner's own limit ends it if it hangs.
 #[track_caller]
 fn met_none(mut storm: Live, calls: usize) {
-    let limit = Duration::from_secs(times(50, 1100) as u64);
+    let limit = Duration::from_secs(times(50, 5400) as u64);
     common::eventually(limit, "the calls are made", || !common::alive(storm.pid()));
     storm.expect(&format!("{calls} calls 0 stale"));
 }
@@ -145,8 +145,12 @@ fn slow(delay: Duration) -> common::Options {
 
 /// A process that opens `f` without making it, and has got as far as the daemon.
 fn begin_open(m: &Mount, flags: &str) -> Actor {
+    begin_open_of(m, "f", flags)
+}
+
+fn begin_open_of(m: &Mount, path: &str, flags: &str) -> Actor {
     let mut opener = Actor::new();
-    let path = m.path("f");
+    let path = m.path(path);
     let path = path.to_str().expect("a path of letters");
     opener.start("open", &[b"f", flags.as_bytes(), path.as_bytes()]);
     let call = format!("/proc/{}/syscall", opener.pid());
@@ -205,4 +209,116 @@ fn a_second_lookup_that_begins_seconds_later_is_served() {
     opener.write("f", "new").unwrap();
     opener.close("f").unwrap();
     common::assert_content(m.read("f"), b"new", "committed");
+}
+
+#[test]
+fn who_looks_seconds_later_once_more_is_served_what_has_come_meanwhile() {
+    // The kernel asks twice for a name that it knows and that isn't there: a thread that gets no processor between the two
+    // is on its second lookup still.
+    need_daemon!();
+    let (opening, looking) = (Duration::from_millis(700), Duration::from_millis(2800));
+    let m = mount!(slow(opening).env("COMMITFS_LOOKUP_DELAY_MS", looking.as_millis() as u64));
+    m.save("f", "old");
+    let begun = std::time::Instant::now();
+    let at = |moment: Duration| std::thread::sleep(moment.saturating_sub(begun.elapsed()));
+    let mut opener = begin_open(&m, "wronly");
+    opener.patience(Duration::from_secs(40));
+    at(opening / 2);
+    Actor::new().unlink(&m.path("f")).unwrap();
+    // The open has found it gone, and is about to be told to look once more: there it is again.
+    at(opening * 3 / 2);
+    m.save("f", "between");
+    at(opening * 2 + looking / 2);
+    Actor::new().unlink(&m.path("f")).unwrap();
+    at(opening * 2 + looking * 3 / 2);
+    m.save("f", "new");
+    opener.finish().unwrap();
+    opener.write("f", "NEW").unwrap();
+    opener.close("f").unwrap();
+    common::assert_content(m.read("f"), b"NEW", "it is saved there");
+}
+
+#[test]
+fn a_second_lookup_that_a_symlink_leads_elsewhere_is_served_there() {
+    need_daemon!();
+    let delay = Duration::from_millis(700);
+    let m = mount!(slow(delay));
+    for (number, flags) in ["wronly|trunc", "r+"].into_iter().enumerate() {
+        let name = |name: &str| format!("{name}-{number}");
+        m.save(&name("one"), "ONE");
+        m.save(&name("other"), "OTHER");
+        let link = |to: &str, from: &str| {
+            std::os::unix::fs::symlink(name(to), m.path(name(from))).expect("a symlink");
+        };
+        link("one", "link");
+        link("other", "next");
+        let mut opener = begin_open_of(&m, &name("link"), flags);
+        std::thread::sleep(delay / 2);
+        let (next, path) = (m.path(name("next")), m.path(name("link")));
+        Actor::new().rename(&next, &path).unwrap();
+        let mut reader = Actor::new();
+        reader.open("r", "r", &m.path(name("other"))).unwrap();
+        opener.finish().unwrap();
+        opener.write("f", "new").unwrap();
+        let read = reader.read_all("r").unwrap();
+        assert_eq!(read, b"OTHER", "{flags}: it is not saved yet");
+        opener.close("f").unwrap();
+        common::assert_content(m.read(name("one")), b"ONE", flags);
+        let whole: &[u8] = if flags == "wronly|trunc" {
+            b"new"
+        } else {
+            b"newER"
+        };
+        common::assert_content(m.read(name("other")), whole, flags);
+    }
+}
+
+#[test]
+fn a_truncation_that_a_symlink_leads_elsewhere_is_done_there() {
+    need_daemon!();
+    let delay = Duration::from_millis(700);
+    let m = mount!(slow(delay));
+    m.save("one", "ONE");
+    m.save("other", "OTHER");
+    std::os::unix::fs::symlink("one", m.path("link")).expect("a symlink");
+    std::os::unix::fs::symlink("other", m.path("next")).expect("a symlink");
+    let mut cutter = Actor::new();
+    let path = m.path("link");
+    cutter.start(
+        "truncate",
+        &[path.to_str().expect("letters").as_bytes(), b"2"],
+    );
+    std::thread::sleep(delay / 2);
+    Actor::new()
+        .rename(&m.path("next"), &m.path("link"))
+        .unwrap();
+    cutter.finish().unwrap();
+    common::assert_content(m.read("one"), b"ONE", "left alone");
+    common::assert_content(m.read("other"), b"OT", "cut");
+}
+
+#[test]
+fn what_was_opened_in_a_directory_that_is_replaced_is_opened_in_the_new_one() {
+    // A file that is empty is opened for who is sent round to it, as it may become a database.
+    need_daemon!();
+    let delay = Duration::from_millis(700);
+    let m = mount!(slow(delay));
+    let mut other = Actor::new();
+    other.mkdir(&m.path("d")).unwrap();
+    m.save("d/f", "");
+    let mut opener = begin_open_of(&m, "d/f", "r+");
+    std::thread::sleep(delay * 3 / 2);
+    other.rename(&m.path("d"), &m.path("before")).unwrap();
+    other.mkdir(&m.path("d")).unwrap();
+    m.save("d/f", "new");
+    opener.finish().unwrap();
+    opener.write("f", "NEW").unwrap();
+    opener.close("f").unwrap();
+    common::assert_content(m.read("d/f"), b"NEW", "where the path leads");
+    common::assert_content(m.read("before/f"), b"", "left as it was");
+    common::eventually(Duration::from_secs(5), "nothing is left open", || {
+        m.status()["transactions"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    });
 }

@@ -8,7 +8,7 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::open::ctime;
-use super::retries::Goal;
+use super::retries::{Goal, arrive};
 use super::setid::drop_set_id;
 use super::{Engine, State, virtualdir};
 use crate::journal;
@@ -270,7 +270,7 @@ impl Engine {
         size: u64,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        self.take_opened(caller, node, Goal::Truncate);
+        arrive(self, caller, node, Goal::Truncate);
         match self.truncate_begin(caller, node, size) {
             Ok(Truncation::Alone(txn)) => {
                 let engine = self.clone();
@@ -300,6 +300,13 @@ impl Engine {
                 });
             }
             Ok(Truncation::Done) => done(Ok(())),
+            Err(Errno::STALE) if failpoint::number("COMMITFS_OPEN_DELAY_MS", 0) > 0 => {
+                self.pool.run(move || {
+                    // It is on its second lookup so much later.
+                    failpoint::delay("COMMITFS_OPEN_DELAY_MS");
+                    done(Err(Errno::STALE));
+                });
+            }
             Err(e) => done(Err(e)),
         }
     }
@@ -313,6 +320,7 @@ impl Engine {
             // that who reads that keeps it.
             return note.own().map(Truncation::Alone).ok_or(Errno::STALE);
         }
+        let is_second = note.is_some() && !failpoint::mutant("C1-walk-end");
         let prepared = note.and_then(|n| n.own());
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         if let Some(prepared) = prepared {
@@ -348,8 +356,15 @@ impl Engine {
             return Ok(Truncation::Done);
         }
         let dentry = dentry.ok_or(Errno::STALE)?;
-        self.begin_truncate(state, caller, id, dentry)
-            .map(Truncation::Alone)
+        let begun = match self.begin_truncate(state, caller, id, dentry) {
+            // Not once more: its second lookup has led elsewhere.
+            Err(Errno::STALE) if is_second => {
+                let note = state.pending_opens.remove(&caller.tid);
+                note.and_then(|note| note.own()).ok_or(Errno::STALE)
+            }
+            begun => begun,
+        };
+        begun.map(Truncation::Alone)
     }
 
     /// Who holds a transaction's content is about to change it. `false`: what was staged may be a version

@@ -17,10 +17,10 @@ use parking_lot::MutexGuard;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::retries::{Goal, PendingOpen, Way};
+use super::retries::{Arrival, Goal, PendingOpen, Way};
 use super::shared::{is_database, is_edit, is_outsider};
 use super::state::Handle;
-use super::{Engine, State, VOLATILE, virtualdir};
+use super::{Engine, State, VOLATILE, retries, virtualdir};
 use crate::guard::Guard;
 use crate::journal::Record;
 use crate::namespace::{Node, NodeKind, Shown};
@@ -120,6 +120,16 @@ pub(super) fn writes(flags: OFlags) -> bool {
     flags.intersects(OFlags::WRONLY | OFlags::RDWR) || flags.contains(OFlags::TRUNC)
 }
 
+/// Why what has come to stand under a name can't be created as a file.
+fn other_than_file(state: &State, node: NodeId) -> Option<Errno> {
+    match state.nodes.get(node).map(|n| n.kind) {
+        Some(NodeKind::File) => None,
+        Some(NodeKind::Dir) => Some(Errno::ISDIR),
+        // Where a symlink leads the kernel knows, if this is not its second lookup.
+        _ => Some(Errno::STALE),
+    }
+}
+
 impl Engine {
     /// Opens a node that a lookup has found.
     pub fn open(
@@ -136,20 +146,18 @@ impl Engine {
             return done(Ok(self.watch_helper_open()));
         }
         if failpoint::number("COMMITFS_OPEN_DELAY_MS", 0) == 0 {
-            return self.open_looked_up(caller, node, request, done);
+            return retries::open_at_last(self, caller, node, request, done);
         }
         let engine = self.clone();
         self.pool.run(move || {
             failpoint::delay("COMMITFS_OPEN_DELAY_MS");
-            engine
-                .clone()
-                .open_looked_up(caller, node, request, move |opened| {
-                    if matches!(opened, Err(Errno::STALE)) {
-                        // It is on its second lookup so much later.
-                        failpoint::delay("COMMITFS_OPEN_DELAY_MS");
-                    }
-                    done(opened);
-                });
+            retries::open_at_last(&engine, caller, node, request, move |opened| {
+                if matches!(opened, Err(Errno::STALE)) {
+                    // It is on its second lookup so much later.
+                    failpoint::delay("COMMITFS_OPEN_DELAY_MS");
+                }
+                done(opened);
+            });
         });
     }
 
@@ -160,9 +168,19 @@ impl Engine {
         request: OpenRequest,
         done: impl FnOnce(OpResult<Opened>) + Send + 'static,
     ) {
-        if let Some(opened) = self.take_opened(caller, node, Goal::Open(request.flags)) {
-            return done(Ok(opened));
+        match retries::arrive(self, caller, node, Goal::Open(request.flags)) {
+            Arrival::Opened(opened) => done(Ok(opened)),
+            _ => self.open_arrived(caller, node, request, done),
         }
+    }
+
+    pub(super) fn open_arrived(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        request: OpenRequest,
+        done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+    ) {
         self.meet(caller, request.flags);
         if self.is_dirty(node) {
             let engine = self.clone();
@@ -616,7 +634,7 @@ impl Engine {
 
     /// O_TRUNC through a descriptor of the transaction itself: what it has staged is emptied, as soon
     /// as nobody is at it.
-    fn empty_and_join(
+    pub(super) fn empty_and_join(
         &self,
         state: &mut State,
         caller: Caller,
@@ -853,86 +871,12 @@ impl Engine {
                 .is_none_or(|n| n.unwritten.is_none())
     }
 
-    /// The second lookup didn't come by: a magic link, an O_PATH handle, a bind mount.
-    fn open_unwalked(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        note: &PendingOpen,
-        flags: OFlags,
-    ) -> OpResult<OpenStep> {
-        let prepared = note.own();
-        if let Some(NodeKind::Private(own)) = state.nodes.get(note.old).map(|n| n.kind)
-            && state.txns.contains_key(&own)
-        {
-            if let Some(prepared) = prepared {
-                self.drop_unopened(state, prepared);
-            }
-            if flags.contains(OFlags::TRUNC) {
-                return self.empty_and_join(state, caller, own, flags);
-            }
-            return self.join(state, caller, own, flags).map(OpenStep::Done);
-        }
-        let opened = match prepared {
-            Some(prepared) => self.open_shared(state, caller, prepared, flags),
-            None => self.open_unlinked(state, caller, note, flags),
-        };
-        opened.map(OpenStep::Done)
-    }
-
-    /// An open of a file that has lost its name, through a description of it.
-    fn open_unlinked(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        note: &PendingOpen,
-        flags: OFlags,
-    ) -> OpResult<Opened> {
-        if !writes(flags) {
-            return Err(Errno::STALE);
-        }
-        let begun = match flags.contains(OFlags::TRUNC) {
-            true => Begun::Rewrite,
-            false => Begun::Edit,
-        };
-        let id = self.begin_on(state, note.dentry.clone(), note.old, begun)?;
-        if let Some(txn) = state.txns.get_mut(&id) {
-            txn.discarded = true;
-        }
-        self.open_shared(state, caller, id, flags)
-    }
-
     /// A change of the content by a process without CAP_FSETID clears the set-id bits; the daemon,
     /// who makes the change on its behalf, has the capability.
     pub(super) fn drop_set_id(&self, state: &State, caller: Caller, id: TxnId) -> OpResult<()> {
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
         let fd = state.nodes.fd(txn.node)?;
         super::setid::drop_set_id(&*fd, caller, Some(&txn.staging))
-    }
-
-    /// Serves a writer on the readers' node, its pages uncached. With O_TRUNC the kernel drops the node's
-    /// pages and takes it for empty until it asks for the attributes, as every read and stat does then.
-    /// Only in a mapping that is touched meanwhile there is nothing (SIGBUS), as on the plain directory
-    /// always. To refuse would lose what the program saves.
-    fn open_shared(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        txn: TxnId,
-        flags: OFlags,
-    ) -> OpResult<Opened> {
-        let opened = self.join(state, caller, txn, flags)?;
-        if let Some(txn) = state.txns.get_mut(&txn) {
-            txn.participants.share_node();
-            if flags.contains(OFlags::TRUNC) {
-                self.strangers.note_emptied(&txn.dentry);
-            }
-        }
-        Ok(Opened {
-            keep_cache: false,
-            direct_io: true,
-            ..opened
-        })
     }
 
     /// Ends a transaction that was prepared for an open that never came.
@@ -1258,13 +1202,8 @@ impl Engine {
         if exclusive && base.is_some() {
             return Err(Errno::EXIST.into());
         }
-        if let Some(base) = base
-            && state
-                .nodes
-                .get(base)
-                .is_none_or(|n| n.kind != NodeKind::File)
-        {
-            return Err(Errno::STALE.into());
+        if let Some(found) = base.and_then(|base| other_than_file(state, base)) {
+            return Err(found.into());
         }
         let policy = self.policy(
             state,

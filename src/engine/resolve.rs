@@ -83,7 +83,11 @@ impl Engine {
         }
     }
 
-    pub(super) fn lookup_waiting(&self, caller: Caller, dentry: &Dentry) -> OpResult<Attr> {
+    pub(super) fn lookup_waiting(
+        self: &Arc<Self>,
+        caller: Caller,
+        dentry: &Dentry,
+    ) -> OpResult<Attr> {
         loop {
             let mut state = self.lock();
             match self.resolve(&mut state, caller, dentry, true)? {

@@ -13,14 +13,18 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::open::{OpenRequest, Opened, writes};
+use super::open::{OpenRequest, OpenStep, Opened, writes};
 use super::{Engine, State};
 use crate::namespace::NodeKind;
 use crate::sys::{failpoint, proc};
+use crate::txn::Begun;
 use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId};
 
 /// After that long it is asked whether the thread of a note still lives, and is still the same.
 pub(super) const FRESH: Duration = Duration::from_secs(2);
+/// After so many looks of the watch, two seconds of a daemon that runs, it is asked whether a thread that found
+/// nothing on its second lookup is still in the same call.
+const LOOKS: u32 = 8;
 
 /// What a thread was about to do when it was sent round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +54,8 @@ pub(super) enum Way {
     },
     /// To what the name means by then.
     Anew {
-        /// When it first found nothing there, or an error.
-        failed: Option<Instant>,
+        /// It has found nothing there, or an error: looks of the watch since.
+        failed: Option<u32>,
     },
 }
 
@@ -105,10 +109,26 @@ impl PendingOpen {
         if failpoint::mutant("C1-walk-life") {
             return self.at.elapsed() > FRESH;
         }
-        match self.way {
-            Way::Anew { failed: Some(at) } => at.elapsed() > FRESH,
-            _ => self.at.elapsed() > FRESH && !proc::lives(tid),
-        }
+        let is_forgotten = matches!(self.way, Way::Anew { failed: Some(looks) } if looks > LOOKS)
+            && failpoint::mutant("C1-walk-call");
+        is_forgotten || self.at.elapsed() > FRESH && proc::is_gone(tid)
+    }
+
+    /// Whether an open or truncation of what was found under a name comes at the end of the second lookup, and not from a
+    /// call after one whose second lookup has found nothing.
+    fn is_at_the_end(
+        &self,
+        tid: u32,
+        (node, goal): (NodeId, Goal),
+        found: Option<&Dentry>,
+    ) -> bool {
+        let is_walked = self.old != node || self.looked_up;
+        let has_failed = matches!(self.way, Way::Anew { failed: Some(_) });
+        self.goal == goal
+            && is_walked
+            && (!has_failed || found == Some(&self.dentry))
+            && self.is_of(tid)
+            && !failpoint::mutant("C1-walk-end")
     }
 }
 
@@ -151,16 +171,26 @@ impl State {
         }
     }
 
-    /// What a lookup has led to has ended: its thread finds what the name means now.
-    pub(super) fn end_retry_at(&mut self, tid: u32, node: NodeId) -> Option<PendingOpen> {
-        let leads_there = |note: &&mut PendingOpen| match note.way {
+    /// What a lookup has led to has ended: its thread finds what the name means now. Gives where it led.
+    fn leave_way_to(&mut self, tid: u32, node: NodeId) -> Option<Way> {
+        let note = self.pending_opens.get_mut(&tid)?;
+        let leads_there = match note.way {
             Way::Own { txn, .. } => self.txns.get(&txn).is_none_or(|txn| txn.node == node),
             Way::Opened { node: at, .. } => at == node,
             Way::Anew { .. } => false,
         };
-        self.pending_opens.get_mut(&tid).filter(leads_there)?;
-        self.pending_opens.remove(&tid)
+        leads_there.then(|| std::mem::replace(&mut note.way, Way::Anew { failed: None }))
     }
+}
+
+/// How an open arrives.
+pub(super) enum Arrival {
+    /// At what was opened for it when it came by on its second lookup.
+    Opened(Opened),
+    /// At the end of its second lookup, but not where that was to lead.
+    Elsewhere,
+    /// On its first lookup, or where its second was to lead.
+    Plain,
 }
 
 impl Engine {
@@ -200,10 +230,10 @@ impl Engine {
     }
 
     /// A lookup has found nothing but what has ended: it would find that for ever.
-    pub(super) fn leave_retry_at(&self, tid: u32, node: NodeId) {
-        let mut state = self.lock();
-        if let Some(note) = state.end_retry_at(tid, node) {
-            self.drop_way(&mut state, note.way);
+    pub(super) fn leave_retry_at(self: &Arc<Self>, tid: u32, node: NodeId) {
+        let way = self.lock().leave_way_to(tid, node);
+        if let Some(way) = way {
+            leave(self, way);
         }
     }
 
@@ -222,40 +252,13 @@ impl Engine {
         None
     }
 
-    /// What was opened for a thread when it came by on its second lookup, if that is what it wants. It
-    /// is closed otherwise.
-    pub(super) fn take_opened(
-        self: &Arc<Self>,
-        caller: Caller,
-        node: NodeId,
-        goal: Goal,
-    ) -> Option<Opened> {
-        let mut state = self.lock();
-        let note = state.pending_opens.get(&caller.tid)?;
-        let Way::Opened { node: at, opened } = note.way else {
-            return None;
-        };
-        let wanted = at == node && note.goal == goal && note.is_of(caller.tid);
-        state.pending_opens.remove(&caller.tid);
-        drop(state);
-        if !wanted {
-            self.release(at, opened.handle, None);
-        }
-        wanted.then_some(opened)
-    }
-
     /// A thread creates a file: whatever it was sent round for before is over.
     pub(super) fn end_retry(self: &Arc<Self>, tid: u32) {
         let mut guard = self.lock();
-        let Some(note) = guard.pending_opens.remove(&tid) else {
-            return;
-        };
-        match note.way {
-            Way::Opened { node, opened } => {
-                drop(guard);
-                self.release(node, opened.handle, None);
-            }
-            way => self.drop_way(&mut guard, way),
+        let note = guard.pending_opens.remove(&tid);
+        drop(guard);
+        if let Some(note) = note {
+            leave(self, note.way);
         }
     }
 
@@ -268,7 +271,15 @@ impl Engine {
     /// Drops notes that nobody comes back for.
     pub(super) fn sweep_retries(self: &Arc<Self>) {
         let over: Vec<u32> = {
-            let state = self.lock();
+            let mut state = self.lock();
+            for note in state.pending_opens.values_mut() {
+                if let Way::Anew {
+                    failed: Some(looks),
+                } = &mut note.way
+                {
+                    *looks += 1;
+                }
+            }
             let over = state
                 .pending_opens
                 .iter()
@@ -283,15 +294,27 @@ impl Engine {
     /// What a thread on its second lookup is about to do under a name that it looks up, if what it finds
     /// there isn't certain yet: there was nothing to begin on when it was sent round, or its path
     /// leads into another directory by now.
-    pub(super) fn unbound_goal(&self, tid: u32, dentry: &Dentry) -> Option<Goal> {
+    pub(super) fn unbound_goal(self: &Arc<Self>, tid: u32, dentry: &Dentry) -> Option<Goal> {
         let state = self.lock();
         let note = state.pending_opens.get(&tid)?;
-        let is_open = match note.way {
+        let is_unbound = match note.way {
             Way::Anew { .. } => note.dentry.name == dentry.name,
             Way::Own { .. } => note.dentry.name == dentry.name && note.dentry.dir != dentry.dir,
             Way::Opened { .. } => false,
         };
-        (is_open && note.is_of(tid)).then_some(note.goal)
+        if !is_unbound || !note.is_of(tid) {
+            return None;
+        }
+        let goal = note.goal;
+        let has_long_failed =
+            matches!(note.way, Way::Anew { failed: Some(looks) } if looks > LOOKS);
+        drop(state);
+        // A thread that has given up looks at the name in another call.
+        if has_long_failed && proc::is_opening(tid) != Some(true) {
+            self.end_retry(tid);
+            return None;
+        }
+        Some(goal)
     }
 
     /// A lookup of a thread's second lookup: finds what the name means now, and serves the thread there
@@ -303,10 +326,13 @@ impl Engine {
         goal: Goal,
         done: impl FnOnce(OpResult<Attr>) + Send + 'static,
     ) {
+        failpoint::delay("COMMITFS_LOOKUP_DELAY_MS");
         let found = match self.lookup_waiting(caller, &dentry) {
             Ok(found) => found,
             Err(errno) => {
                 self.note_failed(caller.tid, &dentry);
+                // It asks once more so much later.
+                failpoint::delay("COMMITFS_LOOKUP_DELAY_MS");
                 return done(Err(errno));
             }
         };
@@ -384,7 +410,7 @@ impl Engine {
             && let Way::Anew { failed } = &mut note.way
         {
             note.looked_up = true;
-            failed.get_or_insert_with(Instant::now);
+            failed.get_or_insert(0);
         }
     }
 
@@ -415,5 +441,181 @@ impl Engine {
             self.drop_way(state, before.way);
         }
         has
+    }
+
+    /// The second lookup didn't come by: a magic link, an O_PATH handle, a bind mount.
+    pub(super) fn open_unwalked(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        note: &PendingOpen,
+        flags: OFlags,
+    ) -> OpResult<OpenStep> {
+        let prepared = note.own();
+        if let Some(NodeKind::Private(own)) = state.nodes.get(note.old).map(|n| n.kind)
+            && state.txns.contains_key(&own)
+        {
+            if let Some(prepared) = prepared {
+                self.drop_unopened(state, prepared);
+            }
+            if flags.contains(OFlags::TRUNC) {
+                return self.empty_and_join(state, caller, own, flags);
+            }
+            return self.join(state, caller, own, flags).map(OpenStep::Done);
+        }
+        let opened = match prepared {
+            Some(prepared) => self.open_shared(state, caller, prepared, flags),
+            None => self.open_unlinked(state, caller, note, flags),
+        };
+        opened.map(OpenStep::Done)
+    }
+
+    /// An open of a file that has lost its name, through a description of it.
+    fn open_unlinked(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        note: &PendingOpen,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        if !writes(flags) {
+            return Err(Errno::STALE);
+        }
+        // What somebody has staged is not the caller's to go on from.
+        let is_version = state
+            .nodes
+            .get(note.old)
+            .is_some_and(|n| n.kind == NodeKind::File);
+        let begun = match flags.contains(OFlags::TRUNC) || !is_version {
+            true => Begun::Rewrite,
+            false => Begun::Edit,
+        };
+        let id = self.begin_on(state, note.dentry.clone(), note.old, begun)?;
+        if let Some(txn) = state.txns.get_mut(&id) {
+            txn.discarded = true;
+        }
+        self.open_shared(state, caller, id, flags)
+    }
+
+    /// Serves a writer on the readers' node, its pages uncached. With O_TRUNC the kernel drops the node's
+    /// pages and takes it for empty until it asks for the attributes, as every read and stat does then.
+    /// Only in a mapping that is touched meanwhile there is nothing (SIGBUS), as on the plain directory
+    /// always. To refuse would lose what the program saves.
+    pub(super) fn open_shared(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        txn: TxnId,
+        flags: OFlags,
+    ) -> OpResult<Opened> {
+        let opened = self.join(state, caller, txn, flags)?;
+        Ok(as_shared(self, state, txn, opened, flags))
+    }
+}
+
+fn leave(engine: &Arc<Engine>, way: Way) {
+    match way {
+        Way::Opened { node, opened } => engine.release(node, opened.handle, None),
+        way => engine.drop_way(&mut engine.lock(), way),
+    }
+}
+
+/// What was opened for a thread when it came by on its second lookup, if that is what it wants. It
+/// is closed otherwise.
+pub(super) fn arrive(engine: &Arc<Engine>, caller: Caller, node: NodeId, goal: Goal) -> Arrival {
+    let mut state = engine.lock();
+    let Some(note) = state.pending_opens.get(&caller.tid) else {
+        return Arrival::Plain;
+    };
+    let found = state.lookups.get(&caller.tid);
+    let found = found
+        .filter(|(_, at)| *at == node)
+        .map(|(dentry, _)| dentry);
+    let at_the_end = note.is_at_the_end(caller.tid, (node, goal), found);
+    let otherwise = match at_the_end {
+        true => Arrival::Elsewhere,
+        false => Arrival::Plain,
+    };
+    let Way::Opened { node: at, opened } = note.way else {
+        let leads_here = note.own().is_some_and(|own| {
+            let kind = state.nodes.get(node).map(|n| n.kind);
+            kind == Some(NodeKind::Private(own))
+        });
+        return if leads_here {
+            Arrival::Plain
+        } else {
+            otherwise
+        };
+    };
+    let wanted = at == node && note.goal == goal && note.is_of(caller.tid);
+    state.pending_opens.remove(&caller.tid);
+    drop(state);
+    if wanted {
+        return Arrival::Opened(opened);
+    }
+    engine.release(at, opened.handle, None);
+    otherwise
+}
+
+/// Opens what a lookup has found; whoever is at the end of its second lookup is not sent round once more, wherever that
+/// has led it.
+pub(super) fn open_at_last(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    node: NodeId,
+    request: OpenRequest,
+    done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+) {
+    match arrive(engine, caller, node, Goal::Open(request.flags)) {
+        Arrival::Opened(opened) => done(Ok(opened)),
+        Arrival::Plain => engine.open_arrived(caller, node, request, done),
+        Arrival::Elsewhere => {
+            let at_last = engine.clone();
+            engine.open_arrived(caller, node, request, move |opened| match opened {
+                Err(Errno::STALE) => done(open_on_the_spot(&at_last, caller, node, request.flags)),
+                opened => done(opened),
+            });
+        }
+    }
+}
+
+/// Instead of a third lookup: as where the path can't be walked again (see `open_unwalked`).
+fn open_on_the_spot(
+    engine: &Engine,
+    caller: Caller,
+    node: NodeId,
+    flags: OFlags,
+) -> OpResult<Opened> {
+    let mut state = engine.lock();
+    let note = state.pending_opens.remove(&caller.tid);
+    let note = note.filter(|n| n.old == node).ok_or(Errno::STALE)?;
+    match note.way {
+        Way::Own { txn, .. } => engine.open_shared(&mut state, caller, txn, flags),
+        Way::Opened { node, opened } => match state.nodes.get(node).map(|n| n.kind) {
+            Some(NodeKind::Private(txn)) => Ok(as_shared(engine, &mut state, txn, opened, flags)),
+            _ => Ok(opened),
+        },
+        Way::Anew { .. } => engine.open_unlinked(&mut state, caller, &note, flags),
+    }
+}
+
+/// See [`Engine::open_shared`]: what was opened on a transaction.
+fn as_shared(
+    engine: &Engine,
+    state: &mut State,
+    txn: TxnId,
+    opened: Opened,
+    flags: OFlags,
+) -> Opened {
+    if let Some(txn) = state.txns.get_mut(&txn) {
+        txn.participants.share_node();
+        if flags.contains(OFlags::TRUNC) {
+            engine.strangers.note_emptied(&txn.dentry);
+        }
+    }
+    Opened {
+        keep_cache: false,
+        direct_io: true,
+        ..opened
     }
 }

@@ -27,7 +27,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, Result};
 
-pub use call::{Call, call_of};
+pub use call::{Call, call_of, is_opening};
 pub use children::children_since;
 pub use death::{Death, death_of_flusher, self_test_killed_writer_detection};
 pub use holds::{HOW, Holding, holds};
@@ -119,6 +119,26 @@ pub fn has_started(pid: u32, tid: u32, child: u32) -> bool {
 /// Whether there is such a process, and it is not on its way out.
 pub fn lives(pid: u32) -> bool {
     death::memory_is_gone(pid) == Some(false)
+}
+
+/// Whether a thread surely is no more, or on its way out. Where that can't be read, for want of descriptors or since `/proc`
+/// hides what others run, it may live.
+pub fn is_gone(tid: u32) -> bool {
+    let hidden = || {
+        let pid = i32::try_from(tid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        pid.map(rustix::process::test_kill_process) == Some(Err(Errno::PERM))
+    };
+    is_end(&read(tid, "statm")) && !hidden()
+}
+
+/// Whether this is what `statm` says of a thread that has ended.
+fn is_end(statm: &Result<Vec<u8>>) -> bool {
+    match statm {
+        Ok(sizes) => sizes.trim_ascii().iter().all(|b| matches!(b, b'0' | b' ')),
+        Err(error) => matches!(*error, Errno::NOENT | Errno::SRCH),
+    }
 }
 
 /// The children of all threads of `pid`, or `None` where that cannot be known: the process is gone, may not be read,

@@ -29,16 +29,26 @@ pub enum Call {
     Other,
 }
 
+/// Whether thread `tid` is in a call that opens or truncates what a path leads to, as far as that is known: a 32-bit program's
+/// calls and a worker of io_uring are not. `None` where it can't be read. To be asked of a thread that waits in a lookup.
+pub fn is_opening(tid: u32) -> Option<bool> {
+    Some(opens(number_in(&line(tid)?)?))
+}
+
 /// The system call that thread `tid` is in; `None` where that can't be read. To be asked of a thread that waits for a lock, a lookup or a change of attributes, and
 /// takes a few microseconds.
 pub fn call_of(tid: u32) -> Option<Call> {
+    parse(&line(tid)?)
+}
+
+fn line(tid: u32) -> Option<Vec<u8>> {
     if tid == 0 || failpoint::feature_off("calls") {
         return None;
     }
     for attempt in 0..TRIES {
         match read(tid, "syscall") {
             Ok(text) if text.starts_with(b"running") => {}
-            Ok(text) => return parse(&text),
+            Ok(text) => return Some(text),
             Err(Errno::AGAIN) => {}
             Err(_) => return None,
         }
@@ -49,6 +59,24 @@ pub fn call_of(tid: u32) -> Option<Call> {
         }
     }
     None
+}
+
+fn number_in(line: &[u8]) -> Option<i64> {
+    let mut fields = line.split(u8::is_ascii_whitespace);
+    number(fields.next()?)
+}
+
+fn opens(call: i64) -> bool {
+    match call {
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_open | libc::SYS_creat => true,
+        libc::SYS_openat
+        | libc::SYS_openat2
+        | libc::SYS_truncate
+        | libc::SYS_execve
+        | libc::SYS_execveat => true,
+        _ => false,
+    }
 }
 
 fn parse(text: &[u8]) -> Option<Call> {
@@ -117,6 +145,16 @@ mod tests {
         assert!(others.iter().all(|c| *c == Some(Call::Other)));
         let futimens = format!("{} 0x3 0x0 0x7ffe 0x0 0x0 0x0", libc::SYS_utimensat);
         assert_eq!(parse(futimens.as_bytes()), Some(Call::Other));
+    }
+
+    #[test]
+    fn what_opens_is_told_from_what_looks() {
+        let numbers = [libc::SYS_openat, libc::SYS_openat2, libc::SYS_truncate];
+        assert!(numbers.iter().all(|call| opens(*call)));
+        let others = [libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_unlinkat];
+        assert!(!others.iter().any(|call| opens(*call)));
+        assert_eq!(number_in(b"257 0x3 0x0\n"), Some(257));
+        assert_eq!(number_in(b"running\n"), None);
     }
 
     #[test]

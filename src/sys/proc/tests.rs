@@ -13,6 +13,19 @@ fn with_masks(pending: u64, shared: u64, blocked: u64, ignored: u64) -> Vec<u8> 
 }
 
 #[test]
+fn a_thread_that_cannot_be_read_may_live() {
+    assert!(is_end(&Err(Errno::NOENT)) && is_end(&Err(Errno::SRCH)));
+    assert!(is_end(&Ok(b"0 0 0 0 0 0 0\n".to_vec())));
+    assert!(!is_end(&Ok(b"12 0 0 0 0 0 0\n".to_vec())));
+    assert!(
+        ![Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS]
+            .iter()
+            .any(|e| is_end(&Err(*e)))
+    );
+    assert!(!is_gone(std::process::id()));
+}
+
+#[test]
 fn fields_are_found_at_the_start_of_a_line_only() {
     assert_eq!(field(STATUS, "Tgid"), Some(&b"41"[..]));
     assert_eq!(field(STATUS, "PPid"), Some(&b"7"[..]));
