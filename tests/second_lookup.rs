@@ -59,17 +59,28 @@ fn storm(m: &Mount, threads: usize, rounds: usize, seed: usize) -> Live {
     Live::spawn(command.args(numbers))
 }
 
-/// Waits for it, however long it takes: the test runner's own limit ends it if it hangs.
+/// How long the calls may take.
+fn limit() -> Duration {
+    Duration::from_secs(times(50, 5400) as u64)
+}
+
+/// A mount that stands that long.
+fn lasting() -> common::Options {
+    Mount::options().limit(limit() + Duration::from_secs(10))
+}
+
+/// Waits for it, however long it takes: the mount's own limit ends it if it hangs.
 #[track_caller]
 fn met_none(mut storm: Live, opens: usize) {
-    let limit = Duration::from_secs(times(50, 5400) as u64);
-    common::eventually(limit, "the calls are made", || !common::alive(storm.pid()));
+    common::eventually(limit(), "the calls are made", || {
+        !common::alive(storm.pid())
+    });
     storm.expect(&format!("{opens} opens 0 stale"));
 }
 
 #[test]
 fn threads_that_share_a_temporary_name_never_meet_estale() {
-    let m = mount!();
+    let m = mount!(lasting());
     let rounds = times(120, 25_000);
     met_none(storm(&m, 8, rounds, 1), 8 * rounds);
 }
@@ -77,7 +88,7 @@ fn threads_that_share_a_temporary_name_never_meet_estale() {
 #[test]
 fn processes_under_merge_never_meet_estale() {
     let rules = "[[rule]]\nglob = \"*.json\"\non_conflict = \"merge\"\n";
-    let m = mount!(Mount::options().rules(rules));
+    let m = mount!(lasting().rules(rules));
     let rounds = times(80, 20_000);
     let storms: Vec<Live> = (0..5).map(|seed| storm(&m, 2, rounds, seed)).collect();
     for storm in storms {
@@ -88,7 +99,7 @@ fn processes_under_merge_never_meet_estale() {
 #[test]
 fn an_open_is_good_however_long_the_daemon_stands_still() {
     need_daemon!();
-    let m = mount!();
+    let m = mount!(lasting());
     let rounds = times(60, 12_500);
     let storms: Vec<Live> = (0..4).map(|seed| storm(&m, 4, rounds, seed)).collect();
     let run = Duration::from_millis(times(300, 20_000) as u64);
