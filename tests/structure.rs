@@ -263,6 +263,34 @@ fn each_type_has_a_name_of_its_own() {
 }
 
 #[test]
+fn kinds_of_open_descriptions_are_known_in_their_own_room_alone() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let room = src.join("engine/handle");
+    let mut kinds = 0;
+    for (path, text) in texts(&src) {
+        let here = text.matches("impl OpenFile for ").count();
+        let most = usize::from(path.starts_with(&room));
+        assert!(
+            here <= most,
+            "{}: {here} kinds, and at most {most} belong here",
+            path.display()
+        );
+        kinds += here;
+        // Who has a description can ask what it does, and not what it is.
+        let code = text.lines().filter(|l| !l.trim_start().starts_with("//"));
+        for line in code.filter(|_| path.starts_with(src.join("engine"))) {
+            let told = ["Handle", "Any", "as_any"];
+            let by_kind = words(line).find(|w| told.contains(w) || w.starts_with("downcast"));
+            assert_eq!(by_kind, None, "{}: {line}", path.display());
+        }
+    }
+    assert_eq!(
+        kinds, 8,
+        "reader, staged, appender, direct, directory, text, control, watch helper"
+    );
+}
+
+#[test]
 fn what_is_said_of_one_item_stands_by_itself() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let begins = |(path, text): (PathBuf, String)| {

@@ -19,10 +19,10 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::handle::{Asked, Opening, StagedFile};
 use super::io::WriteRequest;
 use super::lines;
 use super::open::Opened;
-use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::{Edit, FileKey, Record};
 use crate::namespace::{Ends, NodeKind, Shown};
@@ -52,14 +52,10 @@ pub struct Appender {
     pub node: NodeId,
     /// Description opened with O_APPEND: writes go to the end, whatever their offset says.
     pub always: bool,
-    /// O_SYNC or O_DSYNC.
-    pub sync: bool,
-    /// Access mode and O_APPEND, as /proc shows them.
-    pub how: OFlags,
+    /// How it was opened.
+    pub(super) opening: Opening,
     /// What its lines are.
     stream: Stream,
-    /// Process that opened it; those it forked may hold it as well.
-    opener: u32,
     /// Where its lines go. Locked under `State` only.
     place: Mutex<AppendPlace>,
     /// The commit of its last line.
@@ -85,19 +81,16 @@ struct Inner {
 impl Appender {
     fn new(
         node: NodeId,
-        (always, how, sync): (bool, OFlags, bool),
+        (always, opening): (bool, Opening),
         stream: Stream,
-        opener: u32,
         dentry: Dentry,
         read: Shown,
     ) -> Arc<Appender> {
         Arc::new(Appender {
             node,
             always,
-            how,
-            sync,
+            opening,
             stream,
-            opener,
             place: Mutex::new(AppendPlace::At(dentry)),
             last: AtomicU64::new(0),
             inner: Mutex::new(Inner {
@@ -113,6 +106,11 @@ impl Appender {
 }
 
 impl Appender {
+    /// Whether it ends with half a JSON value, or somebody is at it just now. Does not wait.
+    pub(super) fn may_be_half(&self) -> bool {
+        self.stream == Stream::Json && self.inner.try_lock().is_none_or(|i| i.is_half(self))
+    }
+
     /// The commit of its last line; 0 if it has added none.
     pub(super) fn last(&self) -> Seq {
         Seq(self.last.load(Ordering::Relaxed))
@@ -123,7 +121,7 @@ impl Appender {
         // The kernel knows the description by this node.
         txn.shown_base = Some(self.node);
         txn.begun = Begun::Edit;
-        txn.participants.take_over(self.opener);
+        txn.participants.take_over(self.opening.opener);
     }
 }
 
@@ -134,12 +132,12 @@ impl State {
     }
 
     /// A description adds no more lines.
-    pub(super) fn delist(&mut self, appender: &Arc<Appender>) {
+    pub(super) fn delist(&mut self, appender: &Appender) {
         let AppendPlace::At(dentry) = &*appender.place.lock() else {
             return;
         };
         if let Some(list) = self.appenders.get_mut(dentry) {
-            list.retain(|a| !Arc::ptr_eq(a, appender));
+            list.retain(|a| !std::ptr::eq(&**a, appender));
             if list.is_empty() {
                 self.appenders.remove(dentry);
             }
@@ -202,12 +200,10 @@ impl Engine {
         let read = Shown::open(&state.nodes, id, self.reading(flags))?;
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
-        let sync = flags.intersects(OFlags::DSYNC | OFlags::SYNC);
-        let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
-        let how = (true, flags & proc::HOW, sync);
-        let appender = Appender::new(id, how, stream, opener, dentry.clone(), read);
+        let opening = Opening::with(flags, proc::tgid(caller.tid).unwrap_or(caller.tid));
+        let appender = Appender::new(id, (true, opening), stream, dentry.clone(), read);
         state.enlist(&dentry, &appender);
-        let handle = state.add_handle(Handle::Append(appender));
+        let handle = state.add_handle(appender);
         Ok(Opened {
             handle,
             keep_cache: true,
@@ -216,30 +212,15 @@ impl Engine {
         })
     }
 
-    /// A write through an appending description.
-    pub(super) fn append_lines(
-        self: &Arc<Self>,
-        caller: Caller,
-        handle: HandleId,
-        appender: Arc<Appender>,
-        request: WriteRequest,
-        data: &[u8],
-        done: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        let (engine, data) = (self.clone(), data.to_vec());
-        self.pool.run(move || {
-            done(engine.append_now(caller, handle, &appender, request, &data));
-        });
-    }
-
-    fn append_now(
-        self: &Arc<Self>,
-        caller: Caller,
-        handle: HandleId,
-        appender: &Arc<Appender>,
+    /// A write through an appending description. On a worker.
+    pub(super) fn append_now(
+        &self,
+        asked: Asked,
+        appender: &Appender,
         request: WriteRequest,
         data: &[u8],
     ) -> OpResult<()> {
+        let caller = asked.caller;
         let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
         self.give_way(&mut self.lock());
         let mut inner = appender.inner.lock();
@@ -259,7 +240,7 @@ impl Engine {
         };
         if inner.left || writeback || !goes_on || breaks {
             drop(inner);
-            return self.write_left(caller, handle, appender, request, data);
+            return self.write_left(asked, appender, request, data);
         }
         if failpoint::mutant("C10-lines") {
             return self.append_records(appender, &mut inner, data);
@@ -274,7 +255,7 @@ impl Engine {
             inner.by.insert(by);
             inner.since.get_or_insert_with(Instant::now);
             let long = inner.tail.len() > LONGEST && appender.stream != Stream::Json;
-            return if long || appender.sync {
+            return if long || appender.opening.sync {
                 // A write that fails adds nothing; what others were told of waits on.
                 self.flush_tail(appender, &mut inner)
                     .inspect_err(|_| inner.tail.truncate(before))
@@ -294,12 +275,12 @@ impl Engine {
             // Somebody has made it a document.
             Err(Errno::BADMSG) if appender.stream == Stream::Json => {
                 drop(inner);
-                return self.write_left(caller, handle, appender, request, data);
+                return self.write_left(asked, appender, request, data);
             }
             other => other?,
         }
         inner.hold(rest, by);
-        if appender.sync {
+        if appender.opening.sync {
             self.flush_tail(appender, &mut inner)?;
             drop(inner);
             self.checkpoint_all()?;
@@ -310,9 +291,8 @@ impl Engine {
     /// A write through a description that adds lines no more: it goes on on a copy.
     fn write_left(
         &self,
-        caller: Caller,
-        handle: HandleId,
-        appender: &Arc<Appender>,
+        Asked { caller, handle }: Asked,
+        appender: &Appender,
         request: WriteRequest,
         data: &[u8],
     ) -> OpResult<()> {
@@ -670,7 +650,7 @@ impl Engine {
         // JSON that has less than two lines is a document.
         let stream = matches!(txn.stream, Some(Stream::Lines | Stream::Table));
         let unpublished = txn.appends && stream && !txn.discarded && txn.writers_death().is_none();
-        unpublished.then(|| writers(&state, id).next().map(|(handle, ..)| handle))?
+        unpublished.then(|| writers(&state, id).next().map(|(handle, _)| handle))?
     }
 
     /// A new file's stream has its first complete line, or an appender closes or renames its new
@@ -723,7 +703,7 @@ impl Engine {
             }
             _ => None,
         };
-        let writers: Vec<(HandleId, OFlags, bool, u32)> = writers(state, id).collect();
+        let writers: Vec<(HandleId, Opening)> = writers(state, id).collect();
         // Who has asked for it through a description that is closed by now adds nothing.
         let asked = writers.iter().find(|(writer, ..)| *writer == handle);
         let (handle, ..) = *asked.or(writers.first()).ok_or(Errno::NOENT)?;
@@ -749,9 +729,9 @@ impl Engine {
                 end: state.nodes.get(node).ok_or(Errno::STALE)?.end().clone(),
             },
         };
-        let new = |&(writer, how, sync, opener): &(HandleId, OFlags, bool, u32)| {
-            let how = (always, how, sync);
-            let new = Appender::new(node, how, stream, opener, dentry.clone(), read.clone());
+        let new = |&(writer, opening): &(HandleId, Opening)| {
+            let how = (always, opening);
+            let new = Appender::new(node, how, stream, dentry.clone(), read.clone());
             (writer, new)
         };
         let appenders: BTreeMap<HandleId, Arc<Appender>> = writers.iter().map(new).collect();
@@ -760,7 +740,7 @@ impl Engine {
         let mut inner = appender.inner.lock();
         for (writer, new) in &appenders {
             state.enlist(&dentry, new);
-            state.handles.insert(*writer, Handle::Append(new.clone()));
+            state.handles.insert(*writer, new.clone());
         }
         drop(content);
         if first.is_none() {
@@ -798,16 +778,17 @@ impl Engine {
         &self,
         caller: Caller,
         handle: HandleId,
-        appender: &Arc<Appender>,
+        appender: &Appender,
         writeback: bool,
     ) -> OpResult<(TxnId, Arc<Staging>)> {
         // Held until it has left: what others write meanwhile goes to the copy.
         let mut inner = appender.inner.lock();
         if inner.left {
-            return match self.lock().handles.get(handle) {
-                Some(Handle::Staged { txn, staging, .. }) => Ok((*txn, staging.clone())),
-                _ => Err(Errno::BADF),
-            };
+            let state = self.lock();
+            let staged = state.handles.get(handle);
+            let staged =
+                staged.and_then(|file| Some((file.transaction()?, file.content()?.clone())));
+            return staged.ok_or(Errno::BADF);
         }
         match self.flush_tail(appender, &mut inner) {
             // Somebody has made it a document: it goes to the copy, for the guard to judge.
@@ -829,31 +810,25 @@ impl Engine {
         let id = self.begin_on(state, dentry, base, Begun::Edit)?;
         let leaver = match writeback {
             true => Caller {
-                tid: appender.opener,
+                tid: appender.opening.opener,
                 ..caller
             },
             false => caller,
         };
         let opened = self.join(state, leaver, id, OFlags::RDWR)?;
-        let mut staged = state.handles.remove(opened.handle).ok_or(Errno::BADF)?;
-        let Handle::Staged {
-            shown,
-            staging,
-            how,
-            sync,
-            opener,
-            ..
-        } = &mut staged
-        else {
-            return Err(Errno::BADF);
+        let joined = state.handles.remove(opened.handle).ok_or(Errno::BADF)?;
+        let staging = joined.content().ok_or(Errno::BADF)?.clone();
+        let staged = StagedFile {
+            txn: id,
+            // The kernel knows the description by this node.
+            shown: Some(appender.node),
+            staging: staging.clone(),
+            writes: true,
+            opening: appender.opening,
         };
-        let staging = staging.clone();
-        (*how, *sync, *opener) = (appender.how, appender.sync, appender.opener);
-        // The kernel knows the description by this node.
-        *shown = Some(appender.node);
         // It is nobody else's yet. Until the half line stands in it, nobody's next words do.
         let mut content = staging.lock();
-        state.handles.insert(handle, staged);
+        state.handles.insert(handle, Arc::new(staged));
         inner.left = true;
         // Not before: had anything failed, the close would have to try again.
         let half = std::mem::take(&mut inner.tail);
@@ -879,28 +854,10 @@ impl Engine {
 
     /// Whether a description's close, or its end, leaves half a JSON value: it goes on on a copy then,
     /// for the guard to judge. An earlier close by another process is none.
-    pub(super) fn leave_half(
-        &self,
-        caller: Caller,
-        handle: HandleId,
-        appender: &Arc<Appender>,
-    ) -> bool {
-        let closes = proc::tgid(caller.tid) == Some(appender.opener);
+    pub(super) fn leave_half(&self, Asked { caller, handle }: Asked, appender: &Appender) -> bool {
+        let closes = proc::tgid(caller.tid) == Some(appender.opening.opener);
         let half = closes && appender.inner.lock().is_half(appender);
         half && self.leave_stream(caller, handle, appender, false).is_ok()
-    }
-
-    /// The appender of a description that ends with half a JSON value.
-    pub(super) fn holds_half(&self, handle: HandleId) -> Option<Arc<Appender>> {
-        let appender = match self.lock().handles.get(handle) {
-            Some(Handle::Append(appender)) if appender.stream == Stream::Json => appender.clone(),
-            _ => return None,
-        };
-        let half = appender
-            .inner
-            .try_lock()
-            .is_none_or(|i| i.is_half(&appender));
-        half.then_some(appender)
     }
 
     /// The process that closes an appending description, if it was killed.
@@ -911,17 +868,9 @@ impl Engine {
     }
 }
 
-/// The writing descriptions of a transaction: how they are open, whether each write of theirs is an
-/// fsync, too, and who opened them.
-fn writers(state: &State, id: TxnId) -> impl Iterator<Item = (HandleId, OFlags, bool, u32)> {
-    state.handles.of(id).filter_map(|(handle, h)| match h {
-        Handle::Staged {
-            writes: true,
-            how,
-            sync,
-            opener,
-            ..
-        } => Some((handle, *how, *sync, *opener)),
-        _ => None,
-    })
+/// The writing descriptions of a transaction, and how they were opened.
+fn writers(state: &State, id: TxnId) -> impl Iterator<Item = (HandleId, Opening)> {
+    let all = state.handles.of(id);
+    let writing = all.filter(move |(_, file)| file.writes_in() == Some(id));
+    writing.map(|(handle, file)| (handle, file.opening()))
 }

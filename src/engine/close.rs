@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
+use super::handle::{Asked, Closing, FlushRest, Progress, Worked, close_unwritten};
 use super::links::{Copies, RENEWALS};
 use super::merging::Save;
 use super::prepare::{check_target, told_of_ended};
-use super::state::Handle;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
 use crate::journal::Record;
@@ -40,97 +40,112 @@ impl Engine {
         owner: u64,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
+        let mut state = self.lock();
         state.locks.learn_posix(owner);
         let file = state.file_of(node);
-        let locked = state.locks.holds(file, owner);
-        if let Some(Handle::Append(appender)) = state.handles.get(handle) {
-            let appender = appender.clone();
-            drop(guard);
-            let killed = Engine::killed_flusher(caller);
-            let engine = self.clone();
-            return self.pool.run(move || {
-                if killed.is_none() && engine.leave_half(caller, handle, &appender) {
-                    return engine.flush(caller, node, handle, owner, done);
-                }
-                engine.commit_written(caller, locked.then_some(file), None);
-                let settled = engine.finish_appender(&appender, killed);
-                engine.release_posix(file, owner);
-                done(settled.and_then(|()| match killed {
-                    Some(_) => Ok(()),
-                    None => engine.acknowledge(appender.last()),
-                }));
-            });
-        }
-        let txn = match state.handles.get(handle) {
-            Some(Handle::Staged {
-                txn, writes: true, ..
-            }) => state.txns.get_mut(txn),
-            _ => None,
+        let close = Closing {
+            by: Asked { caller, handle },
+            file,
+            owner,
+            locked: state.locks.holds(file, owner),
         };
-        let staged = txn.and_then(|txn| {
+        let open = state.handles.get(handle).cloned();
+        let progress = match &open {
+            Some(open) => open.flush(self, state, &close),
+            None => close_unwritten(state, &close),
+        };
+        let rest = match progress {
+            Progress::Done(result) => return done(result),
+            Progress::Again => return self.flush(caller, node, handle, owner, done),
+            Progress::Rest(rest) => rest,
+        };
+        let engine = self.clone();
+        self.pool.run(move || {
+            let worked = match open {
+                Some(open) => open.flush_rest(&engine, &close, rest),
+                None => Some(close.end_unchanged(&engine, rest)),
+            };
+            let Some(result) = worked else {
+                return engine.flush(caller, node, handle, owner, done);
+            };
+            done(result);
+            if let FlushRest::Content { .. } = rest {
+                failpoint::crash_point("flush-replied");
+            }
+        });
+    }
+
+    /// A writing description of a transaction is closed. Called under the state's lock, which it gives back.
+    pub(super) fn flush_writer(
+        &self,
+        mut guard: MutexGuard<'_, State>,
+        id: TxnId,
+        staging: &Staging,
+        close: &Closing,
+    ) -> Progress<FlushRest> {
+        let state = &mut *guard;
+        let staged = state.txns.get_mut(&id).and_then(|txn| {
             txn.close_began = Some(Instant::now());
             // Read at once: the closing task waits for this answer, so it can't be gone yet.
-            if !locked && txn.participants.closes_further(caller) && txn.note_further_flush() {
+            if !close.locked
+                && txn.participants.closes_further(close.by.caller)
+                && txn.note_further_flush()
+            {
                 return None;
             }
-            let closer = txn.participants.close(caller);
+            let closer = txn.participants.close(close.by.caller);
             let nothing = txn.holds_nothing().then(|| (txn.dentry.clone(), txn.base));
-            Some((
-                txn.id,
-                txn.staging.clone(),
-                closer,
-                txn.would_commit(),
-                nothing,
-            ))
+            Some((closer, txn.would_commit(), nothing))
         });
-        let staged = staged.map(|(id, staging, closer, commits, nothing)| {
+        let staged = staged.map(|(closer, commits, nothing)| {
             // A failed write is told all the same (C5).
             let failed = staging.try_lock().is_some_and(|c| c.failed.is_some());
             let no_op = !failed
                 && nothing.is_some_and(|(dentry, base)| self.is_another_file(state, &dentry, base));
-            (id, staging, closer, commits && !no_op)
+            (closer, commits && !no_op)
         });
-        let engine = self.clone();
-        let Some((id, staging, closer, true)) = staged else {
-            let owed = staged.map_or(Seq::default(), |(id, ..)| guard.close_without_commit(id));
-            let ended = ended_before(&guard, handle);
-            drop(guard);
-            if !locked && owed == Seq::default() {
-                return done(ended);
-            }
-            return self.pool.run(move || {
-                engine.commit_written(caller, locked.then_some(file), None);
-                engine.release_posix(file, owner);
-                done(ended.and_then(|()| engine.await_durable(owed)));
-            });
-        };
+        if let Some((closer, true)) = staged {
+            return Progress::Rest(FlushRest::Content { closer });
+        }
+        let owed = staged.map_or(Seq::default(), |_| guard.close_without_commit(id));
+        let ended = ended_before(&guard, id);
         drop(guard);
-        self.pool.run(move || {
-            engine.look_for_mapping(id, caller.tid, closer);
-            engine.commit_written(caller, locked.then_some(file), Some(id));
-            let shows = engine.unpublished_stream(id).is_some() && engine.is_changed(id);
-            // A killed child that inherited it shows nothing of what it was about to write.
-            let result = if shows && Engine::killed_flusher(caller).is_none() {
-                match engine.publish_first(id, handle, closer.0, b"") {
-                    Ok(None) => return engine.flush(caller, node, handle, owner, done),
-                    Ok(Some(last)) => engine.acknowledge(last),
-                    Err(errno) => Err(errno),
-                }
-            } else {
-                engine.prepare(id, &staging, closer.0)
-            };
-            if locked {
-                engine.unlock_at_close(caller, id, file, owner);
+        if !close.locked && owed == Seq::default() {
+            return Progress::Done(ended);
+        }
+        Progress::Rest(FlushRest::Unchanged { owed, ended })
+    }
+
+    /// What is staged is prepared, or committed where nothing is to be waited for. On a worker.
+    pub(super) fn flush_content(
+        &self,
+        id: TxnId,
+        staging: &Arc<Staging>,
+        close: &Closing,
+        closer: (u32, u32),
+    ) -> Worked {
+        let Asked { caller, handle } = close.by;
+        self.look_for_mapping(id, caller.tid, closer);
+        self.commit_written(caller, close.locked_file(), Some(id));
+        let shows = self.unpublished_stream(id).is_some() && self.is_changed(id);
+        // A killed child that inherited it shows nothing of what it was about to write.
+        let result = if shows && Engine::killed_flusher(caller).is_none() {
+            match self.publish_first(id, handle, closer.0, b"") {
+                Ok(None) => return None,
+                Ok(Some(last)) => self.acknowledge(last),
+                Err(errno) => Err(errno),
             }
-            done(result);
-            failpoint::crash_point("flush-replied");
-        });
+        } else {
+            self.prepare(id, staging, closer.0)
+        };
+        if close.locked {
+            self.unlock_at_close(caller, id, close.file, close.owner);
+        }
+        Some(result)
     }
 
     /// Where closes promise it, a commit is on the medium when its close returns (C19).
-    fn acknowledge(&self, seq: Seq) -> OpResult<()> {
+    pub(super) fn acknowledge(&self, seq: Seq) -> OpResult<()> {
         match self.config.durability {
             Durability::Sync if !failpoint::mutant("C19-sync-appender") => self.await_durable(seq),
             _ => Ok(()),
@@ -169,63 +184,29 @@ impl Engine {
 
     /// The last reference of a description is gone. `owner` is that of its flock locks.
     pub fn release(self: &Arc<Self>, node: NodeId, handle: HandleId, owner: Option<u64>) {
-        if let Some(appender) = self.holds_half(handle) {
+        let half = self.lock().handles.get(handle).cloned();
+        if let Some(file) = half.filter(|file| file.may_hold_half()) {
             let engine = self.clone();
             return self.pool.run(move || {
-                engine.leave_at_release(handle, &appender);
+                file.leave_half(&engine, handle);
+                drop(file);
                 engine.release(node, handle, owner);
             });
         }
-        let mut guard = self.lock();
-        let state = &mut *guard;
+        let mut state = self.lock();
         let unlock = Unlock {
             file: state.file_of(node),
             handle,
             owner,
         };
         match state.handles.remove(handle) {
-            Some(Handle::Staged {
-                txn,
-                staging,
-                writes: true,
-                ..
-            }) => {
-                return self.release_writer(guard, txn, staging, unlock);
-            }
-            Some(Handle::Append(appender)) => {
-                // A mapping can't have kept it: whatever was left was told by FLUSH.
-                state.delist(&appender);
-                if let Some(n) = state.nodes.get_mut(appender.node) {
-                    n.readers -= 1;
-                }
-                let fd = state.nodes.reap(appender.node);
-                self.defer_close(fd);
-                if Engine::may_be_left(&appender) {
-                    let engine = self.clone();
-                    self.pool.run(move || engine.report_left(&appender));
-                }
-            }
-            Some(Handle::Reader { node, .. }) => {
-                if let Some(n) = state.nodes.get_mut(node) {
-                    n.readers -= 1;
-                }
-                let fd = state.nodes.reap(node);
-                self.defer_close(fd);
-            }
-            Some(Handle::Direct { node, .. }) => {
-                if let Some(n) = state.nodes.get_mut(node) {
-                    n.direct -= 1;
-                }
-                let fd = state.nodes.reap(node);
-                self.defer_close(fd);
-            }
-            _ => {}
+            Some(file) => file.release(self, state, unlock),
+            None => self.give_back(&mut state, &unlock),
         }
-        self.give_back(state, &unlock);
     }
 
     /// Locks that end with a description.
-    fn give_back(&self, state: &mut State, unlock: &Unlock) {
+    pub(super) fn give_back(&self, state: &mut State, unlock: &Unlock) {
         state.locks.forget_handle(unlock.handle);
         let mut released = state.locks.release_handle(unlock.file, unlock.handle);
         if let Some(owner) = unlock.owner {
@@ -238,11 +219,13 @@ impl Engine {
         }
     }
 
-    fn release_writer(
+    /// The last reference of a writing description is gone: its transaction ends with its last. Called under the state's
+    /// lock, which it gives back.
+    pub(super) fn release_writer(
         self: &Arc<Self>,
         mut guard: MutexGuard<'_, State>,
         id: TxnId,
-        staging: Arc<Staging>,
+        staging: &Arc<Staging>,
         unlock: Unlock,
     ) {
         let state = &mut *guard;
@@ -255,7 +238,7 @@ impl Engine {
         }
         if failpoint::mutant("C2") {
             drop(guard);
-            return self.finish_late(id, staging, unlock);
+            return self.finish_late(id, staging.clone(), unlock);
         }
         t.closing = true;
         t.participants.note_dead_mapping();
@@ -283,7 +266,7 @@ impl Engine {
             return;
         }
         drop(guard);
-        self.finish_later(id, staging, unlock);
+        self.finish_later(id, staging.clone(), unlock);
     }
 
     /// See [`Appends::are_all_in`](super::append::Appends::are_all_in).
@@ -591,12 +574,10 @@ pub(super) struct Aborted {
 }
 
 /// What a close is told if its transaction has ended before it.
-fn ended_before(state: &State, handle: HandleId) -> OpResult<()> {
-    match state.handles.get(handle) {
-        Some(Handle::Staged {
-            txn, writes: true, ..
-        }) if !state.txns.contains_key(txn) => told_of_ended(state, *txn),
-        _ => Ok(()),
+fn ended_before(state: &State, id: TxnId) -> OpResult<()> {
+    match state.txns.contains_key(&id) {
+        true => Ok(()),
+        false => told_of_ended(state, id),
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::state::{DirEntry, Handle};
+use super::handle::OpenDirectory;
+use super::state::DirEntry;
 use super::{Engine, State, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, proc};
@@ -27,10 +28,8 @@ impl Engine {
         if !virtualdir::is_virtual(node) {
             self.dir_fd(&state, node)?;
         }
-        Ok(state.add_handle(Handle::Dir {
-            node,
-            entries: None,
-        }))
+        let entries = None;
+        Ok(state.add_handle(Arc::new(OpenDirectory { node, entries })))
     }
 
     /// The listing; read anew at offset 0, so rewinddir(3) sees what has changed.
@@ -41,21 +40,19 @@ impl Engine {
         offset: u64,
         done: impl FnOnce(OpResult<Listing>) + Send + 'static,
     ) {
-        let known = match self.lock().handles.get(handle) {
-            Some(Handle::Dir { node, entries }) => (*node, entries.clone()),
-            _ => return done(Err(Errno::BADF)),
-        };
-        match known {
-            (_, Some(entries)) if offset > 0 => done(Ok(entries)),
-            (node, _) => {
+        let open = self.lock().handles.get(handle).map(|open| open.listing());
+        match open.unwrap_or(Err(Errno::BADF)) {
+            Err(e) => done(Err(e)),
+            Ok((_, Some(entries))) if offset > 0 => done(Ok(entries)),
+            Ok((node, _)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
                     let listed = engine.list(caller, node).map(Arc::new);
                     if let Ok(listed) = &listed
-                        && let Some(Handle::Dir { entries, .. }) =
-                            engine.lock().handles.get_mut(handle)
+                        && let Some(open) = engine.lock().handles.get_mut(handle)
                     {
-                        *entries = Some(listed.clone());
+                        let entries = Some(listed.clone());
+                        *open = Arc::new(OpenDirectory { node, entries });
                     }
                     done(listed);
                 });
@@ -66,8 +63,8 @@ impl Engine {
     /// closedir(3).
     pub fn releasedir(&self, handle: HandleId) {
         let closed = self.lock().handles.remove(handle);
-        if let Some(Handle::Dir { entries, .. }) = closed
-            && entries.is_some_and(|entries| entries.len() > LONG)
+        if let Some(Ok((_, Some(entries)))) = closed.map(|closed| closed.listing())
+            && entries.len() > LONG
         {
             self.freed.store(true, Ordering::Relaxed);
         }

@@ -12,7 +12,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::state::Handle;
 use super::{Engine, State};
 use rustix::fs::RenameFlags;
 
@@ -206,10 +205,7 @@ impl Engine {
         if state.growing.files.is_empty() {
             return None;
         }
-        let Some(Handle::Direct { file, .. }) = state.handles.get(handle) else {
-            return None;
-        };
-        let file = key_of(file).ok()?;
+        let file = key_of(state.handles.get(handle)?.in_place()?).ok()?;
         state.growing.knows(file).then_some(file)
     }
 

@@ -7,22 +7,18 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::handle::{Asked, OpenFile, Progress, Source};
 use super::lines::{self, Next};
-use super::setid::{Gone, clear_set_id, drop_set_id, gone_of};
+use super::setid::{Gone, clear_set_id};
 use super::shared::begins_swmr;
-use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::Record;
 use crate::rules::Stream;
-use crate::sys::{interrupt, proc};
 use crate::txn::{Content, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 
 mod ranges;
 
-/// Up to this size a write to the page cache is done by the dispatcher itself: handing it to a
-/// worker costs more.
-const INLINE_WRITE: usize = 64 << 10;
 /// An O_EXCL creation larger than this is hidden like any new file (C6).
 const CLAIM_LIMIT: u64 = 4096;
 
@@ -40,38 +36,67 @@ pub struct WriteRequest {
 }
 
 impl Engine {
-    fn handle(&self, handle: HandleId) -> OpResult<Handle> {
-        self.handle_and_common(handle).map(|(handle, _)| handle)
+    /// A description that is used.
+    pub(super) fn opened(&self, handle: HandleId) -> OpResult<Arc<dyn OpenFile>> {
+        self.opened_and_common(handle).map(|(file, _)| file)
     }
 
     /// A description that is used, and whether its transaction is everybody's until its first write.
-    fn handle_and_common(&self, handle: HandleId) -> OpResult<(Handle, bool)> {
+    fn opened_and_common(&self, handle: HandleId) -> OpResult<(Arc<dyn OpenFile>, bool)> {
         let mut state = self.lock();
-        let handle = state.handles.get(handle).cloned().ok_or(Errno::BADF)?;
+        let file = state.handles.get(handle).cloned().ok_or(Errno::BADF)?;
         let mut common = false;
-        if let Handle::Staged { txn, .. } = &handle
-            && let Some(txn) = state.txns.get_mut(txn)
-        {
+        let txn = file.transaction();
+        if let Some(txn) = txn.and_then(|txn| state.txns.get_mut(&txn)) {
             txn.heard = Instant::now();
             common = txn.common;
         }
-        Ok((handle, common))
+        Ok((file, common))
     }
 
     /// A description that is written to, and whether this write is one which decides how the file is treated from
     /// then on (C14).
-    fn handle_to_write(
+    pub(super) fn opened_to_write(
         &self,
         handle: HandleId,
         offset: u64,
         data: &[u8],
-    ) -> (OpResult<Handle>, bool) {
-        match self.handle_and_common(handle) {
-            Ok((found, common)) => {
-                let is_staged = matches!(found, Handle::Staged { .. });
-                (Ok(found), common || is_staged && begins_swmr(offset, data))
+    ) -> (OpResult<Arc<dyn OpenFile>>, bool) {
+        match self.opened_and_common(handle) {
+            Ok((file, common)) => {
+                let decides = common || file.transaction().is_some() && begins_swmr(offset, data);
+                (Ok(file), decides)
             }
             Err(e) => (Err(e), false),
+        }
+    }
+
+    /// Whether a description has a transaction. If it has none any more, another thread has given a new
+    /// log its first version just now, or a database has begun: what was to be done begins again.
+    pub(super) fn is_staged(&self, handle: HandleId) -> bool {
+        self.opened(handle)
+            .is_ok_and(|file| file.transaction().is_some())
+    }
+
+    /// Answers an operation, after a worker has done what is left of it; `again` begins it again.
+    pub(super) fn go_on<D>(
+        self: &Arc<Self>,
+        progress: Progress,
+        done: D,
+        again: impl FnOnce(&Arc<Engine>, D) + Send + 'static,
+    ) where
+        D: FnOnce(OpResult<()>) + Send + 'static,
+    {
+        match progress {
+            Progress::Done(result) => done(result),
+            Progress::Again => again(self, done),
+            Progress::Rest(work) => {
+                let engine = self.clone();
+                self.pool.run(move || match work(&engine) {
+                    Some(result) => done(result),
+                    None => again(&engine, done),
+                });
+            }
         }
     }
 
@@ -83,45 +108,29 @@ impl Engine {
         size: u32,
         done: impl FnOnce(OpResult<Vec<u8>>) + Send + 'static,
     ) {
-        let mut size = size;
-        let file = match self.handle(handle) {
-            Ok(Handle::Reader { read, .. }) => {
-                size = read.within(offset, size.into()) as u32;
-                read.file
+        let opened = self.opened(handle);
+        let source = opened.and_then(|file| Ok((file.source(offset, size.into())?, file)));
+        match source {
+            Ok((Source::File(file, within), _)) => {
+                let size = within as u32;
+                match read_cached(&file, offset, size) {
+                    Some(data) => done(data),
+                    None => self.pool.run(move || done(read_at(&file, offset, size))),
+                }
             }
-            Ok(Handle::Direct { file, .. }) => file,
-            Ok(Handle::Staged { staging, .. }) => {
-                let free = staging.try_lock().map(|content| content.readable());
-                let Some(read) = free else {
-                    return self.pool.run(move || {
-                        let read = staging.lock().readable();
-                        let size = read.within(offset, size.into()) as u32;
-                        done(read_at(&read.file, offset, size));
-                    });
-                };
-                size = read.within(offset, size.into()) as u32;
-                read.file
-            }
-            Ok(Handle::Text(text) | Handle::Control(text)) => {
+            Ok((Source::Text(text), _)) => {
                 let from = usize::try_from(offset)
                     .unwrap_or(usize::MAX)
                     .min(text.len());
                 let to = from.saturating_add(size as usize).min(text.len());
-                return done(Ok(text[from..to].to_vec()));
+                done(Ok(text[from..to].to_vec()));
             }
-            Ok(Handle::Append(appender)) => {
+            Ok((Source::Waits, file)) => {
                 let engine = self.clone();
-                return self
-                    .pool
-                    .run(move || done(engine.read_appender(&appender, offset, size)));
+                self.pool
+                    .run(move || done(file.read_waiting(&engine, offset, size)));
             }
-            Ok(Handle::Dir { .. }) => return done(Err(Errno::ISDIR)),
-            Ok(Handle::WatchHelper) => return done(Err(Errno::BADF)),
-            Err(e) => return done(Err(e)),
-        };
-        match read_cached(&file, offset, size) {
-            Some(data) => done(data),
-            None => self.pool.run(move || done(read_at(&file, offset, size))),
+            Err(e) => done(Err(e)),
         }
     }
 
@@ -134,16 +143,17 @@ impl Engine {
         data: &[u8],
         done: impl FnOnce(OpResult<u32>) + Send + 'static,
     ) {
-        let (described, decides) = self.handle_to_write(handle, request.offset, data);
+        let by = Asked { caller, handle };
+        let (opened, decides) = self.opened_to_write(handle, request.offset, data);
         if !decides {
-            return self.write_decided(caller, (handle, described), request, data, done);
+            return self.write_decided(by, opened, request, data, done);
         }
         let (engine, data) = (self.clone(), data.to_vec());
         self.pool.run(
             move || match engine.decide_by(caller, handle, request.offset, &data) {
                 Ok(()) => {
-                    let described = (handle, engine.handle(handle));
-                    engine.write_decided(caller, described, request, &data, done);
+                    let opened = engine.opened(handle);
+                    engine.write_decided(by, opened, request, &data, done);
                 }
                 Err(errno) => done(Err(errno)),
             },
@@ -154,127 +164,41 @@ impl Engine {
     /// an HDF5 file, whose name is gone, changes nothing in that.
     fn write_decided(
         self: &Arc<Self>,
-        caller: Caller,
-        (handle, described): (HandleId, OpResult<Handle>),
+        by: Asked,
+        opened: OpResult<Arc<dyn OpenFile>>,
         request: WriteRequest,
         data: &[u8],
         done: impl FnOnce(OpResult<u32>) + Send + 'static,
     ) {
         let size = data.len() as u32;
-        let WriteRequest {
-            offset,
-            appends,
-            kill,
-            writeback,
-        } = request;
-        match described {
-            Ok(Handle::Staged { txn, staging, .. }) if self.is_emptied(txn) => {
+        let file = match opened {
+            Ok(file) => file,
+            Err(e) => return done(Err(e)),
+        };
+        match file.write(self, by, request, data) {
+            Progress::Done(result) => done(result.map(|()| size)),
+            Progress::Again => self.write(by.caller, by.handle, request, data, done),
+            Progress::Rest(rest) => {
                 let (engine, data) = (self.clone(), data.to_vec());
                 self.pool.run(
-                    move || match engine.take_over_emptied(txn, &staging, true) {
-                        Ok(()) => engine.write(caller, handle, request, &data, done),
-                        Err(e) => done(Err(e)),
+                    move || match file.write_rest(&engine, by, request, &data, rest) {
+                        Some(result) => done(result.map(|()| size)),
+                        None => engine.write(by.caller, by.handle, request, &data, done),
                     },
                 );
             }
-            Ok(Handle::Staged {
-                txn, staging, sync, ..
-            }) => {
-                let stream = match self.note_write(txn, caller, offset + u64::from(size)) {
-                    Ok(stream) => stream,
-                    Err(_) if !is_staged(self, handle) => {
-                        return self.write(caller, handle, request, data, done);
-                    }
-                    Err(e) => return done(Err(e)),
-                };
-                if stream && self.shows_lines(txn, &staging, offset, data) {
-                    let (engine, data) = (self.clone(), data.to_vec());
-                    let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
-                    return self.pool.run(move || {
-                        match engine.publish_first(txn, handle, by, &data) {
-                            // Somebody else has brought it into being (a rename, say): this adds to it.
-                            Ok(None) => engine.write(caller, handle, request, &data, done),
-                            born => done(born.map(|_| size)),
-                        }
-                    });
-                }
-                let kill = match kill {
-                    true => self.note_kill(txn, &staging, caller),
-                    false => 0,
-                };
-                if writeback {
-                    let (engine, data) = (self.clone(), data.to_vec());
-                    return self.pool.run(move || {
-                        let written = engine.write_pages(&staging, &data, offset, kill);
-                        done(written.map(|()| size));
-                    });
-                }
-                let at_once = !sync && !appends && !stream && data.len() <= INLINE_WRITE;
-                if at_once && let Some(result) = write_at_once(&staging, data, offset, kill) {
-                    return self.written(result, &staging, size, data, offset, kill, done);
-                }
-                let (engine, data) = (self.clone(), data.to_vec());
-                self.pool.run(move || {
-                    let (offset, result) = {
-                        let mut content = staging.lock();
-                        if stream && !engine.lock().txns.contains_key(&txn) {
-                            // What is staged is a version by now.
-                            drop(content);
-                            return engine.write(caller, handle, request, &data, done);
-                        }
-                        let offset = match appends {
-                            // Whatever the kernel takes for the end: the node it knows may be
-                            // another one.
-                            true => content.size().unwrap_or(offset),
-                            false => offset,
-                        };
-                        let write = || first_try(&mut content, &data, offset, kill);
-                        (offset, interrupt::on_behalf_of(caller.tid, write))
-                    };
-                    let result = match result {
-                        Err(Errno::NOSPC | Errno::DQUOT) => {
-                            engine.retry_write(&staging, &data, offset, kill)
-                        }
-                        other => other,
-                    };
-                    let result = match result {
-                        Ok(()) if sync => engine.fsync_txn(txn, &staging),
-                        other => other,
-                    };
-                    done(result.map(|()| size));
-                });
-            }
-            Ok(Handle::Direct { file, writes, .. }) => {
-                if !writes {
-                    return done(Err(Errno::BADF));
-                }
-                let kill = if kill { gone_of(&*file, caller) } else { 0 };
-                if data.len() <= INLINE_WRITE {
-                    let result = write_direct(&file, data, offset, kill);
-                    if !is_full(&result) {
-                        return done(result.map(|()| size));
-                    }
-                }
-                let (engine, data) = (self.clone(), data.to_vec());
-                self.pool.run(move || {
-                    let result = engine.making_room(|| write_direct(&file, &data, offset, kill));
-                    done(result.map(|()| size));
-                });
-            }
-            Ok(Handle::Append(appender)) => {
-                self.append_lines(caller, handle, appender, request, data, move |r| {
-                    done(r.map(|()| size));
-                });
-            }
-            Ok(Handle::Control(_)) => self.control(handle, data, done),
-            Ok(_) => done(Err(Errno::BADF)),
-            Err(e) => done(Err(e)),
         }
     }
 
     /// Whether a new file, which is to be still written from front to back (by appenders, or by its
     /// one description), has lines to show with this write.
-    fn shows_lines(&self, id: TxnId, staging: &Staging, offset: u64, data: &[u8]) -> bool {
+    pub(super) fn shows_lines(
+        &self,
+        id: TxnId,
+        staging: &Staging,
+        offset: u64,
+        data: &[u8],
+    ) -> bool {
         let (stream, appends) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
@@ -301,37 +225,6 @@ impl Engine {
             txn.stream = None;
         }
         next == Next::Shows
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn written(
-        self: &Arc<Self>,
-        result: OpResult<()>,
-        staging: &Arc<Staging>,
-        size: u32,
-        data: &[u8],
-        offset: u64,
-        kill: Gone,
-        done: impl FnOnce(OpResult<u32>) + Send + 'static,
-    ) {
-        match result {
-            Err(Errno::NOSPC | Errno::DQUOT) => {
-                // Rejected content makes room before a write fails for want of space (C5).
-                let (engine, staging, data) = (self.clone(), staging.clone(), data.to_vec());
-                self.pool.run(move || {
-                    let result = engine.retry_write(&staging, &data, offset, kill);
-                    done(result.map(|()| size));
-                });
-            }
-            other => done(other.map(|()| size)),
-        }
-    }
-
-    /// Writes again as often as room can be made.
-    fn retry_write(&self, staging: &Staging, data: &[u8], offset: u64, kill: Gone) -> OpResult<()> {
-        self.change_staged(staging, "write", |content| {
-            write_staged(content, data, offset, kill)
-        })
     }
 
     /// Changes staged content, again as often as room can be made. A transaction that has failed
@@ -401,44 +294,13 @@ impl Engine {
         handle: HandleId,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        match self.handle(handle) {
-            Ok(Handle::Staged {
-                txn,
-                staging,
-                writes,
-                ..
-            }) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    done(if writes {
-                        engine.fsync_txn(txn, &staging)
-                    } else {
-                        Ok(())
-                    });
-                });
-            }
-            Ok(Handle::Direct { file, .. }) => self
-                .pool
-                .run(move || done(file.sync_all().map_err(|e| errno_of(&e)))),
-            Ok(Handle::Append(appender)) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    done(
-                        engine
-                            .finish_appender(&appender, None)
-                            .and_then(|()| engine.checkpoint_all()),
-                    );
-                });
-            }
-            // A version that was read and fsync'd through the reader's descriptor: make what is
-            // committed so far durable.
-            Ok(Handle::Reader { .. }) => {
-                let engine = self.clone();
-                self.pool.run(move || done(engine.checkpoint_all()));
-            }
-            Ok(_) => done(Ok(())),
-            Err(e) => done(Err(e)),
-        }
+        let file = match self.opened(handle) {
+            Ok(file) => file,
+            Err(e) => return done(Err(e)),
+        };
+        let progress = file.fsync(self);
+        let again = move |engine: &Arc<Engine>, done| engine.fsync(handle, done);
+        self.go_on(progress, done, again);
     }
 
     /// Sets the length of an open description's file.
@@ -449,75 +311,15 @@ impl Engine {
         size: u64,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        match self.handle(handle) {
-            Ok(Handle::Staged { txn, staging, .. }) if self.is_emptied(txn) => {
-                let engine = self.clone();
-                self.pool.run(
-                    move || match engine.take_over_emptied(txn, &staging, false) {
-                        Ok(()) => engine.truncate_handle(caller, handle, size, done),
-                        Err(e) => done(Err(e)),
-                    },
-                );
-            }
-            Ok(Handle::Staged {
-                txn,
-                staging,
-                writes: true,
-                ..
-            }) => {
-                match self.note_write(txn, caller, size) {
-                    Err(_) if !is_staged(self, handle) => {
-                        return self.truncate_handle(caller, handle, size, done);
-                    }
-                    Err(e) => return done(Err(e)),
-                    Ok(_) => {}
-                }
-                let engine = self.clone();
-                self.pool.run(move || {
-                    if size > 0 {
-                        let copy = || engine.copy_base(&staging);
-                        interrupt::on_behalf_of(caller.tid, copy).ok();
-                    }
-                    // What is done next may lock the content again.
-                    let result = {
-                        let mut content = staging.lock();
-                        if !engine.changes_now(txn) {
-                            drop(content);
-                            return engine.truncate_handle(caller, handle, size, done);
-                        }
-                        let cut = content.truncate(size);
-                        cut.and_then(|()| drop_set_id(&*content.file, caller, Some(&staging)))
-                    };
-                    done(result);
-                });
-            }
-            Ok(Handle::Append(appender)) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    match engine.leave_stream(caller, handle, &appender, false) {
-                        Ok(_) => engine.truncate_handle(caller, handle, size, done),
-                        Err(e) => done(Err(e)),
-                    }
-                });
-            }
-            Ok(Handle::Direct {
-                file, writes: true, ..
-            }) => {
-                done(
-                    rustix::fs::ftruncate(&*file, size)
-                        .and_then(|()| drop_set_id(&*file, caller, None)),
-                );
-            }
-            Ok(_) => done(Err(Errno::INVAL)),
-            Err(e) => done(Err(e)),
-        }
+        let file = match self.opened(handle) {
+            Ok(file) => file,
+            Err(e) => return done(Err(e)),
+        };
+        let progress = file.truncate(self, Asked { caller, handle }, size);
+        let again =
+            move |engine: &Arc<Engine>, done| engine.truncate_handle(caller, handle, size, done);
+        self.go_on(progress, done, again);
     }
-}
-
-/// Whether a description has a transaction. If it has none any more, another thread has given a new
-/// log its first version just now, or a database has begun: what was to be done begins again.
-fn is_staged(engine: &Engine, handle: HandleId) -> bool {
-    matches!(engine.handle(handle), Ok(Handle::Staged { .. }))
 }
 
 pub(super) fn is_full(result: &OpResult<()>) -> bool {
@@ -526,7 +328,7 @@ pub(super) fn is_full(result: &OpResult<()>) -> bool {
 
 /// Changes the content. If only the want of space keeps it from happening, the transaction hasn't
 /// failed yet: `change_staged` decides.
-fn unless_full(
+pub(super) fn unless_full(
     content: &mut Content,
     change: impl FnOnce(&mut Content) -> OpResult<()>,
 ) -> OpResult<()> {
@@ -538,10 +340,6 @@ fn unless_full(
     result
 }
 
-fn first_try(content: &mut Content, data: &[u8], offset: u64, kill: Gone) -> OpResult<()> {
-    unless_full(content, |content| write_staged(content, data, offset, kill))
-}
-
 pub(super) fn write_staged(
     content: &mut Content,
     data: &[u8],
@@ -551,20 +349,6 @@ pub(super) fn write_staged(
     content.write(data, offset)?;
     if kill != 0 {
         clear_set_id(&content.file, kill)?;
-    }
-    Ok(())
-}
-
-/// Writes if nobody else uses the content and nothing must be copied first.
-fn write_at_once(staging: &Staging, data: &[u8], offset: u64, kill: Gone) -> Option<OpResult<()>> {
-    let mut content = staging.try_lock()?;
-    (!content.must_copy()).then(|| first_try(&mut content, data, offset, kill))
-}
-
-fn write_direct(file: &File, data: &[u8], offset: u64, kill: Gone) -> OpResult<()> {
-    file.write_all_at(data, offset).map_err(|e| errno_of(&e))?;
-    if kill != 0 {
-        clear_set_id(file, kill)?;
     }
     Ok(())
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
+use super::handle::{Asked, OpenFile, VersionReader};
 use super::rest::{may_commit_so_far, publish_in_place};
-use super::state::Handle;
 use super::{Engine, State};
 use crate::locks::{FileId, Lock, LockKind, Mode, closes_cycle};
 use crate::namespace::{NodeKind, Shown};
@@ -357,52 +357,22 @@ impl Engine {
         if failpoint::mutant("C12-barrier") {
             return done(Ok(()));
         }
-        let engine = self.clone();
-        let handle = self.lock().handles.get(request.handle).cloned();
-        match handle {
-            Some(Handle::Reader { node, .. }) => {
-                let moved = move |engine: &Engine| {
-                    engine
-                        .move_reader(caller, request.handle, node)
-                        .inspect_err(|e| log::warn!("a locked reader stays at its version: {e}"))
-                        .ok();
-                };
-                let waits = !self.uncached() || self.lock().pending.unwritten().next().is_some();
-                if !waits {
-                    moved(self);
-                    return done(Ok(()));
-                }
-                // The version it moves to may have to be written out first, or the kernel told.
-                self.pool.run(move || {
-                    moved(&engine);
-                    done(Ok(()));
-                });
-            }
-            Some(Handle::Staged { txn, .. }) => {
-                self.pool.run(move || {
-                    engine
-                        .rebase(txn, request.node)
-                        .inspect_err(|e| log::warn!("a locked editor stays at its base: {e}"))
-                        .ok();
-                    done(Ok(()));
-                });
-            }
-            Some(Handle::Append(appender)) => {
-                self.pool.run(move || {
-                    engine
-                        .move_appender(&appender)
-                        .inspect_err(|e| {
-                            log::warn!("a locked appender reads on in its version: {e}")
-                        })
-                        .ok();
-                    done(Ok(()));
-                });
-            }
-            _ => done(Ok(())),
-        }
+        let handle = request.handle;
+        let Some(file) = self.lock().handles.get(handle).cloned() else {
+            return done(Ok(()));
+        };
+        let progress = file.granted(self, Asked { caller, handle }, request.node);
+        let again = move |engine: &Arc<Engine>, done| engine.after_grant(caller, request, done);
+        self.go_on(progress, done, again);
     }
 
-    fn move_reader(&self, caller: Caller, handle: HandleId, node: NodeId) -> OpResult<()> {
+    /// A reader, and those who share the kernel's pages with it, read the current version from now on.
+    pub(super) fn move_reader(
+        &self,
+        caller: Caller,
+        handle: HandleId,
+        node: NodeId,
+    ) -> OpResult<()> {
         let Some(dentry) = self.lock().nodes.get(node).and_then(|n| n.at.clone()) else {
             return Ok(());
         };
@@ -423,17 +393,18 @@ impl Engine {
             None => false,
         };
         self.note_read(state, caller, &dentry, Some((current, &shown.file)));
+        let moved: Arc<dyn OpenFile> = Arc::new(VersionReader { node, read: shown });
         if shares_pages {
             // The kernel's pages are those of all who read there.
             for other in state.handles.values_mut() {
-                if let Handle::Reader { node: at, read } = other
-                    && *at == node
-                {
-                    *read = shown.clone();
+                if other.reads() == Some(node) {
+                    other.clone_from(&moved);
                 }
             }
-        } else if let Some(Handle::Reader { read, .. }) = state.handles.get_mut(handle) {
-            *read = shown;
+        } else if let Some(reader) = state.handles.get_mut(handle)
+            && reader.reads().is_some()
+        {
+            *reader = moved;
         }
         drop(guard);
         self.tell_moved(node);
@@ -455,7 +426,7 @@ impl Engine {
 
     /// An editor that has written nothing yet starts from the current version; one that has sees
     /// what others have written beside that.
-    fn rebase(&self, id: TxnId, asked_on: NodeId) -> OpResult<()> {
+    pub(super) fn rebase(&self, id: TxnId, asked_on: NodeId) -> OpResult<()> {
         let staging = match self.lock().txns.get(&id) {
             Some(txn) => txn.staging.clone(),
             None => return Ok(()),
@@ -537,12 +508,8 @@ impl Engine {
         if !state.locks.holds(file, request.owner) {
             return Vec::new();
         }
-        let through = match state.handles.get(request.handle) {
-            Some(Handle::Staged {
-                txn, writes: true, ..
-            }) => Some(*txn),
-            _ => None,
-        };
+        let open = state.handles.get(request.handle);
+        let through = open.and_then(|open| open.writes_in());
         written_by(&state, file, request.pid, through)
     }
 

@@ -18,7 +18,7 @@ mod errors;
 mod exchange;
 mod files;
 mod growing;
-mod handles;
+mod handle;
 mod io;
 mod judging;
 mod ledger;
@@ -84,7 +84,7 @@ pub use io::WriteRequest;
 pub use locking::LockRequest;
 pub use lockstats::{BOUNDS, Histogram, LockStats, NameTotals, Totals};
 pub use open::{CreateRequest, Created, OpenRequest, Opened};
-pub use state::{Counters, DirEntry, Handle, Parked, State};
+pub use state::{Counters, DirEntry, Parked, State};
 pub use status::{Feature, Status};
 pub use virtualdir::{Answer, Blocker, ControlCommand};
 
@@ -245,7 +245,7 @@ impl Engine {
             open_names: std::collections::BTreeMap::new(),
             creating: HashMap::new(),
             followers: links::Followers::default(),
-            handles: handles::Handles::default(),
+            handles: handle::Handles::default(),
             appenders: HashMap::new(),
             last_handle: HandleId(0),
             pending_opens: HashMap::new(),

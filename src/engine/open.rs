@@ -17,9 +17,9 @@ use parking_lot::MutexGuard;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::handle::{DirectFile, Opening, StagedFile, VersionReader};
 use super::retries::{Arrival, Goal, PendingOpen, Way};
 use super::shared::{is_database, is_edit, is_outsider};
-use super::state::Handle;
 use super::{Engine, State, VOLATILE, retries, virtualdir};
 use crate::guard::Guard;
 use crate::journal::Record;
@@ -411,7 +411,7 @@ impl Engine {
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
         node.cached |= !direct_io;
-        let handle = state.add_handle(Handle::Reader { node: id, read });
+        let handle = state.add_handle(Arc::new(VersionReader { node: id, read }));
         Ok(Opened {
             handle,
             keep_cache: true,
@@ -471,11 +471,11 @@ impl Engine {
         if writes {
             self.note_direct_author(state, id, caller.tid);
         }
-        let handle = state.add_handle(Handle::Direct {
+        let handle = state.add_handle(Arc::new(DirectFile {
             node: id,
             file: Arc::new(file),
             writes,
-        });
+        }));
         Ok(Opened {
             handle,
             keep_cache: !flags.contains(OFlags::TRUNC),
@@ -604,15 +604,14 @@ impl Engine {
         let keep_cache = txn.begun != Begun::Edit;
         if !writes(flags) {
             self.note_staged_read(state, caller, id);
-            let handle = state.add_handle(Handle::Staged {
+            let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
+            let handle = state.add_handle(Arc::new(StagedFile {
                 txn: id,
                 shown,
                 staging,
                 writes: false,
-                how: flags & proc::HOW,
-                sync: false,
-                opener: proc::tgid(caller.tid).unwrap_or(caller.tid),
-            });
+                opening: Opening::with(flags & proc::HOW, opener),
+            }));
             return Ok(OpenStep::Done(Opened {
                 handle,
                 keep_cache,
@@ -725,15 +724,13 @@ impl Engine {
         txn.participants.join(pid, caller.tid, maps);
         let staging = txn.staging.clone();
         let shown = txn.shown_base;
-        let handle = state.add_handle(Handle::Staged {
+        let handle = state.add_handle(Arc::new(StagedFile {
             txn: id,
             shown,
             staging,
             writes: true,
-            how: flags & proc::HOW,
-            sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
-            opener: pid,
-        });
+            opening: Opening::with(flags, pid),
+        }));
         Ok(Opened {
             handle,
             keep_cache: true,
@@ -1383,11 +1380,11 @@ impl Engine {
         node.direct += 1;
         node.written_in_place = true;
         let id = node.id;
-        let handle = state.add_handle(Handle::Direct {
+        let handle = state.add_handle(Arc::new(DirectFile {
             node: id,
             file: Arc::new(file),
             writes: true,
-        });
+        }));
         Ok(Created {
             attr: Attr {
                 ino: id,

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use super::state::Handle;
 use super::{Engine, State};
 use crate::journal::Record;
 use crate::sys::failpoint;
@@ -70,13 +69,12 @@ impl Looks {
     pub(super) fn of(state: &State, txn: &Transaction) -> Looks {
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         let showing = txn.shown_base.map(|base| state.handles.showing(base));
-        for handle in showing.into_iter().flatten() {
-            match handle {
-                Handle::Staged { txn: id, how, .. } if *id == txn.id => ours.push(*how),
-                Handle::Staged { how, .. } => others.push(*how),
-                Handle::Append(appender) => others.push(appender.how),
-                _ => {}
-            }
+        for open in showing.into_iter().flatten() {
+            let all = match open.transaction() == Some(txn.id) {
+                true => &mut ours,
+                false => &mut others,
+            };
+            all.push(open.opening().how);
         }
         Looks {
             own: txn.node,

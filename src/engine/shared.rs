@@ -14,8 +14,8 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::handle::{DirectFile, Opening};
 use super::names::Step;
-use super::state::Handle;
 use super::{Engine, State};
 use crate::guard::Guard;
 use crate::journal::Record;
@@ -164,17 +164,19 @@ impl Engine {
     ) -> OpResult<()> {
         let (id, direct) = {
             let state = self.lock();
-            let Some(Handle::Staged { txn, opener, .. }) = state.handles.get(handle) else {
+            let open = state.handles.get(handle);
+            let of_txn = open.and_then(|open| Some((open.transaction()?, open.opening().opener)));
+            let Some((id, opener)) = of_txn else {
                 return Ok(());
             };
-            let Some(txn) = state.txns.get(txn) else {
+            let Some(txn) = state.txns.get(&id) else {
                 return Ok(());
             };
             let direct = if txn.common {
                 // Pages, not a text: a database that spills before it is whole, a piece of a file.
                 offset > 0
                     || looks_like_database(data)
-                    || others_have_it_open(&state, txn.id, *opener, proc::tgid(caller.tid))
+                    || others_have_it_open(&state, txn.id, opener, proc::tgid(caller.tid))
             } else {
                 begins_swmr(offset, data)
             };
@@ -290,26 +292,25 @@ fn open_in_place(state: &mut State, txn: &Transaction, staged: &Arc<File>) -> u3
     let mut open = 0;
     let staged_handles: Vec<HandleId> = state.handles.of(txn.id).map(|(id, _)| id).collect();
     for id in staged_handles {
-        let Some(Handle::Staged {
-            writes, how, sync, ..
-        }) = state.handles.get(id)
-        else {
+        let Some(file) = state.handles.get(id) else {
             continue;
         };
         open += 1;
-        let mut flags = *how & OFlags::APPEND;
-        flags.set(OFlags::DSYNC, *sync);
+        let writes = file.writes_in().is_some();
+        let Opening { how, sync, .. } = file.opening();
+        let mut flags = how & OFlags::APPEND;
+        flags.set(OFlags::DSYNC, sync);
         let file = match flags.is_empty() {
             true => staged.clone(),
             false => at::reopen(&**staged, flags | OFlags::RDWR)
                 .map_or_else(|_| staged.clone(), Arc::new),
         };
-        let direct = Handle::Direct {
+        let direct = DirectFile {
             node: txn.node,
             file,
-            writes: *writes,
+            writes,
         };
-        state.handles.insert(id, direct);
+        state.handles.insert(id, Arc::new(direct));
     }
     open
 }
@@ -317,8 +318,6 @@ fn open_in_place(state: &mut State, txn: &Transaction, staged: &Arc<File>) -> u3
 /// Whether others have a file open, be it for a mapping, than who writes through a description and
 /// who has opened that.
 fn others_have_it_open(state: &State, id: TxnId, opener: u32, writer: Option<u32>) -> bool {
-    state.handles.of(id).any(|(_, handle)| {
-        matches!(handle, Handle::Staged { opener: other, .. }
-            if *other != opener && Some(*other) != writer)
-    })
+    let mut openers = state.handles.of(id).map(|(_, file)| file.opening().opener);
+    openers.any(|other| other != opener && Some(other) != writer)
 }

@@ -9,7 +9,6 @@ use rustix::io::Errno;
 use super::locking::Waiting;
 use super::open::{OpenStep, Opened};
 use super::retries::Goal;
-use super::state::Handle;
 use super::{Engine, State};
 use crate::locks::{Lock, closes_cycle};
 use crate::sys::{failpoint, proc};
@@ -73,8 +72,10 @@ impl Engine {
                 // By one who takes part, or through the very description, by whoever has it.
                 let is_its_own = |l: &Lock| {
                     t.participants.contains(l.pid)
-                        || matches!(state.handles.get(l.handle),
-                            Some(Handle::Staged { txn, writes: true, .. }) if *txn == t.id)
+                        || state
+                            .handles
+                            .get(l.handle)
+                            .is_some_and(|open| open.writes_in() == Some(t.id))
                 };
                 let locked = state
                     .locks

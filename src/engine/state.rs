@@ -13,75 +13,21 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::Engine;
 use super::append::Appender;
 use super::claims::Claimant;
 use super::files::Files;
-use super::handles::Handles;
+use super::handle::{Handles, OpenFile};
 use super::locking::Waiting;
 use crate::journal::Record;
 use crate::locks::LockTable;
-use crate::namespace::{Node, NodeKind, Nodes, PendingSet, Shown};
+use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::store::Unseen;
 use crate::sys::failpoint;
-use crate::txn::{Begun, Staging, Transaction};
+use crate::txn::{Begun, Transaction};
 use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq, TxnId};
-
-/// An open description.
-#[derive(Clone, Debug)]
-pub enum Handle {
-    /// Reads one version.
-    Reader {
-        /// The version's node.
-        node: NodeId,
-        /// What it sees.
-        read: Shown,
-    },
-    /// Belongs to a transaction.
-    Staged {
-        /// The transaction.
-        txn: TxnId,
-        /// The node that /proc shows of it, if that is not the transaction's own.
-        shown: Option<NodeId>,
-        /// Its content; reads go on after the commit.
-        staging: Arc<Staging>,
-        /// Whether it may write, so counts as a reference.
-        writes: bool,
-        /// Access mode and O_APPEND, as /proc shows them.
-        how: OFlags,
-        /// O_SYNC or O_DSYNC: every write is an fsync, too.
-        sync: bool,
-        /// Process that opened it; those it forked may hold it as well.
-        opener: u32,
-    },
-    /// Reads and writes the backing file in place.
-    Direct {
-        /// The file's node.
-        node: NodeId,
-        /// The backing file.
-        file: Arc<File>,
-        /// Whether it may write.
-        writes: bool,
-    },
-    /// Appends whole records.
-    Append(Arc<Appender>),
-    /// Lists a directory.
-    Dir {
-        /// Its node.
-        node: NodeId,
-        /// What was listed at offset 0.
-        entries: Option<Arc<Vec<DirEntry>>>,
-    },
-    /// The watch helper's, on a superseded version: nothing is read or written.
-    WatchHelper,
-    /// A file of the virtual directory: its text as of the open.
-    Text(Arc<Vec<u8>>),
-    /// The control file: the answer to the last command.
-    Control(Arc<Vec<u8>>),
-}
 
 /// One name in a listing.
 #[derive(Clone, Debug)]
@@ -224,7 +170,7 @@ pub struct State {
     /// Names that were linked to a file which is still being written.
     pub(super) followers: super::links::Followers,
     /// Open descriptions.
-    pub handles: Handles,
+    pub(super) handles: Handles,
     /// Descriptions that add lines, by the name of the file.
     pub appenders: HashMap<Dentry, Vec<Arc<Appender>>>,
     /// Last number given to a description.
@@ -332,9 +278,9 @@ impl State {
     }
 
     /// Number for a new description.
-    pub fn add_handle(&mut self, handle: Handle) -> HandleId {
+    pub(super) fn add_handle(&mut self, file: Arc<dyn OpenFile>) -> HandleId {
         self.last_handle = self.last_handle.next();
-        self.handles.insert(self.last_handle, handle);
+        self.handles.insert(self.last_handle, file);
         self.last_handle
     }
 

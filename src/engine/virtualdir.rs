@@ -13,6 +13,7 @@
 //! Only the mount's owner and root may look inside: rejected content may be anybody's.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::close::DECISION_LIMIT;
-use super::state::{DirEntry, Handle};
+use super::handle::{ControlFile, OpenFile, TextFile, VersionReader};
+use super::state::DirEntry;
 use super::status::OpenTransaction;
 use super::{Engine, Opened, VOLATILE};
 use crate::namespace::Shown;
@@ -236,29 +238,28 @@ impl Engine {
 
     pub(super) fn virtual_open(&self, node: NodeId, flags: OFlags) -> OpResult<Opened> {
         let reads_only = !flags.intersects(OFlags::WRONLY | OFlags::RDWR);
-        let handle = match node {
-            CONTROL => Handle::Control(Arc::default()),
+        let of_text = |text: Vec<u8>| Arc::new(TextFile(Arc::new(text)));
+        let all_of = |file: File| {
+            let read = Shown::all_of(Arc::new(file));
+            Arc::new(VersionReader { node, read })
+        };
+        let file: Arc<dyn OpenFile> = match node {
+            CONTROL => Arc::new(ControlFile::default()),
             _ if !reads_only => return Err(Errno::ROFS),
-            STATUS => Handle::Text(Arc::new(self.status_text())),
-            LOCKS => Handle::Text(Arc::new(self.locks_text())),
-            RULES => Handle::Text(Arc::new(self.store.rules_text()?)),
-            LOG => Handle::Reader {
-                node,
-                read: Shown::all_of(Arc::new(self.store.open_log()?)),
-            },
-            LOCK => Handle::Text(Arc::new(format!("{}\n", std::process::id()).into_bytes())),
+            STATUS => of_text(self.status_text()),
+            LOCKS => of_text(self.locks_text()),
+            RULES => of_text(self.store.rules_text()?),
+            LOG => all_of(self.store.open_log()?),
+            LOCK => of_text(format!("{}\n", std::process::id()).into_bytes()),
             _ => {
                 let (id, meta) = content_of(node).ok_or(Errno::ISDIR)?;
-                if meta {
-                    Handle::Text(Arc::new(self.store.rejected_meta(id)?))
-                } else {
-                    let file = Arc::new(self.store.open_rejected(id)?);
-                    let read = Shown::all_of(file);
-                    Handle::Reader { node, read }
+                match meta {
+                    true => of_text(self.store.rejected_meta(id)?),
+                    false => all_of(self.store.open_rejected(id)?),
                 }
             }
         };
-        let handle = self.lock().add_handle(handle);
+        let handle = self.lock().add_handle(file);
         Ok(Opened {
             handle,
             keep_cache: false,
@@ -307,29 +308,18 @@ impl Engine {
         Ok(entries)
     }
 
-    /// A command written to the control file.
-    pub(super) fn control(
-        self: &Arc<Self>,
-        handle: HandleId,
-        data: &[u8],
-        done: impl FnOnce(OpResult<u32>) + Send + 'static,
-    ) {
-        let command: ControlCommand = match serde_json::from_slice(data) {
-            Ok(command) => command,
-            Err(e) => {
-                log::warn!("control: {e}");
-                return done(Err(Errno::INVAL));
-            }
-        };
-        let (engine, size) = (self.clone(), data.len() as u32);
-        self.pool.run(move || {
-            let answer = engine.obey(&command);
-            let text = serde_json::to_vec(&answer).unwrap_or_default();
-            if let Some(h) = engine.lock().handles.get_mut(handle) {
-                *h = Handle::Control(Arc::new(text));
-            }
-            done(Ok(size));
-        });
+    /// A command written to the control file. On a worker.
+    pub(super) fn control(self: &Arc<Self>, handle: HandleId, data: &[u8]) -> OpResult<()> {
+        let command: ControlCommand = serde_json::from_slice(data).map_err(|e| {
+            log::warn!("control: {e}");
+            Errno::INVAL
+        })?;
+        let answer = self.obey(&command);
+        let text = serde_json::to_vec(&answer).unwrap_or_default();
+        if let Some(open) = self.lock().handles.get_mut(handle) {
+            *open = Arc::new(ControlFile(Arc::new(text)));
+        }
+        Ok(())
     }
 
     fn obey(self: &Arc<Self>, command: &ControlCommand) -> Answer {

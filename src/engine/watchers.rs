@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::state::Handle;
+use super::handle::HelperFile;
 use super::{Engine, Opened, State};
 use crate::store::STATE_DIR;
 use crate::sys::watch_helper::{self, WatchHelper, WatchOrder};
@@ -156,7 +156,7 @@ impl Engine {
 
     pub(super) fn watch_helper_open(&self) -> Opened {
         Opened {
-            handle: self.lock().add_handle(Handle::WatchHelper),
+            handle: self.lock().add_handle(Arc::new(HelperFile)),
             keep_cache: true,
             direct_io: false,
             no_flush: true,

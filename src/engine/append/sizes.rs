@@ -5,7 +5,6 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::super::Engine;
-use super::super::state::Handle;
 use super::Appender;
 use crate::sys::{failpoint, proc};
 use crate::types::{Caller, HandleId, NodeId, OpResult};
@@ -21,16 +20,14 @@ impl Engine {
     ) -> Option<u64> {
         let appenders: Vec<Arc<Appender>> = {
             let state = self.lock();
-            match handle.and_then(|handle| state.handles.get(handle)) {
-                Some(Handle::Append(appender)) => vec![appender.clone()],
-                Some(_) => return None,
-                None => {
-                    let dentry = state.nodes.get(node)?.at.as_ref()?;
-                    let of_name = state.appenders.get(dentry)?;
-                    let here = of_name.iter().filter(|a| a.node == node);
-                    here.cloned().collect()
-                }
+            if let Some(file) = handle.and_then(|handle| state.handles.get(handle).cloned()) {
+                drop(state);
+                return file.length_with_tail();
             }
+            let dentry = state.nodes.get(node)?.at.as_ref()?;
+            let of_name = state.appenders.get(dentry)?;
+            let here = of_name.iter().filter(|a| a.node == node);
+            here.cloned().collect()
         };
         if failpoint::mutant("C10-length") {
             return None;
@@ -39,26 +36,28 @@ impl Engine {
         let held = appenders.iter().filter_map(|a| a.inner.try_lock());
         let held: Vec<_> = held.filter(|inner| !inner.tail.is_empty()).collect();
         let length = held.first()?.read.length().ok()?;
-        let process = match handle {
-            None => proc::tgid(caller.tid),
-            Some(_) => None,
-        };
-        let told = |by: &std::collections::BTreeSet<u32>| {
-            handle.is_some() || process.is_some_and(|process| by.contains(&process))
-        };
-        let tails = held.iter().filter(|inner| told(&inner.by));
+        let process = proc::tgid(caller.tid)?;
+        let tails = held.iter().filter(|inner| inner.by.contains(&process));
         let tails: Vec<u64> = tails.map(|inner| inner.tail.len() as u64).collect();
         (!tails.is_empty()).then(|| length + tails.iter().sum::<u64>())
     }
+}
 
-    /// lseek(2) with SEEK_HOLE or SEEK_DATA through an appending description. On a worker.
-    pub(in crate::engine) fn seek_appended(
-        &self,
-        appender: &Appender,
-        offset: u64,
-        hole: bool,
-    ) -> OpResult<u64> {
-        let inner = appender.inner.lock();
+impl Appender {
+    /// The length in bytes that is told through the description, with its unfinished line. `None`: that of the file.
+    pub(in crate::engine) fn length_told(&self) -> Option<u64> {
+        if failpoint::mutant("C10-length") {
+            return None;
+        }
+        // What is being written to at this moment is not waited for.
+        let inner = self.inner.try_lock()?;
+        let tail = inner.tail.len() as u64;
+        (tail > 0).then_some(inner.read.length().ok()? + tail)
+    }
+
+    /// lseek(2) with SEEK_HOLE or SEEK_DATA. On a worker.
+    pub(in crate::engine) fn seek_with_tail(&self, offset: u64, hole: bool) -> OpResult<u64> {
+        let inner = self.inner.lock();
         let length = inner.read.length()?;
         let end = length + inner.tail.len() as u64;
         if offset >= end {

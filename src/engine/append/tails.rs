@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::super::Engine;
-use super::super::state::Handle;
+use super::super::handle::OpenFile;
 use super::{AppendPlace, Appender, Inner, lines};
 use crate::rules::Stream;
 use crate::sys::{failpoint, proc};
@@ -64,16 +64,8 @@ impl Engine {
     pub(in crate::engine) fn flush_old_tails(&self) {
         let patience = failpoint::number("COMMITFS_LINE_PATIENCE_MS", PATIENCE);
         let patience = Duration::from_millis(patience);
-        for (_, appender) in self.appenders() {
-            if let Some(mut inner) = appender.inner.try_lock()
-                && appender.stream != Stream::Json
-                && inner.since.is_some_and(|s| s.elapsed() >= patience)
-                && let Err(e) = self.flush_tail(&appender, &mut inner)
-            {
-                // The disk is given as long again.
-                inner.since = Some(Instant::now());
-                log::warn!("an unfinished line can't be appended yet: {e}");
-            }
+        for (_, file) in self.adding_lines() {
+            file.flush_old_tail(self, patience);
         }
     }
 
@@ -82,86 +74,102 @@ impl Engine {
         if failpoint::mutant("C10-shutdown") {
             return;
         }
-        for (handle, appender) in self.appenders() {
-            if appender.inner.lock().is_half(&appender) {
-                self.leave_at_release(handle, &appender);
+        for (handle, file) in self.adding_lines() {
+            if file.leave_half(self, handle) {
                 self.abort_left(handle);
-                continue;
+            } else {
+                file.flush_last_tail(self);
             }
-            self.flush_tail(&appender, &mut appender.inner.lock()).ok();
-            self.report_left(&appender);
         }
     }
 
     /// Descriptions with half a JSON value go on as transactions.
     pub(in crate::engine) fn leave_halves(&self) {
-        for (handle, appender) in self.appenders() {
-            if appender.inner.lock().is_half(&appender) {
-                self.leave_at_release(handle, &appender);
-            }
+        for (handle, file) in self.adding_lines() {
+            file.leave_half(self, handle);
         }
     }
 
     /// A description that has left its stream without a close.
     fn abort_left(&self, handle: HandleId) {
         let state = self.lock();
-        if let Some(Handle::Staged { txn, .. }) = state.handles.get(handle) {
-            let id = *txn;
+        if let Some(id) = state.handles.get(handle).and_then(|f| f.transaction()) {
             self.abort_by_force(state, &[id]);
         }
     }
 
-    fn appenders(&self) -> Vec<(HandleId, Arc<Appender>)> {
+    fn adding_lines(&self) -> Vec<(HandleId, Arc<dyn OpenFile>)> {
         let state = self.lock();
-        let appenders = state.handles.iter().filter_map(|(handle, h)| match h {
-            Handle::Append(a) => Some((*handle, a.clone())),
-            _ => None,
-        });
-        appenders.collect()
+        let adding = state.handles.iter().filter(|(_, file)| file.adds_lines());
+        adding.map(|(handle, f)| (*handle, f.clone())).collect()
+    }
+}
+
+impl Appender {
+    /// An unfinished line that has waited for so long.
+    pub(in crate::engine) fn flush_tail_after(&self, engine: &Engine, patience: Duration) {
+        if let Some(mut inner) = self.inner.try_lock()
+            && self.stream != Stream::Json
+            && inner.since.is_some_and(|s| s.elapsed() >= patience)
+            && let Err(e) = engine.flush_tail(self, &mut inner)
+        {
+            // The disk is given as long again.
+            inner.since = Some(Instant::now());
+            log::warn!("an unfinished line can't be appended yet: {e}");
+        }
     }
 
-    /// The last reference is gone: nothing is lost that can be rejected.
-    pub(in crate::engine) fn leave_at_release(&self, handle: HandleId, appender: &Arc<Appender>) {
+    /// The unfinished line of a description that has ended without a close.
+    pub(in crate::engine) fn flush_tail_for_good(&self, engine: &Engine) {
+        engine.flush_tail(self, &mut self.inner.lock()).ok();
+        self.report_left(engine);
+    }
+
+    /// The last reference of a description is gone, and nothing is lost that can be rejected: half a JSON
+    /// value, if it has one, goes on as a transaction. Gives whether it has one.
+    pub(in crate::engine) fn leave_half_at_end(&self, engine: &Engine, handle: HandleId) -> bool {
         let caller = Caller {
-            tid: appender.opener,
+            tid: self.opening.opener,
             uid: 0,
             gid: 0,
         };
-        let half = appender.inner.lock().is_half(appender);
-        if half && let Err(e) = self.leave_stream(caller, handle, appender, false) {
-            appender.inner.lock().failed = Some(e);
-            self.report_left(appender);
+        let half = self.inner.lock().is_half(self);
+        if half && let Err(e) = engine.leave_stream(caller, handle, self, false) {
+            self.inner.lock().failed = Some(e);
+            self.report_left(engine);
         }
+        half
     }
 
     /// Nobody has the description any more: what couldn't be added is lost, which close() has told.
     /// It may have to wait for whoever tries just now.
-    pub(in crate::engine) fn report_left(&self, appender: &Appender) {
-        let mut inner = appender.inner.lock();
+    pub(in crate::engine) fn report_left(&self, engine: &Engine) {
+        let mut inner = self.inner.lock();
         let len = std::mem::take(&mut inner.tail).len();
         if len == 0 {
             return;
         }
         let errno = inner.failed.unwrap_or(Errno::IO);
         drop(inner);
-        let mut state = self.lock();
-        let place = appender.place.lock().clone();
+        let mut state = engine.lock();
+        let place = self.place.lock().clone();
         if let AppendPlace::At(dentry) = place {
             let what = "append of an unfinished line";
             let abort = Abort::FailedWrite { what, errno };
-            let path = self.show(&state, &dentry);
+            let path = engine.show(&state, &dentry);
             log::error!("{path}: an unfinished line of {len} bytes is lost: {errno}");
-            let command = proc::comm(appender.opener).unwrap_or_default();
-            let who = (appender.opener, command.as_str());
-            self.remember_error(&mut state, &dentry, &abort, who, None);
+            let opener = self.opening.opener;
+            let command = proc::comm(opener).unwrap_or_default();
+            let who = (opener, command.as_str());
+            engine.remember_error(&mut state, &dentry, &abort, who, None);
         } else {
             log::error!("an unfinished line of {len} bytes of a removed file is lost: {errno}");
         }
     }
 
     /// Whether there may be anything to report of it: for who may not wait.
-    pub(in crate::engine) fn may_be_left(appender: &Appender) -> bool {
-        let inner = appender.inner.try_lock();
+    pub(in crate::engine) fn may_be_left(&self) -> bool {
+        let inner = self.inner.try_lock();
         inner.is_none_or(|inner| !inner.tail.is_empty())
     }
 }

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::kept::{self, Parsed};
 use super::{Refusal, Request};
-use crate::engine::{Engine, Handle, State};
+use crate::engine::{Engine, State};
 use crate::journal::{ContentInfo, Edit, Record};
 use crate::namespace::{CachedAttributes, Node, NodeKind, Pending, Unwritten};
 use crate::sys::{at, failpoint};
@@ -530,11 +530,9 @@ impl Engine {
     /// The transaction that a description has begun on a document that may not be written out.
     pub(in crate::engine) fn dirty_editor(&self, handle: HandleId) -> Option<TxnId> {
         let state = self.lock();
-        let Some(Handle::Staged { txn, .. }) = state.handles.get(handle) else {
-            return None;
-        };
-        let edited = state.txns.get(txn).filter(|t| t.begun == Begun::Edit)?;
-        self.documents.is_unwritten(&edited.dentry).then_some(*txn)
+        let txn = state.handles.get(handle)?.transaction()?;
+        let edited = state.txns.get(&txn).filter(|t| t.begun == Begun::Edit)?;
+        self.documents.is_unwritten(&edited.dentry).then_some(txn)
     }
 
     /// Writes the text of a name's current version, if that is still to be done. Gives the state, in which it is written.

@@ -4,44 +4,45 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 
-use super::state::Handle;
+use super::OpenFile;
 use crate::types::{HandleId, NodeId, TxnId};
 
 /// See the module. What a description belongs to never changes while it is in here: it is taken out
 /// and put in again.
 #[derive(Debug, Default)]
-pub struct Handles {
-    all: HashMap<HandleId, Handle>,
+pub(in crate::engine) struct Handles {
+    all: HashMap<HandleId, Arc<dyn OpenFile>>,
     of_txn: HashMap<TxnId, Vec<HandleId>>,
     showing: HashMap<NodeId, Vec<HandleId>>,
 }
 
 impl Handles {
     /// The description of a number.
-    pub fn get(&self, id: HandleId) -> Option<&Handle> {
+    pub fn get(&self, id: HandleId) -> Option<&Arc<dyn OpenFile>> {
         self.all.get(&id)
     }
 
-    /// The description of a number, to change what it reads.
-    pub fn get_mut(&mut self, id: HandleId) -> Option<&mut Handle> {
+    /// The description of a number, to put another in its place that belongs to the same.
+    pub fn get_mut(&mut self, id: HandleId) -> Option<&mut Arc<dyn OpenFile>> {
         self.all.get_mut(&id)
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&HandleId, &Handle)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&HandleId, &Arc<dyn OpenFile>)> {
         self.all.iter()
     }
 
-    /// All of them, to change what they read.
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Handle> {
+    /// All of them, to put others in their places that belong to the same.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Arc<dyn OpenFile>> {
         self.all.values_mut()
     }
 
     /// Puts one in, in the place of what had its number.
-    pub fn insert(&mut self, id: HandleId, handle: Handle) {
+    pub fn insert(&mut self, id: HandleId, handle: Arc<dyn OpenFile>) {
         self.remove(id);
-        let (txn, node) = places(&handle);
+        let (txn, node) = (handle.transaction(), handle.shown());
         if let Some(txn) = txn {
             self.of_txn.entry(txn).or_default().push(id);
         }
@@ -52,34 +53,25 @@ impl Handles {
     }
 
     /// Takes one out.
-    pub fn remove(&mut self, id: HandleId) -> Option<Handle> {
+    pub fn remove(&mut self, id: HandleId) -> Option<Arc<dyn OpenFile>> {
         let handle = self.all.remove(&id)?;
-        let (txn, node) = places(&handle);
+        let (txn, node) = (handle.transaction(), handle.shown());
         strike(&mut self.of_txn, txn, id);
         strike(&mut self.showing, node, id);
         Some(handle)
     }
 
     /// The descriptions of a transaction.
-    pub fn of(&self, txn: TxnId) -> impl Iterator<Item = (HandleId, &Handle)> {
+    pub fn of(&self, txn: TxnId) -> impl Iterator<Item = (HandleId, &Arc<dyn OpenFile>)> {
         let ids = self.of_txn.get(&txn).into_iter().flatten();
         ids.filter_map(|id| Some((*id, self.all.get(id)?)))
     }
 
     /// The descriptions open to write that show a node which is not of a transaction of theirs: a
     /// base's, or that of a file to which they add.
-    pub fn showing(&self, node: NodeId) -> Vec<&Handle> {
+    pub fn showing(&self, node: NodeId) -> Vec<&Arc<dyn OpenFile>> {
         let ids = self.showing.get(&node).into_iter().flatten();
         ids.filter_map(|id| self.all.get(id)).collect()
-    }
-}
-
-/// Its transaction, and the node that it shows.
-fn places(handle: &Handle) -> (Option<TxnId>, Option<NodeId>) {
-    match handle {
-        Handle::Staged { txn, shown, .. } => (Some(*txn), *shown),
-        Handle::Append(appender) => (None, Some(appender.node)),
-        _ => (None, None),
     }
 }
 

@@ -1,0 +1,167 @@
+//! A description that adds whole records: see `append`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use super::super::append::Appender;
+use super::super::close::Unlock;
+use super::super::io::WriteRequest;
+use super::super::{Engine, State};
+use super::{
+    Allocation, Asked, Closing, FlushRest, OpenFile, Opening, Progress, Source, Worked, WriteRest,
+    later,
+};
+use crate::types::{HandleId, NodeId, OpResult};
+
+impl OpenFile for Appender {
+    fn source(&self, _offset: u64, _len: u64) -> OpResult<Source> {
+        Ok(Source::Waits)
+    }
+
+    fn read_waiting(&self, engine: &Engine, offset: u64, size: u32) -> OpResult<Vec<u8>> {
+        engine.read_appender(self, offset, size)
+    }
+
+    fn write(
+        &self,
+        _engine: &Arc<Engine>,
+        _by: Asked,
+        _request: WriteRequest,
+        _data: &[u8],
+    ) -> Progress<WriteRest> {
+        Progress::Rest(WriteRest::Bytes {
+            stream: true,
+            kill: 0,
+        })
+    }
+
+    fn write_rest(
+        &self,
+        engine: &Arc<Engine>,
+        by: Asked,
+        request: WriteRequest,
+        data: &[u8],
+        _rest: WriteRest,
+    ) -> Worked {
+        Some(engine.append_now(by, self, request, data))
+    }
+
+    fn truncate(self: Arc<Self>, _engine: &Arc<Engine>, by: Asked, _size: u64) -> Progress {
+        goes_on_staged(self, by)
+    }
+
+    fn allocate(self: Arc<Self>, _engine: &Arc<Engine>, by: Asked, _range: Allocation) -> Progress {
+        goes_on_staged(self, by)
+    }
+
+    fn seek(&self, offset: u64, hole: bool) -> OpResult<u64> {
+        self.seek_with_tail(offset, hole)
+    }
+
+    fn fsync(self: Arc<Self>, _engine: &Arc<Engine>) -> Progress {
+        later(move |engine| {
+            let added = engine.finish_appender(&self, None);
+            Some(added.and_then(|()| engine.checkpoint_all()))
+        })
+    }
+
+    fn flush(
+        &self,
+        _engine: &Engine,
+        state: MutexGuard<'_, State>,
+        close: &Closing,
+    ) -> Progress<FlushRest> {
+        drop(state);
+        let killed = Engine::killed_flusher(close.by.caller);
+        Progress::Rest(FlushRest::Tail { killed })
+    }
+
+    fn flush_rest(&self, engine: &Engine, close: &Closing, rest: FlushRest) -> Worked {
+        let FlushRest::Tail { killed } = rest else {
+            return Some(close.end_unchanged(engine, rest));
+        };
+        if killed.is_none() && engine.leave_half(close.by, self) {
+            return None;
+        }
+        engine.commit_written(close.by.caller, close.locked_file(), None);
+        let settled = engine.finish_appender(self, killed);
+        engine.release_posix(close.file, close.owner);
+        Some(settled.and_then(|()| match killed {
+            Some(_) => Ok(()),
+            None => engine.acknowledge(self.last()),
+        }))
+    }
+
+    fn release(
+        self: Arc<Self>,
+        engine: &Arc<Engine>,
+        mut guard: MutexGuard<'_, State>,
+        unlock: Unlock,
+    ) {
+        let state = &mut *guard;
+        // A mapping can't have kept it: whatever was left was told by FLUSH.
+        state.delist(&self);
+        if let Some(n) = state.nodes.get_mut(self.node) {
+            n.readers -= 1;
+        }
+        let fd = state.nodes.reap(self.node);
+        engine.defer_close(fd);
+        if self.may_be_left() {
+            let (appender, on) = (self.clone(), engine.clone());
+            engine.pool.run(move || appender.report_left(&on));
+        }
+        engine.give_back(state, &unlock);
+    }
+
+    fn granted(self: Arc<Self>, _engine: &Arc<Engine>, _by: Asked, _node: NodeId) -> Progress {
+        later(move |engine| {
+            engine
+                .move_appender(&self)
+                .inspect_err(|e| log::warn!("a locked appender reads on in its version: {e}"))
+                .ok();
+            Some(Ok(()))
+        })
+    }
+
+    fn shown(&self) -> Option<NodeId> {
+        Some(self.node)
+    }
+
+    fn opening(&self) -> Opening {
+        self.opening
+    }
+
+    fn length_with_tail(&self) -> Option<u64> {
+        self.length_told()
+    }
+
+    fn adds_lines(&self) -> bool {
+        true
+    }
+
+    fn flush_old_tail(&self, engine: &Engine, patience: Duration) {
+        self.flush_tail_after(engine, patience);
+    }
+
+    fn flush_last_tail(&self, engine: &Engine) {
+        self.flush_tail_for_good(engine);
+    }
+
+    fn may_hold_half(&self) -> bool {
+        self.may_be_half()
+    }
+
+    fn leave_half(&self, engine: &Engine, handle: HandleId) -> bool {
+        self.leave_half_at_end(engine, handle)
+    }
+}
+
+/// What adds no lines goes on on a copy, with what was asked for.
+fn goes_on_staged(appender: Arc<Appender>, by: Asked) -> Progress {
+    later(move |engine| {
+        let left = engine.leave_stream(by.caller, by.handle, &appender, false);
+        left.err().map(Err)
+    })
+}

@@ -1,0 +1,140 @@
+//! A description in direct mode: the backing file is read and written in place.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use super::super::close::Unlock;
+use super::super::io::{WriteRequest, is_full};
+use super::super::setid::{Gone, clear_set_id, drop_set_id, gone_of};
+use super::super::{Engine, State};
+use super::{
+    Allocation, Asked, INLINE_WRITE, OpenFile, Progress, Source, Worked, WriteRest, later, seek_in,
+};
+use crate::types::{Caller, NodeId, OpResult, errno_of};
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::engine) struct DirectFile {
+    /// The file's node.
+    pub node: NodeId,
+    /// The backing file.
+    pub file: Arc<File>,
+    /// Whether it may write.
+    pub writes: bool,
+}
+
+impl OpenFile for DirectFile {
+    fn source(&self, _offset: u64, len: u64) -> OpResult<Source> {
+        Ok(Source::File(self.file.clone(), len))
+    }
+
+    fn write(
+        &self,
+        _engine: &Arc<Engine>,
+        by: Asked,
+        request: WriteRequest,
+        data: &[u8],
+    ) -> Progress<WriteRest> {
+        if !self.writes {
+            return Progress::Done(Err(Errno::BADF));
+        }
+        let kill = match request.kill {
+            true => gone_of(&*self.file, by.caller),
+            false => 0,
+        };
+        if data.len() <= INLINE_WRITE {
+            let result = write_direct(&self.file, data, request.offset, kill);
+            if !is_full(&result) {
+                return Progress::Done(result);
+            }
+        }
+        Progress::Rest(WriteRest::MakingRoom { kill })
+    }
+
+    fn write_rest(
+        &self,
+        engine: &Arc<Engine>,
+        _by: Asked,
+        request: WriteRequest,
+        data: &[u8],
+        rest: WriteRest,
+    ) -> Worked {
+        let WriteRest::MakingRoom { kill } = rest else {
+            return Some(Err(Errno::BADF));
+        };
+        Some(engine.making_room(|| write_direct(&self.file, data, request.offset, kill)))
+    }
+
+    fn truncate(self: Arc<Self>, _engine: &Arc<Engine>, by: Asked, size: u64) -> Progress {
+        if !self.writes {
+            return Progress::Done(Err(Errno::INVAL));
+        }
+        let cut = rustix::fs::ftruncate(&*self.file, size);
+        Progress::Done(cut.and_then(|()| drop_set_id(&*self.file, by.caller, None)))
+    }
+
+    fn allocate(self: Arc<Self>, _engine: &Arc<Engine>, by: Asked, range: Allocation) -> Progress {
+        if !self.writes {
+            return Progress::Done(Err(Errno::BADF));
+        }
+        later(move |engine| {
+            let Allocation { mode, offset, len } = range;
+            let how = FallocateFlags::from_bits_retain(mode as u32);
+            let allocate = || rustix::fs::fallocate(&*self.file, how, offset, len);
+            let allocated = engine.making_room_for(len, allocate);
+            Some(allocated.and_then(|()| drop_set_id(&*self.file, by.caller, None)))
+        })
+    }
+
+    fn seek(&self, offset: u64, hole: bool) -> OpResult<u64> {
+        seek_in(&self.file, offset, hole)
+    }
+
+    fn copy_source(&self, _offset: u64, len: u64) -> OpResult<(Arc<File>, u64)> {
+        Ok((self.file.clone(), len))
+    }
+
+    fn copy_in(&self, engine: &Engine, caller: Caller, data: &[u8], offset: u64) -> OpResult<()> {
+        if !self.writes {
+            return Err(Errno::BADF);
+        }
+        engine.making_room(|| write_direct(&self.file, data, offset, 0))?;
+        drop_set_id(&*self.file, caller, None)
+    }
+
+    fn fsync(self: Arc<Self>, _engine: &Arc<Engine>) -> Progress {
+        later(move |_| Some(self.file.sync_all().map_err(|e| errno_of(&e))))
+    }
+
+    fn release(
+        self: Arc<Self>,
+        engine: &Arc<Engine>,
+        mut guard: MutexGuard<'_, State>,
+        unlock: Unlock,
+    ) {
+        let state = &mut *guard;
+        if let Some(n) = state.nodes.get_mut(self.node) {
+            n.direct -= 1;
+        }
+        let fd = state.nodes.reap(self.node);
+        engine.defer_close(fd);
+        engine.give_back(state, &unlock);
+    }
+
+    fn in_place(&self) -> Option<&Arc<File>> {
+        Some(&self.file)
+    }
+}
+
+fn write_direct(file: &File, data: &[u8], offset: u64, kill: Gone) -> OpResult<()> {
+    file.write_all_at(data, offset).map_err(|e| errno_of(&e))?;
+    if kill != 0 {
+        clear_set_id(file, kill)?;
+    }
+    Ok(())
+}

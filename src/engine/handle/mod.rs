@@ -1,0 +1,379 @@
+//! What an open description does, by its kind: `reader`, `staged`, `appender`, `direct`, `directory`, `text`, `control`,
+//! `watch_helper`. Nobody else tells them apart: others ask [`OpenFile`] for what is to be done, or for facts. `table` finds
+//! descriptions by their numbers.
+//!
+//! What can be done without waiting is done by the dispatcher, in the operation itself. What is left of it then is done by a
+//! worker, who may find that the description has become another meanwhile (a new log has got its first version, a database
+//! has begun): the operation begins again with that.
+
+mod appender;
+mod control;
+mod direct;
+mod directory;
+mod reader;
+mod staged;
+mod table;
+mod text;
+mod watch_helper;
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::close::Unlock;
+use super::dirs::Listing;
+use super::io::WriteRequest;
+use super::setid::Gone;
+use super::{Engine, State};
+use crate::locks::FileId;
+use crate::sys::proc;
+use crate::txn::Staging;
+use crate::types::{Caller, HandleId, NodeId, OpResult, Seq, TxnId};
+
+pub(super) use control::ControlFile;
+pub(super) use direct::DirectFile;
+pub(super) use directory::OpenDirectory;
+pub(super) use reader::VersionReader;
+pub(super) use staged::StagedFile;
+pub(super) use table::Handles;
+pub(super) use text::TextFile;
+pub(super) use watch_helper::HelperFile;
+
+/// Up to this size a write to the page cache is done by the dispatcher itself: handing it to a
+/// worker costs more.
+const INLINE_WRITE: usize = 64 << 10;
+
+/// An open description. What one does not have is answered as it would be by a file that is not open in that way.
+pub(super) trait OpenFile: Debug + Send + Sync {
+    /// What a read of up to `len` bytes is answered from. Does not wait.
+    fn source(&self, offset: u64, len: u64) -> OpResult<Source>;
+
+    /// Reads where [`Source::Waits`]. On a worker.
+    fn read_waiting(&self, _engine: &Engine, _offset: u64, _size: u32) -> OpResult<Vec<u8>> {
+        Err(Errno::BADF)
+    }
+
+    /// Writes, or says what of it is left for a worker.
+    fn write(
+        &self,
+        _engine: &Arc<Engine>,
+        _by: Asked,
+        _request: WriteRequest,
+        _data: &[u8],
+    ) -> Progress<WriteRest> {
+        Progress::Done(Err(Errno::BADF))
+    }
+
+    /// What is left of a write. On a worker.
+    fn write_rest(
+        &self,
+        _engine: &Arc<Engine>,
+        _by: Asked,
+        _request: WriteRequest,
+        _data: &[u8],
+        _rest: WriteRest,
+    ) -> Worked {
+        Some(Err(Errno::BADF))
+    }
+
+    /// Sets the length in bytes.
+    fn truncate(self: Arc<Self>, _engine: &Arc<Engine>, _by: Asked, _size: u64) -> Progress {
+        Progress::Done(Err(Errno::INVAL))
+    }
+
+    /// fallocate(2).
+    fn allocate(
+        self: Arc<Self>,
+        _engine: &Arc<Engine>,
+        _by: Asked,
+        _range: Allocation,
+    ) -> Progress {
+        Progress::Done(Err(Errno::BADF))
+    }
+
+    /// lseek(2) with SEEK_HOLE (`hole`) or SEEK_DATA. On a worker.
+    fn seek(&self, _offset: u64, _hole: bool) -> OpResult<u64> {
+        Err(Errno::INVAL)
+    }
+
+    /// What copy_file_range(2) copies from, and how much of `len` bytes there is to be seen. On a worker.
+    fn copy_source(&self, _offset: u64, _len: u64) -> OpResult<(Arc<File>, u64)> {
+        Err(Errno::INVAL)
+    }
+
+    /// What copy_file_range(2) writes. On a worker.
+    fn copy_in(
+        &self,
+        _engine: &Engine,
+        _caller: Caller,
+        _data: &[u8],
+        _offset: u64,
+    ) -> OpResult<()> {
+        Err(Errno::BADF)
+    }
+
+    /// fsync(2) and fdatasync(2) (C7).
+    fn fsync(self: Arc<Self>, _engine: &Arc<Engine>) -> Progress {
+        Progress::Done(Ok(()))
+    }
+
+    /// A descriptor is closed. Called under the state's lock, which it gives back.
+    fn flush(
+        &self,
+        _engine: &Engine,
+        state: MutexGuard<'_, State>,
+        close: &Closing,
+    ) -> Progress<FlushRest> {
+        close_unwritten(state, close)
+    }
+
+    /// What is left of a FLUSH. On a worker.
+    fn flush_rest(&self, engine: &Engine, close: &Closing, rest: FlushRest) -> Worked {
+        Some(close.end_unchanged(engine, rest))
+    }
+
+    /// The last reference is gone, and it is out of the table. Called under the state's lock, which it gives back.
+    fn release(
+        self: Arc<Self>,
+        engine: &Arc<Engine>,
+        mut state: MutexGuard<'_, State>,
+        unlock: Unlock,
+    ) {
+        engine.give_back(&mut state, &unlock);
+    }
+
+    /// A lock was granted that was asked for at `node`: what is read from now on is the current version (C12).
+    fn granted(self: Arc<Self>, _engine: &Arc<Engine>, _by: Asked, _node: NodeId) -> Progress {
+        Progress::Done(Ok(()))
+    }
+
+    /// What a directory lists: its node, and what was listed at offset 0.
+    fn listing(&self) -> OpResult<(NodeId, Option<Listing>)> {
+        Err(Errno::BADF)
+    }
+
+    /// The node whose version it reads.
+    fn reads(&self) -> Option<NodeId> {
+        None
+    }
+
+    /// The transaction that it belongs to.
+    fn transaction(&self) -> Option<TxnId> {
+        None
+    }
+
+    /// That of which it is a reference, since it may write.
+    fn writes_in(&self) -> Option<TxnId> {
+        None
+    }
+
+    /// What its transaction has staged.
+    fn content(&self) -> Option<&Arc<Staging>> {
+        None
+    }
+
+    /// The backing file that it reads and writes in place.
+    fn in_place(&self) -> Option<&Arc<File>> {
+        None
+    }
+
+    /// The node that /proc shows of who writes through it, if that is not its transaction's own.
+    fn shown(&self) -> Option<NodeId> {
+        None
+    }
+
+    /// How it was opened, and who by, where it writes to what others may write, too.
+    fn opening(&self) -> Opening {
+        Opening::default()
+    }
+
+    /// The length in bytes that fstat(2) tells, if that is not the file's: with its unfinished line.
+    fn length_with_tail(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether lines are added through it.
+    fn adds_lines(&self) -> bool {
+        false
+    }
+
+    /// Its unfinished line becomes visible if it has waited for so long.
+    fn flush_old_tail(&self, _engine: &Engine, _patience: Duration) {}
+
+    /// The connection has ended: its unfinished line is added, or reported as lost.
+    fn flush_last_tail(&self, _engine: &Engine) {}
+
+    /// Whether it holds half a JSON value, or somebody is at it just now. Does not wait.
+    fn may_hold_half(&self) -> bool {
+        false
+    }
+
+    /// If it holds half a JSON value it goes on as a transaction. Gives whether it held one.
+    fn leave_half(&self, _engine: &Engine, _handle: HandleId) -> bool {
+        false
+    }
+}
+
+/// Who asks for an operation, and through which description.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub caller: Caller,
+    pub handle: HandleId,
+}
+
+/// How a description was opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opening {
+    /// Access mode and O_APPEND, as /proc shows them.
+    pub how: OFlags,
+    /// O_SYNC or O_DSYNC: every write is an fsync, too.
+    pub sync: bool,
+    /// Process that opened it; those it forked may hold it as well.
+    pub opener: u32,
+}
+
+impl Opening {
+    /// What open(2) was given, and the process that called it.
+    pub fn with(flags: OFlags, opener: u32) -> Opening {
+        Opening {
+            how: flags & proc::HOW,
+            sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
+            opener,
+        }
+    }
+}
+
+impl Default for Opening {
+    fn default() -> Opening {
+        Opening {
+            how: OFlags::empty(),
+            sync: false,
+            opener: 0,
+        }
+    }
+}
+
+/// What a read is answered from.
+pub(super) enum Source {
+    /// So many bytes of a file.
+    File(Arc<File>, u64),
+    /// A text in memory.
+    Text(Arc<Vec<u8>>),
+    /// What has to be waited for: see [`OpenFile::read_waiting`].
+    Waits,
+}
+
+/// How far an operation has come without waiting.
+pub(super) enum Progress<R = Work> {
+    /// To its end.
+    Done(OpResult<()>),
+    /// The description is another by now: the operation begins again.
+    Again,
+    /// A worker goes on.
+    Rest(R),
+}
+
+/// What a worker has come to; `None`: the description is another by now, and the operation begins again.
+pub(super) type Worked = Option<OpResult<()>>;
+
+/// What is left of an operation.
+pub(super) type Work = Box<dyn FnOnce(&Arc<Engine>) -> Worked + Send>;
+
+/// Leaves an operation to a worker.
+fn later(work: impl FnOnce(&Arc<Engine>) -> Worked + Send + 'static) -> Progress {
+    Progress::Rest(Box::new(work))
+}
+
+/// What is left of a write.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum WriteRest {
+    /// Its program has emptied the name: to go on from what that means now.
+    TakeOver,
+    /// To give a new log its first version, with the lines that a process writes.
+    FirstLines { by: u32 },
+    /// To write pages of a mapping back.
+    Pages { kill: Gone },
+    /// To write; what has come so far of a new log may be a version by then.
+    Bytes { stream: bool, kill: Gone },
+    /// To write, and to make room for it.
+    MakingRoom { kill: Gone },
+}
+
+/// What fallocate(2) asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allocation {
+    /// Its flags.
+    pub mode: i32,
+    /// In bytes.
+    pub offset: u64,
+    /// In bytes.
+    pub len: u64,
+}
+
+/// A descriptor that is being closed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Closing {
+    pub by: Asked,
+    /// The file, as locks know it.
+    pub file: FileId,
+    /// Of the closing process's fcntl locks, for the kernel.
+    pub owner: u64,
+    /// The process has such locks.
+    pub locked: bool,
+}
+
+impl Closing {
+    /// Nothing of its own is to be committed: what was written under the closing process's fcntl locks is, and they are given
+    /// back. On a worker.
+    pub fn end_unchanged(&self, engine: &Engine, rest: FlushRest) -> OpResult<()> {
+        let FlushRest::Unchanged { owed, ended } = rest else {
+            return Ok(());
+        };
+        engine.commit_written(self.by.caller, self.locked_file(), None);
+        engine.release_posix(self.file, self.owner);
+        ended.and_then(|()| engine.await_durable(owed))
+    }
+
+    /// The file, if the process has fcntl locks of it.
+    pub fn locked_file(&self) -> Option<FileId> {
+        self.locked.then_some(self.file)
+    }
+}
+
+/// What is left of a FLUSH.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FlushRest {
+    /// To add the unfinished line; the process that closes, if it was killed.
+    Tail { killed: Option<u32> },
+    /// Nothing is to be committed. To see the commit on the medium that it acknowledges, and to tell what has been found.
+    Unchanged { owed: Seq, ended: OpResult<()> },
+    /// To prepare what is staged: the process that closes, and how often that has closed a descriptor.
+    Content { closer: (u32, u32) },
+}
+
+/// A close of what has written nothing: locks may have to be given back.
+pub(super) fn close_unwritten(
+    state: MutexGuard<'_, State>,
+    close: &Closing,
+) -> Progress<FlushRest> {
+    drop(state);
+    let (owed, ended) = (Seq::default(), Ok(()));
+    match close.locked {
+        true => Progress::Rest(FlushRest::Unchanged { owed, ended }),
+        false => Progress::Done(ended),
+    }
+}
+
+/// lseek(2) in a file. A position of its own: its description may be shared with reads.
+fn seek_in(file: &File, offset: u64, hole: bool) -> OpResult<u64> {
+    let to = match hole {
+        true => rustix::fs::SeekFrom::Hole(offset),
+        false => rustix::fs::SeekFrom::Data(offset),
+    };
+    rustix::fs::seek(file, to)
+}

@@ -1,0 +1,80 @@
+//! A description that reads one version.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+
+use super::super::close::Unlock;
+use super::super::{Engine, State};
+use super::{Asked, OpenFile, Progress, Source, later, seek_in};
+use crate::namespace::Shown;
+use crate::types::{NodeId, OpResult};
+
+/// See the module. What it reads never changes: who is to read another version gets another in its place.
+#[derive(Debug)]
+pub(in crate::engine) struct VersionReader {
+    /// The version's node.
+    pub node: NodeId,
+    /// What it sees.
+    pub read: Shown,
+}
+
+impl OpenFile for VersionReader {
+    fn source(&self, offset: u64, len: u64) -> OpResult<Source> {
+        let within = self.read.within(offset, len);
+        Ok(Source::File(self.read.file.clone(), within))
+    }
+
+    fn seek(&self, offset: u64, hole: bool) -> OpResult<u64> {
+        seek_in(&self.read.file, offset, hole)
+    }
+
+    fn copy_source(&self, offset: u64, len: u64) -> OpResult<(Arc<File>, u64)> {
+        Ok((self.read.file.clone(), self.read.within(offset, len)))
+    }
+
+    /// A version that was read and fsync'd through the reader's descriptor: make what is committed so far durable.
+    fn fsync(self: Arc<Self>, _engine: &Arc<Engine>) -> Progress {
+        later(|engine| Some(engine.checkpoint_all()))
+    }
+
+    fn release(
+        self: Arc<Self>,
+        engine: &Arc<Engine>,
+        mut guard: MutexGuard<'_, State>,
+        unlock: Unlock,
+    ) {
+        let state = &mut *guard;
+        if let Some(n) = state.nodes.get_mut(self.node) {
+            n.readers -= 1;
+        }
+        let fd = state.nodes.reap(self.node);
+        engine.defer_close(fd);
+        engine.give_back(state, &unlock);
+    }
+
+    fn granted(self: Arc<Self>, engine: &Arc<Engine>, by: Asked, _node: NodeId) -> Progress {
+        let node = self.node;
+        let moved = move |engine: &Engine| {
+            engine
+                .move_reader(by.caller, by.handle, node)
+                .inspect_err(|e| log::warn!("a locked reader stays at its version: {e}"))
+                .ok();
+        };
+        let waits = !engine.uncached() || engine.lock().pending.unwritten().next().is_some();
+        if !waits {
+            moved(engine);
+            return Progress::Done(Ok(()));
+        }
+        // The version it moves to may have to be written out first, or the kernel told.
+        later(move |engine| {
+            moved(engine);
+            Some(Ok(()))
+        })
+    }
+
+    fn reads(&self) -> Option<NodeId> {
+        Some(self.node)
+    }
+}
