@@ -18,7 +18,7 @@ fn source() -> &'static Source {
 type Limits = (usize, &'static [(&'static str, usize)]);
 
 /// What is beyond its goal today. A number here may only fall; what has reached its goal leaves the list.
-const METHODS: Limits = (60, &[("Engine", 554)]);
+const METHODS: Limits = (60, &[("Engine", 548)]);
 const FIELDS: Limits = (
     15,
     &[
@@ -34,12 +34,12 @@ const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 53), ("json", 5), ("txn", 5
 const FILE_LINES: Limits = (
     700,
     &[
-        ("engine/append.rs", 927),
-        ("engine/close.rs", 734),
+        ("engine/append.rs", 876),
+        ("engine/close.rs", 715),
         ("engine/checkpoint.rs", 731),
         ("engine/merging.rs", 866),
         ("engine/names.rs", 1336),
-        ("engine/open.rs", 1406),
+        ("engine/open.rs", 1402),
         ("engine/publish.rs", 713),
         ("txn/recovery.rs", 1009),
         ("txn/staging.rs", 749),
@@ -53,12 +53,10 @@ const FUNCTION_LINES: Limits = (
         ("Engine::append_now", 74),
         ("Engine::round", 74),
         ("Engine::open_now", 71),
-        ("Engine::publish_first", 121),
-        ("Engine::leave_stream", 84),
-        ("Engine::flush", 96),
+        ("Engine::publish_first", 114),
+        ("Engine::leave_stream", 77),
         ("Engine::prepare_once", 111),
         ("Engine::publish_unwritten", 80),
-        ("Engine::write_decided", 120),
         ("Engine::start", 110),
         ("Engine::rename_merging", 89),
         ("Engine::rename_backing", 121),
