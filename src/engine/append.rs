@@ -119,8 +119,7 @@ impl Appender {
     /// The description goes on in a transaction.
     fn hand_over(&self, txn: &mut Transaction) {
         // The kernel knows the description by this node.
-        txn.shown_base = Some(self.node);
-        txn.begun = Begun::Edit;
+        txn.purpose.show_as(self.node);
         txn.participants.take_over(self.opening.opener);
     }
 }
@@ -463,8 +462,8 @@ impl Engine {
             self.unpromise_editors(state, dentry);
         }
         if let Some((key, path)) = target.told {
-            state.seq = state.seq.next();
-            let seq = state.seq;
+            let seq = state.commits.next();
+            state.commits.give(seq);
             let record = Record::Commit {
                 seq,
                 edits: vec![Edit::Append {
@@ -479,14 +478,14 @@ impl Engine {
                 self.append(&record)?;
             }
             state.metrics.note_commit(seq, Instant::now());
-            state.unapplied.push_back((seq, record));
+            state.commits.add(seq, record);
             state.growing.append(key, seq, end);
             appender.last.fetch_max(seq.0, Ordering::Relaxed);
             journalled = Some((seq, key));
         }
         if journalled.is_some() || target.dentry.is_some() {
-            let seq = state.seq;
-            state.appended.insert(target.node, (seq, file.clone()));
+            let seq = state.commits.last();
+            state.unsynced.note_append(target.node, seq, file.clone());
             if let Some(node) = state.nodes.get_mut(target.node) {
                 node.added_to = true;
                 let goes_on = appender.stream == Stream::Json && bytes.ends_with(b"\n");
@@ -517,11 +516,11 @@ impl Engine {
     /// added now.
     fn unpromise_editors(&self, state: &mut State, dentry: &Dentry) {
         let promised = |t: &&Transaction| {
-            let is_sure = !t.unprepared && t.flushed.is_some_and(|f| f.sure);
-            t.begun == Begun::Edit && !t.closing && is_sure
+            t.purpose.edits() && !t.phase.is_closing() && t.preparation.is_promised()
         };
         let promised: Vec<TxnId> = state
-            .transactions_at(dentry)
+            .txns
+            .at(dentry)
             .filter(promised)
             .map(|t| t.id)
             .collect();
@@ -567,7 +566,7 @@ impl Engine {
     fn withdraw(&self, seq: Seq, file: FileKey, end: u64) -> OpResult<()> {
         let mut state = self.lock();
         state.growing.withdraw(file, end);
-        state.unapplied.retain(|(s, _)| *s != seq);
+        state.commits.withdraw(seq);
         self.append(&Record::Withdrawn { seq })
     }
 
@@ -648,8 +647,8 @@ impl Engine {
         let state = self.lock();
         let txn = state.txns.get(&id)?;
         // JSON that has less than two lines is a document.
-        let stream = matches!(txn.stream, Some(Stream::Lines | Stream::Table));
-        let unpublished = txn.appends && stream && !txn.discarded && txn.writers_death().is_none();
+        let stream = txn.purpose.is_log();
+        let unpublished = stream && !txn.is_unlinked() && txn.writers_death().is_none();
         unpublished.then(|| writers(&state, id).next().map(|(handle, _)| handle))?
     }
 
@@ -671,7 +670,7 @@ impl Engine {
         // Until its descriptions are those of appenders nobody writes into what is described here.
         let mut content = staging.lock();
         failpoint::delay("COMMITFS_FIRST_VERSION_DELAY_MS");
-        let stream = self.lock().txns.get(&id).map(|txn| txn.stream);
+        let stream = self.lock().txns.get(&id).map(|txn| txn.purpose.stream());
         if stream.is_none() && !failpoint::mutant("C10-born") {
             return Ok(None);
         }
@@ -682,19 +681,19 @@ impl Engine {
         self.reserve_commit()?;
         let described = content.describe()?;
         let ready = Ready::new(content.id, content.file.clone(), described);
-        let dentry = self.lock().txns.get(&id).map(|txn| txn.dentry.clone());
+        let dentry = self.lock().txns.get(&id).map(|txn| txn.dentry().clone());
         let dentry = dentry.ok_or(Errno::IO)?;
         let mut guard = self.lock_materialized(&dentry)?;
         let state = &mut *guard;
         let txn = state.txns.get(&id).ok_or(Errno::IO)?;
-        if txn.discarded {
+        if txn.is_unlinked() {
             // Nobody will ever see it, but for who writes it.
             drop(guard);
             let end = end + lines.len() as u64;
             return content.write(rest, end).map(|_| Some(Seq::default()));
         }
-        super::prepare::check_target(self, state, &txn.dentry)?;
-        let (dentry, node, always) = (txn.dentry.clone(), txn.node, txn.appends);
+        super::prepare::check_target(self, state, txn.dentry())?;
+        let (dentry, node, always) = (txn.dentry().clone(), txn.node, txn.purpose.appends());
         // Another process that was creating the file, too, may have come first: its version grows.
         let first = match self.current_if_any(state, &dentry)? {
             Some(current) if always => {
@@ -707,8 +706,7 @@ impl Engine {
         // Who has asked for it through a description that is closed by now adds nothing.
         let asked = writers.iter().find(|(writer, ..)| *writer == handle);
         let (handle, ..) = *asked.or(writers.first()).ok_or(Errno::NOENT)?;
-        state.txns.remove(&id);
-        state.unlist(&dentry, id);
+        state.txns.remove(id);
         Engine::note_author(state, node, id);
         state.forget_save(id);
         if let Some(n) = state.nodes.get_mut(node) {
@@ -745,7 +743,7 @@ impl Engine {
         drop(content);
         if first.is_none() {
             self.publish(state, &dentry, ready, node);
-            let seq = state.seq;
+            let seq = state.commits.last();
             for appender in state.appenders.get(&dentry).into_iter().flatten() {
                 appender.last.fetch_max(seq.0, Ordering::Relaxed);
             }
@@ -807,7 +805,7 @@ impl Engine {
         };
         let state = &mut *guard;
         let base = self.current(state, &dentry)?;
-        let id = self.begin_on(state, dentry, base, Begun::Edit)?;
+        let id = self.begin_on(state, dentry, Begun::Edit(base))?;
         let leaver = match writeback {
             true => Caller {
                 tid: appender.opening.opener,

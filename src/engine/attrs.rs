@@ -114,7 +114,7 @@ impl Engine {
         };
         let fd = state.nodes.fd(current)?;
         let base = state.txns.get(&id).filter(|_| !keeps_own);
-        let base = base.map(|t| (t.base, t.base_ctime, t.staging.clone()));
+        let base = base.map(|t| (t.purpose.base(), t.purpose.base_ctime(), t.staging.clone()));
         drop(state);
         let stat = at::stat(&*fd)?;
         // By somebody else while the transaction was open: a chmod must not be lost, nor must it
@@ -221,7 +221,9 @@ impl Engine {
                     state.txns.get_mut(&id).map(|t| {
                         // Set through an open file that is only being edited, they are a change
                         // of it like any other (touch(1)).
-                        t.changed |= change.size.is_none();
+                        if change.size.is_none() {
+                            t.purpose.note_change();
+                        }
                         t.staging.clone()
                     })
                 }
@@ -371,12 +373,12 @@ impl Engine {
     /// by now, since it has been closed meanwhile, or a new log has got its first one.
     pub(super) fn changes_now(&self, id: TxnId) -> bool {
         let mut state = self.lock();
-        let is_open = state.txns.get(&id).is_some_and(|t| !t.closing);
+        let is_open = state.txns.get(&id).is_some_and(|t| !t.phase.is_closing());
         if is_open {
             self.unprepare(&mut state, id);
             if let Some(txn) = state.txns.get_mut(&id) {
                 // Though its program has emptied the name: this comes after that.
-                (txn.changed, txn.emptied_by) = (true, None);
+                txn.purpose.note_write();
             }
         }
         is_open || failpoint::mutant("C10-cut")
@@ -388,12 +390,12 @@ impl Engine {
             let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
             let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
             txn.participants.act_unopened(pid);
-            txn.closing = true;
+            txn.phase.close();
             txn.staging.clone()
         };
         let result = self.materialize_base(id).and_then(|()| {
             if let Some(txn) = self.lock().txns.get_mut(&id) {
-                txn.changed = true;
+                txn.purpose.note_change();
             }
             let mut content = staging.lock();
             content.truncate(size)?;

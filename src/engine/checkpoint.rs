@@ -130,7 +130,7 @@ struct Round {
 /// Whether a new journal may take the old one's place: it says nothing of what was removed, moved or made
 /// in the backing directory, which has to be on the medium then.
 pub(super) fn may_rotate(state: &State) -> bool {
-    !state.checkpoint.busy && state.dirty_dirs.is_empty() && !state.checkpoint.barred
+    !state.checkpoint.busy && !state.unsynced.has_dirs() && !state.checkpoint.barred
 }
 
 impl Engine {
@@ -156,10 +156,8 @@ impl Engine {
         let mut gathering: Option<Instant> = None;
         loop {
             let work = !state.pending.is_empty()
-                || state.durable < state.seq
-                || !state.dirty_dirs.is_empty()
-                || !state.pending_deletes.is_empty()
-                || !state.appended.is_empty();
+                || !state.commits.are_durable()
+                || !state.unsynced.is_empty();
             let wanted = state.checkpoint.wanted > state.checkpoint.rounds;
             let due = state
                 .checkpoint
@@ -210,7 +208,7 @@ impl Engine {
         mut state: parking_lot::MutexGuard<'a, State>,
         asked: usize,
     ) -> parking_lot::MutexGuard<'a, State> {
-        let durable = state.durable;
+        let durable = state.commits.durable();
         let answers = state.checkpoint.answers(durable, asked);
         if answers.is_empty() {
             return state;
@@ -242,23 +240,19 @@ impl Engine {
         // What is being appended right now is either journalled and written, or neither.
         let appends = self.appends.lock();
         let mut state = self.lock();
-        state.checkpoint.taken = state.seq;
+        state.checkpoint.taken = state.commits.last();
         let round = Round {
-            upto: state.seq,
+            upto: state.commits.last(),
             items: state
                 .pending
                 .iter()
                 .filter_map(CheckpointItem::of)
                 .collect(),
             into: directories_of(&state),
-            commits: state.durable < state.seq,
+            commits: !state.commits.are_durable(),
             barred: std::mem::take(&mut state.checkpoint.barred),
-            dirs: std::mem::take(&mut state.dirty_dirs),
-            appended: state
-                .appended
-                .iter()
-                .map(|(n, (s, f))| (*n, *s, f.clone()))
-                .collect(),
+            dirs: state.unsynced.take_dirs(),
+            appended: state.unsynced.appended(),
         };
         drop(state);
         drop(appends);
@@ -280,16 +274,18 @@ impl Engine {
                 log::error!("commits wait to be brought into place: {errno}; it is tried again");
                 state.checkpoint.stuck = Some(errno);
                 state.checkpoint.due = Some(Instant::now() + AGAIN);
-                state.dirty_dirs.extend(round.dirs);
+                state.unsynced.put_back_dirs(round.dirs);
                 // What is in place already is no item of the next round.
-                state.dirty_dirs.extend(round.into.into_iter().flatten());
+                state
+                    .unsynced
+                    .put_back_dirs(round.into.into_iter().flatten());
             }
             Err(Broken::Lost(errno)) => {
                 log::error!(
                     "commits can't be made durable: {errno}; they are kept in .commitfs/staging, and new ones are refused"
                 );
                 state.checkpoint.failed = Some(errno);
-                state.dirty_dirs.extend(round.dirs);
+                state.unsynced.put_back_dirs(round.dirs);
             }
         }
         spare::fill();
@@ -461,15 +457,10 @@ impl Engine {
 
     fn after_round(&self, state: &mut State, round: &Round) {
         let upto = round.upto;
-        state.durable = upto;
-        state.metrics.note_durable(upto, state.seq, Instant::now());
+        let last = state.commits.last();
+        state.metrics.note_durable(upto, last, Instant::now());
         for (node, seq, _) in &round.appended {
-            if state
-                .appended
-                .get(node)
-                .is_some_and(|(last, _)| last == seq)
-            {
-                state.appended.remove(node);
+            if state.unsynced.end_append(*node, *seq) {
                 if let Some(n) = state.nodes.get_mut(*node) {
                     n.added_to = false;
                 }
@@ -477,23 +468,20 @@ impl Engine {
                 self.defer_close(fd);
             }
         }
-        let pending_deletes = std::mem::take(&mut state.pending_deletes);
-        for (seq, id) in pending_deletes {
-            if seq <= upto {
-                self.remove_staging(id);
-            } else {
-                state.pending_deletes.push((seq, id));
-            }
+        for id in state.unsynced.take_deletes(upto) {
+            self.remove_staging(id);
         }
         let mut staged: Vec<TxnId> = Vec::new();
         for (_, p) in state.pending.iter() {
             staged.push(p.id);
             staged.extend(p.superseded.iter().map(|s| s.id));
         }
-        state.unapplied.retain(|(seq, record)| {
-            *seq > upto || matches!(record, Record::Commit { edits, .. } if edits.iter().any(|e| matches!(e, Edit::Put { id, .. } | Edit::Patch { id, .. } if staged.contains(id))))
-        });
-        if !state.pending.is_empty() || !state.appended.is_empty() {
+        let is_staged = |edit: &Edit| matches!(edit, Edit::Put { id, .. } | Edit::Patch { id, .. } if staged.contains(id));
+        state.commits.note_durable(
+            upto,
+            |record| matches!(record, Record::Commit { edits, .. } if edits.iter().any(is_staged)),
+        );
+        if !state.pending.is_empty() || state.unsynced.has_appended() {
             self.wake_checkpoint(state);
         }
         if self.journal.lock().len() > rotate_at() && may_rotate(state) {
@@ -505,26 +493,30 @@ impl Engine {
     pub(super) fn rotate(&self, state: &mut State) {
         // What was promised before a commit that a power cut may take stands before it. Then the
         // commits: what else is carried of a transaction is newer than its name's last version.
-        let open = state.txns.values().filter(|t| t.handles > 0 || t.closing);
-        let before = |t: &&Transaction| t.overtaken.is_some_and(|by| by > state.durable);
+        let open = state.txns.values().filter(|t| !t.phase.is_reserved());
+        let before = |t: &&Transaction| {
+            t.promise
+                .overtaken()
+                .is_some_and(|by| by > state.commits.durable())
+        };
         let (older, newer): (Vec<_>, Vec<_>) = open.partition(before);
         let records = |txns: Vec<&Transaction>| {
             let records = txns.into_iter().flat_map(|t| self.records_of(state, t));
             records.collect::<Vec<Record>>()
         };
         let (older, newer) = (records(older), records(newer));
-        let unapplied = state.unapplied.iter().map(|(_, record)| record);
-        let mut carried = state.growing.carry(unapplied.clone(), state.durable);
+        let (unapplied, durable) = (state.commits.unapplied(), state.commits.durable());
+        let mut carried = state.growing.carry(unapplied.clone(), durable);
         carried.extend(older);
         carried.extend(unapplied.cloned());
         carried.extend(newer);
-        carried.extend(state.aborting.values().cloned());
+        carried.extend(state.txns.aborting().cloned());
         let mut journal = self.journal.lock();
         let mut header = journal.header().clone();
         header.journal_id = crate::journal::fresh_id();
-        header.next_id = state.last_id.next();
-        header.next_seq = state.seq.next();
-        header.durable_seq = state.durable;
+        header.next_id = state.txns.last_id().next();
+        header.next_seq = state.commits.next();
+        header.durable_seq = state.commits.durable();
         match crate::journal::Journal::create(
             std::os::fd::AsFd::as_fd(&self.store.state),
             header,
@@ -572,7 +564,7 @@ impl Engine {
         state.checkpoint.awaiting += 1;
         let mut failed = None;
         let own = state.checkpoint.rounds + if state.checkpoint.busy { 2 } else { 1 };
-        while state.durable < seq && failed.is_none() {
+        while state.commits.durable() < seq && failed.is_none() {
             if !state.checkpoint.busy {
                 self.want_round(&mut state);
             }
@@ -595,7 +587,7 @@ impl Engine {
         answer: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         let mut state = self.lock();
-        if state.durable >= seq {
+        if state.commits.durable() >= seq {
             drop(state);
             return answer(Ok(()));
         }
@@ -657,14 +649,14 @@ impl Engine {
     pub(super) fn has_backlog(&self, state: &State) -> bool {
         let most = BACKLOG.min(self.config.descriptors / 8);
         let most = failpoint::number("COMMITFS_BACKLOG", most);
-        state.seq.0.saturating_sub(state.durable.0) > most
+        state.commits.backlog() > most
             && state.checkpoint.failed.or(state.checkpoint.stuck).is_none()
     }
 
     /// Whether the data of every commit so far is on the medium.
     pub(super) fn all_synced(&self, state: &State) -> bool {
-        state.dirty_dirs.is_empty()
-            && state.appended.is_empty()
+        !state.unsynced.has_dirs()
+            && !state.unsynced.has_appended()
             && !state.checkpoint.busy
             && !state.checkpoint.barred
             && state
@@ -689,7 +681,7 @@ impl Engine {
     pub(super) fn begin_record(state: &State, txn: &Transaction, claim: bool) -> Record {
         Record::Begin {
             id: txn.staging_id,
-            path: state.nodes.path(&txn.dentry).unwrap_or_default(),
+            path: state.nodes.path(txn.dentry()).unwrap_or_default(),
             claim,
             pid: txn.participants.opener(),
             started_ns: now_ns(),
@@ -699,21 +691,21 @@ impl Engine {
     /// What a new journal must say of an open transaction.
     pub(super) fn records_of(&self, state: &State, txn: &Transaction) -> Vec<Record> {
         let id = txn.staging_id;
-        if txn.discarded {
+        if txn.is_unlinked() {
             return vec![Record::Retarget { id, path: None }];
         }
         let mut records = vec![Engine::begin_record(state, txn, txn.is_there())];
-        let is_newer = |by| by <= state.durable || failpoint::mutant("C7-carried");
-        if txn.overtaken.is_some_and(is_newer) {
+        let is_newer = |by| by <= state.commits.durable() || failpoint::mutant("C7-carried");
+        if txn.promise.overtaken().is_some_and(is_newer) {
             return records;
         }
-        if let Some(content) = &txn.last_fsync {
+        if let Some(content) = txn.promise.told() {
             records.push(Record::Fsynced {
                 id,
                 content: content.clone(),
             });
         }
-        if let Some(ready) = txn.content.as_ref().filter(|_| txn.is_acknowledged()) {
+        if let Some(ready) = txn.preparation.ready().filter(|_| txn.is_acknowledged()) {
             if ready.synced && ready.merged.is_some() {
                 let (id, content) = (ready.id, ready.content.clone());
                 records.push(Record::Fsynced { id, content });
@@ -722,7 +714,7 @@ impl Engine {
                 id: ready.id,
                 sure: true,
                 content: ready.content.clone(),
-                path: state.nodes.path(&txn.dentry).unwrap_or_default(),
+                path: state.nodes.path(txn.dentry()).unwrap_or_default(),
                 version: ready.version,
             });
         }

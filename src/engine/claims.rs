@@ -39,7 +39,7 @@ impl Claimant {
 }
 
 fn is_open(state: &State, dentry: &Dentry, node: NodeId) -> bool {
-    state.transactions_at(dentry).any(|t| t.node == node)
+    state.txns.at(dentry).any(|t| t.node == node)
         || state.nodes.get(node).is_some_and(|n| n.direct > 0)
 }
 
@@ -87,7 +87,7 @@ impl Engine {
 
     /// Whether the name still means the file that was created, as far as can be told.
     fn still_claims(&self, state: &mut State, dentry: &Dentry, node: NodeId) -> bool {
-        state.transactions_at(dentry).any(|t| t.node == node)
+        state.txns.at(dentry).any(|t| t.node == node)
             || match self.current_if_any(state, dentry) {
                 Ok(current) => current == Some(node),
                 // Its directory is gone; anything else passes.

@@ -16,15 +16,15 @@ use super::handle::{Asked, Closing, FlushRest, Progress, Worked, close_unwritten
 use super::links::{Copies, RENEWALS};
 use super::merging::Save;
 use super::prepare::{check_target, told_of_ended};
+use super::state::Unmount;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
 use crate::journal::Record;
 use crate::locks::FileId;
 use crate::namespace::NodeKind;
-use crate::rules::OnSignal;
 use crate::store::{Rejected, id_name};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Abort, Begun, GrownBase, Staging, Transaction};
+use crate::txn::{Abort, GrownBase, Phase, Staging, Transaction};
 use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, Seq, TxnId, now_ns, path_hex};
 
 /// Transactions that are being decided upon hold up an unmount no longer than this.
@@ -85,16 +85,17 @@ impl Engine {
     ) -> Progress<FlushRest> {
         let state = &mut *guard;
         let staged = state.txns.get_mut(&id).and_then(|txn| {
-            txn.close_began = Some(Instant::now());
+            txn.preparation.begin();
             // Read at once: the closing task waits for this answer, so it can't be gone yet.
             if !close.locked
                 && txn.participants.closes_further(close.by.caller)
-                && txn.note_further_flush()
+                && txn.preparation.note_further_flush()
             {
                 return None;
             }
             let closer = txn.participants.close(close.by.caller);
-            let nothing = txn.holds_nothing().then(|| (txn.dentry.clone(), txn.base));
+            let nothing = txn.purpose.holds_nothing();
+            let nothing = nothing.then(|| (txn.dentry().clone(), txn.purpose.base()));
             Some((closer, txn.would_commit(), nothing))
         });
         let staged = staged.map(|(closer, commits, nothing)| {
@@ -176,7 +177,7 @@ impl Engine {
     /// one commit that is killed and has merely inherited it.
     pub(super) fn commit_by_close(&self, caller: Caller, id: TxnId) {
         let killed = Engine::killed_flusher(caller).is_some();
-        let commits = |t: &Transaction| !has_lost_a_writer(t) && (!killed || is_exempt(t));
+        let commits = |t: &Transaction| !t.has_lost_a_writer() && (!killed || t.is_exempt());
         if self.lock().txns.get(&id).is_some_and(commits) {
             self.commit_point(id, caller.tid);
         }
@@ -232,22 +233,21 @@ impl Engine {
         let Some(t) = state.txns.get_mut(&id) else {
             return self.give_back(state, &unlock);
         };
-        t.handles -= 1;
-        if t.handles > 0 {
+        if !t.phase.release() {
             return self.give_back(state, &unlock);
         }
         if failpoint::mutant("C2") {
+            t.phase = Phase::Reserved;
             drop(guard);
             return self.finish_late(id, staging.clone(), unlock);
         }
-        t.closing = true;
         t.participants.note_dead_mapping();
-        let rescue = t.fsynced
-            && !t.discarded
-            && (t.death().is_some() || matches!(t.verdict, Some(Abort::Guard(_))));
-        let certain = t.verdict.is_some() || t.discarded || !t.would_commit();
+        let rescue = t.promise.has_fsynced()
+            && !t.is_unlinked()
+            && (t.death().is_some() || matches!(t.preparation.refusal(), Some(Abort::Guard(_))));
+        let certain = t.preparation.refusal().is_some() || t.is_unlinked() || !t.would_commit();
         // A write may have been under way when the last FLUSH looked (a mapping's pages).
-        let prepared = !t.unprepared && staging.try_lock().is_some_and(|c| !c.dirty);
+        let prepared = t.preparation.is_prepared() && staging.try_lock().is_some_and(|c| !c.dirty);
         let ready = certain
             || (prepared
                 && !state.followers.follow(id)
@@ -284,7 +284,7 @@ impl Engine {
                 let txn = state.txns.get(&id);
                 (
                     txn.map_or(0, |t| t.participants.opener()),
-                    txn.is_some_and(|t| t.fsynced),
+                    txn.is_some_and(|t| t.promise.has_fsynced()),
                 )
             };
             // Others may commit while it is being merged into what they had committed before, or
@@ -341,20 +341,20 @@ impl Engine {
         result: OpResult<()>,
     ) -> OpResult<()> {
         let pid = self.lock().txns.get_mut(&id).map_or(0, |t| {
-            t.close_began = Some(Instant::now());
+            t.preparation.begin();
             t.participants.opener()
         });
         let mut result = result.and_then(|()| self.prepare(id, staging, pid));
         let mut state = self.lock();
         // Nobody else has it open, whatever the last look at descriptors came to.
-        if let Some(abort) = state.txns.get(&id).and_then(|t| t.verdict.as_ref()) {
+        if let Some(abort) = state.txns.get(&id).and_then(|t| t.preparation.refusal()) {
             result = result.and(Err(abort.errno()));
         }
-        if let (Err(errno), Some(t)) = (result, state.txns.get_mut(&id)) {
-            t.verdict.get_or_insert(Abort::FailedWrite {
-                what: "truncate",
-                errno,
-            });
+        if let (Err(errno), Some(t)) = (result, state.txns.get_mut(&id))
+            && t.preparation.refusal().is_none()
+        {
+            let what = "truncate";
+            t.preparation.refuse(Abort::FailedWrite { what, errno });
         }
         let aborted = self.finish(&mut state, id);
         drop(state);
@@ -371,17 +371,16 @@ impl Engine {
 
     /// Decides: commits, or gives what is left of a transaction that doesn't.
     pub(super) fn finish(&self, state: &mut State, id: TxnId) -> Option<Aborted> {
-        let txn = state.txns.remove(&id)?;
+        let txn = state.txns.remove(id)?;
         let save = state.registry.saves.get(&id).cloned();
-        self.end_turn(state, &txn.dentry, id);
-        state.unlist(&txn.dentry, id);
+        self.end_turn(state, txn.dentry(), id);
         let file = state.file_of(txn.node);
-        if txn.holds_slot {
-            let (path, held) = (self.show(state, &txn.dentry), txn.started.elapsed());
+        if txn.slot.is_held() {
+            let (path, held) = (self.show(state, txn.dentry()), txn.started.elapsed());
             state.lock_stats.note(&path, |t| t.holds.observe(held));
         }
         let releases = txn.releases.clone();
-        let committed = txn.content.as_ref().map(|c| c.id);
+        let committed = txn.preparation.ready().map(|c| c.id);
         let aborted = self.decide(state, txn, save.as_ref());
         state.followers.leave(id);
         state.forget_save(id);
@@ -399,19 +398,19 @@ impl Engine {
     }
 
     fn decide(&self, state: &mut State, txn: Transaction, save: Option<&Save>) -> Option<Aborted> {
-        if txn.discarded || !txn.would_commit() || self.adds_nothing(state, &txn) {
+        if txn.is_unlinked() || !txn.would_commit() || self.adds_nothing(state, &txn) {
             return Some(self.abort(state, txn, None));
         }
-        let death = txn.death().filter(|_| is_doomed(&txn));
-        let abort = match (death, &txn.verdict) {
+        let death = txn.death().filter(|_| txn.is_doomed());
+        let abort = match (death, txn.preparation.refusal()) {
             (Some(death), _) => Some(death),
             (None, Some(verdict)) => Some(verdict.clone()),
             // Nothing is dropped that way: what it holds goes to rejected.
-            (None, None) if txn.content.is_none() => Some(Abort::FailedWrite {
+            (None, None) if txn.preparation.ready().is_none() => Some(Abort::FailedWrite {
                 what: "prepare",
                 errno: Errno::IO,
             }),
-            (None, None) => check_target(self, state, &txn.dentry)
+            (None, None) => check_target(self, state, txn.dentry())
                 .err()
                 .map(|errno| Abort::VanishedTarget { errno }),
         };
@@ -426,7 +425,7 @@ impl Engine {
 
     /// It would replace what somebody else has committed meanwhile by nothing of its own.
     fn adds_nothing(&self, state: &mut State, txn: &Transaction) -> bool {
-        txn.holds_nothing() && self.is_another_file(state, &txn.dentry, txn.base)
+        txn.purpose.holds_nothing() && self.is_another_file(state, txn.dentry(), txn.purpose.base())
     }
 
     /// Whether a transaction that is still listed would replace what somebody else has committed by nothing of its own.
@@ -434,8 +433,8 @@ impl Engine {
         let nothing = state
             .txns
             .get(&id)
-            .filter(|t| t.holds_nothing())
-            .map(|t| (t.dentry.clone(), t.base));
+            .filter(|t| t.purpose.holds_nothing())
+            .map(|t| (t.dentry().clone(), t.purpose.base()));
         nothing.is_some_and(|(dentry, base)| self.is_another_file(state, &dentry, base))
     }
 
@@ -449,7 +448,7 @@ impl Engine {
     fn abort(&self, state: &mut State, txn: Transaction, abort: Option<Abort>) -> Aborted {
         if abort.is_some() {
             let begun = Engine::begin_record(state, &txn, false);
-            state.aborting.insert(txn.id, begun);
+            state.txns.begin_abort(txn.id, begun);
         }
         if let Some(node) = state.nodes.get_mut(txn.node) {
             node.kind = NodeKind::File;
@@ -469,9 +468,9 @@ impl Engine {
         if let Some(abort) = &abort {
             *state.counters.aborts.entry(abort.counter()).or_default() += 1;
             let kept = txn.staging.try_lock();
-            let is_kept = !txn.is_restore && kept.is_none_or(|c| c.size() != Ok(0));
+            let is_kept = !txn.purpose.is_restore() && kept.is_none_or(|c| c.size() != Ok(0));
             let kept = is_kept.then_some(txn.staging_id);
-            let path = self.show(state, &txn.dentry);
+            let path = self.show(state, txn.dentry());
             let (pid, command) = txn.participants.who();
             log::warn!(
                 "{path}: not committed: {abort}; opened by {pid} ({command}){}",
@@ -481,22 +480,22 @@ impl Engine {
                 ))
             );
             // Who restores content is told by its close, and the content is there already.
-            if !txn.is_restore {
-                self.remember_error(state, &txn.dentry, abort, (pid, command), kept);
+            if !txn.purpose.is_restore() {
+                self.remember_error(state, txn.dentry(), abort, (pid, command), kept);
             }
-            let is_new = matches!(txn.begun, Begun::Create { .. });
+            let is_new = txn.purpose.creates();
             let is_killed = matches!(abort, Abort::Killed { .. });
             if is_new && is_killed && txn.policy.guard == Guard::None {
-                state.offer_what_there_is(&txn.dentry);
+                state.errors.offer_what_there_is(txn.dentry());
             }
-        } else if txn.discarded {
+        } else if txn.is_unlinked() {
             *state
                 .counters
                 .aborts
                 .entry(Abort::Discarded.counter())
                 .or_default() += 1;
         }
-        let path = self.path_of(state, &txn.dentry);
+        let path = self.path_of(state, txn.dentry());
         self.deferred_closes.begin();
         Aborted { txn, path, abort }
     }
@@ -511,7 +510,7 @@ impl Engine {
         let len = content.size().ok().filter(|_| !untouched).unwrap_or(0);
         drop(content);
         let kept = match &aborted.abort {
-            Some(abort) if len > 0 && !aborted.txn.is_restore => {
+            Some(abort) if len > 0 && !aborted.txn.purpose.is_restore() => {
                 let (pid, command) = aborted.txn.participants.to_who();
                 let meta = Rejected {
                     id,
@@ -533,7 +532,7 @@ impl Engine {
         };
         self.append(&Record::Abort { id }).ok();
         let mut state = self.lock();
-        state.aborting.remove(&aborted.txn.id);
+        state.txns.end_abort(aborted.txn.id);
         state.counters.rejected += u64::from(kept);
         drop(state);
         // Its space is free only when nobody has it open.
@@ -581,27 +580,11 @@ fn ended_before(state: &State, id: TxnId) -> OpResult<()> {
     }
 }
 
-/// Whether a writer's death keeps it from being committed (C4).
-pub(super) fn is_doomed(txn: &Transaction) -> bool {
-    txn.death().is_some() && !is_exempt(txn)
-}
-
-/// Whether a writer's death keeps it from committing what is written so far, while others hold it.
-pub(super) fn has_lost_a_writer(txn: &Transaction) -> bool {
-    txn.writers_death().is_some() && !is_exempt(txn)
-}
-
-/// Whether it commits though a writer was killed.
-fn is_exempt(txn: &Transaction) -> bool {
-    // A claim is what everybody sees already (C6).
-    txn.is_there() || txn.policy.on_signal == OnSignal::Commit || failpoint::mutant("C4")
-}
-
 /// The file from which an editor that is to commit still has to take over what others add.
 fn grown_of(state: &State, id: TxnId) -> Option<GrownBase> {
     let txn = state.txns.get(&id)?;
-    let commits = !txn.discarded && txn.verdict.is_none() && !is_doomed(txn);
-    let ready = txn.content.as_ref().filter(|_| commits)?;
+    let commits = !txn.is_unlinked() && !txn.is_doomed();
+    let ready = txn.preparation.ready().filter(|_| commits)?;
     ready.grown.clone()
 }
 
@@ -621,8 +604,7 @@ impl Engine {
         let mut all = Vec::new();
         for &id in ids {
             if let Some(txn) = state.txns.get_mut(&id) {
-                txn.fsynced = false;
-                txn.verdict = Some(Abort::Forced);
+                txn.preparation.refuse(Abort::Forced);
                 txn.participants.leave();
                 all.extend(self.finish(&mut state, id));
             }
@@ -641,8 +623,8 @@ impl Engine {
         let mut flushed: Vec<_> = state
             .txns
             .values()
-            .filter(|t| t.content.is_some() && !t.unprepared)
-            .filter_map(|t| Some((t.flushed?.at, t.id)))
+            .filter(|t| t.preparation.is_prepared())
+            .filter_map(|t| Some((t.preparation.flush()?.at, t.id)))
             .collect();
         flushed.sort_unstable();
         let mut all = Vec::new();
@@ -652,7 +634,7 @@ impl Engine {
             if (!self.still_fits(&mut state, id) || state.followers.follow(id))
                 && let Some(txn) = state.txns.get_mut(&id)
             {
-                txn.closing = true;
+                txn.phase.close();
                 let (staging, pid) = (txn.staging.clone(), txn.participants.last_closer());
                 drop(state);
                 self.prepare(id, &staging, pid).ok();
@@ -670,8 +652,7 @@ impl Engine {
     /// An unmount didn't come about.
     pub fn stay(&self) {
         let mut state = self.lock();
-        state.leaving = false;
-        state.closing = false;
+        state.unmount = Unmount::No;
         crate::sys::interrupt::go_on();
     }
 
@@ -705,7 +686,7 @@ impl Engine {
             );
         }
         if state.pending.is_empty() {
-            if state.appended.is_empty() {
+            if !state.unsynced.has_appended() {
                 // What is done to the files until the next mount is nobody's append.
                 state.growing = super::growing::Growing::default();
             }

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
-use super::close::is_doomed;
 use super::{Engine, State};
 use crate::namespace::NodeKind;
 use crate::sys::failpoint;
-use crate::txn::{Begun, Transaction};
+use crate::txn::Transaction;
 use crate::types::{Dentry, NodeId, TxnId};
 
 /// Decisions are told; but who waits for one looks now and then all the same.
@@ -30,13 +29,13 @@ impl State {
 
     fn is_deciding(&self, id: TxnId) -> bool {
         let txn = self.txns.get(&id);
-        txn.is_some_and(|t| t.closing) && !failpoint::mutant("C9-deciding")
+        txn.is_some_and(|t| t.phase.is_closing()) && !failpoint::mutant("C9-deciding")
     }
 
     /// A transaction of the name that is being decided upon.
     pub(super) fn deciding_under(&self, dentry: &Dentry) -> Option<TxnId> {
-        let ids = self.open_names.get(dentry).into_iter().flatten();
-        ids.copied().find(|id| self.is_deciding(*id))
+        let mut ids = self.txns.all_at(dentry).map(|t| t.id);
+        ids.find(|id| self.is_deciding(*id))
     }
 
     /// Whether an operation on a name that has failed with ENOENT is to be done again: it was to be done to a transaction which
@@ -47,9 +46,9 @@ impl State {
 
     /// Whether it would be committed, and yet isn't prepared: something has changed it since.
     pub(super) fn is_unprepared(&self, id: TxnId) -> bool {
-        self.txns.get(&id).is_some_and(|t| {
-            t.unprepared && t.verdict.is_none() && !t.discarded && t.would_commit()
-        })
+        self.txns
+            .get(&id)
+            .is_some_and(|t| t.preparation.is_unfinished() && !t.is_unlinked() && t.would_commit())
     }
 }
 
@@ -57,15 +56,20 @@ impl State {
 /// it is kept, or of which it is being decided. Who removes its directory, or makes another kind of file of its
 /// name, would take that back.
 pub(super) fn is_as_good_as_there(txn: &Transaction) -> bool {
-    let may_be_kept = txn.fsynced || txn.verdict.is_none() && !is_doomed(txn);
-    let is_closed = txn.closing && txn.would_commit() && may_be_kept || txn.is_acknowledged();
-    !txn.discarded && (txn.is_seen_by_all() || is_closed && !failpoint::mutant("C2-taken"))
+    let may_be_kept =
+        txn.promise.has_fsynced() || txn.preparation.refusal().is_none() && !txn.is_doomed();
+    let is_closed =
+        txn.phase.is_closing() && txn.would_commit() && may_be_kept || txn.is_acknowledged();
+    !txn.is_unlinked()
+        && (txn.visibility.is_seen_by_all() || is_closed && !failpoint::mutant("C2-taken"))
 }
 
 /// Whether recovery may give a name what an open transaction of it has promised.
 pub(super) fn is_promised(state: &State, dentry: &Dentry) -> bool {
-    let promises = |t: &Transaction| t.last_fsync.is_some() || t.content.is_some() || t.is_there();
-    state.transactions_at(dentry).any(promises)
+    let promises = |t: &Transaction| {
+        t.promise.told().is_some() || t.preparation.ready().is_some() || t.is_there()
+    };
+    state.txns.at(dentry).any(promises)
 }
 
 impl Engine {
@@ -92,8 +96,8 @@ impl Engine {
     /// Waits until it is decided what becomes of new files of a directory.
     pub(super) fn await_creations(&self, state: &mut MutexGuard<'_, State>, dir: NodeId) {
         let creates = |t: &Transaction| {
-            let is_new = matches!(t.begun, Begun::Create { .. });
-            is_new && t.closing && !t.discarded && t.dentry.dir == dir
+            let is_new = t.purpose.creates();
+            is_new && t.phase.is_closing() && !t.is_unlinked() && t.dentry().dir == dir
         };
         while state.txns.values().any(creates) && !failpoint::mutant("C9-deciding") {
             self.state_changed.wait_for(state, LOOK);

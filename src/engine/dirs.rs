@@ -106,13 +106,13 @@ impl Engine {
         }
         for txn in state.txns.values() {
             let own = tgid.is_some_and(|t| super::resolve::sees(state, txn, (t, caller.tid)));
-            if txn.dentry.dir == node
-                && !txn.discarded
-                && txn.handles > 0
-                && (txn.is_seen_by_all() || own)
+            if txn.dentry().dir == node
+                && !txn.is_unlinked()
+                && txn.phase.is_open()
+                && (txn.visibility.is_seen_by_all() || own)
             {
-                let ino = txn.shown_base.unwrap_or(txn.node);
-                names.insert(txn.dentry.name.clone(), (ino, FileType::RegularFile));
+                let ino = txn.purpose.shown().unwrap_or(txn.node);
+                names.insert(txn.dentry().name.clone(), (ino, FileType::RegularFile));
             }
         }
         let mut entries = vec![

@@ -9,16 +9,15 @@ use rustix::io::Errno;
 
 use super::{Engine, State};
 use crate::namespace::Shown;
-use crate::rules::Stream;
 use crate::sys::failpoint;
-use crate::txn::{Begun, Staging};
+use crate::txn::Staging;
 use crate::types::{NodeId, OpResult, TxnId};
 
 impl Engine {
     /// Whether its own program has emptied the name since a transaction was written.
     pub(super) fn is_emptied(&self, id: TxnId) -> bool {
         let state = self.lock();
-        let emptied = state.txns.get(&id).is_some_and(|t| t.emptied_by.is_some());
+        let emptied = state.txns.get(&id).is_some_and(|t| t.purpose.is_emptied());
         emptied && !failpoint::mutant("C9-emptied")
     }
 
@@ -30,18 +29,18 @@ impl Engine {
         staging: &Arc<Staging>,
         adds: bool,
     ) -> OpResult<()> {
-        let dentry = self.lock().txns.get(&id).map(|t| t.dentry.clone());
+        let dentry = self.lock().txns.get(&id).map(|t| t.dentry().clone());
         let mut content = staging.lock();
         let mut guard = self.lock_materialized(&dentry.ok_or(Errno::IO)?)?;
         let state = &mut *guard;
         let Some(txn) = state.txns.get_mut(&id) else {
             return Ok(());
         };
-        let Some(by) = txn.emptied_by.take() else {
+        let Some(by) = txn.purpose.take_emptied() else {
             return Ok(());
         };
-        let (dentry, node) = (txn.dentry.clone(), txn.node);
-        let is_log = txn.appends && matches!(txn.stream, Some(Stream::Lines | Stream::Table));
+        let (dentry, node) = (txn.dentry().clone(), txn.node);
+        let is_log = txn.purpose.is_log();
         let stays = adds && is_log && !failpoint::mutant("C10-own-save");
         if stays || state.txns.contains_key(&by) {
             // Nothing is committed of it yet, and nothing was left.
@@ -65,9 +64,8 @@ impl Engine {
     fn goes_on_from(&self, state: &mut State, id: TxnId, current: NodeId) {
         let body = state.files.body(current);
         if let Some(txn) = state.txns.get_mut(&id) {
-            (txn.base, txn.body) = (Some(current), Some(body));
-            (txn.begun, txn.changed) = (Begun::Edit, false);
-            (txn.empties, txn.claim, txn.stream) = (false, false, None);
+            txn.purpose.start_anew_from(current, body);
+            txn.visibility.end_claim();
         }
         Engine::note_rebased(state, id, current);
     }

@@ -1,6 +1,7 @@
 //! Errors that nobody may have seen (C22): shells ignore what close() says. They are shown by
 //! status and by an attribute of the path, and outlive the mount until somebody has read them.
 
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::{Engine, State};
@@ -14,20 +15,59 @@ const MOST: usize = 10_000;
 /// Content that isn't in rejected after this time isn't on its way there any more.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
-impl State {
-    pub(super) fn add_unseen(&mut self, unseen: Unseen) {
-        self.unseen.push_back(unseen);
-        while self.unseen.len() > MOST {
-            self.unseen.pop_front();
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct ErrorLog {
+    /// For status, newest last.
+    all: VecDeque<Unseen>,
+    /// They are not written down as they are.
+    has_changed: bool,
+    /// Those of single names, for the attribute `user.commitfs.error`: since the version that each has.
+    names: HashMap<Dentry, Unseen>,
+}
+
+impl ErrorLog {
+    pub(super) fn add(&mut self, unseen: Unseen) {
+        self.all.push_back(unseen);
+        while self.all.len() > MOST {
+            self.all.pop_front();
         }
-        self.unseen_changed = true;
+        self.has_changed = true;
+    }
+
+    /// The last error of a name.
+    pub(super) fn of(&self, dentry: &Dentry) -> Option<&Unseen> {
+        self.names.get(dentry)
+    }
+
+    /// A name has got a version, or is gone: what went wrong before was not the last.
+    pub(super) fn forget(&mut self, dentry: &Dentry) {
+        self.names.remove(dentry);
+    }
+
+    /// All that were kept, read or not.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Unseen> {
+        self.all.iter()
+    }
+
+    /// Those that nobody has read.
+    pub(super) fn unread(&self) -> impl Iterator<Item = &Unseen> {
+        self.all.iter().filter(|u| !u.read)
+    }
+
+    /// What was told counts as read.
+    fn mark_read(&mut self) {
+        for unseen in &mut self.all {
+            unseen.read |= unseen.told;
+        }
+        self.has_changed = true;
     }
 
     /// Errors are told to somebody, given what rejected holds. Of content that is on its way there nobody can be told yet
     /// how to have it back: that error is told again.
     pub(super) fn note_told(&mut self, rejected: &[Rejected]) {
         let now = now_ns();
-        for unseen in self.unseen.iter_mut().filter(|u| !u.told) {
+        for unseen in self.all.iter_mut().filter(|u| !u.told) {
             let is_there = |id: &String| rejected.iter().any(|r| id_name(r.id) == *id);
             unseen.told = unseen.rejected.as_ref().is_none_or(is_there)
                 || now - unseen.time_ns > ON_ITS_WAY.as_nanos() as i64
@@ -37,8 +77,8 @@ impl State {
 
     /// What was rejected just now is all there is of a name (see [`Unseen::resumable`]).
     pub(super) fn offer_what_there_is(&mut self, dentry: &Dentry) {
-        let told = self.errors.get_mut(dentry).into_iter();
-        for told in told.chain(self.unseen.back_mut()) {
+        let told = self.names.get_mut(dentry).into_iter();
+        for told in told.chain(self.all.back_mut()) {
             told.resumable = told.rejected.is_some();
         }
     }
@@ -64,8 +104,8 @@ impl Engine {
         if matches!(abort, Abort::Guard(_)) && rejected.is_none() {
             unseen.remedy = Some(format!("commitfs rules explain {}", self.shell_path(&path)));
         }
-        state.errors.insert(dentry.clone(), unseen.clone());
-        state.add_unseen(unseen);
+        state.errors.names.insert(dentry.clone(), unseen.clone());
+        state.errors.add(unseen);
     }
 
     /// Content that was kept is gone for good: nobody has asked for that.
@@ -73,7 +113,7 @@ impl Engine {
         for one in dropped {
             let unseen = Unseen::of_dropped(one, why);
             if !failpoint::mutant("C5-drop-told") {
-                state.add_unseen(unseen);
+                state.errors.add(unseen);
             }
         }
     }
@@ -81,17 +121,14 @@ impl Engine {
     /// Errors that status has shown count as read.
     pub(super) fn mark_errors_read(&self) {
         let mut state = self.lock();
-        for unseen in &mut state.unseen {
-            unseen.read |= unseen.told;
-        }
-        state.unseen_changed = true;
+        state.errors.mark_read();
         drop(state);
         self.keep_unread();
     }
 
     /// How many nobody has read.
     pub(super) fn unread(&self) -> usize {
-        self.lock().unseen.iter().filter(|u| !u.read).count()
+        self.lock().errors.unread().count()
     }
 
     /// Writes down those nobody has read, if that has changed: for the next mount.
@@ -99,14 +136,14 @@ impl Engine {
         // One writer at a time, so that the last list is the one that stays.
         let _turn = self.keeping_unread.lock();
         let mut state = self.lock();
-        if !std::mem::take(&mut state.unseen_changed) || failpoint::mutant("C22-kept") {
+        if !std::mem::take(&mut state.errors.has_changed) || failpoint::mutant("C22-kept") {
             return;
         }
-        let unread: Vec<Unseen> = state.unseen.iter().filter(|u| !u.read).cloned().collect();
+        let unread: Vec<Unseen> = state.errors.unread().cloned().collect();
         drop(state);
         if let Err(e) = self.store.keep_unread(&unread) {
             log::error!("errors can't be kept for the next mount: {e}");
-            self.lock().unseen_changed = true;
+            self.lock().errors.has_changed = true;
         }
     }
 
@@ -119,6 +156,6 @@ impl Engine {
                 unread.len()
             );
         }
-        self.lock().unseen.extend(unread);
+        self.lock().errors.all.extend(unread);
     }
 }

@@ -7,7 +7,7 @@
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::names::JUDGEMENTS;
+use super::names::{JUDGEMENTS, open_at};
 use super::publish::Publication;
 use super::rest::publish_in_place;
 use super::{Durability, Engine, State};
@@ -116,7 +116,7 @@ impl Engine {
             let written = own.filter(|id| state.txns.get(id).is_some_and(|t| t.would_commit()));
             return Ok(written.map_or(ExchangeSide::Version, ExchangeSide::Written));
         }
-        let claim = || state.transactions_at(dentry).find(|t| t.is_seen_by_all());
+        let claim = || state.txns.seen_by_all_at(dentry).next();
         let hidden = own.or_else(|| claim().map(|t| t.id));
         Ok(hidden.map_or(ExchangeSide::Version, ExchangeSide::Hidden))
     }
@@ -136,7 +136,7 @@ impl Engine {
             let state = self.lock();
             let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
             let policy = self.policy(&state, name, Creation::default());
-            (txn.staging.clone(), policy, txn.dentry == *name)
+            (txn.staging.clone(), policy, txn.dentry() == name)
         };
         let judges = policy.mode == Mode::Atomic && policy.guard != Guard::None;
         if judges {
@@ -181,7 +181,7 @@ impl Engine {
     /// rename of an open file (C11). What can't be committed yet, half a document say, is judged at
     /// the close.
     fn publish_written(&self, caller: Caller, id: TxnId) {
-        let dentry = self.lock().txns.get(&id).map(|t| t.dentry.clone());
+        let dentry = self.lock().txns.get(&id).map(|t| t.dentry().clone());
         let Some(dentry) = dentry.filter(|_| self.unpublished_stream(id).is_none()) else {
             return;
         };
@@ -199,14 +199,11 @@ impl Engine {
         if failpoint::mutant("C11-exchange") {
             return;
         }
-        let at = |state: &State, dentry| state.open_names.get(dentry).cloned().unwrap_or_default();
-        let (here, there) = (at(state, from), at(state, to));
+        let (here, there) = (open_at(state, from), open_at(state, to));
         for (ids, dentry) in [(here, to), (there, from)] {
             for id in ids {
-                if state.txns.get(&id).is_some_and(|t| !t.discarded) {
-                    self.retarget(state, id, dentry);
-                    self.journal_moved(state, id);
-                }
+                self.retarget(state, id, dentry);
+                self.journal_moved(state, id);
             }
         }
     }

@@ -128,7 +128,8 @@ impl Engine {
         if state.growing.knows(file) {
             return Ok(());
         }
-        state.growing.make_room(state.durable);
+        let durable = state.commits.durable();
+        state.growing.make_room(durable);
         self.append(&Record::Growing {
             file,
             path: path.to_owned(),
@@ -185,7 +186,7 @@ impl Engine {
     }
 
     fn growing_moved(&self, state: &mut State, file: FileKey, path: &Path) {
-        let records = state.unapplied.iter().map(|(_, record)| record);
+        let records = state.commits.unapplied();
         let from = first_appends(records).get(&file).copied();
         let Some(grown) = state.growing.files.get_mut(&file) else {
             return;
@@ -222,7 +223,7 @@ impl Engine {
             }
             self.append(&Record::Settled { file })?;
             // A new journal tells no more of what they may overwrite.
-            for (_, record) in &mut state.unapplied {
+            for record in state.commits.unapplied_mut() {
                 if let Record::Commit { edits, .. } = record {
                     edits.retain(
                         |edit| !matches!(edit, Edit::Append { file: Some(f), .. } if *f == file),

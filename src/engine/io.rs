@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -48,8 +47,8 @@ impl Engine {
         let mut common = false;
         let txn = file.transaction();
         if let Some(txn) = txn.and_then(|txn| state.txns.get_mut(&txn)) {
-            txn.heard = Instant::now();
-            common = txn.common;
+            txn.slot.note_use();
+            common = txn.visibility.is_common();
         }
         Ok((file, common))
     }
@@ -204,11 +203,14 @@ impl Engine {
             let Some(txn) = state.txns.get(&id) else {
                 return false;
             };
-            let alone = txn.appends || txn.handles == 1;
+            let alone = txn.purpose.appends() || txn.phase.descriptions() == 1;
             // A link gets its copy when the file is whole.
             let followed = state.followers.follow(id);
-            let goes_on = alone && !txn.discarded && !txn.claim && !followed;
-            (txn.stream.filter(|_| goes_on), txn.appends)
+            let goes_on = alone && !txn.is_unlinked() && !txn.visibility.is_claim() && !followed;
+            (
+                txn.purpose.stream().filter(|_| goes_on),
+                txn.purpose.appends(),
+            )
         };
         let content = staging.try_lock();
         let at_end = appends || content.as_ref().is_some_and(|c| c.size() == Ok(offset));
@@ -222,7 +224,7 @@ impl Engine {
         if next == Next::Document
             && let Some(txn) = self.lock().txns.get_mut(&id)
         {
-            txn.stream = None;
+            txn.purpose.end_stream();
         }
         next == Next::Shows
     }
@@ -265,10 +267,9 @@ impl Engine {
         let state = &mut *guard;
         let txn = state.txns.get_mut(&id).ok_or(Errno::IO)?;
         txn.participants.write(caller.tid);
-        txn.changed = true;
-        txn.emptied_by = None;
-        let stream = txn.stream.is_some();
-        let outgrown = txn.claim && end > CLAIM_LIMIT;
+        txn.purpose.note_write();
+        let stream = txn.purpose.stream().is_some();
+        let outgrown = txn.visibility.is_claim() && end > CLAIM_LIMIT;
         self.unprepare(state, id);
         if outgrown {
             self.end_claim(state, id);
@@ -280,11 +281,9 @@ impl Engine {
     pub(super) fn unprepare(&self, state: &mut State, id: TxnId) {
         if let Some(txn) = state.txns.get_mut(&id) {
             // Whichever FLUSH has said so: others may have joined and closed since.
-            if let Some(ready) = txn.content.take() {
+            if let Some(ready) = txn.preparation.withdraw() {
                 self.append(&Record::Unprepared { id: ready.id }).ok();
             }
-            txn.unprepared = true;
-            txn.verdict = None;
         }
     }
 

@@ -8,7 +8,7 @@ use crate::guard::{Guard, Replaces, Verdict, examine, judge};
 use crate::namespace::NodeKind;
 use crate::rules::Policy;
 use crate::sys::{at, failpoint};
-use crate::txn::{Abort, Begun, Content, Staging};
+use crate::txn::{Abort, Content, Staging};
 use crate::types::{Dentry, OpResult, TxnId, errno_of};
 
 /// Whether a close reports what stands against the commit. A guard's refusal and a conflict only the
@@ -49,8 +49,8 @@ impl Engine {
     /// How a transaction's content takes the place of what is there: who edits a file (`r+`,
     /// truncate) has not chosen all of it, unless it has emptied the file first.
     pub(super) fn replaces(&self, id: TxnId, content: &Content) -> Replaces {
-        let edits = |begun| begun == Begun::Edit && !content.is_anew();
-        let edits = self.lock().txns.get(&id).is_some_and(|t| edits(t.begun));
+        let edits =
+            !content.is_anew() && self.lock().txns.get(&id).is_some_and(|t| t.purpose.edits());
         match edits && !failpoint::mutant("C21-edits") {
             true => Replaces::InPlace,
             false => Replaces::Whole,
@@ -120,10 +120,11 @@ impl Engine {
             let Some(txn) = state.txns.get(&id) else {
                 return;
             };
-            if txn.death().is_none() && txn.verdict.is_none() {
+            if txn.death().is_none() && txn.preparation.refusal().is_none() {
                 return;
             }
-            (txn.dentry.clone(), txn.policy.clone(), txn.current_at_fsync)
+            let then = txn.promise.current_at_fsync();
+            (txn.dentry().clone(), txn.policy.clone(), then)
         };
         // Somebody has committed the name since the fsync: that is newer.
         let current = self.current_if_any(&mut self.lock(), &dentry);
@@ -142,9 +143,7 @@ impl Engine {
         }
         let mut state = self.lock();
         if let (Ok(ready), Some(txn)) = (ready, state.txns.get_mut(&id)) {
-            txn.content = Some(ready);
-            txn.verdict = None;
-            txn.unprepared = false;
+            txn.preparation.finish(ready, false);
             txn.participants.forgive_deaths();
             let path = self.show(&state, &dentry);
             log::info!("{path}: its writer was ended, but what it had fsync'd is kept");

@@ -181,7 +181,8 @@ impl Engine {
     /// The version that a transaction still is, having written nothing.
     fn untouched_base(&self, state: &mut State, id: TxnId) -> OpResult<Option<NodeId>> {
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
-        let (dentry, base, touched) = (txn.dentry.clone(), txn.base, txn.would_commit());
+        let (dentry, base, touched) =
+            (txn.dentry().clone(), txn.purpose.base(), txn.would_commit());
         let current = self.current_if_any(state, &dentry)?;
         Ok(base.filter(|base| !touched && current == Some(*base)))
     }
@@ -276,7 +277,7 @@ impl Engine {
             return;
         }
         let mut writers: Vec<TxnId> = state.followers.writers(linked).to_vec();
-        writers.extend(state.transactions_at(linked).map(|t| t.id));
+        writers.extend(state.txns.at(linked).map(|t| t.id));
         state.followers.names.remove(to);
         if !writers.is_empty() {
             let follower = Follower { version, writers };
@@ -288,7 +289,10 @@ impl Engine {
     pub(super) fn copies_of_prepared(&self, id: TxnId) -> Copies {
         let (followers, ready) = {
             let state = self.lock();
-            let ready = state.txns.get(&id).and_then(|t| t.content.clone());
+            let ready = state
+                .txns
+                .get(&id)
+                .and_then(|t| t.preparation.ready().cloned());
             (state.followers.of(id), ready)
         };
         match ready {
@@ -362,7 +366,7 @@ impl Engine {
         let policy = self.policy(&self.lock(), dentry, Creation::default());
         self.check_named(0, source, (dentry, &policy), true)?;
         self.reserve_commit()?;
-        let id = self.lock().new_id();
+        let id = self.lock().txns.new_id();
         let file = self.making_room(|| self.store.create_staging(id))?;
         let fill = || self.fill_copy(id, &file, onto, (source, described));
         let made = self.making_room_for(described.len, fill);

@@ -129,6 +129,6 @@ impl Engine {
         let adds = state.appenders.contains_key(dentry);
         let stages =
             |t: &crate::txn::Transaction| t.policy.mode == Mode::Atomic && t.started < since;
-        adds || state.transactions_at(dentry).any(stages)
+        adds || state.txns.at(dentry).any(stages)
     }
 }

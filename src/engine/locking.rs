@@ -14,12 +14,13 @@ use rustix::io::Errno;
 
 use super::handle::{Asked, OpenFile, VersionReader};
 use super::rest::{may_commit_so_far, publish_in_place};
+use super::waits::Waiting;
 use super::{Engine, State};
 use crate::locks::{FileId, Lock, LockKind, Mode, closes_cycle};
 use crate::namespace::{NodeKind, Shown};
 use crate::sys::proc::Call;
 use crate::sys::{failpoint, proc};
-use crate::txn::{Begun, Transaction};
+use crate::txn::Transaction;
 use crate::types::{Caller, HandleId, NodeId, OpResult, TxnId};
 
 /// How often a waiting thread's signals are looked at.
@@ -46,23 +47,6 @@ pub struct LockRequest {
     pub wait: bool,
     /// Which call it comes from.
     pub kind: LockKind,
-}
-
-/// Somebody who waits, for `commitfs locks`.
-#[derive(Clone, Debug)]
-pub struct Waiting {
-    /// Process.
-    pub pid: u32,
-    /// Path it waits for.
-    pub path: String,
-    /// `lock` or `writer slot`.
-    pub what: &'static str,
-    /// The lock.
-    pub lock: Option<(FileId, Lock)>,
-    /// Since when.
-    pub since: Instant,
-    /// Those it waits for.
-    pub blockers: Vec<u32>,
 }
 
 /// What stands against a lock.
@@ -243,7 +227,7 @@ impl Engine {
         let by: Vec<u32> = state.locks.against(file, &wanted).map(|l| l.pid).collect();
         // Those who have waited for what was given up just now have their turn first.
         let waits = |w: &Waiting| w.lock.as_ref().is_some_and(|(of, _)| *of == file);
-        let gives_way = gave_up && request.wait && state.waiting.values().any(waits);
+        let gives_way = gave_up && request.wait && state.waits.all().any(waits);
         if (by.is_empty() && !gives_way) || failpoint::mutant("C12-exclusion") {
             state.locks.grant(file, wanted);
             state.files.note_locked(file);
@@ -265,7 +249,7 @@ impl Engine {
         if gives_way {
             self.poll_signals(&mut state, caller)?;
         }
-        let ticket = state.next_ticket();
+        let ticket = state.waits.new_ticket();
         let since = Instant::now();
         let file = state.file_of(request.node);
         let wanted = request.lock(mode);
@@ -274,7 +258,7 @@ impl Engine {
                 Ok(()) => break Ok(()),
                 Err(blocked) => blocked.by,
             };
-            let others = state.waiting.values().filter_map(|w| w.lock.as_ref());
+            let others = state.waits.all().filter_map(|w| w.lock.as_ref());
             let others = others.map(|(file, lock)| (*file, lock));
             if state.locks.closes_cycle(file, &wanted, others) {
                 break Err(Errno::DEADLK);
@@ -283,7 +267,7 @@ impl Engine {
             // wait for each other. Where the calls can't be told apart it does so once that is seen to be needed.
             let is_flock = state.locks.kind(&wanted) == LockKind::Unknown;
             if is_flock
-                && closes_cycle(request.pid, &blockers, &state.waits())
+                && closes_cycle(request.pid, &blockers, &state.waits.graph())
                 && state.locks.release(file, &wanted)
             {
                 self.note_ended(&mut state);
@@ -291,7 +275,7 @@ impl Engine {
                 continue;
             }
             let path = self.show_node(&state, request.node);
-            state.waiting.insert(
+            state.waits.note(
                 ticket,
                 Waiting {
                     pid: request.pid,
@@ -306,7 +290,7 @@ impl Engine {
                 break Err(e);
             }
         };
-        let waiting = state.waiting.remove(&ticket);
+        let waiting = state.waits.end(ticket);
         let path = match waiting {
             Some(waiting) => waiting.path,
             None => self.show_node(&state, request.node),
@@ -432,7 +416,7 @@ impl Engine {
             None => return Ok(()),
         };
         let mut content = staging.lock();
-        let dentry = self.lock().txns.get(&id).map(|txn| txn.dentry.clone());
+        let dentry = self.lock().txns.get(&id).map(|txn| txn.dentry().clone());
         let Some(dentry) = dentry else {
             return Ok(());
         };
@@ -447,7 +431,11 @@ impl Engine {
         let Some(txn) = state.txns.get(&id) else {
             return Ok(());
         };
-        let (dentry, base, empties) = (txn.dentry.clone(), txn.base, txn.empties);
+        let (dentry, base, empties) = (
+            txn.dentry().clone(),
+            txn.purpose.base(),
+            txn.purpose.empties(),
+        );
         if content.changed || empties {
             return Ok(());
         }
@@ -466,11 +454,8 @@ impl Engine {
         self.refresh_metadata(&content.file, &staging, &fd)?;
         let body = state.files.body(current);
         if let Some(txn) = state.txns.get_mut(&id) {
-            txn.base = Some(current);
-            txn.body = Some(body);
-            txn.begun = Begun::Edit;
-            txn.claim = false;
-            txn.common = false;
+            txn.purpose.rebase(current, body);
+            txn.visibility.end();
         }
         Engine::note_rebased(state, id, current);
         drop(guard);
@@ -547,7 +532,7 @@ impl Engine {
             return;
         }
         let dentry = match self.lock().txns.get(&id) {
-            Some(txn) if may_commit_so_far(txn) => txn.dentry.clone(),
+            Some(txn) if may_commit_so_far(txn) => txn.dentry().clone(),
             _ => return,
         };
         // What a new log holds is its first version.

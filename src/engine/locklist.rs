@@ -87,11 +87,11 @@ impl Engine {
         let state = self.lock();
         let mut all = self.held_locks(&state);
         all.extend(self.claim_entries(&state));
-        let open = state.txns.values().filter(|t| t.handles > 0);
+        let open = state.txns.values().filter(|t| t.phase.is_open());
         let any_age = age.is_zero() || failpoint::mutant("C2-others");
         for t in open.filter(|t| any_age || t.started.elapsed() >= age) {
-            let known = state.claimants.contains_key(&t.dentry);
-            let kind = match (t.holds_slot, t.claim && !known) {
+            let known = state.claimants.contains_key(t.dentry());
+            let kind = match (t.slot.is_held(), t.visibility.is_claim() && !known) {
                 (true, _) => "writer slot",
                 (_, true) => "claim",
                 _ => continue,
@@ -99,12 +99,12 @@ impl Engine {
             all.push(entry(
                 "held",
                 kind.into(),
-                self.show(&state, &t.dentry),
+                self.show(&state, t.dentry()),
                 t.participants.opener(),
                 t.started,
             ));
         }
-        for w in state.waiting.values() {
+        for w in state.waits.all() {
             let mut waiting = entry("waiting", w.what.into(), w.path.clone(), w.pid, w.since);
             waiting.waits_for.clone_from(&w.blockers);
             all.push(waiting);

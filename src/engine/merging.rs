@@ -24,7 +24,7 @@ use crate::json::{self, Document, Limits};
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, OnConflict, Policy};
 use crate::sys::{at, failpoint, pidfd, proc};
-use crate::txn::{Abort, Begun, Ready, Written};
+use crate::txn::{Abort, Ready, Written};
 use crate::types::{Caller, Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
 use rustix::fs::OFlags;
 
@@ -293,7 +293,7 @@ impl Engine {
             Engine::watches(&t.policy) && t.participants.opener_tid() != caller.tid
         };
         let txn = state.txns.get(&id).filter(watched);
-        let Some(dentry) = txn.map(|t| t.dentry.clone()) else {
+        let Some(dentry) = txn.map(|t| t.dentry().clone()) else {
             return;
         };
         if let Some(actor) = self.actor(state, caller.tid)
@@ -308,18 +308,18 @@ impl Engine {
     pub(super) fn note_begin(&self, state: &mut State, tid: u32, id: TxnId) {
         let mut author = self.author(state, tid);
         if let Some(txn) = state.txns.get(&id) {
-            state.overwrites.note_begin(tid, &txn.dentry, id);
-            author.step_of = state.overwrites.step_of(tid, &txn.dentry);
+            state.overwrites.note_begin(tid, txn.dentry(), id);
+            author.step_of = state.overwrites.step_of(tid, txn.dentry());
             let is_past_step = |base: &NodeId| Engine::is_past_step(state, author.pid, *base);
-            author.after = txn.base.filter(is_past_step);
+            author.after = txn.purpose.base().filter(is_past_step);
         }
         state.registry.writers.insert(id, author);
         let Some(txn) = state.txns.get(&id).filter(|t| Engine::watches(&t.policy)) else {
             return;
         };
-        let (dentry, base, edits) = (txn.dentry.clone(), txn.base, txn.begun == Begun::Edit);
+        let (base, edits) = (txn.purpose.base(), txn.purpose.edits());
+        let (dentry, creates) = (txn.dentry().clone(), txn.purpose.creates());
         let policy = txn.policy.clone();
-        let creates = matches!(txn.begun, Begun::Create { .. });
         let actor = author.actor;
         let begun = state.ledger.now();
         let base = match (base, actor) {
@@ -360,11 +360,11 @@ impl Engine {
         let Some(txn) = state.txns.get(&id) else {
             return true;
         };
-        let (dentry, ready) = (txn.dentry.clone(), txn.content.as_ref());
+        let (dentry, ready) = (txn.dentry().clone(), txn.preparation.ready());
         let onto = ready.map(|c| c.onto);
         let made_of = ready.filter(|c| c.by_parts).map(|c| c.edits);
         if made_of.is_some() {
-            if txn.discarded || txn.verdict.is_some() || super::close::is_doomed(txn) {
+            if txn.is_unlinked() || txn.is_doomed() {
                 return true;
             }
             // Under a rule for conflicts that decides.
@@ -739,7 +739,7 @@ impl Engine {
         mine: &File,
         theirs: Option<&OwnedFd>,
     ) -> OpResult<MergeOutcome> {
-        let id = self.lock().new_id();
+        let id = self.lock().txns.new_id();
         let file = self.making_room(|| self.store.create_staging(id))?;
         let with_metadata = || -> OpResult<MergedFile> {
             file.write_all_at(text.as_bytes(), 0)

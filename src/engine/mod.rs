@@ -10,6 +10,7 @@ mod attrs;
 mod checkpoint;
 mod claims;
 mod close;
+mod commits;
 mod deciding;
 mod dirs;
 mod documents;
@@ -53,11 +54,13 @@ mod state;
 mod status;
 mod strangers;
 mod strays;
+mod unsynced;
 mod virtualdir;
+mod waits;
 mod watchers;
 mod xattrs;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -74,6 +77,7 @@ use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::rules::{Creation, Policy, Rules};
 use crate::store::{RejectedBound, Store};
 use crate::sys::{at, failpoint};
+use crate::txn::Transactions;
 use crate::txn::recovery::Recovered;
 use crate::types::{Attr, Dentry, HandleId, NodeId, OpResult, ROOT, seconds_of};
 
@@ -240,39 +244,26 @@ impl Engine {
                 remembered,
             ),
             pending: PendingSet::default(),
-            txns: HashMap::new(),
-            aborting: std::collections::BTreeMap::new(),
-            open_names: std::collections::BTreeMap::new(),
-            creating: HashMap::new(),
+            txns: Transactions::new(recovered.last_id),
             followers: links::Followers::default(),
             handles: handle::Handles::default(),
             appenders: HashMap::new(),
             last_handle: HandleId(0),
             pending_opens: HashMap::new(),
             lookups: HashMap::new(),
-            last_id: recovered.last_id,
-            seq: recovered.last_seq,
-            durable: recovered.last_seq,
-            unapplied: VecDeque::new(),
-            pending_deletes: Vec::new(),
-            appended: HashMap::new(),
+            commits: commits::Commits::new(recovered.last_seq),
+            unsynced: unsynced::Unsynced::default(),
             growing: growing::Growing::default(),
-            dirty_dirs: HashMap::new(),
             checkpoint: state::CheckpointRequest::default(),
             counters: Counters::default(),
-            unseen: VecDeque::new(),
-            unseen_changed: false,
             overlaid: Vec::new(),
-            errors: HashMap::new(),
+            errors: errors::ErrorLog::default(),
             claimants: HashMap::new(),
             locks: crate::locks::LockTable::default(),
             lock_stats: LockStats::default(),
             files: files::Files::default(),
-            waiting: HashMap::new(),
-            slot_queue: HashMap::new(),
-            last_ticket: 0,
-            leaving: false,
-            closing: false,
+            waits: waits::Waits::default(),
+            unmount: state::Unmount::No,
             ledger: ledger::Ledger::default(),
             registry: merging::Registry::default(),
             overwrites: overwrites::Overwrites::default(),
@@ -465,7 +456,7 @@ impl Engine {
         }
         // The kernel doesn't know that a close has changed the directory, or an append the file, or
         // that who opens a document finds a later text than the one it looked up.
-        let changes = node.kind == NodeKind::Dir && state.creates_in(node.id)
+        let changes = node.kind == NodeKind::Dir && state.txns.creates_in(node.id)
             || node.grows()
             // Who adds a line to it is told its length with that.
             || state.has_appenders(node)
@@ -494,7 +485,7 @@ impl Engine {
     /// order of commits holds across both ways.
     pub(crate) fn mark_dirty(&self, state: &mut State, dir: NodeId) {
         if let Ok(fd) = state.nodes.fd(dir) {
-            state.dirty_dirs.insert(dir, fd);
+            state.unsynced.note_dir(dir, fd);
         }
         self.wake_checkpoint(state);
     }

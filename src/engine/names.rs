@@ -25,7 +25,7 @@ use crate::journal::{Edit, Record};
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
-use crate::txn::{Abort, Begun, Transaction};
+use crate::txn::{Abort, Transaction};
 use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, Seq, TxnId, Version};
 
 /// So often what an operation on names moves is judged, where others put something else there all the time.
@@ -130,7 +130,7 @@ impl Engine {
             return false;
         }
         let waiting =
-            !state.pending.is_empty() || !state.appended.is_empty() || state.checkpoint.busy;
+            !state.pending.is_empty() || state.unsynced.has_appended() || state.checkpoint.busy;
         let in_journal = |target| {
             state
                 .pending
@@ -139,11 +139,11 @@ impl Engine {
         };
         match barrier.target {
             None if waiting => {
-                barrier.target = Some(state.seq);
+                barrier.target = Some(state.commits.last());
                 true
             }
             None => false,
-            Some(target) => waiting && (state.durable < target || in_journal(target)),
+            Some(target) => waiting && (state.commits.durable() < target || in_journal(target)),
         }
     }
 
@@ -254,7 +254,7 @@ impl Engine {
         }
         if !*discarded {
             let own = self.own_transaction(state, caller, dentry).is_some()
-                || state.transactions_at(dentry).any(|t| t.is_seen_by_all());
+                || state.txns.seen_by_all_at(dentry).next().is_some();
             let committed =
                 backing.is_some() || state.pending.get(dentry.dir, &dentry.name).is_some();
             if own || committed {
@@ -306,7 +306,7 @@ impl Engine {
             let fd = node.and_then(|node| state.nodes.reap(node));
             self.defer_close(fd);
         }
-        state.errors.remove(dentry);
+        state.errors.forget(dentry);
         self.mark_dirty(state, dentry.dir);
         self.defer_close(hold.map(Arc::new));
         Ok(())
@@ -315,12 +315,13 @@ impl Engine {
     /// Marks every transaction of a name as discarded. Gives whether there was one.
     fn discard_transactions(&self, state: &mut State, dentry: &Dentry) -> bool {
         state.discard_prepared(dentry);
-        let ids: Vec<TxnId> = state.transactions_at(dentry).map(|t| t.id).collect();
+        let ids: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
         for id in &ids {
             if let Some(txn) = state.txns.get_mut(id) {
-                txn.discarded = !failpoint::mutant("C11-unlink");
-                txn.claim = false;
-                txn.common = false;
+                if !failpoint::mutant("C11-unlink") {
+                    txn.unlink();
+                }
+                txn.visibility.end();
                 let id = txn.staging_id;
                 self.append(&Record::Retarget { id, path: None }).ok();
             }
@@ -338,7 +339,7 @@ impl Engine {
         state.unname(dentry, lost);
         let seq = self.journal_commit(state, vec![Edit::Drop { path }]);
         state.counters.commits -= 1;
-        state.pending_deletes.push((seq, pending.id));
+        state.unsynced.delete_after(seq, pending.id);
         if let Some(node) = state.nodes.get_mut(pending.node) {
             node.nameless = true;
         }
@@ -395,11 +396,8 @@ impl Engine {
             if flags.contains(RenameFlags::NOREPLACE) && self.exists(&mut state, to)? {
                 return Err(Errno::EXIST);
             }
-            self.own_transaction(&mut state, caller, from).or_else(|| {
-                let everybodys = |t: &&Transaction| t.is_seen_by_all();
-                let mut open = state.transactions_at(from);
-                open.find(everybodys).map(|t| t.id)
-            })
+            self.own_transaction(&mut state, caller, from)
+                .or_else(|| state.txns.seen_by_all_at(from).next().map(|t| t.id))
         };
         match open.map(|id| (id, self.unpublished_stream(id))) {
             // Its first version takes the new name like any other.
@@ -446,7 +444,7 @@ impl Engine {
     }
 
     pub(super) fn exists(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
-        Ok(state.transactions_at(dentry).any(is_as_good_as_there)
+        Ok(state.txns.at(dentry).any(is_as_good_as_there)
             || self.current_if_any(state, dentry)?.is_some())
     }
 
@@ -608,7 +606,7 @@ impl Engine {
         if policy.mode != RuleMode::Atomic || !Engine::watches(&policy) || from == to {
             return Ok(false);
         }
-        let turn = self.lock().new_id();
+        let turn = self.lock().txns.new_id();
         self.take_turn(to, turn);
         let result = self.rename_merging(caller, from, to, flags, &policy);
         self.end_turn(&mut self.lock(), to, turn);
@@ -836,7 +834,7 @@ impl Engine {
             self.unpin(state, old, true);
         }
         self.supersede(state, to, replaced);
-        self.overtake(state, to, state.seq);
+        self.overtake(state, to, state.commits.last());
         self.follow(state, from, to, moved);
         Ok(true)
     }
@@ -847,11 +845,9 @@ impl Engine {
         state: &State,
         pending: &crate::namespace::Pending,
     ) -> crate::journal::ContentInfo {
-        state
-            .unapplied
-            .iter()
-            .rev()
-            .filter_map(|(_, record)| match record {
+        let unapplied = state.commits.unapplied().rev();
+        unapplied
+            .filter_map(|record| match record {
                 Record::Commit { edits, .. } => edits.iter().find_map(|edit| match edit {
                     Edit::Put { id, content, .. } if *id == pending.id => Some(content.clone()),
                     _ => None,
@@ -932,7 +928,7 @@ impl Engine {
         rustix::fs::renameat_with(&*from_dir, &from.name, &*to_dir, &to.name, flags)?;
         if let Some((from, to)) = paths {
             // A new journal starts with these, and without the record of the move.
-            for (_, record) in &mut state.unapplied {
+            for record in state.commits.unapplied_mut() {
                 crate::txn::each_path(record, |path| {
                     if let Some(moved) = crate::txn::after_move(path, &from, &to, exchange) {
                         *path = moved;
@@ -1039,7 +1035,7 @@ impl Engine {
         let txns = ids.iter().filter_map(|id| state.txns.get(id));
         // It has begun already.
         let promises = |t: &&Transaction| {
-            t.overtaken.is_none() && self.records_of(state, t).iter().skip(1).count() > 0
+            t.promise.overtaken().is_none() && self.records_of(state, t).iter().skip(1).count() > 0
         };
         txns.filter(promises).map(|t| t.staging_id).collect()
     }
@@ -1048,7 +1044,10 @@ impl Engine {
     /// it has promised: that is newer than what was committed under this name before.
     pub(super) fn journal_moved(&self, state: &State, id: TxnId) {
         self.journal_target(state, id);
-        let promised = state.txns.get(&id).filter(|t| t.overtaken.is_none());
+        let promised = state
+            .txns
+            .get(&id)
+            .filter(|t| t.promise.overtaken().is_none());
         if let Some(txn) = promised.filter(|_| !failpoint::mutant("C7-moved")) {
             // It has begun already.
             for record in self.records_of(state, txn).iter().skip(1) {
@@ -1064,25 +1063,25 @@ impl Engine {
             let before = (txn.policy.guard, txn.policy.allow_empty);
             (txn.policy.guard, txn.policy.allow_empty) = (policy.guard, policy.allow_empty);
             // An earlier close has judged by the old name's. Unless it was the last, and is told.
-            let told = txn.flushed.is_some_and(|f| f.sure);
-            if before != (policy.guard, policy.allow_empty) && !told {
-                (txn.verdict, txn.unprepared) = (None, true);
-                if let Some(ready) = txn.content.take() {
-                    self.append(&Record::Unprepared { id: ready.id }).ok();
-                }
+            let told = txn.preparation.was_last();
+            if before != (policy.guard, policy.allow_empty)
+                && !told
+                && let Some(ready) = txn.preparation.withdraw()
+            {
+                self.append(&Record::Unprepared { id: ready.id }).ok();
             }
         }
         // Nobody waits for it under its old name.
-        if let Some(from) = state.txns.get(&id).map(|txn| txn.dentry.clone()) {
+        if let Some(from) = state.txns.get(&id).map(|txn| txn.dentry().clone()) {
             self.end_turn(state, &from, id);
         }
-        state.retarget(id, to.clone());
+        state.txns.move_to(id, to.clone());
     }
 
     pub(super) fn journal_target(&self, state: &State, id: TxnId) {
         // One whose directory is gone keeps its last path: without any it would be an unlinked one.
         if let Some(txn) = state.txns.get(&id)
-            && let Some(path) = state.nodes.path(&txn.dentry)
+            && let Some(path) = state.nodes.path(txn.dentry())
         {
             self.append(&Record::Retarget {
                 id: txn.staging_id,
@@ -1094,9 +1093,9 @@ impl Engine {
 
     /// A directory has moved, and open transactions below it with it (C6).
     fn retarget_below(&self, state: &State) {
-        for (id, txn) in &state.txns {
-            if !txn.discarded && txn.handles > 0 {
-                self.journal_target(state, *id);
+        for txn in state.txns.values() {
+            if !txn.is_unlinked() && txn.phase.is_open() {
+                self.journal_target(state, txn.id);
             }
         }
     }
@@ -1106,7 +1105,7 @@ impl Engine {
         state
             .txns
             .values()
-            .any(|t| t.dentry.dir == dir && is_as_good_as_there(t))
+            .any(|t| t.dentry().dir == dir && is_as_good_as_there(t))
             || state.pending.in_dir(dir).next().is_some()
     }
 
@@ -1146,7 +1145,7 @@ impl Engine {
         if let Some(node) = state.nodes.get_mut(id) {
             node.unlinked = true;
         }
-        state.dirty_dirs.remove(&id);
+        state.unsynced.forget_dir(id);
         self.orphan_transactions(state, id);
         self.mark_dirty(state, dentry.dir);
         Ok(Step::Done(()))
@@ -1155,7 +1154,7 @@ impl Engine {
     /// A directory is gone, and what was to be committed in it has no place any more: not in a
     /// later directory of the same path either, should the daemon end before the close.
     fn orphan_transactions(&self, state: &State, dir: NodeId) {
-        for txn in state.txns.values().filter(|t| t.dentry.dir == dir) {
+        for txn in state.txns.values().filter(|t| t.dentry().dir == dir) {
             self.append(&Record::Abort { id: txn.staging_id }).ok();
         }
     }
@@ -1317,10 +1316,9 @@ impl Engine {
 
 /// The transactions of a name that are not discarded, in the order in which they are listed: the newest
 /// is the one that its process sees.
-fn open_at(state: &State, dentry: &Dentry) -> Vec<TxnId> {
-    let listed = state.open_names.get(dentry).into_iter().flatten();
-    let is_open = |id: &&TxnId| state.txns.get(id).is_some_and(|t| !t.discarded);
-    listed.filter(is_open).copied().collect()
+pub(super) fn open_at(state: &State, dentry: &Dentry) -> Vec<TxnId> {
+    let open = state.txns.all_at(dentry).filter(|t| !t.is_unlinked());
+    open.map(|t| t.id).collect()
 }
 
 /// Those that go along when the file is renamed. Also one prepared for an open that is still on its
@@ -1328,9 +1326,8 @@ fn open_at(state: &State, dentry: &Dentry) -> Vec<TxnId> {
 fn followers(state: &State, from: &Dentry, moved: NodeId) -> Vec<TxnId> {
     let mut ids = open_at(state, from);
     ids.retain(|id| {
-        let goes =
-            |t: &Transaction| t.begun == Begun::Edit || t.base == Some(moved) || t.holds_nothing();
-        state.txns.get(id).is_some_and(goes)
+        let purpose = state.txns.get(id).map(|t| &t.purpose);
+        purpose.is_some_and(|p| p.edits() || p.base() == Some(moved) || p.holds_nothing())
     });
     ids
 }

@@ -11,7 +11,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use parking_lot::MutexGuard;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -26,7 +25,7 @@ use crate::journal::Record;
 use crate::namespace::{Node, NodeKind, Shown};
 use crate::rules::{Creation, Mode as RuleMode, Policy, Stream};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Content, Own, Participants, Staging, Transaction};
+use crate::txn::{Begun, Content, Own, Purpose, Staging, Transaction, Visibility};
 use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
 
 /// What open(2) asks for.
@@ -102,7 +101,6 @@ const UNCACHED: u64 = 64 << 10;
 struct Beginning {
     dentry: Dentry,
     begun: Begun,
-    base: Option<NodeId>,
     policy: Policy,
     /// Permissions, owner and group of a new file.
     fresh: Option<(u32, u32, u32)>,
@@ -359,7 +357,7 @@ impl Engine {
             let policy = self.policy(state, &dentry, Creation::default());
             let adds = self
                 .adds_lines(state, id, &policy)
-                .filter(|_| !state.closing);
+                .filter(|_| !state.unmount.is_forced());
             if let Some(stream) = adds {
                 return self
                     .open_appender(state, caller, id, dentry, (flags, stream))
@@ -547,7 +545,7 @@ impl Engine {
     ) -> OpResult<TxnId> {
         // Not the node the caller came by: another version may have been committed since.
         let base = self.current_if_any(state, &dentry)?.ok_or(Errno::NOENT)?;
-        let txn = self.begin_on(state, dentry.clone(), base, Begun::Edit)?;
+        let txn = self.begin_on(state, dentry.clone(), Begun::Edit(base))?;
         if let Some(txn) = state.txns.get_mut(&txn) {
             txn.participants.expect_thread(caller.tid);
         }
@@ -575,7 +573,7 @@ impl Engine {
         match note.map(|n| n.way) {
             Some(Way::Own { empties, .. }) if fresh => {
                 if let Some(emptied) = empties.and_then(|own| state.txns.get_mut(&own)) {
-                    emptied.emptied_by = Some(id);
+                    emptied.purpose.note_emptied(id);
                 }
             }
             _ => {
@@ -597,11 +595,11 @@ impl Engine {
             return Err(self.retry_anew(state, caller.tid, (dentry, node), Goal::Open(flags)));
         }
         let staging = txn.staging.clone();
-        let dentry = txn.dentry.clone();
+        let dentry = txn.dentry().clone();
         let node = txn.node;
-        let (common, shown) = (txn.common, txn.shown_base);
+        let (common, shown) = (txn.visibility.is_common(), txn.purpose.shown());
         // What others write into the file beside an editor becomes part of what it has.
-        let keep_cache = txn.begun != Begun::Edit;
+        let keep_cache = !txn.purpose.edits();
         if !writes(flags) {
             self.note_staged_read(state, caller, id);
             let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
@@ -660,7 +658,8 @@ impl Engine {
 
     fn empty_staged(&self, state: &mut State, id: TxnId, content: &mut Content) -> OpResult<()> {
         self.unprepare(state, id);
-        state.txns.get_mut(&id).ok_or(Errno::STALE)?.changed = true;
+        let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
+        txn.purpose.note_change();
         content.truncate(0)
     }
 
@@ -695,35 +694,33 @@ impl Engine {
     ) -> OpResult<Opened> {
         let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
-        if txn.closing && !failpoint::mutant("C9-deciding") {
+        if txn.phase.is_closing() && !failpoint::mutant("C9-deciding") {
             return Err(Errno::STALE);
         }
-        if txn.handles == 0 {
+        if !txn.phase.is_open() {
             txn.participants.open(pid, caller.tid);
             let txn = &state.txns[&id];
             self.append(&Engine::begin_record(state, txn, txn.is_there()))?;
-            if txn.discarded {
+            if txn.is_unlinked() {
                 let id = txn.staging_id;
                 self.append(&Record::Retarget { id, path: None })?;
             }
             failpoint::crash_point("begin-journalled");
         }
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
-        let first = txn.handles == 0;
+        let first = !txn.phase.is_open();
         // A new log becomes visible by its first line as long as all its writers append.
-        let goes_on = txn.handles == 0 || (txn.appends && flags.contains(OFlags::APPEND));
-        txn.stream = txn.stream.filter(|_| goes_on);
-        let streams = txn.stream.is_some();
-        txn.handles += 1;
-        txn.heard = Instant::now();
-        if first && txn.let_in.is_some() {
-            txn.let_in = Some(txn.heard);
+        if !first && !(txn.purpose.appends() && flags.contains(OFlags::APPEND)) {
+            txn.purpose.end_stream();
         }
-        txn.flushed = None;
+        let streams = txn.purpose.stream().is_some();
+        txn.phase.open();
+        txn.slot.note_open(first);
+        txn.preparation.note_open();
         let maps = flags.contains(OFlags::RDWR);
         txn.participants.join(pid, caller.tid, maps);
         let staging = txn.staging.clone();
-        let shown = txn.shown_base;
+        let shown = txn.purpose.shown();
         let handle = state.add_handle(Arc::new(StagedFile {
             txn: id,
             shown,
@@ -752,7 +749,7 @@ impl Engine {
         flags: OFlags,
         waited: bool,
     ) -> OpResult<OpenStep> {
-        if state.closing {
+        if state.unmount.is_forced() {
             return Err(Errno::ROFS);
         }
         // Not the node the caller came by: another version may have been committed since.
@@ -786,12 +783,7 @@ impl Engine {
             Beginning {
                 reading: self.reading(flags),
                 dentry: dentry.clone(),
-                begun: match (flags.contains(OFlags::TRUNC), base) {
-                    (_, None) => Begun::Create { exclusive: false },
-                    (true, _) => Begun::Rewrite,
-                    (false, _) => Begun::Edit,
-                },
-                base,
+                begun: Begun::by_open(base, false, flags.contains(OFlags::TRUNC)),
                 policy,
                 fresh: None,
                 // Nothing is committed yet: it is the file that the caller has just created.
@@ -799,15 +791,17 @@ impl Engine {
             },
         )?;
         if let Some(t) = state.txns.get_mut(&txn) {
-            t.empties = flags.contains(OFlags::TRUNC);
-            t.holds_slot = takes_slot;
-            t.let_in = (waited && beside).then_some(t.heard);
+            if takes_slot {
+                t.slot.take(waited && beside);
+            }
             t.participants.expect(proc::tgid(caller.tid).unwrap_or(0));
-            let how = (t.empties, flags.contains(OFlags::RDWR));
+            let how = (flags.contains(OFlags::TRUNC), flags.contains(OFlags::RDWR));
             let streams = super::lines::is_stream_by_rule(&t.policy, how);
-            t.stream = streams.then_some(Stream::Lines);
-            t.common = shares;
-            t.was_common = t.common;
+            let stream = streams.then_some(Stream::Lines);
+            t.purpose.note_lines(false, stream);
+            if shares {
+                t.visibility.make_common();
+            }
         }
         self.note_begin(state, caller.tid, txn);
         if flags.contains(OFlags::TRUNC) {
@@ -833,7 +827,6 @@ impl Engine {
         &self,
         state: &mut State,
         dentry: Dentry,
-        base: NodeId,
         begun: Begun,
     ) -> OpResult<TxnId> {
         let policy = self.policy(state, &dentry, Creation::default());
@@ -843,7 +836,6 @@ impl Engine {
                 reading: self.reading(OFlags::empty()),
                 dentry,
                 begun,
-                base: Some(base),
                 policy,
                 fresh: None,
                 like: None,
@@ -854,7 +846,7 @@ impl Engine {
     /// Whoever need not wait for the holder waits for no others who do: the holder may be waiting
     /// for its child.
     fn must_wait(&self, state: &State, caller: Caller, dentry: &Dentry) -> bool {
-        let queued = state.slot_queue.get(dentry).is_some_and(|q| !q.is_empty());
+        let queued = state.waits.has_queue(dentry);
         let held = self.slot_holders(state, dentry).next().is_some();
         self.slot_holder(state, caller, dentry, None).is_some() || (queued && !held)
     }
@@ -881,12 +873,11 @@ impl Engine {
         let Some(txn) = state.txns.get(&id) else {
             return;
         };
-        if txn.handles > 0 || txn.closing {
+        if !txn.phase.is_reserved() {
             return;
         }
-        let txn = state.txns.remove(&id).expect("looked up above");
+        let txn = state.txns.remove(id).expect("looked up above");
         state.forget_save(id);
-        state.unlist(&txn.dentry, id);
         if let Some(node) = state.nodes.get_mut(txn.node) {
             node.kind = NodeKind::File;
             node.unlinked = true;
@@ -900,19 +891,17 @@ impl Engine {
     /// Makes the staging file and the private node of a transaction nobody has opened yet.
     fn begin(&self, state: &mut State, start: Beginning) -> OpResult<TxnId> {
         let fd_of = |id: Option<NodeId>| id.map(|id| state.nodes.fd(id)).transpose();
-        let (base, like) = (fd_of(start.base)?, fd_of(start.like)?);
+        let (base, like) = (fd_of(start.begun.base())?, fd_of(start.like)?);
         // Taken before the attributes are: a change in between is seen at the commit.
         let base_ctime = match &base {
             Some(base) => ctime(&at::stat(&**base)?),
             None => (0, 0),
         };
-        let id = state.new_id();
+        let id = state.txns.new_id();
         let file = self.create_staging_making_room(state, id)?;
         let made = self.apply_metadata(&file, base.as_deref().or(like.as_deref()), start.fresh);
-        let content = match (start.base, start.begun) {
-            (Some(id), Begun::Edit) => {
-                Shown::open_growing(&state.nodes, id, start.reading).map(Some)
-            }
+        let content = match start.begun {
+            Begun::Edit(id) => Shown::open_growing(&state.nodes, id, start.reading).map(Some),
             _ => Ok(None),
         };
         let (stat, content) = match (made, content) {
@@ -933,63 +922,28 @@ impl Engine {
             start.dentry.clone(),
         );
         let everybody_sees = match start.begun {
-            Begun::Create { exclusive } => {
+            Begun::Create { exclusive, .. } => {
                 (exclusive || failpoint::mutant("C6")) && !failpoint::mutant("C6-claim")
             }
             _ => false,
         };
         let claim = everybody_sees && start.policy.guard == Guard::None;
-        state.txns.insert(
+        let txn = Transaction::new(
             id,
-            Transaction {
-                id,
-                dentry: start.dentry.clone(),
-                staging_id: id,
-                node,
-                staging,
-                policy: start.policy,
-                begun: start.begun,
-                base: start.base,
-                body: start.base.map(|base| state.files.body(base)),
-                shown_base: start.base.filter(|_| start.begun == Begun::Edit),
-                base_ctime,
-                handles: 0,
-                participants: Participants::default(),
-                claim,
-                common: false,
-                was_common: false,
-                is_restore: false,
-                close_began: None,
-                discarded: false,
-                started: Instant::now(),
-                flushed: None,
-                verdict: None,
-                closing: false,
-                content: None,
-                changed: false,
-                appends: false,
-                stream: None,
-                empties: false,
-                holds_slot: false,
-                releases: Vec::new(),
-                emptied_by: None,
-                heard: Instant::now(),
-                let_in: None,
-                fsynced: false,
-                last_fsync: None,
-                overtaken: None,
-                current_at_fsync: None,
-                unprepared: true,
-            },
+            start.dentry.clone(),
+            node,
+            staging,
+            start.policy,
+            Purpose::new(start.begun, |base| state.files.body(base), base_ctime),
+            Visibility::new(claim),
         );
+        state.txns.insert(txn);
         // Versions of one file, and processes that are creating it together, share its locks.
-        let kin = start
-            .base
-            .or_else(|| state.transactions_at(&start.dentry).next().map(|t| t.node));
+        let base = start.begun.base();
+        let kin = base.or_else(|| state.txns.at(&start.dentry).next().map(|t| t.node));
         if let Some(kin) = kin {
             state.same_file(node, kin);
         }
-        state.list(start.dentry, id);
         Ok(id)
     }
 
@@ -1178,7 +1132,7 @@ impl Engine {
         waited: bool,
     ) -> Result<Created, Unready> {
         let state = &mut *guard;
-        if state.closing {
+        if state.unmount.is_forced() {
             return Err(Errno::ROFS.into());
         }
         let dentry = Dentry {
@@ -1186,7 +1140,7 @@ impl Engine {
             name: request.name.clone(),
         };
         let exclusive = request.flags.contains(OFlags::EXCL);
-        let hidden = state.transactions_at(&dentry).next().is_some();
+        let hidden = state.txns.at(&dentry).next().is_some();
         if exclusive && hidden && !failpoint::mutant("C6-exclusive") {
             return Err(Errno::EXIST.into());
         }
@@ -1252,40 +1206,40 @@ impl Engine {
             // Somebody has created it in the same moment.
             return self.join_common(guard, caller, common, request.flags);
         }
-        let begun = match base {
-            None => Begun::Create { exclusive },
-            Some(_) if request.flags.contains(OFlags::TRUNC) => Begun::Rewrite,
-            Some(_) => Begun::Edit,
-        };
+        let empties = request.flags.contains(OFlags::TRUNC);
         let id = self.begin(
             state,
             Beginning {
                 reading: self.reading(OFlags::empty()),
                 dentry: dentry.clone(),
-                begun,
-                base,
+                begun: Begun::by_open(base, exclusive, empties),
                 policy,
                 fresh: base.is_none().then_some(fresh),
                 like: None,
             },
         )?;
         if let Some(txn) = state.txns.get_mut(&id) {
-            txn.holds_slot = takes_slot;
-            txn.empties = request.flags.contains(OFlags::TRUNC);
-            txn.appends = request.flags.contains(OFlags::APPEND);
+            if takes_slot {
+                txn.slot.take(false);
+            }
+            let appends = request.flags.contains(OFlags::APPEND);
             let reads = request.flags.contains(OFlags::RDWR);
-            let how = (txn.appends, txn.empties, reads);
+            let how = (appends, empties, reads);
             let is_new = base.is_none() && !exclusive;
             let stream = is_new.then(|| super::lines::of_new(&dentry, &txn.policy, how));
-            txn.stream = stream.flatten();
-            txn.common = shares && (base.is_none() || caller.tid != 0);
-            txn.was_common = txn.common;
+            txn.purpose.note_lines(appends, stream.flatten());
+            if shares && (base.is_none() || caller.tid != 0) {
+                txn.visibility.make_common();
+            }
         }
         self.note_begin(state, caller.tid, id);
-        let stream = state.txns.get(&id).is_some_and(|t| t.stream.is_some());
+        let stream = state
+            .txns
+            .get(&id)
+            .is_some_and(|t| t.purpose.stream().is_some());
         let joined = self.finish_creation(state, caller, id, request, base.is_none());
         let mut opened = joined.inspect_err(|_| self.drop_unopened(state, id))?;
-        if begun == (Begun::Create { exclusive: true }) {
+        if base.is_none() && exclusive {
             // Everybody sees the name from now on.
             self.touch_dir(state, dentry.dir);
             if let Some(txn) = state.txns.get(&id) {

@@ -28,12 +28,12 @@ impl Engine {
         let of: Vec<TxnId> = state
             .txns
             .values()
-            .filter(|t| t.participants.opener() == pid && self.path_of(state, &t.dentry) == path)
+            .filter(|t| t.participants.opener() == pid && self.path_of(state, t.dentry()) == path)
             .map(|t| t.id)
             .collect();
         for id in of {
             if let Some(txn) = state.txns.get_mut(&id) {
-                txn.is_restore = true;
+                txn.purpose.restore();
             }
         }
     }

@@ -68,7 +68,7 @@ impl Engine {
             let mut unseen = Unseen::of(&path, reason, one.by);
             unseen.rejected = kept.ok().map(id_name);
             state.counters.rejected += u64::from(unseen.rejected.is_some());
-            state.add_unseen(unseen);
+            state.errors.add(unseen);
         }
     }
 
@@ -76,7 +76,7 @@ impl Engine {
         let len = one.version.length()?;
         let (id, path) = {
             let mut state = self.lock();
-            (state.new_id(), self.path_of(&state, &one.dentry))
+            (state.txns.new_id(), self.path_of(&state, &one.dentry))
         };
         let copied = self.making_room(|| {
             let file = self.store.create_staging(id)?;

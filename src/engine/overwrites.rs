@@ -433,14 +433,14 @@ impl Engine {
         let Some(removed) = overwrites.replacing.get(&txn.id) else {
             return;
         };
-        let Some(seen) = overwrites.last_seen_by_kin(txn.participants.opener_tid(), &txn.dentry)
+        let Some(seen) = overwrites.last_seen_by_kin(txn.participants.opener_tid(), txn.dentry())
         else {
             return;
         };
         if seen.is(removed.version, removed.sum) {
             return;
         }
-        let policy = self.policy(state, &txn.dentry, Creation::default());
+        let policy = self.policy(state, txn.dentry(), Creation::default());
         let loss = Loss {
             lost: removed.version,
             by,
@@ -449,7 +449,7 @@ impl Engine {
             is_own: false,
         };
         let who = txn.participants.who();
-        self.note_overwritten(state, &txn.dentry, who, loss);
+        self.note_overwritten(state, txn.dentry(), who, loss);
     }
 
     /// A save has replaced the version that it builds on. Two that overwrote each other may have

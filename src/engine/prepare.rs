@@ -3,20 +3,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::close::is_doomed;
 use super::judging::is_told;
 use super::lines::may_be_added_to;
 use super::merging::MergeOutcome;
-use super::probe::{CloseProbe, Last};
+use super::probe::CloseProbe;
 use super::{Durability, Engine, State};
 use crate::journal::Record;
 use crate::namespace::Shown;
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Abort, Begun, Flushed, Ready, Staging, Transaction};
+use crate::txn::{Abort, Flush, Last, Ready, Staging, Transaction};
 use crate::types::{Dentry, NodeId, OpResult, TxnId};
 
 impl Engine {
@@ -27,7 +25,7 @@ impl Engine {
             if let Some(result) = self.prepare_once(id, staging, pid, false) {
                 return result;
             }
-            let is_left = |t: &Transaction| t.would_commit() || t.closing;
+            let is_left = |t: &Transaction| t.would_commit() || t.phase.is_closing();
             if self.lock().txns.get(&id).is_some_and(|t| !is_left(t)) {
                 // All of it was published meanwhile.
                 return Ok(());
@@ -51,7 +49,7 @@ impl Engine {
         }
         let (mut probe, ends, doomed, merged_before, policy, judged) = {
             let mut state = self.lock();
-            let is_at = |d: &Dentry| state.txns.get(&id).is_some_and(|t| t.dentry == *d);
+            let is_at = |d: &Dentry| state.txns.get(&id).is_some_and(|t| t.dentry() == d);
             // Whoever renames or ends it ends the turn that it has, but not one that it was still waiting for.
             if let Some(left) = watched.take_if(|d| !is_at(d) && !failpoint::mutant("C10-turn")) {
                 self.end_turn(&mut state, &left, id);
@@ -62,11 +60,11 @@ impl Engine {
             let Some(txn) = state.txns.get(&id) else {
                 return Some(told_of_ended(&state, id));
             };
-            let before = txn.content.as_ref().filter(|c| c.merged.is_some());
+            let before = txn.preparation.ready().filter(|c| c.merged.is_some());
             (
                 self.probe(&state, txn, pid),
-                txn.closing,
-                is_doomed(txn),
+                txn.phase.is_closing(),
+                txn.is_doomed(),
                 before.map(|c| c.id),
                 txn.policy.clone(),
                 Judged::of(txn),
@@ -92,7 +90,7 @@ impl Engine {
         }
         let content = staging.lock();
         let mut state = self.lock();
-        let is_as_judged = |txn: &Transaction| judged.is(txn) || txn.discarded;
+        let is_as_judged = |txn: &Transaction| judged.is(txn) || txn.is_unlinked();
         if !anyhow
             && !state.txns.get(&id).is_none_or(is_as_judged)
             && !failpoint::mutant("C14-judged")
@@ -133,20 +131,16 @@ impl Engine {
             .as_ref()
             .is_err_and(|abort| is_told(abort, sure, &policy));
         txn.participants.learn(probe.kin);
-        txn.flushed = Some(Flushed {
-            sure,
-            whole: last != Last::Likely,
-            at: Instant::now(),
-            by: pid,
-        });
+        txn.preparation.note_flush(Flush::now(last, pid));
         match result {
             Ok(ready) => {
-                // A mapping's pages may have been written meanwhile: RELEASE prepares again then.
-                txn.unprepared = content.dirty;
-                txn.verdict = None;
-                // Of one that was published meanwhile there is nothing to commit.
-                txn.content = Some(ready).filter(|_| judged.staging_id == txn.staging_id);
-                txn.unprepared |= txn.content.is_none();
+                if judged.staging_id == txn.staging_id {
+                    // A mapping's pages may have been written meanwhile: RELEASE prepares again then.
+                    txn.preparation.finish(ready, content.dirty);
+                } else {
+                    // Of one that was published meanwhile there is nothing to commit.
+                    txn.preparation.withdraw();
+                }
                 Some(Ok(()))
             }
             Err(abort) => Some(refused(self, &mut state, id, abort, told)),
@@ -160,13 +154,12 @@ impl Engine {
             return false;
         }
         let mut state = self.lock();
-        let is_untouched =
-            |t: &&mut Transaction| t.handles > 0 && t.content.is_none() && t.verdict.is_none();
+        let is_untouched = |t: &&mut Transaction| t.phase.is_open() && t.preparation.is_untouched();
         let Some(txn) = state.txns.get_mut(&id).filter(is_untouched) else {
             return false;
         };
         txn.participants.learn(probe.kin.clone());
-        let dentry = txn.dentry.clone();
+        let dentry = txn.dentry().clone();
         self.end_turn(&mut state, &dentry, id);
         true
     }
@@ -200,8 +193,8 @@ impl Engine {
                 return Ok(ready);
             };
             txn.participants.note_dead_mapping();
-            let before = txn.content.replace(ready.clone());
-            if txn.discarded {
+            let before = txn.preparation.replace(ready.clone());
+            if txn.is_unlinked() {
                 return Ok(ready);
             }
             let dead = txn.death().is_some();
@@ -225,8 +218,8 @@ impl Engine {
             };
             self.tell_parts(&mut state, id, &mut ready.content);
             if let Some(txn) = state.txns.get_mut(&id) {
-                txn.overtaken = None;
-                txn.note_promised(&ready, by);
+                txn.promise.note_prepared();
+                txn.preparation.note_promised(&ready, by);
             }
             self.append(&prepared(&ready, path)).map_err(failed)?;
         }
@@ -278,9 +271,9 @@ impl Engine {
                 if is_merged {
                     txn.note_durable_merge(ready.id);
                 } else {
-                    txn.note_durable(described.clone());
+                    txn.promise.note_durable(described.clone());
                 }
-                txn.note_promised(ready, by);
+                txn.preparation.note_promised(ready, by);
             }
             self.append(&Record::Fsynced {
                 id: staging_id,
@@ -321,7 +314,7 @@ impl Engine {
                 // is no transaction any more has become a version by its first line.
                 let is_no_op = self.is_no_op(&mut state, id);
                 let txn = state.txns.get(&id).filter(|_| !is_no_op);
-                let Some(dentry) = txn.map(|t| t.dentry.clone()) else {
+                let Some(dentry) = txn.map(|t| t.dentry().clone()) else {
                     no_op = true;
                     return Ok(());
                 };
@@ -329,9 +322,7 @@ impl Engine {
                 let current = self.current_if_any(&mut state, &dentry).ok().flatten();
                 self.tell_parts(&mut state, id, &mut described);
                 if let Some(txn) = state.txns.get_mut(&id) {
-                    txn.current_at_fsync = current;
-                    txn.fsynced = true;
-                    txn.note_durable(described.clone());
+                    txn.promise.note_fsync(current, described.clone());
                 }
                 self.append(&Record::Fsynced {
                     id: content.id,
@@ -442,7 +433,7 @@ impl Engine {
             && let Some(txn) = self.lock().txns.get_mut(&id)
         {
             // It replaces nothing that it hasn't got.
-            txn.base = Some(current);
+            txn.purpose.follow_base(current);
         }
         Ok(Some(current))
     }
@@ -450,10 +441,10 @@ impl Engine {
     /// The current version, if it was made in place of what a transaction began with.
     pub(super) fn edited(&self, state: &mut State, id: TxnId) -> Option<NodeId> {
         let txn = state.txns.get(&id)?;
-        let dentry = txn.dentry.clone();
-        let edits = txn.begun == Begun::Edit && !Engine::watches(&txn.policy);
+        let dentry = txn.dentry().clone();
+        let edits = txn.purpose.edits() && !Engine::watches(&txn.policy);
         let edits = edits && crate::txn::by_place(txn.policy.guard);
-        let body = txn.body.filter(|_| edits)?;
+        let body = txn.purpose.body().filter(|_| edits)?;
         let current = self.current_if_any(state, &dentry).ok().flatten()?;
         (state.files.body(current) == body).then_some(current)
     }
@@ -502,22 +493,25 @@ struct Judged {
 impl Judged {
     fn of(txn: &Transaction) -> Judged {
         Judged {
-            dentry: txn.dentry.clone(),
+            dentry: txn.dentry().clone(),
             staging_id: txn.staging_id,
         }
     }
 
     /// Whether that still is what the transaction is to become.
     fn is(&self, txn: &Transaction) -> bool {
-        self.dentry == txn.dentry && self.staging_id == txn.staging_id
+        self.dentry == *txn.dentry() && self.staging_id == txn.staging_id
     }
 
     /// The path that a promise is to be kept under, as it is now: its directory may have moved since the
     /// content was judged, or be gone, or have another one under the name. `None` if nothing is to be promised.
     fn path(&self, engine: &Engine, state: &State, id: TxnId) -> Result<Option<PathBuf>, Abort> {
         let vanished = |errno| Abort::VanishedTarget { errno };
-        let txn = state.txns.get(&id).filter(|t| self.is(t) && !t.discarded);
-        let Some(dentry) = txn.map(|t| &t.dentry) else {
+        let txn = state
+            .txns
+            .get(&id)
+            .filter(|t| self.is(t) && !t.is_unlinked());
+        let Some(dentry) = txn.map(|t| t.dentry()) else {
             return Ok(None);
         };
         check_target(engine, state, dentry).map_err(vanished)?;
@@ -537,23 +531,19 @@ fn refused(
     let Some(txn) = state.txns.get_mut(&id) else {
         return Ok(());
     };
-    let dentry = txn.dentry.clone();
-    if let Some(ready) = txn.content.take() {
-        engine.append(&Record::Unprepared { id: ready.id }).ok();
-    }
-    if matches!(abort, Abort::Conflict) {
-        let by = state.registry.saves.get(&id).and_then(|s| s.by);
-        Engine::note_refused(state, &dentry, by.map(|(actor, _)| actor));
-    }
-    let Some(txn) = state.txns.get_mut(&id) else {
-        return Ok(());
-    };
     let errno = abort.errno();
     // Nobody is to see what has lost its name, whole or not, and whether its directory is there or not.
     let no_op = matches!(abort, Abort::Guard(_) | Abort::VanishedTarget { .. });
-    let unseen = txn.discarded && no_op && !failpoint::mutant("C11-gone");
+    let unseen = txn.is_unlinked() && no_op && !failpoint::mutant("C11-gone");
     let silent = unseen || matches!(abort, Abort::Discarded | Abort::Killed { .. });
-    txn.verdict = Some(abort);
+    let dentry = matches!(abort, Abort::Conflict).then(|| txn.dentry().clone());
+    if let Some(ready) = txn.preparation.refuse(abort) {
+        engine.append(&Record::Unprepared { id: ready.id }).ok();
+    }
+    if let Some(dentry) = dentry {
+        let by = state.registry.saves.get(&id).and_then(|s| s.by);
+        Engine::note_refused(state, &dentry, by.map(|(actor, _)| actor));
+    }
     if is_told && !silent {
         return Err(errno);
     }
@@ -563,14 +553,14 @@ fn refused(
 /// The name whose turn is taken: until the commit, others neither merge nor add to what is replaced.
 fn turn_of(state: &State, id: TxnId) -> Option<Dentry> {
     let txn = state.txns.get(&id)?;
-    let edits = txn.begun == Begun::Edit && may_be_added_to(&txn.policy);
-    (Engine::watches(&txn.policy) || edits).then(|| txn.dentry.clone())
+    let edits = txn.purpose.edits() && may_be_added_to(&txn.policy);
+    (Engine::watches(&txn.policy) || edits).then(|| txn.dentry().clone())
 }
 
 /// What a close is told whose transaction has ended before it. By force (C20), if an unmount by force is under way: then what it
 /// held is in rejected.
 pub(super) fn told_of_ended(state: &State, id: TxnId) -> OpResult<()> {
-    match state.closing || state.aborting.contains_key(&id) {
+    match state.unmount.is_forced() || state.txns.is_aborting(id) {
         true => Err(Errno::IO),
         false => Ok(()),
     }

@@ -20,7 +20,7 @@ use super::{Engine, State};
 use crate::journal::Record;
 use crate::sys::failpoint;
 use crate::sys::proc::{self, Holding};
-use crate::txn::{Kin, Standing, Transaction};
+use crate::txn::{Kin, Last, Standing, Transaction};
 use crate::types::{NodeId, TxnId};
 
 /// Of a process with more descriptors only a few are looked at.
@@ -29,17 +29,6 @@ const FEW: u64 = 32;
 const ALL: u64 = u64::MAX;
 /// A RELEASE that is to come is there by then.
 const DOUBT: Duration = Duration::from_millis(20);
-
-/// Whether anybody holds another descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Last {
-    /// Somebody does, or it can't be known.
-    No,
-    /// Nobody, as far as few looks can tell.
-    Likely,
-    /// Nobody.
-    Surely,
-}
 
 /// What to look at, gathered under the lock; looking happens without it.
 pub(super) struct CloseProbe {
@@ -68,7 +57,7 @@ pub(super) struct Looks {
 impl Looks {
     pub(super) fn of(state: &State, txn: &Transaction) -> Looks {
         let (mut ours, mut others) = (Vec::new(), Vec::new());
-        let showing = txn.shown_base.map(|base| state.handles.showing(base));
+        let showing = txn.purpose.shown().map(|base| state.handles.showing(base));
         for open in showing.into_iter().flatten() {
             let all = match open.transaction() == Some(txn.id) {
                 true => &mut ours,
@@ -78,7 +67,7 @@ impl Looks {
         }
         Looks {
             own: txn.node,
-            base: txn.shown_base,
+            base: txn.purpose.shown(),
             ours,
             others,
         }
@@ -111,7 +100,7 @@ impl Engine {
             holders: participants.sure_holders().collect(),
             closer,
             last_pid: participants.last_pid_at_open(),
-            hopeless: closer == 0 || txn.handles > 1 || participants.shares_node(),
+            hopeless: closer == 0 || txn.phase.descriptions() > 1 || participants.shares_node(),
             kin: participants.kin().clone(),
         }
     }
@@ -121,11 +110,14 @@ impl Engine {
         let probe = {
             let state = self.lock();
             let txn = state.txns.get(&id);
-            let flushed = txn.and_then(|t| Some((t, t.flushed?)));
-            match flushed.filter(|(_, f)| f.sure) {
-                Some((_, f)) if f.whole || failpoint::mutant("C12-duplicate") => return true,
-                Some((txn, f)) => (f.at, self.probe(&state, txn, f.by)),
-                None => return false,
+            let Some((txn, flush)) = txn.and_then(|t| Some((t, t.preparation.flush()?))) else {
+                return false;
+            };
+            match flush.last {
+                Last::No => return false,
+                Last::Surely => return true,
+                Last::Likely if failpoint::mutant("C12-duplicate") => return true,
+                Last::Likely => (flush.at, self.probe(&state, txn, flush.by)),
             }
         };
         self.resolve_doubt(id, probe)
@@ -139,12 +131,10 @@ impl Engine {
             return false;
         };
         txn.participants.learn(probe.kin);
-        let flushed = txn.flushed.as_mut().filter(|f| f.at == at);
-        let Some(flushed) = flushed.filter(|f| f.sure && !f.whole) else {
+        let Some(last) = txn.preparation.resolve_doubt(at, last) else {
             return false;
         };
-        (flushed.sure, flushed.whole) = (last, true);
-        if let Some(ready) = txn.content.as_ref().filter(|_| !last) {
+        if let Some(ready) = txn.preparation.ready().filter(|_| !last) {
             let id = ready.id;
             self.append(&Record::Unprepared { id }).ok();
         }
@@ -158,11 +148,11 @@ impl Engine {
         }
         let doubtful: Vec<(TxnId, (Instant, CloseProbe))> = {
             let state = self.lock();
-            let is_open = |t: &&Transaction| t.handles > 0 && !t.closing && !t.unprepared;
+            let is_open = |t: &&Transaction| t.phase.is_open() && t.preparation.is_prepared();
             let doubtful = state.txns.values().filter(is_open).filter_map(|t| {
-                let flushed = t.flushed.filter(|f| f.sure && !f.whole)?;
-                let probe = || (flushed.at, self.probe(&state, t, flushed.by));
-                (flushed.at.elapsed() > DOUBT).then(|| (t.id, probe()))
+                let flush = t.preparation.flush().filter(|f| f.last == Last::Likely)?;
+                let probe = || (flush.at, self.probe(&state, t, flush.by));
+                (flush.at.elapsed() > DOUBT).then(|| (t.id, probe()))
             });
             doubtful.collect()
         };

@@ -16,7 +16,7 @@ use crate::guard::Replaces;
 use crate::journal::{ContentInfo, Edit, Record};
 use crate::namespace::{NodeKind, Pending};
 use crate::sys::{at, failpoint, spare};
-use crate::txn::{Abort, Begun, Ready, Transaction};
+use crate::txn::{Ready, Transaction};
 use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, Version, errno_of};
 
 /// More versions of one name than this don't wait for the checkpoint to be due.
@@ -118,17 +118,17 @@ impl Engine {
 
     /// Commits a prepared transaction whose last reference is gone.
     pub(super) fn commit(&self, state: &mut State, txn: Transaction, save: Option<&Save>) {
-        let Some(mut ready) = txn.content.clone() else {
+        let Some(mut ready) = txn.preparation.ready().cloned() else {
             log::error!(
                 "{}: transaction {} closed unprepared",
-                self.show(state, &txn.dentry),
+                self.show(state, txn.dentry()),
                 txn.id
             );
             return;
         };
         let is_malformed = txn.staging.try_lock().is_some_and(|c| c.is_malformed());
         state.counters.malformed += u64::from(is_malformed);
-        let current = self.current_if_any(state, &txn.dentry).ok().flatten();
+        let current = self.current_if_any(state, txn.dentry()).ok().flatten();
         self.renew_attributes(state, current, (&ready.file, &txn.staging), ready.like);
         if let Some(current) = current.filter(|current| ready.onto != Some(*current)) {
             // Somebody has committed since it was prepared: before this one.
@@ -138,18 +138,19 @@ impl Engine {
             }
         }
         let author = txn.participants.opener_tid();
-        let seen = match txn.begun {
-            Begun::Rewrite => state.overwrites.last_seen_by_kin(author, &txn.dentry),
-            Begun::Edit | Begun::Create { .. } => state.overwrites.last_seen(author, &txn.dentry),
+        let seen = match txn.purpose.rewrites() {
+            true => state.overwrites.last_seen_by_kin(author, txn.dentry()),
+            false => state.overwrites.last_seen(author, txn.dentry()),
         };
         let has_read = seen.is_some_and(|s| s.has_read);
+        let base = txn.purpose.base();
         let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
             (_, None) => true,
             (Some(_), _) if current == ready.onto => save.is_some_and(|s| s.overwrites.is_none()),
             (Some(base), _) => !Engine::is_stale(base, current),
-            (None, Some(current)) => match seen.filter(|_| txn.begun == Begun::Rewrite) {
+            (None, Some(current)) => match seen.filter(|_| txn.purpose.rewrites()) {
                 Some(seen) => state.is_as_seen(seen, current),
-                None => txn.base.is_some_and(|b| state.nodes.is_same(b, current)),
+                None => base.is_some_and(|b| state.nodes.is_same(b, current)),
             },
         };
         let lost = current.filter(|_| !has_seen && ready.merged.is_none());
@@ -160,7 +161,7 @@ impl Engine {
         };
         let own = lost.filter(|lost| !is_ruled && is_own(lost));
         let lost = lost.filter(|_| own.is_none());
-        let (dentry, written) = (&txn.dentry, ready.merged.clone());
+        let (dentry, written) = (txn.dentry(), ready.merged.clone());
         let version = match &written {
             // The kernel may hold pages of what was written: the merged text has a node of its own.
             Some(w) => state
@@ -198,16 +199,17 @@ impl Engine {
         let overlaid = txn.staging.try_lock().map(|mut c| c.take_overlaid());
         let by = txn.participants.to_who();
         Engine::note_overlaid(state, dentry, by, overlaid.unwrap_or_default());
-        if let Some(began) = txn.close_began {
+        if let Some(began) = txn.preparation.began() {
             state.metrics.commits.observe(began.elapsed());
         }
         // What others have committed since its close promised it is on the medium soon, too; so is
         // what a close that wasn't known to be the last has left.
-        let behind = state.durable.next() < state.seq;
+        let behind = state.commits.durable().next() < state.commits.last();
         if synced && behind || !synced && self.config.durability == Durability::Sync {
             self.want_round(state);
         }
-        let ago = txn.flushed.map_or(Duration::ZERO, |f| f.at.elapsed());
+        let ago = txn.preparation.flush();
+        let ago = ago.map_or(Duration::ZERO, |f| f.at.elapsed());
         state.note_saved(author, dentry, version, ago);
         Engine::note_author(state, version, txn.id);
         if let Some((actor, begun)) = save.and_then(|s| s.by) {
@@ -330,7 +332,7 @@ impl Engine {
         }
         self.supersede(state, dentry, old);
         let body = state.files.body(node);
-        self.overtake_but(state, dentry, state.seq, Some(body));
+        self.overtake_but(state, dentry, state.commits.last(), Some(body));
     }
 
     /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
@@ -342,12 +344,12 @@ impl Engine {
 
     /// [`Engine::overtake`], but what was promised as an edit of this body goes into that version.
     fn overtake_but(&self, state: &mut State, dentry: &Dentry, by: Seq, body: Option<NodeId>) {
-        let open: Vec<TxnId> = state.transactions_at(dentry).map(|t| t.id).collect();
+        let open: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
         for id in open {
             if let Some(txn) = state.txns.get_mut(&id)
-                && !(body.is_some() && txn.body == body && txn.promises_parts())
+                && !(body.is_some() && txn.purpose.body() == body && txn.promises_parts())
             {
-                txn.overtaken = Some(by);
+                txn.promise.overtake(by);
             }
         }
         self.end_claims(state, dentry);
@@ -364,9 +366,8 @@ impl Engine {
     /// Ends claims of a name that has got another file with the writers of that: what these have
     /// promised is as new as their file.
     pub(super) fn end_claims(&self, state: &mut State, dentry: &Dentry) {
-        state.errors.remove(dentry);
-        let claims = state.transactions_at(dentry).filter(|t| t.is_seen_by_all());
-        let claims: Vec<TxnId> = claims.map(|t| t.id).collect();
+        state.errors.forget(dentry);
+        let claims: Vec<TxnId> = state.txns.seen_by_all_at(dentry).map(|t| t.id).collect();
         for id in claims {
             self.end_claim(state, id);
         }
@@ -375,8 +376,7 @@ impl Engine {
     /// What an O_EXCL creation holds is hidden from now on.
     pub(super) fn end_claim(&self, state: &mut State, id: TxnId) {
         if let Some(txn) = state.txns.get_mut(&id) {
-            txn.claim = false;
-            txn.common = false;
+            txn.visibility.end();
         }
         if let Some(txn) = state.txns.get(&id) {
             let record = Engine::begin_record(state, txn, false);
@@ -398,7 +398,7 @@ impl Engine {
 
     /// Appends a commit to the journal and to the list of those to be applied.
     pub(super) fn journal_commit(&self, state: &mut State, edits: Vec<Edit>) -> Seq {
-        let seq = state.seq.next();
+        let seq = state.commits.next();
         let record = Record::Commit { seq, edits };
         if !failpoint::mutant("C18-commit") && self.append(&record).is_err() {
             // Space was reserved, so this is the disk failing. What is committed stays visible;
@@ -413,9 +413,8 @@ impl Engine {
 
     /// A commit stands in the journal; it is to be applied.
     pub(super) fn note_journalled(&self, state: &mut State, seq: Seq, record: Record) {
-        state.seq = seq;
         state.metrics.note_commit(seq, Instant::now());
-        state.unapplied.push_back((seq, record));
+        state.commits.add(seq, record);
         self.wake_checkpoint(state);
     }
 
@@ -438,7 +437,7 @@ impl Engine {
         how: Publication,
     ) -> OpResult<Published> {
         failpoint::delay("COMMITFS_CHOSEN_DELAY_MS");
-        let txn = self.lock().txns.get(&id).map(|txn| txn.dentry.clone());
+        let txn = self.lock().txns.get(&id).map(|txn| txn.dentry().clone());
         let Some(from) = txn.filter(|_| how != Publication::Link) else {
             return self.publish_now(tid, id, to, how);
         };
@@ -490,10 +489,15 @@ impl Engine {
         }
         let like = self.apply_attributes(id, &mut content, to, !stays)?;
         let mut described = content.describe()?;
-        let fresh_id = self.lock().new_id();
+        let fresh_id = self.lock().txns.new_id();
         let copied = how == Publication::Link;
         // What was fsync'd under this name stays promised.
-        let is_promised = copied && self.lock().txns.get(&id).is_some_and(|t| t.fsynced);
+        let is_promised = copied
+            && self
+                .lock()
+                .txns
+                .get(&id)
+                .is_some_and(|t| t.promise.has_fsynced());
         let file = self.making_room(|| self.store.create_staging(fresh_id))?;
         let old =
             at::reopen(&*content.file, rustix::fs::OFlags::PATH).map(std::os::fd::OwnedFd::from);
@@ -577,7 +581,7 @@ impl Engine {
             unused(&e);
             return Err(e);
         }
-        let (node, from) = (state.txns[&id].node, state.txns[&id].dentry.clone());
+        let (node, from) = (state.txns[&id].node, state.txns[&id].dentry().clone());
         let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let edits = edits.filter(|_| content.is_by_parts());
         let overlaid = match how {
@@ -679,26 +683,15 @@ impl Engine {
             state.rename_appenders(&from, to);
             self.retarget(state, id, to);
         }
-        let (body, seq) = (state.files.body(version), state.seq);
+        let (body, seq) = (state.files.body(version), state.commits.last());
         let txn = state.txns.get_mut(&id).expect("held above");
         self.owe(txn, how, seq);
         txn.staging_id = fresh_id;
-        txn.fsynced = promised.is_some();
-        txn.last_fsync = promised.clone();
-        txn.unprepared = true;
-        txn.content = None;
-        txn.flushed = None;
+        txn.promise.go_on(promised.clone());
+        txn.preparation.start_anew(how != Publication::Link);
         if how != Publication::Link {
-            // What a guard had refused was judged anew.
-            txn.verdict.take_if(|v| matches!(v, Abort::Guard(_)));
-            txn.stream = None;
-            txn.empties = false;
-            txn.begun = Begun::Edit;
-            txn.changed = false;
-            txn.claim = false;
-            txn.common = false;
-            txn.base = Some(version);
-            txn.body = Some(body);
+            txn.purpose.start_anew_from(version, body);
+            txn.visibility.end();
         }
         let txn = &state.txns[&id];
         self.append(&Engine::begin_record(state, txn, txn.is_there()))?;

@@ -15,7 +15,7 @@ use super::probe::Looks;
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Transaction, View};
+use crate::txn::{Last, Transaction, View};
 use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
 
 /// Of how many descriptors at most a lookup looks at each: others wait meanwhile.
@@ -150,7 +150,7 @@ impl Engine {
         };
         let staging = txn.staging.clone();
         let fd = state.nodes.fd(id)?;
-        let unlinked = txn.discarded;
+        let unlinked = txn.is_unlinked();
         drop(state);
         // A copy or a guard may hold the content for long; its own attributes are good enough then.
         let mut stat = match staging.try_lock() {
@@ -181,7 +181,7 @@ impl Engine {
         if let Some(node) = self.own_view(state, caller, dentry) {
             return Ok(Resolved::Node(node));
         }
-        if let Some(claim) = state.transactions_at(dentry).find(|t| t.is_seen_by_all()) {
+        if let Some(claim) = state.txns.seen_by_all_at(dentry).next() {
             return Ok(Resolved::Node(claim.node));
         }
         if wait
@@ -250,7 +250,7 @@ impl Engine {
         caller: Caller,
         dentry: &Dentry,
     ) -> Option<TxnId> {
-        let candidates: Vec<TxnId> = state.transactions_at(dentry).map(|t| t.id).collect();
+        let candidates: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
         if candidates.is_empty() || failpoint::mutant("C1-own-view") {
             return None;
         }
@@ -274,16 +274,20 @@ impl Engine {
         let followed = state.followers.writers(dentry).iter();
         let followed = followed.filter_map(|id| state.txns.get(id));
         state
-            .transactions_at(dentry)
+            .txns
+            .at(dentry)
             .chain(followed)
             .filter_map(|t| {
-                if t.closing {
+                if t.phase.is_closing() {
                     return Some(now + SURE_WAIT);
                 }
-                let flushed = t.flushed?;
-                let life = if flushed.sure { SURE_WAIT } else { UNSURE_WAIT };
-                let deadline = flushed.at + life;
-                (deadline > now && !t.unprepared).then_some(deadline)
+                let flush = t.preparation.flush()?;
+                let life = match flush.last {
+                    Last::Surely | Last::Likely => SURE_WAIT,
+                    Last::No => UNSURE_WAIT,
+                };
+                let deadline = flush.at + life;
+                (deadline > now && t.preparation.is_prepared()).then_some(deadline)
             })
             .max()
     }

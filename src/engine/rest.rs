@@ -15,7 +15,6 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::close::has_lost_a_writer;
 use super::overwrites::quoted;
 use super::prepare::check_target;
 use super::probe::Looks;
@@ -24,7 +23,7 @@ use super::{Durability, Engine, State};
 use crate::guard::Guard;
 use crate::rules::{Creation, Mode};
 use crate::sys::{failpoint, proc};
-use crate::txn::{Abort, Content, Staging, Transaction};
+use crate::txn::{Content, Staging, Transaction};
 use crate::types::{Dentry, OpResult, Seq, TxnId, now_ns};
 
 /// So long nobody has written what is at rest.
@@ -66,8 +65,7 @@ pub(super) struct KeptOpen {
 /// Whether what is written so far may become a version while the file is open. What a guard has refused
 /// at a close is judged anew, and its error told under the name.
 pub(super) fn may_commit_so_far(txn: &Transaction) -> bool {
-    let is_open = matches!(txn.verdict, None | Some(Abort::Guard(_)));
-    !txn.discarded && is_open && !has_lost_a_writer(txn)
+    !txn.is_unlinked() && txn.preparation.may_be_judged_anew() && !txn.has_lost_a_writer()
 }
 
 /// Whether what was written of an open file may be published now. It has been copied, merged and judged since that was asked last: somebody
@@ -97,7 +95,7 @@ pub(super) fn check_due(
 fn is_still_due(txn: &Transaction, how: Publication, to: &Dentry) -> bool {
     let stays =
         matches!(how, Publication::Stay | Publication::Rest) && !failpoint::mutant("C11-meanwhile");
-    !stays || (txn.dentry == *to && may_commit_so_far(txn))
+    !stays || (txn.dentry() == to && may_commit_so_far(txn))
 }
 
 /// Publishes what is written so far of an open file under the name that it has, also if that becomes another one
@@ -106,7 +104,7 @@ fn is_still_due(txn: &Transaction, how: Publication, to: &Dentry) -> bool {
 pub(super) fn publish_in_place(engine: &Engine, tid: u32, id: TxnId) -> OpResult<()> {
     let dentry_of = |state: &State| {
         let txn = state.txns.get(&id).filter(|txn| may_commit_so_far(txn));
-        txn.map(|txn| txn.dentry.clone())
+        txn.map(|txn| txn.dentry().clone())
     };
     // Whoever renames it again and again keeps nobody waiting for ever.
     for _ in 0..16 {
@@ -123,12 +121,11 @@ pub(super) fn publish_in_place(engine: &Engine, tid: u32, id: TxnId) -> OpResult
 
 /// Whether a transaction is one that the watch looks at: somebody has it open and has written.
 fn may_rest(txn: &Transaction) -> bool {
-    let is_closed = txn.content.is_some() && !txn.unprepared && txn.flushed.is_some_and(|f| f.sure);
-    let is_open = txn.handles > 0 && !txn.closing && !is_closed;
-    is_open
+    txn.phase.is_open()
+        && !txn.preparation.is_promised()
         && txn.policy.guard != Guard::None
-        && txn.stream.is_none()
-        && txn.emptied_by.is_none()
+        && txn.purpose.stream().is_none()
+        && !txn.purpose.is_emptied()
         && txn.staging.has_changes()
         && may_commit_so_far(txn)
 }
@@ -170,7 +167,7 @@ impl Engine {
     /// By the rules as they are now: a file that is never closed would never come under a new one.
     fn is_published_at_rest(&self, id: TxnId) -> bool {
         let state = self.lock();
-        let dentry = state.txns.get(&id).map(|txn| &txn.dentry);
+        let dentry = state.txns.get(&id).map(|txn| txn.dentry());
         dentry.is_some_and(|dentry| {
             self.policy(&state, dentry, Creation::default())
                 .publishes_at_rest()
@@ -182,7 +179,7 @@ impl Engine {
             return;
         }
         let (dentry, by) = match self.lock().txns.get(&id) {
-            Some(txn) if may_rest(txn) => (txn.dentry.clone(), txn.participants.opener_tid()),
+            Some(txn) if may_rest(txn) => (txn.dentry().clone(), txn.participants.opener_tid()),
             _ => return,
         };
         match self.publish_open(by, id, &dentry, Publication::Rest) {
@@ -251,7 +248,7 @@ impl Engine {
         let Some(txn) = state.txns.get(&id).filter(|txn| is_whole && may_rest(txn)) else {
             return;
         };
-        let path = self.show(state, &txn.dentry);
+        let path = self.show(state, txn.dentry());
         let (pid, command) = txn.participants.to_who();
         let paths = &mut state.kept_open.paths;
         if !paths.contains_key(&path) {

@@ -142,14 +142,13 @@ impl State {
 
     /// A name is unlinked: what is still on its way to its node has been opened before that.
     pub(super) fn discard_prepared(&mut self, dentry: &Dentry) {
-        let ids = self.open_names.get(dentry).into_iter().flatten();
-        for id in ids {
-            if let Some(txn) = self
-                .txns
-                .get_mut(id)
-                .filter(|t| t.handles == 0 && !t.closing)
+        let reserved = self.txns.all_at(dentry).filter(|t| t.phase.is_reserved());
+        let reserved: Vec<TxnId> = reserved.map(|t| t.id).collect();
+        for id in reserved {
+            if let Some(txn) = self.txns.get_mut(&id)
+                && !failpoint::mutant("C11-walk")
             {
-                txn.discarded = !failpoint::mutant("C11-walk");
+                txn.unlink();
             }
         }
     }
@@ -486,13 +485,11 @@ impl Engine {
             .nodes
             .get(note.old)
             .is_some_and(|n| n.kind == NodeKind::File);
-        let begun = match flags.contains(OFlags::TRUNC) || !is_version {
-            true => Begun::Rewrite,
-            false => Begun::Edit,
-        };
-        let id = self.begin_on(state, note.dentry.clone(), note.old, begun)?;
+        let empties = flags.contains(OFlags::TRUNC) || !is_version;
+        let begun = Begun::by_open(Some(note.old), false, empties);
+        let id = self.begin_on(state, note.dentry.clone(), begun)?;
         if let Some(txn) = state.txns.get_mut(&id) {
-            txn.discarded = true;
+            txn.unlink();
         }
         self.open_shared(state, caller, id, flags)
     }
@@ -610,7 +607,7 @@ fn as_shared(
     if let Some(txn) = state.txns.get_mut(&txn) {
         txn.participants.share_node();
         if flags.contains(OFlags::TRUNC) {
-            engine.strangers.note_emptied(&txn.dentry);
+            engine.strangers.note_emptied(txn.dentry());
         }
     }
     Opened {

@@ -178,7 +178,7 @@ impl Engine {
     fn wait_for_deferred_closes(&self, gone: u64) -> bool {
         let closing = || {
             let failed = |t: &crate::txn::Transaction| {
-                t.closing && t.staging.try_lock().is_some_and(|c| c.failed.is_some())
+                t.phase.is_closing() && t.staging.try_lock().is_some_and(|c| c.failed.is_some())
             };
             self.lock().txns.values().any(failed)
         };
@@ -201,7 +201,7 @@ impl Engine {
     /// Gives whether there may be any; waits for the checkpoint then.
     fn give_back_replaced(&self) -> bool {
         let state = self.lock();
-        let nothing = state.pending_deletes.is_empty() && state.pending.is_empty();
+        let nothing = !state.unsynced.has_deletes() && state.pending.is_empty();
         if nothing || failpoint::mutant("C5-room") {
             return false;
         }

@@ -22,7 +22,7 @@ use crate::journal::Record;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode, Policy, companion_of, looks_like_database};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Transaction};
+use crate::txn::Transaction;
 use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
 
 /// Bytes that tell a database: HDF5's signature may come as late as at 2048.
@@ -60,8 +60,8 @@ pub(super) fn begins_swmr(offset: u64, data: &[u8]) -> bool {
 /// Whether a caller finds a transaction under its name only because that was everybody's when it
 /// looked.
 pub(super) fn is_outsider(state: &State, txn: &Transaction, caller: Caller) -> bool {
-    txn.was_common
-        && !txn.is_seen_by_all()
+    txn.visibility.was_common()
+        && !txn.visibility.is_seen_by_all()
         && !proc::tgid(caller.tid)
             .is_some_and(|tgid| super::resolve::sees(state, txn, (tgid, caller.tid)))
 }
@@ -98,14 +98,16 @@ impl Engine {
         dentry: &Dentry,
         base: Option<NodeId>,
     ) -> Option<TxnId> {
-        let open = state.open_names.get(dentry)?.iter();
         let common = |txn: &&Transaction| {
-            let unopened = txn.handles == 0 && !state.is_awaited(txn.id);
-            txn.common && txn.base == base && !txn.discarded && !txn.closing && !unopened
+            let unopened = txn.phase.is_reserved() && !state.is_awaited(txn.id);
+            txn.visibility.is_common()
+                && txn.purpose.base() == base
+                && !txn.is_unlinked()
+                && !txn.phase.is_closing()
+                && !unopened
         };
-        open.filter_map(|id| state.txns.get(id))
-            .find(common)
-            .map(|txn| txn.id)
+        let mut all = state.txns.all_at(dentry);
+        all.find(common).map(|txn| txn.id)
     }
 
     /// Whether a name belongs to a database by its name, and is to be opened as one's companion
@@ -127,7 +129,11 @@ impl Engine {
 
     /// Whether a name is missing, empty or a database.
     fn may_be_database(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
-        let open: Vec<bool> = state.transactions_at(dentry).map(|t| t.common).collect();
+        let open: Vec<bool> = state
+            .txns
+            .at(dentry)
+            .map(|t| t.visibility.is_common())
+            .collect();
         if open.iter().any(|common| *common) {
             return Ok(true);
         }
@@ -172,7 +178,7 @@ impl Engine {
             let Some(txn) = state.txns.get(&id) else {
                 return Ok(());
             };
-            let direct = if txn.common {
+            let direct = if txn.visibility.is_common() {
                 // Pages, not a text: a database that spills before it is whole, a piece of a file.
                 offset > 0
                     || looks_like_database(data)
@@ -186,10 +192,14 @@ impl Engine {
             return Ok(());
         }
         let mut state = self.lock();
-        if let Some(txn) = state.txns.get_mut(&id).filter(|txn| txn.common) {
-            txn.common = false;
+        if let Some(txn) = state
+            .txns
+            .get_mut(&id)
+            .filter(|txn| txn.visibility.is_common())
+        {
+            txn.visibility.end_common();
             if !txn.is_there()
-                && matches!(txn.begun, Begun::Create { .. })
+                && txn.purpose.creates()
                 && let Some(txn) = state.txns.get(&id)
             {
                 self.append(&Engine::begin_record(&state, txn, false))?;
@@ -223,7 +233,8 @@ impl Engine {
             let Some(txn) = state.txns.get(&id) else {
                 return Ok(Step::Done(true));
             };
-            let (dentry, base, discarded) = (txn.dentry.clone(), txn.base, txn.discarded);
+            let (dentry, base, discarded) =
+                (txn.dentry().clone(), txn.purpose.base(), txn.is_unlinked());
             let current = engine.current_if_any(state, &dentry)?;
             let is_anothers = current != base && !is_whole;
             let target = super::prepare::check_target(engine, state, &dentry);
@@ -250,7 +261,7 @@ impl Engine {
         replaced: Option<NodeId>,
     ) -> OpResult<()> {
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
-        let (dentry, staging_id) = (&txn.dentry.clone(), txn.staging_id);
+        let (dentry, staging_id) = (&txn.dentry().clone(), txn.staging_id);
         let dir = self.dir_fd(state, dentry.dir)?;
         let old = at::open_path(&*dir, &dentry.name).ok();
         let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
@@ -264,10 +275,9 @@ impl Engine {
         if let Some(old) = old_stat.filter(|s| s.st_nlink == 1) {
             state.nodes.unlinked((old.st_dev, old.st_ino));
         }
-        let txn = state.txns.remove(&id).ok_or(Errno::STALE)?;
+        let txn = state.txns.remove(id).ok_or(Errno::STALE)?;
         self.end_turn(state, dentry, id);
         state.forget_save(id);
-        state.unlist(dentry, id);
         let open = open_in_place(state, &txn, staged);
         if let Some(node) = state.nodes.get_mut(txn.node) {
             node.kind = NodeKind::File;
@@ -275,7 +285,7 @@ impl Engine {
             node.direct += open;
             node.written_in_place = true;
             node.cached = true;
-            node.shown_as = txn.shown_base;
+            node.shown_as = txn.purpose.shown();
         }
         self.note_direct_author(state, txn.node, txn.participants.opener_tid());
         self.mark_dirty(state, dentry.dir);

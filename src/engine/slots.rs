@@ -6,9 +6,9 @@ use parking_lot::MutexGuard;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::locking::Waiting;
 use super::open::{OpenStep, Opened};
 use super::retries::Goal;
+use super::waits::Waiting;
 use super::{Engine, State};
 use crate::locks::{Lock, closes_cycle};
 use crate::sys::{failpoint, proc};
@@ -25,9 +25,8 @@ fn silence() -> Duration {
 /// be silent go in at once, not each that much later than the one before.
 fn is_let_in_with(holder: &Transaction, since: Option<Instant>) -> bool {
     let has_waited = since.is_some_and(|since| since.elapsed() > silence());
-    let beside = holder.let_in.zip(since);
     has_waited
-        && beside.is_some_and(|(let_in, since)| let_in > since && holder.heard == let_in)
+        && since.is_some_and(|since| holder.slot.was_just_let_in(since))
         && !failpoint::mutant("C9-together")
 }
 
@@ -39,17 +38,14 @@ impl Engine {
         dentry: &Dentry,
     ) -> impl Iterator<Item = &'a Transaction> + use<'a> {
         state
-            .open_names
-            .get(dentry)
-            .into_iter()
-            .flatten()
-            .filter_map(|id| state.txns.get(id))
-            .filter(|t| t.holds_slot && !t.discarded)
+            .txns
+            .all_at(dentry)
+            .filter(|t| t.slot.is_held() && !t.is_unlinked())
             // Until it is decided what becomes of it, or prepared for an open() that is still on
             // its way.
             .filter(|t| {
                 let opening = t.started.elapsed() < super::retries::FRESH;
-                t.handles > 0 || t.closing || opening
+                !t.phase.is_reserved() || opening
             })
     }
 
@@ -83,7 +79,7 @@ impl Engine {
                     .any(|(f, l, _)| f == file && is_its_own(l));
                 let family = t.participants.is_family(tgid);
                 // One that thinks, or waits at a barrier for those who wait for it here.
-                let silent = t.heard.elapsed() > silence() && !failpoint::mutant("C9-silence");
+                let silent = t.slot.silence() > silence() && !failpoint::mutant("C9-silence");
                 !locked && !family && !silent && !is_let_in_with(t, since)
             })
             .map(|t| t.participants.opener())
@@ -123,21 +119,17 @@ impl Engine {
     ) -> OpResult<MutexGuard<'_, State>> {
         let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let mut state = self.lock();
-        let ticket = state.next_ticket();
+        let ticket = state.waits.new_ticket();
         let since = Instant::now();
         let patience = {
             let policy = self.policy(&state, dentry, crate::rules::Creation::default());
             policy.lock_timeout.unwrap_or(self.config.lock_timeout)
         };
-        state
-            .slot_queue
-            .entry(dentry.clone())
-            .or_default()
-            .push_back(ticket);
+        state.waits.queue(dentry, ticket);
         let mut waited = Ok(());
         let mut gave_up = false;
         loop {
-            let first = state.slot_queue.get(dentry).and_then(|q| q.front()) == Some(&ticket);
+            let first = state.waits.is_first(dentry, ticket);
             let Some(holder) = self.slot_holder(&state, caller, dentry, Some(since)) else {
                 if first {
                     break;
@@ -149,7 +141,7 @@ impl Engine {
                 continue;
             };
             let is_late = since.elapsed() > patience;
-            if is_late || closes_cycle(pid, &[holder], &state.waits()) {
+            if is_late || closes_cycle(pid, &[holder], &state.waits.graph()) {
                 state.counters.lock_timeouts += u64::from(is_late);
                 gave_up = true;
                 log::warn!(
@@ -160,7 +152,7 @@ impl Engine {
                 break;
             }
             let path = self.show(&state, dentry);
-            state.waiting.insert(
+            state.waits.note(
                 ticket,
                 Waiting {
                     pid,
@@ -176,16 +168,11 @@ impl Engine {
                 break;
             }
         }
-        if let Some(waiting) = state.waiting.remove(&ticket) {
+        if let Some(waiting) = state.waits.end(ticket) {
             let in_vain = gave_up || waited.is_err();
             state.note_waited(&waiting.path, since, in_vain);
         }
-        if let Some(queue) = state.slot_queue.get_mut(dentry) {
-            queue.retain(|t| *t != ticket);
-            if queue.is_empty() {
-                state.slot_queue.remove(dentry);
-            }
-        }
+        state.waits.leave_queue(dentry, ticket);
         if let Err(e) = waited {
             drop(state);
             self.state_changed.notify_all();

@@ -7,9 +7,7 @@
 //! then [`State`], then the journal. Nothing
 //! that may wait for the disk's data is done under `State`: only lookups, renames and creations.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,16 +16,16 @@ use rustix::io::Errno;
 use super::Engine;
 use super::append::Appender;
 use super::claims::Claimant;
+use super::commits::Commits;
 use super::files::Files;
 use super::handle::{Handles, OpenFile};
-use super::locking::Waiting;
+use super::waits::Waits;
 use crate::journal::Record;
 use crate::locks::LockTable;
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
-use crate::store::Unseen;
 use crate::sys::failpoint;
-use crate::txn::{Begun, Transaction};
-use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq, TxnId};
+use crate::txn::Transactions;
+use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq};
 
 /// One name in a listing.
 #[derive(Clone, Debug)]
@@ -152,6 +150,29 @@ impl CheckpointRequest {
     }
 }
 
+/// Whether an unmount is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// None is.
+    No,
+    /// One is being tried: nothing of our own may keep the mount busy.
+    Tried,
+    /// One by force is: there are no new transactions, either.
+    Forced,
+}
+
+impl Unmount {
+    /// Whether one is.
+    pub fn is_under_way(self) -> bool {
+        self != Unmount::No
+    }
+
+    /// Whether one by force is.
+    pub fn is_forced(self) -> bool {
+        self == Unmount::Forced
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct State {
@@ -160,13 +181,7 @@ pub struct State {
     /// Names committed but not applied.
     pub pending: PendingSet,
     /// Open transactions.
-    pub txns: HashMap<TxnId, Transaction>,
-    /// Those on their way to rejected, as a new journal begins them.
-    pub aborting: BTreeMap<TxnId, Record>,
-    /// Open transactions by the name they will commit under, oldest first.
-    pub open_names: BTreeMap<Dentry, Vec<TxnId>>,
-    /// Those that may make a name appear, by its directory.
-    pub creating: HashMap<NodeId, HashSet<TxnId>>,
+    pub txns: Transactions,
     /// Names that were linked to a file which is still being written.
     pub(super) followers: super::links::Followers,
     /// Open descriptions.
@@ -179,34 +194,20 @@ pub struct State {
     pub(super) pending_opens: HashMap<u32, super::retries::PendingOpen>,
     /// The name each thread looked up last.
     pub lookups: HashMap<u32, (Dentry, NodeId)>,
-    /// Last transaction number given.
-    pub last_id: TxnId,
-    /// Last commit.
-    pub seq: Seq,
-    /// Every commit up to here is on the medium.
-    pub durable: Seq,
-    /// Commits not yet applied, as journalled: a new journal starts with them.
-    pub unapplied: VecDeque<(Seq, Record)>,
-    /// Staging files of dropped versions, to be removed when the commit that dropped them is durable.
-    pub pending_deletes: Vec<(Seq, TxnId)>,
-    /// Versions that grew in place since they were last made durable, with their last append.
-    pub appended: HashMap<NodeId, (Seq, Arc<File>)>,
+    /// Numbers of commits.
+    pub commits: Commits,
+    /// What the next round brings to the medium besides pending names.
+    pub(super) unsynced: super::unsynced::Unsynced,
     /// Files to which records are added in place, as the journal knows of them.
     pub growing: super::growing::Growing,
-    /// Directories changed in place since they were last made durable.
-    pub dirty_dirs: HashMap<NodeId, Arc<OwnedFd>>,
     /// The checkpoint's orders.
     pub checkpoint: CheckpointRequest,
     /// Counters for status.
     pub counters: Counters,
-    /// Errors for status, newest last.
-    pub unseen: VecDeque<Unseen>,
+    /// Errors that nobody may have seen.
+    pub(super) errors: super::errors::ErrorLog,
     /// Versions of which bytes were overwritten, and that are to be kept.
     pub(super) overlaid: Vec<super::overlaid::Overlaid>,
-    /// They are not written down as they are.
-    pub unseen_changed: bool,
-    /// Errors of single paths, for the attribute `user.commitfs.error`.
-    pub errors: HashMap<Dentry, Unseen>,
     /// Advisory locks.
     pub locks: LockTable,
     /// How long was waited for locks, and how long they were held.
@@ -216,15 +217,9 @@ pub struct State {
     /// Versions of a file that locks know by an earlier one.
     pub files: Files,
     /// Who waits for a lock or a writer slot.
-    pub waiting: HashMap<u64, Waiting>,
-    /// Order of those who wait for a writer slot.
-    pub slot_queue: HashMap<Dentry, VecDeque<u64>>,
-    /// Last ticket given to one who waits.
-    pub last_ticket: u64,
-    /// An unmount is being tried: nothing of our own may keep the mount busy.
-    pub leaving: bool,
-    /// No new transactions: a forced unmount is under way.
-    pub closing: bool,
+    pub waits: Waits,
+    /// Whether an unmount is under way.
+    pub unmount: Unmount,
     /// What saves build on, for names with a rule for conflicts.
     pub(super) ledger: super::ledger::Ledger,
     /// Who reads and saves them.
@@ -245,36 +240,15 @@ impl State {
     /// the round does not have; where there is none, behind one of nothing.
     pub(super) fn append_barrier(&mut self, engine: &Engine) -> OpResult<()> {
         if self.checkpoint.busy
-            && self.checkpoint.taken == self.seq
+            && self.checkpoint.taken == self.commits.last()
             && !failpoint::mutant("C19-round")
         {
-            let (seq, edits) = (self.seq.next(), Vec::new());
+            let (seq, edits) = (self.commits.next(), Vec::new());
             engine.append(&Record::Commit { seq, edits })?;
-            self.seq = seq;
+            self.commits.give(seq);
         }
         self.checkpoint.barred = true;
         engine.append(&Record::Barrier)
-    }
-
-    /// Number for a new transaction.
-    pub fn new_id(&mut self) -> TxnId {
-        self.last_id = self.last_id.next();
-        self.last_id
-    }
-
-    /// Number for one who begins to wait.
-    pub fn next_ticket(&mut self) -> u64 {
-        self.last_ticket += 1;
-        self.last_ticket
-    }
-
-    /// Who waits for whom.
-    pub fn waits(&self) -> HashMap<u32, Vec<u32>> {
-        let mut waits: HashMap<u32, Vec<u32>> = HashMap::new();
-        for w in self.waiting.values() {
-            waits.entry(w.pid).or_default().extend(&w.blockers);
-        }
-        waits
     }
 
     /// Number for a new description.
@@ -282,27 +256,6 @@ impl State {
         self.last_handle = self.last_handle.next();
         self.handles.insert(self.last_handle, file);
         self.last_handle
-    }
-
-    /// Open transactions of a name whose content may still be committed, newest first.
-    pub fn transactions_at<'a>(
-        &'a self,
-        dentry: &Dentry,
-    ) -> impl Iterator<Item = &'a Transaction> + use<'a> {
-        self.open_names
-            .get(dentry)
-            .into_iter()
-            .flatten()
-            .rev()
-            .filter_map(|id| self.txns.get(id))
-            .filter(|t| !t.discarded && (t.handles > 0 || t.closing))
-    }
-
-    /// Whether a close may make a name appear in a directory.
-    pub fn creates_in(&self, dir: NodeId) -> bool {
-        let ids = self.creating.get(&dir).into_iter().flatten();
-        ids.filter_map(|id| self.txns.get(id))
-            .any(|t| matches!(t.begun, Begun::Create { .. }))
     }
 
     /// Whether somebody has it open to add lines to it.
@@ -314,15 +267,6 @@ impl State {
         of_name.is_some_and(|all| all.iter().any(|appender| appender.node == node.id))
     }
 
-    /// Puts a transaction into the list of its name.
-    pub fn list(&mut self, dentry: Dentry, id: TxnId) {
-        let txn = self.txns.get(&id);
-        if txn.is_some_and(|t| matches!(t.begun, Begun::Create { .. })) {
-            self.creating.entry(dentry.dir).or_default().insert(id);
-        }
-        self.open_names.entry(dentry).or_default().push(id);
-    }
-
     /// The inode number that a node shows. An in-place editor finds the number it has looked at
     /// before the open, as on the plain directory (vim refuses to write otherwise); a new version
     /// shows its own from its commit on.
@@ -332,31 +276,8 @@ impl State {
             _ => None,
         };
         let node = self.nodes.get(id).and_then(|n| n.shown_as);
-        txn.and_then(|txn| txn.shown_base).or(node).unwrap_or(id)
-    }
-
-    /// Takes a transaction out of the list of its name.
-    pub fn unlist(&mut self, dentry: &Dentry, id: TxnId) {
-        if let Some(ids) = self.creating.get_mut(&dentry.dir) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.creating.remove(&dentry.dir);
-            }
-        }
-        if let Some(ids) = self.open_names.get_mut(dentry) {
-            ids.retain(|i| *i != id);
-            if ids.is_empty() {
-                self.open_names.remove(dentry);
-            }
-        }
-    }
-
-    /// Moves an open transaction to another name.
-    pub fn retarget(&mut self, id: TxnId, to: Dentry) {
-        if let Some(txn) = self.txns.get_mut(&id) {
-            let from = std::mem::replace(&mut txn.dentry, to.clone());
-            self.unlist(&from, id);
-            self.list(to, id);
-        }
+        txn.and_then(|txn| txn.purpose.shown())
+            .or(node)
+            .unwrap_or(id)
     }
 }

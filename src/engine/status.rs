@@ -159,10 +159,10 @@ impl Engine {
         let rejected = self.store.list_rejected().unwrap_or_default();
         self.guess_counters();
         let mut state = self.lock();
-        state.note_told(&rejected);
+        state.errors.note_told(&rejected);
         let mut aborts: BTreeMap<&'static str, u64> = REASONS.iter().map(|r| (*r, 0)).collect();
         aborts.extend(state.counters.aborts.iter().map(|(k, v)| (*k, *v)));
-        let unread = state.unseen.iter().filter(|u| !u.read);
+        let unread = state.errors.unread();
         let no_detection = self.config.no_killed_writer_detection.clone();
         let no_detection = no_detection.or_else(|| self.strangers.why());
         Status {
@@ -228,11 +228,11 @@ impl Engine {
         let mut open: Vec<_> = state
             .txns
             .values()
-            .filter(|t| t.handles > 0 || t.closing)
+            .filter(|t| !t.phase.is_reserved())
             .map(|t| OpenTransaction {
                 id: id_name(t.staging_id),
-                path: self.show(state, &t.dentry),
-                path_hex: path_hex(&self.path_of(state, &t.dentry)),
+                path: self.show(state, t.dentry()),
+                path_hex: path_hex(&self.path_of(state, t.dentry())),
                 pid: t.participants.opener(),
                 command: t.participants.to_who().1,
                 age_ms: u64::try_from(t.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -241,7 +241,11 @@ impl Engine {
                     .try_lock()
                     .and_then(|c| c.size().ok())
                     .unwrap_or(0),
-                state: if t.unprepared { "open" } else { "prepared" },
+                state: if t.preparation.is_prepared() {
+                    "prepared"
+                } else {
+                    "open"
+                },
                 idle_holders: t.participants.idle_holders().unwrap_or_default().to_vec(),
             })
             .collect();
@@ -310,8 +314,12 @@ impl Engine {
         let idle: Vec<_> = state
             .txns
             .values()
-            .filter(|t| t.handles > 0 && t.participants.idle_holders().is_none() && !t.closing)
-            .filter(|t| t.flushed.is_some_and(|f| f.at.elapsed() > IDLE_AFTER))
+            .filter(|t| t.phase.is_open() && t.participants.idle_holders().is_none())
+            .filter(|t| {
+                t.preparation
+                    .flush()
+                    .is_some_and(|f| f.at.elapsed() > IDLE_AFTER)
+            })
             .filter(|t| !t.participants.sure_holders().any(proc::lives))
             .map(|t| {
                 (
@@ -347,7 +355,7 @@ impl Engine {
             return;
         };
         txn.participants.note_idle(holders.clone());
-        let dentry = txn.dentry.clone();
+        let dentry = txn.dentry().clone();
         let path = self.show(&state, &dentry);
         drop(state);
         let who: Vec<String> = holders

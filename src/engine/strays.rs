@@ -56,10 +56,10 @@ impl Engine {
         log::warn!("{}: a patch changed nothing: {reason}", path.display());
         let mut state = self.lock();
         let known = |u: &Unseen| u.reason == reason && Path::new(&u.path) == path;
-        if !state.unseen.iter().any(known) {
+        if !state.errors.all().any(known) {
             let mut unseen = Unseen::of(path, reason, 0);
             unseen.remedy = Some(self.way_to_apply(path, &name, value));
-            state.add_unseen(unseen);
+            state.errors.add(unseen);
         }
     }
 }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::close::DECISION_LIMIT;
 use super::handle::{ControlFile, OpenFile, TextFile, VersionReader};
-use super::state::DirEntry;
+use super::state::{DirEntry, Unmount};
 use super::status::OpenTransaction;
 use super::{Engine, Opened, VOLATILE};
 use crate::namespace::Shown;
@@ -389,10 +389,12 @@ impl Engine {
             let mut state = self.await_all_decisions(until);
             let open = self.open_transactions(&state);
             if (open.is_empty() || force) && !check {
-                state.leaving = true;
                 // Without force the kernel refuses as long as anything is open, which is no
                 // reason to refuse somebody's save.
-                state.closing = force;
+                state.unmount = match force {
+                    true => Unmount::Forced,
+                    false => Unmount::Tried,
+                };
             }
             open
         };

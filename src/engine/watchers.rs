@@ -129,7 +129,7 @@ impl Engine {
     /// The version behind one of the watch helper's names; counts as a lookup.
     pub(super) fn watch_helper_lookup(&self, name: &OsStr) -> OpResult<Attr> {
         let (id, turn) = watch_helper::parse(name).ok_or(Errno::NOENT)?;
-        if self.lock().leaving {
+        if self.lock().unmount.is_under_way() {
             // What it still has to tell must not keep the mount busy.
             return Err(Errno::CANCELED);
         }
@@ -195,7 +195,7 @@ fn keep_telling(engine: &Weak<Engine>, mut watch_helper: WatchHelper, news: &Rec
         if let Some(watchers) = engine.watchers.get() {
             watchers.lingering.store(lingering.len(), Ordering::Relaxed);
         }
-        if engine.lock().leaving {
+        if engine.lock().unmount.is_under_way() {
             // To be told with what comes next, should the unmount not come about.
             continue;
         }

@@ -20,7 +20,7 @@ use crate::engine::{Engine, State};
 use crate::journal::{ContentInfo, Edit, Record};
 use crate::namespace::{CachedAttributes, Node, NodeKind, Pending, Unwritten};
 use crate::sys::{at, failpoint};
-use crate::txn::{Begun, Ready, write_text};
+use crate::txn::{Ready, write_text};
 use crate::types::{
     Dentry, HandleId, NodeId, OpResult, Seq, TxnId, Version, mtime_ns, now_ns, seconds_of,
 };
@@ -73,7 +73,7 @@ impl Engine {
     pub(super) fn base_of_edit(&self, dentry: &Dentry) -> Result<DocumentBase, Refusal> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.closing {
+        if state.unmount.is_forced() {
             return Err(Errno::ROFS.into());
         }
         let node = self.current(state, dentry)?;
@@ -213,7 +213,7 @@ impl Engine {
         Ok(Some(Edited {
             node,
             version: base.version.next(),
-            seq: state.seq,
+            seq: state.commits.last(),
         }))
     }
 
@@ -259,7 +259,7 @@ impl Engine {
     }
 
     fn new_staged(&self, base: &DocumentBase) -> OpResult<Staged> {
-        let id = self.lock().new_id();
+        let id = self.lock().txns.new_id();
         let file = self.store.create_staging(id)?;
         let with_metadata = self
             .apply_metadata(&file, Some(&base.fd), None)
@@ -321,7 +321,7 @@ impl Engine {
             len: parsed.document.text_len() as u64,
             mtime_ns: self.next_mtime(state, base),
         };
-        let (seq, version) = (state.seq.next(), base.version.next());
+        let (seq, version) = (state.commits.next(), base.version.next());
         let edit = Edit::Patch {
             path: state.nodes.path(&base.dentry).ok_or(Errno::NOENT)?,
             id: staged.id,
@@ -381,7 +381,7 @@ impl Engine {
     }
 
     fn is_current(&self, state: &mut State, base: &DocumentBase) -> OpResult<bool> {
-        if state.closing {
+        if state.unmount.is_forced() {
             return Err(Errno::ROFS);
         }
         Ok(self.current(state, &base.dentry)? == base.node)
@@ -439,7 +439,7 @@ impl Engine {
         let Some((head, path)) = head.filter(|p| p.id == id).zip(path) else {
             return Ok(());
         };
-        let (seq, mtime_ns) = (state.seq.next(), content.mtime_ns);
+        let (seq, mtime_ns) = (state.commits.next(), content.mtime_ns);
         let record = Record::Commit {
             seq,
             edits: vec![Edit::Put {
@@ -505,10 +505,10 @@ impl Engine {
     pub(in crate::engine) fn materialize_base(&self, id: TxnId) -> OpResult<()> {
         let (dentry, staging) = {
             let state = self.lock();
-            let Some(txn) = state.txns.get(&id).filter(|t| t.begun == Begun::Edit) else {
+            let Some(txn) = state.txns.get(&id).filter(|t| t.purpose.edits()) else {
                 return Ok(());
             };
-            (txn.dentry.clone(), txn.staging.clone())
+            (txn.dentry().clone(), txn.staging.clone())
         };
         if !self.documents.is_unwritten(&dentry) {
             return Ok(());
@@ -522,7 +522,7 @@ impl Engine {
         let state = &mut *guard;
         let known = state.nodes.known((base.st_dev, base.st_ino));
         if let (Some(known), Some(txn)) = (known, state.txns.get_mut(&id)) {
-            txn.base = Some(known);
+            txn.purpose.follow_base(known);
         }
         Ok(())
     }
@@ -531,8 +531,8 @@ impl Engine {
     pub(in crate::engine) fn dirty_editor(&self, handle: HandleId) -> Option<TxnId> {
         let state = self.lock();
         let txn = state.handles.get(handle)?.transaction()?;
-        let edited = state.txns.get(&txn).filter(|t| t.begun == Begun::Edit)?;
-        self.documents.is_unwritten(&edited.dentry).then_some(txn)
+        let edited = state.txns.get(&txn).filter(|t| t.purpose.edits())?;
+        self.documents.is_unwritten(edited.dentry()).then_some(txn)
     }
 
     /// Writes the text of a name's current version, if that is still to be done. Gives the state, in which it is written.

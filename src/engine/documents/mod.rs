@@ -319,7 +319,7 @@ impl Engine {
             }
         } else {
             // What it found may not be durable yet.
-            (base.version, self.lock().seq)
+            (base.version, self.lock().commits.last())
         };
         let result = result_text(version, &parsed.document, applied.target.as_ref());
         Ok(Some(Done { result, seq }))
@@ -331,7 +331,7 @@ impl Engine {
         let node = state.nodes.get(node).ok_or(Errno::STALE)?;
         match (&node.kind, &node.at) {
             (namespace::NodeKind::Private(txn), _) if state.txns.contains_key(txn) => {
-                Ok(state.txns[txn].dentry.clone())
+                Ok(state.txns[txn].dentry().clone())
             }
             (namespace::NodeKind::File | namespace::NodeKind::Private(_), Some(dentry))
                 if !node.unlinked || node.superseded =>

@@ -1,0 +1,84 @@
+//! The numbers of commits: which is the last, which are on the medium, and which are not in place yet.
+
+use std::collections::VecDeque;
+
+use crate::journal::Record;
+use crate::types::Seq;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Commits {
+    last: Seq,
+    durable: Seq,
+    /// Those not yet applied, as journalled: a new journal starts with them.
+    unapplied: VecDeque<(Seq, Record)>,
+}
+
+impl Commits {
+    /// All up to this one are on the medium and in place.
+    pub fn new(last: Seq) -> Commits {
+        Commits {
+            last,
+            durable: last,
+            unapplied: VecDeque::new(),
+        }
+    }
+
+    /// The last commit.
+    pub fn last(&self) -> Seq {
+        self.last
+    }
+
+    /// Number of the next.
+    pub fn next(&self) -> Seq {
+        self.last.next()
+    }
+
+    /// This number is given to a commit.
+    pub fn give(&mut self, seq: Seq) {
+        self.last = seq;
+    }
+
+    /// A commit stands in the journal, to be applied.
+    pub fn add(&mut self, seq: Seq, record: Record) {
+        self.give(seq);
+        self.unapplied.push_back((seq, record));
+    }
+
+    /// A commit is taken back.
+    pub fn withdraw(&mut self, seq: Seq) {
+        self.unapplied.retain(|(s, _)| *s != seq);
+    }
+
+    /// Every commit up to here is on the medium.
+    pub fn durable(&self) -> Seq {
+        self.durable
+    }
+
+    /// Whether there are some that aren't.
+    pub fn are_durable(&self) -> bool {
+        self.durable >= self.last
+    }
+
+    /// How many aren't.
+    pub fn backlog(&self) -> u64 {
+        self.last.0.saturating_sub(self.durable.0)
+    }
+
+    /// All up to this one are on the medium; those of them that are in place `stays` doesn't keep.
+    pub fn note_durable(&mut self, upto: Seq, stays: impl Fn(&Record) -> bool) {
+        self.durable = upto;
+        self.unapplied
+            .retain(|(seq, record)| *seq > upto || stays(record));
+    }
+
+    /// What a new journal starts with.
+    pub fn unapplied(&self) -> impl DoubleEndedIterator<Item = &Record> + Clone {
+        self.unapplied.iter().map(|(_, record)| record)
+    }
+
+    /// That, to be told otherwise.
+    pub fn unapplied_mut(&mut self) -> impl Iterator<Item = &mut Record> {
+        self.unapplied.iter_mut().map(|(_, record)| record)
+    }
+}

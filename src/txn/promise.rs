@@ -1,0 +1,86 @@
+//! What the journal was told of a transaction that is on the medium, and is rolled forward after a
+//! power cut unless its name has got a newer version since.
+
+use crate::journal::ContentInfo;
+use crate::types::{NodeId, Seq};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Promise {
+    /// The program has called fsync: exempt from what a kill does (C7).
+    fsync: Option<Fsync>,
+    /// What is on the medium of what was written.
+    told: Option<ContentInfo>,
+    /// The commit that has given its name another version since the journal was told last what may
+    /// be rolled forward of it: that is newer. 0: it is on the medium when the next journal is.
+    overtaken: Option<Seq>,
+}
+
+/// The last fsync.
+#[derive(Clone, Copy, Debug)]
+struct Fsync {
+    /// The version that was current then.
+    current: Option<NodeId>,
+}
+
+impl Promise {
+    /// The program has called fsync, with this version being current: the content is told with it.
+    pub fn note_fsync(&mut self, current: Option<NodeId>, content: ContentInfo) {
+        self.fsync = Some(Fsync { current });
+        self.note_durable(content);
+    }
+
+    /// The journal is told that this much of it is on the medium, whatever has its name by now.
+    pub fn note_durable(&mut self, content: ContentInfo) {
+        self.told = Some(content);
+        self.overtaken = None;
+    }
+
+    /// The journal is told that a merge is on the medium. What an fsync has told of the text as it was
+    /// written stays told, unless it is older than a version that has come since.
+    pub fn note_durable_merge(&mut self) {
+        if self.overtaken.is_some() {
+            self.told = None;
+        }
+        self.overtaken = None;
+    }
+
+    /// The journal is told what a close has prepared.
+    pub fn note_prepared(&mut self) {
+        self.overtaken = None;
+    }
+
+    /// A version has taken its name.
+    pub fn overtake(&mut self, by: Seq) {
+        self.overtaken = Some(by);
+    }
+
+    /// It goes on in a fresh staging file, of which this is on the medium: nothing if what was promised
+    /// has become a version.
+    pub fn go_on(&mut self, promised: Option<ContentInfo>) {
+        if promised.is_none() {
+            self.fsync = None;
+        }
+        self.told = promised;
+    }
+
+    /// Whether the program has called fsync for what isn't published yet.
+    pub fn has_fsynced(&self) -> bool {
+        self.fsync.is_some()
+    }
+
+    /// The version that was current at the last fsync.
+    pub fn current_at_fsync(&self) -> Option<NodeId> {
+        self.fsync?.current
+    }
+
+    /// What is on the medium of what was written.
+    pub fn told(&self) -> Option<&ContentInfo> {
+        self.told.as_ref()
+    }
+
+    /// The commit that it is older than.
+    pub fn overtaken(&self) -> Option<Seq> {
+        self.overtaken
+    }
+}
