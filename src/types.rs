@@ -107,6 +107,8 @@ pub struct Attr {
     pub stat: rustix::fs::Stat,
     /// How long the kernel may keep them.
     pub ttl: Duration,
+    /// How long the kernel may go by the name that was looked up without asking again.
+    pub name_ttl: Duration,
 }
 
 /// Nanoseconds since the epoch.

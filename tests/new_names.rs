@@ -212,6 +212,9 @@ fn a_directory_made_in_the_place_of_a_hidden_name_fails_the_close_with_eisdir() 
     other
         .mkdir(&path)
         .expect("a stranger may use a hidden name");
+    // What the kernel keeps of the name of a directory is nothing to who has a file there.
+    assert!(other.stat(&path).is_ok());
+    assert_eq!(writer.cat(&path).unwrap(), b"kept");
     assert_errno(writer.close("f"), "EISDIR");
     assert!(m.path("name").is_dir());
     m.await_rejected("name", b"kept");

@@ -1,7 +1,7 @@
 //! Changes of attributes: mode, owner, times, length, and ACLs that are inherited.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
@@ -210,7 +210,7 @@ impl Engine {
         if (change.uid, change.gid, change.mode) == (None, None, None) && times.is_none() {
             return Ok(());
         }
-        let noted = || -> OpResult<(Arc<OwnedFd>, Option<Arc<Staging>>)> {
+        let noted = || -> OpResult<(Arc<File>, Option<Arc<Staging>>)> {
             let mut guard = self.lock();
             let state = &mut *guard;
             let n = state.nodes.get(node).ok_or(Errno::STALE)?;

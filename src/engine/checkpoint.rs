@@ -13,7 +13,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -102,7 +101,7 @@ impl Broken {
 }
 
 /// Directories that pending versions will be moved into. One that is gone has no need of a sync.
-fn directories_of(state: &State) -> OpResult<HashMap<NodeId, Arc<OwnedFd>>> {
+fn directories_of(state: &State) -> OpResult<HashMap<NodeId, Arc<File>>> {
     let mut dirs = HashMap::new();
     for (dentry, _) in state.pending.iter() {
         match spare::open(|| state.nodes.fd(dentry.dir)) {
@@ -121,9 +120,9 @@ struct Round {
     /// See [`Checkpoint::barred`](super::state::Checkpoint::barred).
     barred: bool,
     items: Vec<CheckpointItem>,
-    dirs: HashMap<NodeId, Arc<OwnedFd>>,
+    dirs: HashMap<NodeId, Arc<File>>,
     /// Directories that the items come into.
-    into: OpResult<HashMap<NodeId, Arc<OwnedFd>>>,
+    into: OpResult<HashMap<NodeId, Arc<File>>>,
     appended: Vec<(NodeId, Seq, Arc<File>)>,
 }
 
@@ -341,10 +340,10 @@ impl Engine {
         failpoint::sync("C19-sync-staging", || self.store.sync_staging_dir())
     }
 
-    fn sync_dirs<'a>(&self, dirs: impl Iterator<Item = &'a Arc<OwnedFd>>) -> OpResult<()> {
+    fn sync_dirs<'a>(&self, dirs: impl Iterator<Item = &'a Arc<File>>) -> OpResult<()> {
         use std::os::fd::AsFd;
         // Opening one may fail for the moment.
-        let sync = |dir: &Arc<OwnedFd>| {
+        let sync = |dir: &Arc<File>| {
             spare::open(|| failpoint::fail_point("C19-open-dir"))?;
             at::sync_dir(dir.as_fd())
         };
@@ -415,7 +414,7 @@ impl Engine {
             ),
         }
         drop(guard);
-        self.defer_close(old.map(Arc::new));
+        self.defer_close(old.map(|fd| Arc::new(fd.into())));
         for id in outdated {
             self.remove_staging(id);
         }
@@ -423,7 +422,7 @@ impl Engine {
     }
 
     /// What stood under the name has one link less in the backing directory, too.
-    fn uncover(&self, state: &mut State, old: Option<&OwnedFd>) {
+    fn uncover(&self, state: &mut State, old: Option<&std::os::fd::OwnedFd>) {
         let key = old
             .and_then(|fd| at::stat(fd).ok())
             .map(|s| (s.st_dev, s.st_ino));

@@ -2,6 +2,7 @@
 //! becomes of it when that process has ended. A process is known by its descriptor: its number may
 //! be another's by then.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ fn is_open(state: &State, dentry: &Dentry, node: NodeId) -> bool {
 
 /// Whether a lock file says that a living process holds it: its content begins with that one's number.
 /// In bash's idiom, `( set -o noclobber; echo $$ > f )`, who created it is a subshell that ends at once.
-fn names_a_living_process(file: Option<&OwnedFd>) -> bool {
+fn names_a_living_process(file: Option<&File>) -> bool {
     let text = file
         .and_then(|fd| at::reopen(fd, OFlags::RDONLY | OFlags::NONBLOCK).ok())
         .and_then(|file| {
@@ -113,7 +114,7 @@ impl Engine {
     }
 
     /// Claims that nobody has open and whose creators have ended, with their files.
-    fn ended_claims(&self) -> Vec<(Dentry, NodeId, Option<Arc<OwnedFd>>)> {
+    fn ended_claims(&self) -> Vec<(Dentry, NodeId, Option<Arc<File>>)> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let mut claimants = std::mem::take(&mut state.claimants);
@@ -138,7 +139,7 @@ impl Engine {
     /// Tells of claims that were left behind. Gives those that the rules want removed.
     fn report_stale(
         &self,
-        left: Vec<(Dentry, NodeId, Option<Arc<OwnedFd>>)>,
+        left: Vec<(Dentry, NodeId, Option<Arc<File>>)>,
     ) -> Vec<(Dentry, NodeId)> {
         let mut guard = self.lock();
         let state = &mut *guard;

@@ -122,7 +122,7 @@ mod tests {
     use crate::namespace::NodeKind;
     use crate::types::{Dentry, ROOT};
 
-    fn descriptor() -> Arc<OwnedFd> {
+    fn descriptor() -> Arc<File> {
         Arc::new(std::fs::File::open("/dev/null").unwrap().into())
     }
 

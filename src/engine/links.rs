@@ -19,6 +19,7 @@ use super::publish::Publication;
 use super::{Engine, State, virtualdir};
 use crate::guard::Guard;
 use crate::journal;
+use crate::journal::Record;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode};
 use crate::store::Store;
@@ -114,11 +115,32 @@ struct Copy {
     dentry: Dentry,
     onto: NodeId,
     ready: Ready,
-    path: Arc<OwnedFd>,
+    path: Arc<File>,
     key: (u64, u64),
 }
 
 impl Engine {
+    /// Marks every transaction of a name as discarded. Gives whether there was one.
+    pub(super) fn discard_transactions(&self, state: &mut State, dentry: &Dentry) -> bool {
+        state.discard_prepared(dentry);
+        let ids: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
+        for id in &ids {
+            if let Some(txn) = state.txns.get_mut(id) {
+                if !failpoint::mutant("C11-unlink") {
+                    txn.unlink();
+                }
+                txn.visibility.end();
+                let (id, node) = (txn.staging_id, txn.node);
+                self.append(&Record::Retarget { id, path: None }).ok();
+                // It has no link any more.
+                if let Some(notify) = self.notify.get() {
+                    notify.attributes_changed(node);
+                }
+            }
+        }
+        !ids.is_empty()
+    }
+
     /// link(2).
     pub fn link(
         self: &Arc<Self>,
@@ -381,7 +403,7 @@ impl Engine {
             dentry: dentry.clone(),
             onto,
             ready,
-            path: Arc::new(path),
+            path: Arc::new(path.into()),
             key,
         })
     }
@@ -395,7 +417,7 @@ impl Engine {
     ) -> OpResult<(OwnedFd, (u64, u64), journal::ContentInfo)> {
         at::copy_contents(source, file, described.len).map_err(|e| errno_of(&e))?;
         // One file: owner, mode and times are those of what was written.
-        let original: OwnedFd = at::reopen(source, OFlags::PATH)?.into();
+        let original = at::reopen(source, OFlags::PATH)?;
         self.apply_metadata(file, Some(&original), None)?;
         at::set_mtime(file, described.mtime_ns)?;
         let mut described = journal::ContentInfo {

@@ -227,14 +227,14 @@ impl MergeOutcome {
 pub(super) struct MergedFile {
     pub id: TxnId,
     pub file: Arc<File>,
-    pub path: Arc<OwnedFd>,
+    pub path: Arc<File>,
     pub key: (u64, u64),
     pub content: journal::ContentInfo,
 }
 
 impl Engine {
     /// The current version's document, as merges read it, and its file. ESTALE: its node is gone.
-    fn document_of(&self, node: NodeId) -> OpResult<(Document, Arc<OwnedFd>)> {
+    fn document_of(&self, node: NodeId) -> OpResult<(Document, Arc<File>)> {
         self.materialize(node)?;
         let fd = self.lock().nodes.fd(node)?;
         let read = Parsed::read(node, &fd);
@@ -737,14 +737,14 @@ impl Engine {
         &self,
         text: &str,
         mine: &File,
-        theirs: Option<&OwnedFd>,
+        theirs: Option<&File>,
     ) -> OpResult<MergeOutcome> {
         let id = self.lock().txns.new_id();
         let file = self.making_room(|| self.store.create_staging(id))?;
         let with_metadata = || -> OpResult<MergedFile> {
             file.write_all_at(text.as_bytes(), 0)
                 .map_err(|e| errno_of(&e))?;
-            let like = at::reopen(mine, OFlags::PATH).map(OwnedFd::from)?;
+            let like = at::reopen(mine, OFlags::PATH)?;
             self.apply_metadata(&file, Some(&like), None)?;
             at::set_mtime(&file, mtime_ns(&at::stat(mine)?))?;
             if let Some(theirs) = theirs {
@@ -755,7 +755,7 @@ impl Engine {
             Ok(MergedFile {
                 id,
                 key: (stat.st_dev, stat.st_ino),
-                path: Arc::new(path),
+                path: Arc::new(path.into()),
                 content: journal::ContentInfo {
                     len: text.len() as u64,
                     crc: Some(crc32c::crc32c(text.as_bytes())),

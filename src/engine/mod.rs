@@ -62,7 +62,8 @@ mod xattrs;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -94,6 +95,9 @@ pub use virtualdir::{Answer, Blocker, ControlCommand};
 
 /// Attributes of what doesn't change behind the kernel's back.
 const STABLE: Duration = Duration::from_secs(3600);
+/// Attributes of a directory. A creation makes the kernel drop them, and one that was answered just before it,
+/// and arrives just after, lasts as long as this.
+const DIR_TIMES: Duration = Duration::from_secs(1);
 /// Attributes of what does.
 const VOLATILE: Duration = Duration::ZERO;
 
@@ -177,7 +181,7 @@ pub struct Engine {
     /// Locks already told of: path, process, kind.
     warned: Mutex<std::collections::HashSet<(String, u32, String)>>,
     pub(crate) pool: pool::Pool,
-    reaper: std::sync::mpsc::Sender<Arc<OwnedFd>>,
+    reaper: room::Reaper,
     /// Much memory was freed: the watch gives it back to the system.
     freed: std::sync::atomic::AtomicBool,
     pub(crate) notify: OnceLock<Box<dyn Notify>>,
@@ -198,6 +202,23 @@ pub struct Engine {
     uncached: std::sync::atomic::AtomicBool,
     strangers: strangers::Strangers,
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
+}
+
+/// How long the kernel may go by a name without asking. What a file's name means depends on who
+/// asks, and changes at a close; all other names change by requests for these very names, and the
+/// kernel, which has sent them, knows.
+fn name_ttl(state: &State, node: &Node) -> Duration {
+    // Who has opened a new file there before the directory was made goes on seeing that.
+    let is_nobodys =
+        |dentry| state.txns.all_at(dentry).next().is_none() || failpoint::mutant("C1-kept-name");
+    let is_kept = match node.kind {
+        NodeKind::Dir | NodeKind::Special => node.at.as_ref().is_none_or(is_nobodys),
+        NodeKind::File | NodeKind::Private(_) => false,
+    };
+    match is_kept && !failpoint::feature_off("kept_names") {
+        true => STABLE,
+        false => VOLATILE,
+    }
 }
 
 fn is_full(error: &std::io::Error) -> bool {
@@ -238,7 +259,7 @@ impl Engine {
         let remembered = usize::try_from(config.descriptors / 6).unwrap_or(usize::MAX);
         let state = State {
             nodes: Nodes::new(
-                Arc::new(root),
+                Arc::new(root.into()),
                 (stat.st_dev, stat.st_ino),
                 first_number(),
                 remembered,
@@ -271,18 +292,7 @@ impl Engine {
             metrics: metrics::Metrics::default(),
         };
         let deferred_closes = Arc::new(room::DeferredCloses::default());
-        let closed = deferred_closes.clone();
-        let (reaper, deferred) = std::sync::mpsc::channel::<Arc<OwnedFd>>();
-        std::thread::Builder::new()
-            .name("reaper".into())
-            // Closing the last descriptor of an unlinked file frees its blocks, which takes long.
-            .spawn(move || {
-                for fd in deferred {
-                    drop(fd);
-                    closed.end();
-                }
-            })
-            .map_err(|e| crate::types::errno_of(&e))?;
+        let reaper = room::Reaper::start(deferred_closes.clone())?;
         let rejected_bound = RejectedBound::of(&store.root);
         let engine = Arc::new(Engine {
             store,
@@ -392,7 +402,7 @@ impl Engine {
     }
 
     /// Descriptor of a directory's node.
-    pub(crate) fn dir_fd(&self, state: &State, dir: NodeId) -> OpResult<Arc<OwnedFd>> {
+    pub(crate) fn dir_fd(&self, state: &State, dir: NodeId) -> OpResult<Arc<File>> {
         match state.nodes.get(dir) {
             Some(node) if node.kind == NodeKind::Dir => match state.nodes.fd(dir) {
                 // A directory that was removed is empty. ESTALE would send its caller round, who
@@ -414,10 +424,9 @@ impl Engine {
     }
 
     /// Closes a descriptor where it doesn't hold anybody up.
-    pub(crate) fn defer_close(&self, fd: Option<Arc<OwnedFd>>) {
+    pub(crate) fn defer_close(&self, fd: Option<Arc<File>>) {
         if let Some(fd) = fd {
-            self.deferred_closes.begin();
-            self.reaper.send(fd).ok();
+            self.reaper.close(fd, &self.deferred_closes);
         }
     }
 
@@ -429,6 +438,7 @@ impl Engine {
                 ino: node.id,
                 stat: at::stat(&**current)?,
                 ttl: VOLATILE,
+                name_ttl: VOLATILE,
             });
         }
         let mut stat = at::stat(&*state.nodes.fd(node.id)?)?;
@@ -462,11 +472,16 @@ impl Engine {
             || state.has_appenders(node)
             || node.shown_as.is_some()
             || node.unwritten.is_some();
-        let ttl = if changes { VOLATILE } else { STABLE };
+        let ttl = match node.kind {
+            _ if changes => VOLATILE,
+            NodeKind::Dir => DIR_TIMES,
+            _ => STABLE,
+        };
         Ok(Attr {
             ino: node.id,
             stat,
             ttl,
+            name_ttl: name_ttl(state, node),
         })
     }
 

@@ -6,7 +6,7 @@
 //! and an old checkpoint is never gone before the new one is safe.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -291,7 +291,7 @@ impl Engine {
         state: &mut State,
         caller: Caller,
         dentry: &Dentry,
-        dir: &OwnedFd,
+        dir: &File,
         stat: &rustix::fs::Stat,
     ) -> OpResult<()> {
         let hold = at::open_path(dir, &dentry.name).ok();
@@ -308,25 +308,8 @@ impl Engine {
         }
         state.errors.forget(dentry);
         self.mark_dirty(state, dentry.dir);
-        self.defer_close(hold.map(Arc::new));
+        self.defer_close(hold.map(|fd| Arc::new(fd.into())));
         Ok(())
-    }
-
-    /// Marks every transaction of a name as discarded. Gives whether there was one.
-    fn discard_transactions(&self, state: &mut State, dentry: &Dentry) -> bool {
-        state.discard_prepared(dentry);
-        let ids: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
-        for id in &ids {
-            if let Some(txn) = state.txns.get_mut(id) {
-                if !failpoint::mutant("C11-unlink") {
-                    txn.unlink();
-                }
-                txn.visibility.end();
-                let id = txn.staging_id;
-                self.append(&Record::Retarget { id, path: None }).ok();
-            }
-        }
-        !ids.is_empty()
     }
 
     /// Takes a pending name away that the backing directory doesn't have.
@@ -970,7 +953,7 @@ impl Engine {
         }
         self.mark_dirty(state, from.dir);
         self.mark_dirty(state, to.dir);
-        self.defer_close(hold.map(Arc::new));
+        self.defer_close(hold.map(|fd| Arc::new(fd.into())));
         if is_dir {
             self.retarget_below(state);
         } else {
@@ -1226,7 +1209,7 @@ impl Engine {
         dir: NodeId,
         name: &OsStr,
         mode: u32,
-        create: impl FnOnce(&OwnedFd, &OsStr) -> OpResult<()>,
+        create: impl FnOnce(&File, &OsStr) -> OpResult<()>,
         umask: u32,
     ) -> OpResult<Attr> {
         refuse_state_dir(dir, name)?;
@@ -1243,7 +1226,7 @@ impl Engine {
         let (mode, uid, gid) = self.fresh(&parent, caller, mode)?;
         state.append_barrier(self)?;
         create(&parent, name)?;
-        let fd = at::open_path(&*parent, name)?;
+        let fd = File::from(at::open_path(&*parent, name)?);
         let finished = self.finish_made(&parent, &fd, mode, (uid, gid), umask);
         let stat = finished.inspect_err(|_| {
             let flag = match at::stat(&fd).map(|s| FileType::from_raw_mode(s.st_mode)) {
@@ -1268,8 +1251,8 @@ impl Engine {
 
     fn finish_made(
         &self,
-        parent: &OwnedFd,
-        fd: &OwnedFd,
+        parent: &File,
+        fd: &File,
         mode: u32,
         (uid, gid): (u32, u32),
         umask: u32,

@@ -7,7 +7,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -731,9 +730,9 @@ impl Engine {
         Ok(Opened {
             handle,
             keep_cache: true,
-            // As for small readers: a lock may give who writes another base, also one who has begun
-            // by emptying the file and has unlocked it since.
-            direct_io: streams || (flags.contains(OFlags::RDWR) && self.uncached()),
+            // As for small readers: a lock may give who writes another base, also after emptying
+            // the file. And before it writes to pages, the kernel asks for capabilities.
+            direct_io: streams || !flags.contains(OFlags::RDWR) || self.uncached(),
             no_flush: false,
         })
     }
@@ -912,15 +911,12 @@ impl Engine {
             }
         };
         let key = (stat.st_dev, stat.st_ino);
-        let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
         let guard = start.policy.guard;
-        let staging = Arc::new(Staging::new(id, file, content, guard));
-        let node = state.nodes.create(
-            NodeKind::Private(id),
-            Arc::new(path),
-            key,
-            start.dentry.clone(),
-        );
+        let file = Arc::new(file);
+        let staging = Arc::new(Staging::new(id, file.clone(), content, guard));
+        let node = state
+            .nodes
+            .create(NodeKind::Private(id), file, key, start.dentry.clone());
         let everybody_sees = match start.begun {
             Begun::Create { exclusive, .. } => {
                 (exclusive || failpoint::mutant("C6")) && !failpoint::mutant("C6-claim")
@@ -963,7 +959,7 @@ impl Engine {
     pub(super) fn apply_metadata(
         &self,
         file: &File,
-        base: Option<&OwnedFd>,
+        base: Option<&File>,
         fresh: Option<(u32, u32, u32)>,
     ) -> OpResult<rustix::fs::Stat> {
         let mut stat = at::stat(file)?;
@@ -1000,7 +996,7 @@ impl Engine {
         &self,
         file: &File,
         staging: &Staging,
-        current: &OwnedFd,
+        current: &File,
     ) -> OpResult<()> {
         let (staged, wanted) = (at::stat(file)?, at::stat(current)?);
         if !staging.is_own(Own::Owner)
@@ -1280,12 +1276,7 @@ impl Engine {
     }
 
     /// Mode, owner and group of a new file in `dir`.
-    pub(super) fn fresh(
-        &self,
-        dir: &OwnedFd,
-        caller: Caller,
-        mode: u32,
-    ) -> OpResult<(u32, u32, u32)> {
+    pub(super) fn fresh(&self, dir: &File, caller: Caller, mode: u32) -> OpResult<(u32, u32, u32)> {
         let parent = at::stat(dir)?;
         let gid = if parent.st_mode & 0o2000 != 0 {
             parent.st_gid
@@ -1344,6 +1335,7 @@ impl Engine {
                 ino: id,
                 stat,
                 ttl: VOLATILE,
+                name_ttl: VOLATILE,
             },
             opened: Opened {
                 handle,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,8 +63,8 @@ pub struct Overwrites {
 #[derive(Debug)]
 struct Pair {
     path: String,
-    lost: Arc<OwnedFd>,
-    by: Arc<OwnedFd>,
+    lost: Arc<File>,
+    by: Arc<File>,
     /// Who wrote the later one had read the file.
     has_read: bool,
 }
@@ -582,7 +582,7 @@ impl SavedText {
     }
 }
 
-fn read_text(version: &OwnedFd) -> OpResult<SavedText> {
+fn read_text(version: &File) -> OpResult<SavedText> {
     let file = at::reopen_quietly(version)?;
     let len = at::stat(&file)?.st_size;
     if usize::try_from(len).is_ok_and(|len| len <= COMPARED) {

@@ -499,8 +499,7 @@ impl Engine {
                 .get(&id)
                 .is_some_and(|t| t.promise.has_fsynced());
         let file = self.making_room(|| self.store.create_staging(fresh_id))?;
-        let old =
-            at::reopen(&*content.file, rustix::fs::OFlags::PATH).map(std::os::fd::OwnedFd::from);
+        let old = at::reopen(&*content.file, rustix::fs::OFlags::PATH);
         let prepared = old.and_then(|old| {
             if copied {
                 // Under this name it stays a content of its own, to be fsync'd, and seen after a
@@ -596,7 +595,7 @@ impl Engine {
         }
         state
             .nodes
-            .move_to(node, Arc::new(fd), (stat.st_dev, stat.st_ino));
+            .move_to(node, Arc::new(fd.into()), (stat.st_dev, stat.st_ino));
         let version = state
             .nodes
             .create(NodeKind::File, Arc::new(old), key, to.clone());

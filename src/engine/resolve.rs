@@ -26,6 +26,10 @@ const SURE_WAIT: Duration = Duration::from_millis(50);
 /// How long a lookup waits for the RELEASE of a close that may not have been the last.
 const UNSURE_WAIT: Duration = Duration::from_millis(5);
 
+/// How long the kernel keeps the attributes of a writer's own node that it has looked up: it looks at
+/// permissions before it opens it.
+const OPENING: Duration = Duration::from_millis(20);
+
 pub(super) enum Resolved {
     Node(NodeId),
     /// A commit of this name is between FLUSH and RELEASE.
@@ -151,6 +155,8 @@ impl Engine {
         let staging = txn.staging.clone();
         let fd = state.nodes.fd(id)?;
         let unlinked = txn.is_unlinked();
+        // What an editor's node shows otherwise (`shown_number`, lines that are not whole) is asked for.
+        let is_plain = txn.purpose.rewrites() && txn.purpose.stream().is_none();
         drop(state);
         // A copy or a guard may hold the content for long; its own attributes are good enough then.
         let mut stat = match staging.try_lock() {
@@ -163,7 +169,8 @@ impl Engine {
         Ok(Attr {
             ino: id,
             stat,
-            ttl: VOLATILE,
+            ttl: if is_plain { OPENING } else { VOLATILE },
+            name_ttl: VOLATILE,
         })
     }
 
@@ -199,6 +206,11 @@ impl Engine {
             return Ok(pending.node);
         }
         let dir = self.dir_fd(state, dentry.dir)?;
+        let there = at::stat_at(&*dir, &dentry.name)?.ok_or(Errno::NOENT)?;
+        let key = (there.st_dev, there.st_ino);
+        if let Some(known) = state.nodes.found_again(key, dentry) {
+            return Ok(known);
+        }
         let fd = at::open_path(&*dir, &dentry.name)?;
         let stat = at::stat(&fd)?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
@@ -312,6 +324,9 @@ impl Engine {
             Err(Errno::STALE) => self.attr_of_gone(id)?,
             found => found?,
         };
+        if attr.ttl == OPENING {
+            attr.ttl = VOLATILE;
+        }
         attr.ino = self.lock().shown_number(id);
         if let Some(length) = self.length_with_tail(caller, id, handle) {
             attr.stat.st_size = i64::try_from(length).unwrap_or(i64::MAX);
@@ -342,6 +357,7 @@ impl Engine {
                 ino: id,
                 stat: remains.ok_or(Errno::STALE)?,
                 ttl,
+                name_ttl: VOLATILE,
             }),
         }
     }

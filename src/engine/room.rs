@@ -2,8 +2,12 @@
 //! and rejected content makes way, before a write fails for want of space.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -15,7 +19,7 @@ use crate::namespace::Pending;
 use crate::store::{FULL_DISK, Owner, Rejected, Worth, id_name};
 use crate::sys::{at, failpoint};
 use crate::txn::Staging;
-use crate::types::{OpResult, TxnId};
+use crate::types::{OpResult, TxnId, errno_of};
 
 /// Room is looked for so long.
 pub(super) const ROOM_LIMIT: Duration = Duration::from_secs(3);
@@ -56,6 +60,55 @@ impl DeferredCloses {
 
     pub(super) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// How long the reaper waits for others after the first.
+const GATHERS: Duration = Duration::from_millis(20);
+/// It goes on at once when so many wait: each is a descriptor.
+const MOST_GATHERED: u64 = 16;
+
+/// A thread that closes what takes long to close: the last descriptor of an unlinked file frees its blocks.
+///
+/// A save leaves one such descriptor. To wake a thread for each would cost the save more than the close.
+#[derive(Debug)]
+pub(super) struct Reaper {
+    queue: Sender<Arc<File>>,
+    thread: Thread,
+}
+
+impl Reaper {
+    /// With its thread, which tells `closes` of each.
+    pub(super) fn start(closes: Arc<DeferredCloses>) -> OpResult<Reaper> {
+        let (queue, deferred) = channel::<Arc<File>>();
+        let thread = std::thread::Builder::new()
+            .name("reaper".into())
+            .spawn(move || {
+                while let Ok(first) = deferred.recv() {
+                    std::thread::park_timeout(GATHERS);
+                    for fd in std::iter::once(first).chain(deferred.try_iter()) {
+                        drop(fd);
+                        closes.end();
+                    }
+                }
+            })
+            .map_err(|e| errno_of(&e))?;
+        let thread = thread.thread().clone();
+        Ok(Reaper { queue, thread })
+    }
+
+    /// Closes a descriptor within a moment.
+    pub(super) fn close(&self, fd: Arc<File>, closes: &DeferredCloses) {
+        closes.begin();
+        self.queue.send(fd).ok();
+        if closes.begun() - closes.ended() > MOST_GATHERED {
+            self.hurry();
+        }
+    }
+
+    /// Somebody waits for the space.
+    fn hurry(&self) {
+        self.thread.unpark();
     }
 }
 
@@ -183,6 +236,7 @@ impl Engine {
             self.lock().txns.values().any(failed)
         };
         let leaving = self.deferred_closes.begun();
+        self.reaper.hurry();
         for _ in 0..100 {
             if self.deferred_closes.ended() >= leaving && !closing() {
                 break;
@@ -209,6 +263,7 @@ impl Engine {
         let checkpointed = self.checkpoint_all();
         // The reaper may have got them only now.
         let leaving = self.deferred_closes.begun();
+        self.reaper.hurry();
         for _ in 0..100 {
             if self.deferred_closes.ended() >= leaving {
                 break;

@@ -292,7 +292,7 @@ impl Engine {
         self.replace(state, dentry, replaced, txn.node);
         let fd = replaced.and_then(|replaced| state.nodes.reap(replaced));
         self.defer_close(fd);
-        self.defer_close(old.map(Arc::new));
+        self.defer_close(old.map(|fd| Arc::new(fd.into())));
         Ok(())
     }
 }

@@ -3,13 +3,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::types::{NodeId, Seq, TxnId};
 
 /// Directories, by their nodes.
-pub(super) type Directories = HashMap<NodeId, Arc<OwnedFd>>;
+pub(super) type Directories = HashMap<NodeId, Arc<File>>;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -56,7 +55,7 @@ impl Unsynced {
     }
 
     /// A directory has changed.
-    pub(super) fn note_dir(&mut self, id: NodeId, fd: Arc<OwnedFd>) {
+    pub(super) fn note_dir(&mut self, id: NodeId, fd: Arc<File>) {
         self.dirs.insert(id, fd);
     }
 
@@ -76,7 +75,7 @@ impl Unsynced {
     }
 
     /// Directories could not be synced, or are to be once more.
-    pub(super) fn put_back_dirs(&mut self, dirs: impl IntoIterator<Item = (NodeId, Arc<OwnedFd>)>) {
+    pub(super) fn put_back_dirs(&mut self, dirs: impl IntoIterator<Item = (NodeId, Arc<File>)>) {
         self.dirs.extend(dirs);
     }
 

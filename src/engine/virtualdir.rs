@@ -233,6 +233,7 @@ impl Engine {
             ino: node,
             stat,
             ttl: VOLATILE,
+            name_ttl: VOLATILE,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -107,7 +107,7 @@ impl Engine {
         &self,
         node: NodeId,
         name: &OsStr,
-        change: impl FnOnce(&OwnedFd) -> OpResult<()>,
+        change: impl FnOnce(&File) -> OpResult<()>,
     ) -> OpResult<()> {
         let open = {
             let state = self.lock();

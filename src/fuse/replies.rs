@@ -13,7 +13,7 @@ pub(super) const GENERATION: fuser::Generation = fuser::Generation(0);
 
 pub(super) fn entry(reply: ReplyEntry, result: OpResult<Attr>) {
     match result {
-        Ok(attr) => reply.entry_with_ttls(&attr.ttl, &ENTRY_TTL, &attr_of(&attr), GENERATION),
+        Ok(attr) => reply.entry_with_ttls(&attr.ttl, &attr.name_ttl, &attr_of(&attr), GENERATION),
         Err(e) => reply.error(errno(e)),
     }
 }

@@ -10,7 +10,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -65,7 +65,7 @@ pub struct Node {
     /// What it is.
     pub kind: NodeKind,
     /// O_PATH descriptor of the backing inode: see [`Nodes::fd`].
-    fd: RefCell<Option<Arc<OwnedFd>>>,
+    fd: RefCell<Option<Arc<File>>>,
     /// The descriptor was asked for since the hand last came by: see [`Nodes::give_up_some`].
     wanted: Cell<bool>,
     /// The backing inode.
@@ -99,7 +99,7 @@ pub struct Node {
     /// A commit has put another version in its place: gone as by a rewrite, not by an unlink.
     pub superseded: bool,
     /// Its readers hold a lock and read this newer version (C12).
-    pub forwarded: Option<Arc<OwnedFd>>,
+    pub forwarded: Option<Arc<File>>,
     /// The number that programs have seen of this file since they opened it, if not its own.
     pub shown_as: Option<NodeId>,
     /// The last link is gone.
@@ -221,7 +221,7 @@ pub struct Nodes {
 impl Nodes {
     /// With the root directory; files get numbers from `first` on. About `most` nodes hold a descriptor, not counting those that
     /// couldn't be found without.
-    pub fn new(root: Arc<OwnedFd>, key: InodeKey, first: NodeId, most: usize) -> Nodes {
+    pub fn new(root: Arc<File>, key: InodeKey, first: NodeId, most: usize) -> Nodes {
         let mut nodes = Nodes {
             live: HashMap::new(),
             by_key: HashMap::new(),
@@ -242,7 +242,7 @@ impl Nodes {
         &mut self,
         id: NodeId,
         kind: NodeKind,
-        fd: Arc<OwnedFd>,
+        fd: Arc<File>,
         key: InodeKey,
         at: Option<Dentry>,
     ) {
@@ -313,7 +313,7 @@ impl Nodes {
 
     /// O_PATH descriptor of a node's backing inode; one that was given up is opened again where
     /// the node was found. ESTALE: the file is gone.
-    pub fn fd(&self, id: NodeId) -> OpResult<Arc<OwnedFd>> {
+    pub fn fd(&self, id: NodeId) -> OpResult<Arc<File>> {
         let node = self.get(id).filter(|n| !n.dead);
         let node = node.ok_or(Errno::STALE)?;
         if node.fd.borrow().is_none() {
@@ -322,7 +322,7 @@ impl Nodes {
         self.find(node)
     }
 
-    fn find(&self, node: &Node) -> OpResult<Arc<OwnedFd>> {
+    fn find(&self, node: &Node) -> OpResult<Arc<File>> {
         node.wanted.set(true);
         if let Some(fd) = &*node.fd.borrow() {
             return Ok(fd.clone());
@@ -335,7 +335,7 @@ impl Nodes {
         if (stat.st_dev, stat.st_ino) != node.key {
             return Err(Errno::STALE);
         }
-        let fd = Arc::new(fd);
+        let fd = Arc::new(File::from(fd));
         *node.fd.borrow_mut() = Some(fd.clone());
         self.held.borrow_mut().push_back(node.id);
         Ok(fd)
@@ -397,17 +397,35 @@ impl Nodes {
         known.chain(self.live.keys().copied()).collect()
     }
 
+    /// The node of a backing inode, if it is live and holds its descriptor. `at` is where it was just found.
+    pub fn found_again(&mut self, key: InodeKey, at: &Dentry) -> Option<NodeId> {
+        let id = self.known(key)?;
+        let node = self.live.get_mut(&id)?;
+        node.fd.get_mut().as_ref()?;
+        node.wanted.set(true);
+        if node.at.as_ref() != Some(at) {
+            node.at = Some(at.clone());
+        }
+        Some(id)
+    }
+
     /// The node of a backing inode, made if it isn't live. `at` is where it was just found.
-    pub fn adopt(&mut self, kind: NodeKind, fd: OwnedFd, key: InodeKey, at: Dentry) -> &mut Node {
+    pub fn adopt(
+        &mut self,
+        kind: NodeKind,
+        fd: impl Into<File>,
+        key: InodeKey,
+        at: Dentry,
+    ) -> &mut Node {
         let id = self.number(key);
         self.give_up_some();
         if !self.live.contains_key(&id) {
-            self.insert(id, kind, Arc::new(fd), key, Some(at));
+            self.insert(id, kind, Arc::new(fd.into()), key, Some(at));
         } else if let Some(node) = self.live.get_mut(&id) {
             node.at = Some(at);
             node.wanted.set(true);
             if node.fd.get_mut().is_none() {
-                *node.fd.get_mut() = Some(Arc::new(fd));
+                *node.fd.get_mut() = Some(Arc::new(fd.into()));
                 self.held.get_mut().push_back(id);
             }
         }
@@ -415,13 +433,7 @@ impl Nodes {
     }
 
     /// A node of its own number for a backing inode nobody has seen yet.
-    pub fn create(
-        &mut self,
-        kind: NodeKind,
-        fd: Arc<OwnedFd>,
-        key: InodeKey,
-        at: Dentry,
-    ) -> NodeId {
+    pub fn create(&mut self, kind: NodeKind, fd: Arc<File>, key: InodeKey, at: Dentry) -> NodeId {
         self.give_up_some();
         self.next = self.next.next();
         let id = self.next;
@@ -430,7 +442,7 @@ impl Nodes {
     }
 
     /// Gives a node another backing inode (its transaction goes on in a copy, C11).
-    pub fn move_to(&mut self, id: NodeId, fd: Arc<OwnedFd>, key: InodeKey) {
+    pub fn move_to(&mut self, id: NodeId, fd: Arc<File>, key: InodeKey) {
         if let Some(node) = self.live.get_mut(&id) {
             if self.by_key.get(&node.key) == Some(&id) {
                 self.by_key.remove(&node.key);
@@ -443,14 +455,14 @@ impl Nodes {
 
     /// The kernel gives back `count` lookups; a node without any is dropped. Gives the
     /// descriptor of a dropped node whose last link is gone: closing it may free a large file.
-    pub fn forget(&mut self, id: NodeId, count: u64) -> Option<Arc<OwnedFd>> {
+    pub fn forget(&mut self, id: NodeId, count: u64) -> Option<Arc<File>> {
         let node = self.live.get_mut(&id)?;
         node.lookups = node.lookups.saturating_sub(count);
         self.reap(id)
     }
 
     /// Drops the node if neither the kernel nor an open description needs it.
-    pub fn reap(&mut self, id: NodeId) -> Option<Arc<OwnedFd>> {
+    pub fn reap(&mut self, id: NodeId) -> Option<Arc<File>> {
         let node = self.live.get(&id)?;
         // Names that are pending or hidden are known by their directory's node, and paths lead
         // over it, whether the kernel remembers it or not: see `reap_directories`.
@@ -524,7 +536,7 @@ impl Nodes {
     /// remembers it (a superseded version may still be opened by who has just looked it up): the
     /// descriptor would keep its blocks from being freed. The node answers ESTALE from then on.
     /// Gives the descriptor to be closed.
-    pub fn retire(&mut self, id: NodeId) -> Option<Arc<OwnedFd>> {
+    pub fn retire(&mut self, id: NodeId) -> Option<Arc<File>> {
         let node = self.live.get_mut(&id)?;
         let in_use = node.readers > 0 || node.direct > 0 || node.pending;
         if node.kind != NodeKind::File || !node.unlinked || in_use || node.dead {

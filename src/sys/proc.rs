@@ -177,7 +177,10 @@ fn kernel_lists_children() -> bool {
 
 /// The id handed out last, to a process or a thread, in this pid namespace.
 pub fn last_pid() -> Option<u32> {
-    let loadavg = slurp(&open(CWD, "/proc/loadavg").ok()?).ok()?;
+    // Asked at each open and close: the descriptor is kept.
+    static LOADAVG: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    let file = LOADAVG.get_or_init(|| open(CWD, "/proc/loadavg").ok());
+    let loadavg = first_piece(file.as_ref()?).ok()?;
     number(loadavg.trim_ascii().rsplit(|b| *b == b' ').next()?)
 }
 
@@ -234,7 +237,7 @@ pub fn all_pids() -> Vec<u32> {
 
 /// The short name of a process (at most 15 bytes), safe to ask for anywhere.
 pub fn comm(pid: u32) -> Option<String> {
-    let name = read(pid, "comm").ok()?;
+    let name = read_short(pid, "comm").ok()?;
     Some(printable(name.trim_ascii_end(), MAX_COMMAND_CHARS))
 }
 
@@ -286,7 +289,24 @@ fn printable(bytes: &[u8], limit: usize) -> String {
 
 /// The soft limit on the size of files that `tgid` may write, or `None` when it has none or it cannot be read.
 pub fn rlimit_fsize(tgid: u32) -> Option<u64> {
-    parse_rlimit_fsize(&read(tgid, "limits").ok()?)
+    match asked_rlimit_fsize(tgid) {
+        Some(libc::RLIM_INFINITY) => None,
+        Some(limit) => Some(limit),
+        // Of a process of another user, without the right to ask; the file may be read by all.
+        None => parse_rlimit_fsize(&read(tgid, "limits").ok()?),
+    }
+}
+
+/// The soft limit as a call tells it, in a quarter of the time that the text of `limits` takes.
+fn asked_rlimit_fsize(tgid: u32) -> Option<u64> {
+    let pid = libc::pid_t::try_from(tgid).ok().filter(|pid| *pid > 0)?;
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: nothing is set by a null pointer, and `limit` is a `struct rlimit` to be filled in.
+    let done = unsafe { libc::prlimit(pid, libc::RLIMIT_FSIZE, std::ptr::null(), &raw mut limit) };
+    (done == 0).then_some(limit.rlim_cur)
 }
 
 fn parse_rlimit_fsize(limits: &[u8]) -> Option<u64> {
@@ -390,6 +410,21 @@ fn read(pid: u32, name: &str) -> Result<Vec<u8>> {
 
 fn read_at(dir: impl AsFd, path: &str) -> Result<Vec<u8>> {
     slurp(&open(dir, path)?)
+}
+
+/// The content of `/proc/PID/NAME`, one of those that the kernel writes in one piece, by one read: none of them is
+/// as long as the buffer.
+fn read_short(pid: u32, name: &str) -> Result<Vec<u8>> {
+    first_piece(&open(CWD, &format!("/proc/{pid}/{name}"))?)
+}
+
+/// What a file of one piece says now, wherever its descriptor stands.
+fn first_piece(file: &OwnedFd) -> Result<Vec<u8>> {
+    let mut content = Vec::with_capacity(256);
+    rustix::io::retry_on_intr(|| {
+        rustix::io::pread(file, rustix::buffer::spare_capacity(&mut content), 0)
+    })?;
+    Ok(content)
 }
 
 fn slurp(file: &OwnedFd) -> Result<Vec<u8>> {

@@ -2,7 +2,6 @@
 //! the last of them was told so.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -66,7 +65,7 @@ pub struct Written {
     /// What was written.
     pub file: Arc<File>,
     /// O_PATH descriptor of the merged file.
-    pub path: Arc<OwnedFd>,
+    pub path: Arc<File>,
     /// Its backing inode.
     pub key: (u64, u64),
 }

@@ -158,14 +158,14 @@ impl Sequence {
 
 impl Staging {
     /// Staged content in `file`, starting from `base` (copied at the first write) or empty.
-    pub fn new(id: TxnId, file: File, base: Option<Shown>, guard: Guard) -> Staging {
+    pub fn new(id: TxnId, file: Arc<File>, base: Option<Shown>, guard: Guard) -> Staging {
         let mut sequence = Sequence::new(guard);
         sequence.intact = base.is_none();
         let rest = rest::Rest::default();
         let changed = rest.changed.clone();
         let content = Content {
             id,
-            file: Arc::new(file),
+            file,
             anew: base.is_none(),
             base,
             grown: None,

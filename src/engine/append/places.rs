@@ -1,7 +1,6 @@
 //! Where lines go, and what they have to wait for.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -48,7 +47,7 @@ pub(super) enum AppendPlace {
 /// A file that has lost its name, and where what is shown of it ends.
 #[derive(Clone, Debug)]
 pub struct Unnamed {
-    pub(super) fd: Arc<OwnedFd>,
+    pub(super) fd: Arc<File>,
     pub(super) ends: Ends,
     /// It has lost its last name, on the medium, too.
     pub(super) gone: Arc<AtomicBool>,

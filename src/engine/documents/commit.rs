@@ -7,7 +7,6 @@
 //! after the other, and each of them has a node of its own.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -36,7 +35,7 @@ pub(super) struct DocumentBase {
     pub node: NodeId,
     pub version: Version,
     /// Its file. Once it is in place its node may be forgotten at any time.
-    fd: Arc<OwnedFd>,
+    fd: Arc<File>,
 }
 
 impl DocumentBase {
@@ -62,7 +61,7 @@ pub(super) struct Edited {
 struct Staged {
     id: TxnId,
     file: Arc<File>,
-    fd: Arc<OwnedFd>,
+    fd: Arc<File>,
     key: (u64, u64),
     /// It stands for no version yet.
     fresh: bool,
@@ -115,7 +114,7 @@ impl Engine {
         }
         let old = state.nodes.fd(node)?;
         drop(state);
-        let access = |fd: &OwnedFd| -> OpResult<_> {
+        let access = |fd: &File| -> OpResult<_> {
             let stat = at::stat(fd)?;
             let acl = at::get_xattr(fd, "system.posix_acl_access".as_ref())?;
             Ok((stat.st_mode & 0o7777, stat.st_uid, stat.st_gid, acl))
@@ -273,7 +272,7 @@ impl Engine {
         Ok(Staged {
             id,
             file: Arc::new(file),
-            fd: Arc::new(fd),
+            fd: Arc::new(fd.into()),
             key: (stat.st_dev, stat.st_ino),
             fresh: true,
             allocated: 0,

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +37,7 @@ pub(in crate::engine) struct Parsed {
 
 impl Parsed {
     /// Reads the text of a version from its file.
-    pub(in crate::engine) fn read(node: NodeId, fd: &OwnedFd) -> Result<Parsed, Refusal> {
+    pub(in crate::engine) fn read(node: NodeId, fd: &File) -> Result<Parsed, Refusal> {
         let limits = Limits::default();
         let file = at::reopen_quietly(fd)?;
         let size = file.metadata().map_err(|e| errno_of(&e))?.len();

@@ -7,7 +7,7 @@ use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use super::{number, read};
+use super::{number, read, read_short};
 
 /// Which field of `/proc/PID/stat` holds the exit code, counted from 1 as proc(5) does.
 const EXIT_CODE_FIELD: usize = 52;
@@ -62,7 +62,7 @@ pub fn death_of_flusher(tid: u32, tgid: u32) -> Death {
 
 /// Whether a thread has given up its memory, as the first thing that an exit does; `None` if it is gone altogether.
 pub(super) fn memory_is_gone(tid: u32) -> Option<bool> {
-    let statm = read(tid, "statm").ok()?;
+    let statm = read_short(tid, "statm").ok()?;
     let sizes = statm.trim_ascii();
     (!sizes.is_empty()).then(|| sizes.iter().all(|b| matches!(b, b'0' | b' ')))
 }

@@ -85,11 +85,10 @@ enum SearchStop {
 }
 
 fn find(tid: u32, most: u64, wanted: &dyn Fn(u64, OFlags) -> bool) -> Result<Found> {
-    let process = open_dir(tid, "")?;
     let descriptors = open_dir(tid, "fd")?;
     // How many there are; 0 before Linux 6.2, which doesn't tell.
     let told = u64::try_from(rustix::fs::fstat(&descriptors)?.st_size).unwrap_or(0);
-    let look = |fd| match is_wanted(&process, &descriptors, fd, wanted) {
+    let look = |fd| match is_wanted(&descriptors, fd, wanted) {
         Ok(found) => Ok(found),
         // Closed since the directory was read.
         Err(Errno::NOENT) => Ok(false),
@@ -173,15 +172,14 @@ fn each_until(
 /// Whether descriptor `fd` is open for writing, and wanted. The owner's bits of the link `fd/N` itself tell how it was
 /// opened, at a sixth of the price of reading `fdinfo/N`; where the link points to must not be asked.
 fn is_wanted(
-    process: impl AsFd,
     descriptors: impl AsFd,
     fd: u32,
     wanted: &dyn Fn(u64, OFlags) -> bool,
 ) -> Result<bool> {
-    let mut buffer = [0; 18];
+    let mut buffer = [0; 21];
     let name = decimal(fd, &mut buffer);
     let link = CStr::from_bytes_with_nul(&buffer[name..]).map_err(|_| Errno::INVAL)?;
-    let mode = Mode::from_raw_mode(statat(descriptors, link, AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
+    let mode = Mode::from_raw_mode(statat(&descriptors, link, AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
     if !mode.contains(Mode::WUSR) {
         return Ok(false);
     }
@@ -189,7 +187,7 @@ fn is_wanted(
     buffer[start..name].copy_from_slice(FDINFO);
     let path = CStr::from_bytes_with_nul(&buffer[start..]).map_err(|_| Errno::INVAL)?;
     let info = openat(
-        process,
+        descriptors,
         path,
         OFlags::RDONLY | OFlags::CLOEXEC,
         Mode::empty(),
@@ -201,7 +199,7 @@ fn is_wanted(
     Ok(wanted(ino, how))
 }
 
-const FDINFO: &[u8] = b"fdinfo/";
+const FDINFO: &[u8] = b"../fdinfo/";
 
 /// Inode number and [`HOW`] it is open, by the lines of a descriptor; `None` if they don't say.
 fn open_file(info: &[u8]) -> Option<(u64, OFlags)> {

@@ -3,6 +3,10 @@
 //! Since Linux 6.13 a pidfd answers with an ioctl in a quarter of the time it takes to have `/proc/PID/status` written
 //! and read; older kernels, and sandboxes that forbid it, get the file.
 
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
@@ -60,8 +64,17 @@ fn from_pidfd(tid: u32) -> rustix::io::Result<Ids> {
         .ok()
         .and_then(Pid::from_raw)
         .ok_or(Errno::SRCH)?;
-    let pidfd = pidfd_open(pid, PIDFD_THREAD)?;
-    let info = get_info(&pidfd)?;
+    let kept = KEPT.lock().get(&tid).cloned();
+    // A descriptor is one thread's for good: another of its number gets its own.
+    let info = match kept.map(|pidfd| get_info(&pidfd)) {
+        Some(Ok(info)) => info,
+        _ => {
+            let pidfd = pidfd_open(pid, PIDFD_THREAD)?;
+            let info = get_info(&pidfd)?;
+            keep(tid, pidfd);
+            info
+        }
+    };
     if info.mask & PIDFD_INFO_PID == 0 {
         return Err(Errno::NOSYS);
     }
@@ -69,6 +82,19 @@ fn from_pidfd(tid: u32) -> rustix::io::Result<Ids> {
         tgid: info.tgid,
         parent: info.ppid,
     })
+}
+
+/// Descriptors of threads that were asked for: whoever saves a file is asked for at each step of it.
+static KEPT: LazyLock<Mutex<HashMap<u32, Arc<OwnedFd>>>> = LazyLock::new(Mutex::default);
+/// So many at most.
+const MOST_KEPT: usize = 16;
+
+fn keep(tid: u32, pidfd: OwnedFd) {
+    let mut kept = KEPT.lock();
+    if kept.len() >= MOST_KEPT {
+        kept.clear();
+    }
+    kept.insert(tid, Arc::new(pidfd));
 }
 
 fn get_info(pidfd: &OwnedFd) -> rustix::io::Result<PidfdInfo> {
