@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -27,14 +26,17 @@ use super::{Engine, State};
 use crate::journal::{Edit, FileKey, Record};
 use crate::namespace::{Ends, NodeKind, Shown};
 use crate::rules::Stream;
-use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Ready, Staging, Transaction, key_of};
+use crate::sys::{failpoint, proc};
+use crate::txn::{Begun, Ready, Staging, Transaction};
 use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, Seq, TxnId, errno_of};
 
 mod adding;
+mod listed;
 mod places;
+mod reading;
 mod sizes;
 mod tails;
+mod targets;
 
 pub(super) use adding::Appends;
 pub(super) use places::Unnamed;
@@ -121,68 +123,6 @@ impl Appender {
         // The kernel knows the description by this node.
         txn.purpose.show_as(self.node);
         txn.participants.take_over(self.opening.opener);
-    }
-}
-
-impl State {
-    fn enlist(&mut self, dentry: &Dentry, appender: &Arc<Appender>) {
-        let list = self.appenders.entry(dentry.clone()).or_default();
-        list.push(appender.clone());
-    }
-
-    /// A description adds no more lines.
-    pub(super) fn delist(&mut self, appender: &Appender) {
-        let AppendPlace::At(dentry) = &*appender.place.lock() else {
-            return;
-        };
-        if let Some(list) = self.appenders.get_mut(dentry) {
-            list.retain(|a| !std::ptr::eq(&**a, appender));
-            if list.is_empty() {
-                self.appenders.remove(dentry);
-            }
-        }
-    }
-
-    /// What a name means to those who add to it, if there are any: for [`State::unname`].
-    pub(super) fn added_to(&self, dentry: &Dentry, node: Option<NodeId>) -> Option<Unnamed> {
-        let node = self.nodes.get(node?)?;
-        if !self.appenders.contains_key(dentry) {
-            return None;
-        }
-        Some(Unnamed {
-            fd: self.nodes.fd(node.id).ok()?,
-            ends: node.ends(),
-            gone: Arc::default(),
-        })
-    }
-
-    /// A file has lost its name to another, or for good: who adds to it goes on with it.
-    pub(super) fn unname(&mut self, dentry: &Dentry, file: Option<Unnamed>) {
-        let Some(file) = file else { return };
-        for appender in self.appenders.remove(dentry).into_iter().flatten() {
-            *appender.place.lock() = AppendPlace::Nameless(file.clone());
-        }
-    }
-
-    /// A file has another name now, and who adds to it goes on there.
-    pub(super) fn rename_appenders(&mut self, from: &Dentry, to: &Dentry) {
-        let Some(list) = self.appenders.remove(from) else {
-            return;
-        };
-        for appender in &list {
-            *appender.place.lock() = AppendPlace::At(to.clone());
-        }
-        self.appenders.entry(to.clone()).or_default().extend(list);
-    }
-
-    /// Two files have changed names.
-    pub(super) fn exchange_appenders(&mut self, one: &Dentry, other: &Dentry) {
-        let aside = self.appenders.remove(other);
-        self.rename_appenders(one, other);
-        for appender in aside.into_iter().flatten() {
-            *appender.place.lock() = AppendPlace::At(one.clone());
-            self.enlist(one, &appender);
-        }
     }
 }
 
@@ -342,110 +282,6 @@ impl Engine {
         }
     }
 
-    /// Where a description's next line goes, or what it has to wait for.
-    fn target(
-        &self,
-        state: &mut State,
-        appender: &Appender,
-    ) -> OpResult<Result<AppendTarget, Hold>> {
-        let dentry = match appender.place.lock().clone() {
-            AppendPlace::At(dentry) => dentry,
-            AppendPlace::Nameless(file) => return self.unnamed_target(state, appender, file),
-        };
-        if state.registry.is_turn_taken(&dentry) {
-            // An in-place editor is about to commit what it has of this file.
-            return Ok(Err(Hold::Turn(dentry)));
-        }
-        if state.pending.get(dentry.dir, &dentry.name).is_some() {
-            return Ok(Err(Hold::Checkpoint));
-        }
-        let current = self.current(state, &dentry)?;
-        let fd = state.nodes.fd(current)?;
-        let file = Arc::new(at::reopen(&*fd, OFlags::RDWR)?);
-        let from = file.metadata().map_err(|e| errno_of(&e))?.len();
-        let node = state.nodes.get(current).ok_or(Errno::STALE)?;
-        if node.direct > 0 {
-            // Others write it in place (C14), and see every byte at once.
-            return Ok(Ok(AppendTarget {
-                node: current,
-                dentry: Some(dentry),
-                ends: node.ends(),
-                file,
-                from,
-                told: None,
-            }));
-        }
-        if appender.stream == Stream::Json && !Engine::knows_json_lines(state, current, from) {
-            return Ok(Err(Hold::Unread(dentry)));
-        }
-        let path = state.nodes.path(&dentry).ok_or(Errno::NOENT)?;
-        let key = key_of(&file)?;
-        if !state.growing.is_told(key) {
-            self.tell_growing(state, key, &path, from)?;
-            return Ok(Err(Hold::Announced(key)));
-        }
-        let (node, ends) = self.hold_end(state, current, &dentry, from)?;
-        state.files.append_to(node);
-        Ok(Ok(AppendTarget {
-            node,
-            dentry: Some(dentry),
-            ends,
-            file,
-            from,
-            told: Some((key, path)),
-        }))
-    }
-
-    /// Where to add to a file that has lost the name it was opened by.
-    fn unnamed_target(
-        &self,
-        state: &mut State,
-        appender: &Appender,
-        unnamed: Unnamed,
-    ) -> OpResult<Result<AppendTarget, Hold>> {
-        let file = Arc::new(at::reopen(&*unnamed.fd, OFlags::RDWR)?);
-        let from = file.metadata().map_err(|e| errno_of(&e))?.len();
-        let has_links = at::stat(&*file)?.st_nlink > 0;
-        if !has_links && !unnamed.gone.load(Ordering::Relaxed) {
-            return Ok(Err(Hold::Gone(unnamed)));
-        }
-        let key = key_of(&file)?;
-        if has_links && !state.growing.is_told(key) {
-            self.tell_growing(state, key, Path::new(""), from)?;
-            return Ok(Err(Hold::Announced(key)));
-        }
-        Ok(Ok(AppendTarget {
-            node: appender.node,
-            dentry: None,
-            ends: unnamed.ends,
-            file,
-            from,
-            told: has_links.then(|| (key, PathBuf::new())),
-        }))
-    }
-
-    /// Waits until a line may be added. Holding nothing.
-    fn wait_out(&self, hold: Hold) -> OpResult<()> {
-        match hold {
-            Hold::Turn(dentry) => {
-                self.await_turn(&dentry);
-                Ok(())
-            }
-            Hold::Checkpoint => self.checkpoint_all(),
-            Hold::Unread(dentry) => match self.learn_current_json_lines(&dentry)? {
-                true => Ok(()),
-                false => Err(Errno::BADMSG),
-            },
-            Hold::Announced(key) => self.await_told(key),
-            Hold::Gone(unnamed) => {
-                // After a power cut the name might be there still, and show what came later.
-                self.checkpoint_all()?;
-                unnamed.gone.store(true, Ordering::Relaxed);
-                Ok(())
-            }
-        }
-    }
-
     /// Adds bytes where [`Engine::target`] has said, under the same locks.
     fn add(
         &self,
@@ -568,78 +404,6 @@ impl Engine {
         state.growing.withdraw(file, end);
         state.commits.withdraw(seq);
         self.append(&Record::Withdrawn { seq })
-    }
-
-    /// A read through an appending description: its own unfinished line included. Who reads from
-    /// the beginning reads what is there now, as on the plain directory: it may have waited for a
-    /// lock through another description, or another file. The rest comes from the same version.
-    pub(super) fn read_appender(
-        &self,
-        appender: &Appender,
-        offset: u64,
-        size: u32,
-    ) -> OpResult<Vec<u8>> {
-        if offset == 0 && !failpoint::mutant("C12-barrier") {
-            self.move_appender(appender)?;
-        }
-        let inner = appender.inner.lock();
-        let end = inner.read.length()?;
-        let within = inner.read.within(offset, size.into()) as u32;
-        let mut data = super::io::read_at(&inner.read.file, offset, within)?;
-        if data.len() < size as usize && offset + data.len() as u64 >= end {
-            let skip = usize::try_from(offset.saturating_sub(end)).unwrap_or(usize::MAX);
-            let room = size as usize - data.len();
-            data.extend(inner.tail.iter().skip(skip).take(room));
-        }
-        Ok(data)
-    }
-
-    /// A close, an fsync: the unfinished line waits no longer. If the process that closes was
-    /// killed, the line is dropped, unless others are writing it.
-    pub(super) fn finish_appender(&self, appender: &Appender, killed: Option<u32>) -> OpResult<()> {
-        let mut inner = appender.inner.lock();
-        if let Some(killed) = killed {
-            if !inner.by.contains(&killed) {
-                return Ok(());
-            }
-            if !inner.tail.is_empty() {
-                log::info!(
-                    "an unfinished line of {} bytes is dropped: its writer was ended by a signal",
-                    inner.tail.len()
-                );
-            }
-            inner.tail.clear();
-            inner.by.clear();
-            inner.since = None;
-            return Ok(());
-        }
-        self.flush_tail(appender, &mut inner)
-    }
-
-    /// Reads go to the file's current version from now on: a lock was granted (C12), say.
-    pub(super) fn move_appender(&self, appender: &Appender) -> OpResult<()> {
-        let mut inner = appender.inner.lock();
-        let place = appender.place.lock().clone();
-        let mut guard = match &place {
-            AppendPlace::At(dentry) => self.lock_materialized(dentry)?,
-            AppendPlace::Nameless(_) => self.lock(),
-        };
-        let state = &mut *guard;
-        match place {
-            AppendPlace::At(dentry) => {
-                let Some(current) = self.current_if_any(state, &dentry)? else {
-                    return Ok(());
-                };
-                let node = state.nodes.get(current).ok_or(Errno::STALE)?;
-                if node.kind == NodeKind::File {
-                    inner.read = Shown::of(&state.nodes, current)?;
-                }
-            }
-            AppendPlace::Nameless(Unnamed { fd, ends, .. }) => {
-                inner.read = ends.show(Arc::new(at::reopen(&*fd, OFlags::RDONLY)?));
-            }
-        }
-        Ok(())
     }
 
     /// A description of a file that still has to get its first version, by its first line.

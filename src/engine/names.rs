@@ -11,13 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
+use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::io::Errno;
 
 use super::deciding::{is_as_good_as_there, is_promised};
 use super::ledger::Saved;
 use super::merging::{MergeOutcome, Why};
-use super::overwrites::Loss;
 use super::publish::Publication;
 use super::{Durability, Engine, State, virtualdir};
 use crate::guard::Guard;
@@ -26,7 +25,10 @@ use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::txn::{Abort, Transaction};
-use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, Seq, TxnId, Version};
+use crate::types::{Caller, Dentry, NodeId, OpResult, Seq, TxnId, Version};
+
+mod making;
+mod replaced;
 
 /// So often what an operation on names moves is judged, where others put something else there all the time.
 pub(super) const JUDGEMENTS: u32 = 1000;
@@ -499,81 +501,6 @@ impl Engine {
         }
         let is_judged = policy.mode == RuleMode::Atomic && policy.guard != Guard::None;
         Ok((is_judged && !failpoint::mutant("C21-judged")).then_some(id))
-    }
-
-    /// A file was renamed over a name: whether who wrote it, or else who renamed it, had seen what
-    /// it replaced.
-    pub(super) fn note_replaced(
-        &self,
-        state: &mut State,
-        renamer: u32,
-        author: Option<u32>,
-        to: &Dentry,
-        (lost, by): (Option<NodeId>, NodeId),
-    ) {
-        let seen = |state: &State, tid| state.overwrites.last_seen(tid, to).cloned();
-        let author = author.filter(|tid| *tid != renamer);
-        let seen_by_author = author.and_then(|tid| seen(state, tid));
-        let seen_by_renamer = seen(state, renamer);
-        // It may be forgotten by now.
-        let lost = lost.filter(|l| state.nodes.get(*l).is_none_or(|n| n.kind == NodeKind::File));
-        let reader = author.filter(|_| seen_by_author.is_some());
-        let reader = reader.unwrap_or(renamer);
-        let seen = seen_by_author.as_ref().or(seen_by_renamer.as_ref());
-        let unseen = lost.filter(|lost| seen.is_some_and(|s| !state.is_as_seen(s, *lost)));
-        let pid = state.registry.author(by).map_or(0, |a| a.pid);
-        let is_own = unseen.is_some_and(|lost| {
-            Engine::is_own_save(state, pid, lost) || Engine::is_past_step(state, pid, lost)
-        });
-        match (seen, lost) {
-            (Some(seen), Some(lost)) if unseen.is_some() && !is_own => {
-                let loss = Loss {
-                    lost,
-                    by,
-                    has_read: seen.has_read,
-                    why: None,
-                    is_own: false,
-                };
-                self.note_overwritten_by(state, renamer, to, loss);
-            }
-            (Some(seen), Some(old)) => {
-                self.note_followed(state, to, (old, by), seen.has_read);
-                Engine::note_text_moved(state, reader, to, (lost, by), is_own);
-            }
-            _ => {}
-        }
-        if let Some(author) = author.filter(|_| seen_by_author.is_some()) {
-            state.note_saved(author, to, by, Duration::ZERO);
-        }
-        // A program that does nothing but rename what others write has not seen anything.
-        if author.is_none() || seen_by_renamer.is_some() {
-            state.note_saved(renamer, to, by, Duration::ZERO);
-        }
-    }
-
-    /// A version was replaced under a rule that could not merge the two.
-    pub(super) fn note_unmerged(
-        &self,
-        state: &mut State,
-        tid: u32,
-        to: &Dentry,
-        (lost, by): (NodeId, NodeId),
-        why: Option<Why>,
-    ) {
-        let loss = Loss {
-            lost,
-            by,
-            has_read: true,
-            why,
-            is_own: false,
-        };
-        self.note_overwritten_by(state, tid, to, loss);
-    }
-
-    fn note_overwritten_by(&self, state: &mut State, tid: u32, to: &Dentry, loss: Loss) {
-        let pid = crate::sys::proc::tgid(tid).unwrap_or(tid);
-        let command = crate::sys::proc::comm(pid).unwrap_or_default();
-        self.note_overwritten(state, to, (pid, &command), loss);
     }
 
     /// Renames a file over a name with a rule for conflicts. Gives whether it is done; it isn't where
@@ -1140,140 +1067,6 @@ impl Engine {
         for txn in state.txns.values().filter(|t| t.dentry().dir == dir) {
             self.append(&Record::Abort { id: txn.staging_id }).ok();
         }
-    }
-
-    /// mkdir(2); `mode` as asked for, `umask` the caller's.
-    pub fn mkdir(
-        &self,
-        caller: Caller,
-        dir: NodeId,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-    ) -> OpResult<Attr> {
-        self.make(
-            caller,
-            dir,
-            name,
-            mode,
-            |parent, name| rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)),
-            umask,
-        )
-    }
-
-    /// mknod(2): fifos, sockets, devices, and empty files.
-    #[allow(clippy::too_many_arguments)]
-    pub fn mknod(
-        &self,
-        caller: Caller,
-        dir: NodeId,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-    ) -> OpResult<Attr> {
-        let kind = FileType::from_raw_mode(mode);
-        self.make(
-            caller,
-            dir,
-            name,
-            mode,
-            |parent, name| {
-                rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), rdev.into())
-            },
-            umask,
-        )
-    }
-
-    /// symlink(2).
-    pub fn symlink(
-        &self,
-        caller: Caller,
-        dir: NodeId,
-        name: &OsStr,
-        target: &Path,
-    ) -> OpResult<Attr> {
-        self.make(
-            caller,
-            dir,
-            name,
-            FileType::Symlink.as_raw_mode() | 0o777,
-            |parent, name| rustix::fs::symlinkat(target, parent, name),
-            0,
-        )
-    }
-
-    fn make(
-        &self,
-        caller: Caller,
-        dir: NodeId,
-        name: &OsStr,
-        mode: u32,
-        create: impl FnOnce(&File, &OsStr) -> OpResult<()>,
-        umask: u32,
-    ) -> OpResult<Attr> {
-        refuse_state_dir(dir, name)?;
-        let dentry = Dentry {
-            dir,
-            name: name.to_owned(),
-        };
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if self.exists(state, &dentry)? {
-            return Err(Errno::EXIST);
-        }
-        let parent = self.dir_fd(state, dir)?;
-        let (mode, uid, gid) = self.fresh(&parent, caller, mode)?;
-        state.append_barrier(self)?;
-        create(&parent, name)?;
-        let fd = File::from(at::open_path(&*parent, name)?);
-        let finished = self.finish_made(&parent, &fd, mode, (uid, gid), umask);
-        let stat = finished.inspect_err(|_| {
-            let flag = match at::stat(&fd).map(|s| FileType::from_raw_mode(s.st_mode)) {
-                Ok(FileType::Directory) => AtFlags::REMOVEDIR,
-                _ => AtFlags::empty(),
-            };
-            rustix::fs::unlinkat(&*parent, name, flag).ok();
-        })?;
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => NodeKind::Dir,
-            FileType::RegularFile => NodeKind::File,
-            _ => NodeKind::Special,
-        };
-        let key = (stat.st_dev, stat.st_ino);
-        let node = state.nodes.adopt(kind, fd, key, dentry);
-        node.lookups += 1;
-        let id = node.id;
-        self.mark_dirty(state, dir);
-        drop(guard);
-        self.attr(id)
-    }
-
-    fn finish_made(
-        &self,
-        parent: &File,
-        fd: &File,
-        mode: u32,
-        (uid, gid): (u32, u32),
-        umask: u32,
-    ) -> OpResult<rustix::fs::Stat> {
-        let mut stat = at::stat(fd)?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if self.config.privileged && (stat.st_uid, stat.st_gid) != (uid, gid) {
-            at::chown(fd, Some(uid), Some(gid))?;
-        }
-        if kind != FileType::Symlink {
-            // A directory in a setgid directory is setgid itself.
-            let inherited = if kind == FileType::Directory {
-                at::stat(parent)?.st_mode & 0o2000
-            } else {
-                0
-            };
-            at::chmod(fd, (mode & 0o7777) | inherited)?;
-            self.inherit_acl(parent, fd, mode, umask)?;
-        }
-        stat = at::stat(fd)?;
-        Ok(stat)
     }
 
     /// fsync of a directory: all earlier commits, renames and unlinks are durable after it (C7).

@@ -60,6 +60,32 @@ impl Engine {
         Ok(())
     }
 
+    /// A close, an fsync: the unfinished line waits no longer. If the process that closes was
+    /// killed, the line is dropped, unless others are writing it.
+    pub(in crate::engine) fn finish_appender(
+        &self,
+        appender: &Appender,
+        killed: Option<u32>,
+    ) -> OpResult<()> {
+        let mut inner = appender.inner.lock();
+        if let Some(killed) = killed {
+            if !inner.by.contains(&killed) {
+                return Ok(());
+            }
+            if !inner.tail.is_empty() {
+                log::info!(
+                    "an unfinished line of {} bytes is dropped: its writer was ended by a signal",
+                    inner.tail.len()
+                );
+            }
+            inner.tail.clear();
+            inner.by.clear();
+            inner.since = None;
+            return Ok(());
+        }
+        self.flush_tail(appender, &mut inner)
+    }
+
     /// Unfinished lines that have waited long enough.
     pub(in crate::engine) fn flush_old_tails(&self) {
         let patience = failpoint::number("COMMITFS_LINE_PATIENCE_MS", PATIENCE);

@@ -1,0 +1,150 @@
+//! Making what isn't a regular file that is written: directories, fifos, sockets, devices, symlinks.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::io::Errno;
+
+use super::super::Engine;
+use super::refuse_state_dir;
+use crate::namespace::NodeKind;
+use crate::sys::at;
+use crate::types::{Attr, Caller, Dentry, NodeId, OpResult};
+
+impl Engine {
+    /// mkdir(2); `mode` as asked for, `umask` the caller's.
+    pub fn mkdir(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+    ) -> OpResult<Attr> {
+        self.make(
+            caller,
+            dir,
+            name,
+            mode,
+            |parent, name| rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)),
+            umask,
+        )
+    }
+
+    /// mknod(2): fifos, sockets, devices, and empty files.
+    #[allow(clippy::too_many_arguments)]
+    pub fn mknod(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+    ) -> OpResult<Attr> {
+        let kind = FileType::from_raw_mode(mode);
+        self.make(
+            caller,
+            dir,
+            name,
+            mode,
+            |parent, name| {
+                rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), rdev.into())
+            },
+            umask,
+        )
+    }
+
+    /// symlink(2).
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        target: &Path,
+    ) -> OpResult<Attr> {
+        self.make(
+            caller,
+            dir,
+            name,
+            FileType::Symlink.as_raw_mode() | 0o777,
+            |parent, name| rustix::fs::symlinkat(target, parent, name),
+            0,
+        )
+    }
+
+    fn make(
+        &self,
+        caller: Caller,
+        dir: NodeId,
+        name: &OsStr,
+        mode: u32,
+        create: impl FnOnce(&File, &OsStr) -> OpResult<()>,
+        umask: u32,
+    ) -> OpResult<Attr> {
+        refuse_state_dir(dir, name)?;
+        let dentry = Dentry {
+            dir,
+            name: name.to_owned(),
+        };
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if self.exists(state, &dentry)? {
+            return Err(Errno::EXIST);
+        }
+        let parent = self.dir_fd(state, dir)?;
+        let (mode, uid, gid) = self.fresh(&parent, caller, mode)?;
+        state.append_barrier(self)?;
+        create(&parent, name)?;
+        let fd = File::from(at::open_path(&*parent, name)?);
+        let finished = self.finish_made(&parent, &fd, mode, (uid, gid), umask);
+        let stat = finished.inspect_err(|_| {
+            let flag = match at::stat(&fd).map(|s| FileType::from_raw_mode(s.st_mode)) {
+                Ok(FileType::Directory) => AtFlags::REMOVEDIR,
+                _ => AtFlags::empty(),
+            };
+            rustix::fs::unlinkat(&*parent, name, flag).ok();
+        })?;
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => NodeKind::Dir,
+            FileType::RegularFile => NodeKind::File,
+            _ => NodeKind::Special,
+        };
+        let key = (stat.st_dev, stat.st_ino);
+        let node = state.nodes.adopt(kind, fd, key, dentry);
+        node.lookups += 1;
+        let id = node.id;
+        self.mark_dirty(state, dir);
+        drop(guard);
+        self.attr(id)
+    }
+
+    fn finish_made(
+        &self,
+        parent: &File,
+        fd: &File,
+        mode: u32,
+        (uid, gid): (u32, u32),
+        umask: u32,
+    ) -> OpResult<rustix::fs::Stat> {
+        let mut stat = at::stat(fd)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if self.config.privileged && (stat.st_uid, stat.st_gid) != (uid, gid) {
+            at::chown(fd, Some(uid), Some(gid))?;
+        }
+        if kind != FileType::Symlink {
+            // A directory in a setgid directory is setgid itself.
+            let inherited = if kind == FileType::Directory {
+                at::stat(parent)?.st_mode & 0o2000
+            } else {
+                0
+            };
+            at::chmod(fd, (mode & 0o7777) | inherited)?;
+            self.inherit_acl(parent, fd, mode, umask)?;
+        }
+        stat = at::stat(fd)?;
+        Ok(stat)
+    }
+}
