@@ -29,15 +29,13 @@ const FIELDS: Limits = (
         ("Content", 19),
     ],
 );
-const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 53), ("json", 5), ("txn", 5)]);
+// That of the engine holds by the methods of its one type: each file that these are divided into counts.
+const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 59), ("json", 5), ("txn", 5)]);
 const FILE_LINES: Limits = (
     700,
     &[
-        ("engine/append.rs", 874),
         ("engine/checkpoint.rs", 723),
-        ("engine/merging.rs", 866),
-        ("engine/names.rs", 1333),
-        ("engine/open.rs", 1356),
+        ("engine/names.rs", 1109),
         ("engine/publish.rs", 706),
         ("txn/recovery.rs", 1009),
         ("txn/staging.rs", 749),

@@ -5,46 +5,34 @@
 //! looks the path up once more, and the lookup of that thread answers the private node (see
 //! `docs/design.md`, "The second lookup"). Programs never see the ESTALE.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::handle::{DirectFile, Opening, StagedFile, VersionReader};
+use self::beginning::Beginning;
+use super::handle::{Opening, StagedFile, VersionReader};
 use super::retries::{Arrival, Goal, PendingOpen, Way};
 use super::shared::{is_database, is_edit, is_outsider};
-use super::{Engine, State, VOLATILE, retries, virtualdir};
-use crate::guard::Guard;
+use super::{Engine, State, retries, virtualdir};
 use crate::journal::Record;
 use crate::namespace::{Node, NodeKind, Shown};
-use crate::rules::{Creation, Mode as RuleMode, Policy, Stream};
+use crate::rules::{Creation, Mode as RuleMode, Stream};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Begun, Content, Own, Purpose, Staging, Transaction, Visibility};
-use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
+use crate::txn::{Begun, Content};
+use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
+
+mod beginning;
+mod creating;
+mod direct;
+
+pub use creating::{CreateRequest, Created};
 
 /// What open(2) asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenRequest {
-    /// Flags of open(2).
-    pub flags: OFlags,
-}
-
-/// What creat(2) and open(2) with O_CREAT ask for.
-#[derive(Clone, Debug)]
-pub struct CreateRequest {
-    /// Directory.
-    pub dir: NodeId,
-    /// Name in it.
-    pub name: OsString,
-    /// Permissions, the caller's umask applied.
-    pub mode: u32,
-    /// The caller's umask, for directories with a default ACL.
-    pub umask: u32,
     /// Flags of open(2).
     pub flags: OFlags,
 }
@@ -62,15 +50,6 @@ pub struct Opened {
     pub no_flush: bool,
 }
 
-/// A created file.
-#[derive(Clone, Copy, Debug)]
-pub struct Created {
-    /// Attributes of its node.
-    pub attr: Attr,
-    /// The description.
-    pub opened: Opened,
-}
-
 /// An open is done, or has to wait for the writer slot of a name (C9).
 pub(super) enum OpenStep {
     Done(Opened),
@@ -81,33 +60,8 @@ pub(super) enum OpenStep {
     InUse(TxnId),
 }
 
-/// A creation that isn't done, or has to wait for the writer slot of a name (C9).
-enum Unready {
-    Failed(Errno),
-    MustWait(Dentry),
-}
-
-impl From<Errno> for Unready {
-    fn from(errno: Errno) -> Unready {
-        Unready::Failed(errno)
-    }
-}
-
 /// Files up to this size are read uncached, where the kernel allows that together with mmap.
 const UNCACHED: u64 = 64 << 10;
-
-/// What a transaction starts with.
-struct Beginning {
-    dentry: Dentry,
-    begun: Begun,
-    policy: Policy,
-    /// Permissions, owner and group of a new file.
-    fresh: Option<(u32, u32, u32)>,
-    /// With neither base nor `fresh`: the open transaction whose attributes it takes.
-    like: Option<NodeId>,
-    /// How what it begins with is read.
-    reading: OFlags,
-}
 
 pub(super) fn ctime(stat: &rustix::fs::Stat) -> (i64, u64) {
     (stat.st_ctime, stat.st_ctime_nsec)
@@ -115,16 +69,6 @@ pub(super) fn ctime(stat: &rustix::fs::Stat) -> (i64, u64) {
 
 pub(super) fn writes(flags: OFlags) -> bool {
     flags.intersects(OFlags::WRONLY | OFlags::RDWR) || flags.contains(OFlags::TRUNC)
-}
-
-/// Why what has come to stand under a name can't be created as a file.
-fn other_than_file(state: &State, node: NodeId) -> Option<Errno> {
-    match state.nodes.get(node).map(|n| n.kind) {
-        Some(NodeKind::File) => None,
-        Some(NodeKind::Dir) => Some(Errno::ISDIR),
-        // Where a symlink leads the kernel knows, if this is not its second lookup.
-        _ => Some(Errno::STALE),
-    }
 }
 
 impl Engine {
@@ -435,105 +379,6 @@ impl Engine {
         ends_a_line && super::lines::by_lines(&self.policy(state, dentry, Creation::default()))
     }
 
-    fn open_direct(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        id: NodeId,
-        flags: OFlags,
-    ) -> OpResult<Opened> {
-        let writes = writes(flags);
-        let fd = state.nodes.fd(id)?;
-        let wanted = flags
-            & (OFlags::ACCMODE | OFlags::TRUNC | OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC);
-        let wanted = wanted | (self.reading(flags) & OFlags::NOATIME);
-        // A write-only description still gets reads from the kernel: partial pages.
-        let wanted = if writes {
-            (wanted - OFlags::WRONLY) | OFlags::RDWR
-        } else {
-            wanted
-        };
-        let file = at::reopen(&*fd, wanted).or_else(|e| match e {
-            Errno::ACCESS => at::reopen(&*fd, flags & !OFlags::EXCL),
-            e => Err(e),
-        })?;
-        if flags.contains(OFlags::TRUNC) {
-            super::setid::drop_set_id(&*fd, caller, None)?;
-        }
-        let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
-        node.direct += 1;
-        node.written_in_place |= writes;
-        node.cached = true;
-        node.ends().release();
-        if writes {
-            self.note_direct_author(state, id, caller.tid);
-        }
-        let handle = state.add_handle(Arc::new(DirectFile {
-            node: id,
-            file: Arc::new(file),
-            writes,
-        }));
-        Ok(Opened {
-            handle,
-            keep_cache: !flags.contains(OFlags::TRUNC),
-            direct_io: false,
-            no_flush: false,
-        })
-    }
-
-    /// Whether an open of this file is in direct mode: by rule, because others have it open so, or
-    /// because an in-place editor has met a database.
-    pub(super) fn opens_direct(
-        &self,
-        state: &mut State,
-        id: NodeId,
-        dentry: Option<&Dentry>,
-        flags: OFlags,
-    ) -> OpResult<bool> {
-        if flags.contains(OFlags::TRUNC)
-            && dentry.is_some_and(|dentry| self.is_rewritten_whole(state, dentry))
-        {
-            return Ok(false);
-        }
-        if self.is_direct(state, id, dentry)? {
-            return Ok(true);
-        }
-        if !is_edit(flags) || failpoint::mutant("C14") {
-            return Ok(false);
-        }
-        let companion = dentry.is_some_and(|dentry| self.is_companion(state, dentry, flags));
-        Ok(companion || is_database(state, id)?)
-    }
-
-    /// Whether a name is in direct mode by its rule and by what is open, without a look at the content.
-    pub(super) fn is_direct(
-        &self,
-        state: &State,
-        id: NodeId,
-        dentry: Option<&Dentry>,
-    ) -> OpResult<bool> {
-        if failpoint::mutant("C14") {
-            return Ok(false);
-        }
-        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        if node.direct > 0 {
-            return Ok(true);
-        }
-        let Some(dentry) = dentry else {
-            return Ok(true);
-        };
-        // A version not yet applied is immutable until it is, whatever its name.
-        if state.pending.get(dentry.dir, &dentry.name).is_some() {
-            return Ok(false);
-        }
-        let creation = Creation {
-            exclusive: false,
-            empty: at::stat(&*state.nodes.fd(id)?)?.st_size == 0,
-        };
-        let direct = self.policy(state, dentry, creation).mode == RuleMode::Direct;
-        Ok(direct && !self.is_begun_atomic(state, dentry))
-    }
-
     /// A truncate(2) at a version's node: like an open for writing, it is sent round.
     pub(super) fn begin_truncate(
         &self,
@@ -660,27 +505,6 @@ impl Engine {
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         txn.purpose.note_change();
         content.truncate(0)
-    }
-
-    /// A creation of what another has just created, to be shared.
-    fn join_common(
-        &self,
-        mut guard: MutexGuard<'_, State>,
-        caller: Caller,
-        id: TxnId,
-        flags: OFlags,
-    ) -> Result<Created, Unready> {
-        let state = &mut *guard;
-        let opened = self.join(state, caller, id, flags)?;
-        let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
-        if let Some(node) = state.nodes.get_mut(node) {
-            node.lookups += 1;
-        }
-        drop(guard);
-        Ok(Created {
-            attr: self.attr(node)?,
-            opened,
-        })
     }
 
     /// One more open description on a transaction.
@@ -820,28 +644,6 @@ impl Engine {
         Err(Errno::STALE)
     }
 
-    /// A transaction on a committed version: [`Begun::Edit`] goes on from its content,
-    /// [`Begun::Rewrite`] from nothing.
-    pub(super) fn begin_on(
-        &self,
-        state: &mut State,
-        dentry: Dentry,
-        begun: Begun,
-    ) -> OpResult<TxnId> {
-        let policy = self.policy(state, &dentry, Creation::default());
-        self.begin(
-            state,
-            Beginning {
-                reading: self.reading(OFlags::empty()),
-                dentry,
-                begun,
-                policy,
-                fresh: None,
-                like: None,
-            },
-        )
-    }
-
     /// Whoever need not wait for the holder waits for no others who do: the holder may be waiting
     /// for its child.
     fn must_wait(&self, state: &State, caller: Caller, dentry: &Dentry) -> bool {
@@ -865,484 +667,5 @@ impl Engine {
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
         let fd = state.nodes.fd(txn.node)?;
         super::setid::drop_set_id(&*fd, caller, Some(&txn.staging))
-    }
-
-    /// Ends a transaction that was prepared for an open that never came.
-    pub(super) fn drop_unopened(&self, state: &mut State, id: TxnId) {
-        let Some(txn) = state.txns.get(&id) else {
-            return;
-        };
-        if !txn.phase.is_reserved() {
-            return;
-        }
-        let txn = state.txns.remove(id).expect("looked up above");
-        state.forget_save(id);
-        if let Some(node) = state.nodes.get_mut(txn.node) {
-            node.kind = NodeKind::File;
-            node.unlinked = true;
-        }
-        self.let_go(state, txn.node);
-        if let Some(content) = txn.staging.try_lock() {
-            self.store.remove_staging(content.id).ok();
-        }
-    }
-
-    /// Makes the staging file and the private node of a transaction nobody has opened yet.
-    fn begin(&self, state: &mut State, start: Beginning) -> OpResult<TxnId> {
-        let fd_of = |id: Option<NodeId>| id.map(|id| state.nodes.fd(id)).transpose();
-        let (base, like) = (fd_of(start.begun.base())?, fd_of(start.like)?);
-        // Taken before the attributes are: a change in between is seen at the commit.
-        let base_ctime = match &base {
-            Some(base) => ctime(&at::stat(&**base)?),
-            None => (0, 0),
-        };
-        let id = state.txns.new_id();
-        let file = self.create_staging_making_room(state, id)?;
-        let made = self.apply_metadata(&file, base.as_deref().or(like.as_deref()), start.fresh);
-        let content = match start.begun {
-            Begun::Edit(id) => Shown::open_growing(&state.nodes, id, start.reading).map(Some),
-            _ => Ok(None),
-        };
-        let (stat, content) = match (made, content) {
-            (Ok(stat), Ok(content)) => (stat, content),
-            (Err(e), _) | (_, Err(e)) => {
-                self.store.remove_staging(id).ok();
-                return Err(e);
-            }
-        };
-        let key = (stat.st_dev, stat.st_ino);
-        let guard = start.policy.guard;
-        let file = Arc::new(file);
-        let staging = Arc::new(Staging::new(id, file.clone(), content, guard));
-        let node = state
-            .nodes
-            .create(NodeKind::Private(id), file, key, start.dentry.clone());
-        let everybody_sees = match start.begun {
-            Begun::Create { exclusive, .. } => {
-                (exclusive || failpoint::mutant("C6")) && !failpoint::mutant("C6-claim")
-            }
-            _ => false,
-        };
-        let claim = everybody_sees && start.policy.guard == Guard::None;
-        let txn = Transaction::new(
-            id,
-            start.dentry.clone(),
-            node,
-            staging,
-            start.policy,
-            Purpose::new(start.begun, |base| state.files.body(base), base_ctime),
-            Visibility::new(claim),
-        );
-        state.txns.insert(txn);
-        // Versions of one file, and processes that are creating it together, share its locks.
-        let base = start.begun.base();
-        let kin = base.or_else(|| state.txns.at(&start.dentry).next().map(|t| t.node));
-        if let Some(kin) = kin {
-            state.same_file(node, kin);
-        }
-        Ok(id)
-    }
-
-    /// A staging file; rejected content makes room if the disk is full (C5).
-    fn create_staging_making_room(&self, state: &mut State, id: TxnId) -> OpResult<File> {
-        match self.store.create_staging(id) {
-            Err(full @ (Errno::NOSPC | Errno::DQUOT))
-                if self.make_room(state, self.whose(full, &|| None)) =>
-            {
-                self.store.create_staging(id)
-            }
-            other => other,
-        }
-    }
-
-    /// Gives a staging file the owner, mode, ACL and xattrs it will be published with.
-    pub(super) fn apply_metadata(
-        &self,
-        file: &File,
-        base: Option<&File>,
-        fresh: Option<(u32, u32, u32)>,
-    ) -> OpResult<rustix::fs::Stat> {
-        let mut stat = at::stat(file)?;
-        let base = base.filter(|_| !failpoint::mutant("C8"));
-        let (mode, uid, gid) = match (base, fresh) {
-            (Some(base), _) => {
-                let base = at::stat(base)?;
-                (base.st_mode & 0o7777, base.st_uid, base.st_gid)
-            }
-            (None, Some(fresh)) => fresh,
-            (None, None) => (0o600, stat.st_uid, stat.st_gid),
-        };
-        if self.config.privileged && (stat.st_uid, stat.st_gid) != (uid, gid) {
-            rustix::fs::fchown(
-                file,
-                Some(rustix::fs::Uid::from_raw(uid)),
-                Some(rustix::fs::Gid::from_raw(gid)),
-            )?;
-        } else if stat.st_gid != gid {
-            // An ordinary user may give a file to the groups it is in.
-            rustix::fs::fchown(file, None, Some(rustix::fs::Gid::from_raw(gid))).ok();
-        }
-        if let Some(base) = base {
-            crate::txn::copy_xattrs(base, file)?;
-        }
-        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
-        (stat.st_uid, stat.st_gid) = (uid, gid);
-        Ok(stat)
-    }
-
-    /// Brings the attributes of a staging file up to those of the version it will replace, but for
-    /// what the transaction has changed itself.
-    pub(super) fn refresh_metadata(
-        &self,
-        file: &File,
-        staging: &Staging,
-        current: &File,
-    ) -> OpResult<()> {
-        let (staged, wanted) = (at::stat(file)?, at::stat(current)?);
-        if !staging.is_own(Own::Owner)
-            && (staged.st_uid, staged.st_gid) != (wanted.st_uid, wanted.st_gid)
-        {
-            let gid = Some(rustix::fs::Gid::from_raw(wanted.st_gid));
-            let uid = Some(rustix::fs::Uid::from_raw(wanted.st_uid));
-            if self.config.privileged {
-                rustix::fs::fchown(file, uid, gid)?;
-            } else {
-                rustix::fs::fchown(file, None, gid).ok();
-            }
-        }
-        if !staging.is_own(Own::Xattrs) {
-            for name in at::list_xattrs(file)? {
-                if at::get_xattr(current, OsStr::from_bytes(&name))?.is_none() {
-                    at::remove_xattr(file, OsStr::from_bytes(&name)).ok();
-                }
-            }
-            crate::txn::copy_xattrs(current, file)?;
-        }
-        // Last: a change of the owner clears set-id bits, an ACL has a part in the mode.
-        let source = if staging.is_own(Own::Mode) {
-            &staged
-        } else {
-            &wanted
-        };
-        let mut mode = source.st_mode & 0o7777;
-        if staging.is_own(Own::NoSetId) {
-            mode = super::setid::without_set_id(mode, staging);
-        }
-        if mode != at::stat(file)?.st_mode & 0o7777 {
-            rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
-        }
-        Ok(())
-    }
-
-    /// Creates a file and opens it.
-    pub fn create(
-        self: &Arc<Self>,
-        caller: Caller,
-        request: CreateRequest,
-        done: impl FnOnce(OpResult<Created>) + Send + 'static,
-    ) {
-        if virtualdir::is_virtual(request.dir) || Engine::is_state_dir(request.dir, &request.name) {
-            return done(Err(Errno::PERM));
-        }
-        self.end_retry(caller.tid);
-        self.meet(caller, request.flags);
-        let delay = failpoint::number("COMMITFS_CREATE_DELAY_MS", 0);
-        if delay > 0 {
-            let engine = self.clone();
-            return self.pool.run(move || {
-                std::thread::sleep(std::time::Duration::from_millis(delay));
-                engine.create_found_missing(caller, request, done);
-            });
-        }
-        self.create_found_missing(caller, request, done);
-    }
-
-    fn create_found_missing(
-        self: &Arc<Self>,
-        caller: Caller,
-        request: CreateRequest,
-        done: impl FnOnce(OpResult<Created>) + Send + 'static,
-    ) {
-        match self.create_now(self.lock(), caller, &request, false) {
-            Err(Unready::Failed(e)) => done(Err(e)),
-            Ok(created) if self.is_on_unwritten(&created) => {
-                let engine = self.clone();
-                self.pool
-                    .run(move || done(engine.materialize_created(created)));
-            }
-            Ok(created) => done(Ok(created)),
-            Err(Unready::MustWait(dentry)) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    let created = engine.create_waiting(caller, &dentry, &request);
-                    done(created.and_then(|created| engine.materialize_created(created)));
-                });
-            }
-        }
-    }
-
-    /// What somebody else has created in the same moment may be a patched document already.
-    fn is_on_unwritten(&self, created: &Created) -> bool {
-        self.is_dirty(created.attr.ino) || self.dirty_editor(created.opened.handle).is_some()
-    }
-
-    fn materialize_created(self: &Arc<Self>, created: Created) -> OpResult<Created> {
-        let (node, opened) = (created.attr.ino, created.opened);
-        self.materialize(node)
-            .inspect_err(|_| self.release(node, opened.handle, None))
-            .and_then(|()| self.materialize_editor(opened))
-            .and_then(|opened| {
-                Ok(Created {
-                    attr: self
-                        .attr(node)
-                        .inspect_err(|_| self.release(node, opened.handle, None))?,
-                    opened,
-                })
-            })
-            .inspect_err(|_| self.forget(node, 1))
-    }
-
-    /// Somebody else has created the file in the same moment, and edits it already.
-    fn create_waiting(
-        &self,
-        caller: Caller,
-        dentry: &Dentry,
-        request: &CreateRequest,
-    ) -> OpResult<Created> {
-        let state = self.wait_for_slot(caller, dentry)?;
-        let created = self.create_now(state, caller, request, true);
-        self.state_changed.notify_all();
-        match created {
-            Ok(created) => Ok(created),
-            Err(Unready::Failed(e)) => Err(e),
-            Err(Unready::MustWait(_)) => Err(Errno::AGAIN),
-        }
-    }
-
-    /// `waited`: it has waited for the writer slot, or given up doing so.
-    fn create_now(
-        &self,
-        mut guard: MutexGuard<'_, State>,
-        caller: Caller,
-        request: &CreateRequest,
-        waited: bool,
-    ) -> Result<Created, Unready> {
-        let state = &mut *guard;
-        if state.unmount.is_forced() {
-            return Err(Errno::ROFS.into());
-        }
-        let dentry = Dentry {
-            dir: request.dir,
-            name: request.name.clone(),
-        };
-        let exclusive = request.flags.contains(OFlags::EXCL);
-        let hidden = state.txns.at(&dentry).next().is_some();
-        if exclusive && hidden && !failpoint::mutant("C6-exclusive") {
-            return Err(Errno::EXIST.into());
-        }
-        let dir = self.dir_fd(state, dentry.dir)?;
-        if state.nodes.get(dentry.dir).is_some_and(|n| n.unlinked) {
-            return Err(Errno::NOENT.into());
-        }
-        // The kernel found no such name, but somebody may have committed it since.
-        let base = self.current_if_any(state, &dentry)?;
-        if exclusive && base.is_some() {
-            return Err(Errno::EXIST.into());
-        }
-        if let Some(found) = base.and_then(|base| other_than_file(state, base)) {
-            return Err(found.into());
-        }
-        let policy = self.policy(
-            state,
-            &dentry,
-            Creation {
-                exclusive,
-                empty: false,
-            },
-        );
-        let fresh = self.fresh(&dir, caller, request.mode & 0o7777)?;
-        let direct = policy.mode == RuleMode::Direct && !self.is_begun_atomic(state, &dentry)
-            || self.is_companion(state, &dentry, request.flags);
-        if direct && !failpoint::mutant("C14") {
-            let created = self.create_direct(state, &dentry, request, fresh)?;
-            self.note_direct_author(state, created.attr.ino, caller.tid);
-            if exclusive {
-                self.note_claim(state, caller, &dentry, created.attr.ino, &policy);
-            }
-            return Ok(created);
-        }
-        let adds = request.flags.contains(OFlags::APPEND) && !request.flags.contains(OFlags::TRUNC);
-        let adds = base.filter(|_| adds);
-        if let Some(base) = adds
-            && let Some(stream) = self.adds_lines(state, base, &policy)
-        {
-            // Who came first has committed a line meanwhile: this one adds to it.
-            let how = (request.flags, stream);
-            let opened = self.open_appender(state, caller, base, dentry, how)?;
-            if let Some(node) = state.nodes.get_mut(base) {
-                node.lookups += 1;
-            }
-            drop(guard);
-            return Ok(Created {
-                attr: self.attr(base)?,
-                opened,
-            });
-        }
-        let takes_slot = base.is_some()
-            && !request.flags.intersects(OFlags::TRUNC | OFlags::APPEND)
-            && !self.is_empty_file(state, base);
-        if takes_slot && !waited && self.must_wait(state, caller, &dentry) {
-            return Err(match request.flags.contains(OFlags::NONBLOCK) {
-                true => Errno::AGAIN.into(),
-                false => Unready::MustWait(dentry),
-            });
-        }
-        let shares = !takes_slot && self.shares(&policy, request.flags);
-        if let Some(common) = self.common_at(state, &dentry, base).filter(|_| shares) {
-            // Somebody has created it in the same moment.
-            return self.join_common(guard, caller, common, request.flags);
-        }
-        let empties = request.flags.contains(OFlags::TRUNC);
-        let id = self.begin(
-            state,
-            Beginning {
-                reading: self.reading(OFlags::empty()),
-                dentry: dentry.clone(),
-                begun: Begun::by_open(base, exclusive, empties),
-                policy,
-                fresh: base.is_none().then_some(fresh),
-                like: None,
-            },
-        )?;
-        if let Some(txn) = state.txns.get_mut(&id) {
-            if takes_slot {
-                txn.slot.take(false);
-            }
-            let appends = request.flags.contains(OFlags::APPEND);
-            let reads = request.flags.contains(OFlags::RDWR);
-            let how = (appends, empties, reads);
-            let is_new = base.is_none() && !exclusive;
-            let stream = is_new.then(|| super::lines::of_new(&dentry, &txn.policy, how));
-            txn.purpose.note_lines(appends, stream.flatten());
-            if shares && (base.is_none() || caller.tid != 0) {
-                txn.visibility.make_common();
-            }
-        }
-        self.note_begin(state, caller.tid, id);
-        let stream = state
-            .txns
-            .get(&id)
-            .is_some_and(|t| t.purpose.stream().is_some());
-        let joined = self.finish_creation(state, caller, id, request, base.is_none());
-        let mut opened = joined.inspect_err(|_| self.drop_unopened(state, id))?;
-        if base.is_none() && exclusive {
-            // Everybody sees the name from now on.
-            self.touch_dir(state, dentry.dir);
-            if let Some(txn) = state.txns.get(&id) {
-                let (node, policy) = (txn.node, txn.policy.clone());
-                self.note_claim(state, caller, &dentry, node, &policy);
-            }
-        }
-        // Pages would show others the unfinished line.
-        opened.direct_io |= stream;
-        let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
-        if let Some(node) = state.nodes.get_mut(node) {
-            node.lookups += 1;
-        }
-        drop(guard);
-        Ok(Created {
-            attr: self.attr(node)?,
-            opened,
-        })
-    }
-
-    fn finish_creation(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        id: TxnId,
-        request: &CreateRequest,
-        new: bool,
-    ) -> OpResult<Opened> {
-        if new {
-            let dir = self.dir_fd(state, request.dir)?;
-            let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
-            let fd = state.nodes.fd(node)?;
-            self.inherit_acl(&*dir, &*fd, request.mode, request.umask)?;
-        } else if request.flags.contains(OFlags::TRUNC) {
-            self.drop_set_id(state, caller, id)?;
-        }
-        self.join(state, caller, id, request.flags)
-    }
-
-    /// Mode, owner and group of a new file in `dir`.
-    pub(super) fn fresh(&self, dir: &File, caller: Caller, mode: u32) -> OpResult<(u32, u32, u32)> {
-        let parent = at::stat(dir)?;
-        let gid = if parent.st_mode & 0o2000 != 0 {
-            parent.st_gid
-        } else {
-            caller.gid
-        };
-        Ok((mode, caller.uid, gid))
-    }
-
-    fn create_direct(
-        &self,
-        state: &mut State,
-        dentry: &Dentry,
-        request: &CreateRequest,
-        (mode, uid, gid): (u32, u32, u32),
-    ) -> OpResult<Created> {
-        let dir = self.dir_fd(state, dentry.dir)?;
-        let keep = request.flags
-            & (OFlags::EXCL | OFlags::TRUNC | OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC);
-        let file = File::from(rustix::fs::openat(
-            &*dir,
-            &dentry.name,
-            keep | OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::from_raw_mode(0o600),
-        )?);
-        if self.config.privileged {
-            rustix::fs::fchown(
-                &file,
-                Some(rustix::fs::Uid::from_raw(uid)),
-                Some(rustix::fs::Gid::from_raw(gid)),
-            )?;
-        }
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-        self.inherit_acl(&dir, &file, request.mode, request.umask)?;
-        self.mark_dirty(state, dentry.dir);
-        let stat = at::stat(&file)?;
-        debug_assert_eq!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile);
-        let fd = at::open_path(&*dir, &dentry.name)?;
-        let node = state.nodes.adopt(
-            NodeKind::File,
-            fd,
-            (stat.st_dev, stat.st_ino),
-            dentry.clone(),
-        );
-        node.lookups += 1;
-        node.direct += 1;
-        node.written_in_place = true;
-        let id = node.id;
-        let handle = state.add_handle(Arc::new(DirectFile {
-            node: id,
-            file: Arc::new(file),
-            writes: true,
-        }));
-        Ok(Created {
-            attr: Attr {
-                ino: id,
-                stat,
-                ttl: VOLATILE,
-                name_ttl: VOLATILE,
-            },
-            opened: Opened {
-                handle,
-                keep_cache: false,
-                direct_io: false,
-                no_flush: false,
-            },
-        })
     }
 }

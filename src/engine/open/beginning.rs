@@ -1,0 +1,222 @@
+//! How a transaction begins: its staging file with the attributes of what it builds on, and a node of its own.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::super::{Engine, State};
+use super::ctime;
+use crate::guard::Guard;
+use crate::namespace::{NodeKind, Shown};
+use crate::rules::{Creation, Policy};
+use crate::sys::{at, failpoint};
+use crate::txn::{Begun, Own, Purpose, Staging, Transaction, Visibility};
+use crate::types::{Dentry, NodeId, OpResult, TxnId};
+
+/// What a transaction starts with.
+pub(super) struct Beginning {
+    pub(super) dentry: Dentry,
+    pub(super) begun: Begun,
+    pub(super) policy: Policy,
+    /// Permissions, owner and group of a new file.
+    pub(super) fresh: Option<(u32, u32, u32)>,
+    /// With neither base nor `fresh`: the open transaction whose attributes it takes.
+    pub(super) like: Option<NodeId>,
+    /// How what it begins with is read.
+    pub(super) reading: OFlags,
+}
+
+impl Engine {
+    /// A transaction on a committed version: [`Begun::Edit`] goes on from its content,
+    /// [`Begun::Rewrite`] from nothing.
+    pub(in crate::engine) fn begin_on(
+        &self,
+        state: &mut State,
+        dentry: Dentry,
+        begun: Begun,
+    ) -> OpResult<TxnId> {
+        let policy = self.policy(state, &dentry, Creation::default());
+        self.begin(
+            state,
+            Beginning {
+                reading: self.reading(OFlags::empty()),
+                dentry,
+                begun,
+                policy,
+                fresh: None,
+                like: None,
+            },
+        )
+    }
+
+    /// Ends a transaction that was prepared for an open that never came.
+    pub(in crate::engine) fn drop_unopened(&self, state: &mut State, id: TxnId) {
+        let Some(txn) = state.txns.get(&id) else {
+            return;
+        };
+        if !txn.phase.is_reserved() {
+            return;
+        }
+        let txn = state.txns.remove(id).expect("looked up above");
+        state.forget_save(id);
+        if let Some(node) = state.nodes.get_mut(txn.node) {
+            node.kind = NodeKind::File;
+            node.unlinked = true;
+        }
+        self.let_go(state, txn.node);
+        if let Some(content) = txn.staging.try_lock() {
+            self.store.remove_staging(content.id).ok();
+        }
+    }
+
+    /// Makes the staging file and the private node of a transaction nobody has opened yet.
+    pub(super) fn begin(&self, state: &mut State, start: Beginning) -> OpResult<TxnId> {
+        let fd_of = |id: Option<NodeId>| id.map(|id| state.nodes.fd(id)).transpose();
+        let (base, like) = (fd_of(start.begun.base())?, fd_of(start.like)?);
+        // Taken before the attributes are: a change in between is seen at the commit.
+        let base_ctime = match &base {
+            Some(base) => ctime(&at::stat(&**base)?),
+            None => (0, 0),
+        };
+        let id = state.txns.new_id();
+        let file = self.create_staging_making_room(state, id)?;
+        let made = self.apply_metadata(&file, base.as_deref().or(like.as_deref()), start.fresh);
+        let content = match start.begun {
+            Begun::Edit(id) => Shown::open_growing(&state.nodes, id, start.reading).map(Some),
+            _ => Ok(None),
+        };
+        let (stat, content) = match (made, content) {
+            (Ok(stat), Ok(content)) => (stat, content),
+            (Err(e), _) | (_, Err(e)) => {
+                self.store.remove_staging(id).ok();
+                return Err(e);
+            }
+        };
+        let key = (stat.st_dev, stat.st_ino);
+        let guard = start.policy.guard;
+        let file = Arc::new(file);
+        let staging = Arc::new(Staging::new(id, file.clone(), content, guard));
+        let node = state
+            .nodes
+            .create(NodeKind::Private(id), file, key, start.dentry.clone());
+        let everybody_sees = match start.begun {
+            Begun::Create { exclusive, .. } => {
+                (exclusive || failpoint::mutant("C6")) && !failpoint::mutant("C6-claim")
+            }
+            _ => false,
+        };
+        let claim = everybody_sees && start.policy.guard == Guard::None;
+        let txn = Transaction::new(
+            id,
+            start.dentry.clone(),
+            node,
+            staging,
+            start.policy,
+            Purpose::new(start.begun, |base| state.files.body(base), base_ctime),
+            Visibility::new(claim),
+        );
+        state.txns.insert(txn);
+        // Versions of one file, and processes that are creating it together, share its locks.
+        let base = start.begun.base();
+        let kin = base.or_else(|| state.txns.at(&start.dentry).next().map(|t| t.node));
+        if let Some(kin) = kin {
+            state.same_file(node, kin);
+        }
+        Ok(id)
+    }
+
+    /// A staging file; rejected content makes room if the disk is full (C5).
+    fn create_staging_making_room(&self, state: &mut State, id: TxnId) -> OpResult<File> {
+        match self.store.create_staging(id) {
+            Err(full @ (Errno::NOSPC | Errno::DQUOT))
+                if self.make_room(state, self.whose(full, &|| None)) =>
+            {
+                self.store.create_staging(id)
+            }
+            other => other,
+        }
+    }
+
+    /// Gives a staging file the owner, mode, ACL and xattrs it will be published with.
+    pub(in crate::engine) fn apply_metadata(
+        &self,
+        file: &File,
+        base: Option<&File>,
+        fresh: Option<(u32, u32, u32)>,
+    ) -> OpResult<rustix::fs::Stat> {
+        let mut stat = at::stat(file)?;
+        let base = base.filter(|_| !failpoint::mutant("C8"));
+        let (mode, uid, gid) = match (base, fresh) {
+            (Some(base), _) => {
+                let base = at::stat(base)?;
+                (base.st_mode & 0o7777, base.st_uid, base.st_gid)
+            }
+            (None, Some(fresh)) => fresh,
+            (None, None) => (0o600, stat.st_uid, stat.st_gid),
+        };
+        if self.config.privileged && (stat.st_uid, stat.st_gid) != (uid, gid) {
+            rustix::fs::fchown(
+                file,
+                Some(rustix::fs::Uid::from_raw(uid)),
+                Some(rustix::fs::Gid::from_raw(gid)),
+            )?;
+        } else if stat.st_gid != gid {
+            // An ordinary user may give a file to the groups it is in.
+            rustix::fs::fchown(file, None, Some(rustix::fs::Gid::from_raw(gid))).ok();
+        }
+        if let Some(base) = base {
+            crate::txn::copy_xattrs(base, file)?;
+        }
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+        (stat.st_uid, stat.st_gid) = (uid, gid);
+        Ok(stat)
+    }
+
+    /// Brings the attributes of a staging file up to those of the version it will replace, but for
+    /// what the transaction has changed itself.
+    pub(in crate::engine) fn refresh_metadata(
+        &self,
+        file: &File,
+        staging: &Staging,
+        current: &File,
+    ) -> OpResult<()> {
+        let (staged, wanted) = (at::stat(file)?, at::stat(current)?);
+        if !staging.is_own(Own::Owner)
+            && (staged.st_uid, staged.st_gid) != (wanted.st_uid, wanted.st_gid)
+        {
+            let gid = Some(rustix::fs::Gid::from_raw(wanted.st_gid));
+            let uid = Some(rustix::fs::Uid::from_raw(wanted.st_uid));
+            if self.config.privileged {
+                rustix::fs::fchown(file, uid, gid)?;
+            } else {
+                rustix::fs::fchown(file, None, gid).ok();
+            }
+        }
+        if !staging.is_own(Own::Xattrs) {
+            for name in at::list_xattrs(file)? {
+                if at::get_xattr(current, OsStr::from_bytes(&name))?.is_none() {
+                    at::remove_xattr(file, OsStr::from_bytes(&name)).ok();
+                }
+            }
+            crate::txn::copy_xattrs(current, file)?;
+        }
+        // Last: a change of the owner clears set-id bits, an ACL has a part in the mode.
+        let source = if staging.is_own(Own::Mode) {
+            &staged
+        } else {
+            &wanted
+        };
+        let mut mode = source.st_mode & 0o7777;
+        if staging.is_own(Own::NoSetId) {
+            mode = crate::engine::setid::without_set_id(mode, staging);
+        }
+        if mode != at::stat(file)?.st_mode & 0o7777 {
+            rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+        }
+        Ok(())
+    }
+}
