@@ -463,3 +463,62 @@ impl Participants {
         self.idle_holders.as_deref()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that was opened by 10, and whose descriptors 11 has as well.
+    fn opened() -> Participants {
+        let mut participants = Participants::default();
+        participants.join(10, 10, false);
+        participants.opener = 10;
+        participants
+    }
+
+    fn kill(participants: &mut Participants, pid: u32, ancestors: &[u32]) {
+        participants.last_closer = pid;
+        let process = participants.processes.entry(pid).or_default();
+        process.killed_by = Some(9);
+        process.ancestors = ancestors.to_vec();
+    }
+
+    fn close(participants: &mut Participants, pid: u32) {
+        participants.last_closer = pid;
+        let process = participants.processes.entry(pid).or_default();
+        (process.closed, process.closed_cleanly) = (true, true);
+    }
+
+    #[test]
+    fn an_inheritor_that_is_killed_counts_only_if_the_opener_has_not_left() {
+        let mut participants = opened();
+        kill(&mut participants, 11, &[10]);
+        assert_eq!(participants.killed(), Some((11, 9)));
+        assert_eq!(participants.killed_writer(), None);
+        close(&mut participants, 10);
+        kill(&mut participants, 11, &[10]);
+        assert_eq!(participants.killed(), None);
+    }
+
+    #[test]
+    fn a_killed_worker_does_not_count_once_who_started_it_goes_on() {
+        let mut participants = opened();
+        participants.processes.entry(11).or_default().wrote = true;
+        kill(&mut participants, 11, &[10]);
+        assert_eq!(participants.killed_writer(), Some((11, 9)));
+        participants.outlives(10);
+        assert_eq!(participants.killed(), None);
+        kill(&mut participants, 10, &[]);
+        participants.outlives(10);
+        assert_eq!(participants.killed(), Some((10, 9)), "the opener counts");
+    }
+
+    #[test]
+    fn who_has_opened_and_closed_nothing_surely_holds_it() {
+        let mut participants = opened();
+        participants.join(12, 12, false);
+        close(&mut participants, 12);
+        assert_eq!(participants.sure_holders().collect::<Vec<_>>(), [10]);
+        assert_eq!(participants.others(10).collect::<Vec<_>>(), [(12, true)]);
+    }
+}

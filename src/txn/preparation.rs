@@ -311,3 +311,80 @@ impl Preparation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(id: u64) -> Ready {
+        let content = ContentInfo {
+            len: 0,
+            crc: None,
+            inline: None,
+            mtime_ns: 0,
+            grown: None,
+            parts: None,
+        };
+        Ready::new(
+            TxnId(id),
+            Arc::new(File::open("/dev/null").unwrap()),
+            content,
+        )
+    }
+
+    fn told(preparation: &mut Preparation) {
+        preparation.replace(ready(1));
+        preparation.note_promised(&ready(1), 7);
+        preparation.finish(ready(1), false);
+    }
+
+    #[test]
+    fn what_is_promised_is_prepared_and_was_closed_last() {
+        let mut preparation = Preparation::default();
+        preparation.replace(ready(1));
+        assert!(preparation.ready().is_some() && preparation.is_unfinished());
+        told(&mut preparation);
+        assert!(preparation.is_promised() && !preparation.is_unfinished());
+        preparation.note_open();
+        assert!(preparation.is_prepared() && !preparation.is_promised());
+    }
+
+    #[test]
+    fn what_is_written_after_a_close_is_found_out_anew() {
+        let mut preparation = Preparation::default();
+        told(&mut preparation);
+        assert_eq!(preparation.withdraw().map(|r| r.id), Some(TxnId(1)));
+        assert!(preparation.is_untouched() && preparation.withdraw().is_none());
+        // A FLUSH that was under way then promises nothing of it.
+        preparation.note_promised(&ready(1), 7);
+        assert!(preparation.is_untouched());
+        preparation.finish(ready(1), true);
+        assert!(preparation.ready().is_some() && !preparation.is_prepared());
+    }
+
+    #[test]
+    fn what_is_refused_is_not_ready() {
+        let mut preparation = Preparation::default();
+        told(&mut preparation);
+        let guard = || Abort::Guard("half".into());
+        assert!(preparation.refuse(guard()).is_some());
+        assert!(preparation.ready().is_none() && preparation.may_be_judged_anew());
+        preparation.start_anew(false);
+        assert!(preparation.refusal().is_some());
+        preparation.start_anew(true);
+        assert!(preparation.is_untouched());
+        preparation.refuse(Abort::Conflict);
+        preparation.start_anew(true);
+        assert!(preparation.refusal().is_some() && !preparation.may_be_judged_anew());
+    }
+
+    #[test]
+    fn a_doubt_is_resolved_once_and_for_its_own_flush() {
+        let mut preparation = Preparation::default();
+        told(&mut preparation);
+        let at = preparation.flush().unwrap().at;
+        assert_eq!(preparation.resolve_doubt(at, false), Some(false));
+        assert_eq!(preparation.resolve_doubt(at, true), None);
+        assert!(!preparation.was_last());
+    }
+}

@@ -84,3 +84,40 @@ impl Promise {
         self.overtaken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(len: u64) -> ContentInfo {
+        ContentInfo {
+            len,
+            crc: None,
+            inline: None,
+            mtime_ns: 0,
+            grown: None,
+            parts: None,
+        }
+    }
+
+    #[test]
+    fn a_merge_takes_the_place_of_an_older_promise_only() {
+        let mut promise = Promise::default();
+        promise.note_fsync(None, content(1));
+        promise.note_durable_merge();
+        assert!(promise.told().is_some());
+        promise.overtake(Seq(3));
+        promise.note_durable_merge();
+        assert!(promise.told().is_none() && promise.overtaken().is_none());
+    }
+
+    #[test]
+    fn what_became_a_version_is_no_promise_any_more() {
+        let mut promise = Promise::default();
+        promise.note_fsync(Some(NodeId(4)), content(1));
+        promise.go_on(Some(content(2)));
+        assert_eq!(promise.current_at_fsync(), Some(NodeId(4)));
+        promise.go_on(None);
+        assert!(!promise.has_fsynced() && promise.told().is_none());
+    }
+}
