@@ -30,12 +30,11 @@ const FIELDS: Limits = (
     ],
 );
 // That of the engine holds by the methods of its one type: each file that these are divided into counts.
-const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 59), ("json", 5), ("txn", 5)]);
+const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 60), ("json", 5), ("txn", 5)]);
 const FILE_LINES: Limits = (
     700,
     &[
         ("engine/checkpoint.rs", 723),
-        ("engine/names.rs", 1109),
         ("engine/publish.rs", 706),
         ("txn/recovery.rs", 1009),
         ("txn/staging.rs", 749),
