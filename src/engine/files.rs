@@ -115,7 +115,7 @@ fn follow(firsts: &mut HashMap<NodeId, NodeId>, node: NodeId, old: NodeId) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
+    use std::fs::File;
     use std::sync::Arc;
 
     use super::*;
@@ -123,7 +123,7 @@ mod tests {
     use crate::types::{Dentry, ROOT};
 
     fn descriptor() -> Arc<File> {
-        Arc::new(std::fs::File::open("/dev/null").unwrap().into())
+        Arc::new(File::open("/dev/null").unwrap())
     }
 
     fn start() -> (Dentry, Nodes, Files) {

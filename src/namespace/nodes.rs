@@ -638,7 +638,8 @@ mod tests {
 
     #[test]
     fn of_the_versions_in_one_file_the_newest_alone_is_remembered() {
-        let fd = Arc::new(at::open_path(rustix::fs::CWD, "/".as_ref()).expect("the root"));
+        let root = at::open_path(rustix::fs::CWD, "/".as_ref()).expect("the root");
+        let fd = Arc::new(File::from(root));
         let mut nodes = Nodes::new(fd.clone(), (0, 1), ROOT, 100);
         let dentry = |name: &str| Dentry {
             dir: ROOT,
