@@ -222,6 +222,25 @@ fn a_directory_made_in_the_place_of_a_hidden_name_fails_the_close_with_eisdir() 
 }
 
 #[test]
+fn who_has_a_new_file_open_goes_on_finding_it_where_a_directory_is_moved() {
+    let m = mount!();
+    let (path, moved) = (m.path("name"), m.path("dir"));
+    m.mkdir("dir");
+    let mut other = Actor::new();
+    assert!(other.stat(&moved).is_ok());
+    let mut writer = Actor::new();
+    writer.open("f", "w", &path).unwrap();
+    writer.write("f", "kept").unwrap();
+    other
+        .rename(&moved, &path)
+        .expect("a stranger may use a hidden name");
+    assert!(m.path("name").is_dir());
+    assert_eq!(writer.cat(&path).unwrap(), b"kept");
+    assert_errno(writer.close("f"), "EISDIR");
+    m.await_rejected("name", b"kept");
+}
+
+#[test]
 fn a_parent_removed_under_a_hidden_name_fails_the_close_with_enoent() {
     let m = mount!();
     m.mkdir("d");

@@ -212,7 +212,9 @@ fn name_ttl(state: &State, node: &Node) -> Duration {
     let is_nobodys =
         |dentry| state.txns.all_at(dentry).next().is_none() || failpoint::mutant("C1-kept-name");
     let is_kept = match node.kind {
-        NodeKind::Dir | NodeKind::Special => node.at.as_ref().is_none_or(is_nobodys),
+        NodeKind::Dir | NodeKind::Special => {
+            !state.nodes.is_asked_each_time(node.id) && node.at.as_ref().is_none_or(is_nobodys)
+        }
         NodeKind::File | NodeKind::Private(_) => false,
     };
     match is_kept && !failpoint::feature_off("kept_names") {

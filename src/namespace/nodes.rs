@@ -206,6 +206,8 @@ pub struct Nodes {
     past: HashMap<NodeId, Past>,
     /// [`Node::whole`] of dropped nodes from whose files somebody starts.
     watched_ends: HashMap<InodeKey, Weak<AtomicU64>>,
+    /// Directories and symbolic links whose names are looked up each time.
+    asked: HashSet<NodeId>,
     /// Nodes that hold a descriptor, or did: the next to give it up first.
     held: RefCell<VecDeque<NodeId>>,
     /// How many should hold one.
@@ -228,6 +230,7 @@ impl Nodes {
             next: first,
             past: HashMap::new(),
             watched_ends: HashMap::new(),
+            asked: HashSet::new(),
             held: RefCell::default(),
             most,
             dropped: 0,
@@ -377,6 +380,16 @@ impl Nodes {
         matches!(there, Ok(Some(stat)) if (stat.st_dev, stat.st_ino) == node.key)
     }
 
+    /// From now on the kernel is to ask for the name of this node each time. Gives whether that is new.
+    pub fn ask_each_time(&mut self, id: NodeId) -> bool {
+        self.asked.insert(id)
+    }
+
+    /// Whether the kernel is to ask for the name of this node each time.
+    pub fn is_asked_each_time(&self, id: NodeId) -> bool {
+        self.asked.contains(&id)
+    }
+
     /// Number for a backing inode, drawn if it has none yet.
     pub fn number(&mut self, key: InodeKey) -> NodeId {
         let next = &mut self.next;
@@ -478,6 +491,7 @@ impl Nodes {
             return None;
         }
         let node = self.live.remove(&id)?;
+        self.asked.remove(&id);
         self.dropped += 1;
         if node.unlinked {
             if self.by_key.get(&node.key) == Some(&id) {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -29,6 +30,9 @@ pub(super) struct Beginning {
     /// How what it begins with is read.
     pub(super) reading: OFlags,
 }
+
+/// So many descriptors are left to those who read, or bring into place what was acknowledged.
+const LEFT: u64 = 8;
 
 impl Engine {
     /// A transaction on a committed version: [`Begun::Edit`] goes on from its content,
@@ -129,16 +133,23 @@ impl Engine {
         Ok(id)
     }
 
-    /// A staging file; rejected content makes room if the disk is full (C5).
+    /// A staging file; rejected content makes room if the disk is full (C5). EMFILE: the last descriptors are kept.
     fn create_staging_making_room(&self, state: &mut State, id: TxnId) -> OpResult<File> {
-        match self.store.create_staging(id) {
+        let file = match self.store.create_staging(id) {
             Err(full @ (Errno::NOSPC | Errno::DQUOT))
                 if self.make_room(state, self.whose(full, &|| None)) =>
             {
                 self.store.create_staging(id)
             }
             other => other,
+        }?;
+        // Numbers are handed out from below: with this one, so many are open.
+        let open = u64::try_from(file.as_raw_fd()).unwrap_or(0) + 1;
+        if open + LEFT > self.config.descriptors && !failpoint::mutant("C19-left") {
+            self.store.remove_staging(id).ok();
+            return Err(Errno::MFILE);
         }
+        Ok(file)
     }
 
     /// Gives a staging file the owner, mode, ACL and xattrs it will be published with.
