@@ -143,7 +143,9 @@ fn ten_appenders_of_whom_some_are_killed_tear_and_lose_nothing() {
 #[test]
 fn ten_appenders_lose_and_tear_nothing_when_the_daemon_is_killed() {
     need_daemon!();
-    let mut m = mount!(Mount::options().limit(Duration::from_secs(1800)));
+    let options = Mount::options().limit(Duration::from_secs(1800));
+    // Whoever is held up in the middle of a line for longer than a second lets others in.
+    let mut m = mount!(options.env("COMMITFS_LINE_PATIENCE_MS", 60_000));
     let logs: Vec<Mutex<Log>> = (0..10).map(|_| Mutex::default()).collect();
     let mut random = Random::new();
     for left in (0..times(3, 12)).rev() {
@@ -581,6 +583,8 @@ fn a_large_file_grows_by_whole_lines_too() {
 fn watch_it_grow(lines_before: u64) {
     let before: String = (0..lines_before).map(|n| stamp::line("w", n)).collect();
     let options = Mount::options().limit(Duration::from_secs(600));
+    // Whoever is held up in the middle of a line for longer than a second lets others in.
+    let options = options.env("COMMITFS_LINE_PATIENCE_MS", 60_000);
     let m = mount!(options.seed("f", &before));
     let count = times(600, 2000);
     let path = m.path("f");
