@@ -389,7 +389,7 @@ impl Engine {
             if let Some(pending) = state.pending.get_mut(item.dentry.dir, &item.dentry.name) {
                 outdated = pending.outdated_by(item.id);
             }
-            self.uncover(state, old.as_ref());
+            self.uncover(state, old_stat);
             if let Some(told) = dir_told {
                 self.keep_dir_times(state, item.dentry.dir, &told.stat);
             }
@@ -405,6 +405,9 @@ impl Engine {
                         (told.st_ctime, told.st_ctime_nsec),
                     )));
                 }
+                state
+                    .nodes
+                    .go_by(node, at::open_path(&*dir, &item.dentry.name));
                 self.unpin(state, node, false);
             }
             Ok(()) => {}
@@ -422,10 +425,8 @@ impl Engine {
     }
 
     /// What stood under the name has one link less in the backing directory, too.
-    fn uncover(&self, state: &mut State, old: Option<&std::os::fd::OwnedFd>) {
-        let key = old
-            .and_then(|fd| at::stat(fd).ok())
-            .map(|s| (s.st_dev, s.st_ino));
+    fn uncover(&self, state: &mut State, old: Option<rustix::fs::Stat>) {
+        let key = old.map(|s| (s.st_dev, s.st_ino));
         let Some(id) = key.and_then(|key| state.nodes.known(key)) else {
             return;
         };

@@ -197,7 +197,11 @@ impl Engine {
             || self.check_linked(caller, node, to),
             |judged, barrier| self.link_step((node, judged), to, barrier),
         )?;
-        self.attr(linked)
+        // What is kept of a name goes by the one that it was found under.
+        Ok(Attr {
+            name_ttl: super::VOLATILE,
+            ..self.attr(linked)?
+        })
     }
 
     /// The version that a transaction still is, having written nothing.

@@ -457,7 +457,8 @@ impl Engine {
             return Ok(OpenStep::Done(Opened {
                 handle,
                 keep_cache,
-                direct_io: false,
+                // What its writers write goes by the kernel's pages.
+                direct_io: self.uncached(),
                 // It may become a database's, whose locks go with any close.
                 no_flush: !common,
             }));
@@ -556,7 +557,7 @@ impl Engine {
             keep_cache: true,
             // As for small readers: a lock may give who writes another base, also after emptying
             // the file. And before it writes to pages, the kernel asks for capabilities.
-            direct_io: streams || !flags.contains(OFlags::RDWR) || self.uncached(),
+            direct_io: streams || self.uncached(),
             no_flush: false,
         })
     }

@@ -169,7 +169,11 @@ impl Engine {
         Ok(Attr {
             ino: id,
             stat,
-            ttl: if is_plain { OPENING } else { VOLATILE },
+            // A write takes set-id bits away, of which the kernel hears by these alone.
+            ttl: match is_plain && stat.st_mode & 0o6000 == 0 {
+                true => OPENING,
+                false => VOLATILE,
+            },
             name_ttl: VOLATILE,
         })
     }

@@ -101,7 +101,8 @@ impl Reaper {
     pub(super) fn close(&self, fd: Arc<File>, closes: &DeferredCloses) {
         closes.begin();
         self.queue.send(fd).ok();
-        if closes.begun() - closes.ended() > MOST_GATHERED {
+        // Others go on closing meanwhile.
+        if closes.begun().saturating_sub(closes.ended()) > MOST_GATHERED {
             self.hurry();
         }
     }

@@ -11,6 +11,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -463,6 +464,15 @@ impl Nodes {
             node.key = key;
             *node.fd.get_mut() = Some(fd);
             self.by_key.insert(key, id);
+        }
+    }
+
+    /// A version is in place: its node has gone by the descriptor that it was written through, which would keep others
+    /// from executing it in the backing directory. Where there is no other one, it goes on so.
+    pub fn go_by(&mut self, id: NodeId, path: Result<OwnedFd, Errno>) {
+        let fd = self.live.get_mut(&id).map(|node| node.fd.get_mut());
+        if let (Some(Some(fd)), Ok(path)) = (fd, path) {
+            *fd = Arc::new(path.into());
         }
     }
 

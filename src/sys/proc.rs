@@ -178,9 +178,15 @@ fn kernel_lists_children() -> bool {
 /// The id handed out last, to a process or a thread, in this pid namespace.
 pub fn last_pid() -> Option<u32> {
     // Asked at each open and close: the descriptor is kept.
-    static LOADAVG: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    let file = LOADAVG.get_or_init(|| open(CWD, "/proc/loadavg").ok());
-    let loadavg = first_piece(file.as_ref()?).ok()?;
+    static LOADAVG: OnceLock<OwnedFd> = OnceLock::new();
+    let file = match LOADAVG.get() {
+        Some(file) => file,
+        None => {
+            let file = open(CWD, "/proc/loadavg").ok()?;
+            LOADAVG.get_or_init(|| file)
+        }
+    };
+    let loadavg = first_piece(file).ok()?;
     number(loadavg.trim_ascii().rsplit(|b| *b == b' ').next()?)
 }
 
