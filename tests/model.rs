@@ -1406,6 +1406,27 @@ fn a_failed_write_is_told_though_its_program_has_emptied_the_name_since() {
 }
 
 #[test]
+fn a_write_that_fails_after_its_program_has_emptied_the_name_leaves_what_is_there_by_then() {
+    let fails = [FailingWrite(0), Close(0)];
+    // A new name, and one that has a version.
+    for name in [1, 0] {
+        let opened = [
+            Open(0, name, Mode::RewriteAndRead, false),
+            Overtaken(0, 1, name),
+        ];
+        holds(&[&opened[..], &fails].concat());
+        // And one where the emptied file is open still.
+        let emptied = [
+            opened[0].clone(),
+            Write(0, 9),
+            Open(0, name, Mode::Rewrite, false),
+        ];
+        holds(&[&emptied[..], &fails, &[Close(0)]].concat());
+        holds(&[&emptied[..], &fails[..1], &[Close(1), Close(0)]].concat());
+    }
+}
+
+#[test]
 fn a_killed_child_that_is_not_the_last_holder_does_not_count() {
     holds(&[
         Open(4, 0, Mode::RewriteAndRead, false),

@@ -824,16 +824,23 @@ impl World {
     /// A write that the file system refuses (C5).
     pub fn fail(&mut self, who: u32, slot: &str) {
         let id = self.staged(who, slot).expect("it can fail");
+        self.take_over_emptied(id);
         self.change(id, who, usize::MAX, |_| ());
         self.txns.get_mut(&id).expect("it is there").failed = true;
     }
 
-    /// Whether a write beyond all limits fails through this descriptor: O_APPEND goes by no offset.
+    /// Whether a write beyond all limits fails through this descriptor, as far as that is said:
+    /// O_APPEND goes by no offset, and a stream that shows or was emptied since is written from
+    /// front to back.
     pub fn can_fail(&self, who: u32, slot: &str) -> bool {
         let (description, _) = self.process(who).slots[slot];
+        let is_emptied_stream = self.staged_by(description).is_some_and(|id| {
+            let txn = &self.txns[&id];
+            txn.stream && txn.emptied_by.is_some()
+        });
         let description = &self.descriptions[&description];
-        !description.appends
-            && !matches!(description.what, What::Direct { .. } | What::Shared { .. })
+        let is_staged = matches!(description.what, What::Staged { .. });
+        !description.appends && is_staged && !is_emptied_stream
     }
 
     /// `false`: not to be tried.
