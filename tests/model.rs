@@ -1643,6 +1643,20 @@ fn what_a_child_truncates_of_an_inherited_log_its_parent_sees() {
 }
 
 #[test]
+fn a_thread_sees_what_another_truncates_of_the_log_that_it_has_opened() {
+    for opener in [0, 3] {
+        for by in [0, 1] {
+            let opened = [Thread(0), Open(opener, 0, Mode::AppendAndRead, false)];
+            // Longer, and shorter.
+            for len in [61, 2] {
+                let cut = [Truncate(by, len), Write(by, 9), Close(by)];
+                holds(&[&opened[..], &cut].concat());
+            }
+        }
+    }
+}
+
+#[test]
 fn an_orphan_sees_what_it_inherited_from_an_appender_that_truncated() {
     holds(&[
         Open(1, 0, Mode::AppendAndRead, false),

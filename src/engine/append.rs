@@ -122,7 +122,8 @@ impl Appender {
     fn hand_over(&self, txn: &mut Transaction) {
         // The kernel knows the description by this node.
         txn.purpose.show_as(self.node);
-        txn.participants.take_over(self.opening.opener);
+        let Opening { opener, thread, .. } = self.opening;
+        txn.participants.take_over((opener, thread));
     }
 }
 
@@ -139,7 +140,8 @@ impl Engine {
         let read = Shown::open(&state.nodes, id, self.reading(flags))?;
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
-        let opening = Opening::with(flags, proc::tgid(caller.tid).unwrap_or(caller.tid));
+        let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
+        let opening = Opening::with(flags, (opener, caller.tid));
         let appender = Appender::new(id, (true, opening), stream, dentry.clone(), read);
         state.enlist(&dentry, &appender);
         let handle = state.add_handle(appender);

@@ -452,7 +452,7 @@ impl Engine {
                 shown,
                 staging,
                 writes: false,
-                opening: Opening::with(flags & proc::HOW, opener),
+                opening: Opening::with(flags & proc::HOW, (opener, caller.tid)),
             }));
             return Ok(OpenStep::Done(Opened {
                 handle,
@@ -550,7 +550,7 @@ impl Engine {
             shown,
             staging,
             writes: true,
-            opening: Opening::with(flags, pid),
+            opening: Opening::with(flags, (pid, caller.tid)),
         }));
         Ok(Opened {
             handle,

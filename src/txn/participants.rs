@@ -104,18 +104,24 @@ impl Participants {
 
     /// One more description is opened; `maps`: it may be mapped to be written.
     pub fn join(&mut self, pid: u32, tid: u32, maps: bool) {
-        if pid == self.opener && !self.was_opened_by(tid) {
-            self.other_threads.push(tid);
-        }
+        self.note_thread(pid, tid);
         self.mappable |= maps;
         let process = self.processes.entry(pid).or_default();
         (process.opener, process.has_ended) = (true, false);
         self.kin.joins(pid);
     }
 
-    /// A description that a process had opened to add lines goes on in it. Who was started since that
-    /// was opened is not known.
-    pub fn take_over(&mut self, opener: u32) {
+    /// A thread has opened it.
+    fn note_thread(&mut self, pid: u32, tid: u32) {
+        if pid == self.opener && !self.was_opened_by(tid) {
+            self.other_threads.push(tid);
+        }
+    }
+
+    /// A description that a thread of a process had opened to add lines goes on in it. Who was started
+    /// since that was opened is not known.
+    pub fn take_over(&mut self, (opener, tid): (u32, u32)) {
+        self.note_thread(opener, tid);
         self.since = Some(Since::HandedOver(proc::Moment::now()));
         self.kin.miss();
         self.processes.entry(opener).or_default().opener = true;

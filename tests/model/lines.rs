@@ -302,7 +302,7 @@ impl World {
         let edit = self.txns.get_mut(&txn).expect("just begun");
         edit.openers.insert(description.opener);
         edit.opened
-            .note(description.opener, description.opener, now);
+            .note(description.thread, description.opener, now);
         description.elsewhere = true;
         description.what = What::Staged {
             txn,

@@ -257,7 +257,9 @@ enum What {
 
 #[derive(Clone, Debug)]
 struct Description {
+    /// Process, and its thread.
     opener: u32,
+    thread: u32,
     position: usize,
     /// It writes to the end.
     appends: bool,
@@ -712,6 +714,7 @@ impl World {
         };
         let description = Description {
             opener: self.process_of(who),
+            thread: who,
             position: 0,
             appends: mode.appends(),
             how: mode.how(),

@@ -235,15 +235,18 @@ pub(super) struct Opening {
     pub sync: bool,
     /// Process that opened it; those it forked may hold it as well.
     pub opener: u32,
+    /// Its thread that did.
+    pub thread: u32,
 }
 
 impl Opening {
-    /// What open(2) was given, and the process that called it.
-    pub fn with(flags: OFlags, opener: u32) -> Opening {
+    /// What open(2) was given, and the process and thread that called it.
+    pub fn with(flags: OFlags, (opener, thread): (u32, u32)) -> Opening {
         Opening {
             how: flags & proc::HOW,
             sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
             opener,
+            thread,
         }
     }
 }
@@ -254,6 +257,7 @@ impl Default for Opening {
             how: OFlags::empty(),
             sync: false,
             opener: 0,
+            thread: 0,
         }
     }
 }
