@@ -376,10 +376,8 @@ impl Engine {
         // Freeing the old file's blocks takes long when it is large: not under the lock.
         let old = at::open_path(&*dir, &item.dentry.name).ok();
         let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
-        let dir_told = state
-            .nodes
-            .get(item.dentry.dir)
-            .and_then(|n| self.attr_of(state, n).ok());
+        let parent = state.nodes.get(item.dentry.dir);
+        let dir_told = parent.and_then(|n| self.attr_of(state, n).ok());
         let applied = self.store.apply(item.id, &*dir, &item.dentry.name);
         let mut outdated: Vec<TxnId> = Vec::new();
         if applied.is_ok() {
