@@ -131,6 +131,52 @@ fn what_several_have_fsynced_and_not_closed_is_all_there() {
     assert_eq!(text(&m, "f"), BOTH);
 }
 
+/// Somebody adds to `f`.
+fn add(m: &Mount, lines: &str) {
+    let mut adds = Actor::new();
+    adds.open("f", "a", &m.path("f")).unwrap();
+    adds.write("f", lines.as_bytes()).unwrap();
+    adds.close("f").unwrap();
+}
+
+#[test]
+fn lines_that_others_add_to_what_several_editors_have_fsynced_stay_once() {
+    need_features!("posix_locks", "direct_io_allow_mmap");
+    need_daemon!();
+    let behind = "XYZdefUVWjkl\nmore of one\n";
+    for (first, between, after) in [
+        (true, "", "line\n"),
+        (true, "line\n", ""),
+        (true, "line\n", "another\n"),
+        (false, "", "line\n"),
+        (false, "line\n", ""),
+        (false, "line\n", "another\n"),
+    ] {
+        for power_cut in [false, true] {
+            let mut m = mount!(slow());
+            let mut one = synced(&m);
+            if !first {
+                one.pwrite("f", 13, b"more of one\n").unwrap();
+                one.fsync("f").unwrap();
+            }
+            add(&m, between);
+            let mut two = editor(&m, 6);
+            two.pwrite("f", 6, b"UVW").unwrap();
+            two.fsync("f").unwrap();
+            add(&m, after);
+            m.kill_daemon();
+            let records = journal_of(&m).records;
+            match power_cut {
+                true => cut(&m, &records),
+                false => recover(&m),
+            }
+            let all = if first { BOTH } else { behind };
+            let all = [all, between, after].concat();
+            assert_eq!(text(&m, "f"), all, "{first} {power_cut}: {records:#?}");
+        }
+    }
+}
+
 #[test]
 fn a_close_that_was_answered_counts_though_anothers_close_comes_before_its_release() {
     need_features!("posix_locks");
@@ -239,6 +285,14 @@ fn lines_that_others_have_added_since_stay() {
     assert_eq!(text(&m, "f"), format!("{BOTH}a line\n"), "{records:#?}");
 }
 
+fn recovery_is_killed_at(m: &Mount, point: &str) {
+    let mut killed = std::process::Command::new(common::run::binary());
+    killed.args(["check", "--recover"]).arg(m.backing());
+    killed.env("COMMITFS_CRASH_AT", point);
+    let killed = run(&mut killed, std::time::Duration::from_secs(20));
+    assert_eq!(killed.code, None, "{point}: {killed:?}");
+}
+
 #[test]
 fn recovery_that_is_killed_goes_on_to_the_same() {
     need_features!("posix_locks");
@@ -248,13 +302,22 @@ fn recovery_that_is_killed_goes_on_to_the_same() {
         let _one = synced(&m);
         other_commits(&m);
         m.kill_daemon();
-        let mut killed = std::process::Command::new(common::run::binary());
-        killed.args(["check", "--recover"]).arg(m.backing());
-        killed.env("COMMITFS_CRASH_AT", point);
-        let killed = run(&mut killed, std::time::Duration::from_secs(20));
-        assert_eq!(killed.code, None, "{point}: {killed:?}");
+        recovery_is_killed_at(&m, point);
         recover(&m);
         assert_eq!(text(&m, "f"), BOTH, "{point}");
+    }
+    let points = ["recovery-filled", "recovery-replayed", "recovery-taken-over"];
+    for point in points {
+        let mut m = mount!(slow());
+        let _one = synced(&m);
+        let mut two = editor(&m, 6);
+        two.pwrite("f", 6, b"UVW").unwrap();
+        two.fsync("f").unwrap();
+        add(&m, "line\n");
+        m.kill_daemon();
+        recovery_is_killed_at(&m, point);
+        recover(&m);
+        assert_eq!(text(&m, "f"), [BOTH, "line\n"].concat(), "{point}");
     }
 }
 

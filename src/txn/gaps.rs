@@ -13,7 +13,7 @@ use super::parts::{Parts, holds_any};
 use super::recovery::Plan;
 use super::replay::last_content;
 use super::told::Recorded;
-use crate::journal::{ContentInfo, Edit};
+use crate::journal::{ContentInfo, Edit, GrownInfo};
 use crate::store::Store;
 use crate::sys::{at, failpoint};
 use crate::types::{TxnId, Version, errno_of, mtime_ns};
@@ -121,7 +121,7 @@ pub(super) fn has_gaps(plan: &Plan) -> bool {
 /// Gives every accepted content of an editor by parts the rest of what its name had before. A crash in
 /// between leaves one that is filled up once more, from the same.
 pub(super) fn fill(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
-    let mut before: HashMap<PathBuf, (TxnId, Version)> = HashMap::new();
+    let mut before: HashMap<PathBuf, (TxnId, Version, Option<Lacking>)> = HashMap::new();
     let mut appended: BTreeSet<PathBuf> = BTreeSet::new();
     for edit in plan.accepted.iter_mut().flat_map(|(_, edits)| edits) {
         match edit {
@@ -132,32 +132,62 @@ pub(super) fn fill(store: &Store, plan: &mut Plan) -> Result<(), Errno> {
                 content,
                 ..
             } => {
-                let last = before.get(path).copied();
+                let last = before.get(path);
                 if let Some(parts) = content.parts.take() {
-                    let source = last_content(store, path, last.map(|(id, _)| id))?;
+                    let source = last_content(store, path, last.map(|(id, ..)| *id))?;
                     let staged = store.open_staging(*id)?;
                     if let Some((source, staged)) = source.zip(staged)
                         && !store.is_moved_away(&staged)?
                     {
                         let grows = appended.contains(path);
+                        let lacking = last.and_then(|(.., lacking)| lacking.as_ref());
+                        let owed = lacking.map(|lacking| lacking.owed(content));
                         fill_gaps((&source, &staged), &parts, content, grows)?;
+                        if !failpoint::mutant("C10-owed") {
+                            content.grown = content.grown.or(owed);
+                        }
                         failpoint::crash_point("recovery-filled");
                     }
                     if *version > Version::default() {
                         *version = (*version)
-                            .max(last.map_or(Version::default(), |(_, version)| version.next()));
+                            .max(last.map_or(Version::default(), |(_, version, _)| version.next()));
                     }
                 }
-                before.insert(path.clone(), (*id, *version));
+                before.insert(path.clone(), (*id, *version, Lacking::of(content)));
             }
             Edit::Patch {
                 path, id, version, ..
-            } => drop(before.insert(path.clone(), (*id, *version))),
+            } => drop(before.insert(path.clone(), (*id, *version, None))),
             Edit::Drop { path } => drop(before.remove(path)),
             Edit::Append { path, .. } => drop(appended.insert(path.clone())),
         }
     }
     Ok(())
+}
+
+/// Lines that others have added to the file that a content was made of: they come behind it only when
+/// it is put in place, or behind what another editor's promise makes of it.
+#[derive(Debug)]
+struct Lacking {
+    from: GrownInfo,
+    /// The content's length in bytes.
+    len: u64,
+}
+
+impl Lacking {
+    fn of(content: &ContentInfo) -> Option<Lacking> {
+        let from = content.grown?;
+        let len = content.len;
+        Some(Lacking { from, len })
+    }
+
+    /// What still has to come behind a content that is filled up with this one. That may have been made
+    /// of the lines already, and has them unless this one has something in their place.
+    fn owed(&self, content: &ContentInfo) -> GrownInfo {
+        let own = content.grown.filter(|own| own.inode == self.from.inode);
+        let has_them = own.filter(|own| self.len <= self.from.len && own.len > self.from.len);
+        has_them.unwrap_or(self.from)
+    }
 }
 
 /// As the living daemon does it at a commit (`Content::take_parts`).

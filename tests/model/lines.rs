@@ -422,6 +422,25 @@ impl World {
         id.is_some_and(|id| self.others_look_like(id))
     }
 
+    /// Whether recovery would put together what several editors of a file have been told is kept, as of
+    /// then, or have committed: tests/promised_parts.rs looks at that.
+    pub fn puts_edits_together(&self) -> bool {
+        let is_promised = |id: &u32| {
+            let txn = &self.txns[id];
+            txn.parts.is_some() && (txn.synced.is_some() || txn.at_close.is_some())
+        };
+        let is_stale = |id: &u32| {
+            let txn = &self.txns[id];
+            let file = self.files.get(&txn.slot);
+            file.is_some_and(|file| Some(file.number) != txn.base)
+        };
+        let slots: BTreeSet<&Slot> = self.txns.values().map(|txn| &txn.slot).collect();
+        slots.into_iter().any(|slot| {
+            let promised: Vec<u32> = self.at(slot).filter(is_promised).collect();
+            promised.len() > 1 || promised.iter().any(is_stale)
+        })
+    }
+
     pub(super) fn unnames_appenders_of_a_linked_file(&mut self, slot: &Slot) -> bool {
         let Some(number) = self.files.get(slot).map(|f| f.number) else {
             return false;
