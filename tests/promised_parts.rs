@@ -306,7 +306,11 @@ fn recovery_that_is_killed_goes_on_to_the_same() {
         recover(&m);
         assert_eq!(text(&m, "f"), BOTH, "{point}");
     }
-    let points = ["recovery-filled", "recovery-replayed", "recovery-taken-over"];
+    let points = [
+        "recovery-filled",
+        "recovery-replayed",
+        "recovery-taken-over",
+    ];
     for point in points {
         let mut m = mount!(slow());
         let _one = synced(&m);

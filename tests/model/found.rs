@@ -116,6 +116,20 @@ fn who_shares_a_new_file_sees_the_database_that_it_becomes() {
 }
 
 #[test]
+fn who_shares_the_name_of_one_that_was_killed_finds_the_error_still() {
+    let killed = [Open(0, 3, Mode::Append, false), Kill(0, false)];
+    let shares = [Open(0, 3, Mode::Share, false)];
+    holds_with(Theme::Databases, &[&killed[..], &shares].concat());
+}
+
+#[test]
+fn what_was_written_over_a_synced_edit_is_cut_off_before_the_lines_of_others() {
+    let synced = [Open(0, 0, Mode::Edit, false), Pwrite(0, 2, 4), Fsync(0)];
+    let ends = [Pwrite(0, 0, 38), Append(1, 0), Strike(None)];
+    holds(&[synced, ends].concat());
+}
+
+#[test]
 fn a_new_file_that_becomes_a_text_is_staged() {
     let text = [Open(0, 1, Mode::Share, false), Write(0, 5)];
     holds_with(Theme::Databases, &[&text[..], &[Close(0)]].concat());

@@ -73,7 +73,12 @@ impl World {
         }
         if !self.files.contains_key(&slot) {
             self.vanished(&slot).ok()?;
+            let told = self.errors.get(&slot).copied();
             self.commit(&slot, Content::new());
+            // Nothing is saved yet: what was told of before stays.
+            if told != Some(false) {
+                self.errors.remove(&slot);
+            }
             self.created_shared.insert(self.files[&slot].number);
         }
         let number = self.files[&slot].number;

@@ -1450,9 +1450,16 @@ impl World {
             }
             let (content, claim) = (txn.content.clone(), txn.claim);
             let staged = content.clone();
-            let with_added = |state: &Content| [state.as_slice(), &txn.added].concat();
+            let with_added = |state: &[u8]| [state, &txn.added].concat();
             let mut ends: Vec<Option<Content>> = match &txn.synced {
-                Some(states) => states.iter().map(with_added).map(Some).collect(),
+                // Where it lacks lines of others, what it has written behind its fsync'd length is
+                // dropped, and what it has written over that is not (docs/design.md, the crash argument).
+                Some(states) => {
+                    let cut = |state: &Content| state[..state.len().min(states[0].len())].to_vec();
+                    let cuts = states.iter().filter(|_| !txn.added.is_empty()).map(cut);
+                    let all = states.iter().cloned().chain(cuts);
+                    all.map(|state| Some(with_added(&state))).collect()
+                }
                 None if claim => vec![Some(content.clone())],
                 None => vec![None],
             };
