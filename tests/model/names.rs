@@ -403,7 +403,9 @@ impl World {
             let txn = &self.txns[id];
             let is_of_it = txn.base == file.map(|f| f.number);
             let is_whole = !txn.unwritten && !txn.failed && txn.killed == Killed::No && !txn.stream;
-            is_whole && is_of_it
+            // Known: H27 of docs/design.md.
+            let is_merely_emptied = !txn.edit && !txn.changed && txn.base.is_some();
+            is_whole && is_of_it && !is_merely_emptied
         };
         open.len() < 2 && open.iter().all(is_clear)
     }
