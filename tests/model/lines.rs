@@ -151,7 +151,9 @@ impl World {
         // fstat tells of the version that it was opened on, and of the line that isn't finished.
         let len = content.len() + lines.rest.len();
         // The kernel names no description: who merely has it can't be told from others.
-        let is_told = lines.rest.is_empty() || lines.by.contains(&self.process_of(who));
+        // And of a file without a name it isn't told at all (H29 of docs/design.md).
+        let is_own = lines.slot().is_some() && lines.by.contains(&self.process_of(who));
+        let is_told = lines.rest.is_empty() || is_own;
         (number == lines.opened && is_told).then(|| len.to_string().into_bytes())
     }
 
