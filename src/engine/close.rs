@@ -463,7 +463,7 @@ impl Engine {
             && let Ok(base) = at::reopen(&*content.readable().file, rustix::fs::OFlags::PATH)
             && let Some(node) = state.nodes.get_mut(txn.node)
         {
-            node.forwarded = Some(Arc::new(base.into()));
+            node.forwarded = Some(Arc::new(base));
         }
         if let Some(abort) = &abort {
             *state.counters.aborts.entry(abort.counter()).or_default() += 1;

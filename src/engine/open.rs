@@ -534,7 +534,8 @@ impl Engine {
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         let first = !txn.phase.is_open();
         // A new log becomes visible by its first line as long as all its writers append.
-        if !first && !(txn.purpose.appends() && flags.contains(OFlags::APPEND)) {
+        let goes_on = txn.purpose.appends() && flags.contains(OFlags::APPEND);
+        if !first && !goes_on {
             txn.purpose.end_stream();
         }
         let streams = txn.purpose.stream().is_some();
