@@ -261,8 +261,8 @@ fn a_second_lookup_that_a_symlink_leads_elsewhere_is_served_there() {
     let m = mount!(slow(delay));
     for (number, flags) in ["wronly|trunc", "r+"].into_iter().enumerate() {
         let name = |name: &str| format!("{name}-{number}");
-        m.save(&name("one"), "ONE");
-        m.save(&name("other"), "OTHER");
+        m.save(name("one"), "ONE");
+        m.save(name("other"), "OTHER");
         let link = |to: &str, from: &str| {
             std::os::unix::fs::symlink(name(to), m.path(name(from))).expect("a symlink");
         };
