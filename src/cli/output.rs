@@ -22,7 +22,7 @@ pub(super) fn print_lines(text: &[u8]) -> Result<(), Failure> {
     copy(&mut text.chain(end))
 }
 
-/// Prints all that can be read from somewhere; errors as [`print`].
+/// Prints all that can be read from somewhere; errors as [`print()`].
 pub(super) fn copy(from: &mut impl Read) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     let printed = io::copy(from, &mut out).and_then(|_| out.flush());

@@ -117,7 +117,7 @@ struct Round {
     upto: Seq,
     /// There are commits that are not known to be on the medium.
     commits: bool,
-    /// See [`Checkpoint::barred`](super::state::Checkpoint::barred).
+    /// See [`CheckpointRequest::barred`](super::state::CheckpointRequest::barred).
     barred: bool,
     items: Vec<CheckpointItem>,
     dirs: HashMap<NodeId, Arc<File>>,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::lockstats::Histogram;
 use crate::types::Seq;
 
-/// Commits that come closer together than this count as one for [`Metrics::lag`].
+/// Commits that come closer together than this count as one for the lag of the checkpoint.
 const APART: Duration = Duration::from_millis(10);
 /// Moments that are remembered, at most.
 const MOST: usize = 1000;
