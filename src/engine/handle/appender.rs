@@ -11,7 +11,7 @@ use super::super::io::WriteRequest;
 use super::super::{Engine, State};
 use super::{
     Allocation, Asked, Closing, FlushRest, OpenFile, Opening, Progress, Source, Worked, WriteRest,
-    later,
+    later, leave_node,
 };
 use crate::types::{HandleId, NodeId, OpResult};
 
@@ -103,11 +103,7 @@ impl OpenFile for Appender {
         let state = &mut *guard;
         // A mapping can't have kept it: whatever was left was told by FLUSH.
         state.delist(&self);
-        if let Some(n) = state.nodes.get_mut(self.node) {
-            n.readers -= 1;
-        }
-        let fd = state.nodes.reap(self.node);
-        engine.defer_close(fd);
+        leave_node(engine, state, self.node, |n| n.readers -= 1);
         if self.may_be_left() {
             let (appender, on) = (self.clone(), engine.clone());
             engine.pool.run(move || appender.report_left(&on));

@@ -13,7 +13,8 @@ use super::super::io::{WriteRequest, is_full};
 use super::super::setid::{Gone, clear_set_id, drop_set_id, gone_of};
 use super::super::{Engine, State};
 use super::{
-    Allocation, Asked, INLINE_WRITE, OpenFile, Progress, Source, Worked, WriteRest, later, seek_in,
+    Allocation, Asked, INLINE_WRITE, OpenFile, Progress, Source, Worked, WriteRest, later,
+    leave_node, seek_in,
 };
 use crate::types::{Caller, NodeId, OpResult, errno_of};
 
@@ -118,11 +119,7 @@ impl OpenFile for DirectFile {
         unlock: Unlock,
     ) {
         let state = &mut *guard;
-        if let Some(n) = state.nodes.get_mut(self.node) {
-            n.direct -= 1;
-        }
-        let fd = state.nodes.reap(self.node);
-        engine.defer_close(fd);
+        leave_node(engine, state, self.node, |n| n.direct -= 1);
         engine.give_back(state, &unlock);
     }
 

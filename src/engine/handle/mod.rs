@@ -31,6 +31,7 @@ use super::io::WriteRequest;
 use super::setid::Gone;
 use super::{Engine, State};
 use crate::locks::FileId;
+use crate::namespace::Node;
 use crate::sys::proc;
 use crate::txn::Staging;
 use crate::types::{Caller, HandleId, NodeId, OpResult, Seq, TxnId};
@@ -371,6 +372,15 @@ pub(super) fn close_unwritten(
         true => Progress::Rest(FlushRest::Unchanged { owed, ended }),
         false => Progress::Done(ended),
     }
+}
+
+/// A description is gone that its node has counted.
+fn leave_node(engine: &Engine, state: &mut State, node: NodeId, uncount: impl FnOnce(&mut Node)) {
+    if let Some(n) = state.nodes.get_mut(node) {
+        uncount(n);
+    }
+    let fd = state.nodes.reap(node);
+    engine.defer_close(fd);
 }
 
 /// lseek(2) in a file. A position of its own: its description may be shared with reads.

@@ -7,7 +7,7 @@ use parking_lot::MutexGuard;
 
 use super::super::close::Unlock;
 use super::super::{Engine, State};
-use super::{Asked, OpenFile, Progress, Source, later, seek_in};
+use super::{Asked, OpenFile, Progress, Source, later, leave_node, seek_in};
 use crate::namespace::Shown;
 use crate::types::{NodeId, OpResult};
 
@@ -46,11 +46,7 @@ impl OpenFile for VersionReader {
         unlock: Unlock,
     ) {
         let state = &mut *guard;
-        if let Some(n) = state.nodes.get_mut(self.node) {
-            n.readers -= 1;
-        }
-        let fd = state.nodes.reap(self.node);
-        engine.defer_close(fd);
+        leave_node(engine, state, self.node, |n| n.readers -= 1);
         engine.give_back(state, &unlock);
     }
 
