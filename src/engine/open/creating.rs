@@ -64,6 +64,22 @@ fn other_than_file(state: &State, node: NodeId) -> Option<Errno> {
     }
 }
 
+/// What a creation is answered, which counts as a lookup of the transaction's node.
+fn created(
+    engine: &Engine,
+    mut state: MutexGuard<'_, State>,
+    id: TxnId,
+    opened: Opened,
+) -> OpResult<Created> {
+    let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
+    if let Some(node) = state.nodes.get_mut(node) {
+        node.lookups += 1;
+    }
+    drop(state);
+    let attr = engine.attr(node)?;
+    Ok(Created { attr, opened })
+}
+
 impl Engine {
     /// Creates a file and opens it.
     pub fn create(
@@ -276,15 +292,7 @@ impl Engine {
         }
         // Pages would show others the unfinished line.
         opened.direct_io |= stream;
-        let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
-        if let Some(node) = state.nodes.get_mut(node) {
-            node.lookups += 1;
-        }
-        drop(guard);
-        Ok(Created {
-            attr: self.attr(node)?,
-            opened,
-        })
+        Ok(created(self, guard, id, opened)?)
     }
 
     fn finish_creation(
@@ -392,14 +400,6 @@ impl Engine {
     ) -> Result<Created, Unready> {
         let state = &mut *guard;
         let opened = self.join(state, caller, id, flags)?;
-        let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
-        if let Some(node) = state.nodes.get_mut(node) {
-            node.lookups += 1;
-        }
-        drop(guard);
-        Ok(Created {
-            attr: self.attr(node)?,
-            opened,
-        })
+        Ok(created(self, guard, id, opened)?)
     }
 }
