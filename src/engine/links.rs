@@ -19,7 +19,6 @@ use super::publish::Publication;
 use super::{Engine, State, virtualdir};
 use crate::guard::Guard;
 use crate::journal;
-use crate::journal::Record;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode};
 use crate::store::Store;
@@ -120,27 +119,6 @@ struct Copy {
 }
 
 impl Engine {
-    /// Marks every transaction of a name as discarded. Gives whether there was one.
-    pub(super) fn discard_transactions(&self, state: &mut State, dentry: &Dentry) -> bool {
-        state.discard_prepared(dentry);
-        let ids: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
-        for id in &ids {
-            if let Some(txn) = state.txns.get_mut(id) {
-                if !failpoint::mutant("C11-unlink") {
-                    txn.unlink();
-                }
-                txn.visibility.end();
-                let (id, node) = (txn.staging_id, txn.node);
-                self.append(&Record::Retarget { id, path: None }).ok();
-                // It has no link any more.
-                if let Some(notify) = self.notify.get() {
-                    notify.attributes_changed(node);
-                }
-            }
-        }
-        !ids.is_empty()
-    }
-
     /// link(2).
     pub fn link(
         self: &Arc<Self>,

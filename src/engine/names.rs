@@ -309,6 +309,27 @@ impl Engine {
         Ok(())
     }
 
+    /// Marks every transaction of a name as discarded. Gives whether there was one.
+    fn discard_transactions(&self, state: &mut State, dentry: &Dentry) -> bool {
+        state.discard_prepared(dentry);
+        let ids: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
+        for id in &ids {
+            if let Some(txn) = state.txns.get_mut(id) {
+                if !failpoint::mutant("C11-unlink") {
+                    txn.unlink();
+                }
+                txn.visibility.end();
+                let (id, node) = (txn.staging_id, txn.node);
+                self.append(&Record::Retarget { id, path: None }).ok();
+                // It has no link any more.
+                if let Some(notify) = self.notify.get() {
+                    notify.attributes_changed(node);
+                }
+            }
+        }
+        !ids.is_empty()
+    }
+
     /// Takes a pending name away that the backing directory doesn't have.
     fn drop_pending(&self, state: &mut State, dentry: &Dentry) {
         let path = state.nodes.path(dentry).unwrap_or_default();
