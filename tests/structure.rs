@@ -24,7 +24,7 @@ const FIELDS: Limits = (
     &[
         ("State", 27),
         ("Node", 28),
-        ("Engine", 27),
+        ("Engine", 26),
         ("Status", 20),
         ("Content", 19),
     ],
@@ -279,6 +279,25 @@ fn kinds_of_open_descriptions_are_known_in_their_own_room_alone() {
         kinds, 8,
         "reader, staged, appender, direct, directory, text, control, watch helper"
     );
+}
+
+#[test]
+fn who_waits_is_woken_by_what_he_waits_for() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let state = src.join("engine/state.rs");
+    let mut wrong = Vec::new();
+    for (path, text) in texts(&src) {
+        // A transaction that ends or moves elsewhere wakes nobody.
+        let silent = ["txns.remove(", "txns.move_to("]
+            .iter()
+            .filter(|_| path != state);
+        for call in ["notify_all("].iter().chain(silent) {
+            if text.contains(call) {
+                wrong.push(format!("{}: {call}", path.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, NONE);
 }
 
 #[test]

@@ -472,7 +472,7 @@ impl Engine {
         // Who has asked for it through a description that is closed by now adds nothing.
         let asked = writers.iter().find(|(writer, ..)| *writer == handle);
         let (handle, ..) = *asked.or(writers.first()).ok_or(Errno::NOENT)?;
-        state.txns.remove(id);
+        state.remove_transaction(id);
         Engine::note_author(state, node, id);
         state.forget_save(id);
         if let Some(n) = state.nodes.get_mut(node) {

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::state::{sleep, sleep_until};
+use super::wakeups::Awaited;
 use super::{Engine, Parked, State};
 use crate::journal::{Edit, JournalError, Record};
 use crate::namespace::Pending;
@@ -164,8 +166,7 @@ impl Engine {
                 .is_some_and(|due| due <= Instant::now());
             if state.checkpoint.stop && !work {
                 state.checkpoint.rounds += 1;
-                drop(state);
-                self.state_changed.notify_all();
+                state.wake(Awaited::Round);
                 return;
             }
             if state.checkpoint.failed.is_some() && !state.checkpoint.stop {
@@ -288,7 +289,7 @@ impl Engine {
             }
         }
         spare::fill();
-        self.state_changed.notify_all();
+        state.wake(Awaited::Round);
         state
     }
 
@@ -528,7 +529,7 @@ impl Engine {
                 // What went into the old one would be found by nobody.
                 log::error!("{e}; new commits are refused");
                 journal.give_up();
-                state.checkpoint.failed = Some(Errno::IO);
+                state.fail_checkpoint(Errno::IO);
             }
             Err(e) => log::error!("journal can't be started anew: {e}; the old one goes on"),
         }
@@ -546,8 +547,7 @@ impl Engine {
             if let Some(failed) = state.checkpoint.failed {
                 return Err(failed);
             }
-            self.state_changed
-                .wait_for(&mut state, Duration::from_secs(1));
+            sleep(&mut state, &[Awaited::Round]);
         }
         state
             .checkpoint
@@ -566,8 +566,7 @@ impl Engine {
             if !state.checkpoint.busy {
                 self.want_round(&mut state);
             }
-            self.state_changed
-                .wait_for(&mut state, Duration::from_secs(1));
+            sleep(&mut state, &[Awaited::Round]);
             let stuck = state
                 .checkpoint
                 .stuck
@@ -622,8 +621,7 @@ impl Engine {
         while self.has_backlog(state) && begun.elapsed() < BACKLOG_WAIT {
             state.checkpoint.due = Some(Instant::now());
             self.checkpoint_wanted.notify_one();
-            self.state_changed
-                .wait_for(state, Duration::from_millis(100));
+            sleep_until(state, &[Awaited::Round], begun + BACKLOG_WAIT);
         }
     }
 
@@ -637,7 +635,7 @@ impl Engine {
         while state.checkpoint.overtaken > 0
             && state.checkpoint.failed.or(state.checkpoint.stuck).is_none()
         {
-            if self.state_changed.wait_until(state, until).timed_out() {
+            if !sleep_until(state, &[Awaited::Overtaken, Awaited::Round], until) {
                 return;
             }
         }

@@ -16,7 +16,8 @@ use super::handle::{Asked, Closing, FlushRest, Progress, Worked, close_unwritten
 use super::links::{Copies, RENEWALS};
 use super::merging::Save;
 use super::prepare::{check_target, told_of_ended};
-use super::state::Unmount;
+use super::state::{Unmount, sleep};
+use super::wakeups::Awaited;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
 use crate::journal::Record;
@@ -215,8 +216,7 @@ impl Engine {
             state.locks.forget_flock(owner);
         }
         if released {
-            self.note_ended(state);
-            self.state_changed.notify_all();
+            self.note_ended(state, unlock.file);
         }
     }
 
@@ -258,7 +258,6 @@ impl Engine {
             let aborted = self.finish(state, id);
             self.give_back(state, &unlock);
             drop(guard);
-            self.state_changed.notify_all();
             if let Some(aborted) = aborted {
                 let engine = self.clone();
                 self.pool.run(move || engine.finish_aborted(aborted));
@@ -317,7 +316,6 @@ impl Engine {
             drop(state);
             // Before what aborts is locked: its owner may wait for this.
             drop(nobody_adds);
-            engine.state_changed.notify_all();
             if let Some(aborted) = aborted {
                 engine.finish_aborted(aborted);
             }
@@ -358,7 +356,6 @@ impl Engine {
         }
         let aborted = self.finish(&mut state, id);
         drop(state);
-        self.state_changed.notify_all();
         if let Some(aborted) = aborted {
             self.finish_aborted(aborted);
         }
@@ -371,7 +368,7 @@ impl Engine {
 
     /// Decides: commits, or gives what is left of a transaction that doesn't.
     pub(super) fn finish(&self, state: &mut State, id: TxnId) -> Option<Aborted> {
-        let txn = state.txns.remove(id)?;
+        let txn = state.remove_transaction(id)?;
         let save = state.registry.saves.get(&id).cloned();
         self.end_turn(state, txn.dentry(), id);
         let file = state.file_of(txn.node);
@@ -393,7 +390,7 @@ impl Engine {
         for owner in releases {
             state.locks.release_posix(file, owner);
         }
-        self.note_ended(state);
+        self.note_ended(state, file);
         aborted
     }
 
@@ -610,7 +607,6 @@ impl Engine {
             }
         }
         drop(state);
-        self.state_changed.notify_all();
         for aborted in all {
             self.finish_aborted(aborted);
         }
@@ -671,14 +667,12 @@ impl Engine {
         let rounds = state.checkpoint.rounds;
         self.checkpoint_wanted.notify_one();
         while state.checkpoint.rounds == rounds && state.checkpoint.failed.is_none() {
-            self.state_changed
-                .wait_for(&mut state, std::time::Duration::from_millis(100));
+            sleep(&mut state, &[Awaited::Round]);
         }
         while !state.pending.is_empty()
             && state.checkpoint.failed.or(state.checkpoint.stuck).is_none()
         {
-            self.state_changed
-                .wait_for(&mut state, std::time::Duration::from_millis(100));
+            sleep(&mut state, &[Awaited::Round]);
         }
         if let (Some(e), waiting @ 1..) = (state.checkpoint.stuck, state.pending.iter().count()) {
             log::error!(

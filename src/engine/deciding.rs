@@ -5,18 +5,17 @@
 //! would else go on in what has been promised to be committed as it is: the decision would find it
 //! changed, or what is written later would go into a version that others read already.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
+use super::state::{sleep, sleep_until};
+use super::wakeups::Awaited;
 use super::{Engine, State};
 use crate::namespace::NodeKind;
 use crate::sys::failpoint;
 use crate::txn::Transaction;
 use crate::types::{Dentry, NodeId, TxnId};
-
-/// Decisions are told; but who waits for one looks now and then all the same.
-const LOOK: Duration = Duration::from_secs(1);
 
 impl State {
     /// The transaction that has this node, if it is being decided upon.
@@ -77,7 +76,7 @@ impl Engine {
     pub(super) fn await_decision(&self, id: TxnId) {
         let mut state = self.lock();
         while state.is_deciding(id) {
-            self.state_changed.wait_for(&mut state, LOOK);
+            sleep(&mut state, &[Awaited::Transaction(id)]);
         }
     }
 
@@ -88,7 +87,7 @@ impl Engine {
             && Instant::now() < until
             && !failpoint::mutant("C20-decided")
         {
-            self.state_changed.wait_until(&mut state, until);
+            sleep_until(&mut state, &[Awaited::AnyTransaction], until);
         }
         state
     }
@@ -100,18 +99,16 @@ impl Engine {
             is_new && t.phase.is_closing() && !t.is_unlinked() && t.dentry().dir == dir
         };
         while state.txns.values().any(creates) && !failpoint::mutant("C9-deciding") {
-            self.state_changed.wait_for(state, LOOK);
+            sleep(state, &[Awaited::Creation(dir)]);
         }
     }
 
     /// Waits until it is decided of all that were closed under some names: what is done to these names next is later.
     pub(super) fn await_decisions(&self, slots: &[&Dentry]) {
         let mut state = self.lock();
-        while slots
-            .iter()
-            .any(|dentry| state.deciding_under(dentry).is_some())
-        {
-            self.state_changed.wait_for(&mut state, LOOK);
+        let is_deciding = |state: &State, dentry: &&Dentry| state.deciding_under(dentry).is_some();
+        while let Some(dentry) = slots.iter().find(|dentry| is_deciding(&state, dentry)) {
+            sleep(&mut state, &[Awaited::Name((*dentry).clone())]);
         }
     }
 }

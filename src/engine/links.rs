@@ -53,6 +53,11 @@ impl Followers {
         self.names.get(dentry).map_or(&[], |f| &f.writers)
     }
 
+    /// The names that follow a transaction.
+    pub(super) fn names_of(&self, id: TxnId) -> Vec<Dentry> {
+        self.of(id).into_keys().collect()
+    }
+
     fn of(&self, id: TxnId) -> HashMap<Dentry, NodeId> {
         let of = self.names.iter().filter(|(_, f)| f.writers.contains(&id));
         of.map(|(dentry, f)| (dentry.clone(), f.version)).collect()

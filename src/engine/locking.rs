@@ -14,7 +14,9 @@ use rustix::io::Errno;
 
 use super::handle::{Asked, OpenFile, VersionReader};
 use super::rest::{may_commit_so_far, publish_in_place};
+use super::state::sleep_until;
 use super::waits::Waiting;
+use super::wakeups::Awaited;
 use super::{Engine, State};
 use crate::locks::{FileId, Lock, LockKind, Mode, closes_cycle};
 use crate::namespace::{NodeKind, Shown};
@@ -24,7 +26,9 @@ use crate::txn::Transaction;
 use crate::types::{Caller, HandleId, NodeId, OpResult, TxnId};
 
 /// How often a waiting thread's signals are looked at.
-const GLANCE: Duration = Duration::from_millis(40);
+fn signal_look() -> Duration {
+    Duration::from_millis(failpoint::number("COMMITFS_SIGNAL_LOOK_MS", 40))
+}
 
 /// A lock request.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +95,9 @@ impl State {
 
     /// `node` is the next version of the file that `old` is one of.
     pub(super) fn same_file(&mut self, node: NodeId, old: NodeId) {
+        let before = self.file_of(node);
         self.files.follow(node, old);
+        self.wake(Awaited::Locks(before));
     }
 }
 
@@ -218,8 +224,7 @@ impl Engine {
         state.locks.learn_from(&wanted);
         let (holds, gave_up) = state.locks.convert_flock(file, &wanted);
         if gave_up {
-            self.note_ended(state);
-            self.state_changed.notify_all();
+            self.note_ended(state, file);
         }
         if holds {
             return Ok(());
@@ -232,7 +237,7 @@ impl Engine {
             state.locks.grant(file, wanted);
             state.files.note_locked(file);
             // Editors that wait for the slot need not any longer: the lock serialises.
-            self.state_changed.notify_all();
+            state.wake(Awaited::Locks(file));
             return Ok(());
         }
         Err(Blocked { by, gives_way })
@@ -246,12 +251,12 @@ impl Engine {
         gives_way: bool,
     ) -> OpResult<()> {
         let mut state = self.lock();
+        let file = state.file_of(request.node);
         if gives_way {
-            self.poll_signals(&mut state, caller)?;
+            self.poll_signals(&mut state, caller, &[Awaited::Locks(file)])?;
         }
         let ticket = state.waits.new_ticket();
         let since = Instant::now();
-        let file = state.file_of(request.node);
         let wanted = request.lock(mode);
         let result = loop {
             let blockers = match self.try_lock_in(&mut state, request, mode) {
@@ -270,8 +275,7 @@ impl Engine {
                 && closes_cycle(request.pid, &blockers, &state.waits.graph())
                 && state.locks.release(file, &wanted)
             {
-                self.note_ended(&mut state);
-                self.state_changed.notify_all();
+                self.note_ended(&mut state, file);
                 continue;
             }
             let path = self.show_node(&state, request.node);
@@ -286,7 +290,9 @@ impl Engine {
                     blockers,
                 },
             );
-            if let Err(e) = self.poll_signals(&mut state, caller) {
+            // It may be part of another file by now: what was staged is a version.
+            let locks = [Awaited::Locks(state.file_of(request.node))];
+            if let Err(e) = self.poll_signals(&mut state, caller, &locks) {
                 break Err(e);
             }
         };
@@ -299,8 +305,9 @@ impl Engine {
         result
     }
 
-    /// Counts the locks that were given back.
-    pub(super) fn note_ended(&self, state: &mut State) {
+    /// Locks of a file were given back: counts them, and wakes who waits for that.
+    pub(super) fn note_ended(&self, state: &mut State, file: FileId) {
+        state.wake(Awaited::Locks(file));
         for ended in state.locks.take_ended() {
             let path = match &ended.at {
                 Some(dentry) => self.show(state, dentry),
@@ -312,13 +319,14 @@ impl Engine {
         }
     }
 
-    /// Waits for something to happen, but not long; EINTR when the thread has a signal to take.
+    /// Waits for one of these to happen, but not long; EINTR when the thread has a signal to take.
     pub(super) fn poll_signals(
         &self,
         state: &mut MutexGuard<'_, State>,
         caller: Caller,
+        events: &[Awaited],
     ) -> OpResult<()> {
-        self.state_changed.wait_for(state, GLANCE);
+        sleep_until(state, events, Instant::now() + signal_look());
         let signalled =
             MutexGuard::unlocked(state, || proc::pending_fatal_or_any_signal(caller.tid));
         if signalled { Err(Errno::INTR) } else { Ok(()) }
@@ -521,9 +529,7 @@ impl Engine {
         let mut state = self.lock();
         let file = state.file_of(request.node);
         state.locks.release(file, &request.lock(Mode::Shared));
-        self.note_ended(&mut state);
-        drop(state);
-        self.state_changed.notify_all();
+        self.note_ended(&mut state, file);
     }
 
     /// Unlocking after writing commits what is written so far; the transaction goes on.
@@ -557,9 +563,7 @@ impl Engine {
     pub(super) fn release_posix(&self, file: FileId, owner: u64) {
         let mut state = self.lock();
         if state.locks.release_posix(file, owner) {
-            self.note_ended(&mut state);
-            drop(state);
-            self.state_changed.notify_all();
+            self.note_ended(&mut state, file);
         }
     }
 }

@@ -57,6 +57,7 @@ mod strays;
 mod unsynced;
 mod virtualdir;
 mod waits;
+mod wakeups;
 mod watchers;
 mod xattrs;
 
@@ -169,8 +170,6 @@ pub struct Engine {
     keeping_rules: Mutex<()>,
     pub(crate) config: Config,
     state: Mutex<State>,
-    /// Something happened that a worker may wait for: a close, a checkpoint's round.
-    state_changed: Condvar,
     /// The checkpoint has orders.
     checkpoint_wanted: Condvar,
     pub(crate) journal: Mutex<Journal>,
@@ -302,7 +301,6 @@ impl Engine {
             keeping_rules: Mutex::default(),
             config,
             state: Mutex::new(state),
-            state_changed: Condvar::new(),
             checkpoint_wanted: Condvar::new(),
             journal: Mutex::new(recovered.journal),
             appends: append::Appends::default(),

@@ -314,6 +314,7 @@ impl Engine {
         state.discard_prepared(dentry);
         let ids: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
         for id in &ids {
+            state.wake_for(*id, dentry);
             if let Some(txn) = state.txns.get_mut(id) {
                 if !failpoint::mutant("C11-unlink") {
                     txn.unlink();
@@ -398,7 +399,7 @@ impl Engine {
         if let Some(from) = state.txns.get(&id).map(|txn| txn.dentry().clone()) {
             self.end_turn(state, &from, id);
         }
-        state.txns.move_to(id, to.clone());
+        state.move_transaction(id, to);
     }
 
     pub(super) fn journal_target(&self, state: &State, id: TxnId) {

@@ -10,6 +10,7 @@ use super::judging::is_told;
 use super::lines::may_be_added_to;
 use super::merging::MergeOutcome;
 use super::probe::CloseProbe;
+use super::wakeups::Awaited;
 use super::{Durability, Engine, State};
 use crate::journal::Record;
 use crate::namespace::Shown;
@@ -117,9 +118,8 @@ impl Engine {
                 .txns
                 .get(&id)
                 .is_none_or(|t| t.participants.may_be_mapped());
-            state
-                .registry
-                .await_release(dentry, id, last == Last::Surely && !mapped);
+            let at_once = last == Last::Surely && !mapped;
+            state.await_release(dentry, id, at_once);
         }
         if let Some(save) = state.registry.saves.get_mut(&id) {
             save.closed = Some(proc::Moment::now());
@@ -612,7 +612,10 @@ impl<'a> Overtaken<'a> {
 
 impl Drop for Overtaken<'_> {
     fn drop(&mut self) {
-        self.0.lock().checkpoint.overtaken -= 1;
-        self.0.state_changed.notify_all();
+        let mut state = self.0.lock();
+        state.checkpoint.overtaken -= 1;
+        if state.checkpoint.overtaken == 0 {
+            state.wake(Awaited::Overtaken);
+        }
     }
 }

@@ -88,7 +88,7 @@ impl Engine {
     /// A second try would be told that all is well, which proves nothing.
     fn journal_is_lost(&self, state: &mut State, errno: Errno) {
         log::error!("the journal can't be made durable: {errno}; new commits are refused");
-        state.checkpoint.failed = Some(errno);
+        state.fail_checkpoint(errno);
         self.checkpoint_wanted.notify_one();
     }
 
@@ -692,6 +692,7 @@ impl Engine {
             txn.purpose.start_anew_from(version, body);
             txn.visibility.end();
         }
+        state.wake_for(id, to);
         let txn = &state.txns[&id];
         self.append(&Engine::begin_record(state, txn, txn.is_there()))?;
         if let Some(content) = promised {

@@ -12,6 +12,8 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::probe::Looks;
+use super::state::sleep_until;
+use super::wakeups::Awaited;
 use super::{Engine, State, VOLATILE, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
@@ -105,7 +107,7 @@ impl Engine {
                     }
                 }
                 Resolved::Wait(deadline) => {
-                    self.state_changed.wait_until(&mut state, deadline);
+                    sleep_until(&mut state, &[Awaited::Name(dentry.clone())], deadline);
                 }
             }
         }

@@ -183,9 +183,8 @@ impl Engine {
             _ => return,
         };
         match self.publish_open(by, id, &dentry, Publication::Rest) {
-            Ok(_) => _ = self.state_changed.notify_all(),
-            // It isn't whole, or was written, unlinked or renamed meanwhile.
-            Err(Errno::NODATA | Errno::NOENT) => {}
+            // Or it isn't whole, or was written, unlinked or renamed meanwhile.
+            Ok(_) | Err(Errno::NODATA | Errno::NOENT) => {}
             Err(e) => {
                 let path = self.show(&self.lock(), &dentry);
                 log::warn!("{path}: whole and at rest, but not committed: {e}");

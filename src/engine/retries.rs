@@ -150,6 +150,7 @@ impl State {
             {
                 txn.unlink();
             }
+            self.wake_for(id, dentry);
         }
     }
 

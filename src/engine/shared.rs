@@ -249,7 +249,6 @@ impl Engine {
             engine.put_direct(state, id, &content.file, current)?;
             Ok(Step::Done(true))
         })?;
-        self.state_changed.notify_all();
         Ok(turned)
     }
 
@@ -275,7 +274,7 @@ impl Engine {
         if let Some(old) = old_stat.filter(|s| s.st_nlink == 1) {
             state.nodes.unlinked((old.st_dev, old.st_ino));
         }
-        let txn = state.txns.remove(id).ok_or(Errno::STALE)?;
+        let txn = state.remove_transaction(id).ok_or(Errno::STALE)?;
         self.end_turn(state, dentry, id);
         state.forget_save(id);
         let open = open_in_place(state, &txn, staged);

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::open::{OpenStep, Opened};
 use super::retries::Goal;
 use super::waits::Waiting;
+use super::wakeups::Awaited;
 use super::{Engine, State};
 use crate::locks::{Lock, closes_cycle};
 use crate::sys::{failpoint, proc};
@@ -103,7 +104,6 @@ impl Engine {
             }
         };
         drop(state);
-        self.state_changed.notify_all();
         match result? {
             OpenStep::Done(opened) => Ok(opened),
             OpenStep::Wait(_) | OpenStep::Undecided(_) | OpenStep::InUse(_) => Err(Errno::AGAIN),
@@ -134,7 +134,8 @@ impl Engine {
                 if first {
                     break;
                 }
-                if let Err(e) = self.poll_signals(&mut state, caller) {
+                let line = [Awaited::Name(dentry.clone())];
+                if let Err(e) = self.poll_signals(&mut state, caller, &line) {
                     waited = Err(e);
                     break;
                 }
@@ -163,7 +164,8 @@ impl Engine {
                     blockers: vec![holder],
                 },
             );
-            if let Err(e) = self.poll_signals(&mut state, caller) {
+            let events = ends_of_wait(self, &state, dentry);
+            if let Err(e) = self.poll_signals(&mut state, caller, &events) {
                 waited = Err(e);
                 break;
             }
@@ -173,11 +175,14 @@ impl Engine {
             state.note_waited(&waiting.path, since, in_vain);
         }
         state.waits.leave_queue(dentry, ticket);
-        if let Err(e) = waited {
-            drop(state);
-            self.state_changed.notify_all();
-            return Err(e);
-        }
-        Ok(state)
+        state.wake(Awaited::Name(dentry.clone()));
+        waited.map(|()| state)
     }
+}
+
+/// What may end a wait for the writer slot: something becomes of its holder, or that locks the file.
+fn ends_of_wait(engine: &Engine, state: &State, dentry: &Dentry) -> Vec<Awaited> {
+    let holders = engine.slot_holders(state, dentry);
+    let locked = holders.map(|t| Awaited::Locks(state.file_of(t.node)));
+    locked.chain([Awaited::Name(dentry.clone())]).collect()
 }

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::{Condvar, MutexGuard};
 use rustix::io::Errno;
 
 use super::Engine;
@@ -20,12 +21,13 @@ use super::commits::Commits;
 use super::files::Files;
 use super::handle::{Handles, OpenFile};
 use super::waits::Waits;
+use super::wakeups::{self, Awaited};
 use crate::journal::Record;
 use crate::locks::LockTable;
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::sys::failpoint;
-use crate::txn::Transactions;
-use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq};
+use crate::txn::{Transaction, Transactions};
+use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq, TxnId};
 
 /// One name in a listing.
 #[derive(Clone, Debug)]
@@ -251,6 +253,12 @@ impl State {
         engine.append(&Record::Barrier)
     }
 
+    /// What can't be written now can't be at all: those who wait for a round are told.
+    pub(super) fn fail_checkpoint(&mut self, errno: Errno) {
+        self.checkpoint.failed = Some(errno);
+        self.wake(Awaited::Round);
+    }
+
     /// Number for a new description.
     pub(super) fn add_handle(&mut self, file: Arc<dyn OpenFile>) -> HandleId {
         self.last_handle = self.last_handle.next();
@@ -280,4 +288,59 @@ impl State {
             .or(node)
             .unwrap_or(id)
     }
+}
+
+impl State {
+    /// This has happened: those who wait for it look.
+    pub(super) fn wake(&mut self, event: Awaited) {
+        self.waits.wakeups.wake(&event);
+    }
+
+    /// A transaction is to end here.
+    pub(super) fn remove_transaction(&mut self, id: TxnId) -> Option<Transaction> {
+        let txn = self.txns.remove(id)?;
+        self.wake(Awaited::Transaction(id));
+        self.wake(Awaited::AnyTransaction);
+        self.wake_for(id, txn.dentry());
+        Some(txn)
+    }
+
+    /// It goes on under another name.
+    pub(super) fn move_transaction(&mut self, id: TxnId, to: &Dentry) {
+        if let Some(from) = self.txns.get(&id).map(|txn| txn.dentry().clone()) {
+            self.txns.move_to(id, to.clone());
+            self.wake_for(id, &from);
+            self.wake(Awaited::Name(to.clone()));
+        }
+    }
+
+    /// Something has become of a transaction of this name.
+    pub(super) fn wake_for(&mut self, id: TxnId, dentry: &Dentry) {
+        if self.waits.wakeups.is_empty() {
+            return;
+        }
+        self.wake(Awaited::Name(dentry.clone()));
+        self.wake(Awaited::Creation(dentry.dir));
+        for follower in self.followers.names_of(id) {
+            self.wake(Awaited::Name(follower));
+        }
+    }
+}
+
+/// Waits until one of these happens, or some time has passed: what is waited for has to be looked at again.
+pub(super) fn sleep(state: &mut MutexGuard<'_, State>, events: &[Awaited]) {
+    sleep_until(state, events, Instant::now() + wakeups::look());
+}
+
+/// Waits until one of these happens, but not beyond `until`. Gives whether one has.
+pub(super) fn sleep_until(
+    state: &mut MutexGuard<'_, State>,
+    events: &[Awaited],
+    until: Instant,
+) -> bool {
+    let sleeper = Arc::new(Condvar::new());
+    state.waits.wakeups.add(events, &sleeper);
+    let timed_out = sleeper.wait_until(state, until).timed_out();
+    state.waits.wakeups.remove(events, &sleeper);
+    !timed_out
 }

@@ -1,8 +1,9 @@
-//! Who waits for a lock or a writer slot, and who comes first.
+//! Who waits for a lock or a writer slot, and who comes first; and who waits for what else (`wakeups`).
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
+use super::wakeups::Wakeups;
 use crate::locks::{FileId, Lock};
 use crate::types::Dentry;
 
@@ -30,6 +31,8 @@ pub struct Waits {
     /// Order of those who wait for a writer slot.
     slots: HashMap<Dentry, VecDeque<u64>>,
     last: u64,
+    /// Threads that sleep, by what wakes them.
+    pub(super) wakeups: Wakeups,
 }
 
 impl Waits {

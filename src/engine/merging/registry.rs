@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::super::ledger::{Actor, Base, ProcessId};
+use super::super::state::sleep_until;
+use super::super::wakeups::Awaited;
 use super::super::{Engine, State};
 use super::Why;
 use crate::sys::{failpoint, pidfd, proc};
@@ -154,20 +156,23 @@ impl Registry {
         })
     }
 
-    /// What is prepared waits for its RELEASE now, which comes at once if nothing else holds the file.
-    pub(in crate::engine) fn await_release(&mut self, dentry: &Dentry, id: TxnId, at_once: bool) {
-        if let Some((of, until)) = self.turns.get_mut(dentry)
-            && *of == id
-        {
-            let at_once = at_once && !failpoint::mutant("C9-release");
-            *until = Instant::now() + if at_once { SURE_RELEASE } else { RELEASE };
-        }
-    }
-
     /// Whether a save is between its merge and its commit.
     pub(in crate::engine) fn is_turn_taken(&self, dentry: &Dentry) -> bool {
         let turn = self.turns.get(dentry);
         turn.is_some_and(|(_, until)| *until > Instant::now())
+    }
+}
+
+impl State {
+    /// What is prepared waits for its RELEASE now, which comes at once if nothing else holds the file.
+    pub(in crate::engine) fn await_release(&mut self, dentry: &Dentry, id: TxnId, at_once: bool) {
+        if let Some((of, until)) = self.registry.turns.get_mut(dentry)
+            && *of == id
+        {
+            let at_once = at_once && !failpoint::mutant("C9-release");
+            *until = Instant::now() + if at_once { SURE_RELEASE } else { RELEASE };
+            self.wake(Awaited::Turn(dentry.clone()));
+        }
     }
 }
 
@@ -180,7 +185,7 @@ impl Engine {
                 Some((other, until)) if *other != id && *until > Instant::now() => *until,
                 _ => break,
             };
-            self.state_changed.wait_until(&mut state, until);
+            sleep_until(&mut state, &[Awaited::Turn(dentry.clone())], until);
         }
         let until = Instant::now() + TURN;
         state.registry.turns.insert(dentry.clone(), (id, until));
@@ -198,11 +203,11 @@ impl Engine {
             && *until > Instant::now()
         {
             let until = *until;
-            self.state_changed.wait_until(&mut state, until);
+            sleep_until(&mut state, &[Awaited::Turn(dentry.clone())], until);
         }
     }
 
-    /// The commit has come, or won't. Who waits is told by whoever finishes it.
+    /// The commit has come, or won't.
     pub(in crate::engine) fn end_turn(&self, state: &mut State, dentry: &Dentry, id: TxnId) {
         if state
             .registry
@@ -211,7 +216,7 @@ impl Engine {
             .is_some_and(|(of, _)| *of == id)
         {
             state.registry.turns.remove(dentry);
-            self.state_changed.notify_all();
+            state.wake(Awaited::Turn(dentry.clone()));
         }
     }
 }

@@ -59,13 +59,12 @@ impl Engine {
 
     /// Ends a transaction that was prepared for an open that never came.
     pub(in crate::engine) fn drop_unopened(&self, state: &mut State, id: TxnId) {
-        let Some(txn) = state.txns.get(&id) else {
-            return;
-        };
-        if !txn.phase.is_reserved() {
+        if !state.txns.get(&id).is_some_and(|t| t.phase.is_reserved()) {
             return;
         }
-        let txn = state.txns.remove(id).expect("looked up above");
+        let Some(txn) = state.remove_transaction(id) else {
+            return;
+        };
         state.forget_save(id);
         if let Some(node) = state.nodes.get_mut(txn.node) {
             node.kind = NodeKind::File;

@@ -157,9 +157,7 @@ impl Engine {
         request: &CreateRequest,
     ) -> OpResult<Created> {
         let state = self.wait_for_slot(caller, dentry)?;
-        let created = self.create_now(state, caller, request, true);
-        self.state_changed.notify_all();
-        match created {
+        match self.create_now(state, caller, request, true) {
             Ok(created) => Ok(created),
             Err(Unready::Failed(e)) => Err(e),
             Err(Unready::MustWait(_)) => Err(Errno::AGAIN),
