@@ -95,7 +95,8 @@ class Side:
 
     def prepare(self, row, place):
         """What a row finds: its file, or its many files, or a large one. Gives the path for its orders."""
-        path = os.path.join(place, "file.json" if row.content.startswith(b"{") else "file")
+        # Large files have the name of a checkpoint: the kernel may not read by itself what others may add lines to.
+        path = os.path.join(place, "file.json" if row.content.startswith(b"{") else "weights.pt" if row.amount else "file")
         if row.operation == "create":
             return place
         if row.operation.endswith("-each"):

@@ -509,7 +509,7 @@ fn start(plan: &MountPlan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Fai
     )
     .map_err(|e| refused(e.into()))?;
     let session = fuser::Session::from_fd(
-        Adapter(engine.clone()),
+        Adapter::from(engine.clone()),
         mounted.device,
         fuser::SessionACL::All,
         fuser::Config::default(),

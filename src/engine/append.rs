@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::handle::{Asked, Opening, StagedFile};
 use super::io::WriteRequest;
 use super::lines;
-use super::open::Opened;
+use super::open::{Opened, Pass};
 use super::{Engine, State};
 use crate::journal::{Edit, FileKey, Record};
 use crate::namespace::{Ends, NodeKind, Shown};
@@ -150,6 +150,7 @@ impl Engine {
             keep_cache: true,
             direct_io: true,
             no_flush: false,
+            pass: Pass::Never,
         })
     }
 

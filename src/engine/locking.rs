@@ -7,12 +7,13 @@
 //! the waiting thread: the kernel won't let it go before it has an answer.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::handle::{Asked, OpenFile, VersionReader};
+use super::handle::{Asked, OpenFile, Progress, VersionReader};
 use super::rest::{may_commit_so_far, publish_in_place};
 use super::state::sleep_until;
 use super::waits::Waiting;
@@ -354,6 +355,9 @@ impl Engine {
             return done(Ok(()));
         };
         let progress = file.granted(self, Asked { caller, handle }, request.node);
+        if let Progress::Done(Err(_)) = progress {
+            self.release_range(&request);
+        }
         let again = move |engine: &Arc<Engine>, done| engine.after_grant(caller, request, done);
         self.go_on(progress, done, again);
     }
@@ -385,7 +389,11 @@ impl Engine {
             None => false,
         };
         self.note_read(state, caller, &dentry, Some((current, &shown.file)));
-        let moved: Arc<dyn OpenFile> = Arc::new(VersionReader { node, read: shown });
+        let moved: Arc<dyn OpenFile> = Arc::new(VersionReader {
+            node,
+            read: shown,
+            passes: AtomicBool::new(false),
+        });
         if shares_pages {
             // The kernel's pages are those of all who read there.
             for other in state.handles.values_mut() {

@@ -18,6 +18,8 @@ const MOST: usize = 1000;
 pub struct Metrics {
     /// From a close, the last of its file's, to its version.
     pub commits: Histogram,
+    /// Descriptions that the kernel serves by itself.
+    pub passed: u64,
     /// Of each round that brought commits to the medium, how long the oldest of them had waited.
     pub checkpoints: Histogram,
     /// Commits that are not on the medium, each standing for those up to the next one: the first of them,

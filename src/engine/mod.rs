@@ -89,7 +89,7 @@ pub use dirs::Listing;
 pub use io::WriteRequest;
 pub use locking::LockRequest;
 pub use lockstats::{BOUNDS, Histogram, LockStats, NameTotals, Totals};
-pub use open::{CreateRequest, Created, OpenRequest, Opened};
+pub use open::{CreateRequest, Created, OpenRequest, Opened, Pass};
 pub use state::{Counters, DirEntry, Parked, State};
 pub use status::{Feature, Status};
 pub use virtualdir::{Answer, Blocker, ControlCommand};

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -27,8 +28,10 @@ use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
 mod beginning;
 mod creating;
 mod direct;
+mod passing;
 
 pub use creating::{CreateRequest, Created};
+pub use passing::Pass;
 
 /// What open(2) asks for.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +51,8 @@ pub struct Opened {
     pub direct_io: bool,
     /// No FLUSH wanted at close.
     pub no_flush: bool,
+    /// Whether the kernel may read it by itself.
+    pub pass: Pass,
 }
 
 /// An open is done, or has to wait for the writer slot of a name (C9).
@@ -349,10 +354,21 @@ impl Engine {
             || locked
             || (self.strangers.may_empty(node.at.as_ref()) && self.uncached())
             || self.may_grow(state, node, &read.file, len);
+        let mut pass = Pass::Beside;
+        if let Some(dentry) =
+            dentry.filter(|_| !direct_io && self.uncached() && !self.config.noatime)
+        {
+            let policy = self.policy(state, dentry, Creation::default());
+            pass = passing::of_version(&read, &policy, || is_database(state, id))?;
+        }
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
         node.cached |= !direct_io;
-        let handle = state.add_handle(Arc::new(VersionReader { node: id, read }));
+        let handle = state.add_handle(Arc::new(VersionReader {
+            node: id,
+            read,
+            passes: AtomicBool::new(false),
+        }));
         Ok(Opened {
             handle,
             keep_cache: true,
@@ -360,7 +376,16 @@ impl Engine {
             // pages hold would be in the way (C12). And some empty this very node.
             direct_io,
             no_flush: !locked,
+            pass,
         })
+    }
+
+    /// The backing file of a description, for the kernel, which reads that by itself from then on. BADF if it can't be.
+    pub fn pass(&self, handle: HandleId) -> OpResult<Arc<File>> {
+        let mut state = self.lock();
+        let file = state.handles.get(handle).ok_or(Errno::BADF)?.pass();
+        state.metrics.passed += u64::from(file.is_some());
+        file.ok_or(Errno::BADF)
     }
 
     /// Whether records may be appended while it is read: the kernel's page with the old end would
@@ -461,6 +486,7 @@ impl Engine {
                 direct_io: self.uncached(),
                 // It may become a database's, whose locks go with any close.
                 no_flush: !common,
+                pass: Pass::Never,
             }));
         }
         // Emptying a name through its path is a transaction of its own; through /proc/self/fd it
@@ -560,6 +586,7 @@ impl Engine {
             // the file. And before it writes to pages, the kernel asks for capabilities.
             direct_io: streams || self.uncached(),
             no_flush: false,
+            pass: Pass::Never,
         })
     }
 

@@ -81,6 +81,8 @@ pub struct CounterValues {
     pub stale_claims: u64,
     /// Contents published though their guards find them wrong in their middle.
     pub malformed: u64,
+    /// Opens of large files whose content the kernel reads by itself (passthrough).
+    pub passed: u64,
     /// Saves merged into what others had committed meanwhile.
     pub merges: u64,
     /// Places in them where the later of two changes won.
@@ -188,6 +190,7 @@ impl Engine {
                 lock_timeouts: state.counters.lock_timeouts,
                 stale_claims: state.counters.stale_claims,
                 malformed: state.counters.malformed,
+                passed: state.metrics.passed,
                 merges: state.counters.merges,
                 merge_conflicts: state.counters.merge_conflicts,
                 uncertain_bases: state.counters.uncertain_bases,

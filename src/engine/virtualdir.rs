@@ -15,6 +15,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, OFlags};
@@ -25,7 +26,7 @@ use super::close::DECISION_LIMIT;
 use super::handle::{ControlFile, OpenFile, TextFile, VersionReader};
 use super::state::{DirEntry, Unmount};
 use super::status::OpenTransaction;
-use super::{Engine, Opened, VOLATILE};
+use super::{Engine, Opened, Pass, VOLATILE};
 use crate::namespace::Shown;
 use crate::rules::Creation;
 use crate::store::{DAEMON_LOG, RULES_FILE, id_name, parse_id};
@@ -242,7 +243,11 @@ impl Engine {
         let of_text = |text: Vec<u8>| Arc::new(TextFile(Arc::new(text)));
         let all_of = |file: File| {
             let read = Shown::all_of(Arc::new(file));
-            Arc::new(VersionReader { node, read })
+            Arc::new(VersionReader {
+                node,
+                read,
+                passes: AtomicBool::new(false),
+            })
         };
         let file: Arc<dyn OpenFile> = match node {
             CONTROL => Arc::new(ControlFile::default()),
@@ -267,6 +272,7 @@ impl Engine {
             // Sizes are not known before the open.
             direct_io: true,
             no_flush: true,
+            pass: Pass::Never,
         })
     }
 

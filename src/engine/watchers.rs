@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::handle::HelperFile;
-use super::{Engine, Opened, State};
+use super::{Engine, Opened, Pass, State};
 use crate::store::STATE_DIR;
 use crate::sys::watch_helper::{self, WatchHelper, WatchOrder};
 use crate::sys::{at, failpoint};
@@ -160,6 +160,8 @@ impl Engine {
             keep_cache: true,
             direct_io: false,
             no_flush: true,
+            // It reads nothing, and is told of versions that others read.
+            pass: Pass::Beside,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod convert;
 mod notify;
+mod passing;
 mod replies;
 
 use std::ffi::OsStr;
@@ -20,18 +21,27 @@ use fuser::{
 };
 use rustix::fs::OFlags;
 
-use crate::engine::{
-    CreateRequest, Engine, LockRequest, OpenRequest, Opened, SetAttr, WriteRequest,
-};
+use crate::engine::{CreateRequest, Engine, LockRequest, OpenRequest, SetAttr, WriteRequest};
 use crate::locks::{LockKind, Mode};
 use crate::sys::failpoint;
 use convert::{attr_of, caller, errno, feature, handle_id, kind, node_id, set_time};
 pub use notify::KernelNotify;
-use replies::{ENTRY_TTL, GENERATION, attributes, empty, entry, xattr};
+use passing::{Passing, answer_open};
+use replies::{ENTRY_TTL, GENERATION, attributes, empty, entry, fopen_flags, xattr};
 
 /// The file system as fuser wants it.
 #[derive(Debug)]
-pub struct Adapter(pub Arc<Engine>);
+pub struct Adapter {
+    engine: Arc<Engine>,
+    passing: Arc<Passing>,
+}
+
+impl From<Arc<Engine>> for Adapter {
+    fn from(engine: Arc<Engine>) -> Adapter {
+        let passing = Arc::default();
+        Adapter { engine, passing }
+    }
+}
 
 fn lock_request(
     ino: INodeNo,
@@ -59,23 +69,12 @@ fn lock_request(
     }
 }
 
-fn fopen_flags(opened: &Opened) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(
-        FopenFlags::FOPEN_KEEP_CACHE,
-        opened.keep_cache && !opened.direct_io,
-    );
-    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
-    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
-    flags
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         // RELEASE is a background request: held back above the limit, an OPEN would overtake it.
         config.set_max_background(u16::MAX).ok();
         config.set_congestion_threshold(u16::MAX).ok();
-        let mut features = Vec::new();
+        let mut features = vec![self.passing.offer(config)];
         for (name, flag, needed_for) in [
             (
                 "atomic_o_trunc",
@@ -149,24 +148,25 @@ impl Filesystem for Adapter {
                 .add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA)
                 .ok();
         }
-        self.0.set_uncached(uncached);
-        self.0.set_features(features);
+        self.engine.set_uncached(uncached);
+        self.engine.set_features(features);
         Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.0
+        self.engine
             .lookup(caller(req), node_id(parent), name, move |r| entry(reply, r));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.0.forget(node_id(ino), nlookup);
+        self.engine.forget(node_id(ino), nlookup);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         attributes(
             reply,
-            self.0.getattr(caller(req), node_id(ino), fh.map(handle_id)),
+            self.engine
+                .getattr(caller(req), node_id(ino), fh.map(handle_id)),
         );
     }
 
@@ -196,7 +196,7 @@ impl Filesystem for Adapter {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        self.0.setattr(
+        self.engine.setattr(
             caller(req),
             node_id(ino),
             fh.map(handle_id),
@@ -208,7 +208,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.0.readlink(node_id(ino)) {
+        match self.engine.readlink(node_id(ino)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
         }
@@ -226,7 +226,7 @@ impl Filesystem for Adapter {
     ) {
         entry(
             reply,
-            self.0
+            self.engine
                 .mknod(caller(req), node_id(parent), name, mode, umask, rdev),
         );
     }
@@ -242,18 +242,18 @@ impl Filesystem for Adapter {
     ) {
         entry(
             reply,
-            self.0
+            self.engine
                 .mkdir(caller(req), node_id(parent), name, mode, umask),
         );
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0
+        self.engine
             .unlink(caller(req), node_id(parent), name, move |r| empty(reply, r));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0
+        self.engine
             .rmdir(node_id(parent), name, move |r| empty(reply, r));
     }
 
@@ -267,7 +267,8 @@ impl Filesystem for Adapter {
     ) {
         entry(
             reply,
-            self.0.symlink(caller(req), node_id(parent), name, target),
+            self.engine
+                .symlink(caller(req), node_id(parent), name, target),
         );
     }
 
@@ -282,7 +283,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
-        self.0.rename(
+        self.engine.rename(
             caller(req),
             node_id(parent),
             name,
@@ -303,7 +304,7 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.0.link(
+        self.engine.link(
             caller(req),
             node_id(ino),
             node_id(newparent),
@@ -316,9 +317,10 @@ impl Filesystem for Adapter {
         let request = OpenRequest {
             flags: OFlags::from_bits_retain(flags.0 as u32),
         };
-        self.0
-            .open(caller(req), node_id(ino), request, move |r| match r {
-                Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen_flags(&opened)),
+        let (engine, passing, node) = (self.engine.clone(), self.passing.clone(), node_id(ino));
+        self.engine
+            .open(caller(req), node, request, move |r| match r {
+                Ok(opened) => answer_open(reply, &engine, &passing, node, &opened),
                 Err(e) => reply.error(errno(e)),
             });
     }
@@ -340,14 +342,18 @@ impl Filesystem for Adapter {
             umask,
             flags: OFlags::from_bits_retain(flags as u32),
         };
-        self.0.create(caller(req), request, move |r| match r {
-            Ok(created) => reply.created(
-                &ENTRY_TTL,
-                &attr_of(&created.attr),
-                GENERATION,
-                FileHandle(created.opened.handle.0),
-                fopen_flags(&created.opened),
-            ),
+        let passing = self.passing.clone();
+        self.engine.create(caller(req), request, move |r| match r {
+            Ok(created) => {
+                passing.note(created.attr.ino);
+                reply.created(
+                    &ENTRY_TTL,
+                    &attr_of(&created.attr),
+                    GENERATION,
+                    FileHandle(created.opened.handle.0),
+                    fopen_flags(&created.opened),
+                );
+            }
             Err(e) => reply.error(errno(e)),
         });
     }
@@ -364,12 +370,13 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         if let Some(owner) = lock_owner {
-            self.0.learn_owner(owner.0);
+            self.engine.learn_owner(owner.0);
         }
-        self.0.read(handle_id(fh), offset, size, move |r| match r {
-            Ok(data) => reply.data(&data),
-            Err(e) => reply.error(errno(e)),
-        });
+        self.engine
+            .read(handle_id(fh), offset, size, move |r| match r {
+                Ok(data) => reply.data(&data),
+                Err(e) => reply.error(errno(e)),
+            });
     }
 
     fn write(
@@ -394,7 +401,7 @@ impl Filesystem for Adapter {
         if request.writeback {
             who.tid = 0;
         }
-        self.0
+        self.engine
             .write(who, handle_id(fh), request, data, move |r| match r {
                 Ok(written) => reply.written(written),
                 Err(e) => reply.error(errno(e)),
@@ -409,7 +416,7 @@ impl Filesystem for Adapter {
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.0.flush(
+        self.engine.flush(
             caller(req),
             node_id(ino),
             handle_id(fh),
@@ -429,8 +436,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         failpoint::delay("COMMITFS_RELEASE_DELAY_MS");
-        self.0
-            .release(node_id(ino), handle_id(fh), lock_owner.map(|o| o.0));
+        let (node, handle) = (node_id(ino), handle_id(fh));
+        self.passing.leave(node, handle);
+        self.engine.release(node, handle, lock_owner.map(|o| o.0));
         reply.ok();
     }
 
@@ -442,11 +450,11 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.fsync(handle_id(fh), move |r| empty(reply, r));
+        self.engine.fsync(handle_id(fh), move |r| empty(reply, r));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.opendir(node_id(ino)) {
+        match self.engine.opendir(node_id(ino)) {
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
             Err(e) => reply.error(errno(e)),
         }
@@ -460,7 +468,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.0
+        self.engine
             .readdir(caller(req), handle_id(fh), offset, move |r| match r {
                 Ok(entries) => {
                     let from = usize::try_from(offset)
@@ -485,7 +493,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.0.releasedir(handle_id(fh));
+        self.engine.releasedir(handle_id(fh));
         reply.ok();
     }
 
@@ -505,7 +513,7 @@ impl Filesystem for Adapter {
             kind: LockKind::Fcntl,
             ..lock_request(ino, fh, lock_owner, (start, end), typ, pid, false)
         };
-        match self.0.getlk(&request) {
+        match self.engine.getlk(&request) {
             Some(lock) => {
                 let typ = if lock.mode == Mode::Shared {
                     libc::F_RDLCK
@@ -532,7 +540,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let request = lock_request(ino, fh, lock_owner, (start, end), typ, pid, sleep);
-        self.0.setlk(caller(req), request, move |r| empty(reply, r));
+        self.engine
+            .setlk(caller(req), request, move |r| empty(reply, r));
     }
 
     fn fsyncdir(
@@ -543,11 +552,11 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.fsyncdir(node_id(ino), move |r| empty(reply, r));
+        self.engine.fsyncdir(node_id(ino), move |r| empty(reply, r));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.0.statfs() {
+        match self.engine.statfs() {
             Ok(s) => reply.statfs(
                 s.f_blocks,
                 s.f_bfree,
@@ -573,7 +582,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let caller = caller(req);
-        self.0
+        self.engine
             .setxattr(caller, node_id(ino), name, value, flags, move |result| {
                 empty(reply, result)
             });
@@ -581,17 +590,18 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let caller = caller(req);
-        self.0.getxattr(caller, node_id(ino), name, move |result| {
-            xattr(reply, size, result)
-        });
+        self.engine
+            .getxattr(caller, node_id(ino), name, move |result| {
+                xattr(reply, size, result)
+            });
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr(reply, size, self.0.listxattr(node_id(ino)));
+        xattr(reply, size, self.engine.listxattr(node_id(ino)));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0
+        self.engine
             .removexattr(caller(req), node_id(ino), name, move |result| {
                 empty(reply, result);
             });
@@ -622,7 +632,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.0
+        self.engine
             .fallocate(caller(req), handle_id(fh), mode, offset, length, move |r| {
                 empty(reply, r)
             });
@@ -639,10 +649,12 @@ impl Filesystem for Adapter {
     ) {
         let hole = whence == libc::SEEK_HOLE;
         match u64::try_from(offset) {
-            Ok(offset) => self.0.seek(handle_id(fh), offset, hole, move |r| match r {
-                Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
-                Err(e) => reply.error(errno(e)),
-            }),
+            Ok(offset) => self
+                .engine
+                .seek(handle_id(fh), offset, hole, move |r| match r {
+                    Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+                    Err(e) => reply.error(errno(e)),
+                }),
             Err(_) => reply.error(Errno::ENXIO),
         }
     }
@@ -660,7 +672,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.0.copy_range(
+        self.engine.copy_range(
             caller(req),
             handle_id(fh_in),
             offset_in,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use fuser::{Errno, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr};
+use fuser::{Errno, FopenFlags, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr};
 
 use super::convert::{attr_of, errno};
+use crate::engine::Opened;
 use crate::types::{Attr, OpResult};
 
 /// Names are looked up anew each time: what they mean depends on who asks, and when.
@@ -39,4 +40,16 @@ pub(super) fn xattr(reply: ReplyXattr, size: u32, result: OpResult<Vec<u8>>) {
         Ok(value) => reply.data(&value),
         Err(e) => reply.error(errno(e)),
     }
+}
+
+/// How the kernel shall cache an open description.
+pub(super) fn fopen_flags(opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(
+        FopenFlags::FOPEN_KEEP_CACHE,
+        opened.keep_cache && !opened.direct_io,
+    );
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
+    flags
 }

@@ -54,6 +54,20 @@ pub struct MountRequest<'a> {
     pub max_read: Option<u32>,
 }
 
+/// Why the process can't give the kernel files to read by itself (passthrough), if it can't.
+pub fn why_not_pass_through() -> Option<&'static str> {
+    /// Number of the pid namespace that all others lie in.
+    const INITIAL: &str = "pid:[4026531836]";
+    let sets = rustix::thread::capabilities(None);
+    if !sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN)) {
+        return Some("the daemon lacks CAP_SYS_ADMIN");
+    }
+    // A program outside has no number here, so that no node of its own can be given to it: it writes at the readers' node.
+    let namespace = std::fs::read_link("/proc/self/ns/pid");
+    let is_initial = namespace.is_ok_and(|name| name.as_os_str() == INITIAL);
+    (!is_initial).then_some("the daemon runs in a pid namespace of its own")
+}
+
 /// A mount that waits for its daemon to serve `device`.
 #[derive(Debug)]
 pub struct Mounted {

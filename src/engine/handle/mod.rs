@@ -158,6 +158,11 @@ pub(super) trait OpenFile: Debug + Send + Sync {
         Err(Errno::BADF)
     }
 
+    /// The kernel serves it from now on, from this file; `None` if it can't be.
+    fn pass(&self) -> Option<Arc<File>> {
+        None
+    }
+
     /// The node whose version it reads.
     fn reads(&self) -> Option<NodeId> {
         None

@@ -2,13 +2,16 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::MutexGuard;
+use rustix::io::Errno;
 
 use super::super::close::Unlock;
 use super::super::{Engine, State};
 use super::{Asked, OpenFile, Progress, Source, later, leave_node, seek_in};
 use crate::namespace::Shown;
+use crate::sys::failpoint;
 use crate::types::{NodeId, OpResult};
 
 /// See the module. What it reads never changes: who is to read another version gets another in its place.
@@ -18,6 +21,8 @@ pub(in crate::engine) struct VersionReader {
     pub node: NodeId,
     /// What it sees.
     pub read: Shown,
+    /// The kernel reads that by itself.
+    pub passes: AtomicBool,
 }
 
 impl OpenFile for VersionReader {
@@ -52,6 +57,11 @@ impl OpenFile for VersionReader {
 
     fn granted(self: Arc<Self>, engine: &Arc<Engine>, by: Asked, _node: NodeId) -> Progress {
         let node = self.node;
+        if self.passes.load(Ordering::Relaxed) && !failpoint::mutant("C12-passed") {
+            // What the kernel reads by itself can't become another version. Better no lock than an old version under it.
+            let stays = is_current(engine, &mut engine.lock(), node);
+            return Progress::Done(stays.then_some(()).ok_or(Errno::STALE));
+        }
         let moved = move |engine: &Engine| {
             engine
                 .move_reader(by.caller, by.handle, node)
@@ -73,4 +83,16 @@ impl OpenFile for VersionReader {
     fn reads(&self) -> Option<NodeId> {
         Some(self.node)
     }
+
+    fn pass(&self) -> Option<Arc<File>> {
+        self.passes.store(true, Ordering::Relaxed);
+        Some(self.read.file.clone())
+    }
+}
+
+/// Whether nothing has come in the place of a version.
+fn is_current(engine: &Engine, state: &mut State, node: NodeId) -> bool {
+    let dentry = state.nodes.get(node).and_then(|n| n.at.clone());
+    let current = dentry.and_then(|dentry| engine.current_if_any(state, &dentry).ok().flatten());
+    current.is_none_or(|current| current == node || state.file_of(current) != state.file_of(node))
 }

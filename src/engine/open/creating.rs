@@ -10,8 +10,8 @@ use rustix::io::Errno;
 
 use super::super::handle::DirectFile;
 use super::super::{Engine, State, VOLATILE, virtualdir};
-use super::Opened;
 use super::beginning::Beginning;
+use super::{Opened, Pass};
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
@@ -110,9 +110,13 @@ impl Engine {
         request: CreateRequest,
         done: impl FnOnce(OpResult<Created>) + Send + 'static,
     ) {
+        // What somebody else has created in the same moment may be a patched document already.
+        let is_on_unwritten = |created: &Created| {
+            self.is_dirty(created.attr.ino) || self.dirty_editor(created.opened.handle).is_some()
+        };
         match self.create_now(self.lock(), caller, &request, false) {
             Err(Unready::Failed(e)) => done(Err(e)),
-            Ok(created) if self.is_on_unwritten(&created) => {
+            Ok(created) if is_on_unwritten(&created) => {
                 let engine = self.clone();
                 self.pool
                     .run(move || done(engine.materialize_created(created)));
@@ -126,11 +130,6 @@ impl Engine {
                 });
             }
         }
-    }
-
-    /// What somebody else has created in the same moment may be a patched document already.
-    fn is_on_unwritten(&self, created: &Created) -> bool {
-        self.is_dirty(created.attr.ino) || self.dirty_editor(created.opened.handle).is_some()
     }
 
     fn materialize_created(self: &Arc<Self>, created: Created) -> OpResult<Created> {
@@ -384,6 +383,7 @@ impl Engine {
                 keep_cache: false,
                 direct_io: false,
                 no_flush: false,
+                pass: Pass::Never,
             },
         })
     }

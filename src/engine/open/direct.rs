@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::super::handle::DirectFile;
 use super::super::shared::{is_database, is_edit};
 use super::super::{Engine, State};
-use super::{Opened, writes};
+use super::{Opened, Pass, writes};
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::types::{Caller, Dentry, NodeId, OpResult};
@@ -57,6 +57,7 @@ impl Engine {
             keep_cache: !flags.contains(OFlags::TRUNC),
             direct_io: false,
             no_flush: false,
+            pass: Pass::Never,
         })
     }
 

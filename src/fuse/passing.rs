@@ -1,0 +1,161 @@
+//! Nodes whose files the kernel reads by itself (passthrough, Linux 6.9): no request comes for their content.
+//!
+//! The kernel wants all descriptions of a node to be so at the same time, by one and the same backing file, or none: so
+//! what each node has open is counted here, as the kernel is told of it and tells us.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fuser::{BackingId, Errno, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyOpen};
+use parking_lot::Mutex;
+
+use super::convert::feature;
+use super::replies::fopen_flags;
+use crate::engine::{Engine, Feature, Opened, Pass};
+use crate::sys::{failpoint, mount};
+use crate::types::{HandleId, NodeId};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Passing {
+    /// This kernel has it, and it has not failed yet.
+    on: AtomicBool,
+    nodes: Mutex<HashMap<NodeId, OpenNode>>,
+}
+
+/// What a node has open.
+#[derive(Debug, Default)]
+struct OpenNode {
+    /// The kernel reads these by itself.
+    passing: Vec<HandleId>,
+    /// From this.
+    backing: Option<Arc<BackingId>>,
+    /// So many others are open.
+    others: usize,
+}
+
+/// How a description is answered.
+enum Served {
+    /// Its requests come to us.
+    Asks,
+    /// The kernel serves it from this file.
+    Passes(Arc<BackingId>),
+    /// The kernel serves the node's other descriptions by itself, and can't this one.
+    Busy,
+}
+
+impl Passing {
+    /// The kernel reads large files by itself, if it can and is allowed to.
+    pub(super) fn offer(&self, config: &mut KernelConfig) -> Feature {
+        const NAME: &str = "passthrough";
+        let switched_off = failpoint::feature_off(NAME).then_some("switched off");
+        let mut why = switched_off.or_else(mount::why_not_pass_through);
+        let mut offered = || config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+        if why.is_none() && !offered() {
+            why = Some("not offered by this kernel (large files at the speed of the disk)");
+        }
+        if why.is_none() {
+            // The backing directory is none that lies on others (overlayfs): the kernel would refuse its files.
+            config.set_max_stack_depth(1).ok();
+            self.on.store(true, Ordering::Relaxed);
+        }
+        feature(NAME, why.is_none(), why.unwrap_or_default().to_owned())
+    }
+
+    /// A description is about to be answered that its requests come from.
+    pub(super) fn note(&self, id: NodeId) {
+        if self.on.load(Ordering::Relaxed) {
+            self.nodes.lock().entry(id).or_default().others += 1;
+        }
+    }
+
+    /// A description is about to be answered. `file` says what it reads, `back` gives that to the kernel; should that fail, none is
+    /// passed any more.
+    fn enter(
+        &self,
+        id: NodeId,
+        opened: &Opened,
+        back: impl FnOnce(&File) -> io::Result<BackingId>,
+        file: impl FnOnce() -> io::Result<Arc<File>>,
+    ) -> Served {
+        if !self.on.load(Ordering::Relaxed) {
+            return Served::Asks;
+        }
+        let mut nodes = self.nodes.lock();
+        let node = nodes.entry(id).or_default();
+        if let Some(backing) = node.backing.clone() {
+            if opened.pass == Pass::Never || file().is_err() {
+                return Served::Busy;
+            }
+            node.passing.push(opened.handle);
+            return Served::Passes(backing);
+        }
+        let mixes = failpoint::mutant("C1-passed");
+        if opened.pass == Pass::Wanted && (node.others == 0 || mixes) {
+            match file().and_then(|file| back(&file)) {
+                Ok(backing) => {
+                    let backing = Arc::new(backing);
+                    node.backing = Some(backing.clone());
+                    node.passing.push(opened.handle);
+                    return Served::Passes(backing);
+                }
+                Err(why) => {
+                    log::warn!(
+                        "large files are read by way of the daemon: the kernel can't be given a file: {why}"
+                    );
+                    self.on.store(false, Ordering::Relaxed);
+                }
+            }
+        }
+        node.others += 1;
+        Served::Asks
+    }
+
+    /// A description is gone.
+    pub(super) fn leave(&self, id: NodeId, handle: HandleId) {
+        let mut nodes = self.nodes.lock();
+        let Some(node) = nodes.get_mut(&id) else {
+            return;
+        };
+        match node.passing.iter().position(|passing| *passing == handle) {
+            Some(at) => _ = node.passing.swap_remove(at),
+            None => node.others = node.others.saturating_sub(1),
+        }
+        if node.passing.is_empty() {
+            node.backing = None;
+            if node.others == 0 {
+                nodes.remove(&id);
+            }
+        }
+    }
+}
+
+/// Tells the kernel of an open description, and gives it the backing file if it may read that by itself.
+pub(super) fn answer_open(
+    reply: ReplyOpen,
+    engine: &Arc<Engine>,
+    passing: &Passing,
+    node: NodeId,
+    opened: &Opened,
+) {
+    let handle = FileHandle(opened.handle.0);
+    let file = || engine.pass(opened.handle).map_err(io::Error::from);
+    match passing.enter(node, opened, |file| reply.open_backing(file), file) {
+        Served::Asks => reply.opened(handle, fopen_flags(opened)),
+        Served::Passes(backing) => {
+            let mut flags = FopenFlags::empty();
+            flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
+            reply.opened_passthrough(handle, flags, &backing);
+        }
+        Served::Busy => {
+            log::warn!(
+                "a file can't be opened so as long as the kernel reads it by itself for others"
+            );
+            engine.release(node, opened.handle, None);
+            reply.error(Errno::ETXTBSY);
+        }
+    }
+}
