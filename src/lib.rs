@@ -5,6 +5,7 @@
 //! `docs/design.md` has the invariants and the crash argument.
 
 pub mod cli;
+pub mod commit;
 pub mod engine;
 pub mod fuse;
 pub mod guard;

@@ -10,8 +10,8 @@ mod common;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use commitfs::journal::{self, Edit, Record};
-use commitfs::types::{Seq, TxnId};
+use commitfs::journal::{self, ContentInfo, Edit, Record};
+use commitfs::types::{Seq, TxnId, Version};
 use common::{Actor, Disk, Mount, commitfs, run, temporary_directory};
 
 fn journal_of(m: &Mount) -> journal::Contents {
@@ -784,5 +784,88 @@ fn what_was_synced_and_then_published_while_it_was_open_stays() {
         let on_medium = if published { records.len() } else { synced + 1 };
         cut(&m, &records[..on_medium]);
         assert_eq!(text(&m, "status.json"), "{\"step\": 2}", "{published}");
+    }
+}
+
+/// A commit of many files at once, as a journal has it, and its staging files.
+fn many(m: &Mount, count: u64) -> (Vec<Record>, PathBuf) {
+    let staging = m.backing().join(".commitfs/staging");
+    let edits = (0..count).map(|n| {
+        let (text, id) = (format!("new {n}"), TxnId(1000 + n));
+        std::fs::write(staging.join(format!("{:016x}", id.0)), &text).unwrap();
+        Edit::Put {
+            path: format!("d{}/f{n}", n % 100).into(),
+            id,
+            version: Version(2),
+            content: ContentInfo {
+                len: text.len() as u64,
+                crc: Some(crc32c::crc32c(text.as_bytes())),
+                ..ContentInfo::default()
+            },
+            in_place: false,
+        }
+    });
+    let (seq, edits) = (Seq(1_000_000), edits.collect());
+    (vec![Record::Commit { seq, edits }], staging)
+}
+
+/// How many of these files have what the commit gives them; all others have what they had.
+fn renewed(m: &Mount, count: u64) -> u64 {
+    let is_new = |n: &u64| {
+        let (dir, found) = (n % 100, text(m, format!("d{}/f{n}", n % 100)));
+        let is_new = found == format!("new {n}");
+        assert!(
+            is_new || found == format!("old {n}"),
+            "d{dir}/f{n}: {found:?}"
+        );
+        is_new
+    };
+    (0..count).filter(is_new).count() as u64
+}
+
+#[test]
+fn a_commit_of_many_files_counts_whole_or_not_at_all() {
+    need_daemon!();
+    const COUNT: u64 = 2_000;
+    let names = (0..COUNT).map(|n| (format!("d{}/f{n}", n % 100), format!("old {n}")));
+    let seeded = || {
+        names
+            .clone()
+            .fold(slow(), |o, (name, text)| o.seed(&name, text))
+    };
+    // A torn record, a content that the medium hasn't, and one of another text: none of it.
+    for torn in [true, false] {
+        let mut m = mount!(seeded());
+        m.kill_daemon();
+        let (records, staging) = many(&m, COUNT);
+        leave(&m, &records);
+        let journal = m.backing().join(".commitfs/journal");
+        match torn {
+            true => {
+                let len = std::fs::metadata(&journal).unwrap().len();
+                let file = std::fs::OpenOptions::new().write(true).open(&journal);
+                file.unwrap().set_len(len - 1).unwrap();
+            }
+            false => std::fs::write(staging.join(format!("{:016x}", 1000 + 777)), "new 7").unwrap(),
+        }
+        commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
+        assert_eq!(renewed(&m, COUNT), 0, "torn: {torn}");
+    }
+    // Whole, and recovery ends in the middle: all of it, the next time.
+    for point in [
+        "recovery-replayed",
+        "recovery-placed:700",
+        "recovery-applied",
+    ] {
+        let mut m = mount!(seeded());
+        m.kill_daemon();
+        let (records, _) = many(&m, COUNT);
+        leave(&m, &records);
+        recover_with(&m, "COMMITFS_CRASH_AT", point);
+        if point.contains(':') {
+            assert_eq!(renewed(&m, COUNT), 700, "{point}");
+        }
+        commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
+        assert_eq!(renewed(&m, COUNT), COUNT, "{point}");
     }
 }

@@ -30,23 +30,14 @@ const FIELDS: Limits = (
     ],
 );
 // That of the engine holds by the methods of its one type: each file that these are divided into counts.
-const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 60), ("json", 5), ("txn", 5)]);
-const FILE_LINES: Limits = (
-    700,
-    &[
-        ("engine/checkpoint.rs", 723),
-        ("engine/publish.rs", 706),
-        ("txn/recovery.rs", 1009),
-        ("txn/staging.rs", 749),
-    ],
-);
+const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 61), ("json", 5), ("txn", 5)]);
+const FILE_LINES: Limits = (700, &[("txn/recovery.rs", 1006), ("txn/staging.rs", 749)]);
 const FUNCTION_LINES: Limits = (
     70,
     &[
         ("start", 119),
         ("for_people", 131),
         ("Engine::append_now", 74),
-        ("Engine::round", 72),
         ("Engine::open_now", 71),
         ("Engine::publish_first", 113),
         ("Engine::leave_stream", 77),
@@ -57,8 +48,6 @@ const FUNCTION_LINES: Limits = (
         ("Engine::rename_backing", 121),
         ("Engine::open_for_writing", 80),
         ("Engine::create_now", 135),
-        ("Engine::commit", 110),
-        ("Engine::publish_now", 250),
         ("Adapter::init", 82),
         ("push_record", 82),
         ("plan", 109),

@@ -23,6 +23,7 @@ use super::io::WriteRequest;
 use super::lines;
 use super::open::{Opened, Pass};
 use super::{Engine, State};
+use crate::commit::Changeset;
 use crate::journal::{Edit, FileKey, Record};
 use crate::namespace::{Ends, NodeKind, Shown};
 use crate::rules::Stream;
@@ -301,29 +302,20 @@ impl Engine {
             self.unpromise_editors(state, dentry);
         }
         if let Some((key, path)) = target.told {
-            let seq = state.commits.next();
-            state.commits.give(seq);
-            let record = Record::Commit {
-                seq,
-                edits: vec![Edit::Append {
-                    path,
-                    file: Some(key),
-                    from,
-                    len: bytes.len() as u64,
-                    crc: crc32c::crc32c(bytes),
-                }],
-            };
-            if !failpoint::mutant("C10-journal") {
-                self.append(&record)?;
-            }
+            let seq = self.sequencer.try_commit(Changeset::from(Edit::Append {
+                path,
+                file: Some(key),
+                from,
+                len: bytes.len() as u64,
+                crc: crc32c::crc32c(bytes),
+            }))?;
             state.metrics.note_commit(seq, Instant::now());
-            state.commits.add(seq, record);
             state.growing.append(key, seq, end);
             appender.last.fetch_max(seq.0, Ordering::Relaxed);
             journalled = Some((seq, key));
         }
         if journalled.is_some() || target.dentry.is_some() {
-            let seq = state.commits.last();
+            let seq = self.sequencer.last();
             state.unsynced.note_append(target.node, seq, file.clone());
             if let Some(node) = state.nodes.get_mut(target.node) {
                 node.added_to = true;
@@ -405,8 +397,7 @@ impl Engine {
     fn withdraw(&self, seq: Seq, file: FileKey, end: u64) -> OpResult<()> {
         let mut state = self.lock();
         state.growing.withdraw(file, end);
-        state.commits.withdraw(seq);
-        self.append(&Record::Withdrawn { seq })
+        self.sequencer.withdraw(seq)
     }
 
     /// A description of a file that still has to get its first version, by its first line.
@@ -510,7 +501,7 @@ impl Engine {
         drop(content);
         if first.is_none() {
             self.publish(state, &dentry, ready, node);
-            let seq = state.commits.last();
+            let seq = self.sequencer.last();
             for appender in state.appenders.get(&dentry).into_iter().flatten() {
                 appender.last.fetch_max(seq.0, Ordering::Relaxed);
             }
@@ -526,7 +517,7 @@ impl Engine {
         whole.extend_from_slice(lines);
         let added = self.append_records(appender, &mut inner, &whole);
         self.store.remove_staging(ready.id).ok();
-        self.append(&Record::Abort { id: ready.id }).ok();
+        self.sequencer.append(&Record::Abort { id: ready.id }).ok();
         if let Err(e) = added {
             // This write fails; what it has acknowledged before is tried again by the close.
             whole.truncate(whole.len() - lines.len());

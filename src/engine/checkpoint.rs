@@ -1,18 +1,6 @@
-//! Brings committed versions into the backing directory, once their data is durable.
-//!
-//! One round, for all commits up to some number N:
-//! 1. directories changed in place before: fsync
-//! 2. the data of every pending version: fdatasync
-//! 3. the journal: `Durable{N}`, fdatasync
-//! 4. every pending version: rename from staging to its name
-//! 5. the directories: fsync; where a rename may come to the medium by halves, staging, too
-//! 6. the journal is started anew when it has grown
-//!
-//! A crash before 3 leaves the backing directory as it was, and recovery goes by checksums. A crash
-//! after 3 is repaired by doing 4 again: a staging file that is gone has been renamed already.
+//! When a round of the checkpoint is made, what it finds, and who waits for it. What one does: [`Round`].
 
-use std::collections::HashMap;
-use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,121 +8,36 @@ use rustix::io::Errno;
 
 use super::state::{sleep, sleep_until};
 use super::wakeups::Awaited;
-use super::{Engine, Parked, State};
+use super::{Engine, State};
+use crate::commit::{Broken, CheckpointItem, Parked, Round, Todo};
 use crate::journal::{Edit, JournalError, Record};
-use crate::namespace::Pending;
 use crate::sys::{at, failpoint, spare};
 use crate::txn::Transaction;
-use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, mtime_ns, now_ns};
+use crate::types::{NodeId, OpResult, Seq, TxnId, mtime_ns, now_ns};
 
-/// The journal is started anew above this size.
+/// The journal is started anew above this size; tests lower it.
 const ROTATE: u64 = 4 << 20;
-
-/// See [`ROTATE`]; tests lower it.
-pub(super) fn rotate_at() -> u64 {
-    failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE)
-}
-
 /// More commits than this don't wait for the disk at a time.
 const BACKLOG: u64 = 4096;
 /// A close that waits for the disk goes on after this.
 const BACKLOG_WAIT: Duration = Duration::from_secs(30);
 /// Who commits waits so long for a durable close that it would overtake again.
 const GIVE_WAY: Duration = Duration::from_millis(200);
-/// A round that is asked for waits so long for others who are likely to ask for one, too.
-const GATHER: Duration = Duration::from_micros(300);
 /// A round that could not be finished is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 /// A document's text is written to its file after this, if nobody has asked for it before.
 const TEXT_DELAY: Duration = Duration::from_millis(500);
 
-/// A version to be applied.
-struct CheckpointItem {
-    dentry: Dentry,
-    id: TxnId,
-    file: Arc<File>,
-    synced: bool,
-}
-
-impl CheckpointItem {
-    /// What can be applied of a name: a document that is not written out builds on what it has
-    /// replaced, and on the journal.
-    fn of((dentry, pending): (Dentry, &Pending)) -> Option<CheckpointItem> {
-        let (id, file, synced) = match pending.unwritten {
-            None => (pending.id, &pending.file, pending.synced),
-            Some(_) => {
-                let base = pending.superseded.last()?;
-                (base.id, &base.file, false)
-            }
-        };
-        Some(CheckpointItem {
-            dentry,
-            id,
-            file: file.clone(),
-            synced,
-        })
-    }
-}
-
-/// Why a round has ended early.
-enum Broken {
-    /// Something was short for the moment: it is tried again.
-    Later(Errno),
-    /// What fdatasync failed to write is marked clean in the page cache: asking again would be told a
-    /// lie. So the first failure stands until a remount, ENOSPC at that point included.
-    Lost(Errno),
-}
-
-impl Broken {
-    /// What a sync itself says is never among what passes.
-    fn of_open(errno: Errno) -> Broken {
-        match spare::is_passing(errno) {
-            true => Broken::Later(errno),
-            false => Broken::Lost(errno),
-        }
-    }
-
-    fn of_append(errno: Errno) -> Broken {
-        match errno {
-            Errno::NOSPC | Errno::DQUOT => Broken::Later(errno),
-            other => Broken::of_open(other),
-        }
-    }
-}
-
-/// Directories that pending versions will be moved into. One that is gone has no need of a sync.
-fn directories_of(state: &State) -> OpResult<HashMap<NodeId, Arc<File>>> {
-    let mut dirs = HashMap::new();
-    for (dentry, _) in state.pending.iter() {
-        match spare::open(|| state.nodes.fd(dentry.dir)) {
-            Ok(fd) => drop(dirs.insert(dentry.dir, fd)),
-            Err(e) if spare::is_passing(e) => return Err(e),
-            Err(_) => {}
-        }
-    }
-    Ok(dirs)
-}
-
-struct Round {
-    upto: Seq,
-    /// There are commits that are not known to be on the medium.
-    commits: bool,
-    /// See [`CheckpointRequest::barred`](super::state::CheckpointRequest::barred).
-    barred: bool,
-    items: Vec<CheckpointItem>,
-    dirs: HashMap<NodeId, Arc<File>>,
-    /// Directories that the items come into.
-    into: OpResult<HashMap<NodeId, Arc<File>>>,
-    appended: Vec<(NodeId, Seq, Arc<File>)>,
-}
-
-/// Whether a new journal may take the old one's place: it says nothing of what was removed, moved or made
-/// in the backing directory, which has to be on the medium then.
-pub(super) fn may_rotate(state: &State) -> bool {
-    !state.checkpoint.busy && !state.unsynced.has_dirs() && !state.checkpoint.barred
-}
-
 impl Engine {
+    /// Whether a new journal is to take the old one's place, and may: it says nothing of what was removed, moved or made
+    /// in the backing directory, which has to be on the medium then.
+    pub(super) fn should_rotate(&self, state: &State) -> bool {
+        self.sequencer.journal_len() > failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE)
+            && !state.checkpoint.busy
+            && !state.unsynced.has_dirs()
+            && !self.sequencer.is_barred()
+    }
+
     pub(super) fn start_checkpoint(self: &Arc<Self>) -> OpResult<()> {
         let engine = self.clone();
         std::thread::Builder::new()
@@ -154,49 +57,33 @@ impl Engine {
 
     fn checkpoint_loop(&self) {
         let mut state = self.lock();
-        let mut gathering: Option<Instant> = None;
         loop {
             let work = !state.pending.is_empty()
-                || !state.commits.are_durable()
+                || !self.sequencer.are_durable()
                 || !state.unsynced.is_empty();
-            let wanted = state.checkpoint.wanted > state.checkpoint.rounds;
-            let due = state
-                .checkpoint
-                .due
-                .is_some_and(|due| due <= Instant::now());
-            if state.checkpoint.stop && !work {
-                state.checkpoint.rounds += 1;
-                state.wake(Awaited::Round);
-                return;
-            }
-            if state.checkpoint.failed.is_some() && !state.checkpoint.stop {
-                state = self.give_answers(state, usize::MAX);
-                self.checkpoint_wanted.wait(&mut state);
-            } else if wanted
-                && !state.checkpoint.is_worth_a_round()
-                && gathering.is_none_or(|since| since.elapsed() < GATHER)
-            {
-                // Others are about to come, and one wait for the disk serves all.
-                let since = *gathering.get_or_insert_with(Instant::now);
-                self.checkpoint_wanted
-                    .wait_until(&mut state, since + GATHER);
-            } else if wanted
-                || (work && (due || state.checkpoint.stop || state.checkpoint.due.is_none()))
-            {
-                gathering = None;
-                let waiting = state.checkpoint.waiting();
-                state = self.round(state);
-                state.checkpoint.usual = state.checkpoint.waiting();
-                state = self.give_answers(state, waiting);
-                if state.checkpoint.stop && state.checkpoint.failed.is_some() {
+            match state.checkpoint.next(work, Instant::now()) {
+                Todo::Leave => {
+                    state.checkpoint.rounds += 1;
+                    state.wake(Awaited::Round);
                     return;
                 }
-            } else if let Some(due) = state.checkpoint.due.filter(|_| work) {
-                self.checkpoint_wanted.wait_until(&mut state, due);
-            } else {
-                // What became due during a round may have been done by that.
-                state.checkpoint.due = None;
-                self.checkpoint_wanted.wait(&mut state);
+                Todo::Refuse => {
+                    state = self.give_answers(state, usize::MAX);
+                    self.checkpoint_wanted.wait(&mut state);
+                }
+                Todo::Round => {
+                    let waiting = state.checkpoint.waiting();
+                    state = self.round(state);
+                    state.checkpoint.usual = state.checkpoint.waiting();
+                    state = self.give_answers(state, waiting);
+                    if state.checkpoint.stop && state.checkpoint.failed.is_some() {
+                        return;
+                    }
+                }
+                Todo::Gather(until) | Todo::Until(until) => {
+                    self.checkpoint_wanted.wait_until(&mut state, until);
+                }
+                Todo::Idle => self.checkpoint_wanted.wait(&mut state),
             }
         }
     }
@@ -208,7 +95,7 @@ impl Engine {
         mut state: parking_lot::MutexGuard<'a, State>,
         asked: usize,
     ) -> parking_lot::MutexGuard<'a, State> {
-        let durable = state.commits.durable();
+        let durable = self.sequencer.durable();
         let answers = state.checkpoint.answers(durable, asked);
         if answers.is_empty() {
             return state;
@@ -228,40 +115,14 @@ impl Engine {
         state.checkpoint.due = None;
         let all = std::mem::take(&mut state.checkpoint.write_out) || state.checkpoint.stop;
         drop(state);
-        let delay = match all {
-            true => Duration::ZERO,
-            false => self.text_delay(),
-        };
-        let texts = self.documents.unwritten_for(delay);
-        let mut written = Ok(());
-        for dentry in &texts {
-            written = written.and(self.write_out(dentry));
-        }
-        // What is being appended right now is either journalled and written, or neither.
-        let appends = self.appends.lock();
-        let mut state = self.lock();
-        state.checkpoint.taken = state.commits.last();
-        let round = Round {
-            upto: state.commits.last(),
-            items: state
-                .pending
-                .iter()
-                .filter_map(CheckpointItem::of)
-                .collect(),
-            into: directories_of(&state),
-            commits: !state.commits.are_durable(),
-            barred: std::mem::take(&mut state.checkpoint.barred),
-            dirs: state.unsynced.take_dirs(),
-            appended: state.unsynced.appended(),
-        };
-        drop(state);
-        drop(appends);
-        let result = self.run_round(&round);
+        let written = write_out_texts(self, all);
+        let round = take_along(self);
+        let result = round.run(&self.store, &self.sequencer, |item| self.apply(item));
         let result = result.map(|stuck| stuck.or(written.err()));
         let mut state = self.lock();
         state.checkpoint.busy = false;
         state.checkpoint.rounds += 1;
-        state.checkpoint.barred |= round.barred && result.is_err();
+        self.sequencer.end_round(round.start, result.is_ok());
         match result {
             Ok(stuck) => {
                 state.checkpoint.stuck = stuck;
@@ -270,85 +131,11 @@ impl Engine {
                     self.store.keep_reserve().ok();
                 }
             }
-            Err(Broken::Later(errno)) => {
-                log::error!("commits wait to be brought into place: {errno}; it is tried again");
-                state.checkpoint.stuck = Some(errno);
-                state.checkpoint.due = Some(Instant::now() + AGAIN);
-                state.unsynced.put_back_dirs(round.dirs);
-                // What is in place already is no item of the next round.
-                state
-                    .unsynced
-                    .put_back_dirs(round.into.into_iter().flatten());
-            }
-            Err(Broken::Lost(errno)) => {
-                log::error!(
-                    "commits can't be made durable: {errno}; they are kept in .commitfs/staging, and new ones are refused"
-                );
-                state.checkpoint.failed = Some(errno);
-                state.unsynced.put_back_dirs(round.dirs);
-            }
+            Err(why) => note_broken(&mut state, round, why),
         }
         spare::fill();
         state.wake(Awaited::Round);
         state
-    }
-
-    fn run_round(&self, round: &Round) -> Result<Option<Errno>, Broken> {
-        let mut stuck = None;
-        failpoint::crash_point("checkpoint-begun");
-        failpoint::delay("COMMITFS_ROUND_DELAY_MS");
-        let into = round.into.as_ref().map_err(|e| Broken::of_open(*e))?;
-        failpoint::sync("C19-sync-dirs-before", || {
-            self.sync_dirs(round.dirs.values())
-        })
-        .map_err(Broken::of_open)?;
-        let covers = round.barred && !failpoint::mutant("C19-covered");
-        if round.commits || covers || !round.items.is_empty() || !round.appended.is_empty() {
-            let appended: Vec<_> = round.appended.iter().map(|(_, _, f)| &**f).collect();
-            failpoint::sync("C19-sync-appends", || at::sync_files(&appended))
-                .map_err(Broken::of_open)?;
-            if !round.items.is_empty() {
-                self.sync_items(&round.items).map_err(Broken::of_open)?;
-            }
-            failpoint::crash_point("data-synced");
-            self.append(&Record::Durable { seq: round.upto })
-                .map_err(Broken::of_append)?;
-            self.sync_journal().map_err(Broken::of_open)?;
-            failpoint::crash_point("durable-journalled");
-            for item in &round.items {
-                stuck = self.apply(item).err().or(stuck);
-                failpoint::crash_point("applied-one");
-            }
-        }
-        failpoint::crash_point("applied-all");
-        failpoint::sync("C19-sync-dirs-after", || self.sync_dirs(into.values()))
-            .map_err(Broken::of_open)?;
-        if !round.items.is_empty() {
-            failpoint::sync("C19-sync-staging-after", || self.store.sync_moved_away())
-                .map_err(Broken::of_open)?;
-        }
-        failpoint::crash_point("dirs-synced");
-        Ok(stuck)
-    }
-
-    fn sync_items(&self, items: &[CheckpointItem]) -> OpResult<()> {
-        let files: Vec<_> = items
-            .iter()
-            .filter(|i| !i.synced)
-            .map(|i| &*i.file)
-            .collect();
-        failpoint::sync("C19-sync-data", || at::sync_files(&files))?;
-        failpoint::sync("C19-sync-staging", || self.store.sync_staging_dir())
-    }
-
-    fn sync_dirs<'a>(&self, dirs: impl Iterator<Item = &'a Arc<File>>) -> OpResult<()> {
-        use std::os::fd::AsFd;
-        // Opening one may fail for the moment.
-        let sync = |dir: &Arc<File>| {
-            spare::open(|| failpoint::fail_point("C19-open-dir"))?;
-            at::sync_dir(dir.as_fd())
-        };
-        dirs.map(sync).fold(Ok(()), spare::graver)
     }
 
     /// Moves one version to its name, unless it was moved or dropped since.
@@ -455,8 +242,8 @@ impl Engine {
     }
 
     fn after_round(&self, state: &mut State, round: &Round) {
-        let upto = round.upto;
-        let last = state.commits.last();
+        let upto = round.start.upto;
+        let last = self.sequencer.last();
         state.metrics.note_durable(upto, last, Instant::now());
         for (node, seq, _) in &round.appended {
             if state.unsynced.end_append(*node, *seq) {
@@ -476,14 +263,14 @@ impl Engine {
             staged.extend(p.superseded.iter().map(|s| s.id));
         }
         let is_staged = |edit: &Edit| matches!(edit, Edit::Put { id, .. } | Edit::Patch { id, .. } if staged.contains(id));
-        state.commits.note_durable(
+        self.sequencer.note_durable(
             upto,
             |record| matches!(record, Record::Commit { edits, .. } if edits.iter().any(is_staged)),
         );
         if !state.pending.is_empty() || state.unsynced.has_appended() {
             self.wake_checkpoint(state);
         }
-        if self.journal.lock().len() > rotate_at() && may_rotate(state) {
+        if self.should_rotate(state) {
             self.rotate(state);
         }
     }
@@ -496,7 +283,7 @@ impl Engine {
         let before = |t: &&Transaction| {
             t.promise
                 .overtaken()
-                .is_some_and(|by| by > state.commits.durable())
+                .is_some_and(|by| by > self.sequencer.durable())
         };
         let (older, newer): (Vec<_>, Vec<_>) = open.partition(before);
         let records = |txns: Vec<&Transaction>| {
@@ -504,31 +291,23 @@ impl Engine {
             records.collect::<Vec<Record>>()
         };
         let (older, newer) = (records(older), records(newer));
-        let (unapplied, durable) = (state.commits.unapplied(), state.commits.durable());
-        let mut carried = state.growing.carry(unapplied.clone(), durable);
-        carried.extend(older);
-        carried.extend(unapplied.cloned());
-        carried.extend(newer);
-        carried.extend(state.txns.aborting().cloned());
-        let mut journal = self.journal.lock();
-        let mut header = journal.header().clone();
-        header.journal_id = crate::journal::fresh_id();
-        header.next_id = state.txns.last_id().next();
-        header.next_seq = state.commits.next();
-        header.durable_seq = state.commits.durable();
-        match crate::journal::Journal::create(
-            std::os::fd::AsFd::as_fd(&self.store.state),
-            header,
-            &carried,
-        ) {
-            Ok(fresh) => {
-                *journal = fresh;
-                state.growing.carried();
-            }
+        let (next_id, growing) = (state.txns.last_id().next(), &mut state.growing);
+        let aborting = state.txns.aborting();
+        let carry = |unapplied: &[&Record], durable| {
+            let mut carried = growing.carry(unapplied, durable);
+            carried.extend(older);
+            carried.extend(unapplied.iter().map(|record| Record::clone(record)));
+            carried.extend(newer);
+            carried.extend(aborting.cloned());
+            carried
+        };
+        let begun = self
+            .sequencer
+            .start_anew(self.store.state.as_fd(), next_id, carry);
+        match begun {
+            Ok(()) => state.growing.carried(),
             Err(e @ JournalError::NameInDoubt { .. }) => {
-                // What went into the old one would be found by nobody.
                 log::error!("{e}; new commits are refused");
-                journal.give_up();
                 state.fail_checkpoint(Errno::IO);
             }
             Err(e) => log::error!("journal can't be started anew: {e}; the old one goes on"),
@@ -539,7 +318,7 @@ impl Engine {
     /// Waits until all that is committed so far lies in the backing directory, durably.
     pub(super) fn checkpoint_all(&self) -> OpResult<()> {
         let mut state = self.lock();
-        let target = state.checkpoint.rounds + if state.checkpoint.busy { 2 } else { 1 };
+        let target = state.checkpoint.next_whole();
         state.checkpoint.wanted = state.checkpoint.wanted.max(target);
         state.checkpoint.write_out = true;
         self.checkpoint_wanted.notify_one();
@@ -549,11 +328,7 @@ impl Engine {
             }
             sleep(&mut state, &[Awaited::Round]);
         }
-        state
-            .checkpoint
-            .failed
-            .or(state.checkpoint.stuck)
-            .map_or(Ok(()), Err)
+        state.checkpoint.trouble().map_or(Ok(()), Err)
     }
 
     /// Waits until a commit survives a power cut, in the backing directory or in the journal.
@@ -561,8 +336,8 @@ impl Engine {
         let mut state = self.lock();
         state.checkpoint.awaiting += 1;
         let mut failed = None;
-        let own = state.checkpoint.rounds + if state.checkpoint.busy { 2 } else { 1 };
-        while state.commits.durable() < seq && failed.is_none() {
+        let own = state.checkpoint.next_whole();
+        while self.sequencer.durable() < seq && failed.is_none() {
             if !state.checkpoint.busy {
                 self.want_round(&mut state);
             }
@@ -584,7 +359,7 @@ impl Engine {
         answer: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         let mut state = self.lock();
-        if state.commits.durable() >= seq {
+        if self.sequencer.durable() >= seq {
             drop(state);
             return answer(Ok(()));
         }
@@ -602,7 +377,7 @@ impl Engine {
     /// Asks for a round, and wakes the checkpoint if it does not know of that, or enough have come.
     pub(super) fn want_round(&self, state: &mut State) {
         let first = state.checkpoint.wanted <= state.checkpoint.rounds;
-        let target = state.checkpoint.rounds + if state.checkpoint.busy { 2 } else { 1 };
+        let target = state.checkpoint.next_whole();
         state.checkpoint.wanted = state.checkpoint.wanted.max(target);
         if first || state.checkpoint.is_worth_a_round() {
             self.checkpoint_wanted.notify_one();
@@ -632,9 +407,7 @@ impl Engine {
         if failpoint::mutant("C7-way") {
             return;
         }
-        while state.checkpoint.overtaken > 0
-            && state.checkpoint.failed.or(state.checkpoint.stuck).is_none()
-        {
+        while state.checkpoint.overtaken > 0 && state.checkpoint.trouble().is_none() {
             if !sleep_until(state, &[Awaited::Overtaken, Awaited::Round], until) {
                 return;
             }
@@ -645,8 +418,7 @@ impl Engine {
     pub(super) fn has_backlog(&self, state: &State) -> bool {
         let most = BACKLOG.min(self.config.descriptors / 8);
         let most = failpoint::number("COMMITFS_BACKLOG", most);
-        state.commits.backlog() > most
-            && state.checkpoint.failed.or(state.checkpoint.stuck).is_none()
+        self.sequencer.backlog() > most && state.checkpoint.trouble().is_none()
     }
 
     /// Whether the data of every commit so far is on the medium.
@@ -654,7 +426,7 @@ impl Engine {
         !state.unsynced.has_dirs()
             && !state.unsynced.has_appended()
             && !state.checkpoint.busy
-            && !state.checkpoint.barred
+            && !self.sequencer.is_barred()
             && state
                 .pending
                 .iter()
@@ -691,7 +463,7 @@ impl Engine {
             return vec![Record::Retarget { id, path: None }];
         }
         let mut records = vec![Engine::begin_record(state, txn, txn.is_there())];
-        let is_newer = |by| by <= state.commits.durable() || failpoint::mutant("C7-carried");
+        let is_newer = |by| by <= self.sequencer.durable() || failpoint::mutant("C7-carried");
         if txn.promise.overtaken().is_some_and(is_newer) {
             return records;
         }
@@ -716,4 +488,46 @@ impl Engine {
         }
         records
     }
+}
+
+fn write_out_texts(engine: &Engine, all: bool) -> OpResult<()> {
+    let delay = match all {
+        true => Duration::ZERO,
+        false => engine.text_delay(),
+    };
+    let mut written = Ok(());
+    for dentry in &engine.documents.unwritten_for(delay) {
+        written = written.and(engine.write_out(dentry));
+    }
+    written
+}
+
+fn take_along(engine: &Engine) -> Round {
+    // What is being appended right now is either journalled and written, or neither.
+    let _appends = engine.appends.lock();
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    let committed = (&state.nodes, &state.pending);
+    Round::of(
+        engine.sequencer.begin_round(),
+        committed,
+        &mut state.unsynced,
+    )
+}
+
+fn note_broken(state: &mut State, round: Round, why: Broken) {
+    match why {
+        Broken::Later(errno) => {
+            log::error!("commits wait to be brought into place: {errno}; it is tried again");
+            state.checkpoint.stuck = Some(errno);
+            state.checkpoint.due = Some(Instant::now() + AGAIN);
+        }
+        Broken::Lost(errno) => {
+            log::error!(
+                "commits can't be made durable: {errno}; they are kept in .commitfs/staging, and new ones are refused"
+            );
+            state.checkpoint.failed = Some(errno);
+        }
+    }
+    round.give_back(why, &mut state.unsynced);
 }

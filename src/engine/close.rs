@@ -527,7 +527,7 @@ impl Engine {
                 false
             }
         };
-        self.append(&Record::Abort { id }).ok();
+        self.sequencer.append(&Record::Abort { id }).ok();
         let mut state = self.lock();
         state.txns.end_abort(aborted.txn.id);
         state.counters.rejected += u64::from(kept);
@@ -669,9 +669,7 @@ impl Engine {
         while state.checkpoint.rounds == rounds && state.checkpoint.failed.is_none() {
             sleep(&mut state, &[Awaited::Round]);
         }
-        while !state.pending.is_empty()
-            && state.checkpoint.failed.or(state.checkpoint.stuck).is_none()
-        {
+        while !state.pending.is_empty() && state.checkpoint.trouble().is_none() {
             sleep(&mut state, &[Awaited::Round]);
         }
         if let (Some(e), waiting @ 1..) = (state.checkpoint.stuck, state.pending.iter().count()) {

@@ -8,7 +8,7 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::names::{JUDGEMENTS, open_at};
-use super::publish::Publication;
+use super::publishing::Publication;
 use super::rest::publish_in_place;
 use super::{Durability, Engine, State};
 use crate::guard::{Guard, Replaces};

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::{Engine, State};
 use rustix::fs::RenameFlags;
 
-use crate::journal::{Edit, FileKey, Record};
+use crate::journal::{FileKey, Record};
 use crate::sys::failpoint;
 use crate::txn::key_of;
 use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq};
@@ -88,12 +88,8 @@ impl Growing {
 
     /// What a new journal begins with; what wasn't used during the old one is forgotten. Appends
     /// that are not on the medium are carried over themselves.
-    pub fn carry<'a>(
-        &mut self,
-        unapplied: impl Iterator<Item = &'a Record>,
-        durable: Seq,
-    ) -> Vec<Record> {
-        let froms = first_appends(unapplied);
+    pub fn carry(&mut self, unapplied: &[&Record], durable: Seq) -> Vec<Record> {
+        let froms = crate::commit::first_appends(unapplied.iter().copied());
         self.files
             .retain(|_, g| g.used || !g.told || g.last > durable);
         if failpoint::mutant("C19-growing-carried") {
@@ -128,9 +124,9 @@ impl Engine {
         if state.growing.knows(file) {
             return Ok(());
         }
-        let durable = state.commits.durable();
+        let durable = self.sequencer.durable();
         state.growing.make_room(durable);
-        self.append(&Record::Growing {
+        self.sequencer.append(&Record::Growing {
             file,
             path: path.to_owned(),
             len,
@@ -186,8 +182,7 @@ impl Engine {
     }
 
     fn growing_moved(&self, state: &mut State, file: FileKey, path: &Path) {
-        let records = state.commits.unapplied();
-        let from = first_appends(records).get(&file).copied();
+        let from = self.sequencer.first_appends().get(&file).copied();
         let Some(grown) = state.growing.files.get_mut(&file) else {
             return;
         };
@@ -197,7 +192,7 @@ impl Engine {
             path: path.to_owned(),
             len: from.unwrap_or(grown.end),
         };
-        self.append(&record).ok();
+        self.sequencer.append(&record).ok();
     }
 
     /// The file of a description in direct mode, if recovery would cut it off.
@@ -221,37 +216,8 @@ impl Engine {
             if failpoint::mutant("C14-settled") {
                 return Ok(());
             }
-            self.append(&Record::Settled { file })?;
-            // A new journal tells no more of what they may overwrite.
-            for record in state.commits.unapplied_mut() {
-                if let Record::Commit { edits, .. } = record {
-                    edits.retain(
-                        |edit| !matches!(edit, Edit::Append { file: Some(f), .. } if *f == file),
-                    );
-                }
-            }
+            self.sequencer.settle(file)?;
         }
         self.sync_journal()
     }
-}
-
-/// How long each file was before the first of these appends to it.
-fn first_appends<'a>(records: impl Iterator<Item = &'a Record>) -> HashMap<FileKey, u64> {
-    let mut froms = HashMap::new();
-    for record in records {
-        let Record::Commit { edits, .. } = record else {
-            continue;
-        };
-        for edit in edits {
-            if let Edit::Append {
-                file: Some(file),
-                from,
-                ..
-            } = edit
-            {
-                froms.entry(*file).or_insert(*from);
-            }
-        }
-    }
-    froms
 }

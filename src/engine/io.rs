@@ -282,7 +282,9 @@ impl Engine {
         if let Some(txn) = state.txns.get_mut(&id) {
             // Whichever FLUSH has said so: others may have joined and closed since.
             if let Some(ready) = txn.preparation.withdraw() {
-                self.append(&Record::Unprepared { id: ready.id }).ok();
+                self.sequencer
+                    .append(&Record::Unprepared { id: ready.id })
+                    .ok();
                 // No RELEASE is about to come that a lookup would have to wait for.
                 let dentry = txn.dentry().clone();
                 state.wake_for(id, &dentry);

@@ -15,7 +15,8 @@ use rustix::io::Errno;
 use super::close::Aborted;
 use super::deciding::is_promised;
 use super::names::{Barrier, Step, refuse_state_dir};
-use super::publish::Publication;
+use super::publish::NewVersion;
+use super::publishing::Publication;
 use super::{Engine, State, virtualdir};
 use crate::guard::Guard;
 use crate::journal;
@@ -249,7 +250,7 @@ impl Engine {
             let along = [Vec::new(), Vec::new()];
             self.announce_moved(state, (&path, &path), inode, false, along)?;
         }
-        state.append_barrier(self)?;
+        self.sequencer.barrier()?;
         at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
         let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
         n.lookups += 1;
@@ -419,6 +420,7 @@ impl Engine {
 
     /// Commits copies, each if its name still has what it followed with.
     fn publish_copies(&self, state: &mut State, copies: Copies) {
+        let mut versions = Vec::new();
         for copy in copies.made {
             if self.current_if_any(state, &copy.dentry) != Ok(Some(copy.onto)) {
                 self.store.remove_staging(copy.ready.id).ok();
@@ -428,11 +430,16 @@ impl Engine {
             let version = state
                 .nodes
                 .create(NodeKind::File, copy.path, copy.key, dentry.clone());
-            self.publish(state, dentry, copy.ready, version);
             if let Some(follower) = state.followers.names.get_mut(dentry) {
                 follower.version = version;
             }
+            versions.push(NewVersion {
+                node: version,
+                dentry: copy.dentry,
+                ready: copy.ready,
+            });
         }
+        self.publish_all(state, versions);
     }
 
     /// Decides, also about the links that follow it.

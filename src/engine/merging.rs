@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::documents::Parsed;
 use super::ledger::{Actor, Base, Doubts, ProcessId, Saved, Text};
-use super::publish::Publication;
+use super::publishing::Publication;
 use super::{Engine, State};
 use crate::journal;
 use crate::json::{self, Document, Limits};

@@ -10,7 +10,6 @@ mod attrs;
 mod checkpoint;
 mod claims;
 mod close;
-mod commits;
 mod deciding;
 mod dirs;
 mod documents;
@@ -43,6 +42,7 @@ mod pool;
 mod prepare;
 mod probe;
 mod publish;
+mod publishing;
 mod resolve;
 mod rest;
 mod retries;
@@ -54,7 +54,6 @@ mod state;
 mod status;
 mod strangers;
 mod strays;
-mod unsynced;
 mod virtualdir;
 mod waits;
 mod wakeups;
@@ -74,7 +73,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::journal::{Journal, JournalError, Record};
+use crate::commit::{CheckpointRequest, Sequencer, Unsynced};
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::rules::{Creation, Policy, Rules};
 use crate::store::{RejectedBound, Store};
@@ -90,7 +89,7 @@ pub use io::WriteRequest;
 pub use locking::LockRequest;
 pub use lockstats::{BOUNDS, Histogram, LockStats, NameTotals, Totals};
 pub use open::{CreateRequest, Created, OpenRequest, Opened, Pass};
-pub use state::{Counters, DirEntry, Parked, State};
+pub use state::{Counters, DirEntry, State};
 pub use status::{Feature, Status};
 pub use virtualdir::{Answer, Blocker, ControlCommand};
 
@@ -172,7 +171,8 @@ pub struct Engine {
     state: Mutex<State>,
     /// The checkpoint has orders.
     checkpoint_wanted: Condvar,
-    pub(crate) journal: Mutex<Journal>,
+    /// Numbers of commits, and the journal. Its lock is taken after all others.
+    pub(crate) sequencer: Sequencer,
     /// Taken after a content, and before `State`.
     appends: append::Appends,
     /// Files on their way out.
@@ -222,11 +222,6 @@ fn name_ttl(state: &State, node: &Node) -> Duration {
     }
 }
 
-fn is_full(error: &std::io::Error) -> bool {
-    let errno = crate::types::errno_of(error);
-    matches!(errno, Errno::NOSPC | Errno::DQUOT)
-}
-
 /// The first number given to a file: below 2^53, which is as far as some programs can count, and from
 /// a range of this mount's own. `/proc/PID/fdinfo` of a descriptor on another file system, or another
 /// mount of ours, hardly ever shows one of ours then (see `probe`).
@@ -273,10 +268,9 @@ impl Engine {
             last_handle: HandleId(0),
             pending_opens: HashMap::new(),
             lookups: HashMap::new(),
-            commits: commits::Commits::new(recovered.last_seq),
-            unsynced: unsynced::Unsynced::default(),
+            unsynced: Unsynced::default(),
             growing: growing::Growing::default(),
-            checkpoint: state::CheckpointRequest::default(),
+            checkpoint: CheckpointRequest::default(),
             counters: Counters::default(),
             overlaid: Vec::new(),
             errors: errors::ErrorLog::default(),
@@ -302,7 +296,7 @@ impl Engine {
             config,
             state: Mutex::new(state),
             checkpoint_wanted: Condvar::new(),
-            journal: Mutex::new(recovered.journal),
+            sequencer: Sequencer::new(recovered.journal, recovered.last_seq),
             appends: append::Appends::default(),
             deferred_closes,
             freed: std::sync::atomic::AtomicBool::new(false),
@@ -359,18 +353,6 @@ impl Engine {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
-    }
-
-    /// Appends to the journal without waiting for the disk.
-    pub(crate) fn append(&self, record: &Record) -> OpResult<()> {
-        self.journal.lock().append(record).map_err(|e| {
-            log::error!("journal: {e}");
-            match e {
-                // Nothing of it is there, and there may be room for it later.
-                JournalError::Io { source, .. } if is_full(&source) => Errno::NOSPC,
-                _ => Errno::IO,
-            }
-        })
     }
 
     /// The rules for a name.

@@ -136,11 +136,11 @@ impl Engine {
         };
         match barrier.target {
             None if waiting => {
-                barrier.target = Some(state.commits.last());
+                barrier.target = Some(self.sequencer.last());
                 true
             }
             None => false,
-            Some(target) => waiting && (state.commits.durable() < target || in_journal(target)),
+            Some(target) => waiting && (self.sequencer.durable() < target || in_journal(target)),
         }
     }
 
@@ -294,7 +294,7 @@ impl Engine {
         let hold = at::open_path(dir, &dentry.name).ok();
         let node = self.current_if_any(state, dentry)?;
         let lost = state.added_to(dentry, node);
-        state.append_barrier(self)?;
+        self.sequencer.barrier()?;
         self.note_removed(state, caller.tid, dentry, node);
         rustix::fs::unlinkat(dir, &dentry.name, AtFlags::empty())?;
         state.unname(dentry, lost);
@@ -321,7 +321,9 @@ impl Engine {
                 }
                 txn.visibility.end();
                 let (id, node) = (txn.staging_id, txn.node);
-                self.append(&Record::Retarget { id, path: None }).ok();
+                self.sequencer
+                    .append(&Record::Retarget { id, path: None })
+                    .ok();
                 // It has no link any more.
                 if let Some(notify) = self.notify.get() {
                     notify.attributes_changed(node);
@@ -339,7 +341,7 @@ impl Engine {
         };
         let lost = state.added_to(dentry, Some(pending.node));
         state.unname(dentry, lost);
-        let seq = self.journal_commit(state, vec![Edit::Drop { path }]);
+        let seq = self.journal_commit(state, Edit::Drop { path }.into());
         state.counters.commits -= 1;
         state.unsynced.delete_after(seq, pending.id);
         if let Some(node) = state.nodes.get_mut(pending.node) {
@@ -375,7 +377,7 @@ impl Engine {
         if let Some(txn) = promised.filter(|_| !failpoint::mutant("C7-moved")) {
             // It has begun already.
             for record in self.records_of(state, txn).iter().skip(1) {
-                self.append(record).ok();
+                self.sequencer.append(record).ok();
             }
         }
     }
@@ -392,7 +394,9 @@ impl Engine {
                 && !told
                 && let Some(ready) = txn.preparation.withdraw()
             {
-                self.append(&Record::Unprepared { id: ready.id }).ok();
+                self.sequencer
+                    .append(&Record::Unprepared { id: ready.id })
+                    .ok();
             }
         }
         // Nobody waits for it under its old name.
@@ -407,11 +411,12 @@ impl Engine {
         if let Some(txn) = state.txns.get(&id)
             && let Some(path) = state.nodes.path(txn.dentry())
         {
-            self.append(&Record::Retarget {
-                id: txn.staging_id,
-                path: Some(path),
-            })
-            .ok();
+            self.sequencer
+                .append(&Record::Retarget {
+                    id: txn.staging_id,
+                    path: Some(path),
+                })
+                .ok();
         }
     }
 
@@ -464,7 +469,7 @@ impl Engine {
             return Ok(Step::CheckpointFirst);
         }
         let dir = self.dir_fd(state, dentry.dir)?;
-        state.append_barrier(self)?;
+        self.sequencer.barrier()?;
         rustix::fs::unlinkat(&*dir, &dentry.name, AtFlags::REMOVEDIR)?;
         if let Some(node) = state.nodes.get_mut(id) {
             node.unlinked = true;
@@ -479,7 +484,9 @@ impl Engine {
     /// later directory of the same path either, should the daemon end before the close.
     fn orphan_transactions(&self, state: &State, dir: NodeId) {
         for txn in state.txns.values().filter(|t| t.dentry().dir == dir) {
-            self.append(&Record::Abort { id: txn.staging_id }).ok();
+            self.sequencer
+                .append(&Record::Abort { id: txn.staging_id })
+                .ok();
         }
     }
 

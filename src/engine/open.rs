@@ -550,10 +550,11 @@ impl Engine {
         if !txn.phase.is_open() {
             txn.participants.open(pid, caller.tid);
             let txn = &state.txns[&id];
-            self.append(&Engine::begin_record(state, txn, txn.is_there()))?;
+            let begin = Engine::begin_record(state, txn, txn.is_there());
+            self.sequencer.append(&begin)?;
             if txn.is_unlinked() {
-                let id = txn.staging_id;
-                self.append(&Record::Retarget { id, path: None })?;
+                let (id, path) = (txn.staging_id, None);
+                self.sequencer.append(&Record::Retarget { id, path })?;
             }
             failpoint::crash_point("begin-journalled");
         }

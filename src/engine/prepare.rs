@@ -86,7 +86,7 @@ impl Engine {
         }
         let sure = last != Last::No;
         if failpoint::mutant("C3") && !sure {
-            self.publish_open(0, id, &judged.dentry, super::publish::Publication::Stay)
+            self.publish_open(0, id, &judged.dentry, super::publishing::Publication::Stay)
                 .ok();
         }
         let content = staging.lock();
@@ -103,7 +103,7 @@ impl Engine {
         }
         if let Some(id) = merged_before {
             // Only now: what close() has promised before holds until something newer does.
-            self.append(&Record::Unprepared { id }).ok();
+            self.sequencer.append(&Record::Unprepared { id }).ok();
         }
         if let Some(dentry) = watched
             .as_ref()
@@ -199,7 +199,9 @@ impl Engine {
             }
             let dead = txn.death().is_some();
             if let Some(before) = before.filter(|_| dead) {
-                self.append(&Record::Unprepared { id: before.id }).ok();
+                self.sequencer
+                    .append(&Record::Unprepared { id: before.id })
+                    .ok();
             }
             (txn.has_synced(), dead)
         };
@@ -221,7 +223,9 @@ impl Engine {
                 txn.promise.note_prepared();
                 txn.preparation.note_promised(&ready, by);
             }
-            self.append(&prepared(&ready, path)).map_err(failed)?;
+            self.sequencer
+                .append(&prepared(&ready, path))
+                .map_err(failed)?;
         }
         failpoint::crash_point("prepared-journalled");
         Ok(ready)
@@ -275,12 +279,13 @@ impl Engine {
                 }
                 txn.preparation.note_promised(ready, by);
             }
-            self.append(&Record::Fsynced {
-                id: staging_id,
-                content: described,
-            })
-            .and_then(|()| self.append(&prepared(ready, path)))
-            .map_err(failed)?;
+            self.sequencer
+                .append(&Record::Fsynced {
+                    id: staging_id,
+                    content: described,
+                })
+                .and_then(|()| self.sequencer.append(&prepared(ready, path)))
+                .map_err(failed)?;
             break;
         }
         drop(overtaken);
@@ -324,7 +329,7 @@ impl Engine {
                 if let Some(txn) = state.txns.get_mut(&id) {
                     txn.promise.note_fsync(current, described.clone());
                 }
-                self.append(&Record::Fsynced {
+                self.sequencer.append(&Record::Fsynced {
                     id: content.id,
                     content: described,
                 })
@@ -538,7 +543,10 @@ fn refused(
     let silent = unseen || matches!(abort, Abort::Discarded | Abort::Killed { .. });
     let dentry = matches!(abort, Abort::Conflict).then(|| txn.dentry().clone());
     if let Some(ready) = txn.preparation.refuse(abort) {
-        engine.append(&Record::Unprepared { id: ready.id }).ok();
+        engine
+            .sequencer
+            .append(&Record::Unprepared { id: ready.id })
+            .ok();
     }
     if let Some(dentry) = dentry {
         let by = state.registry.saves.get(&id).and_then(|s| s.by);

@@ -136,7 +136,7 @@ impl Engine {
         };
         if let Some(ready) = txn.preparation.ready().filter(|_| !last) {
             let id = ready.id;
-            self.append(&Record::Unprepared { id }).ok();
+            self.sequencer.append(&Record::Unprepared { id }).ok();
         }
         last
     }

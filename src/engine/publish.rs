@@ -1,45 +1,44 @@
 //! The commit point: one append to the journal, one entry in memory.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::ledger::Saved;
-use super::merging::{MergeOutcome, Save, Why};
-use super::names::Left;
+use super::merging::{Save, Why};
 use super::overwrites::Loss;
-use super::rest::check_due;
 use super::{Durability, Engine, State};
-use crate::guard::Replaces;
+use crate::commit::Changeset;
 use crate::journal::{ContentInfo, Edit, Record};
 use crate::namespace::{NodeKind, Pending};
-use crate::sys::{at, failpoint, spare};
-use crate::txn::{Ready, Transaction};
-use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, Version, errno_of};
+use crate::sys::failpoint;
+use crate::txn::{Ready, Transaction, Written};
+use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, Version};
 
 /// More versions of one name than this don't wait for the checkpoint to be due.
 const MANY_SUPERSEDED: usize = 16;
 
-/// How what was written so far of an open file is published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Publication {
-    /// Under another name, where its transaction follows; only the flag NOREPLACE says anything.
-    Rename(RenameFlags),
-    /// Under another name as well, and its transaction stays.
-    Link,
-    /// Under its own name: a lock is given back (C12).
-    Stay,
-    /// Under its own name, if it is a whole document and at rest.
-    Rest,
+/// Room in the journal for the record of a commit, and for what else is told with it.
+const COMMIT_RECORD: u64 = 64 << 10;
+
+/// What a commit replaces that its program may not have seen.
+struct ReplacedUnseen {
+    /// Somebody else's update.
+    lost: Option<NodeId>,
+    /// It is one of its own program's.
+    is_own: bool,
+    /// The program has read a version of the file.
+    has_read: bool,
 }
 
-/// What an open file has become by a rename, a link or an unlock.
-pub(super) struct Published {
-    pub version: NodeId,
-    /// What its old name means still.
-    pub left: Option<Left>,
+/// A prepared content, and the name that is to mean it.
+pub(super) struct NewVersion {
+    pub dentry: Dentry,
+    pub ready: Ready,
+    /// The node that it gets.
+    pub node: NodeId,
 }
 
 impl Engine {
@@ -58,10 +57,7 @@ impl Engine {
 
     fn reserve_journal(&self) -> OpResult<()> {
         failpoint::fail_point("journal-reserve")?;
-        self.journal.lock().reserve(64 << 10).map_err(|e| {
-            log::warn!("journal: {e}");
-            Errno::NOSPC
-        })
+        self.sequencer.reserve(COMMIT_RECORD)
     }
 
     /// Whether the journal has room for a commit now: none can be made while the state is locked.
@@ -71,17 +67,13 @@ impl Engine {
 
     /// Makes everything journalled so far durable.
     pub(super) fn sync_journal(&self) -> OpResult<()> {
-        let handle = self.journal.lock().sync_handle();
-        let synced = failpoint::sync("C19-sync-journal", || {
-            spare::told_once(|| rustix::fs::fdatasync(&*handle))
-        });
+        let synced = self.sequencer.sync();
         synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
     }
 
     /// Makes everything journalled so far durable for who holds the state.
     pub(super) fn sync_journal_now(&self, state: &mut State) -> OpResult<()> {
-        let handle = self.journal.lock().sync_handle();
-        let synced = spare::told_once(|| rustix::fs::fdatasync(&*handle));
+        let synced = self.sequencer.sync();
         synced.inspect_err(|errno| self.journal_is_lost(state, *errno))
     }
 
@@ -126,55 +118,43 @@ impl Engine {
             );
             return;
         };
-        let is_malformed = txn.staging.try_lock().is_some_and(|c| c.is_malformed());
-        state.counters.malformed += u64::from(is_malformed);
         let current = self.current_if_any(state, txn.dentry()).ok().flatten();
-        self.renew_attributes(state, current, (&ready.file, &txn.staging), ready.like);
-        if let Some(current) = current.filter(|current| ready.onto != Some(*current)) {
-            // Somebody has committed since it was prepared: before this one.
-            if txn.staging.try_lock().is_some_and(|c| !c.times_set) {
-                self.outgrow(state, current, &ready.file, &mut ready.content)
-                    .ok();
-            }
-        }
-        let author = txn.participants.opener_tid();
-        let seen = match txn.purpose.rewrites() {
-            true => state.overwrites.last_seen_by_kin(author, txn.dentry()),
-            false => state.overwrites.last_seen(author, txn.dentry()),
-        };
-        let has_read = seen.is_some_and(|s| s.has_read);
-        let base = txn.purpose.base();
-        let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
-            (_, None) => true,
-            (Some(_), _) if current == ready.onto => save.is_some_and(|s| s.overwrites.is_none()),
-            (Some(base), _) => !Engine::is_stale(base, current),
-            (None, Some(current)) => match seen.filter(|_| txn.purpose.rewrites()) {
-                Some(seen) => state.is_as_seen(seen, current),
-                None => base.is_some_and(|b| state.nodes.is_same(b, current)),
-            },
-        };
-        let lost = current.filter(|_| !has_seen && ready.merged.is_none());
-        let is_ruled = Engine::watches(&txn.policy);
-        let after = state.registry.writer(txn.id).and_then(|w| w.after);
-        let is_own = |lost: &NodeId| {
-            after == Some(*lost) || Engine::is_own_save(state, txn.participants.opener(), *lost)
-        };
-        let own = lost.filter(|lost| !is_ruled && is_own(lost));
-        let lost = lost.filter(|_| own.is_none());
-        let (dentry, written) = (txn.dentry(), ready.merged.clone());
-        let version = match &written {
-            // The kernel may hold pages of what was written: the merged text has a node of its own.
-            Some(w) => state
-                .nodes
-                .create(NodeKind::File, w.path.clone(), w.key, dentry.clone()),
-            None => txn.node,
-        };
-        if let Some(node) = state.nodes.get_mut(txn.node) {
-            node.kind = NodeKind::File;
-            node.at = Some(dentry.clone());
-        }
+        renew(self, state, &txn, current, &mut ready);
+        let unseen = replaced_unseen(state, &txn, save, (&ready, current));
+        let (written, synced) = (ready.merged.clone(), ready.synced);
         let as_written = written.as_ref().map_or(&ready.file, |w| &w.file).clone();
-        match (lost, current) {
+        let version = node_of_version(state, &txn, written.as_ref());
+        self.note_replaced_by(state, &txn, save, &unseen, (current, version), &as_written);
+        self.publish(state, txn.dentry(), ready, version);
+        self.note_committed(state, &txn, version, synced);
+        if let Some((actor, begun)) = save.and_then(|s| s.by) {
+            let saved = Saved {
+                begun,
+                version,
+                is_merged: written.is_some(),
+                is_uncertain: save.is_some_and(|s| s.overwrites == Some(Why::Uncertain)),
+            };
+            let closed = save.and_then(|s| s.closed);
+            self.note_saved(state, txn.dentry(), actor, saved, as_written, closed);
+        }
+        if written.is_some() {
+            state.same_file(txn.node, version);
+            self.leave_written(state, txn.staging_id, txn.node);
+        }
+    }
+
+    /// Counts and remembers what a commit replaces.
+    fn note_replaced_by(
+        &self,
+        state: &mut State,
+        txn: &Transaction,
+        save: Option<&Save>,
+        unseen: &ReplacedUnseen,
+        (current, version): (Option<NodeId>, NodeId),
+        as_written: &Arc<File>,
+    ) {
+        let (dentry, has_read) = (txn.dentry(), unseen.has_read);
+        match (unseen.lost, current) {
             (Some(lost), _) => {
                 let loss = Loss {
                     lost,
@@ -187,45 +167,33 @@ impl Engine {
                 self.note_overwritten(state, dentry, who, loss);
             }
             (None, Some(old)) => self.note_followed(state, dentry, (old, version), has_read),
-            (None, None) => self.note_put_back(state, &txn, version),
+            (None, None) => self.note_put_back(state, txn, version),
         }
-        if !is_ruled && lost.is_none() {
-            let who = (author, txn.participants.who());
+        if !Engine::watches(&txn.policy) && unseen.lost.is_none() {
+            let who = (txn.participants.opener_tid(), txn.participants.who());
             let versions = (current, version);
-            Engine::note_text_saved(state, who, dentry, versions, own.is_some(), &as_written);
+            Engine::note_text_saved(state, who, dentry, versions, unseen.is_own, as_written);
         }
-        let synced = ready.synced;
-        self.publish(state, dentry, ready, version);
+    }
+
+    /// What else is to be known of a commit: how long it took, who has made it; and that a round is wanted for it.
+    fn note_committed(&self, state: &mut State, txn: &Transaction, version: NodeId, synced: bool) {
         let overlaid = txn.staging.try_lock().map(|mut c| c.take_overlaid());
         let by = txn.participants.to_who();
-        Engine::note_overlaid(state, dentry, by, overlaid.unwrap_or_default());
+        Engine::note_overlaid(state, txn.dentry(), by, overlaid.unwrap_or_default());
         if let Some(began) = txn.preparation.began() {
             state.metrics.commits.observe(began.elapsed());
         }
         // What others have committed since its close promised it is on the medium soon, too; so is
         // what a close that wasn't known to be the last has left.
-        let behind = state.commits.durable().next() < state.commits.last();
+        let behind = self.sequencer.durable().next() < self.sequencer.last();
         if synced && behind || !synced && self.config.durability == Durability::Sync {
             self.want_round(state);
         }
         let ago = txn.preparation.flush();
         let ago = ago.map_or(Duration::ZERO, |f| f.at.elapsed());
-        state.note_saved(author, dentry, version, ago);
+        state.note_saved(txn.participants.opener_tid(), txn.dentry(), version, ago);
         Engine::note_author(state, version, txn.id);
-        if let Some((actor, begun)) = save.and_then(|s| s.by) {
-            let saved = Saved {
-                begun,
-                version,
-                is_merged: written.is_some(),
-                is_uncertain: save.is_some_and(|s| s.overwrites == Some(Why::Uncertain)),
-            };
-            let closed = save.and_then(|s| s.closed);
-            self.note_saved(state, dentry, actor, saved, as_written, closed);
-        }
-        if written.is_some() {
-            state.same_file(txn.node, version);
-            self.leave_written(state, txn.staging_id, txn.node);
-        }
     }
 
     /// What was written is not needed any more, as a merge of it is committed.
@@ -234,46 +202,50 @@ impl Engine {
             (node.superseded, node.unlinked) = (true, true);
         }
         self.store.remove_staging(staging).ok();
-        self.append(&Record::Abort { id: staging }).ok();
+        self.sequencer.append(&Record::Abort { id: staging }).ok();
         let fd = state.nodes.reap(node);
         self.defer_close(fd);
     }
 
     /// Publishes a version under a name.
     pub(super) fn publish(&self, state: &mut State, dentry: &Dentry, ready: Ready, node: NodeId) {
-        let version = self.next_version(state, dentry);
-        let Some(path) = state.nodes.path(dentry) else {
-            log::error!("{:?}: its directory is gone", dentry.name);
-            return;
-        };
-        if let Some(n) = state.nodes.get_mut(node) {
-            n.sum = ready.content.crc.map(|crc| (ready.content.len, crc));
-        }
-        // A rename may give it another name than that of what it edits.
-        let current = self.current_if_any(state, dentry).ok().flatten();
-        let in_place = ready.edits.is_some_and(|edited| {
-            current.is_some_and(|c| state.files.body(c) == state.files.body(edited))
-        });
-        if let Some(edited) = ready.edits {
-            state.files.edit(node, edited);
-        }
-        let edit = Edit::Put {
-            path,
-            id: ready.id,
-            version,
-            content: ContentInfo {
-                // It has all that was added, and all that others have written.
-                grown: None,
-                parts: None,
-                ..ready.content
-            },
-            in_place,
-        };
-        let seq = self.journal_commit(state, vec![edit]);
-        self.put_pending(
+        let dentry = dentry.clone();
+        self.publish_all(
             state,
-            dentry,
-            Pending {
+            vec![NewVersion {
+                dentry,
+                ready,
+                node,
+            }],
+        );
+    }
+
+    /// Publishes versions under their names, in one commit: who holds the state sees all of them, and so does recovery.
+    pub(super) fn publish_all(&self, state: &mut State, versions: Vec<NewVersion>) {
+        let mut changes = Changeset::default();
+        let mut numbered = Vec::new();
+        for new in versions {
+            let version = self.next_version(state, &new.dentry);
+            match put_of(self, state, &new, version) {
+                Some(edit) => changes.add(edit),
+                None => {
+                    log::error!("{:?}: its directory is gone", new.dentry.name);
+                    continue;
+                }
+            }
+            numbered.push((new, version));
+        }
+        if numbered.is_empty() {
+            return;
+        }
+        let seq = self.journal_commit(state, changes);
+        for (new, version) in numbered {
+            let NewVersion {
+                dentry,
+                ready,
+                node,
+            } = new;
+            let pending = Pending {
                 id: ready.id,
                 file: ready.file,
                 node,
@@ -282,8 +254,9 @@ impl Engine {
                 superseded: Vec::new(),
                 synced: ready.synced,
                 unwritten: None,
-            },
-        );
+            };
+            self.put_pending(state, &dentry, pending);
+        }
     }
 
     /// Lets a name mean a version that the journal knows of.
@@ -332,7 +305,7 @@ impl Engine {
         }
         self.supersede(state, dentry, old);
         let body = state.files.body(node);
-        self.overtake_but(state, dentry, state.commits.last(), Some(body));
+        self.overtake_but(state, dentry, self.sequencer.last(), Some(body));
     }
 
     /// A version has taken the name: whoever had claimed it goes on staging as for any other (C6),
@@ -380,7 +353,7 @@ impl Engine {
         }
         if let Some(txn) = state.txns.get(&id) {
             let record = Engine::begin_record(state, txn, false);
-            self.append(&record).ok();
+            self.sequencer.append(&record).ok();
         }
     }
 
@@ -397,24 +370,22 @@ impl Engine {
     }
 
     /// Appends a commit to the journal and to the list of those to be applied.
-    pub(super) fn journal_commit(&self, state: &mut State, edits: Vec<Edit>) -> Seq {
-        let seq = state.commits.next();
-        let record = Record::Commit { seq, edits };
-        if !failpoint::mutant("C18-commit") && self.append(&record).is_err() {
+    pub(super) fn journal_commit(&self, state: &mut State, changes: Changeset) -> Seq {
+        let (seq, written) = self.sequencer.commit(changes);
+        if written.is_err() {
             // Space was reserved, so this is the disk failing. What is committed stays visible;
             // the checkpoint tries to bring it out at once and latches the failure.
             state.checkpoint.wanted = state.checkpoint.rounds + 1;
         }
         failpoint::crash_point("commit-journalled");
         state.counters.commits += 1;
-        self.note_journalled(state, seq, record);
+        self.note_journalled(state, seq);
         seq
     }
 
     /// A commit stands in the journal; it is to be applied.
-    pub(super) fn note_journalled(&self, state: &mut State, seq: Seq, record: Record) {
+    pub(super) fn note_journalled(&self, state: &mut State, seq: Seq) {
         state.metrics.note_commit(seq, Instant::now());
-        state.commits.add(seq, record);
         self.wake_checkpoint(state);
     }
 
@@ -427,280 +398,107 @@ impl Engine {
         let fd = state.nodes.reap(id);
         self.defer_close(fd);
     }
+}
 
-    /// C11: a rename or link of a file that is still being written commits what is written so far under the new name, as thread `tid` asks for.
-    pub(super) fn publish_open(
-        &self,
-        tid: u32,
-        id: TxnId,
-        to: &Dentry,
-        how: Publication,
-    ) -> OpResult<Published> {
-        failpoint::delay("COMMITFS_CHOSEN_DELAY_MS");
-        let txn = self.lock().txns.get(&id).map(|txn| txn.dentry().clone());
-        let Some(from) = txn.filter(|_| how != Publication::Link) else {
-            return self.publish_now(tid, id, to, how);
-        };
-        // Others add nothing to what is replaced.
-        self.take_turn(&from, id);
-        let published = self.publish_now(tid, id, to, how);
-        self.end_turn(&mut self.lock(), &from, id);
-        let published = published?;
-        let renewed = self.renew_followers(id, published.version);
-        renewed
-            .inspect_err(|e| log::warn!("links stay behind: {e}"))
+/// Takes what attributes and times the current version has got since it was prepared.
+fn renew(
+    engine: &Engine,
+    state: &mut State,
+    txn: &Transaction,
+    current: Option<NodeId>,
+    ready: &mut Ready,
+) {
+    let content = txn.staging.try_lock();
+    let is_malformed = content.as_ref().is_some_and(|c| c.is_malformed());
+    state.counters.malformed += u64::from(is_malformed);
+    let has_own_time = content.is_none_or(|c| c.times_set);
+    engine.renew_attributes(state, current, (&ready.file, &txn.staging), ready.like);
+    // Somebody has committed since it was prepared: before this one.
+    let since = current.filter(|current| ready.onto != Some(*current));
+    if let Some(since) = since.filter(|_| !has_own_time) {
+        engine
+            .outgrow(state, since, &ready.file, &mut ready.content)
             .ok();
-        Ok(published)
     }
+}
 
-    fn publish_now(
-        &self,
-        tid: u32,
-        id: TxnId,
-        to: &Dentry,
-        how: Publication,
-    ) -> OpResult<Published> {
-        let (staging, policy) = {
-            let state = self.lock();
-            let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
-            (
-                txn.staging.clone(),
-                self.policy(&state, to, crate::rules::Creation::default()),
-            )
-        };
-        self.copy_base(&staging).ok();
-        let mut content = staging.lock();
-        Engine::may_be_published(&mut content, how)?;
-        content.copy_base()?;
-        let mut edits = None;
-        if how != Publication::Link {
-            edits = self.take_parts(id, &mut content, true)?;
-            self.take_added(&mut content)?;
-        }
-        let replaces = match how {
-            Publication::Stay | Publication::Rest => self.replaces(id, &content),
-            Publication::Rename(_) | Publication::Link => Replaces::Whole,
-        };
-        self.check_guard(&mut content, to, &policy, replaces)
-            .map_err(|abort| self.refuse(to, abort, tid))?;
-        let stays = matches!(how, Publication::Stay | Publication::Rest);
-        if stays && !content.changed {
-            return Err(Errno::NODATA);
-        }
-        let like = self.apply_attributes(id, &mut content, to, !stays)?;
-        let mut described = content.describe()?;
-        let fresh_id = self.lock().txns.new_id();
-        let copied = how == Publication::Link;
-        // What was fsync'd under this name stays promised.
-        let is_promised = copied
-            && self
-                .lock()
-                .txns
-                .get(&id)
-                .is_some_and(|t| t.promise.has_fsynced());
-        let file = self.making_room(|| self.store.create_staging(fresh_id))?;
-        let old = at::reopen(&*content.file, rustix::fs::OFlags::PATH);
-        let prepared = old.and_then(|old| {
-            if copied {
-                // Under this name it stays a content of its own, to be fsync'd, and seen after a
-                // crash if it is a claim; what others append to the new name is none of it.
-                let len = content.file.metadata().map_err(|e| errno_of(&e))?.len();
-                at::copy_contents(&content.file, &file, len).map_err(|e| errno_of(&e))?;
-            }
-            self.apply_metadata(&file, Some(&old), None)?;
-            if is_promised {
-                rustix::fs::fdatasync(&file)?;
-                self.store.sync_staging_dir()?;
-            }
-            let fd = at::open_path(
-                &self.store.staging,
-                crate::store::id_name(fresh_id).as_ref(),
-            )?;
-            Ok((old, at::stat(&fd)?, fd))
-        });
-        let unused = |_: &Errno| {
-            self.store.remove_staging(fresh_id).ok();
-        };
-        let (old, stat, fd) = prepared.inspect_err(unused)?;
-        self.reserve_commit().inspect_err(unused)?;
-        failpoint::delay("COMMITFS_MOVE_DELAY_MS");
-        let (by, mut guard, merged) = loop {
-            let (by, base) = match how {
-                Publication::Link => (None, None),
-                _ => self.base_of_open(id, to, &policy, how),
-            };
-            let reconciled = self.reconcile(to, &policy, base.as_ref(), &content.file);
-            let (onto, outcome) = reconciled.map_err(|abort| {
-                self.store.remove_staging(fresh_id).ok();
-                Engine::note_refused(&mut self.lock(), to, by.map(|(actor, _)| actor));
-                self.refuse(to, abort, tid)
-            })?;
-            let mut state = self.lock();
-            let current = self.current_if_any(&mut state, to).ok().flatten();
-            let grown = content.grown().filter(|_| how != Publication::Link);
-            let by_parts = how != Publication::Link && content.is_by_parts();
-            let edited = by_parts.then(|| self.edited(&mut state, id)).flatten();
-            let has_all = self.has_all_added(grown) && (edited.is_none() || edited == edits);
-            if has_all && (base.is_none() || current == onto) {
-                let is_newer = current != like.map(|(version, _)| version);
-                if let Some(since) = current.filter(|_| is_newer && !content.times_set) {
-                    self.outgrow(&state, since, &content.file, &mut described)
-                        .inspect_err(unused)?;
-                }
-                if stays {
-                    let file = match &outcome {
-                        MergeOutcome::Merged(merged) => &merged.file,
-                        _ => &content.file,
-                    };
-                    self.renew_attributes(&state, current, (file, &staging), like);
-                }
-                break (by, state, outcome);
-            }
-            drop(state);
-            if let MergeOutcome::Merged(merged) = outcome {
-                self.store.remove_staging(merged.id).ok();
-            }
-            if !has_all {
-                edits = self
-                    .take_parts(id, &mut content, true)
-                    .inspect_err(unused)?;
-                self.take_added(&mut content).inspect_err(unused)?;
-                let permitted = self.check_guard(&mut content, to, &policy, replaces);
-                permitted
-                    .map_err(|abort| self.refuse(to, abort, tid))
-                    .inspect_err(unused)?;
-                described = content.describe().inspect_err(unused)?;
-            }
-        };
-        let state = &mut *guard;
-        if let Err(e) = check_due(self, state, id, how, to) {
-            if let MergeOutcome::Merged(merged) = merged {
-                self.store.remove_staging(merged.id).ok();
-            }
-            unused(&e);
-            return Err(e);
-        }
-        let (node, from) = (state.txns[&id].node, state.txns[&id].dentry().clone());
-        let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
-        let edits = edits.filter(|_| content.is_by_parts());
-        let overlaid = match how {
-            Publication::Link => Vec::new(),
-            _ => content.take_overlaid(),
-        };
-        let published_id = content.id;
-        let published = content.continue_in(fresh_id, file, copied);
-        let promised = is_promised.then(|| described.clone());
-        if let Some(promised) = &promised {
-            content.keep_promise(promised.clone());
-        }
-        state
-            .nodes
-            .move_to(node, Arc::new(fd.into()), (stat.st_dev, stat.st_ino));
-        let version = state
-            .nodes
-            .create(NodeKind::File, Arc::new(old), key, to.clone());
-        if let Some(node) = state.nodes.get(version) {
-            content.base_ends_at(node.whole().clone());
-        }
-        drop(content);
-        if let Some(txn) = state.txns.get(&id) {
-            let by = txn.participants.to_who();
-            Engine::note_overlaid(state, to, by, overlaid);
-        }
-        let is_merged = matches!(merged, MergeOutcome::Merged(_));
-        let why = merged.overwrites();
-        let (version, ready) = match merged {
-            MergeOutcome::Merged(merged) => {
-                self.leave_written(state, published_id, version);
-                let node =
-                    state
-                        .nodes
-                        .create(NodeKind::File, merged.path.clone(), merged.key, to.clone());
-                (node, merged.ready(published.clone(), None))
-            }
-            MergeOutcome::AsWritten | MergeOutcome::Overwrites(_) => (
-                version,
-                Ready {
-                    by_parts: edits.is_some(),
-                    edits,
-                    ..Ready::new(published_id, published.clone(), described)
-                },
-            ),
-        };
-        if how != Publication::Link {
-            // A new file's first version; one that replaces another shares that one's locks.
-            state.same_file(version, node);
-        }
-        let lost = match how {
-            // Another file takes the name.
-            Publication::Rename(_) => {
-                let replaced = self.current_if_any(state, to)?;
-                state.added_to(to, replaced)
-            }
-            Publication::Link | Publication::Stay | Publication::Rest => None,
-        };
-        let author = state
-            .txns
-            .get(&id)
-            .map_or(0, |t| t.participants.opener_tid());
-        let replaced = self.current_if_any(state, to)?;
-        if let (Some(_), Some(lost)) = (why, replaced) {
-            self.note_unmerged(state, author, to, (lost, version), why);
-        } else if matches!(how, Publication::Rename(_) | Publication::Rest)
-            && !Engine::watches(&policy)
-        {
-            self.note_replaced(state, author, Some(author), to, (replaced, version));
-        }
-        self.publish(state, to, ready, version);
-        if let Some(linked) = state
-            .nodes
-            .get_mut(version)
-            .filter(|_| how == Publication::Link)
-        {
-            // The kernel gets to know it by the answer.
-            linked.lookups += 1;
-        }
-        if how == Publication::Link {
-            self.follow_writers(state, &from, to, version);
-        }
-        let left = match how {
-            Publication::Rename(_) => self.left_at(state, &from).ok().flatten(),
-            Publication::Link | Publication::Stay | Publication::Rest => None,
-        };
-        if how != Publication::Link {
-            let saved = Saved {
-                begun: by.map_or(0, |(_, begun)| begun),
-                version,
-                is_merged,
-                is_uncertain: why == Some(Why::Uncertain),
-            };
-            let by = by.map(|(actor, _)| actor);
-            self.note_published(state, id, to, by, saved, published);
-        }
-        if matches!(how, Publication::Rename(_)) {
-            state.unname(to, lost);
-            state.rename_appenders(&from, to);
-            self.retarget(state, id, to);
-        }
-        let (body, seq) = (state.files.body(version), state.commits.last());
-        let txn = state.txns.get_mut(&id).expect("held above");
-        self.owe(txn, how, seq);
-        txn.staging_id = fresh_id;
-        txn.promise.go_on(promised.clone());
-        txn.preparation.start_anew(how != Publication::Link);
-        if how != Publication::Link {
-            txn.purpose.start_anew_from(version, body);
-            txn.visibility.end();
-        }
-        state.wake_for(id, to);
-        let txn = &state.txns[&id];
-        self.append(&Engine::begin_record(state, txn, txn.is_there()))?;
-        if let Some(content) = promised {
-            self.append(&Record::Fsynced {
-                id: fresh_id,
-                content,
-            })?;
-        }
-        Ok(Published { version, left })
+/// Whether its program knew what it replaces.
+fn replaced_unseen(
+    state: &State,
+    txn: &Transaction,
+    save: Option<&Save>,
+    (ready, current): (&Ready, Option<NodeId>),
+) -> ReplacedUnseen {
+    let author = txn.participants.opener_tid();
+    let seen = match txn.purpose.rewrites() {
+        true => state.overwrites.last_seen_by_kin(author, txn.dentry()),
+        false => state.overwrites.last_seen(author, txn.dentry()),
+    };
+    let base = txn.purpose.base();
+    let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
+        (_, None) => true,
+        (Some(_), _) if current == ready.onto => save.is_some_and(|s| s.overwrites.is_none()),
+        (Some(base), _) => !Engine::is_stale(base, current),
+        (None, Some(current)) => match seen.filter(|_| txn.purpose.rewrites()) {
+            Some(seen) => state.is_as_seen(seen, current),
+            None => base.is_some_and(|b| state.nodes.is_same(b, current)),
+        },
+    };
+    let lost = current.filter(|_| !has_seen && ready.merged.is_none());
+    let after = state.registry.writer(txn.id).and_then(|w| w.after);
+    let is_own = |lost: &NodeId| {
+        after == Some(*lost) || Engine::is_own_save(state, txn.participants.opener(), *lost)
+    };
+    let own = lost.filter(|lost| !Engine::watches(&txn.policy) && is_own(lost));
+    ReplacedUnseen {
+        lost: lost.filter(|_| own.is_none()),
+        is_own: own.is_some(),
+        has_read: seen.is_some_and(|s| s.has_read),
     }
+}
+
+/// The node of what is committed: the transaction's own, as a rule.
+fn node_of_version(state: &mut State, txn: &Transaction, merged: Option<&Written>) -> NodeId {
+    let dentry = txn.dentry();
+    let version = match merged {
+        // The kernel may hold pages of what was written: the merged text has a node of its own.
+        Some(w) => state
+            .nodes
+            .create(NodeKind::File, w.path.clone(), w.key, dentry.clone()),
+        None => txn.node,
+    };
+    if let Some(node) = state.nodes.get_mut(txn.node) {
+        node.kind = NodeKind::File;
+        node.at = Some(dentry.clone());
+    }
+    version
+}
+
+/// What the journal is told of a new version; its node is told as well. `None`: its directory is gone.
+fn put_of(engine: &Engine, state: &mut State, new: &NewVersion, version: Version) -> Option<Edit> {
+    let (dentry, ready) = (&new.dentry, &new.ready);
+    let path = state.nodes.path(dentry)?;
+    if let Some(n) = state.nodes.get_mut(new.node) {
+        n.sum = ready.content.crc.map(|crc| (ready.content.len, crc));
+    }
+    // A rename may give it another name than that of what it edits.
+    let current = engine.current_if_any(state, dentry).ok().flatten();
+    let in_place = ready.edits.is_some_and(|edited| {
+        current.is_some_and(|c| state.files.body(c) == state.files.body(edited))
+    });
+    if let Some(edited) = ready.edits {
+        state.files.edit(new.node, edited);
+    }
+    Some(Edit::Put {
+        path,
+        id: ready.id,
+        version,
+        content: ContentInfo {
+            // It has all that was added, and all that others have written.
+            grown: None,
+            parts: None,
+            ..ready.content.clone()
+        },
+        in_place,
+    })
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::overwrites::quoted;
 use super::prepare::check_target;
 use super::probe::Looks;
-use super::publish::Publication;
+use super::publishing::Publication;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
 use crate::rules::{Creation, Mode};

@@ -202,7 +202,8 @@ impl Engine {
                 && txn.purpose.creates()
                 && let Some(txn) = state.txns.get(&id)
             {
-                self.append(&Engine::begin_record(&state, txn, false))?;
+                self.sequencer
+                    .append(&Engine::begin_record(&state, txn, false))?;
             }
         }
         Ok(())
@@ -265,12 +266,14 @@ impl Engine {
         let old = at::open_path(&*dir, &dentry.name).ok();
         let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
         if replaced.is_some() {
-            state.append_barrier(self)?;
+            self.sequencer.barrier()?;
         }
         self.store.apply(staging_id, &*dir, &dentry.name)?;
         failpoint::crash_point("turned-direct");
         // Nothing of it is left in staging.
-        self.append(&Record::Abort { id: staging_id }).ok();
+        self.sequencer
+            .append(&Record::Abort { id: staging_id })
+            .ok();
         if let Some(old) = old_stat.filter(|s| s.st_nlink == 1) {
             state.nodes.unlinked((old.st_dev, old.st_ino));
         }

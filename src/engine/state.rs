@@ -4,7 +4,7 @@
 //! transactions, names committed but not applied, and the numbers to go on counting from.
 //!
 //! Order of locks: a transaction's content (`Staging`) or an appender's tail, then the append lock,
-//! then [`State`], then the journal. Nothing
+//! then [`State`], then the sequencer's. Nothing
 //! that may wait for the disk's data is done under `State`: only lookups, renames and creations.
 
 use std::collections::HashMap;
@@ -14,20 +14,17 @@ use std::time::Instant;
 use parking_lot::{Condvar, MutexGuard};
 use rustix::io::Errno;
 
-use super::Engine;
 use super::append::Appender;
 use super::claims::Claimant;
-use super::commits::Commits;
 use super::files::Files;
 use super::handle::{Handles, OpenFile};
 use super::waits::Waits;
 use super::wakeups::{self, Awaited};
-use crate::journal::Record;
+use crate::commit::{CheckpointRequest, Unsynced};
 use crate::locks::LockTable;
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
-use crate::sys::failpoint;
 use crate::txn::{Transaction, Transactions};
-use crate::types::{Dentry, HandleId, NodeId, OpResult, Seq, TxnId};
+use crate::types::{Dentry, HandleId, NodeId, TxnId};
 
 /// One name in a listing.
 #[derive(Clone, Debug)]
@@ -75,83 +72,6 @@ pub struct Counters {
     pub malformed: u64,
 }
 
-/// An answer that waits until a commit is durable.
-pub struct Parked {
-    /// The commit.
-    pub seq: Seq,
-    /// Gives the answer.
-    pub answer: Box<dyn FnOnce(OpResult<()>) + Send>,
-}
-
-impl std::fmt::Debug for Parked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parked").field("seq", &self.seq).finish()
-    }
-}
-
-/// What the checkpoint is asked for.
-#[derive(Debug, Default)]
-pub struct CheckpointRequest {
-    /// When the next round is due; `None` while nothing waits for one.
-    pub due: Option<Instant>,
-    /// Rounds are asked for at once until this many have ended.
-    pub wanted: u64,
-    /// Workers that wait for a commit to be durable.
-    pub awaiting: usize,
-    /// Answers that do.
-    pub parked: Vec<Parked>,
-    /// Durable closes that would wait for ever if everybody went on committing.
-    pub overtaken: usize,
-    /// How many of both there were when the last round had ended, those it was for included.
-    pub usual: usize,
-    /// The next round writes out all documents.
-    pub write_out: bool,
-    /// The checkpoint is in the middle of a round.
-    pub busy: bool,
-    /// The last commit that the last round takes along, or has taken.
-    pub taken: Seq,
-    /// A *Barrier* stands in the journal that no *Durable* covers: until one does, commits behind it may
-    /// not count after a power cut.
-    pub barred: bool,
-    /// What can't be written any more, whatever is tried: new commits are refused.
-    pub failed: Option<Errno>,
-    /// Why the last round didn't bring everything out; the next one tries again.
-    pub stuck: Option<Errno>,
-    /// Rounds ended so far.
-    pub rounds: u64,
-    /// The daemon is ending: the checkpoint thread leaves after its last round.
-    pub stop: bool,
-}
-
-impl CheckpointRequest {
-    /// Whether as many wait as a round is worth: half of those who usually do. The others get ready
-    /// for the next while the disk is busy with this one.
-    pub fn is_worth_a_round(&self) -> bool {
-        self.waiting() * 2 >= self.usual
-    }
-
-    /// How many wait for a commit to be durable.
-    pub fn waiting(&self) -> usize {
-        self.awaiting + self.parked.len()
-    }
-
-    /// Takes out the answers that can be given, and says what they are.
-    ///
-    /// The first `asked` were there when the last round began: if that failed, so have they.
-    pub fn answers(&mut self, durable: Seq, asked: usize) -> Vec<(Parked, OpResult<()>)> {
-        let mut answers = Vec::new();
-        for (place, parked) in std::mem::take(&mut self.parked).into_iter().enumerate() {
-            let stuck = self.stuck.filter(|_| place < asked);
-            match self.failed.or(stuck) {
-                _ if parked.seq <= durable => answers.push((parked, Ok(()))),
-                Some(errno) => answers.push((parked, Err(errno))),
-                None => self.parked.push(parked),
-            }
-        }
-        answers
-    }
-}
-
 /// Whether an unmount is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmount {
@@ -196,10 +116,8 @@ pub struct State {
     pub(super) pending_opens: HashMap<u32, super::retries::PendingOpen>,
     /// The name each thread looked up last.
     pub lookups: HashMap<u32, (Dentry, NodeId)>,
-    /// Numbers of commits.
-    pub commits: Commits,
     /// What the next round brings to the medium besides pending names.
-    pub(super) unsynced: super::unsynced::Unsynced,
+    pub unsynced: Unsynced,
     /// Files to which records are added in place, as the journal knows of them.
     pub growing: super::growing::Growing,
     /// The checkpoint's orders.
@@ -235,24 +153,6 @@ pub struct State {
 }
 
 impl State {
-    /// Journals that a name is about to be removed, moved or made in the backing directory.
-    ///
-    /// A round that is under way has taken the directories that it syncs, and its *Durable* comes
-    /// behind this. So that nobody takes that to cover the removal, it stands behind a commit that
-    /// the round does not have; where there is none, behind one of nothing.
-    pub(super) fn append_barrier(&mut self, engine: &Engine) -> OpResult<()> {
-        if self.checkpoint.busy
-            && self.checkpoint.taken == self.commits.last()
-            && !failpoint::mutant("C19-round")
-        {
-            let (seq, edits) = (self.commits.next(), Vec::new());
-            engine.append(&Record::Commit { seq, edits })?;
-            self.commits.give(seq);
-        }
-        self.checkpoint.barred = true;
-        engine.append(&Record::Barrier)
-    }
-
     /// What can't be written now can't be at all: those who wait for a round are told.
     pub(super) fn fail_checkpoint(&mut self, errno: Errno) {
         self.checkpoint.failed = Some(errno);

@@ -304,9 +304,7 @@ impl Engine {
         self.resolve_doubts();
         let mut guard = self.lock();
         let state = &mut *guard;
-        if self.journal.lock().len() > super::checkpoint::rotate_at()
-            && super::checkpoint::may_rotate(state)
-        {
+        if self.should_rotate(state) {
             self.rotate(state);
         }
         state.files.tidy(&state.nodes);

@@ -22,8 +22,8 @@ const WITH_PARTS: u32 = 3;
 pub const HEADER_LEN: usize = 512;
 /// The longest [`Header::instance`], in bytes.
 pub const MAX_INSTANCE: usize = 200;
-/// The largest payload of one record, in bytes.
-pub const MAX_PAYLOAD: usize = 16 << 20;
+/// The largest payload of one record, in bytes: 10,000 edits with paths as long as there are fit.
+pub const MAX_PAYLOAD: usize = 64 << 20;
 /// Length and checksum in front of each payload, in bytes.
 pub(super) const FRAME_LEN: usize = 8;
 

@@ -17,7 +17,7 @@
 //! 256  zero                      252 bytes
 //! 508  crc32c of bytes 0..508    u32
 //! 512  records, back to back, each:
-//!        length of the payload   u32, 1 ..= 16 MiB
+//!        length of the payload   u32, 1 ..= 64 MiB
 //!        crc32c                  u32, of journal id ‖ file offset of this
 //!                                record (u64) ‖ payload
 //!        payload                 tag (u8), then the record's fields
@@ -81,7 +81,7 @@ pub struct Header {
 }
 
 /// What a version of a file holds, as far as recovery needs to know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContentInfo {
     /// Length in bytes.
     pub len: u64,

@@ -25,6 +25,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "recovery-filled",
     "recovery-replayed",
     "recovery-taken-over",
+    "recovery-placed",
     "recovery-applied",
     "recovery-rejected",
 ];

@@ -28,6 +28,7 @@ mod slot;
 mod staging;
 mod target;
 mod told;
+mod touched;
 mod transaction;
 mod transactions;
 mod visibility;

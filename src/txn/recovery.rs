@@ -19,6 +19,7 @@ use super::gaps::{self, LastCommits, Lasts};
 use super::growth::{self, Growth};
 use super::moves::Followed;
 use super::told::{Recorded, SortedRecords, collect};
+use super::touched::Touched;
 use super::{Abort, replay};
 use crate::guard::{Guard, Replaces, examine, judge};
 use crate::journal::{self, ContentInfo, Edit, Header, Journal, JournalError, Record};
@@ -892,6 +893,7 @@ fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
         }
     }
     let (mut applied, mut unplaced) = (0, Vec::new());
+    let mut touched = Touched::default();
     for (path, put) in last {
         let Some((id, version, content)) = put else {
             continue;
@@ -905,18 +907,20 @@ fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
             store.remove_staging(id)?;
             continue;
         }
-        let placed = place(store, path, id, version, content, &file)?;
-        if placed {
-            applied += 1;
-        } else {
-            unplaced.push(Leftover {
+        match place(store, path, id, version, content, &file)? {
+            Some(dir) => {
+                touched.add(path, dir)?;
+                applied += 1;
+            }
+            None => unplaced.push(Leftover {
                 id,
                 path: Some(path.to_owned()),
                 pid: 0,
                 discarded: false,
-            });
+            }),
         }
     }
+    touched.sync()?;
     // Superseded by a later commit, or dropped.
     for id in every.into_iter().chain(plan.superfluous.iter().copied()) {
         store.remove_staging(id)?;
@@ -925,6 +929,7 @@ fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
     Ok((applied, unplaced))
 }
 
+/// Gives the directory that it was moved into, if that is there.
 fn place(
     store: &Store,
     path: &Path,
@@ -932,14 +937,14 @@ fn place(
     version: Version,
     content: &ContentInfo,
     file: &File,
-) -> Result<bool, Errno> {
+) -> Result<Option<OwnedFd>, Errno> {
     let Some((dir, name)) = parent_of(store, path)? else {
-        return Ok(false);
+        return Ok(None);
     };
     if let Some(stat) = at::stat_at(&dir, &name)?
         && rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
     {
-        return Ok(false);
+        return Ok(None);
     }
     if len(file)? > content.len {
         // Written after the fsync that is rolled forward.
@@ -955,8 +960,8 @@ fn place(
         super::mark_version(file, version);
     }
     store.apply(id, &dir, &name)?;
-    failpoint::sync("C19-sync-recovered-dir", || at::sync_dir(dir.as_fd()))?;
-    Ok(true)
+    failpoint::crash_point("recovery-placed");
+    Ok(Some(dir))
 }
 
 /// Whether anything was ever written to a file. After a power cut many a staging file has its length

@@ -15,8 +15,9 @@ use rustix::io::Errno;
 
 use super::kept::{self, Parsed};
 use super::{Refusal, Request};
+use crate::commit::Changeset;
 use crate::engine::{Engine, State};
-use crate::journal::{ContentInfo, Edit, Record};
+use crate::journal::{ContentInfo, Edit};
 use crate::namespace::{CachedAttributes, Node, NodeKind, Pending, Unwritten};
 use crate::sys::{at, failpoint};
 use crate::txn::{Ready, write_text};
@@ -212,7 +213,7 @@ impl Engine {
         Ok(Some(Edited {
             node,
             version: base.version.next(),
-            seq: state.commits.last(),
+            seq: self.sequencer.last(),
         }))
     }
 
@@ -220,8 +221,7 @@ impl Engine {
     /// where there is none: that may need the checkpoint.
     fn reserve_records(&self, patch: usize) -> OpResult<()> {
         let wanted = AHEAD + patch as u64;
-        let reserved = self.journal.lock().reserve(wanted);
-        reserved.map_err(|_| Errno::NOSPC)
+        self.sequencer.reserve(wanted)
     }
 
     fn with_space(&self, mut staged: Staged, len: u64) -> OpResult<Staged> {
@@ -320,7 +320,7 @@ impl Engine {
             len: parsed.document.text_len() as u64,
             mtime_ns: self.next_mtime(state, base),
         };
-        let (seq, version) = (state.commits.next(), base.version.next());
+        let version = base.version.next();
         let edit = Edit::Patch {
             path: state.nodes.path(&base.dentry).ok_or(Errno::NOENT)?,
             id: staged.id,
@@ -330,16 +330,10 @@ impl Engine {
             patch: request.value.clone(),
             mtime_ns: told.mtime_ns,
         };
-        let record = Record::Commit {
-            seq,
-            edits: vec![edit],
-        };
-        if !failpoint::mutant("C18-patch") {
-            self.append(&record)?;
-        }
+        let seq = self.sequencer.try_commit(edit.into())?;
         failpoint::crash_point("patch-journalled");
         state.counters.commits += 1;
-        self.note_journalled(state, seq, record);
+        self.note_journalled(state, seq);
         let node = state.nodes.create(
             NodeKind::File,
             staged.fd.clone(),
@@ -438,18 +432,14 @@ impl Engine {
         let Some((head, path)) = head.filter(|p| p.id == id).zip(path) else {
             return Ok(());
         };
-        let (seq, mtime_ns) = (state.commits.next(), content.mtime_ns);
-        let record = Record::Commit {
-            seq,
-            edits: vec![Edit::Put {
-                path,
-                id,
-                version: head.version,
-                content,
-                in_place: false,
-            }],
-        };
-        self.append(&record)?;
+        let mtime_ns = content.mtime_ns;
+        let seq = self.sequencer.try_commit(Changeset::from(Edit::Put {
+            path,
+            id,
+            version: head.version,
+            content,
+            in_place: false,
+        }))?;
         (head.seq, head.unwritten) = (seq, None);
         if let Some(node) = state.nodes.get_mut(head.node) {
             let written = at::stat(file)?;
@@ -457,7 +447,7 @@ impl Engine {
             node.ctime_shift = Some(Box::new((applied, seconds_of(mtime_ns))));
             node.unwritten = None;
         }
-        self.note_journalled(state, seq, record);
+        self.note_journalled(state, seq);
         Ok(())
     }
 

@@ -319,7 +319,7 @@ impl Engine {
             }
         } else {
             // What it found may not be durable yet.
-            (base.version, self.lock().commits.last())
+            (base.version, self.sequencer.last())
         };
         let result = result_text(version, &parsed.document, applied.target.as_ref());
         Ok(Some(Done { result, seq }))

@@ -96,7 +96,7 @@ impl Engine {
         }
         let parent = self.dir_fd(state, dir)?;
         let (mode, uid, gid) = self.fresh(&parent, caller, mode)?;
-        state.append_barrier(self)?;
+        self.sequencer.barrier()?;
         create(&parent, name)?;
         let fd = File::from(at::open_path(&*parent, name)?);
         let finished = self.finish_made(&parent, &fd, mode, (uid, gid), umask);

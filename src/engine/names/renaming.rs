@@ -12,9 +12,10 @@ use rustix::io::Errno;
 use super::super::deciding::is_promised;
 use super::super::ledger::Saved;
 use super::super::merging::{MergeOutcome, Why};
-use super::super::publish::Publication;
+use super::super::publishing::Publication;
 use super::super::{Durability, Engine, State};
 use super::{Barrier, JUDGEMENTS, Left, Renamed, Step, followers, open_at, refuse_state_dir};
+use crate::commit::Changeset;
 use crate::guard::Guard;
 use crate::journal::{Edit, Record};
 use crate::namespace::NodeKind;
@@ -410,20 +411,16 @@ impl Engine {
             .pending
             .remove(from.dir, &from.name)
             .expect("looked up above");
-        let content = self.content_of(state, &pending);
-        let seq = self.journal_commit(
-            state,
-            vec![
-                Edit::Drop { path: old_path },
-                Edit::Put {
-                    path,
-                    id: pending.id,
-                    version,
-                    content,
-                    in_place: false,
-                },
-            ],
-        );
+        let content = self.sequencer.content_of(pending.id).unwrap_or_default();
+        let put = Edit::Put {
+            path,
+            id: pending.id,
+            version,
+            content,
+            in_place: false,
+        };
+        let moved = Changeset::from_iter([Edit::Drop { path: old_path }, put]);
+        let seq = self.journal_commit(state, moved);
         (pending.seq, pending.version) = (seq, version);
         let moved = pending.node;
         if let Some(node) = state.nodes.get_mut(pending.node) {
@@ -448,35 +445,9 @@ impl Engine {
             self.unpin(state, old, true);
         }
         self.supersede(state, to, replaced);
-        self.overtake(state, to, state.commits.last());
+        self.overtake(state, to, self.sequencer.last());
         self.follow(state, from, to, moved);
         Ok(true)
-    }
-
-    /// What the journal said of a pending version.
-    fn content_of(
-        &self,
-        state: &State,
-        pending: &crate::namespace::Pending,
-    ) -> crate::journal::ContentInfo {
-        let unapplied = state.commits.unapplied().rev();
-        unapplied
-            .filter_map(|record| match record {
-                Record::Commit { edits, .. } => edits.iter().find_map(|edit| match edit {
-                    Edit::Put { id, content, .. } if *id == pending.id => Some(content.clone()),
-                    _ => None,
-                }),
-                _ => None,
-            })
-            .next()
-            .unwrap_or(crate::journal::ContentInfo {
-                len: 0,
-                crc: None,
-                inline: None,
-                mtime_ns: 0,
-                grown: None,
-                parts: None,
-            })
     }
 
     fn rename_backing(
@@ -504,7 +475,7 @@ impl Engine {
         let replaced = at::stat_at(&*to_dir, &to.name)?;
         let hold = at::open_path(&*to_dir, &to.name).ok();
         let lost = state.added_to(to, target);
-        state.append_barrier(self)?;
+        self.sequencer.barrier()?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let moves_dir = is_dir
             || exchange
@@ -528,7 +499,7 @@ impl Engine {
         let paths = paths.filter(|_| moves_dir && !failpoint::mutant("C18-moved"));
         if let Some((from, to)) = &paths {
             let node = state.nodes.get(source).ok_or(Errno::STALE)?;
-            self.append(&Record::Moved {
+            self.sequencer.append(&Record::Moved {
                 from: from.clone(),
                 to: to.clone(),
                 inode: node.key.1,
@@ -542,13 +513,13 @@ impl Engine {
         rustix::fs::renameat_with(&*from_dir, &from.name, &*to_dir, &to.name, flags)?;
         if let Some((from, to)) = paths {
             // A new journal starts with these, and without the record of the move.
-            for record in state.commits.unapplied_mut() {
+            self.sequencer.retell(|record| {
                 crate::txn::each_path(record, |path| {
                     if let Some(moved) = crate::txn::after_move(path, &from, &to, exchange) {
                         *path = moved;
                     }
                 });
-            }
+            });
         }
         self.note_grown_moved(state, (from, to), (source, target), flags);
         if exchange {
@@ -616,7 +587,7 @@ impl Engine {
             return Ok(());
         }
         let [going, coming] = along;
-        self.append(&Record::Moved {
+        self.sequencer.append(&Record::Moved {
             from: from.to_owned(),
             to: to.to_owned(),
             inode,

@@ -1,0 +1,516 @@
+//! What was written so far of a file that is still open becomes a version (C11, C12): by a rename or link, an unlock, or because it rests.
+//!
+//! Its staging file is what is published, and the transaction goes on in a fresh one. So no published inode is ever written again.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+use rustix::fs::{OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+
+use super::ledger::{Actor, Saved};
+use super::merging::{MergeOutcome, Why};
+use super::names::Left;
+use super::rest::check_due;
+use super::{Engine, State};
+use crate::guard::Replaces;
+use crate::journal::{ContentInfo, Record};
+use crate::namespace::NodeKind;
+use crate::rules::{Creation, Policy};
+use crate::store::{Store, id_name};
+use crate::sys::{at, failpoint};
+use crate::txn::{AsOf, Content, Ready, Staging};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of};
+
+/// How what was written so far of an open file is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Publication {
+    /// Under another name, where its transaction follows; only the flag NOREPLACE says anything.
+    Rename(RenameFlags),
+    /// Under another name as well, and its transaction stays.
+    Link,
+    /// Under its own name: a lock is given back (C12).
+    Stay,
+    /// Under its own name, if it is a whole document and at rest.
+    Rest,
+}
+
+impl Publication {
+    /// Whether the file keeps its name, and has no other.
+    fn stays(self) -> bool {
+        matches!(self, Publication::Stay | Publication::Rest)
+    }
+
+    fn links(self) -> bool {
+        self == Publication::Link
+    }
+
+    fn renames(self) -> bool {
+        matches!(self, Publication::Rename(_))
+    }
+}
+
+/// What an open file has become by a rename, a link or an unlock.
+pub(super) struct Published {
+    pub version: NodeId,
+    /// What its old name means still.
+    pub left: Option<Left>,
+}
+
+/// What is asked for, by whom, and the rules for the name that it is published under.
+struct Publishing<'a> {
+    engine: &'a Engine,
+    /// Thread that asks for it; 0 is the daemon itself.
+    tid: u32,
+    id: TxnId,
+    to: &'a Dentry,
+    how: Publication,
+    policy: Policy,
+    replaces: Replaces,
+}
+
+/// What is to be published, as it was judged.
+struct Draft {
+    described: ContentInfo,
+    /// The version that it was made of, if it is an edit.
+    edits: Option<NodeId>,
+    /// The version whose attributes it was given.
+    like: Option<AsOf>,
+}
+
+/// The staging file in which a transaction goes on; removed if it doesn't.
+struct Fresh<'a> {
+    engine: &'a Engine,
+    id: TxnId,
+    made: Option<Made>,
+}
+
+struct Made {
+    file: File,
+    fd: OwnedFd,
+    stat: Stat,
+    /// The file that is published.
+    old: File,
+    /// It has a copy of that, which is promised as it was before.
+    is_promised: bool,
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        if self.made.is_some() {
+            self.engine.store.remove_staging(self.id).ok();
+        }
+    }
+}
+
+/// What it was decided to commit, with the state in which that holds.
+struct Decided<'a> {
+    state: MutexGuard<'a, State>,
+    by: Option<(Actor, u64)>,
+    outcome: MergeOutcome,
+}
+
+/// What has become of the content that was published.
+struct Parted {
+    /// The version of what was written.
+    version: NodeId,
+    ready: Ready,
+    /// What was written, in its file.
+    file: Arc<File>,
+    is_merged: bool,
+    why: Option<Why>,
+    /// What the transaction goes on with is promised.
+    promised: Option<ContentInfo>,
+}
+
+impl Engine {
+    /// C11: a rename or link of a file that is still being written commits what is written so far under the new name, as thread `tid` asks for.
+    pub(super) fn publish_open(
+        &self,
+        tid: u32,
+        id: TxnId,
+        to: &Dentry,
+        how: Publication,
+    ) -> OpResult<Published> {
+        failpoint::delay("COMMITFS_CHOSEN_DELAY_MS");
+        let txn = self.lock().txns.get(&id).map(|txn| txn.dentry().clone());
+        let Some(from) = txn.filter(|_| !how.links()) else {
+            return self.publish_now(tid, id, to, how);
+        };
+        // Others add nothing to what is replaced.
+        self.take_turn(&from, id);
+        let published = self.publish_now(tid, id, to, how);
+        self.end_turn(&mut self.lock(), &from, id);
+        let published = published?;
+        let renewed = self.renew_followers(id, published.version);
+        renewed
+            .inspect_err(|e| log::warn!("links stay behind: {e}"))
+            .ok();
+        Ok(published)
+    }
+
+    fn publish_now(
+        &self,
+        tid: u32,
+        id: TxnId,
+        to: &Dentry,
+        how: Publication,
+    ) -> OpResult<Published> {
+        let (staging, policy) = {
+            let state = self.lock();
+            let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
+            let policy = self.policy(&state, to, Creation::default());
+            (txn.staging.clone(), policy)
+        };
+        self.copy_base(&staging).ok();
+        let mut content = staging.lock();
+        Engine::may_be_published(&mut content, how)?;
+        content.copy_base()?;
+        let publishing = Publishing {
+            replaces: match how.stays() {
+                true => self.replaces(id, &content),
+                false => Replaces::Whole,
+            },
+            engine: self,
+            tid,
+            id,
+            to,
+            how,
+            policy,
+        };
+        let mut draft = publishing.judge(&mut content)?;
+        let mut fresh = publishing.fresh(&content)?;
+        self.reserve_commit()?;
+        failpoint::delay("COMMITFS_MOVE_DELAY_MS");
+        let decided = publishing.decide(&staging, &mut content, &mut draft)?;
+        let (mut guard, by) = (decided.state, decided.by);
+        let state = &mut *guard;
+        if let Err(e) = check_due(self, state, id, how, to) {
+            discard(&self.store, decided.outcome);
+            return Err(e);
+        }
+        let parted = publishing.part(state, &mut content, draft, &mut fresh, decided.outcome)?;
+        drop(content);
+        let (version, fresh_id) = (parted.version, fresh.id);
+        let promised = parted.promised.clone();
+        let left = publishing.put_under_name(state, parted, by)?;
+        publishing.go_on(state, version, fresh_id, promised)?;
+        Ok(Published { version, left })
+    }
+}
+
+/// A merge is not committed.
+fn discard(store: &Store, outcome: MergeOutcome) {
+    if let MergeOutcome::Merged(merged) = outcome {
+        store.remove_staging(merged.id).ok();
+    }
+}
+
+impl<'a> Publishing<'a> {
+    /// What can keep it from being published: guard, attributes, checksum.
+    fn judge(&self, content: &mut Content) -> OpResult<Draft> {
+        let engine = self.engine;
+        let edits = self.take_over(content)?;
+        self.ask_guard(content)?;
+        if self.how.stays() && !content.changed {
+            return Err(Errno::NODATA);
+        }
+        let like = engine.apply_attributes(self.id, content, self.to, !self.how.stays())?;
+        Ok(Draft {
+            described: content.describe()?,
+            edits,
+            like,
+        })
+    }
+
+    fn ask_guard(&self, content: &mut Content) -> OpResult<()> {
+        let permitted = self
+            .engine
+            .check_guard(content, self.to, &self.policy, self.replaces);
+        permitted.map_err(|abort| self.engine.refuse(self.to, abort, self.tid))
+    }
+
+    /// Takes over what others have written and added; of a link, nothing. Gives the version that it is an edit of.
+    fn take_over(&self, content: &mut Content) -> OpResult<Option<NodeId>> {
+        if self.how.links() {
+            return Ok(None);
+        }
+        let edits = self.engine.take_parts(self.id, content, true)?;
+        self.engine.take_added(content)?;
+        Ok(edits)
+    }
+
+    /// A staging file for the transaction to go on in.
+    fn fresh(&self, content: &Content) -> OpResult<Fresh<'a>> {
+        let engine = self.engine;
+        let id = engine.lock().txns.new_id();
+        let file = engine.making_room(|| engine.store.create_staging(id))?;
+        let mut fresh = Fresh {
+            engine,
+            id,
+            made: None,
+        };
+        let made = self.fill(id, file, content);
+        fresh.made = Some(made.inspect_err(|_| {
+            engine.store.remove_staging(id).ok();
+        })?);
+        Ok(fresh)
+    }
+
+    fn fill(&self, fresh_id: TxnId, file: File, content: &Content) -> OpResult<Made> {
+        let engine = self.engine;
+        let old = at::reopen(&*content.file, OFlags::PATH)?;
+        if self.how.links() {
+            // Under this name it stays a content of its own, to be fsync'd, and seen after a
+            // crash if it is a claim; what others append to the new name is none of it.
+            let len = content.file.metadata().map_err(|e| errno_of(&e))?.len();
+            at::copy_contents(&content.file, &file, len).map_err(|e| errno_of(&e))?;
+        }
+        engine.apply_metadata(&file, Some(&old), None)?;
+        // What was fsync'd under this name stays promised.
+        let has_fsynced = |state: &State| {
+            let txn = state.txns.get(&self.id);
+            txn.is_some_and(|t| t.promise.has_fsynced())
+        };
+        let is_promised = self.how.links() && has_fsynced(&engine.lock());
+        if is_promised {
+            rustix::fs::fdatasync(&file)?;
+            engine.store.sync_staging_dir()?;
+        }
+        let fd = at::open_path(&engine.store.staging, id_name(fresh_id).as_ref())?;
+        Ok(Made {
+            file,
+            stat: at::stat(&fd)?,
+            fd,
+            old,
+            is_promised,
+        })
+    }
+
+    /// Merges, if it is to be, as often as others commit meanwhile.
+    fn decide(
+        &self,
+        staging: &Staging,
+        content: &mut Content,
+        draft: &mut Draft,
+    ) -> OpResult<Decided<'a>> {
+        let (engine, id, to) = (self.engine, self.id, self.to);
+        loop {
+            let (by, base) = match self.how.links() {
+                true => (None, None),
+                false => engine.base_of_open(id, to, &self.policy, self.how),
+            };
+            let reconciled = engine.reconcile(to, &self.policy, base.as_ref(), &content.file);
+            let (onto, outcome) = reconciled.map_err(|abort| {
+                Engine::note_refused(&mut engine.lock(), to, by.map(|(actor, _)| actor));
+                engine.refuse(to, abort, self.tid)
+            })?;
+            let mut state = engine.lock();
+            let current = engine.current_if_any(&mut state, to).ok().flatten();
+            let grown = content.grown().filter(|_| !self.how.links());
+            let by_parts = !self.how.links() && content.is_by_parts();
+            let edited = by_parts.then(|| engine.edited(&mut state, id)).flatten();
+            let has_all =
+                engine.has_all_added(grown) && (edited.is_none() || edited == draft.edits);
+            if has_all && (base.is_none() || current == onto) {
+                self.renew(&state, current, (staging, content, &outcome), draft)?;
+                return Ok(Decided { state, by, outcome });
+            }
+            drop(state);
+            discard(&engine.store, outcome);
+            if !has_all {
+                draft.edits = self.take_over(content)?;
+                self.ask_guard(content)?;
+                draft.described = content.describe()?;
+            }
+        }
+    }
+
+    /// Takes what attributes and times the replaced version has got since they were taken over.
+    fn renew(
+        &self,
+        state: &State,
+        current: Option<NodeId>,
+        (staging, content, outcome): (&Staging, &Content, &MergeOutcome),
+        draft: &mut Draft,
+    ) -> OpResult<()> {
+        let is_newer = current != draft.like.map(|(version, _)| version);
+        if let Some(since) = current.filter(|_| is_newer && !content.times_set) {
+            self.engine
+                .outgrow(state, since, &content.file, &mut draft.described)?;
+        }
+        if self.how.stays() {
+            let file = match outcome {
+                MergeOutcome::Merged(merged) => &merged.file,
+                _ => &content.file,
+            };
+            self.engine
+                .renew_attributes(state, current, (file, staging), draft.like);
+        }
+        Ok(())
+    }
+
+    /// The content goes on in its fresh file, and what was written before gets a node of its own.
+    fn part(
+        &self,
+        state: &mut State,
+        content: &mut Content,
+        draft: Draft,
+        fresh: &mut Fresh<'_>,
+        outcome: MergeOutcome,
+    ) -> OpResult<Parted> {
+        let node = state.txns[&self.id].node;
+        let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
+        let edits = draft.edits.filter(|_| content.is_by_parts());
+        let overlaid = match self.how.links() {
+            true => Vec::new(),
+            false => content.take_overlaid(),
+        };
+        let (published_id, made) = (content.id, fresh.made.take().ok_or(Errno::STALE)?);
+        let published = content.continue_in(fresh.id, made.file, self.how.links());
+        let promised = made.is_promised.then(|| draft.described.clone());
+        if let Some(promised) = &promised {
+            content.keep_promise(promised.clone());
+        }
+        let key_of_fresh = (made.stat.st_dev, made.stat.st_ino);
+        state
+            .nodes
+            .move_to(node, Arc::new(made.fd.into()), key_of_fresh);
+        let (old, to) = (Arc::new(made.old.into()), self.to.clone());
+        let version = state.nodes.create(NodeKind::File, old, key, to);
+        if let Some(node) = state.nodes.get(version) {
+            content.base_ends_at(node.whole().clone());
+        }
+        if let Some(txn) = state.txns.get(&self.id) {
+            let by = txn.participants.to_who();
+            Engine::note_overlaid(state, self.to, by, overlaid);
+        }
+        let why = outcome.overwrites();
+        let is_merged = matches!(outcome, MergeOutcome::Merged(_));
+        let (version, ready) = match outcome {
+            MergeOutcome::Merged(merged) => {
+                self.engine.leave_written(state, published_id, version);
+                let (path, key, to) = (merged.path.clone(), merged.key, self.to.clone());
+                let node = state.nodes.create(NodeKind::File, path, key, to);
+                (node, merged.ready(published.clone(), None))
+            }
+            MergeOutcome::AsWritten | MergeOutcome::Overwrites(_) => {
+                let ready = Ready {
+                    by_parts: edits.is_some(),
+                    edits,
+                    ..Ready::new(published_id, published.clone(), draft.described)
+                };
+                (version, ready)
+            }
+        };
+        if !self.how.links() {
+            // A new file's first version; one that replaces another shares that one's locks.
+            state.same_file(version, node);
+        }
+        Ok(Parted {
+            version,
+            ready,
+            file: published,
+            is_merged,
+            why,
+            promised,
+        })
+    }
+
+    /// What was written becomes the version of its name. Gives what its old name means still.
+    fn put_under_name(
+        &self,
+        state: &mut State,
+        parted: Parted,
+        by: Option<(Actor, u64)>,
+    ) -> OpResult<Option<Left>> {
+        let (engine, id, to) = (self.engine, self.id, self.to);
+        let (version, from) = (parted.version, state.txns[&id].dentry().clone());
+        let replaced = engine.current_if_any(state, to)?;
+        let lost = match self.how.renames() {
+            // Another file takes the name.
+            true => state.added_to(to, replaced),
+            false => None,
+        };
+        self.note_lost(state, parted.why, (replaced, version));
+        engine.publish(state, to, parted.ready, version);
+        if self.how.links() {
+            if let Some(linked) = state.nodes.get_mut(version) {
+                // The kernel gets to know it by the answer.
+                linked.lookups += 1;
+            }
+            engine.follow_writers(state, &from, to, version);
+            return Ok(None);
+        }
+        let left = match self.how.renames() {
+            true => engine.left_at(state, &from).ok().flatten(),
+            false => None,
+        };
+        let saved = Saved {
+            begun: by.map_or(0, |(_, begun)| begun),
+            version,
+            is_merged: parted.is_merged,
+            is_uncertain: parted.why == Some(Why::Uncertain),
+        };
+        let by = by.map(|(actor, _)| actor);
+        engine.note_published(state, id, to, by, saved, parted.file);
+        if self.how.renames() {
+            state.unname(to, lost);
+            state.rename_appenders(&from, to);
+            engine.retarget(state, id, to);
+        }
+        Ok(left)
+    }
+
+    /// Counts what is replaced unseen.
+    fn note_lost(
+        &self,
+        state: &mut State,
+        why: Option<Why>,
+        (replaced, version): (Option<NodeId>, NodeId),
+    ) {
+        let (engine, to) = (self.engine, self.to);
+        let txn = state.txns.get(&self.id);
+        let author = txn.map_or(0, |t| t.participants.opener_tid());
+        let counts = self.how.renames() || self.how == Publication::Rest;
+        if let (Some(_), Some(lost)) = (why, replaced) {
+            engine.note_unmerged(state, author, to, (lost, version), why);
+        } else if counts && !Engine::watches(&self.policy) {
+            engine.note_replaced(state, author, Some(author), to, (replaced, version));
+        }
+    }
+
+    /// The transaction goes on in its fresh staging file, and the journal is told.
+    fn go_on(
+        &self,
+        state: &mut State,
+        version: NodeId,
+        fresh: TxnId,
+        promised: Option<ContentInfo>,
+    ) -> OpResult<()> {
+        let engine = self.engine;
+        let (body, seq) = (state.files.body(version), engine.sequencer.last());
+        let txn = state.txns.get_mut(&self.id).ok_or(Errno::STALE)?;
+        engine.owe(txn, self.how, seq);
+        txn.staging_id = fresh;
+        txn.promise.go_on(promised.clone());
+        txn.preparation.start_anew(!self.how.links());
+        if !self.how.links() {
+            txn.purpose.start_anew_from(version, body);
+            txn.visibility.end();
+        }
+        state.wake_for(self.id, self.to);
+        let txn = &state.txns[&self.id];
+        let begin = Engine::begin_record(state, txn, txn.is_there());
+        engine.sequencer.append(&begin)?;
+        match promised {
+            Some(content) => {
+                let id = fresh;
+                engine.sequencer.append(&Record::Fsynced { id, content })
+            }
+            None => Ok(()),
+        }
+    }
+}
