@@ -531,3 +531,14 @@ fn note_broken(state: &mut State, round: Round, why: Broken) {
     }
     round.give_back(why, &mut state.unsynced);
 }
+
+/// Tells the journal of a transaction that has begun, or goes on.
+pub(super) fn tell_begun(engine: &Engine, state: &State, txn: &Transaction) -> OpResult<()> {
+    let begin = Engine::begin_record(state, txn, txn.is_there());
+    engine.sequencer.append(&begin)?;
+    if txn.is_unlinked() {
+        let (id, path) = (txn.staging_id, None);
+        engine.sequencer.append(&Record::Retarget { id, path })?;
+    }
+    Ok(())
+}

@@ -14,11 +14,11 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use self::beginning::Beginning;
+use super::checkpoint::tell_begun;
 use super::handle::{Opening, StagedFile, VersionReader};
 use super::retries::{Arrival, Goal, PendingOpen, Way};
 use super::shared::{is_database, is_edit, is_outsider};
 use super::{Engine, State, retries, virtualdir};
-use crate::journal::Record;
 use crate::namespace::{Node, NodeKind, Shown};
 use crate::rules::{Creation, Mode as RuleMode, Stream};
 use crate::sys::{at, failpoint, proc};
@@ -550,12 +550,7 @@ impl Engine {
         if !txn.phase.is_open() {
             txn.participants.open(pid, caller.tid);
             let txn = &state.txns[&id];
-            let begin = Engine::begin_record(state, txn, txn.is_there());
-            self.sequencer.append(&begin)?;
-            if txn.is_unlinked() {
-                let (id, path) = (txn.staging_id, None);
-                self.sequencer.append(&Record::Retarget { id, path })?;
-            }
+            tell_begun(self, state, txn)?;
             failpoint::crash_point("begin-journalled");
         }
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
