@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
@@ -108,7 +109,19 @@ impl Engine {
         dentry: &Dentry,
         keeps_own: bool,
     ) -> OpResult<Option<AsOf>> {
-        let mut state = self.lock_materialized(dentry)?;
+        let state = self.lock_materialized(dentry)?;
+        self.attributes_of_current(state, id, content, dentry, keeps_own)
+    }
+
+    /// [`Self::apply_attributes`], of a version whose text is written.
+    pub(super) fn attributes_of_current(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        id: TxnId,
+        content: &mut Content,
+        dentry: &Dentry,
+        keeps_own: bool,
+    ) -> OpResult<Option<AsOf>> {
         let Some(current) = self.current_if_any(&mut state, dentry)? else {
             return Ok(None);
         };

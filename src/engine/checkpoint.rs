@@ -542,3 +542,23 @@ pub(super) fn tell_begun(engine: &Engine, state: &State, txn: &Transaction) -> O
     }
     Ok(())
 }
+
+/// A durable close that others have overtaken: see [`Engine::give_way`].
+pub(super) struct Overtaken<'a>(&'a Engine);
+
+impl<'a> Overtaken<'a> {
+    pub(super) fn new(engine: &'a Engine, state: &mut State) -> Overtaken<'a> {
+        state.checkpoint.overtaken += 1;
+        Overtaken(engine)
+    }
+}
+
+impl Drop for Overtaken<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.checkpoint.overtaken -= 1;
+        if state.checkpoint.overtaken == 0 {
+            state.wake(Awaited::Overtaken);
+        }
+    }
+}

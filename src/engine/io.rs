@@ -13,6 +13,7 @@ use super::shared::begins_swmr;
 use super::{Engine, State};
 use crate::journal::Record;
 use crate::rules::Stream;
+use crate::sys::failpoint;
 use crate::txn::{Content, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 
@@ -290,6 +291,56 @@ impl Engine {
                 state.wake_for(id, &dentry);
             }
         }
+    }
+
+    /// What the program has written so far is never rolled back once this has returned (C7).
+    pub(super) fn fsync_txn(&self, id: TxnId, staging: &Staging) -> OpResult<()> {
+        if failpoint::mutant("C7") {
+            return Ok(());
+        }
+        // What is rolled forward after a power cut stands behind all that was committed before.
+        self.sync_pending()?;
+        let mut content = staging.lock();
+        if content.must_copy() && !content.changed {
+            // It is the committed version still, and nothing of it lies in staging.
+            drop(content);
+            return self.checkpoint_all();
+        }
+        self.take_parts(id, &mut content, true)?;
+        let mut described = content.fsync()?;
+        failpoint::delay("COMMITFS_FSYNC_DELAY_MS");
+        let mut no_op = false;
+        // The content is held until it is promised: another thread that gives a lock back, or renames the
+        // file, would publish it in between, and the promise be one of half of the next text.
+        let promised = failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())
+            .and_then(|()| {
+                let mut state = self.lock();
+                // What others have put there is the file now, and must not be replaced by nothing. And what
+                // is no transaction any more has become a version by its first line.
+                let is_no_op = self.is_no_op(&mut state, id);
+                let txn = state.txns.get(&id).filter(|_| !is_no_op);
+                let Some(dentry) = txn.map(|t| t.dentry().clone()) else {
+                    no_op = true;
+                    return Ok(());
+                };
+                // Under the same lock as the record: a new journal must carry it.
+                let current = self.current_if_any(&mut state, &dentry).ok().flatten();
+                self.tell_parts(&mut state, id, &mut described);
+                if let Some(txn) = state.txns.get_mut(&id) {
+                    txn.promise.note_fsync(current, described.clone());
+                }
+                self.sequencer.append(&Record::Fsynced {
+                    id: content.id,
+                    content: described,
+                })
+            });
+        drop(content);
+        promised
+            .and_then(|()| match no_op {
+                true => self.checkpoint_all(),
+                false => self.sync_journal(),
+            })
+            .inspect_err(|errno| staging.lock().fail(*errno, "fsync"))
     }
 
     /// fsync or fdatasync of an open description (C7).

@@ -3,13 +3,17 @@
 
 use std::fs::File;
 
+use rustix::io::Errno;
+
 use super::Engine;
+use super::merging::MergeOutcome;
+use super::prepare::check_target;
 use crate::guard::{Guard, Replaces, Verdict, examine, judge};
 use crate::namespace::NodeKind;
 use crate::rules::Policy;
-use crate::sys::{at, failpoint};
-use crate::txn::{Abort, Content, Staging};
-use crate::types::{Dentry, OpResult, TxnId, errno_of};
+use crate::sys::{at, failpoint, proc};
+use crate::txn::{Abort, AsOf, Content, Ready, Staging};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of};
 
 /// Whether a close reports what stands against the commit. A guard's refusal and a conflict only the
 /// last may tell: an earlier one of a shell group must not. By rule (`close_error = false`) no close
@@ -168,4 +172,79 @@ impl Engine {
             .map(Some)
             .map_err(|e| errno_of(&e))
     }
+}
+
+/// What is all staged by now is judged, described, and given the attributes of what it replaces.
+pub(super) fn make_ready(
+    engine: &Engine,
+    id: TxnId,
+    content: &mut Content,
+    (dentry, policy): (&Dentry, &Policy),
+    (sure, edits): (bool, Option<NodeId>),
+    attributes: impl FnOnce(&mut Content) -> OpResult<Option<AsOf>>,
+) -> Result<Ready, Abort> {
+    let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
+    check_target(engine, &engine.lock(), dentry)
+        .map_err(|errno| Abort::VanishedTarget { errno })?;
+    check_limit(engine, id, content)?;
+    let how = engine.replaces(id, content);
+    engine.check_guard(content, dentry, policy, how)?;
+    if sure {
+        failpoint::fail_point("prepare").map_err(failed("prepare"))?;
+    }
+    let like = attributes(content).map_err(failed("setting attributes"))?;
+    let mut described = content.describe().map_err(failed("checksum"))?;
+    content.dirty = false;
+    let base = {
+        let state = engine.lock();
+        let save = state.registry.saves.get(&id);
+        save.and_then(|s| s.base.clone())
+    };
+    let (onto, outcome) = engine.reconcile(dentry, policy, base.as_ref(), &content.file)?;
+    let is_newer = onto != like.map(|(version, _)| version);
+    if let Some(since) = onto.filter(|_| is_newer && !content.times_set) {
+        engine
+            .outgrow(&engine.lock(), since, &content.file, &mut described)
+            .map_err(failed("setting attributes"))?;
+    }
+    failpoint::crash_point("staging-written");
+    if let Some(save) = engine.lock().registry.saves.get_mut(&id) {
+        save.overwrites = outcome.overwrites();
+    }
+    if let MergeOutcome::Merged(merged) = outcome {
+        if let Some(save) = engine.lock().registry.saves.get_mut(&id) {
+            save.merges.push(merged.id);
+        }
+        let ready = merged.ready(content.file.clone(), onto);
+        return Ok(Ready { like, ..ready });
+    }
+    Ok(Ready {
+        onto: edits.or(onto),
+        grown: content.grown(),
+        by_parts: content.is_by_parts(),
+        edits: edits.filter(|_| content.is_by_parts()),
+        like,
+        ..Ready::new(content.id, content.file.clone(), described)
+    })
+}
+
+/// A size equal to the writer's limit is what a write that the limit cut off leaves (C5).
+fn check_limit(engine: &Engine, id: TxnId, content: &mut Content) -> Result<(), Abort> {
+    let len = content.size().unwrap_or(0);
+    let writers: Vec<u32> = {
+        let state = engine.lock();
+        let Some(txn) = state.txns.get(&id) else {
+            return Ok(());
+        };
+        txn.participants.writers().collect()
+    };
+    let is_limit = |pid| proc::rlimit_fsize(pid) == Some(len);
+    if len > 0 && writers.into_iter().any(is_limit) {
+        content.fail(Errno::FBIG, "write");
+        return Err(Abort::FailedWrite {
+            what: "write",
+            errno: Errno::FBIG,
+        });
+    }
+    Ok(())
 }

@@ -91,7 +91,7 @@ pub use lockstats::{BOUNDS, Histogram, LockStats, NameTotals, Totals};
 pub use open::{CreateRequest, Created, OpenRequest, Opened, Pass};
 pub use state::{Counters, DirEntry, State};
 pub use status::{Feature, Status};
-pub use virtualdir::{Answer, Blocker, ControlCommand};
+pub use virtualdir::{Answer, Blocker, ControlCommand, is_virtual};
 
 /// Attributes of what doesn't change behind the kernel's back.
 const STABLE: Duration = Duration::from_secs(3600);

@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::judging::is_told;
+use super::checkpoint::Overtaken;
+use super::judging::{is_told, make_ready};
 use super::lines::may_be_added_to;
-use super::merging::MergeOutcome;
 use super::probe::CloseProbe;
-use super::wakeups::Awaited;
+use super::watchers::Watchers;
 use super::{Durability, Engine, State};
 use crate::journal::Record;
 use crate::namespace::Shown;
+use crate::rules::Policy;
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Abort, Flush, Last, Ready, Staging, Transaction};
+use crate::txn::{Abort, Content, Flush, Kin, Last, Ready, Staging, Transaction};
 use crate::types::{Dentry, NodeId, OpResult, TxnId};
 
 impl Engine {
@@ -71,7 +72,12 @@ impl Engine {
                 Judged::of(txn),
             )
         };
-        if !ends && pid != 0 && probe.is_held() && self.leave_to_holder(id, staging, &probe) {
+        if !ends
+            && pid != 0
+            && probe.is_held()
+            && staging.lock().failed.is_none()
+            && leave_to_holder(self, id, &probe)
+        {
             return Some(Ok(()));
         }
         let mut last = probe.look();
@@ -121,47 +127,82 @@ impl Engine {
             let at_once = last == Last::Surely && !mapped;
             state.await_release(dentry, id, at_once);
         }
-        if let Some(save) = state.registry.saves.get_mut(&id) {
-            save.closed = Some(proc::Moment::now());
-        }
-        let Some(txn) = state.txns.get_mut(&id) else {
-            return Some(told_of_ended(&state, id));
+        let found = Conclusion {
+            judged,
+            policy,
+            kin: probe.kin,
+            flush: Flush::now(last, pid),
         };
-        let told = result
-            .as_ref()
-            .is_err_and(|abort| is_told(abort, sure, &policy));
-        txn.participants.learn(probe.kin);
-        txn.preparation.note_flush(Flush::now(last, pid));
-        match result {
-            Ok(ready) => {
-                if judged.staging_id == txn.staging_id {
-                    // A mapping's pages may have been written meanwhile: RELEASE prepares again then.
-                    txn.preparation.finish(ready, content.dirty);
-                } else {
-                    // Of one that was published meanwhile there is nothing to commit.
-                    txn.preparation.withdraw();
-                }
-                Some(Ok(()))
-            }
-            Err(abort) => Some(refused(self, &mut state, id, abort, told)),
-        }
+        Some(conclude(self, &mut state, id, (found, &content), result))
     }
 
-    /// A FLUSH that is surely not the last has nothing to prepare, and promises nothing. But it tells of
-    /// a failed write (C5), and what was promised before is judged anew.
-    fn leave_to_holder(&self, id: TxnId, staging: &Staging, probe: &CloseProbe) -> bool {
-        if staging.lock().failed.is_some() {
-            return false;
+    /// Prepares on the dispatcher, if there is nothing to wait for: what is small, and all staged by one who can't have left a
+    /// mapping; with a guard that is content already, and nobody to take turns with. `None`: it is for a worker.
+    pub(super) fn prepare_at_once(
+        &self,
+        id: TxnId,
+        staging: &Staging,
+        (pid, _): (u32, u32),
+    ) -> Option<OpResult<()>> {
+        if self.config.durability == Durability::Sync
+            || !self.watchers.get().is_some_and(Watchers::nobody_polls)
+            || leaves_it_to_workers()
+        {
+            return None;
         }
-        let mut state = self.lock();
-        let is_untouched = |t: &&mut Transaction| t.phase.is_open() && t.preparation.is_untouched();
-        let Some(txn) = state.txns.get_mut(&id).filter(is_untouched) else {
-            return false;
+        // Held to the end, so that no worker gets at it in between.
+        let mut content = match failpoint::mutant("C2-at-once") {
+            true => staging.lock(),
+            false => staging.try_lock()?,
         };
-        txn.participants.learn(probe.kin.clone());
-        let dentry = txn.dentry().clone();
-        self.end_turn(&mut state, &dentry, id);
-        true
+        let (mut probe, policy, judged) = {
+            let state = self.lock();
+            if has_to_wait(self, &state) {
+                return None;
+            }
+            let txn = state.txns.get(&id).filter(|t| is_simple(&state, t, pid))?;
+            let probe = self.probe(&state, txn, pid);
+            (probe, txn.policy.clone(), Judged::of(txn))
+        };
+        if !content.is_quickly_prepared(policy.guard) || !probe.is_short() {
+            return None;
+        }
+        if pid != 0 && probe.is_held() && leave_to_holder(self, id, &probe) {
+            return Some(Ok(()));
+        }
+        failpoint::delay("COMMITFS_FLUSH_DELAY_MS");
+        let last = probe.look();
+        let sure = last != Last::No;
+        let mut waits = false;
+        let attributes = |content: &mut Content| {
+            let state = self.lock();
+            waits = state.is_unwritten_at(&judged.dentry);
+            match waits {
+                true => Err(Errno::AGAIN),
+                false => self.attributes_of_current(state, id, content, &judged.dentry, false),
+            }
+        };
+        let target = (&judged.dentry, &policy);
+        let ready = make_ready(self, id, &mut content, target, (sure, None), attributes);
+        if waits {
+            return None;
+        }
+        let by = sure.then_some(pid);
+        let result = match ready {
+            Ok(ready) => promise_at_once(self, id, &judged, ready, by)?,
+            Err(abort) => Err(abort),
+        };
+        let mut state = self.lock();
+        if !state.txns.get(&id).is_some_and(|txn| judged.is(txn)) {
+            return None;
+        }
+        let found = Conclusion {
+            judged,
+            policy,
+            kin: probe.kin,
+            flush: Flush::now(last, pid),
+        };
+        Some(conclude(self, &mut state, id, (found, &content), result))
     }
 
     /// After this a close may be told that it went well: the journal knows, should the daemon end
@@ -188,22 +229,10 @@ impl Engine {
             if let Some(errno) = state.checkpoint.failed {
                 return Err(failed(errno));
             }
-            ready.version = self.next_version(&mut state, &judged.dentry);
-            let Some(txn) = state.txns.get_mut(&id).filter(|t| judged.is(t)) else {
+            let Some(noted) = note_preparing(self, &mut state, id, judged, &mut ready) else {
                 return Ok(ready);
             };
-            txn.participants.note_dead_mapping();
-            let before = txn.preparation.replace(ready.clone());
-            if txn.is_unlinked() {
-                return Ok(ready);
-            }
-            let dead = txn.death().is_some();
-            if let Some(before) = before.filter(|_| dead) {
-                self.sequencer
-                    .append(&Record::Unprepared { id: before.id })
-                    .ok();
-            }
-            (txn.has_synced(), dead)
+            noted
         };
         self.reserve_commit().map_err(failed)?;
         failpoint::delay("COMMITFS_PROMISE_DELAY_MS");
@@ -213,19 +242,8 @@ impl Engine {
         let durable = self.config.durability == Durability::Sync || fsynced;
         if durable && !failpoint::mutant("C7-close") {
             ready.synced = self.make_durable(id, staging, &mut ready, judged, by)?;
-        } else if !failpoint::mutant("C18-prepared") {
-            let mut state = self.lock();
-            let Some(path) = judged.path(self, &state, id)? else {
-                return Ok(ready);
-            };
-            self.tell_parts(&mut state, id, &mut ready.content);
-            if let Some(txn) = state.txns.get_mut(&id) {
-                txn.promise.note_prepared();
-                txn.preparation.note_promised(&ready, by);
-            }
-            self.sequencer
-                .append(&prepared(&ready, path))
-                .map_err(failed)?;
+        } else {
+            journal_prepared(self, id, judged, &mut ready, by)?;
         }
         failpoint::crash_point("prepared-journalled");
         Ok(ready)
@@ -293,62 +311,12 @@ impl Engine {
         Ok(true)
     }
 
-    /// What the program has written so far is never rolled back once this has returned (C7).
-    pub(super) fn fsync_txn(&self, id: TxnId, staging: &Staging) -> OpResult<()> {
-        if failpoint::mutant("C7") {
-            return Ok(());
-        }
-        // What is rolled forward after a power cut stands behind all that was committed before.
-        self.sync_pending()?;
-        let mut content = staging.lock();
-        if content.must_copy() && !content.changed {
-            // It is the committed version still, and nothing of it lies in staging.
-            drop(content);
-            return self.checkpoint_all();
-        }
-        self.take_parts(id, &mut content, true)?;
-        let mut described = content.fsync()?;
-        failpoint::delay("COMMITFS_FSYNC_DELAY_MS");
-        let mut no_op = false;
-        // The content is held until it is promised: another thread that gives a lock back, or renames the
-        // file, would publish it in between, and the promise be one of half of the next text.
-        let promised = failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())
-            .and_then(|()| {
-                let mut state = self.lock();
-                // What others have put there is the file now, and must not be replaced by nothing. And what
-                // is no transaction any more has become a version by its first line.
-                let is_no_op = self.is_no_op(&mut state, id);
-                let txn = state.txns.get(&id).filter(|_| !is_no_op);
-                let Some(dentry) = txn.map(|t| t.dentry().clone()) else {
-                    no_op = true;
-                    return Ok(());
-                };
-                // Under the same lock as the record: a new journal must carry it.
-                let current = self.current_if_any(&mut state, &dentry).ok().flatten();
-                self.tell_parts(&mut state, id, &mut described);
-                if let Some(txn) = state.txns.get_mut(&id) {
-                    txn.promise.note_fsync(current, described.clone());
-                }
-                self.sequencer.append(&Record::Fsynced {
-                    id: content.id,
-                    content: described,
-                })
-            });
-        drop(content);
-        promised
-            .and_then(|()| match no_op {
-                true => self.checkpoint_all(),
-                false => self.sync_journal(),
-            })
-            .inspect_err(|errno| staging.lock().fail(*errno, "fsync"))
-    }
-
     pub(super) fn prepare_content(
         &self,
         id: TxnId,
         staging: &Staging,
         dentry: &Dentry,
-        policy: &crate::rules::Policy,
+        policy: &Policy,
         (sure, takes_added): (bool, bool),
     ) -> Result<Ready, Abort> {
         self.copy_base(staging).ok();
@@ -367,48 +335,9 @@ impl Engine {
         if takes_added {
             self.take_added(&mut content).map_err(failed("copy"))?;
         }
-        check_target(self, &self.lock(), dentry)
-            .map_err(|errno| Abort::VanishedTarget { errno })?;
-        self.check_limit(id, &mut content)?;
-        let how = self.replaces(id, &content);
-        self.check_guard(&mut content, dentry, policy, how)?;
-        if sure {
-            failpoint::fail_point("prepare").map_err(failed("prepare"))?;
-        }
-        let like = self.apply_attributes(id, &mut content, dentry, false);
-        let like = like.map_err(failed("setting attributes"))?;
-        let mut described = content.describe().map_err(failed("checksum"))?;
-        content.dirty = false;
-        let base = {
-            let state = self.lock();
-            let save = state.registry.saves.get(&id);
-            save.and_then(|s| s.base.clone())
-        };
-        let (onto, outcome) = self.reconcile(dentry, policy, base.as_ref(), &content.file)?;
-        let is_newer = onto != like.map(|(version, _)| version);
-        if let Some(since) = onto.filter(|_| is_newer && !content.times_set) {
-            self.outgrow(&self.lock(), since, &content.file, &mut described)
-                .map_err(failed("setting attributes"))?;
-        }
-        failpoint::crash_point("staging-written");
-        if let Some(save) = self.lock().registry.saves.get_mut(&id) {
-            save.overwrites = outcome.overwrites();
-        }
-        if let MergeOutcome::Merged(merged) = outcome {
-            if let Some(save) = self.lock().registry.saves.get_mut(&id) {
-                save.merges.push(merged.id);
-            }
-            let ready = merged.ready(content.file.clone(), onto);
-            return Ok(Ready { like, ..ready });
-        }
-        Ok(Ready {
-            onto: edits.or(onto),
-            grown: content.grown(),
-            by_parts: content.is_by_parts(),
-            edits: edits.filter(|_| content.is_by_parts()),
-            like,
-            ..Ready::new(content.id, content.file.clone(), described)
-        })
+        let attributes = |content: &mut Content| self.apply_attributes(id, content, dentry, false);
+        let target = (dentry, policy);
+        make_ready(self, id, &mut content, target, (sure, edits), attributes)
     }
 
     /// What an editor has written is written into the version that others have made of its base in
@@ -417,7 +346,7 @@ impl Engine {
     pub(super) fn take_parts(
         &self,
         id: TxnId,
-        content: &mut crate::txn::Content,
+        content: &mut Content,
         takes: bool,
     ) -> OpResult<Option<NodeId>> {
         if !content.is_by_parts() {
@@ -455,7 +384,7 @@ impl Engine {
     }
 
     /// Takes over the lines that others have added since an editor's base was copied (C10).
-    pub(super) fn take_added(&self, content: &mut crate::txn::Content) -> OpResult<()> {
+    pub(super) fn take_added(&self, content: &mut Content) -> OpResult<()> {
         // What begins to be added from here on is looked for once more when it is decided.
         if content.grown().is_none_or(|g| self.appends.are_all_in(&g)) {
             return Ok(());
@@ -463,30 +392,177 @@ impl Engine {
         let _nobody_adds = self.appends.lock();
         content.take_added()
     }
+}
 
-    /// A size equal to the writer's limit is what a write that the limit cut off leaves (C5).
-    fn check_limit(&self, id: TxnId, content: &mut crate::txn::Content) -> Result<(), Abort> {
-        let len = content.size().unwrap_or(0);
-        let writers: Vec<u32> = {
-            let state = self.lock();
-            let Some(txn) = state.txns.get(&id) else {
-                return Ok(());
-            };
-            txn.participants.writers().collect()
-        };
-        if len > 0
-            && writers
-                .into_iter()
-                .any(|pid| proc::rlimit_fsize(pid) == Some(len))
-        {
-            content.fail(Errno::FBIG, "write");
-            return Err(Abort::FailedWrite {
-                what: "write",
-                errno: Errno::FBIG,
-            });
-        }
-        Ok(())
+/// What a close has come to, and by whose names and rules.
+struct Conclusion {
+    judged: Judged,
+    policy: Policy,
+    kin: Kin,
+    flush: Flush,
+}
+
+/// Notes what a close has found, and gives what it is told.
+fn conclude(
+    engine: &Engine,
+    state: &mut State,
+    id: TxnId,
+    (found, content): (Conclusion, &Content),
+    result: Result<Ready, Abort>,
+) -> OpResult<()> {
+    if let Some(save) = state.registry.saves.get_mut(&id) {
+        save.closed = Some(proc::Moment::now());
     }
+    let Some(txn) = state.txns.get_mut(&id) else {
+        return told_of_ended(state, id);
+    };
+    let sure = found.flush.last != Last::No;
+    let told = result
+        .as_ref()
+        .is_err_and(|abort| is_told(abort, sure, &found.policy));
+    txn.participants.learn(found.kin);
+    txn.preparation.note_flush(found.flush);
+    match result {
+        Ok(ready) => {
+            if found.judged.staging_id == txn.staging_id {
+                // A mapping's pages may have been written meanwhile: RELEASE prepares again then.
+                txn.preparation.finish(ready, content.dirty);
+            } else {
+                // Of one that was published meanwhile there is nothing to commit.
+                txn.preparation.withdraw();
+            }
+            Ok(())
+        }
+        Err(abort) => refused(engine, state, id, abort, told),
+    }
+}
+
+/// A FLUSH that is surely not the last has nothing to prepare, and promises nothing, if nothing was promised before. (Of a
+/// failed write it tells: C5.)
+fn leave_to_holder(engine: &Engine, id: TxnId, probe: &CloseProbe) -> bool {
+    let mut state = engine.lock();
+    let is_untouched = |t: &&mut Transaction| t.phase.is_open() && t.preparation.is_untouched();
+    let Some(txn) = state.txns.get_mut(&id).filter(is_untouched) else {
+        return false;
+    };
+    txn.participants.learn(probe.kin.clone());
+    let dentry = txn.dentry().clone();
+    engine.end_turn(&mut state, &dentry, id);
+    true
+}
+
+/// Content is ready to be promised. Gives whether its program is promised that it is on the medium, and whether it is dead;
+/// `None` if there is nothing to promise.
+fn note_preparing(
+    engine: &Engine,
+    state: &mut State,
+    id: TxnId,
+    judged: &Judged,
+    ready: &mut Ready,
+) -> Option<(bool, bool)> {
+    ready.version = engine.next_version(state, &judged.dentry);
+    let txn = state.txns.get_mut(&id).filter(|t| judged.is(t))?;
+    txn.participants.note_dead_mapping();
+    let before = txn.preparation.replace(ready.clone());
+    if txn.is_unlinked() {
+        return None;
+    }
+    let dead = txn.death().is_some();
+    if let Some(before) = before.filter(|_| dead) {
+        engine
+            .sequencer
+            .append(&Record::Unprepared { id: before.id })
+            .ok();
+    }
+    Some((txn.has_synced(), dead))
+}
+
+fn journal_prepared(
+    engine: &Engine,
+    id: TxnId,
+    judged: &Judged,
+    ready: &mut Ready,
+    by: u32,
+) -> Result<(), Abort> {
+    if failpoint::mutant("C18-prepared") {
+        return Ok(());
+    }
+    let mut state = engine.lock();
+    let Some(path) = judged.path(engine, &state, id)? else {
+        return Ok(());
+    };
+    engine.tell_parts(&mut state, id, &mut ready.content);
+    if let Some(txn) = state.txns.get_mut(&id) {
+        txn.promise.note_prepared();
+        txn.preparation.note_promised(ready, by);
+    }
+    engine
+        .sequencer
+        .append(&prepared(ready, path))
+        .map_err(|errno| Abort::FailedWrite {
+            what: "journalling",
+            errno,
+        })
+}
+
+/// Promises what need not be on the medium, where nobody has to be let through or given room first: see [`Engine::promise`].
+fn promise_at_once(
+    engine: &Engine,
+    id: TxnId,
+    judged: &Judged,
+    mut ready: Ready,
+    last_by: Option<u32>,
+) -> Option<Result<Ready, Abort>> {
+    if !engine.can_reserve_commit() {
+        return None;
+    }
+    let noted = {
+        let mut state = engine.lock();
+        if has_to_wait(engine, &state) {
+            return None;
+        }
+        note_preparing(engine, &mut state, id, judged, &mut ready)
+    };
+    let promised = match noted.zip(last_by) {
+        // Its content is held, so nobody has called fsync since it was looked at.
+        Some(((false, false), by)) => journal_prepared(engine, id, judged, &mut ready, by),
+        Some(((true, false), _)) => return None,
+        _ => Ok(()),
+    };
+    failpoint::crash_point("prepared-journalled");
+    Some(promised.map(|()| ready))
+}
+
+/// Whether who commits has to wait for the disk, or for who waits for that.
+fn has_to_wait(engine: &Engine, state: &State) -> bool {
+    if failpoint::mutant("C19-at-once") {
+        return false;
+    }
+    let checkpoint = &state.checkpoint;
+    checkpoint.overtaken > 0 || checkpoint.failed.is_some() || engine.has_backlog(state)
+}
+
+/// Whether a test wants it so: it holds a close up, or takes out what is done on a worker alone.
+fn leaves_it_to_workers() -> bool {
+    let holds_up = |variable| failpoint::number(variable, 0) > 0;
+    failpoint::feature_off("inline_flush")
+        || holds_up("COMMITFS_PROMISE_DELAY_MS")
+        || holds_up("COMMITFS_COMMIT_DELAY_MS")
+        || failpoint::mutant("C3")
+}
+
+/// Whether what a close of a transaction does can be done without a wait, as far as that is known of it.
+fn is_simple(state: &State, txn: &Transaction, closer: u32) -> bool {
+    let save = state.registry.saves.get(&txn.id);
+    let is_own = !txn.purpose.edits() && !txn.purpose.is_log() && save.is_none();
+    let is_quiet = turn_of(state, txn.id).is_none() && !txn.has_synced();
+    let is_untouched = txn
+        .preparation
+        .ready()
+        .is_none_or(|ready| ready.merged.is_none());
+    // Whether one who may have mapped it has left a mapping, its `maps` tell: reading these may wait for who waits for us.
+    let is_unmapped = !txn.participants.matters_if_mapped(closer);
+    is_own && is_quiet && is_untouched && is_unmapped && !txn.phase.is_closing()
 }
 
 /// Under which name, and in which staging file, a content was judged.
@@ -605,25 +681,5 @@ pub(super) fn check_target(engine: &Engine, state: &State, dentry: &Dentry) -> O
             Err(Errno::ISDIR)
         }
         _ => Ok(()),
-    }
-}
-
-/// A durable close that others have overtaken: see [`Engine::give_way`].
-struct Overtaken<'a>(&'a Engine);
-
-impl<'a> Overtaken<'a> {
-    fn new(engine: &'a Engine, state: &mut State) -> Overtaken<'a> {
-        state.checkpoint.overtaken += 1;
-        Overtaken(engine)
-    }
-}
-
-impl Drop for Overtaken<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.checkpoint.overtaken -= 1;
-        if state.checkpoint.overtaken == 0 {
-            state.wake(Awaited::Overtaken);
-        }
     }
 }

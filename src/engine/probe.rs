@@ -25,6 +25,12 @@ use crate::types::{NodeId, TxnId};
 
 /// Of a process with more descriptors only a few are looked at.
 const FEW: u64 = 32;
+/// A look that others wait for goes through no more ids than these, which were handed out since the open, or the children of
+/// no more threads,
+const FEW_STARTED: u32 = 16;
+const FEW_THREADS: usize = 8;
+/// and through no more processes than these, which take part or may have inherited a descriptor.
+const FEW_RELATED: usize = 4;
 /// All of them.
 const ALL: u64 = u64::MAX;
 /// A RELEASE that is to come is there by then.
@@ -40,6 +46,8 @@ pub(super) struct CloseProbe {
     closer: u32,
     last_pid: Option<u32>,
     hopeless: bool,
+    /// The closer's children are known by now.
+    noted: bool,
     /// What is known already, and what a look finds out.
     pub(super) kin: Kin,
 }
@@ -101,6 +109,7 @@ impl Engine {
             closer,
             last_pid: participants.last_pid_at_open(),
             hopeless: closer == 0 || txn.phase.descriptions() > 1 || participants.shares_node(),
+            noted: false,
             kin: participants.kin().clone(),
         }
     }
@@ -184,11 +193,29 @@ impl Engine {
 }
 
 impl CloseProbe {
+    /// Whether it costs a few looks at most, whoever has started what meanwhile. Who may have inherited one from the closer
+    /// is noted then.
+    pub(super) fn is_short(&mut self) -> bool {
+        let now = proc::last_pid();
+        let started = self
+            .last_pid
+            .zip(now)
+            .and_then(|(then, now)| now.checked_sub(then));
+        let few_threads = || proc::threads(self.closer).is_some_and(|n| n <= FEW_THREADS);
+        if !started.is_some_and(|n| n <= FEW_STARTED || few_threads()) {
+            return false;
+        }
+        self.find_surviving_holders(now);
+        self.noted = true;
+        let related = self.members.len() + self.kin.surviving_holders().count();
+        related <= FEW_RELATED && self.kin.is_complete()
+    }
+
     /// Whether somebody surely does, which costs no look at a descriptor: a program that has many files open to write
     /// starts another one, which closes them all. Whoever may have inherited one is noted.
     pub(super) fn is_held(&mut self) -> bool {
         let held = self.holders.iter().any(|pid| proc::lives(*pid));
-        if held {
+        if held && !self.noted {
             self.find_surviving_holders(proc::last_pid());
         }
         held && !failpoint::mutant("C3-held")
@@ -213,7 +240,9 @@ impl CloseProbe {
 
     fn look_at(&mut self, most: u64) -> Last {
         let now = proc::last_pid();
-        self.find_surviving_holders(now);
+        if !std::mem::take(&mut self.noted) {
+            self.find_surviving_holders(now);
+        }
         if self.hopeless || failpoint::mutant("sure") {
             return Last::No;
         }

@@ -30,7 +30,7 @@ use super::{Engine, Opened, Pass, VOLATILE};
 use crate::namespace::Shown;
 use crate::rules::Creation;
 use crate::store::{DAEMON_LOG, RULES_FILE, id_name, parse_id};
-use crate::sys::{at, failpoint};
+use crate::sys::{at, failpoint, watch_helper};
 use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, ROOT, TxnId, path_of};
 
 const DIR: NodeId = NodeId(2);
@@ -177,7 +177,9 @@ impl Engine {
     ) -> OpResult<Attr> {
         let node = match dir {
             ROOT => DIR,
-            DIR if self.is_watch_helper(caller) => return self.watch_helper_lookup(name),
+            DIR if self.is_watch_helper(caller) && name != watch_helper::POLLABLE => {
+                return self.watch_helper_lookup(name);
+            }
             DIR => {
                 FILES
                     .iter()

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -26,8 +26,19 @@ const SETTLE: Duration = Duration::from_millis(10);
 /// Superseded versions of one name that are told of: more are hardly watched.
 const MOST: usize = 32;
 
-/// A name whose content has changed, and the version it meant before if that was another.
-type News = (Dentry, Option<NodeId>);
+/// What the watch helper is to hear of.
+#[derive(Debug)]
+enum News {
+    /// A name whose content has changed, and the version it meant before if that was another.
+    Changed(Dentry, Option<NodeId>),
+    /// The kernel is to learn that nothing here can be polled.
+    Poll,
+}
+
+/// What the kernel knows of this mount: see [`Watchers::nobody_polls`].
+const UNASKED: u8 = 0;
+const ASKED: u8 = 1;
+const POLLED: u8 = 2;
 
 /// The engine's side of the watch helper.
 #[derive(Debug)]
@@ -39,6 +50,28 @@ pub(crate) struct Watchers {
     turn: AtomicU64,
     /// Names of which superseded versions are still known to the kernel.
     lingering: AtomicUsize,
+    polled: AtomicU8,
+}
+
+impl Watchers {
+    /// Whether nobody waits for the answer to a poll of a file on this mount, and nobody will. An `epoll_ctl` that does holds its
+    /// epoll's lock meanwhile, which a look at that descriptor (`/proc/PID/fdinfo`) waits for: the thread that would answer must
+    /// not be the one that looks. The kernel asks until it is told once that there is nothing to poll; the watch helper has it asked.
+    pub(super) fn nobody_polls(&self) -> bool {
+        if failpoint::mutant("C2-polled") {
+            return true;
+        }
+        // By the dispatcher alone: both its closes and the watch helper's lookup.
+        match self.polled.load(Ordering::Relaxed) {
+            POLLED => true,
+            UNASKED => {
+                self.polled.store(ASKED, Ordering::Relaxed);
+                self.news.send(News::Poll).ok();
+                false
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Engine {
@@ -64,6 +97,7 @@ impl Engine {
             watch_helper: AtomicU32::new(watch_helper.pid()),
             turn: AtomicU64::new(0),
             lingering: AtomicUsize::new(0),
+            polled: AtomicU8::new(UNASKED),
         };
         self.watchers.set(watchers).ok();
         *self.untold.lock() = None;
@@ -93,7 +127,8 @@ impl Engine {
         if (old.is_some() || watchers.lingering.load(Ordering::Relaxed) > 0)
             && watchers.watch_helper.load(Ordering::Relaxed) != 0
         {
-            watchers.news.send((dentry.clone(), old)).ok();
+            let news = News::Changed(dentry.clone(), old);
+            watchers.news.send(news).ok();
         }
     }
 
@@ -128,6 +163,13 @@ impl Engine {
 
     /// The version behind one of the watch helper's names; counts as a lookup.
     pub(super) fn watch_helper_lookup(&self, name: &OsStr) -> OpResult<Attr> {
+        if name == watch_helper::POLLED {
+            // Requests come in order: all that had asked before are answered.
+            if let Some(watchers) = self.watchers.get() {
+                watchers.polled.store(POLLED, Ordering::Relaxed);
+            }
+            return Err(Errno::CANCELED);
+        }
         let (id, turn) = watch_helper::parse(name).ok_or(Errno::NOENT)?;
         if self.lock().unmount.is_under_way() {
             // What it still has to tell must not keep the mount busy.
@@ -180,7 +222,12 @@ fn keep_telling(engine: &Weak<Engine>, mut watch_helper: WatchHelper, news: &Rec
         let Some(engine) = engine.upgrade() else {
             return;
         };
-        for (dentry, old) in std::iter::once(first).chain(news.try_iter()) {
+        for news in std::iter::once(first).chain(news.try_iter()) {
+            let (dentry, old) = match news {
+                News::Changed(dentry, old) => (dentry, old),
+                News::Poll if watch_helper.have_polled().is_ok() => continue,
+                News::Poll => return engine.watch_helper_gone(),
+            };
             if let Some(old) = old {
                 let versions = lingering.entry(dentry.clone()).or_default();
                 if !versions.contains(&old) {

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileHandle, FileType, INodeNo, Request, TimeOrNow};
+use fuser::{FileAttr, FileHandle, FileType, INodeNo, LockOwner, Request, TimeOrNow};
 
-use crate::engine::{Feature, SetTime};
+use crate::engine::{Feature, LockRequest, SetTime};
+use crate::locks::{LockKind, Mode};
 use crate::types::{Attr, Caller, HandleId, NodeId};
 
 pub(super) fn caller(req: &Request) -> Caller {
@@ -94,4 +95,30 @@ pub(super) fn node_id(ino: INodeNo) -> NodeId {
 /// The open description that a request is about.
 pub(super) fn handle_id(handle: FileHandle) -> HandleId {
     HandleId(handle.0)
+}
+
+pub(super) fn lock_request(
+    ino: INodeNo,
+    fh: FileHandle,
+    owner: LockOwner,
+    (start, end): (u64, u64),
+    typ: i32,
+    pid: u32,
+    wait: bool,
+) -> LockRequest {
+    LockRequest {
+        node: node_id(ino),
+        handle: handle_id(fh),
+        owner: owner.0,
+        start,
+        end,
+        mode: match typ {
+            libc::F_RDLCK => Some(Mode::Shared),
+            libc::F_WRLCK => Some(Mode::Exclusive),
+            _ => None,
+        },
+        kind: LockKind::Unknown,
+        pid,
+        wait,
+    }
 }

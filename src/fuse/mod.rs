@@ -15,16 +15,19 @@ use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
-use crate::engine::{CreateRequest, Engine, LockRequest, OpenRequest, SetAttr, WriteRequest};
+use crate::engine::{
+    CreateRequest, Engine, LockRequest, OpenRequest, SetAttr, WriteRequest, is_virtual,
+};
 use crate::locks::{LockKind, Mode};
 use crate::sys::failpoint;
-use convert::{attr_of, caller, errno, feature, handle_id, kind, node_id, set_time};
+use convert::{attr_of, caller, errno, feature, handle_id, kind, lock_request, node_id, set_time};
 pub use notify::KernelNotify;
 use passing::{Passing, answer_open};
 use replies::{ENTRY_TTL, GENERATION, attributes, empty, entry, fopen_flags, xattr};
@@ -40,32 +43,6 @@ impl From<Arc<Engine>> for Adapter {
     fn from(engine: Arc<Engine>) -> Adapter {
         let passing = Arc::default();
         Adapter { engine, passing }
-    }
-}
-
-fn lock_request(
-    ino: INodeNo,
-    fh: FileHandle,
-    owner: LockOwner,
-    (start, end): (u64, u64),
-    typ: i32,
-    pid: u32,
-    wait: bool,
-) -> LockRequest {
-    LockRequest {
-        node: node_id(ino),
-        handle: handle_id(fh),
-        owner: owner.0,
-        start,
-        end,
-        mode: match typ {
-            libc::F_RDLCK => Some(Mode::Shared),
-            libc::F_WRLCK => Some(Mode::Exclusive),
-            _ => None,
-        },
-        kind: LockKind::Unknown,
-        pid,
-        wait,
     }
 }
 
@@ -435,7 +412,9 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        failpoint::delay("COMMITFS_RELEASE_DELAY_MS");
+        if !is_virtual(node_id(ino)) {
+            failpoint::delay("COMMITFS_RELEASE_DELAY_MS");
+        }
         let (node, handle) = (node_id(ino), handle_id(fh));
         self.passing.leave(node, handle);
         self.engine.release(node, handle, lock_owner.map(|o| o.0));
@@ -451,6 +430,20 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.engine.fsync(handle_id(fh), move |r| empty(reply, r));
+    }
+
+    /// The kernel takes all files for ready from then on, as it does on the plain directory, and asks no more.
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -28,7 +28,7 @@ use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, Result};
 
 pub use call::{Call, call_of, is_opening};
-pub use children::children_since;
+pub use children::{children_since, threads};
 pub use death::{Death, death_of_flusher, self_test_killed_writer_detection};
 pub use holds::{HOW, Holding, holds};
 pub use maps::has_mapped;

@@ -25,6 +25,12 @@ use super::at;
 const VARIABLE: &str = "COMMITFS_HERALD";
 /// What the names in that directory start with.
 const PREFIX: &str = "version-";
+/// The order to have the kernel learn that this mount has no poll.
+const POLL: u64 = u64::MAX;
+/// A file in that directory which can be polled.
+pub const POLLABLE: &str = "lock";
+/// What is looked up there once it was.
+pub const POLLED: &str = "polled";
 
 /// The daemon's end.
 #[derive(Debug)]
@@ -59,9 +65,18 @@ impl WatchHelper {
         self.child.id()
     }
 
+    /// Has the kernel learn that nothing on this mount can be polled: it asks once, and never again. The watch helper looks
+    /// [`POLLED`] up then. An error: it is gone.
+    pub fn have_polled(&mut self) -> io::Result<()> {
+        self.order(POLL)
+    }
+
     /// Has those who watch a version woken. An error: the watch helper is gone.
     pub fn tell(&mut self, version: u64, how: WatchOrder) -> io::Result<()> {
-        let order = version << 1 | u64::from(how == WatchOrder::Attributes);
+        self.order(version << 1 | u64::from(how == WatchOrder::Attributes))
+    }
+
+    fn order(&mut self, order: u64) -> io::Result<()> {
         match &mut self.orders {
             Some(orders) => orders.write_all(&order.to_le_bytes()),
             None => Err(io::ErrorKind::BrokenPipe.into()),
@@ -99,6 +114,10 @@ pub fn run_if_asked() -> Option<ExitCode> {
     let mut turn = 0;
     while orders.read_exact(&mut order).is_ok() {
         let order = u64::from_le_bytes(order);
+        if order == POLL {
+            poll(&directory).ok();
+            continue;
+        }
         let how = match order & 1 {
             0 => WatchOrder::Rewritten,
             _ => WatchOrder::Attributes,
@@ -107,6 +126,26 @@ pub fn run_if_asked() -> Option<ExitCode> {
         wake(&directory, &name(order >> 1, turn), how);
     }
     Some(ExitCode::SUCCESS)
+}
+
+fn poll(directory: &OsStr) -> rustix::io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let enter = || {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(directory, flags, Mode::empty())
+    };
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(enter()?, POLLABLE, flags, Mode::empty())?;
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&at_once))?;
+    // Nobody is to find the mount busy meanwhile.
+    drop(file);
+    // Who has found just before that the kernel doesn't know it yet has asked by then.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    rustix::fs::statat(enter()?, POLLED, AtFlags::SYMLINK_NOFOLLOW).map(drop)
 }
 
 /// A name that stands for a version in one lookup.

@@ -529,13 +529,9 @@ impl Engine {
         &self,
         dentry: &Dentry,
     ) -> OpResult<parking_lot::MutexGuard<'_, State>> {
-        let is_materialized = |state: &State| {
-            let head = state.pending.get(dentry.dir, &dentry.name);
-            head.is_none_or(|p| p.unwritten.is_none())
-        };
         loop {
             let state = self.lock();
-            if is_materialized(&state) {
+            if !state.is_unwritten_at(dentry) {
                 return Ok(state);
             }
             drop(state);
@@ -546,7 +542,7 @@ impl Engine {
             }
             // While the document is held no edit can come in between.
             let state = self.lock();
-            if is_materialized(&state) {
+            if !state.is_unwritten_at(dentry) {
                 return Ok(state);
             }
         }
@@ -554,6 +550,12 @@ impl Engine {
 }
 
 impl State {
+    /// Whether the text of a name's current version is still to be written.
+    pub(in crate::engine) fn is_unwritten_at(&self, dentry: &Dentry) -> bool {
+        let head = self.pending.get(dentry.dir, &dentry.name);
+        head.is_some_and(|p| p.unwritten.is_some())
+    }
+
     /// The name whose version shares a node's file, if its text is still to be written.
     fn unwritten_name(&self, node: NodeId) -> Option<Dentry> {
         let key = self.nodes.get(node)?.key;

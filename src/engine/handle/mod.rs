@@ -133,6 +133,16 @@ pub(super) trait OpenFile: Debug + Send + Sync {
         close_unwritten(state, close)
     }
 
+    /// What is left of a FLUSH, if nothing of that has to be waited for.
+    fn flush_at_once(
+        &self,
+        _engine: &Engine,
+        _close: &Closing,
+        _rest: FlushRest,
+    ) -> Option<OpResult<()>> {
+        None
+    }
+
     /// What is left of a FLUSH. On a worker.
     fn flush_rest(&self, engine: &Engine, close: &Closing, rest: FlushRest) -> Worked {
         Some(close.end_unchanged(engine, rest))

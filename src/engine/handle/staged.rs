@@ -227,6 +227,22 @@ impl OpenFile for StagedFile {
         }
     }
 
+    fn flush_at_once(
+        &self,
+        engine: &Engine,
+        close: &Closing,
+        rest: FlushRest,
+    ) -> Option<OpResult<()>> {
+        let FlushRest::Content { closer } = rest else {
+            return None;
+        };
+        // What was written under locks that this gives back is committed first.
+        match close.locked {
+            true => None,
+            false => engine.prepare_at_once(self.txn, &self.staging, closer),
+        }
+    }
+
     fn flush_rest(&self, engine: &Engine, close: &Closing, rest: FlushRest) -> Worked {
         match rest {
             FlushRest::Content { closer } => {

@@ -54,7 +54,7 @@ fn is_between(id: u32, first_exclusive: u32, last_inclusive: u32) -> bool {
 }
 
 /// How many threads a process has, by the links of a directory.
-fn threads(pid: u32) -> Option<usize> {
+pub fn threads(pid: u32) -> Option<usize> {
     let links = std::fs::metadata(format!("/proc/{pid}/task")).ok()?.nlink();
     usize::try_from(links.saturating_sub(2)).ok()
 }

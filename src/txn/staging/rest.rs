@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Content, Staging};
-use crate::guard::Verdict;
+use crate::guard::{Guard, Verdict};
 use crate::types::{OpResult, Seq};
+
+/// What is read again for its checksum is no longer than this, in bytes.
+const QUICK: u64 = 64 << 10;
 
 /// What a content knows for that.
 #[derive(Debug)]
@@ -92,5 +95,26 @@ impl Content {
     /// Whether it is a whole document of its kind, as it stands.
     pub fn is_whole(&mut self) -> OpResult<bool> {
         Ok(self.examine(self.guard)? == Verdict::Complete)
+    }
+
+    /// Whether it can be prepared without a copy, a merge or a read of any length: it is small, all of it was written since it was
+    /// empty, and the guard needs no second look.
+    pub fn is_quickly_prepared(&mut self, guard: Guard) -> bool {
+        let is_own = self.base.is_none() && self.grown.is_none() && self.parts.is_none();
+        let is_plain = is_own && self.failed.is_none() && !self.rest.by_pages;
+        let Ok(len) = self.size() else {
+            return false;
+        };
+        if !is_plain || len > QUICK {
+            return false;
+        }
+        let is_seen = self.sequence.intact && self.sequence.next == len && guard == self.guard;
+        match guard {
+            Guard::None => true,
+            Guard::Json | Guard::JsonStrict if is_seen => {
+                self.examine(guard).is_ok_and(|v| v == Verdict::Complete)
+            }
+            _ => false,
+        }
     }
 }
