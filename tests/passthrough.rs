@@ -191,6 +191,223 @@ fn readers_of_large_files_see_whole_versions_while_they_are_replaced() {
     assert!(passed(&m) > 0);
 }
 
+/// A writer of a large file, whose writes go by the kernel: the version before was as large.
+fn writer_beside(m: &Mount, name: &str) -> Actor {
+    m.save(name, stamped(1, LARGE));
+    let before = passed(m);
+    let mut writer = Actor::new();
+    writer.open("w", "w", &m.path(name)).unwrap();
+    assert_eq!(passed(m), before + 1, "the kernel writes it");
+    writer
+}
+
+#[test]
+fn a_large_checkpoint_is_written_by_the_kernel_itself_and_seen_at_its_close() {
+    need_passthrough!();
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pt");
+    let next = stamped(2, LARGE + 7);
+    writer.write("w", &next[..LARGE / 2]).unwrap();
+    assert_content(m.read("model.pt"), &stamped(1, LARGE), "others");
+    assert_content(
+        writer.cat(&m.path("model.pt")).ok(),
+        &next[..LARGE / 2],
+        "its own view",
+    );
+    writer.write("w", &next[LARGE / 2..]).unwrap();
+    assert_eq!(writer.fstat("w").unwrap().size, next.len() as u64);
+    writer.close("w").unwrap();
+    assert_content(m.read("model.pt"), &next, "committed");
+    // The first of its kind tells how large the next will be.
+    let before = passed(&m);
+    writer.save(&m.path("other.pt"), &next).unwrap();
+    assert_eq!(passed(&m), before + 1);
+    assert_content(m.read("other.pt"), &next, "a new file");
+}
+
+#[test]
+fn what_a_killed_writer_has_written_by_the_kernel_is_kept_out() {
+    need_passthrough!();
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pt");
+    writer.write("w", stamped(2, LARGE)).unwrap();
+    writer.kill(libc::SIGKILL);
+    m.await_rejected("model.pt", &stamped(2, LARGE));
+    assert_content(m.read("model.pt"), &stamped(1, LARGE), "the version before");
+}
+
+#[test]
+fn an_open_file_that_is_renamed_is_published_as_it_stands_and_never_written_again() {
+    need_passthrough!();
+    let m = mount!();
+    m.save("model.pt", stamped(1, LARGE));
+    let mut writer = writer_beside(&m, "tmp.pt");
+    writer.write("w", stamped(2, LARGE)).unwrap();
+    writer
+        .rename(&m.path("tmp.pt"), &m.path("model.pt"))
+        .unwrap();
+    assert_content(m.read("model.pt"), &stamped(2, LARGE), "renamed");
+    let mut reader = Actor::new();
+    reader.open("r", "r", &m.path("model.pt")).unwrap();
+    writer.pwrite("w", 0, &stamped(3, LARGE)).unwrap();
+    assert_content(
+        Some(reader.read_all("r").unwrap()),
+        &stamped(2, LARGE),
+        "an open reader",
+    );
+    assert_content(m.read("model.pt"), &stamped(2, LARGE), "as published");
+    writer.close("w").unwrap();
+    assert_content(m.read("model.pt"), &stamped(3, LARGE), "at the close");
+    // One that writes nothing more commits nothing more.
+    let mut writer = writer_beside(&m, "tmp.pt");
+    writer.write("w", stamped(4, LARGE)).unwrap();
+    writer
+        .rename(&m.path("tmp.pt"), &m.path("model.pt"))
+        .unwrap();
+    m.save("model.pt", stamped(5, LARGE));
+    writer.close("w").unwrap();
+    assert_content(m.read("model.pt"), &stamped(5, LARGE), "the later save");
+}
+
+#[test]
+fn a_link_and_an_unlock_publish_what_is_written_so_far() {
+    need_passthrough!();
+    need_features!("posix_locks", "flock_locks");
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pt");
+    writer.ask("flock", &[b"w"]).unwrap();
+    writer.write("w", stamped(2, LARGE)).unwrap();
+    writer.ask("funlock", &[b"w"]).unwrap();
+    assert_content(m.read("model.pt"), &stamped(2, LARGE), "unlocked");
+    writer.pwrite("w", 0, &stamped(3, LARGE)).unwrap();
+    writer
+        .link(&m.path("model.pt"), &m.path("second.pt"))
+        .unwrap();
+    assert_content(m.read("second.pt"), &stamped(3, LARGE), "linked");
+    writer.pwrite("w", 0, &stamped(4, LARGE)).unwrap();
+    assert_content(m.read("second.pt"), &stamped(3, LARGE), "still");
+    writer.close("w").unwrap();
+    for name in ["model.pt", "second.pt"] {
+        assert_content(m.read(name), &stamped(4, LARGE), name);
+    }
+}
+
+#[test]
+fn children_write_into_the_same_file_and_the_last_close_commits() {
+    need_passthrough!();
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pt");
+    let parts = stamped(2, LARGE);
+    writer.write("w", &parts[..LARGE / 2]).unwrap();
+    let mut child = writer.fork();
+    writer.close("w").unwrap();
+    assert_content(m.read("model.pt"), &stamped(1, LARGE), "the child has it");
+    child.write("w", &parts[LARGE / 2..]).unwrap();
+    child.close("w").unwrap();
+    assert_content(m.read("model.pt"), &parts, "both parts");
+}
+
+#[test]
+fn a_time_that_its_program_sets_stays() {
+    need_passthrough!();
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pt");
+    writer.write("w", stamped(2, LARGE)).unwrap();
+    // Nanoseconds since the epoch.
+    writer.ask("futimens", &[b"w", b"1000000000"]).unwrap();
+    writer.close("w").unwrap();
+    let found = std::fs::metadata(m.path("model.pt")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::mtime(&found), 1);
+}
+
+#[test]
+fn what_is_promised_to_a_writer_is_not_written_by_it_after_the_daemon_has_been_killed() {
+    need_passthrough!();
+    let mut m = mount!();
+    let mut writer = writer_beside(&m, "model.pt");
+    writer.write("w", stamped(2, LARGE)).unwrap();
+    writer.fsync("w").unwrap();
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("model.pt"), &stamped(2, LARGE), "promised (C7)");
+    // The kernel takes this although nobody serves the connection.
+    writer.pwrite("w", 0, &stamped(3, LARGE)).ok();
+    assert_content(m.read("model.pt"), &stamped(2, LARGE), "still");
+}
+
+#[test]
+fn what_a_killed_writer_had_made_durable_is_kept_without_what_it_was_about_to_add() {
+    need_passthrough!();
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pkl");
+    let whole = [&b"\x80\x04"[..], &vec![b'x'; LARGE], b"."].concat();
+    writer.write("w", &whole).unwrap();
+    writer.fsync("w").unwrap();
+    writer
+        .write("w", [&b"\x80\x04"[..], &vec![b'y'; LARGE]].concat())
+        .unwrap();
+    writer.kill(libc::SIGKILL);
+    common::eventually(Duration::from_secs(10), "what was fsync'd (C7)", || {
+        m.read("model.pkl").is_some_and(|content| content == whole)
+    });
+}
+
+#[test]
+fn a_program_that_empties_the_name_once_more_loses_nothing_of_what_it_closes_last() {
+    need_passthrough!();
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pt");
+    let content = stamped(2, LARGE);
+    writer.write("w", &content[..LARGE / 2]).unwrap();
+    writer.save(&m.path("model.pt"), stamped(3, 10)).unwrap();
+    writer.write("w", &content[LARGE / 2..]).unwrap();
+    writer.close("w").unwrap();
+    assert_content(m.read("model.pt"), &content, "the last close");
+}
+
+#[test]
+fn what_a_full_disk_has_cut_off_is_not_committed() {
+    need_passthrough!();
+    let options = Mount::options().on(common::Disk::ext4(48));
+    let options = options
+        .env("COMMITFS_AMPLE_MIB", 0)
+        .env("COMMITFS_ENOUGH_MIB", 2);
+    let Some(m) = options.limit(Duration::from_secs(120)).mount() else {
+        return;
+    };
+    let mut writer = writer_beside(&m, "model.pt");
+    assert_ne!(writer.fill("w", 200 << 20, 1 << 20, b'x'), Ok(200 << 20));
+    let closed = writer.close("w");
+    assert_errno(closed, "ENOSPC");
+    assert_content(m.read("model.pt"), &stamped(1, LARGE), "the version before");
+}
+
+#[test]
+fn a_document_that_is_cut_off_is_refused() {
+    need_passthrough!();
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pkl");
+    let half = [&b"\x80\x04"[..], &vec![b'x'; LARGE]].concat();
+    writer.write("w", &half).unwrap();
+    assert_errno(writer.close("w"), "EBADMSG");
+    assert_content(
+        m.read("model.pkl"),
+        &stamped(1, LARGE),
+        "the version before",
+    );
+}
+
+#[test]
+fn who_could_map_it_does_not_share_a_file_that_the_kernel_writes() {
+    need_passthrough!();
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pt");
+    writer.write("w", stamped(2, LARGE)).unwrap();
+    assert_errno(writer.open("again", "r+", &m.path("model.pt")), "ETXTBSY");
+    writer.close("w").unwrap();
+    assert_content(m.read("model.pt"), &stamped(2, LARGE), "committed");
+}
+
 #[test]
 fn without_the_feature_nothing_is_passed() {
     need_daemon!();

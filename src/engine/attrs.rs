@@ -272,6 +272,7 @@ impl Engine {
                 && change.mtime.is_some()
             {
                 content.times_set = true;
+                content.note_seen()?;
             }
         }
         Ok(())

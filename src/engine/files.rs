@@ -2,13 +2,17 @@
 //! which versions of it differ only by what was written in place (C9).
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::path::Path;
 
 use crate::locks::FileId;
 use crate::namespace::Nodes;
-use crate::types::NodeId;
+use crate::types::{Dentry, NodeId};
 
 /// Versions that are remembered before the first look for some that can be forgotten.
 const FEW: usize = 4096;
+/// Kinds of files whose lengths are remembered.
+const KINDS: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub struct Files {
     appended: HashSet<NodeId>,
     /// Files that somebody has locked since the mount.
     locked: HashSet<FileId>,
+    /// How long the last version of a kind was, in bytes: of a directory and an ending.
+    lengths: HashMap<(NodeId, OsString), u64>,
     /// Beyond so many versions, those that nobody can reach are looked for.
     most: usize,
 }
@@ -32,6 +38,7 @@ impl Default for Files {
             bodies: HashMap::new(),
             appended: HashSet::new(),
             locked: HashSet::new(),
+            lengths: HashMap::new(),
             most: FEW,
         }
     }
@@ -78,6 +85,22 @@ impl Files {
         self.locked.contains(&file)
     }
 
+    /// A version has so many bytes: the next file of its kind in its directory may have as many.
+    pub fn note_length(&mut self, dentry: &Dentry, len: u64) {
+        if self.lengths.len() >= KINDS {
+            self.lengths.clear();
+        }
+        if let Some(kind) = kind_of(dentry) {
+            self.lengths.insert(kind, len);
+        }
+    }
+
+    /// How many bytes a new file may come to have, by the last one of its kind; 0 if there was none.
+    pub fn likely_length(&self, dentry: &Dentry) -> u64 {
+        let known = kind_of(dentry).and_then(|kind| self.lengths.get(&kind));
+        known.copied().unwrap_or(0)
+    }
+
     /// Forgets versions that nobody can reach any more, once there are many: their numbers don't
     /// come back, so whoever holds a lock on their file is found by the versions that are left.
     pub fn tidy(&mut self, nodes: &Nodes) {
@@ -99,6 +122,11 @@ impl Files {
             .retain(|file| files.contains(file) || reachable.contains(file));
         self.most = FEW.max(2 * most(self));
     }
+}
+
+fn kind_of(dentry: &Dentry) -> Option<(NodeId, OsString)> {
+    let ending = Path::new(&dentry.name).extension()?;
+    Some((dentry.dir, ending.to_owned()))
 }
 
 /// The first version of those that follow each other.

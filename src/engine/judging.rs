@@ -194,6 +194,7 @@ pub(super) fn make_ready(
     }
     let like = attributes(content).map_err(failed("setting attributes"))?;
     let mut described = content.describe().map_err(failed("checksum"))?;
+    content.note_seen().map_err(failed("checksum"))?;
     content.dirty = false;
     let base = {
         let state = engine.lock();

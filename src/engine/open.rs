@@ -32,6 +32,7 @@ mod passing;
 
 pub use creating::{CreateRequest, Created};
 pub use passing::Pass;
+pub(super) use passing::had_room;
 
 /// What open(2) asks for.
 #[derive(Clone, Copy, Debug)]
@@ -355,20 +356,15 @@ impl Engine {
             || (self.strangers.may_empty(node.at.as_ref()) && self.uncached())
             || self.may_grow(state, node, &read.file, len);
         let mut pass = Pass::Beside;
-        if let Some(dentry) =
-            dentry.filter(|_| !direct_io && self.uncached() && !self.config.noatime)
-        {
+        if let (Some(dentry), true) = (dentry, !direct_io && !self.config.noatime) {
             let policy = self.policy(state, dentry, Creation::default());
             pass = passing::of_version(&read, &policy, || is_database(state, id))?;
         }
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
         node.cached |= !direct_io;
-        let handle = state.add_handle(Arc::new(VersionReader {
-            node: id,
-            read,
-            passes: AtomicBool::new(false),
-        }));
+        let (node, passes) = (id, AtomicBool::default());
+        let handle = state.add_handle(Arc::new(VersionReader { node, read, passes }));
         Ok(Opened {
             handle,
             keep_cache: true,
@@ -442,7 +438,7 @@ impl Engine {
         match note.map(|n| n.way) {
             Some(Way::Own { empties, .. }) if fresh => {
                 if let Some(emptied) = empties.and_then(|own| state.txns.get_mut(&own)) {
-                    emptied.purpose.note_emptied(id);
+                    emptied.note_emptied(id);
                 }
             }
             _ => {
@@ -486,7 +482,7 @@ impl Engine {
                 direct_io: self.uncached(),
                 // It may become a database's, whose locks go with any close.
                 no_flush: !common,
-                pass: Pass::Never,
+                pass: Pass::Beside,
             }));
         }
         // Emptying a name through its path is a transaction of its own; through /proc/self/fd it
@@ -566,6 +562,8 @@ impl Engine {
         txn.preparation.note_open();
         let maps = flags.contains(OFlags::RDWR);
         txn.participants.join(pid, caller.tid, maps);
+        let pass = passing::of_writer(&self.store, state, (id, first), (caller.tid, flags));
+        let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         let staging = txn.staging.clone();
         let shown = txn.purpose.shown();
         let handle = state.add_handle(Arc::new(StagedFile {
@@ -582,7 +580,7 @@ impl Engine {
             // the file. And before it writes to pages, the kernel asks for capabilities.
             direct_io: streams || self.uncached(),
             no_flush: false,
-            pass: Pass::Never,
+            pass,
         })
     }
 

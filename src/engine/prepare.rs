@@ -9,12 +9,14 @@ use rustix::io::Errno;
 use super::checkpoint::Overtaken;
 use super::judging::{is_told, make_ready};
 use super::lines::may_be_added_to;
+use super::open::had_room;
 use super::probe::CloseProbe;
 use super::watchers::Watchers;
 use super::{Durability, Engine, State};
 use crate::journal::Record;
 use crate::namespace::Shown;
 use crate::rules::Policy;
+use crate::store::Store;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Abort, Content, Flush, Kin, Last, Ready, Staging, Transaction};
 use crate::types::{Dentry, NodeId, OpResult, TxnId};
@@ -329,6 +331,7 @@ impl Engine {
         }
         let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
         content.copy_base().map_err(failed("copy"))?;
+        look_at_passed(&self.store, &mut content).map_err(failed("write"))?;
         let edits = self
             .take_parts(id, &mut content, takes_added)
             .map_err(failed("copy"))?;
@@ -563,6 +566,16 @@ fn is_simple(state: &State, txn: &Transaction, closer: u32) -> bool {
     // Whether one who may have mapped it has left a mapping, its `maps` tell: reading these may wait for who waits for us.
     let is_unmapped = !txn.participants.matters_if_mapped(closer);
     is_own && is_quiet && is_untouched && is_unmapped && !txn.phase.is_closing()
+}
+
+/// What the kernel has written by itself is looked at. Where there may have been no room its program was told, and may not have minded.
+fn look_at_passed(store: &Store, content: &mut Content) -> OpResult<()> {
+    content.look()?;
+    if content.passes() && !had_room(store) {
+        content.fail(Errno::NOSPC, "write");
+        return Err(Errno::NOSPC);
+    }
+    Ok(())
 }
 
 /// Under which name, and in which staging file, a content was judged.

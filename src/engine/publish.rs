@@ -227,7 +227,11 @@ impl Engine {
         for new in versions {
             let version = self.next_version(state, &new.dentry);
             match put_of(self, state, &new, version) {
-                Some(edit) => changes.add(edit),
+                Some(edit) => {
+                    let len = new.ready.content.len;
+                    state.files.note_length(&new.dentry, len);
+                    changes.add(edit);
+                }
                 None => {
                     log::error!("{:?}: its directory is gone", new.dentry.name);
                     continue;

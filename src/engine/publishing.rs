@@ -21,8 +21,8 @@ use crate::namespace::NodeKind;
 use crate::rules::{Creation, Policy};
 use crate::store::{Store, id_name};
 use crate::sys::{at, failpoint};
-use crate::txn::{AsOf, Content, Ready, Staging};
-use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of};
+use crate::txn::{AsOf, Content, Ready, Staging, copy_attributes};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
 
 /// How what was written so far of an open file is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,57 @@ struct Fresh<'a> {
     engine: &'a Engine,
     id: TxnId,
     made: Option<Made>,
+    /// It is the one that it was in before.
+    is_kept: bool,
+}
+
+/// A content that is published. Where the kernel writes its file by itself, that must not become a version: it stands in a copy meanwhile,
+/// and the transaction goes on in its file.
+struct Aside<'a> {
+    engine: &'a Engine,
+    content: MutexGuard<'a, Content>,
+    /// That file and its number, as long as nothing is published.
+    written: Option<(TxnId, Arc<File>)>,
+}
+
+impl<'a> Aside<'a> {
+    fn of(engine: &'a Engine, mut content: MutexGuard<'a, Content>) -> OpResult<Aside<'a>> {
+        let mut written = None;
+        if content.passes() && !failpoint::mutant("C11-passed") {
+            let (id, copy) = copied(engine, &content.file)?;
+            written = Some(content.step_aside(id, copy));
+        }
+        Ok(Aside {
+            engine,
+            content,
+            written,
+        })
+    }
+}
+
+/// A staging file with what another has by now.
+fn copied(engine: &Engine, file: &File) -> OpResult<(TxnId, Arc<File>)> {
+    let id = engine.lock().txns.new_id();
+    let copy = engine.making_room(|| engine.store.create_staging(id))?;
+    let fill = || {
+        let stat = at::stat(file)?;
+        let len = u64::try_from(stat.st_size).unwrap_or(0);
+        at::copy_contents(file, &copy, len).map_err(|e| errno_of(&e))?;
+        copy_attributes(file, &copy)?;
+        at::set_mtime(&copy, mtime_ns(&stat))
+    };
+    let filled = engine.making_room(fill);
+    filled.inspect_err(|_| _ = engine.store.remove_staging(id).ok())?;
+    Ok((id, Arc::new(copy)))
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        if let Some((id, file)) = self.written.take() {
+            let (copy, _) = self.content.step_aside(id, file);
+            self.engine.store.remove_staging(copy).ok();
+        }
+    }
 }
 
 struct Made {
@@ -99,7 +150,7 @@ struct Made {
 
 impl Drop for Fresh<'_> {
     fn drop(&mut self) {
-        if self.made.is_some() {
+        if self.made.is_some() && !self.is_kept {
             self.engine.store.remove_staging(self.id).ok();
         }
     }
@@ -168,6 +219,7 @@ impl Engine {
         let mut content = staging.lock();
         Engine::may_be_published(&mut content, how)?;
         content.copy_base()?;
+        content.look()?;
         let publishing = Publishing {
             replaces: match how.stays() {
                 true => self.replaces(id, &content),
@@ -180,19 +232,20 @@ impl Engine {
             how,
             policy,
         };
-        let mut draft = publishing.judge(&mut content)?;
-        let mut fresh = publishing.fresh(&content)?;
+        let mut aside = Aside::of(self, content)?;
+        let mut draft = publishing.judge(&mut aside.content)?;
+        let mut fresh = publishing.fresh(&aside)?;
         self.reserve_commit()?;
         failpoint::delay("COMMITFS_MOVE_DELAY_MS");
-        let decided = publishing.decide(&staging, &mut content, &mut draft)?;
+        let decided = publishing.decide(&staging, &mut aside.content, &mut draft)?;
         let (mut guard, by) = (decided.state, decided.by);
         let state = &mut *guard;
         if let Err(e) = check_due(self, state, id, how, to) {
             discard(&self.store, decided.outcome);
             return Err(e);
         }
-        let parted = publishing.part(state, &mut content, draft, &mut fresh, decided.outcome)?;
-        drop(content);
+        let parted = publishing.part(state, &mut aside, draft, &mut fresh, decided.outcome)?;
+        drop(aside);
         let (version, fresh_id) = (parted.version, fresh.id);
         let promised = parted.promised.clone();
         let left = publishing.put_under_name(state, parted, by)?;
@@ -243,14 +296,25 @@ impl<'a> Publishing<'a> {
     }
 
     /// A staging file for the transaction to go on in.
-    fn fresh(&self, content: &Content) -> OpResult<Fresh<'a>> {
-        let engine = self.engine;
+    fn fresh(&self, aside: &Aside<'_>) -> OpResult<Fresh<'a>> {
+        let (engine, content) = (self.engine, &aside.content);
+        if let Some((id, file)) = &aside.written {
+            let file = file.try_clone().map_err(|e| errno_of(&e))?;
+            let made = self.made(*id, file, content)?;
+            return Ok(Fresh {
+                engine,
+                id: *id,
+                made: Some(made),
+                is_kept: true,
+            });
+        }
         let id = engine.lock().txns.new_id();
         let file = engine.making_room(|| engine.store.create_staging(id))?;
         let mut fresh = Fresh {
             engine,
             id,
             made: None,
+            is_kept: false,
         };
         let made = self.fill(id, file, content);
         fresh.made = Some(made.inspect_err(|_| {
@@ -260,7 +324,6 @@ impl<'a> Publishing<'a> {
     }
 
     fn fill(&self, fresh_id: TxnId, file: File, content: &Content) -> OpResult<Made> {
-        let engine = self.engine;
         let old = at::reopen(&*content.file, OFlags::PATH)?;
         if self.how.links() {
             // Under this name it stays a content of its own, to be fsync'd, and seen after a
@@ -268,7 +331,14 @@ impl<'a> Publishing<'a> {
             let len = content.file.metadata().map_err(|e| errno_of(&e))?.len();
             at::copy_contents(&content.file, &file, len).map_err(|e| errno_of(&e))?;
         }
-        engine.apply_metadata(&file, Some(&old), None)?;
+        self.engine.apply_metadata(&file, Some(&old), None)?;
+        self.made(fresh_id, file, content)
+    }
+
+    /// What a transaction goes on in, which has all that it is to have.
+    fn made(&self, fresh_id: TxnId, file: File, content: &Content) -> OpResult<Made> {
+        let engine = self.engine;
+        let old = at::reopen(&*content.file, OFlags::PATH)?;
         // What was fsync'd under this name stays promised.
         let has_fsynced = |state: &State| {
             let txn = state.txns.get(&self.id);
@@ -356,20 +426,25 @@ impl<'a> Publishing<'a> {
     fn part(
         &self,
         state: &mut State,
-        content: &mut Content,
+        aside: &mut Aside<'_>,
         draft: Draft,
         fresh: &mut Fresh<'_>,
         outcome: MergeOutcome,
     ) -> OpResult<Parted> {
+        let content = &mut aside.content;
         let node = state.txns[&self.id].node;
-        let key = state.nodes.get(node).ok_or(Errno::STALE)?.key;
         let edits = draft.edits.filter(|_| content.is_by_parts());
         let overlaid = match self.how.links() {
             true => Vec::new(),
             false => content.take_overlaid(),
         };
         let (published_id, made) = (content.id, fresh.made.take().ok_or(Errno::STALE)?);
-        let published = content.continue_in(fresh.id, made.file, self.how.links());
+        let old = at::stat(&made.old)?;
+        let key = (old.st_dev, old.st_ino);
+        let published = match aside.written.take() {
+            Some(_) => content.write_on_in(fresh.id, made.file, self.how.links()),
+            None => content.continue_in(fresh.id, made.file, self.how.links()),
+        };
         let promised = made.is_promised.then(|| draft.described.clone());
         if let Some(promised) = &promised {
             content.keep_promise(promised.clone());

@@ -126,6 +126,8 @@ fn may_rest(txn: &Transaction) -> bool {
         && txn.policy.guard != Guard::None
         && txn.purpose.stream().is_none()
         && !txn.purpose.is_emptied()
+        // What the kernel writes by itself is never known to rest.
+        && txn.staging.passed().is_none()
         && txn.staging.has_changes()
         && may_commit_so_far(txn)
 }

@@ -27,10 +27,10 @@ use crate::engine::{
 };
 use crate::locks::{LockKind, Mode};
 use crate::sys::failpoint;
-use convert::{attr_of, caller, errno, feature, handle_id, kind, lock_request, node_id, set_time};
+use convert::{caller, errno, feature, handle_id, kind, lock_request, node_id, set_time};
 pub use notify::KernelNotify;
-use passing::{Passing, answer_open};
-use replies::{ENTRY_TTL, GENERATION, attributes, empty, entry, fopen_flags, xattr};
+use passing::{Passing, answer_create, answer_open};
+use replies::{attributes, empty, entry, xattr};
 
 /// The file system as fuser wants it.
 #[derive(Debug)]
@@ -319,18 +319,9 @@ impl Filesystem for Adapter {
             umask,
             flags: OFlags::from_bits_retain(flags as u32),
         };
-        let passing = self.passing.clone();
+        let (engine, passing) = (self.engine.clone(), self.passing.clone());
         self.engine.create(caller(req), request, move |r| match r {
-            Ok(created) => {
-                passing.note(created.attr.ino);
-                reply.created(
-                    &ENTRY_TTL,
-                    &attr_of(&created.attr),
-                    GENERATION,
-                    FileHandle(created.opened.handle.0),
-                    fopen_flags(&created.opened),
-                );
-            }
+            Ok(created) => answer_create(reply, &engine, &passing, &created),
             Err(e) => reply.error(errno(e)),
         });
     }

@@ -9,14 +9,16 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fuser::{BackingId, Errno, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyOpen};
+use fuser::{
+    BackingId, Errno, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyCreate, ReplyOpen,
+};
 use parking_lot::Mutex;
 
-use super::convert::feature;
-use super::replies::fopen_flags;
-use crate::engine::{Engine, Feature, Opened, Pass};
+use super::convert::{attr_of, feature};
+use super::replies::{ENTRY_TTL, GENERATION, fopen_flags};
+use crate::engine::{Created, Engine, Feature, Opened, Pass};
 use crate::sys::{failpoint, mount};
-use crate::types::{HandleId, NodeId};
+use crate::types::{HandleId, NodeId, OpResult};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -51,7 +53,10 @@ impl Passing {
     /// The kernel reads large files by itself, if it can and is allowed to.
     pub(super) fn offer(&self, config: &mut KernelConfig) -> Feature {
         const NAME: &str = "passthrough";
-        let switched_off = failpoint::feature_off(NAME).then_some("switched off");
+        // What a lock moves to another version is read uncached.
+        let needed = [NAME, "direct_io_allow_mmap"];
+        let switched_off = needed.into_iter().any(failpoint::feature_off);
+        let switched_off = switched_off.then_some("switched off");
         let mut why = switched_off.or_else(mount::why_not_pass_through);
         let mut offered = || config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
         if why.is_none() && !offered() {
@@ -65,13 +70,6 @@ impl Passing {
         feature(NAME, why.is_none(), why.unwrap_or_default().to_owned())
     }
 
-    /// A description is about to be answered that its requests come from.
-    pub(super) fn note(&self, id: NodeId) {
-        if self.on.load(Ordering::Relaxed) {
-            self.nodes.lock().entry(id).or_default().others += 1;
-        }
-    }
-
     /// A description is about to be answered. `file` says what it reads, `back` gives that to the kernel; should that fail, none is
     /// passed any more.
     fn enter(
@@ -79,7 +77,7 @@ impl Passing {
         id: NodeId,
         opened: &Opened,
         back: impl FnOnce(&File) -> io::Result<BackingId>,
-        file: impl FnOnce() -> io::Result<Arc<File>>,
+        file: impl FnOnce() -> OpResult<Arc<File>>,
     ) -> Served {
         if !self.on.load(Ordering::Relaxed) {
             return Served::Asks;
@@ -94,8 +92,9 @@ impl Passing {
             return Served::Passes(backing);
         }
         let mixes = failpoint::mutant("C1-passed");
-        if opened.pass == Pass::Wanted && (node.others == 0 || mixes) {
-            match file().and_then(|file| back(&file)) {
+        let wanted = opened.pass == Pass::Wanted && (node.others == 0 || mixes);
+        if let Some(Ok(file)) = wanted.then(file) {
+            match back(&file) {
                 Ok(backing) => {
                     let backing = Arc::new(backing);
                     node.backing = Some(backing.clone());
@@ -142,8 +141,8 @@ pub(super) fn answer_open(
     opened: &Opened,
 ) {
     let handle = FileHandle(opened.handle.0);
-    let file = || engine.pass(opened.handle).map_err(io::Error::from);
-    match passing.enter(node, opened, |file| reply.open_backing(file), file) {
+    let back = |file: &File| reply.open_backing(file);
+    match passing.enter(node, opened, back, || engine.pass(opened.handle)) {
         Served::Asks => reply.opened(handle, fopen_flags(opened)),
         Served::Passes(backing) => {
             let mut flags = FopenFlags::empty();
@@ -151,11 +150,39 @@ pub(super) fn answer_open(
             reply.opened_passthrough(handle, flags, &backing);
         }
         Served::Busy => {
-            log::warn!(
-                "a file can't be opened so as long as the kernel reads it by itself for others"
-            );
-            engine.release(node, opened.handle, None);
+            refuse(engine, node, opened);
             reply.error(Errno::ETXTBSY);
         }
     }
+}
+
+/// [`answer_open`] for a file that was created with it.
+pub(super) fn answer_create(
+    reply: ReplyCreate,
+    engine: &Arc<Engine>,
+    passing: &Passing,
+    created: &Created,
+) {
+    let (node, opened) = (created.attr.ino, &created.opened);
+    let (attr, handle) = (attr_of(&created.attr), FileHandle(opened.handle.0));
+    let back = |file: &File| reply.open_backing(file);
+    match passing.enter(node, opened, back, || engine.pass(opened.handle)) {
+        Served::Asks => {
+            reply.created(&ENTRY_TTL, &attr, GENERATION, handle, fopen_flags(opened));
+        }
+        Served::Passes(backing) => {
+            let flags = FopenFlags::empty();
+            reply.created_passthrough(&ENTRY_TTL, &attr, GENERATION, handle, flags, &backing);
+        }
+        Served::Busy => {
+            refuse(engine, node, opened);
+            reply.error(Errno::ETXTBSY);
+        }
+    }
+}
+
+/// A description can't be served.
+fn refuse(engine: &Arc<Engine>, node: NodeId, opened: &Opened) {
+    log::warn!("a file can't be opened so as long as the kernel serves it by itself for others");
+    engine.release(node, opened.handle, None);
 }

@@ -22,11 +22,12 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::sys::{at, failpoint, spare};
+use crate::sys::{at, failpoint, mount, spare};
 use crate::types::TxnId;
 pub use daemon_log::LOG_LIMIT;
 pub use rejected::{
@@ -123,6 +124,7 @@ pub struct Store {
     pub rejected: OwnedFd,
     lock: File,
     reserve: reserve::Reserve,
+    quota: OnceLock<bool>,
 }
 
 /// Name of a staging or rejected file.
@@ -137,6 +139,28 @@ pub fn parse_id(name: &OsStr) -> Option<TxnId> {
 }
 
 impl Store {
+    /// Whether the file system was mounted with a quota when this was asked first, or that can't be told.
+    pub fn has_quota(&self) -> bool {
+        *self.quota.get_or_init(|| {
+            let Ok(stat) = at::stat(&self.root) else {
+                return true;
+            };
+            let device = (
+                rustix::fs::major(stat.st_dev),
+                rustix::fs::minor(stat.st_dev),
+            );
+            let table = mount::mountinfo().unwrap_or_default();
+            let on_disk = |entry: &&mount::MountEntry| entry.device == device;
+            let limits = |entry: &mount::MountEntry| {
+                let options = entry.super_options.split(',');
+                options
+                    .clone()
+                    .any(|option| option.contains("quota") && option != "noquota")
+            };
+            table.iter().find(on_disk).is_none_or(limits)
+        })
+    }
+
     /// Opens `path`, creates or checks its state directory and takes its lock.
     ///
     /// # Errors
@@ -194,6 +218,7 @@ impl Store {
             rejected,
             lock,
             reserve: reserve::Reserve::default(),
+            quota: OnceLock::new(),
         })
     }
 

@@ -20,7 +20,7 @@ use super::growth::{self, Growth};
 use super::moves::Followed;
 use super::told::{Recorded, SortedRecords, collect};
 use super::touched::Touched;
-use super::{Abort, replay};
+use super::{Abort, part, replay};
 use crate::guard::{Guard, Replaces, examine, judge};
 use crate::journal::{self, ContentInfo, Edit, Header, Journal, JournalError, Record};
 use crate::rules::{Creation, Rules};
@@ -92,6 +92,8 @@ pub struct Plan {
     keeps_cuts: bool,
     /// Staging files that stood for edits of documents which something later has replaced.
     pub(super) superfluous: Vec<TxnId>,
+    /// Staging files of transactions that had not ended.
+    pub(super) unended: Vec<TxnId>,
     pub(super) last_id: TxnId,
     last_seq: Seq,
 }
@@ -252,6 +254,7 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
     }
     gaps::fill(store, &mut plan).map_err(io("filling up what editors had promised"))?;
     replay::replay(store, &mut plan).map_err(io("writing documents that were edited"))?;
+    part::from_writers(store, &plan.unended).map_err(io("copying what may be written still"))?;
     failpoint::crash_point("recovery-replayed");
     sync_accepted(store, &plan).map_err(io("making staged content durable"))?;
     if !plan.accepted.is_empty() || !plan.leftovers.is_empty() {
@@ -530,6 +533,7 @@ fn roll_forward(
             *in_place = content.parts.is_some();
             lasts.accept(path, *id, *in_place);
             content.parts.take_if(|_| !must_fill);
+            plan.unended.extend(content.grown.is_none().then_some(*id));
         }
         used.insert(*id);
         plan.last_seq = plan.last_seq.next();
@@ -599,11 +603,7 @@ fn forwarded(
     Ok((told.claim && len <= CLAIM_LIMIT).then(|| {
         let content = ContentInfo {
             len,
-            crc: None,
-            inline: None,
-            mtime_ns: 0,
-            grown: None,
-            parts: None,
+            ..ContentInfo::default()
         };
         (put(content), false)
     }))
@@ -620,11 +620,9 @@ fn keep_fsynced(
 ) -> Result<Option<ContentInfo>, Errno> {
     let mut now = ContentInfo {
         len: len(file)?,
-        crc: None,
-        inline: None,
-        mtime_ns: 0,
         grown: fsynced.grown,
         parts: fsynced.parts.clone(),
+        ..ContentInfo::default()
     };
     if lacks_some(store, path, fsynced, cuts.get(path).copied())? {
         // Of that it may have taken some over since the fsync, behind all that it had.

@@ -9,8 +9,8 @@ mod rest;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -20,6 +20,7 @@ pub use grown::GrownBase;
 
 use super::pages::{SeenPages, own_ranges, read_padded};
 use super::parts::{PIECE, Parts, by_place, differ, each_piece, holds_any};
+use super::passed::Passed;
 use crate::guard::{Guard, JsonLines, Verdict, examine};
 use crate::journal;
 use crate::namespace::Shown;
@@ -38,6 +39,8 @@ pub struct Staging {
     changed: Arc<AtomicBool>,
     /// The commit of what was published of it that its close has to see on the medium.
     owed: AtomicU64,
+    /// The file that the kernel writes by itself.
+    passed: OnceLock<Arc<Passed>>,
 }
 
 /// Attributes that the transaction's own descriptors have changed: at the commit they stay, and
@@ -189,6 +192,7 @@ impl Staging {
             own: AtomicU8::new(0),
             changed,
             owed: AtomicU64::new(0),
+            passed: OnceLock::new(),
         }
     }
 
@@ -325,6 +329,7 @@ impl Content {
 
     /// Makes the content durable. Gives what to journal.
     pub fn fsync(&mut self) -> OpResult<journal::ContentInfo> {
+        self.look()?;
         let synced = self.sync_data();
         if let Err(errno) = synced {
             self.fail(errno, "fsync");
@@ -602,11 +607,6 @@ impl Content {
         Ok(verdict)
     }
 
-    /// Whether all of it was written since it was empty.
-    pub fn is_anew(&self) -> bool {
-        self.anew
-    }
-
     /// How many lines of JSON it would be, with `data` at its end; `None` if it is no such lines.
     pub fn json_lines_with(&self, data: &[u8]) -> Option<u64> {
         let json = self
@@ -621,11 +621,6 @@ impl Content {
         let mut with = json.clone();
         with.feed(data);
         with.lines()
-    }
-
-    /// Whether the guard found it to go wrong in its middle, when it looked last.
-    pub fn is_malformed(&self) -> bool {
-        matches!(self.verdict, Some(Verdict::Malformed(_)))
     }
 
     /// Length in bytes.

@@ -98,6 +98,14 @@ impl Transaction {
         self.target.move_to(to)
     }
 
+    /// One of its processes has emptied the name through its path, by another transaction. Nobody would know of what the kernel writes
+    /// by itself after that.
+    pub fn note_emptied(&mut self, by: TxnId) {
+        if self.staging.passed().is_none() {
+            self.purpose.note_emptied(by);
+        }
+    }
+
     /// Whether something was written or truncated that is not published yet.
     pub fn is_changed(&self) -> bool {
         let waits = self.staging.has_changes() && !failpoint::mutant("C12-meanwhile");

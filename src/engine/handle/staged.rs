@@ -286,6 +286,13 @@ impl OpenFile for StagedFile {
         Some(&self.staging)
     }
 
+    fn pass(&self) -> Option<Arc<File>> {
+        match self.writes {
+            true => self.staging.pass(),
+            false => self.staging.passed(),
+        }
+    }
+
     fn shown(&self) -> Option<NodeId> {
         self.shown
     }

@@ -1,13 +1,25 @@
-//! Large files, which the kernel had better read by itself (passthrough).
+//! Large files, which the kernel had better read and write by itself (passthrough).
 
+use std::ffi::OsStr;
+
+use rustix::fs::OFlags;
+
+use crate::engine::State;
 use crate::engine::lines::may_be_added_to;
+use crate::guard::Guard;
 use crate::namespace::Shown;
-use crate::rules::{Mode, Policy};
-use crate::sys::failpoint;
-use crate::types::OpResult;
+use crate::rules::{Mode, OnConflict, Policy};
+use crate::store::Store;
+use crate::sys::{at, failpoint};
+use crate::txn::Transaction;
+use crate::types::{OpResult, TxnId};
 
-/// From this size on, in bytes, it is better to give the kernel the file than to read it for it.
+/// From this size on, in bytes, it is better to give the kernel the file than to read or write it for it.
 const LARGE: u64 = 1 << 20;
+/// So much is free on the disk besides twice what is expected where the kernel writes by itself: nobody tells us of a write that fails.
+const AMPLE: u64 = 1 << 30;
+/// And so much when what was written is judged: else a write may have failed meanwhile.
+const ENOUGH: u64 = 64 << 20;
 
 /// Whether the kernel may serve a description from its backing file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,4 +44,93 @@ pub(super) fn of_version(
         true if !is_database()? => Pass::Wanted,
         _ => Pass::Beside,
     })
+}
+
+/// For who writes in a transaction, as the first who does or beside others. The kernel may write what makes all of its content, of which
+/// nobody is shown anything before its close, and whose guard would see that it was cut off.
+pub(super) fn of_writer(
+    store: &Store,
+    state: &mut State,
+    (id, is_first): (TxnId, bool),
+    (tid, flags): (u32, OFlags),
+) -> Pass {
+    if flags & OFlags::RWMODE == OFlags::RDWR {
+        // A mapping of its own would go on changing what is a version by then.
+        return Pass::Never;
+    }
+    let Some(txn) = state.txns.get(&id).filter(|_| is_first) else {
+        return Pass::Beside;
+    };
+    let expected = likely_length(state, txn);
+    let is_wanted = expected >= LARGE
+        && makes_all(txn, flags)
+        && is_hidden(txn)
+        && has_ample_room(store, expected)
+        && has_no_privileges(state, txn);
+    match state.txns.get_mut(&id).filter(|_| is_wanted) {
+        Some(txn) => {
+            // Nobody will tell.
+            txn.participants.write(tid);
+            txn.purpose.note_write();
+            Pass::Wanted
+        }
+        None => Pass::Beside,
+    }
+}
+
+/// As many bytes as the version before has, or the last of its kind.
+fn likely_length(state: &State, txn: &Transaction) -> u64 {
+    let base = txn
+        .purpose
+        .base()
+        .and_then(|base| state.nodes.fd(base).ok());
+    match base.and_then(|base| at::stat(&*base).ok()) {
+        Some(stat) => u64::try_from(stat.st_size).unwrap_or(0),
+        None => state.files.likely_length(txn.dentry()),
+    }
+}
+
+fn makes_all(txn: &Transaction, flags: OFlags) -> bool {
+    let others = OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC;
+    flags.contains(OFlags::TRUNC) && !flags.intersects(others) && !txn.purpose.edits()
+}
+
+fn is_hidden(txn: &Transaction) -> bool {
+    let policy = &txn.policy;
+    let is_guarded = !matches!(
+        policy.guard,
+        Guard::None | Guard::Json | Guard::JsonStrict | Guard::Hdf5
+    );
+    is_guarded
+        && txn.purpose.stream().is_none()
+        && !txn.visibility.is_common()
+        && !txn.visibility.is_claim()
+        && !policy.publishes_at_rest()
+        && policy.on_conflict == OnConflict::Last
+}
+
+/// A write by an ordinary user would take these from the file, and the kernel doesn't ask for that here.
+fn has_no_privileges(state: &State, txn: &Transaction) -> bool {
+    let Ok(fd) = state.nodes.fd(txn.node) else {
+        return false;
+    };
+    let is_plain = at::stat(&*fd).is_ok_and(|stat| stat.st_mode & 0o6000 == 0);
+    is_plain && at::get_xattr(&*fd, OsStr::new("security.capability")) == Ok(None)
+}
+
+/// Whether the disk has room for what the kernel is to write by itself, whose likely length is `expected` bytes, and no quota.
+pub(super) fn has_ample_room(store: &Store, expected: u64) -> bool {
+    let ample = failpoint::number("COMMITFS_AMPLE_MIB", AMPLE >> 20) << 20;
+    free(store) >= ample.saturating_add(expected.saturating_mul(2)) && !store.has_quota()
+}
+
+/// Whether no write of the kernel's can have failed for want of space.
+pub(in crate::engine) fn had_room(store: &Store) -> bool {
+    let enough = failpoint::number("COMMITFS_ENOUGH_MIB", ENOUGH >> 20) << 20;
+    free(store) >= enough || failpoint::mutant("C5-passed")
+}
+
+/// Bytes that root may still write.
+fn free(store: &Store) -> u64 {
+    rustix::fs::fstatvfs(&store.root).map_or(0, |disk| disk.f_bfree.saturating_mul(disk.f_frsize))
 }

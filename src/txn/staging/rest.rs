@@ -1,13 +1,15 @@
 //! Whether what is staged is at rest: written a while ago, and a whole document, be it that its writer
-//! keeps the file open.
+//! keeps the file open. And whether it was written at all, where the kernel does that by itself.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::super::passed::Passed;
 use super::{Content, Staging};
 use crate::guard::{Guard, Verdict};
-use crate::types::{OpResult, Seq};
+use crate::types::{OpResult, Seq, TxnId};
 
 /// What is read again for its checksum is no longer than this, in bytes.
 const QUICK: u64 = 64 << 10;
@@ -23,6 +25,8 @@ pub(super) struct Rest {
     judged: Option<(Instant, u32)>,
     /// Some of it came by pages of a mapping: nobody is told when these are stored into.
     pub by_pages: bool,
+    /// If the kernel writes it by itself.
+    pub passed: Option<Arc<Passed>>,
     /// Shared with the [`Staging`].
     pub changed: Arc<AtomicBool>,
 }
@@ -34,6 +38,7 @@ impl Default for Rest {
             rewritten: false,
             judged: None,
             by_pages: false,
+            passed: None,
             changed: Arc::default(),
         }
     }
@@ -45,6 +50,7 @@ impl Staging {
     /// is not forgotten with that.
     pub fn has_changes(&self) -> bool {
         self.changed.load(Ordering::Acquire)
+            || self.passed.get().is_some_and(|passed| passed.is_written())
     }
 
     /// The commit that has to be on the medium when its close returns, as what was published so far
@@ -101,7 +107,8 @@ impl Content {
     /// empty, and the guard needs no second look.
     pub fn is_quickly_prepared(&mut self, guard: Guard) -> bool {
         let is_own = self.base.is_none() && self.grown.is_none() && self.parts.is_none();
-        let is_plain = is_own && self.failed.is_none() && !self.rest.by_pages;
+        let is_told = !self.rest.by_pages && !self.passes();
+        let is_plain = is_own && self.failed.is_none() && is_told;
         let Ok(len) = self.size() else {
             return false;
         };
@@ -116,5 +123,87 @@ impl Content {
             }
             _ => false,
         }
+    }
+
+    /// Whether all of it was written since it was empty.
+    pub fn is_anew(&self) -> bool {
+        self.anew
+    }
+
+    /// Whether the guard found it to go wrong in its middle, when it looked last.
+    pub fn is_malformed(&self) -> bool {
+        matches!(self.verdict, Some(Verdict::Malformed(_)))
+    }
+}
+
+impl Staging {
+    /// The file that the kernel writes by itself, if it does.
+    pub fn passed(&self) -> Option<Arc<File>> {
+        self.passed.get().map(|passed| passed.file.clone())
+    }
+
+    /// The kernel writes it by itself from now on. Gives the file; `None` if somebody uses the content, or it begins with that of another.
+    pub fn pass(&self) -> Option<Arc<File>> {
+        if self.passed.get().is_none() {
+            let mut content = self.try_lock().filter(|content| !content.must_copy())?;
+            let passed = Arc::new(Passed::of(content.file.clone()).ok()?);
+            content.sequence.intact = false;
+            content.rest.passed = Some(passed.clone());
+            self.passed.set(passed).ok();
+        }
+        self.passed()
+    }
+}
+
+impl Content {
+    /// Whether the kernel writes it by itself.
+    pub fn passes(&self) -> bool {
+        self.rest.passed.is_some()
+    }
+
+    /// Looks whether the kernel has written it since the last look. What is judged next is judged anew in any case: two writes may
+    /// come within one tick of the clock.
+    pub fn look(&mut self) -> OpResult<bool> {
+        let Some(passed) = self.rest.passed.clone() else {
+            return Ok(false);
+        };
+        self.verdict = None;
+        let now = passed.now()?;
+        if now == passed.seen() {
+            return Ok(false);
+        }
+        passed.note(now.0, now.1);
+        self.touched();
+        // Whether it has only grown nobody knows: a guard is asked about what is cut back.
+        let len = u64::try_from(now.0).unwrap_or(0);
+        if let Some(fsynced) = self.fsynced.as_mut().filter(|f| len < f.content.len) {
+            fsynced.overwritten = true;
+        }
+        Ok(true)
+    }
+
+    /// What was changed of it just now was no write.
+    pub fn note_seen(&mut self) -> OpResult<()> {
+        if let Some(passed) = &self.rest.passed {
+            let (len, mtime_ns) = passed.now()?;
+            passed.note(len, mtime_ns);
+        }
+        Ok(())
+    }
+
+    /// What it stands in is published, and it goes on in the file that the kernel writes: all that has is of it, and is still to be
+    /// committed under its own name if it `waits`. Gives what is published.
+    pub fn write_on_in(&mut self, id: TxnId, file: File, waits: bool) -> Arc<File> {
+        let published = self.continue_in(id, file, true);
+        if !waits {
+            self.set_changed(false);
+        }
+        published
+    }
+
+    /// It stands in this copy now, which is to be published. Gives the file that the kernel writes on, and its number.
+    pub fn step_aside(&mut self, id: TxnId, copy: Arc<File>) -> (TxnId, Arc<File>) {
+        let file = std::mem::replace(&mut self.file, copy);
+        (std::mem::replace(&mut self.id, id), file)
     }
 }

@@ -1,0 +1,45 @@
+//! Staging files that somebody may be writing still: the kernel writes large files by itself for the programs that have them open, and
+//! goes on doing so when the daemon has ended.
+
+use std::fs::File;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::copy_attributes;
+use crate::store::{Store, id_name};
+use crate::sys::{at, failpoint};
+use crate::types::{TxnId, errno_of, mtime_ns};
+
+/// Shorter ones are never given to the kernel, in bytes.
+const PASSED: u64 = 1 << 20;
+/// A copy under way, in the staging directory: no number, so nobody takes it for content.
+const COPY: &str = "copy";
+
+/// What is rolled forward of transactions that had not ended becomes a version as a copy, which none of their programs has open. What
+/// has been copied already by a run that a crash has ended is copied once more.
+pub(super) fn from_writers(store: &Store, unended: &[TxnId]) -> Result<(), Errno> {
+    if failpoint::mutant("C18-passed") {
+        return Ok(());
+    }
+    for id in unended {
+        let file = store.open_staging(*id)?;
+        if let Some(file) = file.filter(|file| file.metadata().is_ok_and(|m| m.len() >= PASSED)) {
+            copy(store, *id, &file)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy(store: &Store, id: TxnId, file: &File) -> Result<(), Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let copy = rustix::fs::openat(&store.staging, COPY, flags, Mode::from_raw_mode(0o600))?;
+    let copy = File::from(copy);
+    let stat = at::stat(file)?;
+    let len = u64::try_from(stat.st_size).unwrap_or(0);
+    at::copy_contents(file, &copy, len).map_err(|e| errno_of(&e))?;
+    copy_attributes(file, &copy)?;
+    at::set_mtime(&copy, mtime_ns(&stat))?;
+    rustix::fs::fsync(&copy)?;
+    rustix::fs::renameat(&store.staging, COPY, &store.staging, id_name(id))
+}
