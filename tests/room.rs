@@ -288,6 +288,35 @@ fn a_rename_that_finds_no_room_to_promise_it_is_answered_all_the_same() {
     }
 }
 
+/// What was patched can't be written out for want of room, which the removal is about to make.
+#[test]
+fn a_removal_does_not_wait_for_the_room_that_it_makes() {
+    need_daemon!();
+    for what in ["unlink", "rmdir"] {
+        let full = format!("text:{}", libc::ENOSPC);
+        let options = Mount::options().args(["--bound", "60000"]);
+        let mut m = mount!(options.env("COMMITFS_FAIL_AT", full));
+        std::fs::write(m.backing().join("old"), "large").unwrap();
+        std::fs::create_dir(m.backing().join("d")).unwrap();
+        m.save("s.json", r#"{"n": 0}"#);
+        let mut actor = Actor::new();
+        let patch = br#"[{"op": "increment", "path": "/n", "value": 1}]"#;
+        actor
+            .setxattr(&m.path("s.json"), "user.commitfs.json.patch", patch)
+            .unwrap();
+        let (name, removed) = match what {
+            "unlink" => ("old", actor.unlink(&m.path("old"))),
+            _ => ("d", actor.rmdir(&m.path("d"))),
+        };
+        removed.unwrap();
+        assert!(!m.backing().join(name).exists());
+        m.kill_daemon();
+        m.clear_env();
+        m.remount();
+        assert_content(m.read("s.json"), br#"{"n": 1}"#, what);
+    }
+}
+
 /// Writes behind commitfs' back, until nothing more fits.
 fn fill_the_disk(dir: &std::path::Path) {
     let mut file = std::fs::File::create(dir.join("filler")).expect("a file");

@@ -62,6 +62,26 @@ pub(super) fn refuse_state_dir(dir: NodeId, name: &OsStr) -> OpResult<()> {
     Ok(())
 }
 
+/// Takes a step as often as it takes, with a round of the checkpoint before each further one. On a worker.
+fn until_done<T>(
+    engine: &Engine,
+    mut barrier: Barrier,
+    mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>>,
+) -> OpResult<T> {
+    loop {
+        match step(engine, &mut barrier)? {
+            Step::Done(value) => return Ok(value),
+            Step::CheckpointFirst => {}
+        }
+        match engine.checkpoint_all() {
+            Ok(()) => {}
+            // What makes room must not wait for room.
+            Err(Errno::NOSPC | Errno::DQUOT) if !barrier.waived => barrier.waived = true,
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 impl Engine {
     /// Runs `step` until it needs no checkpoint; the first try is made at once, the others on a worker.
     fn with_checkpoint<T: 'static>(
@@ -76,7 +96,7 @@ impl Engine {
             Ok(Step::CheckpointFirst) => {
                 let engine = self.clone();
                 self.pool.run(move || {
-                    done(engine.checkpoint_until(|engine, _| step(engine, &mut barrier)));
+                    done(until_done(&engine, barrier, step));
                 });
             }
         }
@@ -84,21 +104,9 @@ impl Engine {
 
     pub(super) fn checkpoint_until<T>(
         &self,
-        mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>>,
+        step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>>,
     ) -> OpResult<T> {
-        let mut barrier = Barrier::default();
-        loop {
-            match step(self, &mut barrier)? {
-                Step::Done(value) => return Ok(value),
-                Step::CheckpointFirst => {}
-            }
-            match self.checkpoint_all() {
-                Ok(()) => {}
-                // What makes room must not wait for room.
-                Err(Errno::NOSPC | Errno::DQUOT) if !barrier.waived => barrier.waived = true,
-                Err(e) => return Err(e),
-            }
-        }
+        until_done(self, Barrier::default(), step)
     }
 
     /// Takes a step with what was judged for it, or judges once more where somebody else has put something else there: two
