@@ -869,3 +869,141 @@ fn a_commit_of_many_files_counts_whole_or_not_at_all() {
         assert_eq!(renewed(&m, COUNT), COUNT, "{point}");
     }
 }
+
+/// All that is committed so far is in its place.
+fn sync_all(m: &Mount) {
+    let mut actor = Actor::new();
+    actor.open("d", "r|directory", m.mountpoint()).unwrap();
+    actor.fsync("d").unwrap();
+}
+
+fn is_inlined(record: &Record) -> bool {
+    matches!(record, Record::Inlined { .. })
+}
+
+/// Opens a file anew, writes, and calls fsync.
+fn write_and_sync(m: &Mount, name: &str, text: &str) -> Actor {
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path(name)).unwrap();
+    writer.write("f", text).unwrap();
+    writer.fsync("f").unwrap();
+    writer
+}
+
+/// What a power cut makes of staging files that were not synced.
+fn lose(m: &Mount, how: &str) {
+    let staged = kept(m, "staging");
+    assert!(!staged.is_empty());
+    for path in staged {
+        let len = std::fs::metadata(&path).unwrap().len() as usize;
+        match how {
+            "missing" => std::fs::remove_file(path).unwrap(),
+            "empty" => std::fs::write(path, "").unwrap(),
+            "zeros" => std::fs::write(path, vec![0; len]).unwrap(),
+            _ => std::fs::write(path, vec![b'?'; len + 3]).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn what_was_fsynced_and_is_small_is_on_the_medium_with_the_journal() {
+    need_daemon!();
+    need_features!("inline_content");
+    for how in ["missing", "empty", "zeros", "other"] {
+        for (closed, limit) in [(false, 4 << 20), (true, 4 << 20), (false, 1), (true, 1)] {
+            let options = slow().env("COMMITFS_JOURNAL_LIMIT", limit);
+            let mut m = mount!(options.seed("f", "old").seed("other", "old"));
+            let file = m.backing().join("f");
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+            std::fs::set_permissions(&file, mode).unwrap();
+            let mut writer = write_and_sync(&m, "f", "new and longer");
+            if closed {
+                writer.close("f").unwrap();
+            }
+            if limit == 1 && !closed {
+                // A round of somebody else's begins a new journal.
+                let mut other = write_and_sync(&m, "other", "saved");
+                other.close("f").unwrap();
+                sync_all(&m);
+            }
+            m.kill_daemon();
+            let records = journal_of(&m).records;
+            assert!(
+                records.iter().any(is_inlined),
+                "{closed} {limit}: {records:?}"
+            );
+            lose(&m, how);
+            cut(&m, &records);
+            assert_eq!(
+                text(&m, "f"),
+                "new and longer",
+                "{how} {closed} {limit}: {records:#?}"
+            );
+            let stat = std::fs::metadata(&file).unwrap();
+            assert_eq!(stat.mode() & 0o7777, 0o640, "{how} {closed} {limit}");
+        }
+    }
+}
+
+#[test]
+fn what_was_fsynced_is_not_torn_by_what_was_written_after_it() {
+    need_daemon!();
+    need_features!("inline_content");
+    let mut m = mount!(slow().seed("f", "old"));
+    let mut writer = write_and_sync(&m, "f", "promised");
+    writer.pwrite("f", 2, b"XX").unwrap();
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    cut(&m, &records);
+    assert_eq!(text(&m, "f"), "promised");
+}
+
+#[test]
+fn a_record_that_is_torn_takes_nothing_with_it_that_was_acknowledged() {
+    need_daemon!();
+    need_features!("inline_content");
+    let mut m = mount!(slow().seed("f", "old"));
+    let mut writer = write_and_sync(&m, "f", "first");
+    writer.pwrite("f", 0, b"FIRST").unwrap();
+    writer.fsync("f").unwrap();
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    let last = records.iter().rposition(is_inlined).unwrap();
+    for (upto, expected) in [(last, "first"), (last + 1, "first"), (last + 2, "FIRST")] {
+        let staged = kept(&m, "staging");
+        let content = std::fs::read(&staged[0]).unwrap();
+        lose(&m, "zeros");
+        leave(&m, &records[..upto]);
+        let copy = temporary_directory();
+        let status = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(m.backing())
+            .arg(copy.join("b"))
+            .status();
+        assert!(status.unwrap().success());
+        let backing = copy.join("b");
+        commitfs(["check", "--recover", backing.to_str().unwrap()]).ok();
+        assert_eq!(
+            std::fs::read(backing.join("f")).unwrap(),
+            expected.as_bytes()
+        );
+        std::fs::write(&staged[0], content).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_in_place_is_not_made_again_from_the_journal() {
+    need_daemon!();
+    need_features!("inline_content");
+    let mut m = mount!(slow());
+    let mut writer = write_and_sync(&m, "log", "one\n");
+    writer.close("f").unwrap();
+    sync_all(&m);
+    let mut actor = Actor::new();
+    append(&mut actor, &m, "log", "two\n");
+    fsync(&mut actor, &m, "log");
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    cut(&m, &records);
+    assert_eq!(text(&m, "log"), "one\ntwo\n", "{records:#?}");
+}

@@ -262,8 +262,14 @@ fn who_has_cut_off_what_it_had_fsynced_takes_nothing_from_others() {
             true => cut(&m, &records),
             false => recover(&m),
         }
-        // Alone, its file is as on the plain directory.
-        let left = if commits { "abcdefUVWjkl\n" } else { "XY" };
+        // Alone, its file is as on the plain directory. But after a power cut the journal has what was promised.
+        let inlined = records.iter().any(|r| matches!(r, Record::Inlined { .. }));
+        let left = match (commits, power_cut && inlined) {
+            (true, true) => BOTH,
+            (true, false) => "abcdefUVWjkl\n",
+            (false, true) => "XYZdefghijkl\n",
+            (false, false) => "XY",
+        };
         assert_eq!(text(&m, "f"), left, "{commits} {power_cut}: {records:#?}");
     }
 }

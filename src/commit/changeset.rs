@@ -13,6 +13,7 @@ use crate::types::{OpResult, Seq};
 #[derive(Clone, Debug, Default)]
 pub struct Changeset {
     edits: Vec<Edit>,
+    promised: Vec<Record>,
 }
 
 impl Changeset {
@@ -26,6 +27,11 @@ impl Changeset {
         self.edits.push(edit);
     }
 
+    /// This stands in the journal already, and in a new one as long as the content that it speaks of is not on the medium elsewhere.
+    pub fn has_promised(&mut self, records: impl IntoIterator<Item = Record>) {
+        self.promised.extend(records);
+    }
+
     /// Whether it can be one commit: EINVAL if a name gets two contents by it, or a content two names; EFBIG if no record
     /// holds it. Gives how many bytes its record takes.
     pub fn check(&self) -> OpResult<u64> {
@@ -37,17 +43,17 @@ impl Changeset {
                 return Err(Errno::INVAL);
             }
         }
-        let bytes = self.clone().into_record(Seq::default()).framed_len();
+        let bytes = self.clone().into_records(Seq::default()).0.framed_len();
         match bytes > MAX_PAYLOAD as u64 {
             true => Err(Errno::FBIG),
             false => Ok(bytes),
         }
     }
 
-    /// How the journal is told of it.
-    pub(super) fn into_record(self, seq: Seq) -> Record {
+    /// How the journal is told of it, and what stands there before it.
+    pub(super) fn into_records(self, seq: Seq) -> (Record, Vec<Record>) {
         let edits = self.edits;
-        Record::Commit { seq, edits }
+        (Record::Commit { seq, edits }, self.promised)
     }
 
     /// The guarantee that a test takes out by not journalling it.
@@ -62,7 +68,7 @@ impl Changeset {
 
 impl From<Edit> for Changeset {
     fn from(edit: Edit) -> Changeset {
-        Changeset { edits: vec![edit] }
+        Changeset::from_iter([edit])
     }
 }
 
@@ -70,6 +76,7 @@ impl FromIterator<Edit> for Changeset {
     fn from_iter<T: IntoIterator<Item = Edit>>(edits: T) -> Changeset {
         Changeset {
             edits: edits.into_iter().collect(),
+            promised: Vec::new(),
         }
     }
 }

@@ -11,7 +11,15 @@ pub struct Commits {
     last: Seq,
     durable: Seq,
     /// Those not yet applied, as journalled: a new journal starts with them.
-    unapplied: VecDeque<(Seq, Record)>,
+    unapplied: VecDeque<Unapplied>,
+}
+
+#[derive(Debug)]
+struct Unapplied {
+    seq: Seq,
+    record: Record,
+    /// What stands before it, until the round that takes it along has ended.
+    promised: Vec<Record>,
 }
 
 impl Commits {
@@ -40,14 +48,18 @@ impl Commits {
     }
 
     /// A commit stands in the journal, to be applied.
-    pub fn add(&mut self, seq: Seq, record: Record) {
+    pub fn add(&mut self, seq: Seq, record: Record, promised: Vec<Record>) {
         self.give(seq);
-        self.unapplied.push_back((seq, record));
+        self.unapplied.push_back(Unapplied {
+            seq,
+            record,
+            promised,
+        });
     }
 
     /// A commit is taken back.
     pub fn withdraw(&mut self, seq: Seq) {
-        self.unapplied.retain(|(s, _)| *s != seq);
+        self.unapplied.retain(|commit| commit.seq != seq);
     }
 
     /// Every commit up to here is on the medium.
@@ -69,16 +81,21 @@ impl Commits {
     pub fn note_durable(&mut self, upto: Seq, stays: impl Fn(&Record) -> bool) {
         self.durable = upto;
         self.unapplied
-            .retain(|(seq, record)| *seq > upto || stays(record));
+            .retain(|commit| commit.seq > upto || stays(&commit.record));
+        for commit in self.unapplied.iter_mut().filter(|c| c.seq <= upto) {
+            commit.promised = Vec::new();
+        }
     }
 
     /// What a new journal starts with.
     pub fn unapplied(&self) -> impl DoubleEndedIterator<Item = &Record> + Clone {
-        self.unapplied.iter().map(|(_, record)| record)
+        self.unapplied
+            .iter()
+            .flat_map(|commit| commit.promised.iter().chain([&commit.record]))
     }
 
     /// That, to be told otherwise.
     pub fn unapplied_mut(&mut self) -> impl Iterator<Item = &mut Record> {
-        self.unapplied.iter_mut().map(|(_, record)| record)
+        self.unapplied.iter_mut().map(|commit| &mut commit.record)
     }
 }

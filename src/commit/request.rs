@@ -59,6 +59,8 @@ pub struct CheckpointRequest {
     pub write_out: bool,
     /// The checkpoint is in the middle of a round.
     pub busy: bool,
+    /// That takes along what even the journal doesn't have: until it has ended, nobody may say that all before him is on the medium.
+    pub takes_unsynced: bool,
     /// What can't be written any more, whatever is tried: new commits are refused.
     pub failed: Option<Errno>,
     /// Why the last round didn't bring everything out; the next one tries again.

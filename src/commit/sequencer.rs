@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 use super::{Changeset, Commits};
@@ -18,11 +19,46 @@ use crate::types::{OpResult, Seq, TxnId};
 #[derive(Debug)]
 pub struct Sequencer {
     order: Mutex<Order>,
+    flush: Mutex<Flushing>,
+}
+
+/// Waits for the disk: one at a time, and each serves all who came before it began.
+#[derive(Debug, Default)]
+struct Flushing {
+    is_running: bool,
+    /// How many appends are on the medium.
+    done: u64,
+    /// A second try would be told that all is well, which proves nothing.
+    failed: Option<Errno>,
+    /// Who waits until so many are.
+    waiting: Vec<(u64, Arc<Condvar>)>,
+}
+
+impl Flushing {
+    /// One has ended: wakes those whom it has served, and the one who begins the next.
+    fn end(&mut self, upto: u64, result: OpResult<()>) {
+        self.is_running = false;
+        match result {
+            Ok(()) => self.done = self.done.max(upto),
+            Err(errno) => self.failed = Some(errno),
+        }
+        let (done, failed) = (self.done, self.failed.is_some());
+        let mut next = true;
+        self.waiting.retain(|(appends, waiter)| {
+            let wakes = failed || *appends <= done || std::mem::take(&mut next);
+            if wakes {
+                waiter.notify_one();
+            }
+            !wakes
+        });
+    }
 }
 
 #[derive(Debug)]
 struct Order {
     journal: Journal,
+    /// Appends so far, to this journal and those before it.
+    appends: u64,
     commits: Commits,
     /// The last commit that the round which is under way takes along.
     round: Option<Seq>,
@@ -48,10 +84,12 @@ impl Sequencer {
         Sequencer {
             order: Mutex::new(Order {
                 journal,
+                appends: 0,
                 commits: Commits::new(last),
                 round: None,
                 barred: false,
             }),
+            flush: Mutex::default(),
         }
     }
 
@@ -74,17 +112,27 @@ impl Sequencer {
         self.order.lock().append(record)
     }
 
+    /// Journals records that belong together, in one write. Gives up to where [`Sequencer::sync_to`] has to come for them.
+    ///
+    /// # Errors
+    /// As [`Sequencer::append`].
+    pub fn append_all(&self, records: &[Record]) -> OpResult<u64> {
+        let mut order = self.order.lock();
+        order.append_all(records)?;
+        Ok(order.appends)
+    }
+
     /// Commits all that, which can't be taken back any more: space was reserved before. An error says that the disk has failed,
     /// and its number is given all the same.
     pub fn commit(&self, changes: Changeset) -> (Seq, OpResult<()>) {
         let mut order = self.order.lock();
         let (seq, is_lost) = (order.commits.next(), failpoint::mutant(changes.mutant()));
-        let record = changes.into_record(seq);
+        let (record, promised) = changes.into_records(seq);
         let written = match is_lost {
             true => Ok(()),
             false => order.append(&record),
         };
-        order.commits.add(seq, record);
+        order.commits.add(seq, record, promised);
         (seq, written)
     }
 
@@ -95,11 +143,11 @@ impl Sequencer {
     pub fn try_commit(&self, changes: Changeset) -> OpResult<Seq> {
         let mut order = self.order.lock();
         let (seq, is_lost) = (order.commits.next(), failpoint::mutant(changes.mutant()));
-        let record = changes.into_record(seq);
+        let (record, promised) = changes.into_records(seq);
         if !is_lost {
             order.append(&record)?;
         }
-        order.commits.add(seq, record);
+        order.commits.add(seq, record, promised);
         Ok(seq)
     }
 
@@ -125,7 +173,7 @@ impl Sequencer {
         let mut order = self.order.lock();
         if order.round == Some(order.commits.last()) && !failpoint::mutant("C19-round") {
             let seq = order.commits.next();
-            order.append(&Changeset::default().into_record(seq))?;
+            order.append(&Changeset::default().into_records(seq).0)?;
             order.commits.give(seq);
         }
         order.barred = true;
@@ -142,10 +190,40 @@ impl Sequencer {
     /// # Errors
     /// What the disk says, for good: a second try would be told that all is well, which proves nothing.
     pub fn sync(&self) -> OpResult<()> {
-        let handle = self.order.lock().journal.sync_handle();
-        failpoint::sync("C19-sync-journal", || {
-            spare::told_once(|| rustix::fs::fdatasync(&*handle))
-        })
+        let appends = self.order.lock().appends;
+        self.sync_to(appends)
+    }
+
+    /// Makes the first appends durable, so many: at once, if others have waited for them. Those who come while the disk is
+    /// busy with others wait for the next one together.
+    ///
+    /// # Errors
+    /// As [`Sequencer::sync`].
+    pub fn sync_to(&self, appends: u64) -> OpResult<()> {
+        let mut flush = self.flush.lock();
+        while flush.done < appends {
+            if let Some(errno) = flush.failed {
+                return Err(errno);
+            }
+            if flush.is_running {
+                let waiter = Arc::new(Condvar::new());
+                flush.waiting.push((appends, waiter.clone()));
+                waiter.wait(&mut flush);
+                continue;
+            }
+            flush.is_running = true;
+            drop(flush);
+            let (upto, handle) = {
+                let order = self.order.lock();
+                (order.appends, order.journal.sync_handle())
+            };
+            let synced = failpoint::sync("C19-sync-journal", || {
+                spare::told_once(|| rustix::fs::fdatasync(&*handle))
+            });
+            flush = self.flush.lock();
+            flush.end(upto, synced);
+        }
+        Ok(())
     }
 
     /// The last commit.
@@ -260,6 +338,9 @@ impl Sequencer {
         match created {
             Ok(fresh) => {
                 order.journal = fresh;
+                // It is on the medium, with all that is still of value.
+                let mut flush = self.flush.lock();
+                flush.done = flush.done.max(order.appends);
                 Ok(())
             }
             Err(e) => {
@@ -274,7 +355,12 @@ impl Sequencer {
 
 impl Order {
     fn append(&mut self, record: &Record) -> OpResult<()> {
-        self.journal.append(record).map_err(|e| {
+        self.append_all(std::slice::from_ref(record))
+    }
+
+    fn append_all(&mut self, records: &[Record]) -> OpResult<()> {
+        self.appends += 1;
+        self.journal.append_all(records).map_err(|e| {
             log::error!("journal: {e}");
             match e {
                 // Nothing of it is there, and there may be room for it later.

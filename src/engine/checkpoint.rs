@@ -121,6 +121,7 @@ impl Engine {
         let result = result.map(|stuck| stuck.or(written.err()));
         let mut state = self.lock();
         state.checkpoint.busy = false;
+        state.checkpoint.takes_unsynced = false;
         state.checkpoint.rounds += 1;
         self.sequencer.end_round(round.start, result.is_ok());
         match result {
@@ -421,16 +422,16 @@ impl Engine {
         self.sequencer.backlog() > most && state.checkpoint.trouble().is_none()
     }
 
-    /// Whether the data of every commit so far is on the medium.
+    /// Whether the data of every commit so far is on the medium once the journal is.
     pub(super) fn all_synced(&self, state: &State) -> bool {
         !state.unsynced.has_dirs()
             && !state.unsynced.has_appended()
-            && !state.checkpoint.busy
+            && !state.checkpoint.takes_unsynced
             && !self.sequencer.is_barred()
             && state
                 .pending
                 .iter()
-                .all(|(_, p)| p.synced && p.unwritten.is_none())
+                .all(|(_, p)| (p.synced || p.journalled) && p.unwritten.is_none())
     }
 
     /// Every earlier commit's data is on the medium when this returns; their records may still
@@ -467,11 +468,8 @@ impl Engine {
         if txn.promise.overtaken().is_some_and(is_newer) {
             return records;
         }
-        if let Some(content) = txn.promise.told() {
-            records.push(Record::Fsynced {
-                id,
-                content: content.clone(),
-            });
+        if let Some(kept) = txn.promise.kept() {
+            records.extend(kept.records(id));
         }
         if let Some(ready) = txn.preparation.ready().filter(|_| txn.is_acknowledged()) {
             if ready.synced && ready.merged.is_some() {
@@ -507,6 +505,7 @@ fn take_along(engine: &Engine) -> Round {
     let _appends = engine.appends.lock();
     let mut guard = engine.lock();
     let state = &mut *guard;
+    state.checkpoint.takes_unsynced = !engine.all_synced(state);
     let committed = (&state.nodes, &state.pending);
     Round::of(
         engine.sequencer.begin_round(),

@@ -14,13 +14,15 @@ use super::{Engine, State};
 use crate::journal::Record;
 use crate::rules::Stream;
 use crate::sys::failpoint;
-use crate::txn::{Content, Staging};
+use crate::txn::{Content, KeptContent, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 
 mod ranges;
 
 /// An O_EXCL creation larger than this is hidden like any new file (C6).
 const CLAIM_LIMIT: u64 = 4096;
+/// Room in the journal for what is told with a content.
+const AHEAD: u64 = 16 << 10;
 
 /// What write(2) asks for.
 #[derive(Clone, Copy, Debug)]
@@ -307,38 +309,36 @@ impl Engine {
             return self.checkpoint_all();
         }
         self.take_parts(id, &mut content, true)?;
-        let mut described = content.fsync()?;
+        let kept = keep(self, &mut content);
         failpoint::delay("COMMITFS_FSYNC_DELAY_MS");
-        let mut no_op = false;
         // The content is held until it is promised: another thread that gives a lock back, or renames the
         // file, would publish it in between, and the promise be one of half of the next text.
-        let promised = failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir())
-            .and_then(|()| {
-                let mut state = self.lock();
-                // What others have put there is the file now, and must not be replaced by nothing. And what
-                // is no transaction any more has become a version by its first line.
-                let is_no_op = self.is_no_op(&mut state, id);
-                let txn = state.txns.get(&id).filter(|_| !is_no_op);
-                let Some(dentry) = txn.map(|t| t.dentry().clone()) else {
-                    no_op = true;
-                    return Ok(());
-                };
-                // Under the same lock as the record: a new journal must carry it.
-                let current = self.current_if_any(&mut state, &dentry).ok().flatten();
-                self.tell_parts(&mut state, id, &mut described);
-                if let Some(txn) = state.txns.get_mut(&id) {
-                    txn.promise.note_fsync(current, described.clone());
-                }
-                self.sequencer.append(&Record::Fsynced {
-                    id: content.id,
-                    content: described,
-                })
-            });
+        let promise = || {
+            let mut kept = kept?;
+            let mut state = self.lock();
+            // What others have put there is the file now, and must not be replaced by nothing. And what
+            // is no transaction any more has become a version by its first line.
+            let is_no_op = self.is_no_op(&mut state, id);
+            let txn = state.txns.get(&id).filter(|_| !is_no_op);
+            let Some(dentry) = txn.map(|t| t.dentry().clone()) else {
+                return Ok(None);
+            };
+            // Under the same lock as the record: a new journal must carry it.
+            let current = self.current_if_any(&mut state, &dentry).ok().flatten();
+            self.tell_parts(&mut state, id, &mut kept.content);
+            let appends = self.sequencer.append_all(&kept.records(content.id))?;
+            kept.is_told(appends);
+            if let Some(txn) = state.txns.get_mut(&id) {
+                txn.promise.note_fsync(current, kept);
+            }
+            Ok(Some(appends))
+        };
+        let promised = promise();
         drop(content);
         promised
-            .and_then(|()| match no_op {
-                true => self.checkpoint_all(),
-                false => self.sync_journal(),
+            .and_then(|appends| match appends {
+                None => self.checkpoint_all(),
+                Some(appends) => self.sync_journal_to(appends),
             })
             .inspect_err(|errno| staging.lock().fail(*errno, "fsync"))
     }
@@ -449,4 +449,20 @@ fn read_cached(file: &File, offset: u64, size: u32) -> Option<OpResult<Vec<u8>>>
         }
         Err(_) => None,
     }
+}
+
+/// Has the content on the medium, once the journal is: a small one in the journal itself.
+pub(super) fn keep(engine: &Engine, content: &mut Content) -> OpResult<KeptContent> {
+    if !failpoint::feature_off("inline_content")
+        && let Some((content, whole)) = content.inline()?
+        && engine
+            .sequencer
+            .reserve(whole.bytes.len() as u64 + AHEAD)
+            .is_ok()
+    {
+        return Ok(KeptContent::in_journal(content, whole));
+    }
+    let described = content.fsync()?;
+    failpoint::sync("C7-sync-staging", || engine.store.sync_staging_dir())?;
+    Ok(KeptContent::on_medium(described))
 }

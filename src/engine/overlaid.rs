@@ -10,7 +10,8 @@ use super::{Engine, State};
 use crate::namespace::Shown;
 use crate::store::{Rejected, Unseen, id_name};
 use crate::sys::at;
-use crate::types::{Dentry, OpResult, TxnId, errno_of, now_ns, path_hex};
+use crate::txn::Content;
+use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of, now_ns, path_hex};
 
 /// A version, some bytes of which a commit has overwritten.
 #[derive(Debug)]
@@ -98,5 +99,60 @@ impl Engine {
             len,
         });
         Ok(id)
+    }
+}
+
+impl Engine {
+    /// What an editor has written is written into the version that others have made of its base in
+    /// place meanwhile (C9), or it is looked only whether they have. Gives the version that the
+    /// content is an edit of; `None` if there is none, as somebody has written the file anew.
+    pub(super) fn take_parts(
+        &self,
+        id: TxnId,
+        content: &mut Content,
+        takes: bool,
+    ) -> OpResult<Option<NodeId>> {
+        if !content.is_by_parts() {
+            return Ok(None);
+        }
+        let (current, shown, appended) = {
+            let mut state = self.lock();
+            let Some(current) = self.edited(&mut state, id) else {
+                return Ok(None);
+            };
+            let shown = Shown::growing(&state.nodes, current)?;
+            (current, shown, state.files.was_appended_to(current))
+        };
+        if !takes {
+            return Ok(content.is_made_of(&shown)?.then_some(current));
+        }
+        if content.take_parts(shown, appended)? == Some(false)
+            && let Some(txn) = self.lock().txns.get_mut(&id)
+        {
+            // It replaces nothing that it hasn't got.
+            txn.purpose.follow_base(current);
+        }
+        Ok(Some(current))
+    }
+
+    /// The current version, if it was made in place of what a transaction began with.
+    pub(super) fn edited(&self, state: &mut State, id: TxnId) -> Option<NodeId> {
+        let txn = state.txns.get(&id)?;
+        let dentry = txn.dentry().clone();
+        let edits = txn.purpose.edits() && !Engine::watches(&txn.policy);
+        let edits = edits && crate::txn::by_place(txn.policy.guard);
+        let body = txn.purpose.body().filter(|_| edits)?;
+        let current = self.current_if_any(state, &dentry).ok().flatten()?;
+        (state.files.body(current) == body).then_some(current)
+    }
+
+    /// Takes over the lines that others have added since an editor's base was copied (C10).
+    pub(super) fn take_added(&self, content: &mut Content) -> OpResult<()> {
+        // What begins to be added from here on is looked for once more when it is decided.
+        if content.grown().is_none_or(|g| self.appends.are_all_in(&g)) {
+            return Ok(());
+        }
+        let _nobody_adds = self.appends.lock();
+        content.take_added()
     }
 }

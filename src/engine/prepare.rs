@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::checkpoint::Overtaken;
+use super::io::keep;
 use super::judging::{is_told, make_ready};
 use super::lines::may_be_added_to;
 use super::open::had_room;
@@ -14,12 +15,11 @@ use super::probe::CloseProbe;
 use super::watchers::Watchers;
 use super::{Durability, Engine, State};
 use crate::journal::Record;
-use crate::namespace::Shown;
 use crate::rules::Policy;
 use crate::store::Store;
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Abort, Content, Flush, Kin, Last, Ready, Staging, Transaction};
-use crate::types::{Dentry, NodeId, OpResult, TxnId};
+use crate::txn::{Abort, Content, Flush, KeptContent, Kin, Last, Ready, Staging, Transaction};
+use crate::types::{Dentry, OpResult, TxnId};
 
 impl Engine {
     /// Does all that can fail. An error is for close() to report.
@@ -265,18 +265,26 @@ impl Engine {
             what: "journalling",
             errno,
         };
+        let already = match ready.merged {
+            Some(_) => None,
+            None => promised_already(self, id, ready, judged, by)?,
+        };
+        if let Some(appends) = already {
+            self.sync_journal_to(appends).map_err(failed)?;
+            return Ok(true);
+        }
         let is_merged = ready.merged.is_some();
-        let (staging_id, mut described) = if is_merged {
+        let (staging_id, mut kept) = if is_merged {
             // Not what was written: if the journal ended there, it would be rolled forward, over
             // what it has been merged with.
             rustix::fs::fdatasync(&*ready.file).map_err(failed)?;
-            (ready.id, ready.content.clone())
+            failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir()).map_err(failed)?;
+            (ready.id, KeptContent::on_medium(ready.content.clone()))
         } else {
             let mut content = staging.lock();
-            let described = content.fsync().map_err(failed)?;
-            (content.id, described)
+            let kept = keep(self, &mut content).map_err(failed)?;
+            (content.id, kept)
         };
-        failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir()).map_err(failed)?;
         let mut overtaken = None;
         loop {
             self.sync_pending().map_err(failed)?;
@@ -290,27 +298,24 @@ impl Engine {
                 return Ok(false);
             };
             self.tell_parts(&mut state, id, &mut ready.content);
-            self.tell_parts(&mut state, id, &mut described);
+            self.tell_parts(&mut state, id, &mut kept.content);
+            let mut records = kept.records(staging_id);
+            records.push(prepared(ready, path));
+            let appends = self.sequencer.append_all(&records).map_err(failed)?;
+            kept.is_told(appends);
             if let Some(txn) = state.txns.get_mut(&id) {
                 if is_merged {
                     txn.note_durable_merge(ready.id);
                 } else {
-                    txn.promise.note_durable(described.clone());
+                    txn.promise.note_durable(kept);
                 }
                 txn.preparation.note_promised(ready, by);
             }
-            self.sequencer
-                .append(&Record::Fsynced {
-                    id: staging_id,
-                    content: described,
-                })
-                .and_then(|()| self.sequencer.append(&prepared(ready, path)))
-                .map_err(failed)?;
-            break;
+            drop(state);
+            drop(overtaken);
+            let synced = self.sync_journal_to(appends);
+            return synced.map(|()| true).map_err(failed);
         }
-        drop(overtaken);
-        self.sync_journal().map_err(failed)?;
-        Ok(true)
     }
 
     pub(super) fn prepare_content(
@@ -341,59 +346,6 @@ impl Engine {
         let attributes = |content: &mut Content| self.apply_attributes(id, content, dentry, false);
         let target = (dentry, policy);
         make_ready(self, id, &mut content, target, (sure, edits), attributes)
-    }
-
-    /// What an editor has written is written into the version that others have made of its base in
-    /// place meanwhile (C9), or it is looked only whether they have. Gives the version that the
-    /// content is an edit of; `None` if there is none, as somebody has written the file anew.
-    pub(super) fn take_parts(
-        &self,
-        id: TxnId,
-        content: &mut Content,
-        takes: bool,
-    ) -> OpResult<Option<NodeId>> {
-        if !content.is_by_parts() {
-            return Ok(None);
-        }
-        let (current, shown, appended) = {
-            let mut state = self.lock();
-            let Some(current) = self.edited(&mut state, id) else {
-                return Ok(None);
-            };
-            let shown = Shown::growing(&state.nodes, current)?;
-            (current, shown, state.files.was_appended_to(current))
-        };
-        if !takes {
-            return Ok(content.is_made_of(&shown)?.then_some(current));
-        }
-        if content.take_parts(shown, appended)? == Some(false)
-            && let Some(txn) = self.lock().txns.get_mut(&id)
-        {
-            // It replaces nothing that it hasn't got.
-            txn.purpose.follow_base(current);
-        }
-        Ok(Some(current))
-    }
-
-    /// The current version, if it was made in place of what a transaction began with.
-    pub(super) fn edited(&self, state: &mut State, id: TxnId) -> Option<NodeId> {
-        let txn = state.txns.get(&id)?;
-        let dentry = txn.dentry().clone();
-        let edits = txn.purpose.edits() && !Engine::watches(&txn.policy);
-        let edits = edits && crate::txn::by_place(txn.policy.guard);
-        let body = txn.purpose.body().filter(|_| edits)?;
-        let current = self.current_if_any(state, &dentry).ok().flatten()?;
-        (state.files.body(current) == body).then_some(current)
-    }
-
-    /// Takes over the lines that others have added since an editor's base was copied (C10).
-    pub(super) fn take_added(&self, content: &mut Content) -> OpResult<()> {
-        // What begins to be added from here on is looked for once more when it is decided.
-        if content.grown().is_none_or(|g| self.appends.are_all_in(&g)) {
-            return Ok(());
-        }
-        let _nobody_adds = self.appends.lock();
-        content.take_added()
     }
 }
 
@@ -695,4 +647,40 @@ pub(super) fn check_target(engine: &Engine, state: &State, dentry: &Dentry) -> O
         }
         _ => Ok(()),
     }
+}
+
+/// A close that adds nothing to what an fsync has promised: the journal is told that it is sure, which nobody waits for. Gives up to
+/// where the journal has to be on the medium for that promise.
+fn promised_already(
+    engine: &Engine,
+    id: TxnId,
+    ready: &mut Ready,
+    judged: &Judged,
+    by: u32,
+) -> Result<Option<u64>, Abort> {
+    let mut state = engine.lock();
+    engine.tell_parts(&mut state, id, &mut ready.content);
+    let txn = state.txns.get(&id).filter(|t| judged.is(t));
+    let promise = txn.map(|t| &t.promise).filter(|p| p.overtaken().is_none());
+    let kept = promise
+        .and_then(|p| p.kept())
+        .filter(|kept| kept.content == ready.content);
+    let Some((_, appends)) = kept.and_then(|kept| kept.inlined.clone()) else {
+        return Ok(None);
+    };
+    let Some(path) = judged.path(engine, &state, id)? else {
+        return Ok(None);
+    };
+    if let Some(txn) = state.txns.get_mut(&id) {
+        txn.preparation.note_promised(ready, by);
+    }
+    let failed = |errno| Abort::FailedWrite {
+        what: "journalling",
+        errno,
+    };
+    engine
+        .sequencer
+        .append(&prepared(ready, path))
+        .map_err(failed)?;
+    Ok(Some(appends))
 }

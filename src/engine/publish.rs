@@ -71,6 +71,15 @@ impl Engine {
         synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
     }
 
+    /// Makes the first appends to the journal durable: see [`Sequencer::sync_to`](crate::commit::Sequencer::sync_to).
+    pub(super) fn sync_journal_to(&self, appends: u64) -> OpResult<()> {
+        if failpoint::mutant("C7-inlined-flush") {
+            return Ok(());
+        }
+        let synced = self.sequencer.sync_to(appends);
+        synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
+    }
+
     /// Makes everything journalled so far durable for who holds the state.
     pub(super) fn sync_journal_now(&self, state: &mut State) -> OpResult<()> {
         let synced = self.sequencer.sync();
@@ -125,6 +134,9 @@ impl Engine {
         let as_written = written.as_ref().map_or(&ready.file, |w| &w.file).clone();
         let version = node_of_version(state, &txn, written.as_ref());
         self.note_replaced_by(state, &txn, save, &unseen, (current, version), &as_written);
+        if ready.merged.is_none() {
+            ready.kept = txn.promise.kept().cloned();
+        }
         self.publish(state, txn.dentry(), ready, version);
         self.note_committed(state, &txn, version, synced);
         if let Some((actor, begun)) = save.and_then(|s| s.by) {
@@ -187,7 +199,9 @@ impl Engine {
         // What others have committed since its close promised it is on the medium soon, too; so is
         // what a close that wasn't known to be the last has left.
         let behind = self.sequencer.durable().next() < self.sequencer.last();
-        if synced && behind || !synced && self.config.durability == Durability::Sync {
+        if synced && behind && !self.all_synced(state)
+            || !synced && self.config.durability == Durability::Sync
+        {
             self.want_round(state);
         }
         let ago = txn.preparation.flush();
@@ -231,6 +245,9 @@ impl Engine {
                     let len = new.ready.content.len;
                     state.files.note_length(&new.dentry, len);
                     changes.add(edit);
+                    if let Some(kept) = new.ready.kept.as_ref().filter(|k| k.inlined.is_some()) {
+                        changes.has_promised(kept.records(new.ready.id));
+                    }
                 }
                 None => {
                     log::error!("{:?}: its directory is gone", new.dentry.name);
@@ -249,6 +266,9 @@ impl Engine {
                 ready,
                 node,
             } = new;
+            let inlined = ready.kept.is_some_and(|kept| {
+                kept.inlined.is_some() && is_same_content(&kept.content, &ready.content)
+            });
             let pending = Pending {
                 id: ready.id,
                 file: ready.file,
@@ -256,7 +276,8 @@ impl Engine {
                 seq,
                 version,
                 superseded: Vec::new(),
-                synced: ready.synced,
+                synced: ready.synced && !inlined,
+                journalled: ready.synced && inlined,
                 unwritten: None,
             };
             self.put_pending(state, &dentry, pending);
@@ -505,4 +526,9 @@ fn put_of(engine: &Engine, state: &mut State, new: &NewVersion, version: Version
         },
         in_place,
     })
+}
+
+/// Whether the journal is told the same of both, but for what recovery has to make them of.
+fn is_same_content(one: &ContentInfo, other: &ContentInfo) -> bool {
+    (one.len, one.crc, one.mtime_ns) == (other.len, other.crc, other.mtime_ns)
 }

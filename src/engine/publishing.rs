@@ -510,7 +510,11 @@ impl<'a> Publishing<'a> {
             false => None,
         };
         self.note_lost(state, parted.why, (replaced, version));
-        engine.publish(state, to, parted.ready, version);
+        let mut ready = parted.ready;
+        if ready.merged.is_none() && !self.how.links() {
+            ready.kept = state.txns[&id].promise.kept().cloned();
+        }
+        engine.publish(state, to, ready, version);
         if self.how.links() {
             if let Some(linked) = state.nodes.get_mut(version) {
                 // The kernel gets to know it by the answer.

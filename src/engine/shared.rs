@@ -22,7 +22,7 @@ use crate::journal::Record;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode, Policy, companion_of, looks_like_database};
 use crate::sys::{at, failpoint, proc};
-use crate::txn::Transaction;
+use crate::txn::{KeptContent, Transaction};
 use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
 
 /// Bytes that tell a database: HDF5's signature may come as late as at 2048.
@@ -225,9 +225,17 @@ impl Engine {
             }
             content.copy_base()?;
             let is_whole = content.size()? > 0;
-            if is_whole {
+            let is_inlined = |state: &State| {
+                let txn = state.txns.get(&id);
+                txn.is_some_and(|t| t.promise.is_inlined())
+            };
+            let is_inlined = is_inlined(&engine.lock());
+            if is_whole || is_inlined {
                 // What it replaces must not be gone before this is safe.
                 rustix::fs::fdatasync(&*content.file)?;
+            }
+            if is_inlined {
+                engine.store.sync_staging_dir()?;
             }
             let mut guard = engine.lock();
             let state = &mut *guard;
@@ -267,6 +275,12 @@ impl Engine {
         let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
         if replaced.is_some() {
             self.sequencer.barrier()?;
+        }
+        if let Some(kept) = txn.promise.kept().filter(|_| txn.promise.is_inlined()) {
+            // Others write to it from here on: the journal must not make it what it was.
+            let told = KeptContent::on_medium(kept.content.clone()).records(staging_id);
+            self.sequencer.append_all(&told)?;
+            self.sync_journal_now(state)?;
         }
         self.store.apply(staging_id, &*dir, &dentry.name)?;
         failpoint::crash_point("turned-direct");

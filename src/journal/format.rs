@@ -8,12 +8,13 @@ use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::{ContentInfo, Edit, FileKey, GrownInfo, Header, JournalError, Record};
+use super::{ContentInfo, Edit, FileKey, GrownInfo, Header, Inlined, JournalError, Record};
 use crate::types::{Seq, TxnId, Version};
 
 /// The format this program writes. It reads all up to this one.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// The first whose contents say what they were copied from.
 const WITH_GROWN: u32 = 2;
 /// The first that says what editors by parts have written.
@@ -49,6 +50,7 @@ mod tag {
     pub const MOVED: u8 = 11;
     pub const GROWING: u8 = 12;
     pub const SETTLED: u8 = 13;
+    pub const INLINED: u8 = 14;
 
     pub const PUT: u8 = 1;
     pub const DROP: u8 = 2;
@@ -219,6 +221,7 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             out.extend(id.0.to_le_bytes());
             push_content(out, content);
         }
+        Record::Inlined { id, whole } => push_inlined(out, *id, whole),
         Record::Prepared {
             id,
             sure,
@@ -269,11 +272,27 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             push_path(out, path);
             out.extend(len.to_le_bytes());
         }
-        Record::Settled { file } => {
-            out.push(tag::SETTLED);
-            push_key(out, *file);
-        }
+        Record::Settled { file } => push_settled(out, *file),
     }
+}
+
+fn push_settled(out: &mut Vec<u8>, file: FileKey) {
+    out.push(tag::SETTLED);
+    push_key(out, file);
+}
+
+fn push_inlined(out: &mut Vec<u8>, id: TxnId, whole: &Inlined) {
+    out.push(tag::INLINED);
+    out.extend(id.0.to_le_bytes());
+    for number in [whole.uid, whole.gid, whole.mode] {
+        out.extend(number.to_le_bytes());
+    }
+    out.extend((whole.xattrs.len() as u32).to_le_bytes());
+    for (name, value) in &whole.xattrs {
+        push_bytes(out, name);
+        push_bytes(out, value);
+    }
+    push_bytes(out, &whole.bytes);
 }
 
 fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
@@ -462,6 +481,10 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
             len: input.u64()?,
         },
         tag::SETTLED => Record::Settled { file: input.key()? },
+        tag::INLINED => Record::Inlined {
+            id: TxnId(input.u64()?),
+            whole: Arc::new(input.inlined()?),
+        },
         _ => return Err("no such kind of record"),
     };
     if !input.bytes.is_empty() {
@@ -546,6 +569,16 @@ impl<'a> Input<'a> {
                 false => None,
             },
         })
+    }
+
+    fn inlined(&mut self) -> Result<Inlined, Reason> {
+        let owner = (self.u32()?, self.u32()?, self.u32()?);
+        // Grown one by one: the count is not to be trusted with memory.
+        let xattr = |input: &mut Self| Ok((input.bytes()?.to_vec(), input.bytes()?.to_vec()));
+        let xattrs = (0..self.u32()?)
+            .map(|_| xattr(self))
+            .collect::<Result<_, _>>()?;
+        Ok(Inlined::new(self.bytes()?.to_vec(), owner, xattrs))
     }
 
     fn parts(&mut self) -> Result<Vec<Range<u64>>, Reason> {

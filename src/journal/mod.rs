@@ -2,7 +2,7 @@
 //! which commits have happened, so that the next mount can finish or undo what
 //! a killed daemon or a power cut left half done.
 //!
-//! # File layout (format version 3, little endian)
+//! # File layout (format version 4, little endian)
 //!
 //! ```text
 //! 0    magic "COMMITFJ"          8 bytes
@@ -39,18 +39,21 @@
 //!   of a file stored inline, from passing for records of this one.
 
 mod format;
+mod inlined;
 mod reader;
 mod writer;
 
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thiserror::Error;
 
 use crate::types::{Seq, TxnId, Version};
 
 pub use format::{FORMAT_VERSION, HEADER_LEN, MAX_INSTANCE, MAX_PAYLOAD, encode};
+pub use inlined::Inlined;
 pub use reader::{Contents, Tail, decode, read};
 pub use writer::{Journal, fresh_id};
 
@@ -87,7 +90,7 @@ pub struct ContentInfo {
     pub len: u64,
     /// crc32c of the whole content, when it is known.
     pub crc: Option<u32>,
-    /// The whole content itself, when it is small enough to live here.
+    /// The whole content itself; not written: [`Record::Inlined`] came instead.
     pub inline: Option<Vec<u8>>,
     /// Modification time, in nanoseconds since the Unix epoch.
     pub mtime_ns: i128,
@@ -214,6 +217,13 @@ pub enum Record {
         id: TxnId,
         /// The content as of that fsync.
         content: ContentInfo,
+    },
+    /// All bytes of what the next [`Record::Fsynced`] of the transaction speaks of, which is not on the medium elsewhere.
+    Inlined {
+        /// The transaction.
+        id: TxnId,
+        /// They, and the attributes of the file.
+        whole: Arc<Inlined>,
     },
     /// A transaction is complete and waits for its commit.
     Prepared {

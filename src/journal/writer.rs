@@ -188,18 +188,19 @@ impl Medium for Arc<OwnedFd> {
     fn allocate(&mut self, from: u64, to: u64) -> io::Result<()> {
         let all = || rustix::fs::fallocate(self.as_fd(), FallocateFlags::empty(), from, to - from);
         match retry_on_intr(all) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                let zeros = vec![0; 64 << 10];
-                let mut at = from;
-                while at < to {
-                    let len = (to - at).min(zeros.len() as u64);
-                    write_all(self, &zeros[..len as usize], at)?;
-                    at += len;
-                }
-                Ok(())
-            }
-            other => Ok(other?),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            other => other?,
         }
+        // Written once, the space is the file's for good: an fdatasync of records that come there writes them and nothing
+        // else, where it would have to commit which parts of the space have been written.
+        let zeros = vec![0; 64 << 10];
+        let mut at = from;
+        while at < to {
+            let len = (to - at).min(zeros.len() as u64);
+            write_all(self, &zeros[..len as usize], at)?;
+            at += len;
+        }
+        Ok(())
     }
 
     fn cut(&mut self, len: u64) -> io::Result<()> {

@@ -27,8 +27,10 @@ pub struct Pending {
     pub version: Version,
     /// Versions of this name that it replaced before they were applied, oldest first.
     pub superseded: Vec<Superseded>,
-    /// The data is known to be on the medium.
+    /// The data is known to be on the medium, in its file.
     pub synced: bool,
+    /// Or in the journal.
+    pub journalled: bool,
     /// A document whose text is in memory and in the journal only.
     pub unwritten: Option<Unwritten>,
 }

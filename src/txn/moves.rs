@@ -143,6 +143,7 @@ pub fn each_path(record: &mut Record, mut change: impl FnMut(&mut PathBuf)) {
             change(to);
         }
         Record::Moved { .. }
+        | Record::Inlined { .. }
         | Record::Fsynced { .. }
         | Record::Unprepared { .. }
         | Record::Abort { .. }

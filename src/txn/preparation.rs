@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Abort, GrownBase};
+use super::{Abort, GrownBase, KeptContent};
 use crate::journal::ContentInfo;
 use crate::sys::failpoint;
 use crate::types::{NodeId, TxnId, Version};
@@ -23,6 +23,8 @@ pub struct Ready {
     pub version: Version,
     /// It is on the medium already.
     pub synced: bool,
+    /// What the journal was told of it when it promised something last.
+    pub kept: Option<KeptContent>,
     /// The version that it was held against (C17).
     pub onto: Option<NodeId>,
     /// It is merged: what was written lies elsewhere.
@@ -49,6 +51,7 @@ impl Ready {
             content,
             version: Version::default(),
             synced: false,
+            kept: None,
             onto: None,
             merged: None,
             grown: None,

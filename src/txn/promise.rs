@@ -1,8 +1,10 @@
 //! What the journal was told of a transaction that is on the medium, and is rolled forward after a
 //! power cut unless its name has got a newer version since.
 
-use crate::journal::ContentInfo;
-use crate::types::{NodeId, Seq};
+use std::sync::Arc;
+
+use crate::journal::{ContentInfo, Inlined, Record};
+use crate::types::{NodeId, Seq, TxnId};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -10,10 +12,54 @@ pub struct Promise {
     /// The program has called fsync: exempt from what a kill does (C7).
     fsync: Option<Fsync>,
     /// What is on the medium of what was written.
-    told: Option<ContentInfo>,
+    told: Option<KeptContent>,
     /// The commit that has given its name another version since the journal was told last what may
     /// be rolled forward of it: that is newer. 0: it is on the medium when the next journal is.
     overtaken: Option<Seq>,
+}
+
+/// A content that the journal says is on the medium.
+#[derive(Clone, Debug)]
+pub struct KeptContent {
+    /// What it says of it.
+    pub content: ContentInfo,
+    /// All of its bytes, where it lies in the journal and nowhere else, and up to where that has to be on the medium.
+    pub inlined: Option<(Arc<Inlined>, u64)>,
+}
+
+impl KeptContent {
+    /// It lies in its staging file.
+    pub fn on_medium(content: ContentInfo) -> KeptContent {
+        let inlined = None;
+        KeptContent { content, inlined }
+    }
+
+    /// It lies in the journal.
+    pub fn in_journal(content: ContentInfo, whole: Inlined) -> KeptContent {
+        let inlined = Some((Arc::new(whole), 0));
+        KeptContent { content, inlined }
+    }
+
+    /// The journal is told so by its first appends, so many.
+    pub fn is_told(&mut self, by: u64) {
+        if let Some((_, appends)) = &mut self.inlined {
+            *appends = by;
+        }
+    }
+
+    /// What the journal is told of the content of this staging file.
+    pub fn records(&self, id: TxnId) -> Vec<Record> {
+        let inlined = self.inlined.iter();
+        let mut records: Vec<Record> = inlined
+            .map(|(whole, _)| Record::Inlined {
+                id,
+                whole: whole.clone(),
+            })
+            .collect();
+        let content = self.content.clone();
+        records.push(Record::Fsynced { id, content });
+        records
+    }
 }
 
 /// The last fsync.
@@ -25,13 +71,13 @@ struct Fsync {
 
 impl Promise {
     /// The program has called fsync, with this version being current: the content is told with it.
-    pub fn note_fsync(&mut self, current: Option<NodeId>, content: ContentInfo) {
+    pub fn note_fsync(&mut self, current: Option<NodeId>, content: KeptContent) {
         self.fsync = Some(Fsync { current });
         self.note_durable(content);
     }
 
     /// The journal is told that this much of it is on the medium, whatever has its name by now.
-    pub fn note_durable(&mut self, content: ContentInfo) {
+    pub fn note_durable(&mut self, content: KeptContent) {
         self.told = Some(content);
         self.overtaken = None;
     }
@@ -61,7 +107,7 @@ impl Promise {
         if promised.is_none() {
             self.fsync = None;
         }
-        self.told = promised;
+        self.told = promised.map(KeptContent::on_medium);
     }
 
     /// Whether the program has called fsync for what isn't published yet.
@@ -76,6 +122,17 @@ impl Promise {
 
     /// What is on the medium of what was written.
     pub fn told(&self) -> Option<&ContentInfo> {
+        self.told.as_ref().map(|told| &told.content)
+    }
+
+    /// Whether that lies in the journal alone.
+    pub fn is_inlined(&self) -> bool {
+        let told = self.told.as_ref();
+        told.is_some_and(|told| told.inlined.is_some())
+    }
+
+    /// That, and where.
+    pub fn kept(&self) -> Option<&KeptContent> {
         self.told.as_ref()
     }
 
@@ -103,7 +160,7 @@ mod tests {
     #[test]
     fn a_merge_takes_the_place_of_an_older_promise_only() {
         let mut promise = Promise::default();
-        promise.note_fsync(None, content(1));
+        promise.note_fsync(None, KeptContent::on_medium(content(1)));
         promise.note_durable_merge();
         assert!(promise.told().is_some());
         promise.overtake(Seq(3));
@@ -114,7 +171,7 @@ mod tests {
     #[test]
     fn what_became_a_version_is_no_promise_any_more() {
         let mut promise = Promise::default();
-        promise.note_fsync(Some(NodeId(4)), content(1));
+        promise.note_fsync(Some(NodeId(4)), KeptContent::on_medium(content(1)));
         promise.go_on(Some(content(2)));
         assert_eq!(promise.current_at_fsync(), Some(NodeId(4)));
         promise.go_on(None);

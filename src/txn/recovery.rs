@@ -227,6 +227,8 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
             source: source.into(),
         }
     };
+    let lost = told.as_ref().filter(|_| !only_daemon);
+    super::restore::restore(store, lost).map_err(io("writing out what the journal has"))?;
     let mut plan =
         plan(store, rules, told.as_ref(), &instance).map_err(io("reading staged content"))?;
     let start = |plan: &Plan, records: &[Record]| {
@@ -431,7 +433,7 @@ fn base_is_whole(
     let Some(file) = replay::last_content(store, path, staged)? else {
         return Ok(false);
     };
-    Ok(len(&file)? == wanted && checksum(&file, wanted)? == crc)
+    Ok(len(&file)? == wanted && checksum_of(&file, 0, wanted)? == crc)
 }
 
 fn append_is_whole(
@@ -470,17 +472,13 @@ fn content_is_whole(
         return Ok(true);
     }
     match content.crc {
-        Some(crc) => Ok(checksum(&file, content.len)? == crc),
+        Some(crc) => Ok(checksum_of(&file, 0, content.len)? == crc),
         None => Ok(content.len == 0),
     }
 }
 
 fn len(file: &File) -> Result<u64, Errno> {
     Ok(file.metadata().map_err(|e| errno_of(&e))?.len())
-}
-
-fn checksum(file: &File, len: u64) -> Result<u32, Errno> {
-    checksum_of(file, 0, len)
 }
 
 fn checksum_of(file: &File, from: u64, len: u64) -> Result<u32, Errno> {
@@ -631,7 +629,7 @@ fn keep_fsynced(
     let prefix_is_whole = now.len >= fsynced.len
         && fsynced
             .crc
-            .is_none_or(|crc| checksum(file, fsynced.len) == Ok(crc));
+            .is_none_or(|crc| checksum_of(file, 0, fsynced.len) == Ok(crc));
     if (trusted || !prefix_is_whole) && guard_permits(store, rules, file, path, now.len)? {
         return Ok(Some(now));
     }

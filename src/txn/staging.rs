@@ -4,6 +4,7 @@
 //! publishes the file written so far and lets the transaction go on with a copy of it.
 
 mod grown;
+mod inlining;
 mod rest;
 
 use std::fs::File;
@@ -118,6 +119,8 @@ pub struct Fsynced {
     pub content: journal::ContentInfo,
     /// Whether bytes below that length were written or cut since.
     pub overwritten: bool,
+    /// How many bytes the journal has been told of it, in all.
+    inlined: u64,
 }
 
 /// Checksum and JSON state of content written strictly from front to back.
@@ -336,11 +339,18 @@ impl Content {
             return Err(errno);
         }
         let content = self.describe()?;
+        self.note_fsynced(&content, 0);
+        Ok(content)
+    }
+
+    /// So much is durable, of which the journal has been told so many bytes.
+    fn note_fsynced(&mut self, content: &journal::ContentInfo, inlined: u64) {
+        let before = self.fsynced.as_ref().map_or(0, |f| f.inlined);
         self.fsynced = Some(Fsynced {
             content: content.clone(),
             overwritten: false,
+            inlined: before + inlined,
         });
-        Ok(content)
     }
 
     fn sync_data(&mut self) -> OpResult<()> {
@@ -661,28 +671,6 @@ impl Content {
         tells.then(|| parts.within(0..u64::MAX))
     }
 
-    /// The length of what the last fsync had made durable, if nothing of it was touched since.
-    pub fn fsynced_len(&self) -> Option<u64> {
-        let fsynced = self.fsynced.as_ref().filter(|f| !f.overwritten)?;
-        Some(fsynced.content.len)
-    }
-
-    /// Cuts the content back to what the last fsync had made durable. Gives whether it could.
-    pub fn cut_back_to_fsynced(&mut self) -> bool {
-        let kept = self.fsynced.as_ref().filter(|f| !f.overwritten);
-        let Some(kept) = kept.map(|f| f.content.clone()) else {
-            return false;
-        };
-        let is_cut = self.truncate(kept.len).is_ok();
-        if is_cut {
-            self.failed = None;
-            if let (Some(grown), Some(then)) = (&mut self.grown, kept.grown) {
-                grown.len = then.len;
-            }
-        }
-        is_cut
-    }
-
     /// Starts from another content. Only as long as nothing is written.
     pub fn start_from(&mut self, base: Shown) {
         debug_assert!(!self.changed);
@@ -705,14 +693,6 @@ impl Content {
         }
         self.dirty = true;
         self.start_from(base);
-    }
-
-    /// What was promised before of another file holds of this one, which is on the medium.
-    pub fn keep_promise(&mut self, content: journal::ContentInfo) {
-        self.fsynced = Some(Fsynced {
-            content,
-            overwritten: false,
-        });
     }
 
     /// Goes on with a `file` that starts from what was staged so far: it is empty, or has been

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::journal::{ContentInfo, Edit, Record};
+use crate::journal::{ContentInfo, Edit, Inlined, Record};
 use crate::types::{Seq, TxnId, Version};
 
 /// One transaction as the journal tells it.
@@ -14,12 +15,32 @@ pub(super) struct Recorded {
     pub claim: bool,
     pub pid: u32,
     pub fsynced: Option<ContentInfo>,
+    /// All bytes of that, unless they are on the medium elsewhere.
+    pub inlined: Option<Arc<Inlined>>,
+    /// They come before what speaks of them.
+    next_inlined: Option<Arc<Inlined>>,
     pub prepared: Option<(ContentInfo, PathBuf, Version)>,
     pub aborted: bool,
     /// Place in the journal of the last record that lets it be rolled forward.
     pub told_at: usize,
     /// Place of its own commit.
     pub committed_at: Option<usize>,
+}
+
+fn note_fsynced(
+    transactions: &mut BTreeMap<TxnId, Recorded>,
+    id: TxnId,
+    content: &ContentInfo,
+    at: usize,
+) {
+    let told = transactions.entry(id).or_default();
+    told.fsynced = Some(content.clone());
+    told.inlined = told.next_inlined.take();
+    told.told_at = at;
+}
+
+fn note_inlined(transactions: &mut BTreeMap<TxnId, Recorded>, id: TxnId, whole: &Arc<Inlined>) {
+    transactions.entry(id).or_default().next_inlined = Some(whole.clone());
 }
 
 /// Sorts the records out: commits by number, and what is known of each transaction.
@@ -56,11 +77,8 @@ pub(super) fn collect(
                 }
                 told.path = path.clone().or(told.path.take());
             }
-            Record::Fsynced { id, content } => {
-                let told = transactions.entry(*id).or_default();
-                told.fsynced = Some(content.clone());
-                told.told_at = at;
-            }
+            Record::Fsynced { id, content } => note_fsynced(transactions, *id, content, at),
+            Record::Inlined { id, whole } => note_inlined(transactions, *id, whole),
             Record::Prepared {
                 id,
                 sure,
@@ -96,9 +114,7 @@ pub(super) fn collect(
                 barriers.retain(|behind| behind > seq);
             }
             Record::Barrier => barriers.push(last),
-            Record::Withdrawn { seq } => {
-                commits.remove(seq);
-            }
+            Record::Withdrawn { seq } => drop(commits.remove(seq)),
             Record::Moved {
                 from,
                 to,

@@ -16,12 +16,15 @@ use proptest::prelude::*;
 
 use samples::{
     any_header, any_record, header, one_of_each, one_of_each_in_format_1, one_of_each_in_format_2,
+    one_of_each_in_format_3,
 };
 
 /// Written by commitfs when format 3 was new, with 64 zeros behind the
 /// records. It is never written again; see `write_the_fixture`.
-const FIXTURE: &[u8] = include_bytes!("../fixtures/journal-v3.bin");
+const FIXTURE: &[u8] = include_bytes!("../fixtures/journal-v4.bin");
 /// Likewise when format 2 was.
+const FIXTURE_3: &[u8] = include_bytes!("../fixtures/journal-v3.bin");
+/// One as the format before that was.
 const FIXTURE_2: &[u8] = include_bytes!("../fixtures/journal-v2.bin");
 /// And format 1.
 const FIXTURE_1: &[u8] = include_bytes!("../fixtures/journal-v1.bin");
@@ -142,6 +145,11 @@ fn a_journal_of_format_2_stays_readable() {
 
 #[test]
 fn a_journal_of_format_3_stays_readable() {
+    reads_as(FIXTURE_3, &one_of_each_in_format_3());
+}
+
+#[test]
+fn a_journal_of_format_4_stays_readable() {
     reads_as(FIXTURE, &one_of_each());
 }
 
@@ -154,7 +162,7 @@ fn reads_as(fixture: &[u8], records: &[Record]) {
 }
 
 #[test]
-fn format_3_is_written_as_ever() {
+fn format_4_is_written_as_ever() {
     let bytes = encode(&header(), &one_of_each()).unwrap();
     assert!(FIXTURE[..FIXTURE.len() - FIXTURE_ZEROS] == bytes);
 }
@@ -162,7 +170,7 @@ fn format_3_is_written_as_ever() {
 #[test]
 #[ignore = "writes the fixture of the current format: only when the format's number changes"]
 fn write_the_fixture() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v3.bin");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v4.bin");
     let mut bytes = encode(&header(), &one_of_each()).unwrap();
     bytes.extend([0; FIXTURE_ZEROS]);
     let mut file = File::create_new(path).expect("a fixture, once released, is never rewritten");
@@ -311,10 +319,10 @@ fn a_foreign_a_newer_and_a_damaged_header_are_told_apart() {
     for foreign in [&[0; 600][..], b"#!/bin/sh\n", b"COMMITFX"] {
         assert!(matches!(decode(foreign), Err(JournalError::Foreign)));
     }
-    let newer = resealed(|bytes| bytes[8] = 4);
+    let newer = resealed(|bytes| bytes[8] = 5);
     let error = decode(&newer).unwrap_err();
     assert!(
-        matches!(error, JournalError::NewerFormat { found: 4 }),
+        matches!(error, JournalError::NewerFormat { found: 5 }),
         "{error}"
     );
     let damaged: [fn(&mut [u8]); 3] = [

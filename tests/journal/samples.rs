@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use commitfs::journal::{ContentInfo, Edit, FileKey, GrownInfo, Header, Record};
+use commitfs::journal::{ContentInfo, Edit, FileKey, GrownInfo, Header, Inlined, Record};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -37,6 +37,27 @@ pub fn raw_path(bytes: &[u8]) -> PathBuf {
 
 /// Every kind of record, with every optional field present and absent.
 pub fn one_of_each() -> Vec<Record> {
+    let mut records = one_of_each_in_format_3();
+    let whole = |bytes: &[u8], xattrs| {
+        let owner = (1000, 100, 0o640);
+        std::sync::Arc::new(Inlined::new(bytes.to_vec(), owner, xattrs))
+    };
+    let xattrs = vec![(b"user.a".to_vec(), b"\0\xff".to_vec())];
+    records.extend([
+        Record::Inlined {
+            id: TxnId(47),
+            whole: whole(b"all of it", xattrs),
+        },
+        Record::Inlined {
+            id: TxnId(48),
+            whole: whole(b"", Vec::new()),
+        },
+    ]);
+    records
+}
+
+/// What there was when that format was new.
+pub fn one_of_each_in_format_3() -> Vec<Record> {
     let file = FileKey {
         inode: 79,
         btime_ns: 1_700_000_000_000_000_001,
@@ -318,6 +339,7 @@ pub fn any_record() -> impl Strategy<Value = Record> {
             len
         }),
         any_key().prop_map(|file| Record::Settled { file }),
+        any_inlined(),
         (
             (any_path(), any_path()),
             any::<(u64, bool)>(),
@@ -345,6 +367,17 @@ pub fn any_header() -> impl Strategy<Value = Header> {
             next_id: TxnId(next_id),
             next_seq: Seq(next_seq),
             durable_seq: Seq(durable_seq),
+        },
+    )
+}
+
+fn any_inlined() -> impl Strategy<Value = Record> {
+    let bytes = || vec(any::<u8>(), 0..200);
+    let xattrs = vec((bytes(), bytes()), 0..3);
+    (any::<u64>(), bytes(), any::<(u32, u32, u32)>(), xattrs).prop_map(
+        |(id, bytes, owner, xattrs)| Record::Inlined {
+            id: TxnId(id),
+            whole: std::sync::Arc::new(Inlined::new(bytes, owner, xattrs)),
         },
     )
 }

@@ -582,6 +582,7 @@ impl Staged {
             version,
             superseded: Vec::new(),
             synced: false,
+            journalled: false,
             unwritten,
         }
     }
