@@ -38,7 +38,6 @@ const FUNCTION_LINES: Limits = (
         ("start", 119),
         ("for_people", 131),
         ("Engine::append_now", 74),
-        ("Engine::open_now", 71),
         ("Engine::publish_first", 113),
         ("Engine::leave_stream", 77),
         ("Engine::prepare_once", 110),

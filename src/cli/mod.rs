@@ -121,7 +121,11 @@ enum Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    if let Some(code) = crate::sys::watch_helper::run_if_asked() {
+    let helpers = [
+        crate::sys::watch_helper::run_if_asked,
+        crate::sys::name_helper::run_if_asked,
+    ];
+    if let Some(code) = helpers.iter().find_map(|run| run()) {
         return code;
     }
     let line: Vec<_> = std::env::args_os().collect();

@@ -1,7 +1,8 @@
 //! `commitfs mount`: checks, recovers, mounts and serves.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use rustix::io::Errno;
 
 use super::options::{self, Options};
 use super::{Failure, exit, logging};
-use crate::engine::{Config, Durability, Engine, LogTo};
-use crate::fuse::{Adapter, KernelNotify};
+use crate::engine::{Config, Durability, Engine, LogTo, set_dropper};
+use crate::fuse::{Adapter, KernelNotify, NameDropper};
 use crate::rules::Rules;
 use crate::store::{DAEMON_LOG, LOG_LIMIT, OLD_LOG, STATE_DIR, Store, StoreError};
 use crate::sys::background::{self, ReadyWriter, StartOutcome};
@@ -508,18 +509,10 @@ fn start(plan: &MountPlan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Fai
         recovered,
     )
     .map_err(|e| refused(e.into()))?;
-    let session = fuser::Session::from_fd(
-        Adapter::from(engine.clone()),
-        mounted.device,
-        fuser::SessionACL::All,
-        fuser::Config::default(),
-    )
-    .and_then(|session| Ok((KernelNotify::start(session.notifier())?, session)));
-    let (notify, session) = session.map_err(|e| {
+    let session = connect(&engine, mounted.device, &plan.mountpoint).map_err(|e| {
         sysmount::unmount(&plan.mountpoint, true).ok();
         refused(e)
     })?;
-    engine.set_notify(Box::new(notify));
     if let Err(why) = engine.start_watch_helper() {
         log::warn!("programs that watch single files miss commits: {why}");
     }
@@ -540,6 +533,29 @@ fn start(plan: &MountPlan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Fai
         plan.mountpoint.display()
     );
     Ok((session, engine))
+}
+
+/// Answers the kernel, and tells it of changes.
+fn connect(
+    engine: &Arc<Engine>,
+    device: OwnedFd,
+    mountpoint: &Path,
+) -> io::Result<fuser::Session<Adapter>> {
+    let dropper = Arc::new(NameDropper::default());
+    let session = fuser::Session::from_fd(
+        Adapter::new(engine.clone(), dropper.clone()),
+        device,
+        fuser::SessionACL::All,
+        fuser::Config::default(),
+    )?;
+    engine.set_notify(Box::new(KernelNotify::start(session.notifier())?));
+    if !failpoint::feature_off("kept_files") {
+        match dropper.start(engine, session.notifier(), mountpoint) {
+            Ok(()) => set_dropper(engine, dropper),
+            Err(e) => log::warn!("names of files are looked up each time: no name helper: {e}"),
+        }
+    }
+    Ok(session)
 }
 
 pub(super) fn detection() -> Option<String> {

@@ -139,6 +139,7 @@ impl Engine {
         (flags, stream): (OFlags, Stream),
     ) -> OpResult<Opened> {
         let read = Shown::open(&state.nodes, id, self.reading(flags))?;
+        state.nodes.drop_name(id);
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.readers += 1;
         let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::open::ctime;
 use super::retries::{Goal, arrive};
 use super::setid::drop_set_id;
-use super::{Engine, State, virtualdir};
+use super::{Engine, State, resolve, virtualdir};
 use crate::journal;
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
@@ -198,10 +198,14 @@ impl Engine {
         }
         let engine = self.clone();
         let finish = move |size: OpResult<()>| {
-            done(
-                size.and_then(|()| engine.change(target, &change))
-                    .and_then(|()| engine.getattr(caller, node, None)),
-            );
+            let changed = size.and_then(|()| engine.change(target, &change));
+            if target != node
+                && let Some(notify) = engine.notify.get()
+            {
+                // The kernel takes it for a change of what it came by.
+                notify.attributes_changed_by_now(target);
+            }
+            done(changed.and_then(|()| engine.getattr(caller, node, None)));
         };
         match (change.size, handle) {
             // The base may have to be copied first.
@@ -341,6 +345,7 @@ impl Engine {
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         if let Some(prepared) = prepared {
             if node.kind == NodeKind::Private(prepared) {
+                resolve::has_walked(state, prepared);
                 return Ok(Truncation::Alone(prepared));
             }
             self.drop_unopened(state, prepared);
@@ -358,10 +363,8 @@ impl Engine {
             }
             NodeKind::Private(_) | NodeKind::File => {}
         }
-        let dentry = match state.lookups.get(&caller.tid) {
-            Some((dentry, n)) if *n == id => Some(dentry.clone()),
-            _ => node.at.clone(),
-        };
+        let looked_up = resolve::looked_up(state, caller.tid, id);
+        let dentry = looked_up.or(node.at.as_ref()).cloned();
         if !node.dead && self.is_direct(state, id, dentry.as_ref())? {
             let file = at::reopen(&*state.nodes.fd(id)?, rustix::fs::OFlags::WRONLY)?;
             rustix::fs::ftruncate(&file, size)?;
@@ -461,9 +464,10 @@ pub(super) fn meant(engine: &Engine, caller: Caller, node: NodeId) -> NodeId {
             .is_some_and(|n| n.kind == NodeKind::File)
     };
     let is_old = is_file(state, node) && state.nodes.get(node).is_some_and(|n| n.superseded);
-    let dentry = match state.lookups.get(&caller.tid) {
-        Some((dentry, looked_up)) if is_old && *looked_up == node => dentry.clone(),
-        _ => return node,
+    let dentry = resolve::looked_up(state, caller.tid, node);
+    let dentry = dentry.or_else(|| state.nodes.get(node)?.at.as_ref());
+    let Some(dentry) = dentry.filter(|_| is_old).cloned() else {
+        return node;
     };
     let current = engine.current_if_any(state, &dentry).ok().flatten();
     let Some(current) = current.filter(|id| *id != node && is_file(state, *id)) else {

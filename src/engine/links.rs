@@ -140,6 +140,14 @@ impl Engine {
         if let Err(e) = refuse_state_dir(dir, name) {
             return done(Err(e));
         }
+        {
+            // It looks the name up again when told so: by which of several names somebody comes, only lookups tell.
+            let mut state = self.lock();
+            if state.nodes.kept_names.is_kept(node) {
+                state.nodes.drop_name(node);
+                return done(Err(Errno::STALE));
+            }
+        }
         let to = Dentry {
             dir,
             name: name.to_owned(),

@@ -89,6 +89,7 @@ pub use io::WriteRequest;
 pub use locking::LockRequest;
 pub use lockstats::{BOUNDS, Histogram, LockStats, NameTotals, Totals};
 pub use open::{CreateRequest, Created, OpenRequest, Opened, Pass};
+pub use resolve::{path_now, set_dropper};
 pub use state::{Counters, DirEntry, State};
 pub use status::{Feature, Status};
 pub use virtualdir::{Answer, Blocker, ControlCommand, is_virtual};
@@ -201,25 +202,6 @@ pub struct Engine {
     uncached: std::sync::atomic::AtomicBool,
     strangers: strangers::Strangers,
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
-}
-
-/// How long the kernel may go by a name without asking. What a file's name means depends on who
-/// asks, and changes at a close; all other names change by requests for these very names, and the
-/// kernel, which has sent them, knows.
-fn name_ttl(state: &State, node: &Node) -> Duration {
-    // Who has opened a new file there before the directory was made goes on seeing that.
-    let is_nobodys =
-        |dentry| state.txns.all_at(dentry).next().is_none() || failpoint::mutant("C1-kept-name");
-    let is_kept = match node.kind {
-        NodeKind::Dir | NodeKind::Special => {
-            !state.nodes.is_asked_each_time(node.id) && node.at.as_ref().is_none_or(is_nobodys)
-        }
-        NodeKind::File | NodeKind::Private(_) => false,
-    };
-    match is_kept && !failpoint::feature_off("kept_names") {
-        true => STABLE,
-        false => VOLATILE,
-    }
 }
 
 /// The first number given to a file: below 2^53, which is as far as some programs can count, and from
@@ -463,7 +445,7 @@ impl Engine {
             ino: node.id,
             stat,
             ttl,
-            name_ttl: name_ttl(state, node),
+            name_ttl: resolve::name_ttl(state, node),
         })
     }
 

@@ -210,7 +210,10 @@ impl Engine {
                 let left = {
                     let mut state = engine.lock();
                     match engine.current_if_any(&mut state, &dentry)? {
-                        Some(current) if current == file => engine.left_at(&mut state, &dentry)?,
+                        Some(current) if current == file => {
+                            state.nodes.drop_name(file);
+                            engine.left_at(&mut state, &dentry)?
+                        }
                         _ => return Err(Errno::NOENT),
                     }
                 };

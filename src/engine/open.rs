@@ -18,7 +18,7 @@ use super::checkpoint::tell_begun;
 use super::handle::{Opening, StagedFile, VersionReader};
 use super::retries::{Arrival, Goal, PendingOpen, Way};
 use super::shared::{is_database, is_edit, is_outsider};
-use super::{Engine, State, retries, virtualdir};
+use super::{Engine, State, resolve, retries, virtualdir};
 use crate::namespace::{Node, NodeKind, Shown};
 use crate::rules::{Creation, Mode as RuleMode, Stream};
 use crate::sys::{at, failpoint, proc};
@@ -212,9 +212,8 @@ impl Engine {
         let Some(node) = state.nodes.get(id).filter(|n| n.kind == NodeKind::File) else {
             return false;
         };
-        let looked_up = state.lookups.get(&caller.tid);
-        let looked_up = looked_up.filter(|(_, found)| *found == id);
-        let Some(dentry) = looked_up.map(|(dentry, _)| dentry).or(node.at.as_ref()) else {
+        let looked_up = resolve::looked_up(state, caller.tid, id);
+        let Some(dentry) = looked_up.or(node.at.as_ref()) else {
             return false;
         };
         let is_pending = state.pending.get(dentry.dir, &dentry.name).is_some();
@@ -251,10 +250,8 @@ impl Engine {
             return Ok(OpenStep::Undecided(txn));
         }
         // An open through a path is looked up right before; one through a magic link is not.
-        let looked_up = state
-            .lookups
-            .remove(&caller.tid)
-            .filter(|(_, node)| *node == id);
+        let looked_up = resolve::looked_up(state, caller.tid, id).cloned();
+        state.lookups.remove(&caller.tid);
         let note = self.take_pending_open(state, caller.tid, Goal::Open(flags));
         if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
             return self.open_unwalked(state, caller, note, flags);
@@ -263,7 +260,7 @@ impl Engine {
         if let NodeKind::Private(txn) = node.kind
             && state.txns.contains_key(&txn)
         {
-            let walked = looked_up.map(|(dentry, _)| dentry);
+            let walked = looked_up;
             let opened = self.open_private(state, caller, txn, (flags, note), walked.as_ref());
             // It may have another name by now than the one that its opener looks up once more.
             if let Some(note) = state.pending_opens.get_mut(&caller.tid)
@@ -278,9 +275,7 @@ impl Engine {
         }
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         if node.dead {
-            let dentry = looked_up
-                .map(|(dentry, _)| dentry)
-                .or_else(|| node.at.clone());
+            let dentry = looked_up.or_else(|| node.at.clone());
             return self.open_gone(state, caller, id, dentry, flags);
         }
         match node.kind {
@@ -288,9 +283,7 @@ impl Engine {
             NodeKind::Special => return Err(Errno::NXIO),
             NodeKind::Private(_) | NodeKind::File => {}
         }
-        let dentry = looked_up
-            .map(|(dentry, _)| dentry)
-            .or_else(|| node.at.clone());
+        let dentry = looked_up.or_else(|| node.at.clone());
         if self.opens_direct(state, id, dentry.as_ref(), flags)? {
             return self
                 .open_direct(state, caller, id, flags)
@@ -437,15 +430,14 @@ impl Engine {
         let fresh = prepared == Some(id);
         match note.map(|n| n.way) {
             Some(Way::Own { empties, .. }) if fresh => {
+                resolve::has_walked(state, id);
                 if let Some(emptied) = empties.and_then(|own| state.txns.get_mut(&own)) {
                     emptied.note_emptied(id);
                 }
             }
-            _ => {
-                if let Some(prepared) = prepared {
-                    self.drop_unopened(state, prepared);
-                }
-            }
+            _ => prepared
+                .into_iter()
+                .for_each(|prepared| self.drop_unopened(state, prepared)),
         }
         let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
         if let Some(dentry) = walked.cloned()
@@ -551,6 +543,7 @@ impl Engine {
         }
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         let first = !txn.phase.is_open();
+        let base = txn.purpose.base();
         // A new log becomes visible by its first line as long as all its writers append.
         let goes_on = txn.purpose.appends() && flags.contains(OFlags::APPEND);
         if !first && !goes_on {
@@ -566,6 +559,10 @@ impl Engine {
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         let staging = txn.staging.clone();
         let shown = txn.purpose.shown();
+        if let Some(base) = base {
+            // It may have come without a walk.
+            state.nodes.drop_name(base);
+        }
         let handle = state.add_handle(Arc::new(StagedFile {
             txn: id,
             shown,

@@ -329,6 +329,7 @@ impl Engine {
             }
         }
         self.supersede(state, dentry, old);
+        state.nodes.kept_names.replace(old, node);
         let body = state.files.body(node);
         self.overtake_but(state, dentry, self.sequencer.last(), Some(body));
     }

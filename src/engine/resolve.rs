@@ -14,11 +14,12 @@ use rustix::io::Errno;
 use super::probe::Looks;
 use super::state::sleep_until;
 use super::wakeups::Awaited;
-use super::{Engine, State, VOLATILE, virtualdir};
-use crate::namespace::NodeKind;
+use super::{Engine, STABLE, State, VOLATILE, virtualdir};
+use crate::namespace::{DropNames, Node, NodeKind};
+use crate::rules::{Creation, Mode};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Last, Transaction, View};
-use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId};
+use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId, now_ns};
 
 /// Of how many descriptors at most a lookup looks at each: others wait meanwhile.
 const MOST_LOOKS: u64 = 1024;
@@ -63,8 +64,9 @@ impl Engine {
         match self.try_lookup(caller, &dentry, true) {
             Ok(Some(found)) => match self.attr_after_lookup(found) {
                 // Now, as the caller waits.
-                Ok(attr) => {
+                Ok(mut attr) => {
                     self.note_taken(caller, &dentry);
+                    keep_file(self, &dentry, &mut attr);
                     done(Ok(attr));
                 }
                 // It has committed nothing and ended meanwhile: the name means something else now.
@@ -390,4 +392,100 @@ fn has_inherited(state: &State, txn: &Transaction, tgid: u32) -> bool {
     let looks = Looks::of(state, txn);
     let ours = |ino, how| looks.are(ino, how);
     proc::holds(tgid, MOST_LOOKS, &ours) == proc::Holding::Yes
+}
+
+/// How long the kernel may go by the name of what isn't a file: it changes by requests for this very name, and the kernel, which
+/// has sent them, knows.
+pub(super) fn name_ttl(state: &State, node: &Node) -> Duration {
+    // Who has opened a new file there before the directory was made goes on seeing that.
+    let is_nobodys =
+        |dentry| state.txns.all_at(dentry).next().is_none() || failpoint::mutant("C1-kept-name");
+    let is_kept = match node.kind {
+        NodeKind::Dir | NodeKind::Special => {
+            let names = &state.nodes.kept_names;
+            !names.is_asked_each_time(node.id) && node.at.as_ref().is_none_or(is_nobodys)
+        }
+        NodeKind::File | NodeKind::Private(_) => false,
+    };
+    match is_kept && !failpoint::feature_off("kept_names") {
+        true => STABLE,
+        false => VOLATILE,
+    }
+}
+
+/// A lookup is about to be answered at once, by the thread that takes requests: the kernel may keep the name of a file that nobody
+/// writes. (An answer that comes late might replace a newer one.)
+fn keep_file(engine: &Engine, dentry: &Dentry, attr: &mut Attr) {
+    let is_file = FileType::from_raw_mode(attr.stat.st_mode) == FileType::RegularFile;
+    // Of an empty one nobody knows yet what it will be, and several names of one file go different ways.
+    let is_one = attr.stat.st_nlink == 1 && attr.stat.st_size > 0;
+    // What changes all the time would have to be dropped all the time.
+    let changed =
+        i128::from(attr.stat.st_ctime) * 1000 + i128::from(attr.stat.st_ctime_nsec / 1_000_000);
+    let rests = i128::from(failpoint::number("COMMITFS_KEEP_AFTER_MS", 100));
+    let is_one = is_one && changed + rests <= i128::from(now_ns() / 1_000_000);
+    if !is_file || !is_one || attr.ttl != STABLE || failpoint::feature_off("kept_files") {
+        return;
+    }
+    let mut state = engine.lock();
+    if state.nodes.kept_names.can_drop() && is_at_rest(engine, &state, dentry, attr.ino) {
+        state.nodes.kept_names.keep(attr.ino);
+        attr.name_ttl = STABLE;
+    }
+}
+
+/// Whether a name means this very version to everybody, and whoever changes that does so by a walk or is noticed.
+fn is_at_rest(engine: &Engine, state: &State, dentry: &Dentry, id: NodeId) -> bool {
+    let Some(node) = state.nodes.get(id) else {
+        return false;
+    };
+    let is_version = node.kind == NodeKind::File
+        && node.at.as_ref() == Some(dentry)
+        && !(node.superseded || node.unlinked || node.nameless || node.dead)
+        && node.covered == 0
+        && node.forwarded.is_none()
+        && node.shown_as.is_none();
+    let is_still = node.direct == 0
+        && !node.written_in_place
+        && !node.added_to
+        && !node.grows()
+        && node.unwritten.is_none();
+    let is_nobodys = state.txns.all_at(dentry).next().is_none()
+        && state.followers.writers(dentry).is_empty()
+        && !state.appenders.contains_key(dentry)
+        && !state.claimants.contains_key(dentry)
+        && !state.files.was_locked(state.file_of(id));
+    let is_nobodys = is_nobodys || failpoint::mutant("C1-kept-open");
+    let is_paused = state.nodes.kept_names.is_paused(id);
+    if !is_version || !is_still || !is_nobodys || is_paused || state.unmount.is_under_way() {
+        return false;
+    }
+    let policy = engine.policy(state, dentry, Creation::default());
+    policy.mode == Mode::Atomic && !Engine::watches(&policy)
+}
+
+/// The name by which a thread has come to a node, as far as it was looked up: one that the kernel keeps isn't.
+pub(super) fn looked_up(state: &State, tid: u32, id: NodeId) -> Option<&Dentry> {
+    let (dentry, _) = state.lookups.get(&tid).filter(|(_, found)| *found == id)?;
+    let at = state.nodes.get(id).and_then(|n| n.at.as_ref());
+    let is_kept = state.nodes.kept_names.is_kept(id) && !failpoint::mutant("C1-kept-lookup");
+    (at == Some(dentry) || !is_kept).then_some(dentry)
+}
+
+/// A writer has come by on its second lookup: the kernel has dropped the name of what it found there before.
+pub(super) fn has_walked(state: &mut State, txn: TxnId) {
+    let base = state.txns.get(&txn).and_then(|txn| txn.purpose.base());
+    if let Some(base) = base {
+        state.nodes.kept_names.has_dropped(base);
+    }
+}
+
+/// The path of a name, relative to the mount point; `None`: its directory is gone.
+pub fn path_now(engine: &Engine, dentry: &Dentry) -> Option<std::path::PathBuf> {
+    engine.lock().nodes.path(dentry)
+}
+
+/// Names of files may be kept from now on, as they can be dropped.
+pub fn set_dropper(engine: &Engine, dropper: Arc<dyn DropNames>) {
+    engine.lock().nodes.kept_names.dropper = Some(dropper);
 }

@@ -110,7 +110,10 @@ impl Engine {
     }
 
     /// A name means another version than `old` now.
-    pub(super) fn supersede(&self, state: &State, dentry: &Dentry, old: Option<NodeId>) {
+    pub(super) fn supersede(&self, state: &mut State, dentry: &Dentry, old: Option<NodeId>) {
+        if let Some(old) = old {
+            state.nodes.drop_name(old);
+        }
         let known = old.filter(|id| state.nodes.get(*id).is_some_and(|n| n.lookups > 0));
         self.tell(dentry, known);
     }

@@ -4,6 +4,7 @@
 //! from wherever the engine has them.
 
 mod convert;
+mod dropping;
 mod notify;
 mod passing;
 mod replies;
@@ -28,22 +29,17 @@ use crate::engine::{
 use crate::locks::{LockKind, Mode};
 use crate::sys::failpoint;
 use convert::{caller, errno, feature, handle_id, kind, lock_request, node_id, set_time};
+pub use dropping::NameDropper;
 pub use notify::KernelNotify;
 use passing::{Passing, answer_create, answer_open};
 use replies::{attributes, empty, entry, xattr};
 
-/// The file system as fuser wants it.
+/// The file system as fuser wants it: the engine, and who drops names that the kernel keeps.
 #[derive(Debug)]
 pub struct Adapter {
     engine: Arc<Engine>,
     passing: Arc<Passing>,
-}
-
-impl From<Arc<Engine>> for Adapter {
-    fn from(engine: Arc<Engine>) -> Adapter {
-        let passing = Arc::default();
-        Adapter { engine, passing }
-    }
+    names: Arc<NameDropper>,
 }
 
 impl Filesystem for Adapter {
@@ -131,6 +127,9 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if self.names.is_looked_up(req.pid(), node_id(parent), name) {
+            return reply.error(Errno::ENOENT);
+        }
         self.engine
             .lookup(caller(req), node_id(parent), name, move |r| entry(reply, r));
     }
@@ -140,6 +139,9 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        if self.names.is_asked_for(req.pid(), node_id(ino)) {
+            return reply.error(Errno::ESTALE);
+        }
         attributes(
             reply,
             self.engine
@@ -173,14 +175,13 @@ impl Filesystem for Adapter {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
+        let dropper = self.names.clone();
         self.engine.setattr(
             caller(req),
             node_id(ino),
             fh.map(handle_id),
             change,
-            move |r| {
-                attributes(reply, r);
-            },
+            move |r| dropper.then(move || attributes(reply, r)),
         );
     }
 
@@ -295,9 +296,12 @@ impl Filesystem for Adapter {
             flags: OFlags::from_bits_retain(flags.0 as u32),
         };
         let (engine, passing, node) = (self.engine.clone(), self.passing.clone(), node_id(ino));
+        let dropper = self.names.clone();
         self.engine
             .open(caller(req), node, request, move |r| match r {
-                Ok(opened) => answer_open(reply, &engine, &passing, node, &opened),
+                Ok(opened) => {
+                    dropper.then(move || answer_open(reply, &engine, &passing, node, &opened));
+                }
                 Err(e) => reply.error(errno(e)),
             });
     }
@@ -565,10 +569,10 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let caller = caller(req);
+        let (caller, dropper) = (caller(req), self.names.clone());
         self.engine
             .setxattr(caller, node_id(ino), name, value, flags, move |result| {
-                empty(reply, result)
+                dropper.then(move || empty(reply, result));
             });
     }
 

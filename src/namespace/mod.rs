@@ -3,10 +3,12 @@
 //!
 //! Pure bookkeeping: nothing here decides, and nothing here waits.
 
+mod kept;
 mod nodes;
 mod pending;
 mod shown;
 
+pub use kept::{DropNames, DroppedName};
 pub use nodes::{CachedAttributes, Node, NodeKind, Nodes, Sum, WHOLE};
 pub use pending::{Pending, PendingSet, Superseded, Unwritten};
 pub use shown::{Ends, Shown};

@@ -17,6 +17,7 @@ use std::sync::{Arc, Weak};
 
 use rustix::io::Errno;
 
+use super::kept::KeptNames;
 use super::shown::Ends;
 use crate::sys::at;
 use crate::types::{Dentry, NodeId, OpResult, ROOT, TxnId, Version};
@@ -207,8 +208,8 @@ pub struct Nodes {
     past: HashMap<NodeId, Past>,
     /// [`Node::whole`] of dropped nodes from whose files somebody starts.
     watched_ends: HashMap<InodeKey, Weak<AtomicU64>>,
-    /// Directories and symbolic links whose names are looked up each time.
-    asked: HashSet<NodeId>,
+    /// Names that the kernel goes by.
+    pub kept_names: KeptNames,
     /// Nodes that hold a descriptor, or did: the next to give it up first.
     held: RefCell<VecDeque<NodeId>>,
     /// How many should hold one.
@@ -231,7 +232,7 @@ impl Nodes {
             next: first,
             past: HashMap::new(),
             watched_ends: HashMap::new(),
-            asked: HashSet::new(),
+            kept_names: KeptNames::default(),
             held: RefCell::default(),
             most,
             dropped: 0,
@@ -368,27 +369,18 @@ impl Nodes {
         }
     }
 
+    fn is_where_it_was_found(&self, node: &Node) -> bool {
+        let Some(dentry) = node.at.as_ref() else {
+            return false;
+        };
+        let dir = self.live.get(&dentry.dir);
+        let dir = dir.and_then(|dir| self.find(dir).ok());
+        let there = dir.and_then(|dir| at::stat_at(&*dir, &dentry.name).ok().flatten());
+        there.is_some_and(|stat| (stat.st_dev, stat.st_ino) == node.key)
+    }
+
     fn could_be_found_again(&self, node: &Node) -> bool {
-        let Some(dentry) = node.at.as_ref().filter(|_| node.is_only_remembered()) else {
-            return false;
-        };
-        let Some(dir) = self.live.get(&dentry.dir) else {
-            return false;
-        };
-        let there = self
-            .find(dir)
-            .and_then(|dir| at::stat_at(&*dir, &dentry.name));
-        matches!(there, Ok(Some(stat)) if (stat.st_dev, stat.st_ino) == node.key)
-    }
-
-    /// From now on the kernel is to ask for the name of this node each time. Gives whether that is new.
-    pub fn ask_each_time(&mut self, id: NodeId) -> bool {
-        self.asked.insert(id)
-    }
-
-    /// Whether the kernel is to ask for the name of this node each time.
-    pub fn is_asked_each_time(&self, id: NodeId) -> bool {
-        self.asked.contains(&id)
+        node.is_only_remembered() && self.is_where_it_was_found(node)
     }
 
     /// Number for a backing inode, drawn if it has none yet.
@@ -417,10 +409,18 @@ impl Nodes {
         let node = self.live.get_mut(&id)?;
         node.fd.get_mut().as_ref()?;
         node.wanted.set(true);
-        if node.at.as_ref() != Some(at) {
-            node.at = Some(at.clone());
+        if node.at.as_ref() != Some(at) && !self.goes_by_other_name(id) {
+            self.live.get_mut(&id)?.at = Some(at.clone());
         }
         Some(id)
+    }
+
+    /// Whether the kernel may still come by the name where a file was found first, without a lookup: it has got others since.
+    fn goes_by_other_name(&self, id: NodeId) -> bool {
+        let node = self.live.get(&id).filter(|_| self.kept_names.is_paused(id));
+        let node = node.filter(|n| n.kind == NodeKind::File && n.covered == 0 && !n.superseded);
+        let holds = |node: &Node| node.fd.borrow().is_some() && self.is_where_it_was_found(node);
+        node.is_some_and(|node| holds(node))
     }
 
     /// The node of a backing inode, made if it isn't live. `at` is where it was just found.
@@ -433,10 +433,13 @@ impl Nodes {
     ) -> &mut Node {
         let id = self.number(key);
         self.give_up_some();
+        let stays = self.goes_by_other_name(id);
         if !self.live.contains_key(&id) {
             self.insert(id, kind, Arc::new(fd.into()), key, Some(at));
         } else if let Some(node) = self.live.get_mut(&id) {
-            node.at = Some(at);
+            if !stays {
+                node.at = Some(at);
+            }
             node.wanted.set(true);
             if node.fd.get_mut().is_none() {
                 *node.fd.get_mut() = Some(Arc::new(fd.into()));
@@ -501,7 +504,7 @@ impl Nodes {
             return None;
         }
         let node = self.live.remove(&id)?;
-        self.asked.remove(&id);
+        self.kept_names.forget(id);
         self.dropped += 1;
         if node.unlinked {
             if self.by_key.get(&node.key) == Some(&id) {

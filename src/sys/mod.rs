@@ -7,6 +7,7 @@ pub mod failpoint;
 pub mod heap;
 pub mod interrupt;
 pub mod mount;
+pub mod name_helper;
 pub mod pidfd;
 pub mod proc;
 pub mod signals;

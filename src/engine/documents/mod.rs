@@ -85,6 +85,8 @@ enum EditKind {
 /// An edit that was asked for.
 struct Request {
     node: NodeId,
+    /// Thread that asks.
+    by: u32,
     kind: EditKind,
     /// Version that has to be current.
     expected: Option<u64>,
@@ -179,6 +181,7 @@ impl Engine {
         };
         let request = Request {
             node,
+            by: caller.tid,
             kind,
             expected,
             value: value.to_vec(),
@@ -220,7 +223,7 @@ impl Engine {
         if !small {
             return None;
         }
-        let dentry = self.dentry_of_document(request.node).ok()?;
+        let dentry = self.dentry_of_document(request.by, request.node).ok()?;
         let kept = self.documents.of(&dentry);
         let mut parsed = kept.try_lock()?;
         let patch = request.patch().ok()?;
@@ -255,7 +258,7 @@ impl Engine {
         }
         let mut found_room = false;
         loop {
-            let dentry = self.dentry_of_document(request.node)?;
+            let dentry = self.dentry_of_document(request.by, request.node)?;
             let kept = self.documents.of(&dentry);
             let gone = self.deferred_closes.ended();
             self.await_turn(&dentry);
@@ -326,8 +329,16 @@ impl Engine {
     }
 
     /// The name whose document an attribute of a node speaks of.
-    fn dentry_of_document(&self, node: NodeId) -> Result<Dentry, Refusal> {
-        let state = self.lock();
+    fn dentry_of_document(&self, tid: u32, node: NodeId) -> Result<Dentry, Refusal> {
+        let mut state = self.lock();
+        let at = state.nodes.get(node).and_then(|n| n.at.clone());
+        let looked_up = super::resolve::looked_up(&state, tid, node).cloned();
+        if let Some(dentry) = looked_up.filter(|dentry| at.as_ref() != Some(dentry))
+            && self.current_if_any(&mut state, &dentry) == Ok(Some(node))
+        {
+            // By another of its names.
+            return Ok(dentry);
+        }
         let node = state.nodes.get(node).ok_or(Errno::STALE)?;
         match (&node.kind, &node.at) {
             (namespace::NodeKind::Private(txn), _) if state.txns.contains_key(txn) => {
@@ -362,7 +373,7 @@ impl Engine {
             (Some(EditAttribute::Value(pointer)), _) => {
                 let engine = self.clone();
                 self.pool.run(move || {
-                    let value = engine.value_at(node, &pointer);
+                    let value = engine.value_at(caller.tid, node, &pointer);
                     if let Err(refusal) = &value {
                         let reason = EditOutcome::Refused(refusal.reason.clone());
                         engine.documents.remember(caller.tid, reason);
@@ -374,12 +385,12 @@ impl Engine {
         }
     }
 
-    fn value_at(&self, node: NodeId, pointer: &str) -> Result<Vec<u8>, Refusal> {
+    fn value_at(&self, tid: u32, node: NodeId, pointer: &str) -> Result<Vec<u8>, Refusal> {
         let pointer = Pointer::parse(pointer).map_err(|e| Refusal {
             errno: Errno::INVAL,
             reason: e.to_string(),
         })?;
-        let dentry = self.dentry_of_document(node)?;
+        let dentry = self.dentry_of_document(tid, node)?;
         let kept = self.documents.of(&dentry);
         let mut parsed = kept.lock();
         let base = self.base_of_edit(&dentry)?;

@@ -24,18 +24,80 @@ use crate::sys::{at, failpoint};
 use crate::txn::Abort;
 use crate::types::{Caller, Dentry, NodeId, OpResult, Seq, TxnId, Version};
 
-/// Whether the kernel would go by the name of a directory where somebody has a new file open, as a rename takes the
-/// timeout of the old name along. It looks both names up again when told so, and by then that one has none.
-fn takes_kept_name(engine: &Engine, state: &mut State, from: &Dentry, to: &Dentry) -> bool {
-    if state.txns.all_at(to).next().is_none() || failpoint::mutant("C1-kept-name") {
+/// Whether a rename has to look its names up again, as it takes the timeout of the old name along: the kernel would go by that
+/// where somebody has a new file open, or where what comes out is another version. It looks them up once more when told so, and
+/// by then they have none.
+fn takes_kept_name(engine: &Engine, tid: u32, names: (&Dentry, &Dentry), exchange: bool) -> bool {
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    let (from, to) = names;
+    let names = (from.clone(), to.clone());
+    if state.nodes.kept_names.told.remove(&tid) == Some(names.clone()) {
         return false;
     }
+    let takes = takes_timeout_along(engine, state, from, to)
+        || exchange && takes_timeout_along(engine, state, to, from);
+    if takes && tid != 0 {
+        state.nodes.kept_names.told.insert(tid, names);
+    }
+    takes && !failpoint::mutant("C1-kept-name")
+}
+
+fn takes_timeout_along(engine: &Engine, state: &mut State, from: &Dentry, to: &Dentry) -> bool {
     let source = engine.current(state, from).ok();
     let source = source.and_then(|id| state.nodes.get(id));
-    match source.map(|node| (node.id, node.kind)) {
-        Some((id, NodeKind::Dir | NodeKind::Special)) => state.nodes.ask_each_time(id),
-        _ => false,
+    let Some((id, kind)) = source.map(|node| (node.id, node.kind)) else {
+        return false;
+    };
+    let is_open = state.txns.all_at(to).next().is_some();
+    let takes = match kind {
+        NodeKind::Dir | NodeKind::Special => is_open,
+        NodeKind::Private(_) => false,
+        NodeKind::File => {
+            let merges = || Engine::watches(&engine.policy(state, to, Creation::default()));
+            state.nodes.kept_names.is_kept(id) && (is_open || merges())
+        }
+    };
+    takes && state.nodes.kept_names.ask_each_time(id)
+}
+
+/// The kernel drops what it has kept of the target's name itself.
+fn rename_looked_up(
+    engine: &Engine,
+    caller: Caller,
+    (from, to): (&Dentry, &Dentry),
+    flags: RenameFlags,
+) -> OpResult<()> {
+    let exchange = flags.contains(RenameFlags::EXCHANGE);
+    if takes_kept_name(engine, caller.tid, (from, to), exchange) {
+        return Err(Errno::STALE);
     }
+    let replaced = {
+        let mut state = engine.lock();
+        let target = engine.current_if_any(&mut state, to).ok().flatten();
+        target.filter(|id| !exchange && state.nodes.kept_names.has_dropped(*id))
+    };
+    let result = engine.rename_now(caller, from, to, flags);
+    if let (Err(_), Some(id)) = (&result, replaced) {
+        // It is still there.
+        let mut state = engine.lock();
+        state.nodes.kept_names.keep(id);
+        state.nodes.drop_name(id);
+    }
+    result
+}
+
+/// Whoever has looked up a file that has another name now finds it there.
+fn move_names(state: &mut State, names: (&Dentry, &Dentry), nodes: (NodeId, Option<NodeId>)) {
+    let ((from, to), (source, target)) = (names, nodes);
+    for (dentry, found) in state.lookups.values_mut() {
+        if *found == source && dentry == from {
+            dentry.clone_from(to);
+        } else if Some(*found) == target && dentry == to {
+            dentry.clone_from(from);
+        }
+    }
+    state.nodes.move_name(from, to, nodes);
 }
 
 impl Engine {
@@ -69,7 +131,7 @@ impl Engine {
         };
         let engine = self.clone();
         self.pool
-            .run(move || done(engine.rename_now(caller, &from, &to, flags)));
+            .run(move || done(rename_looked_up(&engine, caller, (&from, &to), flags)));
     }
 
     fn rename_now(
@@ -87,9 +149,6 @@ impl Engine {
             let mut state = self.lock();
             if flags.contains(RenameFlags::NOREPLACE) && self.exists(&mut state, to)? {
                 return Err(Errno::EXIST);
-            }
-            if takes_kept_name(self, &mut state, from, to) {
-                return Err(Errno::STALE);
             }
             self.own_transaction(&mut state, caller, from)
                 .or_else(|| state.txns.seen_by_all_at(from).next().map(|t| t.id))
@@ -423,8 +482,8 @@ impl Engine {
         let seq = self.journal_commit(state, moved);
         (pending.seq, pending.version) = (seq, version);
         let moved = pending.node;
+        move_names(state, (from, to), (moved, None));
         if let Some(node) = state.nodes.get_mut(pending.node) {
-            node.at = Some(to.clone());
             node.version = Some(version);
         }
         let replaced = match state.pending.get(to.dir, &to.name) {
@@ -530,11 +589,7 @@ impl Engine {
             state.unname(to, lost);
             state.rename_appenders(from, to);
         }
-        if flags.contains(RenameFlags::EXCHANGE) {
-            if let Some(node) = target.and_then(|t| state.nodes.get_mut(t)) {
-                node.at = Some(from.clone());
-            }
-        } else if let Some(stat) = replaced
+        if let Some(stat) = replaced.filter(|_| !exchange)
             && (stat.st_nlink == 1 || FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
         {
             state.nodes.unlinked((stat.st_dev, stat.st_ino));
@@ -547,11 +602,9 @@ impl Engine {
                 None => {}
             }
         }
-        if let Some(node) = state.nodes.get_mut(source) {
-            node.at = Some(to.clone());
-            if !is_dir {
-                node.version = Some(version);
-            }
+        move_names(state, (from, to), (source, target.filter(|_| exchange)));
+        if let Some(node) = state.nodes.get_mut(source).filter(|_| !is_dir) {
+            node.version = Some(version);
         }
         self.mark_dirty(state, from.dir);
         self.mark_dirty(state, to.dir);

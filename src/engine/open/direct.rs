@@ -39,6 +39,9 @@ impl Engine {
         if flags.contains(OFlags::TRUNC) {
             crate::engine::setid::drop_set_id(&*fd, caller, None)?;
         }
+        if writes {
+            state.nodes.drop_name(id);
+        }
         let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
         node.direct += 1;
         node.written_in_place |= writes;
