@@ -180,7 +180,7 @@ fn race(m: &Mount, name: &str, writers: u32, make: impl Fn(&CString, u64)) {
                     true => clock.look("stat", || size_at(directory, name)),
                     false => clock.look("stat", || size_at(libc::AT_FDCWD, path)),
                 }
-                if clock.ticks.load(Ordering::Relaxed) % 3 == 0 {
+                if clock.ticks.load(Ordering::Relaxed).is_multiple_of(3) {
                     clock.look("open", || opened_size(path));
                 }
             }
@@ -193,7 +193,7 @@ fn race(m: &Mount, name: &str, writers: u32, make: impl Fn(&CString, u64)) {
             child(move || {
                 for turn in 0..commits {
                     clock.commit(|size| make(path, size));
-                    if (turn + writer as usize) % 2 == 0 {
+                    if (turn + writer as usize).is_multiple_of(2) {
                         // Long enough for the name to be kept again.
                         std::thread::sleep(Duration::from_micros(300));
                     }
@@ -342,7 +342,7 @@ fn rewrite_text(path: &CString, text: &str) {
 
 /// Stops the daemon while `look` looks.
 fn without_daemon<T: Send>(m: &Mount, look: impl FnOnce() -> T + Send) -> Option<T> {
-    let daemon = m.daemon_pid() as i32;
+    let daemon = m.daemon_pid();
     std::thread::scope(|scope| {
         // SAFETY: a signal to a process of this test.
         check(unsafe { libc::kill(daemon, libc::SIGSTOP) });

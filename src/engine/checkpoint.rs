@@ -297,7 +297,7 @@ impl Engine {
         let carry = |unapplied: &[&Record], durable| {
             let mut carried = growing.carry(unapplied, durable);
             carried.extend(older);
-            carried.extend(unapplied.iter().map(|record| Record::clone(record)));
+            carried.extend(unapplied.iter().copied().cloned());
             carried.extend(newer);
             carried.extend(aborting.cloned());
             carried

@@ -453,7 +453,7 @@ impl<'a> Publishing<'a> {
         state
             .nodes
             .move_to(node, Arc::new(made.fd.into()), key_of_fresh);
-        let (old, to) = (Arc::new(made.old.into()), self.to.clone());
+        let (old, to) = (Arc::new(made.old), self.to.clone());
         let version = state.nodes.create(NodeKind::File, old, key, to);
         if let Some(node) = state.nodes.get(version) {
             content.base_ends_at(node.whole().clone());

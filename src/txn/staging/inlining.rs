@@ -84,8 +84,11 @@ impl Content {
     }
 }
 
-/// Extended attributes that a file has, ACLs among them; `None` if they are many.
-fn small_xattrs(file: &File) -> OpResult<Option<Vec<(Vec<u8>, Vec<u8>)>>> {
+/// Names and values of extended attributes.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Those that a file has, ACLs among them; `None` if they are many.
+fn small_xattrs(file: &File) -> OpResult<Option<Xattrs>> {
     let (mut xattrs, mut len) = (Vec::new(), 0);
     for name in at::list_xattrs(file)? {
         if name.starts_with(OURS) {
