@@ -574,7 +574,9 @@ impl<'a> Input<'a> {
     fn inlined(&mut self) -> Result<Inlined, Reason> {
         let owner = (self.u32()?, self.u32()?, self.u32()?);
         // Grown one by one: the count is not to be trusted with memory.
-        let xattr = |input: &mut Self| Ok((input.bytes()?.to_vec(), input.bytes()?.to_vec()));
+        let xattr = |input: &mut Self| -> Result<_, Reason> {
+            Ok((input.bytes()?.to_vec(), input.bytes()?.to_vec()))
+        };
         let xattrs = (0..self.u32()?)
             .map(|_| xattr(self))
             .collect::<Result<_, _>>()?;
