@@ -617,6 +617,24 @@ fn a_new_journal_keeps_which_of_an_fsync_and_a_commit_came_later() {
 }
 
 #[test]
+fn what_was_promised_by_an_fsync_has_the_number_after_what_it_replaces() {
+    need_daemon!();
+    let mut m = mount!();
+    for version in 1..=3 {
+        m.save("f.bin", stamped(version, 100));
+    }
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f.bin")).unwrap();
+    writer.write("f", stamped(4, 100)).unwrap();
+    writer.fsync("f").unwrap();
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("f.bin"), &stamped(4, 100), "promised");
+    let number = Actor::new().getxattr(&m.path("f.bin"), "user.commitfs.version");
+    assert_eq!(number.unwrap(), b"4");
+}
+
+#[test]
 fn an_fsync_before_the_first_write_is_no_promise_of_an_empty_file() {
     let mut m = mount!();
     m.save("f", "old");

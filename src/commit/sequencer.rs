@@ -42,8 +42,18 @@ impl Flushing {
             Ok(()) => self.done = self.done.max(upto),
             Err(errno) => self.failed = Some(errno),
         }
+        self.wake(true);
+    }
+
+    /// So many are on the medium without a wait: whoever was to begin the next one may have nothing to wait for any more, and wakes nobody.
+    fn note_done(&mut self, upto: u64) {
+        self.done = self.done.max(upto);
+        self.wake(false);
+    }
+
+    /// Wakes who has nothing to wait for, and `next` one besides.
+    fn wake(&mut self, mut next: bool) {
         let (done, failed) = (self.done, self.failed.is_some());
-        let mut next = true;
         self.waiting.retain(|(appends, waiter)| {
             let wakes = failed || *appends <= done || std::mem::take(&mut next);
             if wakes {
@@ -57,6 +67,8 @@ impl Flushing {
 #[derive(Debug)]
 struct Order {
     journal: Journal,
+    /// How long that was at first, in bytes.
+    began: u64,
     /// Appends so far, to this journal and those before it.
     appends: u64,
     commits: Commits,
@@ -83,6 +95,7 @@ impl Sequencer {
     pub fn new(journal: Journal, last: Seq) -> Sequencer {
         Sequencer {
             order: Mutex::new(Order {
+                began: journal.len(),
                 journal,
                 appends: 0,
                 commits: Commits::new(last),
@@ -246,9 +259,10 @@ impl Sequencer {
         self.order.lock().commits.backlog()
     }
 
-    /// How long the journal is, in bytes.
-    pub fn journal_len(&self) -> u64 {
-        self.order.lock().journal.len()
+    /// Whether the journal is longer than this, in bytes, and than twice what it began with: a new one would be as long again.
+    pub fn is_outgrown(&self, limit: u64) -> bool {
+        let order = self.order.lock();
+        order.journal.len() > limit.max(2 * order.began)
     }
 
     /// A round begins, for who has all that it is to bring to the medium.
@@ -339,8 +353,8 @@ impl Sequencer {
             Ok(fresh) => {
                 order.journal = fresh;
                 // It is on the medium, with all that is still of value.
-                let mut flush = self.flush.lock();
-                flush.done = flush.done.max(order.appends);
+                self.flush.lock().note_done(order.appends);
+                order.began = order.journal.len();
                 Ok(())
             }
             Err(e) => {
@@ -396,4 +410,37 @@ pub fn first_appends<'a>(records: impl Iterator<Item = &'a Record>) -> HashMap<F
         }
     }
     froms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(all: &[u64]) -> Flushing {
+        Flushing {
+            waiting: all.iter().map(|n| (*n, Arc::default())).collect(),
+            ..Flushing::default()
+        }
+    }
+
+    fn left(flush: &Flushing) -> Vec<u64> {
+        flush.waiting.iter().map(|(appends, _)| *appends).collect()
+    }
+
+    #[test]
+    fn a_flush_wakes_whom_it_has_served_and_one_more_to_begin_the_next() {
+        let mut flush = waiting(&[3, 1, 2, 4]);
+        flush.end(2, Ok(()));
+        assert_eq!(left(&flush), [4]);
+        flush.end(2, Err(Errno::IO));
+        assert_eq!(left(&flush), [0; 0]);
+    }
+
+    #[test]
+    fn a_new_journal_wakes_all_that_it_serves() {
+        // The one who was woken to begin the next flush has left by then, and begins none.
+        let mut flush = waiting(&[2, 3, 9]);
+        flush.note_done(3);
+        assert_eq!(left(&flush), [9]);
+    }
 }

@@ -32,7 +32,8 @@ impl Engine {
     /// Whether a new journal is to take the old one's place, and may: it says nothing of what was removed, moved or made
     /// in the backing directory, which has to be on the medium then.
     pub(super) fn should_rotate(&self, state: &State) -> bool {
-        self.sequencer.journal_len() > failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE)
+        let limit = failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE);
+        self.sequencer.is_outgrown(limit)
             && !state.checkpoint.busy
             && !state.unsynced.has_dirs()
             && !self.sequencer.is_barred()

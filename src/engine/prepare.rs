@@ -267,7 +267,11 @@ impl Engine {
         };
         let already = match ready.merged {
             Some(_) => None,
-            None => promised_already(self, id, ready, judged, by)?,
+            None => {
+                // What an fsync alone has promised is judged again after a power cut, and more severely.
+                let is_whole = staging.lock().is_whole() == Ok(true);
+                promised_already(self, id, ready, judged, (by, is_whole))?
+            }
         };
         if let Some(appends) = already {
             self.sync_journal_to(appends).map_err(failed)?;
@@ -649,14 +653,14 @@ pub(super) fn check_target(engine: &Engine, state: &State, dentry: &Dentry) -> O
     }
 }
 
-/// A close that adds nothing to what an fsync has promised: the journal is told that it is sure, which nobody waits for. Gives up to
-/// where the journal has to be on the medium for that promise.
+/// A close that adds nothing to what an fsync has promised: the journal is told that it is sure, which nobody waits for if the content is
+/// a whole document of its kind, or of none. Gives up to where the journal has to be on the medium for that promise.
 fn promised_already(
     engine: &Engine,
     id: TxnId,
     ready: &mut Ready,
     judged: &Judged,
-    by: u32,
+    (by, is_whole): (u32, bool),
 ) -> Result<Option<u64>, Abort> {
     let mut state = engine.lock();
     engine.tell_parts(&mut state, id, &mut ready.content);
@@ -678,9 +682,10 @@ fn promised_already(
         what: "journalling",
         errno,
     };
-    engine
-        .sequencer
-        .append(&prepared(ready, path))
-        .map_err(failed)?;
-    Ok(Some(appends))
+    let told = engine.sequencer.append_all(&[prepared(ready, path)]);
+    let told = told.map_err(failed)?;
+    Ok(Some(match is_whole {
+        true => appends,
+        false => told,
+    }))
 }

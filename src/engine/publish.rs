@@ -14,7 +14,7 @@ use crate::commit::Changeset;
 use crate::journal::{ContentInfo, Edit, Record};
 use crate::namespace::{NodeKind, Pending};
 use crate::sys::failpoint;
-use crate::txn::{Ready, Transaction, Written};
+use crate::txn::{KeptContent, Ready, Transaction, Written};
 use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, Version};
 
 /// More versions of one name than this don't wait for the checkpoint to be due.
@@ -245,7 +245,7 @@ impl Engine {
                     let len = new.ready.content.len;
                     state.files.note_length(&new.dentry, len);
                     changes.add(edit);
-                    if let Some(kept) = new.ready.kept.as_ref().filter(|k| k.inlined.is_some()) {
+                    if let Some(kept) = &new.ready.kept {
                         changes.has_promised(kept.records(new.ready.id));
                     }
                 }
@@ -266,9 +266,9 @@ impl Engine {
                 ready,
                 node,
             } = new;
-            let inlined = ready.kept.is_some_and(|kept| {
-                kept.inlined.is_some() && is_same_content(&kept.content, &ready.content)
-            });
+            // Its file is not on the medium then, whatever it has become meanwhile.
+            let inlined = ready.kept.filter(|kept| kept.inlined.is_some());
+            let has_all = |kept: KeptContent| is_same_content(&kept.content, &ready.content);
             let pending = Pending {
                 id: ready.id,
                 file: ready.file,
@@ -276,8 +276,8 @@ impl Engine {
                 seq,
                 version,
                 superseded: Vec::new(),
-                synced: ready.synced && !inlined,
-                journalled: ready.synced && inlined,
+                synced: ready.synced && inlined.is_none(),
+                journalled: ready.synced && inlined.is_some_and(has_all),
                 unwritten: None,
             };
             self.put_pending(state, &dentry, pending);
@@ -529,7 +529,7 @@ fn put_of(engine: &Engine, state: &mut State, new: &NewVersion, version: Version
     })
 }
 
-/// Whether the journal is told the same of both, but for what recovery has to make them of.
+/// Whether both have the same bytes.
 fn is_same_content(one: &ContentInfo, other: &ContentInfo) -> bool {
-    (one.len, one.crc, one.mtime_ns) == (other.len, other.crc, other.mtime_ns)
+    (one.len, one.crc) == (other.len, other.crc)
 }

@@ -1,15 +1,17 @@
 //! Staging files that somebody may be writing still: the kernel writes large files by itself for the programs that have them open, and
-//! goes on doing so when the daemon has ended.
+//! goes on doing so when the daemon has ended. What was promised to such programs becomes a version of its own.
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::AsFd;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::copy_attributes;
+use super::{copy_attributes, marked_version};
 use crate::store::{Store, id_name};
 use crate::sys::{at, failpoint};
-use crate::types::{TxnId, errno_of, mtime_ns};
+use crate::types::{TxnId, Version, errno_of, mtime_ns};
 
 /// Shorter ones are never given to the kernel, in bytes.
 const PASSED: u64 = 1 << 20;
@@ -42,4 +44,17 @@ fn copy(store: &Store, id: TxnId, file: &File) -> Result<(), Errno> {
     at::set_mtime(&copy, mtime_ns(&stat))?;
     rustix::fs::fsync(&copy)?;
     rustix::fs::renameat(&store.staging, COPY, &store.staging, id_name(id))
+}
+
+/// What is rolled forward of a transaction that had not ended has no number yet: the next after what it replaces.
+pub(super) fn number(version: Version, dir: impl AsFd, name: &OsStr) -> Result<Version, Errno> {
+    if version > Version::default() {
+        return Ok(version);
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Ok(replaced) => Ok(marked_version(replaced).unwrap_or(Version(1)).next()),
+        // Nothing, or what has no versions.
+        Err(_) => Ok(version),
+    }
 }

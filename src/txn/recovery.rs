@@ -952,6 +952,7 @@ fn place(
     if content.mtime_ns != 0 && mtime_ns(&stat) != content.mtime_ns.max(added_ns) {
         at::set_mtime(file, content.mtime_ns.max(added_ns))?;
     }
+    let version = part::number(version, &dir, &name)?;
     if version > Version::default() {
         super::mark_version(file, version);
     }

@@ -35,7 +35,9 @@ pub(super) fn restore(store: &Store, told: Option<&journal::Contents>) -> Result
     let mut restored = false;
     for (id, told) in &transactions {
         let is_in_place = in_place.contains(id) && !failpoint::mutant("C10-restored");
-        let lost = !told.aborted && !told.discarded && !is_in_place;
+        // What was refused, with what was written to it since, is kept there.
+        let is_rejected = store.open_rejected(*id).is_ok();
+        let lost = !told.aborted && !told.discarded && !is_in_place && !is_rejected;
         if let Some(whole) = told.inlined.as_deref().filter(|_| lost) {
             restored |= restore_one(store, *id, whole)?;
         }
