@@ -15,6 +15,8 @@ use crate::types::{Dentry, NodeId};
 /// So long the name of a file isn't kept after it had to be dropped: what was committed there without a walk once mostly is so
 /// again and again.
 const PAUSE: Duration = Duration::from_secs(60);
+/// With more of them than this, those that are over are forgotten.
+const MANY: usize = 4096;
 
 /// A name that is to be dropped, and the node that the kernel has found there.
 #[derive(Clone, Debug)]
@@ -42,8 +44,11 @@ pub trait DropNames: std::fmt::Debug + Send + Sync {
 pub struct KeptNames {
     /// Files that the kernel may go on finding under their names without asking.
     kept: HashSet<NodeId>,
-    /// What is looked up each time, and since when.
-    asked: HashMap<NodeId, Instant>,
+    /// What is looked up each time.
+    asked: HashSet<NodeId>,
+    /// Since when. Of a file that counts also when the kernel has forgotten it, as it does when its name is dropped: who was told to
+    /// look it up again finds it under the same number, and is told so once.
+    paused: HashMap<NodeId, Instant>,
     /// Threads whose rename was told to look its names up again, and these names.
     pub told: HashMap<u32, (Dentry, Dentry)>,
     /// Without one no file's name is kept.
@@ -75,24 +80,29 @@ impl KeptNames {
 
     /// From now on the kernel is to ask for the name of this node each time. Gives whether that is new.
     pub fn ask_each_time(&mut self, id: NodeId) -> bool {
-        self.asked.insert(id, Instant::now()).is_none()
+        if self.paused.len() >= MANY {
+            self.paused.retain(|_, at| at.elapsed() < PAUSE);
+        }
+        self.paused.insert(id, Instant::now());
+        self.asked.insert(id)
     }
 
     /// Whether the kernel is to ask for the name of this node each time.
     pub fn is_asked_each_time(&self, id: NodeId) -> bool {
-        self.asked.contains_key(&id)
+        self.asked.contains(&id)
     }
 
     /// Whether the kernel is to ask for the name of this file each time, for a while.
     pub fn is_paused(&self, id: NodeId) -> bool {
-        self.asked.get(&id).is_some_and(|at| at.elapsed() < PAUSE)
+        let since = self.paused.get(&id);
+        since.is_some_and(|at| at.elapsed() < PAUSE)
     }
 
     /// A version has taken another one's name.
     pub fn replace(&mut self, old: Option<NodeId>, new: NodeId) {
-        let asked = old.and_then(|old| self.asked.get(&old).copied());
-        if let Some(at) = asked.filter(|at| at.elapsed() < PAUSE) {
-            self.asked.insert(new, at);
+        let paused = old.and_then(|old| self.paused.get(&old).copied());
+        if let Some(at) = paused.filter(|at| at.elapsed() < PAUSE) {
+            self.paused.insert(new, at);
         }
     }
 
