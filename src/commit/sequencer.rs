@@ -117,6 +117,12 @@ impl Sequencer {
         })
     }
 
+    /// Whether records of so many bytes find their place as it is. Where somebody makes room just now it isn't there yet.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let order = self.order.try_lock();
+        order.is_some_and(|order| order.journal.has_room(bytes))
+    }
+
     /// Journals what is no commit, without waiting for the disk.
     ///
     /// # Errors

@@ -108,6 +108,12 @@ impl Journal {
         self.appender.reserve(bytes)
     }
 
+    /// Whether records of so many bytes find their place without a call that sets space aside.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let want = self.appender.end.saturating_add(bytes);
+        !self.appender.closed && want <= self.appender.allocated
+    }
+
     /// Where the last record ends, in bytes from the start of the file.
     pub fn len(&self) -> u64 {
         self.appender.end

@@ -49,6 +49,12 @@ impl Store {
         }
     }
 
+    /// Whether it is kept back, and nobody is at it.
+    pub fn has_reserve(&self) -> bool {
+        let kept = self.reserve.kept.try_lock();
+        kept.is_some_and(|kept| *kept) || failpoint::mutant("C18-reserve")
+    }
+
     /// Gives the space up for what can't wait. Gives whether there was any.
     pub fn release_reserve(&self) -> bool {
         let kept = self.reserve.kept.lock();
