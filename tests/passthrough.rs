@@ -6,6 +6,7 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use common::{Actor, Mount, assert_content, assert_errno, has_features, is_root, stamped, times};
@@ -133,12 +134,35 @@ fn the_file_is_opened_once_more_by_its_descriptor() {
         .unwrap();
     assert_content(Some(again), &content, "by its descriptor");
     // The kernel can't serve both this and those who read: nothing is changed.
-    let refused = File::options()
-        .write(true)
-        .open(&by_descriptor)
-        .unwrap_err();
-    assert_eq!(refused.raw_os_error(), Some(libc::ETXTBSY));
+    for truncates in [false, true] {
+        let mut options = File::options();
+        let refused = options
+            .write(true)
+            .truncate(truncates)
+            .open(&by_descriptor)
+            .unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ETXTBSY));
+        assert_content(m.read("model.pt"), &content, "nothing is emptied");
+    }
     drop(first);
+    // Nobody reads it: it is served as ever, by way of the daemon.
+    let mut other = Actor::new();
+    let handle = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(&path)
+        .unwrap();
+    let by_descriptor = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    let mut options = File::options();
+    let mut writer = options
+        .write(true)
+        .truncate(true)
+        .open(&by_descriptor)
+        .unwrap();
+    writer.write_all(&content[..LARGE / 2]).unwrap();
+    assert_content(other.cat(&path).ok(), &content, "while it is written");
+    writer.write_all(&content[LARGE / 2..]).unwrap();
+    drop((writer, handle));
     m.save("model.pt", stamped(2, 5));
     assert_content(m.read("model.pt"), &stamped(2, 5), "as before");
 }
@@ -363,6 +387,39 @@ fn a_program_that_empties_the_name_once_more_loses_nothing_of_what_it_closes_las
     writer.write("w", &content[LARGE / 2..]).unwrap();
     writer.close("w").unwrap();
     assert_content(m.read("model.pt"), &content, "the last close");
+}
+
+#[test]
+fn what_is_emptied_by_name_while_the_kernel_writes_it_has_what_is_written_after_that() {
+    need_passthrough!();
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pt");
+    writer.write("w", stamped(2, LARGE)).unwrap();
+    writer.save(&m.path("model.pt"), stamped(3, 10)).unwrap();
+    writer.close("w").unwrap();
+    assert_content(
+        m.read("model.pt"),
+        &stamped(3, 10),
+        "nothing was written after that",
+    );
+}
+
+#[test]
+fn a_lock_takes_nothing_from_a_writer_whose_file_the_kernel_writes() {
+    need_passthrough!();
+    need_features!("posix_locks", "flock_locks");
+    let m = mount!();
+    let mut writer = writer_beside(&m, "model.pt");
+    writer.ask("flock", &[b"w"]).unwrap();
+    writer.write("w", stamped(2, LARGE)).unwrap();
+    writer.ask("funlock", &[b"w"]).unwrap();
+    m.save("model.pt", stamped(3, LARGE));
+    writer.ask("flock", &[b"w"]).unwrap();
+    writer.pwrite("w", 0, &stamped(4, LARGE)).unwrap();
+    writer.ask("funlock", &[b"w"]).unwrap();
+    assert_content(m.read("model.pt"), &stamped(4, LARGE), "unlocked");
+    writer.close("w").unwrap();
+    assert_content(m.read("model.pt"), &stamped(4, LARGE), "closed");
 }
 
 #[test]

@@ -271,6 +271,9 @@ impl Engine {
             }
         }
         if let Some(times) = times {
+            if let Some(content) = &mut content {
+                content.look()?;
+            }
             at::utimens(&*fd, &times)?;
             if let Some(content) = &mut content
                 && change.mtime.is_some()

@@ -92,6 +92,7 @@ impl Engine {
         let state = &mut *guard;
         let staged = state.txns.get_mut(&id).and_then(|txn| {
             txn.preparation.begin();
+            txn.note_passed();
             // Read at once: the closing task waits for this answer, so it can't be gone yet.
             if !close.locked
                 && txn.participants.closes_further(close.by.caller)
@@ -250,9 +251,13 @@ impl Engine {
         let rescue = t.promise.has_fsynced()
             && !t.is_unlinked()
             && (t.death().is_some() || matches!(t.preparation.refusal(), Some(Abort::Guard(_))));
-        let certain = t.preparation.refusal().is_some() || t.is_unlinked() || !t.would_commit();
+        // Or one of the kernel's own.
+        let written = staging.is_written() && !t.is_unlinked();
+        let refused = t.preparation.refusal().is_some() || !t.would_commit();
+        let certain = t.is_unlinked() || refused && !written;
         // A write may have been under way when the last FLUSH looked (a mapping's pages).
-        let prepared = t.preparation.is_prepared() && staging.try_lock().is_some_and(|c| !c.dirty);
+        let prepared =
+            t.preparation.is_prepared() && !written && staging.try_lock().is_some_and(|c| !c.dirty);
         let ready = certain
             || (prepared
                 && !state.followers.follow(id)

@@ -192,9 +192,12 @@ pub(super) fn make_ready(
     if sure {
         failpoint::fail_point("prepare").map_err(failed("prepare"))?;
     }
+    let written_meanwhile = content.is_written();
     let like = attributes(content).map_err(failed("setting attributes"))?;
     let mut described = content.describe().map_err(failed("checksum"))?;
-    content.note_seen().map_err(failed("checksum"))?;
+    if !written_meanwhile {
+        content.note_seen().map_err(failed("checksum"))?;
+    }
     content.dirty = false;
     let base = {
         let state = engine.lock();

@@ -436,6 +436,10 @@ impl Engine {
         let Some(dentry) = dentry else {
             return Ok(());
         };
+        if content.passes() {
+            // It makes all of its content, and the kernel writes on in the file that holds it.
+            return Ok(());
+        }
         if content.changed && content.is_by_parts() {
             self.take_parts(id, &mut content, true)?;
             drop(content);

@@ -88,7 +88,7 @@ pub use dirs::Listing;
 pub use io::WriteRequest;
 pub use locking::LockRequest;
 pub use lockstats::{BOUNDS, Histogram, LockStats, NameTotals, Totals};
-pub use open::{CreateRequest, Created, OpenRequest, Opened, Pass};
+pub use open::{CreateRequest, Created, OpenRequest, Opened, Pass, give_up};
 pub use resolve::{path_now, set_dropper};
 pub use state::{Counters, DirEntry, State};
 pub use status::{Feature, Status};
@@ -264,7 +264,7 @@ impl Engine {
             unmount: state::Unmount::No,
             ledger: ledger::Ledger::default(),
             registry: merging::Registry::default(),
-            overwrites: overwrites::Overwrites::default(),
+            overwrites: overwrites::Overwrites::within(config.descriptors),
             kept_open: rest::KeptOpen::default(),
             metrics: metrics::Metrics::default(),
         };

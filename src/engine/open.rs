@@ -31,8 +31,8 @@ mod direct;
 mod passing;
 
 pub use creating::{CreateRequest, Created};
-pub use passing::Pass;
 pub(super) use passing::had_room;
+pub use passing::{Pass, give_up};
 
 /// What open(2) asks for.
 #[derive(Clone, Copy, Debug)]

@@ -59,6 +59,16 @@ pub struct Overwrites {
     pub(super) doubtful: VecDeque<Doubtful>,
 }
 
+impl Overwrites {
+    /// Nothing yet, where the process may have so many descriptors.
+    pub fn within(descriptors: u64) -> Overwrites {
+        Overwrites {
+            texts: Texts::within(descriptors),
+            ..Overwrites::default()
+        }
+    }
+}
+
 /// Versions of a path to be compared: one, and the one that replaced it.
 #[derive(Debug)]
 struct Pair {

@@ -31,6 +31,8 @@ pub(super) struct Texts {
     /// In the order in which they came.
     order: VecDeque<(u32, Dentry)>,
     clock: u64,
+    /// So many at most: each costs a descriptor.
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,15 @@ pub(super) struct Doubtful {
 }
 
 impl Texts {
+    /// None, where the process may have so many descriptors.
+    pub(super) fn within(descriptors: u64) -> Texts {
+        let most = usize::try_from(descriptors / 8).unwrap_or(MOST).min(MOST);
+        Texts {
+            most,
+            ..Texts::default()
+        }
+    }
+
     /// A thread has read a version.
     pub fn note_read(&mut self, tid: u32, dentry: &Dentry, version: NodeId, file: &Arc<File>) {
         if is_small(file) {
@@ -96,7 +107,7 @@ impl Texts {
     fn known(&mut self, tid: u32, dentry: &Dentry) -> &mut KnownText {
         let key = (tid, dentry.clone());
         if !self.known.contains_key(&key) {
-            while self.order.len() >= MOST
+            while self.order.len() >= self.most
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.known.remove(&oldest);

@@ -12,6 +12,7 @@ use super::judging::{is_told, make_ready};
 use super::lines::may_be_added_to;
 use super::open::had_room;
 use super::probe::CloseProbe;
+use super::publish::COMMIT_RECORD;
 use super::watchers::Watchers;
 use super::{Durability, Engine, State};
 use crate::journal::Record;
@@ -472,7 +473,7 @@ fn promise_at_once(
     mut ready: Ready,
     last_by: Option<u32>,
 ) -> Option<Result<Ready, Abort>> {
-    if !engine.can_reserve_commit() {
+    if !engine.store.has_reserve() || !engine.sequencer.has_room(COMMIT_RECORD) {
         return None;
     }
     let noted = {

@@ -21,7 +21,7 @@ use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, Version};
 const MANY_SUPERSEDED: usize = 16;
 
 /// Room in the journal for the record of a commit, and for what else is told with it.
-const COMMIT_RECORD: u64 = 64 << 10;
+pub(super) const COMMIT_RECORD: u64 = 64 << 10;
 
 /// What a commit replaces that its program may not have seen.
 struct ReplacedUnseen {

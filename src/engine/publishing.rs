@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::ledger::{Actor, Saved};
 use super::merging::{MergeOutcome, Why};
 use super::names::Left;
+use super::open::had_room;
 use super::rest::check_due;
 use super::{Engine, State};
 use crate::guard::Replaces;
@@ -219,6 +220,9 @@ impl Engine {
         let mut content = staging.lock();
         Engine::may_be_published(&mut content, how)?;
         content.copy_base()?;
+        if content.passes() && !had_room(&self.store) {
+            return Err(Errno::NOSPC);
+        }
         content.look()?;
         let publishing = Publishing {
             replaces: match how.stays() {

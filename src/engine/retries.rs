@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::open::{OpenRequest, OpenStep, Opened, writes};
+use super::open::{OpenRequest, OpenStep, Opened, Pass, writes};
 use super::{Engine, State};
 use crate::namespace::NodeKind;
 use crate::sys::{failpoint, proc};
@@ -614,6 +614,8 @@ fn as_shared(
     Opened {
         keep_cache: false,
         direct_io: true,
+        // Its file is not the node's.
+        pass: Pass::Never,
         ..opened
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::convert::{attr_of, feature};
 use super::replies::{ENTRY_TTL, GENERATION, fopen_flags};
-use crate::engine::{Created, Engine, Feature, Opened, Pass};
+use crate::engine::{Created, Engine, Feature, Opened, Pass, give_up};
 use crate::sys::{failpoint, mount};
 use crate::types::{HandleId, NodeId, OpResult};
 
@@ -35,6 +36,8 @@ struct OpenNode {
     passing: Vec<HandleId>,
     /// From this.
     backing: Option<Arc<BackingId>>,
+    /// Device and inode number of that.
+    file: (u64, u64),
     /// So many others are open.
     others: usize,
 }
@@ -79,24 +82,30 @@ impl Passing {
         back: impl FnOnce(&File) -> io::Result<BackingId>,
         file: impl FnOnce() -> OpResult<Arc<File>>,
     ) -> Served {
-        if !self.on.load(Ordering::Relaxed) {
-            return Served::Asks;
-        }
         let mut nodes = self.nodes.lock();
-        let node = nodes.entry(id).or_default();
-        if let Some(backing) = node.backing.clone() {
-            if opened.pass == Pass::Never || file().is_err() {
+        if let Some(node) = nodes.get_mut(&id)
+            && let Some(backing) = node.backing.clone()
+        {
+            let is_same = |file: Arc<File>| identity(&file) == Some(node.file);
+            if opened.pass == Pass::Never || !file().is_ok_and(is_same) {
                 return Served::Busy;
             }
             node.passing.push(opened.handle);
             return Served::Passes(backing);
         }
+        if !self.on.load(Ordering::Relaxed) {
+            return Served::Asks;
+        }
+        let node = nodes.entry(id).or_default();
         let mixes = failpoint::mutant("C1-passed");
         let wanted = opened.pass == Pass::Wanted && (node.others == 0 || mixes);
-        if let Some(Ok(file)) = wanted.then(file) {
+        if let Some(Ok(file)) = wanted.then(file)
+            && let Some(identity) = identity(&file)
+        {
             match back(&file) {
                 Ok(backing) => {
                     let backing = Arc::new(backing);
+                    node.file = identity;
                     node.backing = Some(backing.clone());
                     node.passing.push(opened.handle);
                     return Served::Passes(backing);
@@ -130,6 +139,11 @@ impl Passing {
             }
         }
     }
+}
+
+fn identity(file: &File) -> Option<(u64, u64)> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Tells the kernel of an open description, and gives it the backing file if it may read that by itself.
@@ -183,6 +197,6 @@ pub(super) fn answer_create(
 
 /// A description can't be served.
 fn refuse(engine: &Arc<Engine>, node: NodeId, opened: &Opened) {
-    log::warn!("a file can't be opened so as long as the kernel serves it by itself for others");
-    engine.release(node, opened.handle, None);
+    log::debug!("a file can't be opened so as long as the kernel serves it by itself for others");
+    give_up(engine, node, opened.handle);
 }

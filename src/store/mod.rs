@@ -125,6 +125,7 @@ pub struct Store {
     lock: File,
     reserve: reserve::Reserve,
     quota: OnceLock<bool>,
+    fine_times: OnceLock<bool>,
 }
 
 /// Name of a staging or rejected file.
@@ -158,6 +159,31 @@ impl Store {
                     .any(|option| option.contains("quota") && option != "noquota")
             };
             table.iter().find(on_disk).is_none_or(limits)
+        })
+    }
+
+    /// Whether each write changes its file's time of modification as that is seen, however close to each other they come (Linux 6.13, and
+    /// not every file system).
+    pub fn tells_writes(&self) -> bool {
+        const PROBE: &str = "probe";
+        let probe = || {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let file = rustix::fs::openat(&self.staging, PROBE, flags, Mode::from_raw_mode(0o600));
+            let file = File::from(file?);
+            let mut last = at::stat(&file)?;
+            for _ in 0..3 {
+                rustix::io::pwrite(&file, b"x", 0)?;
+                let before = std::mem::replace(&mut last, at::stat(&file)?);
+                if (before.st_mtime, before.st_mtime_nsec) == (last.st_mtime, last.st_mtime_nsec) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        *self.fine_times.get_or_init(|| {
+            let tells: Result<bool, Errno> = probe();
+            rustix::fs::unlinkat(&self.staging, PROBE, rustix::fs::AtFlags::empty()).ok();
+            tells == Ok(true)
         })
     }
 
@@ -219,6 +245,7 @@ impl Store {
             lock,
             reserve: reserve::Reserve::default(),
             quota: OnceLock::new(),
+            fine_times: OnceLock::new(),
         })
     }
 

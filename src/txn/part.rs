@@ -5,29 +5,38 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{copy_attributes, marked_version};
+use super::{copy_attributes, mark_version, marked_version};
 use crate::store::{Store, id_name};
 use crate::sys::{at, failpoint};
 use crate::types::{TxnId, Version, errno_of, mtime_ns};
 
-/// Shorter ones are never given to the kernel, in bytes.
-const PASSED: u64 = 1 << 20;
 /// A copy under way, in the staging directory: no number, so nobody takes it for content.
 const COPY: &str = "copy";
 
 /// What is rolled forward of transactions that had not ended becomes a version as a copy, which none of their programs has open. What
-/// has been copied already by a run that a crash has ended is copied once more.
-pub(super) fn from_writers(store: &Store, unended: &[TxnId]) -> Result<(), Errno> {
-    if failpoint::mutant("C18-passed") {
+/// has been copied already by a run that a crash has ended is copied once more. Where there is no room for a copy the file itself is
+/// put in place: it is promised. After a power cut no program is left.
+pub(super) fn from_writers(
+    store: &Store,
+    unended: &[TxnId],
+    only_daemon: bool,
+) -> Result<(), Errno> {
+    if !only_daemon || failpoint::mutant("C18-passed") {
         return Ok(());
     }
     for id in unended {
-        let file = store.open_staging(*id)?;
-        if let Some(file) = file.filter(|file| file.metadata().is_ok_and(|m| m.len() >= PASSED)) {
-            copy(store, *id, &file)?;
+        let Some(file) = store.open_staging(*id)? else {
+            continue;
+        };
+        if let Err(errno) = copy(store, *id, &file) {
+            log::warn!(
+                "{}: not copied, and may be written still: {errno}",
+                id_name(*id)
+            );
+            rustix::fs::unlinkat(&store.staging, COPY, AtFlags::empty()).ok();
         }
     }
     Ok(())
@@ -46,15 +55,14 @@ fn copy(store: &Store, id: TxnId, file: &File) -> Result<(), Errno> {
     rustix::fs::renameat(&store.staging, COPY, &store.staging, id_name(id))
 }
 
-/// What is rolled forward of a transaction that had not ended has no number yet: the next after what it replaces.
-pub(super) fn number(version: Version, dir: impl AsFd, name: &OsStr) -> Result<Version, Errno> {
+/// Marks what is put in place with its number: what is rolled forward of a transaction that had not ended has none yet, and gets the
+/// next after what it replaces.
+pub(super) fn mark_number(file: &File, version: Version, (dir, name): (impl AsFd, &OsStr)) {
     if version > Version::default() {
-        return Ok(version);
+        return mark_version(file, version);
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-        Ok(replaced) => Ok(marked_version(replaced).unwrap_or(Version(1)).next()),
-        // Nothing, or what has no versions.
-        Err(_) => Ok(version),
+    if let Ok(replaced) = rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        mark_version(file, marked_version(replaced).unwrap_or(Version(1)).next());
     }
 }

@@ -256,7 +256,7 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
     }
     gaps::fill(store, &mut plan).map_err(io("filling up what editors had promised"))?;
     replay::replay(store, &mut plan).map_err(io("writing documents that were edited"))?;
-    part::from_writers(store, &plan.unended).map_err(io("copying what may be written still"))?;
+    part::from_writers(store, &plan.unended, only_daemon).map_err(io("copying what was open"))?;
     failpoint::crash_point("recovery-replayed");
     sync_accepted(store, &plan).map_err(io("making staged content durable"))?;
     if !plan.accepted.is_empty() || !plan.leftovers.is_empty() {
@@ -952,10 +952,7 @@ fn place(
     if content.mtime_ns != 0 && mtime_ns(&stat) != content.mtime_ns.max(added_ns) {
         at::set_mtime(file, content.mtime_ns.max(added_ns))?;
     }
-    let version = part::number(version, &dir, &name)?;
-    if version > Version::default() {
-        super::mark_version(file, version);
-    }
+    part::mark_number(file, version, (&dir, &name));
     store.apply(id, &dir, &name)?;
     failpoint::crash_point("recovery-placed");
     Ok(Some(dir))

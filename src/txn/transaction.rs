@@ -98,11 +98,16 @@ impl Transaction {
         self.target.move_to(to)
     }
 
-    /// One of its processes has emptied the name through its path, by another transaction. Nobody would know of what the kernel writes
-    /// by itself after that.
+    /// One of its processes has emptied the name through its path, by another transaction.
     pub fn note_emptied(&mut self, by: TxnId) {
-        if self.staging.passed().is_none() {
-            self.purpose.note_emptied(by);
+        self.staging.look_apart();
+        self.purpose.note_emptied(by);
+    }
+
+    /// What the kernel has written by itself is a write like any other.
+    pub fn note_passed(&mut self) {
+        if self.staging.is_written() {
+            self.purpose.note_write();
         }
     }
 

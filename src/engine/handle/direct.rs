@@ -123,6 +123,10 @@ impl OpenFile for DirectFile {
         engine.give_back(state, &unlock);
     }
 
+    fn pass(&self) -> Option<Arc<File>> {
+        Some(self.file.clone())
+    }
+
     fn in_place(&self) -> Option<&Arc<File>> {
         Some(&self.file)
     }

@@ -60,7 +60,10 @@ impl Engine {
             keep_cache: !flags.contains(OFlags::TRUNC),
             direct_io: false,
             no_flush: false,
-            pass: Pass::Never,
+            pass: match writes {
+                true => Pass::Never,
+                false => Pass::Beside,
+            },
         })
     }
 

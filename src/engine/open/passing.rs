@@ -1,18 +1,20 @@
 //! Large files, which the kernel had better read and write by itself (passthrough).
 
 use std::ffi::OsStr;
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use crate::engine::State;
 use crate::engine::lines::may_be_added_to;
+use crate::engine::{Engine, State};
 use crate::guard::Guard;
+use crate::journal::Record;
 use crate::namespace::Shown;
 use crate::rules::{Mode, OnConflict, Policy};
 use crate::store::Store;
 use crate::sys::{at, failpoint};
 use crate::txn::Transaction;
-use crate::types::{OpResult, TxnId};
+use crate::types::{HandleId, NodeId, OpResult, TxnId};
 
 /// From this size on, in bytes, it is better to give the kernel the file than to read or write it for it.
 const LARGE: u64 = 1 << 20;
@@ -66,6 +68,7 @@ pub(super) fn of_writer(
         && makes_all(txn, flags)
         && is_hidden(txn)
         && has_ample_room(store, expected)
+        && store.tells_writes()
         && has_no_privileges(state, txn);
     match state.txns.get_mut(&id).filter(|_| is_wanted) {
         Some(txn) => {
@@ -116,6 +119,25 @@ fn has_no_privileges(state: &State, txn: &Transaction) -> bool {
     };
     let is_plain = at::stat(&*fd).is_ok_and(|stat| stat.st_mode & 0o6000 == 0);
     is_plain && at::get_xattr(&*fd, OsStr::new("security.capability")) == Ok(None)
+}
+
+/// A description is not given to who asked for it: what it began is discarded, not committed.
+pub fn give_up(engine: &Arc<Engine>, node: NodeId, handle: HandleId) {
+    {
+        let mut guard = engine.lock();
+        let state = &mut *guard;
+        let file = state.handles.get(handle).and_then(|file| file.writes_in());
+        let txn = file.and_then(|id| state.txns.get_mut(&id));
+        if let Some(txn) = txn.filter(|txn| txn.phase.descriptions() == 1) {
+            txn.unlink();
+            let id = txn.staging_id;
+            engine
+                .sequencer
+                .append(&Record::Retarget { id, path: None })
+                .ok();
+        }
+    }
+    engine.release(node, handle, None);
 }
 
 /// Whether the disk has room for what the kernel is to write by itself, whose likely length is `expected` bytes, and no quota.

@@ -49,8 +49,22 @@ impl Staging {
     /// content. A write says so itself: one that waits while what was written before is published
     /// is not forgotten with that.
     pub fn has_changes(&self) -> bool {
-        self.changed.load(Ordering::Acquire)
-            || self.passed.get().is_some_and(|passed| passed.is_written())
+        self.changed.load(Ordering::Acquire) || self.is_written()
+    }
+
+    /// Whether the kernel has written it by itself since that was looked at.
+    pub fn is_written(&self) -> bool {
+        self.passed.get().is_some_and(|passed| passed.is_written())
+    }
+
+    /// What was written so far is told from what the kernel writes from now on.
+    pub fn look_apart(&self) {
+        if let Some(passed) = self.passed.get().filter(|passed| passed.is_written()) {
+            self.changed.store(true, Ordering::Release);
+            if let Ok((len, mtime_ns)) = passed.now() {
+                passed.note(len, mtime_ns);
+            }
+        }
     }
 
     /// The commit that has to be on the medium when its close returns, as what was published so far
@@ -180,6 +194,12 @@ impl Content {
             fsynced.overwritten = true;
         }
         Ok(true)
+    }
+
+    /// Whether the kernel has written it by itself since the last look.
+    pub fn is_written(&self) -> bool {
+        let passed = self.rest.passed.as_ref();
+        passed.is_some_and(|passed| passed.is_written())
     }
 
     /// What was changed of it just now was no write.
