@@ -103,8 +103,8 @@ class Side:
             self.worker.order("create", row.count, 1, place)
             return place
         if row.amount:
-            if not row.operation.startswith("write"):
-                self.worker.order(f"write-{row.amount}:{1 << 20}", 1, 1, path)
+            # What is written replaces what is there, as a program does that saves again and again.
+            self.worker.order(f"write-{row.amount}:{1 << 20}", 1, 1, path)
         elif row.content:
             names = [path] if row.threads == 1 else [f"{path}{n}" for n in range(row.threads)]
             for name in names:
@@ -114,6 +114,8 @@ class Side:
             if not row.once and not row.beside:
                 self.worker.order(row.operation_of(self.name), 1, row.threads, path)
         os.sync()
+        # At rest, as files mostly are: what was committed just now is asked for each time.
+        time.sleep(0.15)
         return path
 
 
