@@ -466,6 +466,32 @@ fn a_name_that_moves_while_it_is_dropped_is_dropped_at_its_new_place() {
 }
 
 #[test]
+fn a_name_that_moves_between_a_writers_lookups_is_dropped_at_its_new_place() {
+    need_daemon!();
+    for truncates in [false, true] {
+        let m = mount!(options().env("COMMITFS_OPEN_DELAY_MS", 400));
+        m.save("one", "the first version");
+        let (one, two) = (m.path("one"), m.path("two"));
+        let path = one.as_os_str().as_bytes();
+        let (mut writer, mut other, mut reader) = (Actor::new(), Actor::new(), Actor::new());
+        assert_eq!(reader.stat(&one).unwrap().size, 17);
+        match truncates {
+            true => writer.start("truncate", &[path, b"3"]),
+            false => writer.start("open", &[b"w", b"w", path]),
+        }
+        // An open's ESTALE is on its way by then, which comes so long after the first lookup; a truncate's at once.
+        std::thread::sleep(Duration::from_millis(if truncates { 200 } else { 600 }));
+        other.rename(&one, &two).unwrap();
+        writer.finish().unwrap();
+        if !truncates {
+            writer.write("w", "new").unwrap();
+            writer.close("w").unwrap();
+        }
+        assert_eq!(reader.stat(&two).unwrap().size, 3, "{truncates}");
+    }
+}
+
+#[test]
 fn attributes_of_a_kept_name_change_for_all() {
     let m = mount!(options());
     m.save("state", "first");

@@ -344,11 +344,12 @@ impl Engine {
             return note.own().map(Truncation::Alone).ok_or(Errno::STALE);
         }
         let is_second = note.is_some() && !failpoint::mutant("C1-walk-end");
-        let prepared = note.and_then(|n| n.own());
+        let prepared = note.as_ref().and_then(|n| n.own());
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         if let Some(prepared) = prepared {
             if node.kind == NodeKind::Private(prepared) {
-                resolve::has_walked(state, prepared);
+                let walked = note.as_ref().map(|n| &n.dentry);
+                resolve::has_walked(state, prepared, walked);
                 return Ok(Truncation::Alone(prepared));
             }
             self.drop_unopened(state, prepared);

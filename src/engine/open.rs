@@ -430,7 +430,7 @@ impl Engine {
         let fresh = prepared == Some(id);
         match note.map(|n| n.way) {
             Some(Way::Own { empties, .. }) if fresh => {
-                resolve::has_walked(state, id);
+                resolve::has_walked(state, id, walked);
                 if let Some(emptied) = empties.and_then(|own| state.txns.get_mut(&own)) {
                     emptied.note_emptied(id);
                 }

@@ -472,10 +472,15 @@ pub(super) fn looked_up(state: &State, tid: u32, id: NodeId) -> Option<&Dentry> 
     (at == Some(dentry) || !is_kept).then_some(dentry)
 }
 
-/// A writer has come by on its second lookup: the kernel has dropped the name of what it found there before.
-pub(super) fn has_walked(state: &mut State, txn: TxnId) {
+/// A writer has come by on its second lookup, by this name: the kernel has dropped what it found there before. Not if that has been
+/// renamed since: then the kernel has moved what it keeps along, and is told as of who has not walked.
+pub(super) fn has_walked(state: &mut State, txn: TxnId, walked: Option<&Dentry>) {
     let base = state.txns.get(&txn).and_then(|txn| txn.purpose.base());
-    if let Some(base) = base {
+    let stays = |id: &NodeId| {
+        let at = state.nodes.get(*id).and_then(|node| node.at.as_ref());
+        at == walked || failpoint::mutant("C1-kept-walk")
+    };
+    if let Some(base) = base.filter(stays) {
         state.nodes.kept_names.has_dropped(base);
     }
 }
