@@ -92,14 +92,7 @@ mod tests {
             path: path.into(),
             id: TxnId(id),
             version: Version(1),
-            content: ContentInfo {
-                len: 0,
-                crc: None,
-                inline: None,
-                mtime_ns: 0,
-                grown: None,
-                parts: None,
-            },
+            content: ContentInfo::default(),
             in_place: false,
         }
     }

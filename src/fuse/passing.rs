@@ -73,6 +73,24 @@ impl Passing {
         feature(NAME, why.is_none(), why.unwrap_or_default().to_owned())
     }
 
+    /// Decides how a description is answered. One that can't be served is given up.
+    fn serve(
+        &self,
+        engine: &Arc<Engine>,
+        node: NodeId,
+        opened: &Opened,
+        back: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> Served {
+        let served = self.enter(node, opened, back, || engine.pass(opened.handle));
+        if matches!(served, Served::Busy) {
+            log::debug!(
+                "a file can't be opened so as long as the kernel serves it by itself for others"
+            );
+            give_up(engine, node, opened.handle);
+        }
+        served
+    }
+
     /// A description is about to be answered. `file` says what it reads, `back` gives that to the kernel; should that fail, none is
     /// passed any more.
     fn enter(
@@ -155,18 +173,12 @@ pub(super) fn answer_open(
     opened: &Opened,
 ) {
     let handle = FileHandle(opened.handle.0);
-    let back = |file: &File| reply.open_backing(file);
-    match passing.enter(node, opened, back, || engine.pass(opened.handle)) {
+    match passing.serve(engine, node, opened, |file| reply.open_backing(file)) {
         Served::Asks => reply.opened(handle, fopen_flags(opened)),
         Served::Passes(backing) => {
-            let mut flags = FopenFlags::empty();
-            flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
-            reply.opened_passthrough(handle, flags, &backing);
+            reply.opened_passthrough(handle, flags_beside(opened), &backing);
         }
-        Served::Busy => {
-            refuse(engine, node, opened);
-            reply.error(Errno::ETXTBSY);
-        }
+        Served::Busy => reply.error(Errno::ETXTBSY),
     }
 }
 
@@ -179,24 +191,19 @@ pub(super) fn answer_create(
 ) {
     let (node, opened) = (created.attr.ino, &created.opened);
     let (attr, handle) = (attr_of(&created.attr), FileHandle(opened.handle.0));
-    let back = |file: &File| reply.open_backing(file);
-    match passing.enter(node, opened, back, || engine.pass(opened.handle)) {
+    match passing.serve(engine, node, opened, |file| reply.open_backing(file)) {
         Served::Asks => {
             reply.created(&ENTRY_TTL, &attr, GENERATION, handle, fopen_flags(opened));
         }
         Served::Passes(backing) => {
-            let flags = FopenFlags::empty();
+            let flags = flags_beside(opened);
             reply.created_passthrough(&ENTRY_TTL, &attr, GENERATION, handle, flags, &backing);
         }
-        Served::Busy => {
-            refuse(engine, node, opened);
-            reply.error(Errno::ETXTBSY);
-        }
+        Served::Busy => reply.error(Errno::ETXTBSY),
     }
 }
 
-/// A description can't be served.
-fn refuse(engine: &Arc<Engine>, node: NodeId, opened: &Opened) {
-    log::debug!("a file can't be opened so as long as the kernel serves it by itself for others");
-    give_up(engine, node, opened.handle);
+/// With passthrough the kernel takes no flag that is about pages.
+fn flags_beside(opened: &Opened) -> FopenFlags {
+    fopen_flags(opened) & FopenFlags::FOPEN_NOFLUSH
 }

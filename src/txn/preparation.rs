@@ -320,19 +320,8 @@ mod tests {
     use super::*;
 
     fn ready(id: u64) -> Ready {
-        let content = ContentInfo {
-            len: 0,
-            crc: None,
-            inline: None,
-            mtime_ns: 0,
-            grown: None,
-            parts: None,
-        };
-        Ready::new(
-            TxnId(id),
-            Arc::new(File::open("/dev/null").unwrap()),
-            content,
-        )
+        let file = Arc::new(File::open("/dev/null").unwrap());
+        Ready::new(TxnId(id), file, ContentInfo::default())
     }
 
     fn told(preparation: &mut Preparation) {
