@@ -14,6 +14,7 @@ pub mod json;
 pub mod locks;
 pub mod namespace;
 pub mod rules;
+pub mod runtime;
 pub mod store;
 pub mod sys;
 pub mod txn;

@@ -22,9 +22,9 @@ const METHODS: Limits = (60, &[("Engine", 548)]);
 const FIELDS: Limits = (
     15,
     &[
-        ("State", 27),
+        ("State", 26),
         ("Node", 28),
-        ("Engine", 26),
+        ("Engine", 25),
         ("Status", 20),
         ("Content", 19),
     ],

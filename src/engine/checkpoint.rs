@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::state::{sleep, sleep_until};
-use super::wakeups::Awaited;
 use super::{Engine, State};
 use crate::commit::{Broken, CheckpointItem, Parked, Round, Todo};
 use crate::journal::{Edit, JournalError, Record};
+use crate::runtime::Awaited;
 use crate::sys::{at, failpoint, spare};
 use crate::txn::Transaction;
 use crate::types::{NodeId, OpResult, Seq, TxnId, mtime_ns, now_ns};

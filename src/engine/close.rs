@@ -16,13 +16,13 @@ use super::handle::{Asked, Closing, FlushRest, OpenFile, Progress, Worked, close
 use super::links::{Copies, RENEWALS};
 use super::merging::Save;
 use super::prepare::{check_target, told_of_ended};
-use super::state::{Unmount, sleep};
-use super::wakeups::Awaited;
+use super::state::sleep;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
 use crate::journal::Record;
 use crate::locks::FileId;
 use crate::namespace::NodeKind;
+use crate::runtime::{Awaited, Unmount};
 use crate::store::{Rejected, id_name};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Abort, GrownBase, Phase, Staging, Transaction};
@@ -503,7 +503,7 @@ impl Engine {
                 .or_default() += 1;
         }
         let path = self.path_of(state, txn.dentry());
-        self.deferred_closes.begin();
+        self.reaper.closes().begin();
         Aborted { txn, path, abort }
     }
 
@@ -544,7 +544,7 @@ impl Engine {
         drop(state);
         // Its space is free only when nobody has it open.
         drop(aborted);
-        self.deferred_closes.end();
+        self.reaper.closes().end();
     }
 
     /// A guard's refusal of a rename or link: told, counted and remembered.

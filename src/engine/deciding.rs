@@ -10,9 +10,9 @@ use std::time::Instant;
 use parking_lot::MutexGuard;
 
 use super::state::{sleep, sleep_until};
-use super::wakeups::Awaited;
 use super::{Engine, State};
 use crate::namespace::NodeKind;
+use crate::runtime::Awaited;
 use crate::sys::failpoint;
 use crate::txn::Transaction;
 use crate::types::{Dentry, NodeId, TxnId};

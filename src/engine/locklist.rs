@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::lockstats::{NameTotals, Totals};
 use super::{Engine, State};
 use crate::locks::{LockKind, Mode};
+use crate::runtime::{NameTotals, Totals};
 use crate::sys::{failpoint, proc};
 
 /// So many names are shown by status; `commitfs locks` shows all that are kept.

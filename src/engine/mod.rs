@@ -27,10 +27,8 @@ mod links;
 mod live_rules;
 mod locking;
 mod locklist;
-mod lockstats;
 mod mapped;
 mod merging;
-mod metrics;
 mod names;
 mod open;
 mod orders;
@@ -38,7 +36,6 @@ mod overlaid;
 mod overwrites;
 mod own_saves;
 mod pieces;
-mod pool;
 mod prepare;
 mod probe;
 mod publish;
@@ -55,8 +52,6 @@ mod status;
 mod strangers;
 mod strays;
 mod virtualdir;
-mod waits;
-mod wakeups;
 mod watchers;
 mod xattrs;
 
@@ -76,21 +71,24 @@ use rustix::io::Errno;
 use crate::commit::{CheckpointRequest, Sequencer, Unsynced};
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::rules::{Creation, Policy, Rules};
+use crate::runtime::{LockStats, Metrics, Pool, Reaper, Waits};
 use crate::store::{RejectedBound, Store};
 use crate::sys::{at, failpoint};
 use crate::txn::Transactions;
 use crate::txn::recovery::Recovered;
 use crate::types::{Attr, Dentry, HandleId, NodeId, OpResult, ROOT, seconds_of};
 
+pub use crate::runtime::{
+    BOUNDS, Config, Counters, Durability, Histogram, LogTo, NameTotals, Totals, Unmount,
+};
 pub use advice::ErrorReport;
 pub use attrs::{SetAttr, SetTime};
 pub use dirs::Listing;
 pub use io::WriteRequest;
 pub use locking::LockRequest;
-pub use lockstats::{BOUNDS, Histogram, LockStats, NameTotals, Totals};
 pub use open::{CreateRequest, Created, OpenRequest, Opened, Pass, give_up};
 pub use resolve::{path_now, set_dropper};
-pub use state::{Counters, DirEntry, State};
+pub use state::{DirEntry, State};
 pub use status::{Feature, Status};
 pub use virtualdir::{Answer, Blocker, ControlCommand, is_virtual};
 
@@ -101,56 +99,6 @@ const STABLE: Duration = Duration::from_secs(3600);
 const DIR_TIMES: Duration = Duration::from_secs(1);
 /// Attributes of what does.
 const VOLATILE: Duration = Duration::ZERO;
-
-/// When an acknowledged commit survives a power cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Within the bound (1 s).
-    Async,
-    /// Before close() returns.
-    Sync,
-}
-
-/// Where the daemon's log goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogTo {
-    /// `.commitfs/daemon.log`.
-    File,
-    /// The journal of systemd.
-    Journal,
-    /// Wherever the daemon's standard error goes.
-    Stderr,
-}
-
-/// How the engine is to work.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// When commits are durable.
-    pub durability: Durability,
-    /// With `Async`: the longest time an acknowledged commit may be lost by a power cut.
-    pub bound: Duration,
-    /// The daemon may give files away: it keeps the caller's owner and group.
-    pub privileged: bool,
-    /// Reading leaves the access times of files alone.
-    pub noatime: bool,
-    /// And of directories.
-    pub nodiratime: bool,
-    /// A lock held for longer is told in the log.
-    pub lock_warn: Option<Duration>,
-    /// Descriptors that the process may have open.
-    pub descriptors: u64,
-    /// How long an editor waits for the writer slot of a file (C9).
-    pub lock_timeout: Duration,
-    /// Where it is mounted, for messages.
-    pub mountpoint: PathBuf,
-    /// The rules file that was named when it was mounted; without one it is `.commitfs/rules.toml`.
-    pub rules_file: Option<PathBuf>,
-    /// Where the daemon's log goes.
-    pub log: LogTo,
-    /// Why the manner of a writer's death can't be told, if it can't (C4).
-    pub no_killed_writer_detection: Option<String>,
-}
 
 /// What the engine tells the kernel of its own accord.
 pub trait Notify: Send + Sync {
@@ -176,12 +124,11 @@ pub struct Engine {
     pub(crate) sequencer: Sequencer,
     /// Taken after a content, and before `State`.
     appends: append::Appends,
-    /// Files on their way out.
-    deferred_closes: Arc<room::DeferredCloses>,
     /// Locks already told of: path, process, kind.
     warned: Mutex<std::collections::HashSet<(String, u32, String)>>,
-    pub(crate) pool: pool::Pool,
-    reaper: room::Reaper,
+    pub(crate) pool: Pool,
+    /// Closes files on their way out.
+    reaper: Reaper,
     /// Much memory was freed: the watch gives it back to the system.
     freed: std::sync::atomic::AtomicBool,
     pub(crate) notify: OnceLock<Box<dyn Notify>>,
@@ -260,16 +207,15 @@ impl Engine {
             locks: crate::locks::LockTable::default(),
             lock_stats: LockStats::default(),
             files: files::Files::default(),
-            waits: waits::Waits::default(),
-            unmount: state::Unmount::No,
+            waits: Waits::default(),
+            unmount: Unmount::No,
             ledger: ledger::Ledger::default(),
             registry: merging::Registry::default(),
             overwrites: overwrites::Overwrites::within(config.descriptors),
             kept_open: rest::KeptOpen::default(),
-            metrics: metrics::Metrics::default(),
+            metrics: Metrics::default(),
         };
-        let deferred_closes = Arc::new(room::DeferredCloses::default());
-        let reaper = room::Reaper::start(deferred_closes.clone())?;
+        let reaper = Reaper::start()?;
         let rejected_bound = RejectedBound::of(&store.root);
         let engine = Arc::new(Engine {
             store,
@@ -280,10 +226,9 @@ impl Engine {
             checkpoint_wanted: Condvar::new(),
             sequencer: Sequencer::new(recovered.journal, recovered.last_seq),
             appends: append::Appends::default(),
-            deferred_closes,
             freed: std::sync::atomic::AtomicBool::new(false),
             warned: Mutex::default(),
-            pool: pool::Pool::default(),
+            pool: Pool::default(),
             reaper,
             notify: OnceLock::new(),
             watchers: OnceLock::new(),
@@ -390,7 +335,7 @@ impl Engine {
     /// Closes a descriptor where it doesn't hold anybody up.
     pub(crate) fn defer_close(&self, fd: Option<Arc<File>>) {
         if let Some(fd) = fd {
-            self.reaper.close(fd, &self.deferred_closes);
+            self.reaper.close(fd);
         }
     }
 

@@ -13,10 +13,10 @@ use rustix::io::Errno;
 
 use super::probe::Looks;
 use super::state::sleep_until;
-use super::wakeups::Awaited;
 use super::{Engine, STABLE, State, VOLATILE, virtualdir};
 use crate::namespace::{DropNames, Node, NodeKind};
 use crate::rules::{Creation, Mode};
+use crate::runtime::Awaited;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Last, Transaction, View};
 use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId, now_ns};

@@ -2,15 +2,8 @@
 //! and rejected content makes way, before a write fails for want of space.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use rustix::io::Errno;
 
@@ -19,7 +12,7 @@ use crate::namespace::Pending;
 use crate::store::{FULL_DISK, Owner, Rejected, Worth, id_name};
 use crate::sys::{at, failpoint};
 use crate::txn::Staging;
-use crate::types::{OpResult, TxnId, errno_of};
+use crate::types::{OpResult, TxnId};
 
 /// Room is looked for so long.
 pub(super) const ROOM_LIMIT: Duration = Duration::from_secs(3);
@@ -27,91 +20,6 @@ pub(super) const ROOM_LIMIT: Duration = Duration::from_secs(3);
 const GIVE_BACK: u32 = 3;
 /// As much as one request may need.
 const PIECE: u64 = 1 << 20;
-
-/// Aborted contents on their way to rejected, and descriptors that may be the last of a file: they
-/// take space until they are gone.
-#[derive(Debug, Default)]
-pub(super) struct DeferredCloses {
-    begun: AtomicU64,
-    ended: AtomicU64,
-    last: Mutex<Option<Instant>>,
-}
-
-impl DeferredCloses {
-    pub(super) fn begin(&self) {
-        self.begun.fetch_add(1, Ordering::AcqRel);
-    }
-
-    pub(super) fn end(&self) {
-        *self.last.lock() = Some(Instant::now());
-        self.ended.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The file system may take a moment to give back what the last one has left.
-    pub(super) fn is_recent(&self) -> bool {
-        self.last
-            .lock()
-            .is_some_and(|at| at.elapsed() < Duration::from_millis(150))
-    }
-
-    pub(super) fn begun(&self) -> u64 {
-        self.begun.load(Ordering::Acquire)
-    }
-
-    pub(super) fn ended(&self) -> u64 {
-        self.ended.load(Ordering::Acquire)
-    }
-}
-
-/// How long the reaper waits for others after the first.
-const GATHERS: Duration = Duration::from_millis(20);
-/// It goes on at once when so many wait: each is a descriptor.
-const MOST_GATHERED: u64 = 16;
-
-/// A thread that closes what takes long to close: the last descriptor of an unlinked file frees its blocks.
-///
-/// A save leaves one such descriptor. To wake a thread for each would cost the save more than the close.
-#[derive(Debug)]
-pub(super) struct Reaper {
-    queue: Sender<Arc<File>>,
-    thread: Thread,
-}
-
-impl Reaper {
-    /// With its thread, which tells `closes` of each.
-    pub(super) fn start(closes: Arc<DeferredCloses>) -> OpResult<Reaper> {
-        let (queue, deferred) = channel::<Arc<File>>();
-        let thread = std::thread::Builder::new()
-            .name("reaper".into())
-            .spawn(move || {
-                while let Ok(first) = deferred.recv() {
-                    std::thread::park_timeout(GATHERS);
-                    for fd in std::iter::once(first).chain(deferred.try_iter()) {
-                        drop(fd);
-                        closes.end();
-                    }
-                }
-            })
-            .map_err(|e| errno_of(&e))?;
-        let thread = thread.thread().clone();
-        Ok(Reaper { queue, thread })
-    }
-
-    /// Closes a descriptor within a moment.
-    pub(super) fn close(&self, fd: Arc<File>, closes: &DeferredCloses) {
-        closes.begin();
-        self.queue.send(fd).ok();
-        // Others go on closing meanwhile.
-        if closes.begun().saturating_sub(closes.ended()) > MOST_GATHERED {
-            self.hurry();
-        }
-    }
-
-    /// Somebody waits for the space.
-    fn hurry(&self) {
-        self.thread.unpark();
-    }
-}
 
 impl Engine {
     /// Does what may find the disk full, as often as room can be made. `what` must be such that it
@@ -148,7 +56,7 @@ impl Engine {
         let begun = Instant::now();
         let (mut given_back, mut exhausted) = (0, false);
         loop {
-            let gone = self.deferred_closes.ended();
+            let gone = self.reaper.closes().ended();
             let result = what();
             let full = match &result {
                 Err(errno @ (Errno::NOSPC | Errno::DQUOT)) if !exhausted => *errno,
@@ -222,9 +130,9 @@ impl Engine {
 
     /// Removes a staging file that nobody needs any more.
     pub(super) fn remove_staging(&self, id: TxnId) {
-        self.deferred_closes.begin();
+        self.reaper.closes().begin();
         self.store.remove_staging(id).ok();
-        self.deferred_closes.end();
+        self.reaper.closes().end();
     }
 
     /// Waits for what is on its way out, but not for ever. Gives whether anything has left since
@@ -236,19 +144,19 @@ impl Engine {
             };
             self.lock().txns.values().any(failed)
         };
-        let leaving = self.deferred_closes.begun();
+        let leaving = self.reaper.closes().begun();
         self.reaper.hurry();
         for _ in 0..100 {
-            if self.deferred_closes.ended() >= leaving && !closing() {
+            if self.reaper.closes().ended() >= leaving && !closing() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        if self.deferred_closes.ended() != gone {
+        if self.reaper.closes().ended() != gone {
             return true;
         }
         std::thread::sleep(Duration::from_millis(20));
-        self.deferred_closes.is_recent()
+        self.reaper.closes().is_recent()
     }
 
     /// Versions that were replaced or removed take space until the checkpoint has come by: those that
@@ -263,10 +171,10 @@ impl Engine {
         drop(state);
         let checkpointed = self.checkpoint_all();
         // The reaper may have got them only now.
-        let leaving = self.deferred_closes.begun();
+        let leaving = self.reaper.closes().begun();
         self.reaper.hurry();
         for _ in 0..100 {
-            if self.deferred_closes.ended() >= leaving {
+            if self.reaper.closes().ended() >= leaving {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));

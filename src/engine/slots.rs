@@ -8,10 +8,10 @@ use rustix::io::Errno;
 
 use super::open::{OpenStep, Opened};
 use super::retries::Goal;
-use super::waits::Waiting;
-use super::wakeups::Awaited;
 use super::{Engine, State};
 use crate::locks::{Lock, closes_cycle};
+use crate::runtime::Awaited;
+use crate::runtime::Waiting;
 use crate::sys::{failpoint, proc};
 use crate::txn::Transaction;
 use crate::types::{Caller, Dentry, NodeId, OpResult};

@@ -18,11 +18,11 @@ use super::append::Appender;
 use super::claims::Claimant;
 use super::files::Files;
 use super::handle::{Handles, OpenFile};
-use super::waits::Waits;
-use super::wakeups::{self, Awaited};
 use crate::commit::{CheckpointRequest, Unsynced};
 use crate::locks::LockTable;
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
+use crate::runtime::wakeups;
+use crate::runtime::{Awaited, Counters, LockStats, Metrics, Unmount, Waits};
 use crate::txn::{Transaction, Transactions};
 use crate::types::{Dentry, HandleId, NodeId, TxnId};
 
@@ -35,64 +35,6 @@ pub struct DirEntry {
     pub ino: NodeId,
     /// What it is.
     pub kind: rustix::fs::FileType,
-}
-
-/// What happened since the mount.
-#[derive(Clone, Debug, Default)]
-pub struct Counters {
-    /// Versions published.
-    pub commits: u64,
-    /// Appends of whole records.
-    pub appends: u64,
-    /// Transactions that ended otherwise, by reason.
-    pub aborts: HashMap<&'static str, u64>,
-    /// Rewrites based on a version that wasn't current any more.
-    pub overwritten: u64,
-    /// Contents moved to rejected.
-    pub rejected: u64,
-    /// Waits for a writer slot that were given up after the lock timeout.
-    pub lock_timeouts: u64,
-    /// JSON documents edited through attributes.
-    pub patches: u64,
-    /// Such edits of a version that wasn't current any more.
-    pub stale_patches: u64,
-    /// Such edits begun again, as somebody had committed meanwhile.
-    pub patch_retries: u64,
-    /// Saves merged into the version that others had committed meanwhile.
-    pub merges: u64,
-    /// Places in them where both had changed the same, and the later won.
-    pub merge_conflicts: u64,
-    /// Saves that should have been merged, but it was not certain what they build on.
-    pub uncertain_bases: u64,
-    /// Saves that should have been merged, but something was no JSON document.
-    pub unmerged: u64,
-    /// Claims whose creators have ended.
-    pub stale_claims: u64,
-    /// Contents published though they go wrong in their middle, by their guards.
-    pub malformed: u64,
-}
-
-/// Whether an unmount is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unmount {
-    /// None is.
-    No,
-    /// One is being tried: nothing of our own may keep the mount busy.
-    Tried,
-    /// One by force is: there are no new transactions, either.
-    Forced,
-}
-
-impl Unmount {
-    /// Whether one is.
-    pub fn is_under_way(self) -> bool {
-        self != Unmount::No
-    }
-
-    /// Whether one by force is.
-    pub fn is_forced(self) -> bool {
-        self == Unmount::Forced
-    }
 }
 
 /// See the module.
@@ -131,7 +73,7 @@ pub struct State {
     /// Advisory locks.
     pub locks: LockTable,
     /// How long was waited for locks, and how long they were held.
-    pub lock_stats: super::lockstats::LockStats,
+    pub lock_stats: LockStats,
     /// Lock files that were created with O_EXCL, as far as the rules care.
     pub claimants: HashMap<Dentry, Claimant>,
     /// Versions of a file that locks know by an earlier one.
@@ -145,7 +87,7 @@ pub struct State {
     /// Who reads and saves them.
     pub(super) registry: super::merging::Registry,
     /// How long commits take.
-    pub(super) metrics: super::metrics::Metrics,
+    pub(super) metrics: Metrics,
     /// What threads have seen, and overwritten without having seen it.
     pub(super) overwrites: super::overwrites::Overwrites,
     /// Files that their writers keep open and rewrite.

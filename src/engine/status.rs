@@ -123,7 +123,7 @@ pub struct Status {
     /// What there was of locks, writer slots and lock files since the mount.
     pub locks: super::locklist::LockTotals,
     /// How long commits take.
-    pub latency: super::metrics::Latency,
+    pub latency: crate::runtime::Latency,
     /// Committed versions not yet in the backing directory.
     pub pending: usize,
     /// Why commits can't be made durable, if they can't.

@@ -24,11 +24,12 @@ use serde::{Deserialize, Serialize};
 
 use super::close::DECISION_LIMIT;
 use super::handle::{ControlFile, OpenFile, TextFile, VersionReader};
-use super::state::{DirEntry, Unmount};
+use super::state::DirEntry;
 use super::status::OpenTransaction;
 use super::{Engine, Opened, Pass, VOLATILE};
 use crate::namespace::Shown;
 use crate::rules::Creation;
+use crate::runtime::Unmount;
 use crate::store::{DAEMON_LOG, RULES_FILE, id_name, parse_id};
 use crate::sys::{at, failpoint, watch_helper};
 use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, ROOT, TxnId, path_of};

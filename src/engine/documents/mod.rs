@@ -260,7 +260,7 @@ impl Engine {
         loop {
             let dentry = self.dentry_of_document(request.by, request.node)?;
             let kept = self.documents.of(&dentry);
-            let gone = self.deferred_closes.ended();
+            let gone = self.reaper.closes().ended();
             self.await_turn(&dentry);
             let mut parsed = kept.lock();
             let edited = match &patch {

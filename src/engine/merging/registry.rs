@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::super::ledger::{Actor, Base, ProcessId};
 use super::super::state::sleep_until;
-use super::super::wakeups::Awaited;
 use super::super::{Engine, State};
 use super::Why;
+use crate::runtime::Awaited;
 use crate::sys::{failpoint, pidfd, proc};
 use crate::types::{Dentry, NodeId, TxnId};
 

@@ -32,7 +32,7 @@ pub struct Waits {
     slots: HashMap<Dentry, VecDeque<u64>>,
     last: u64,
     /// Threads that sleep, by what wakes them.
-    pub(super) wakeups: Wakeups,
+    pub wakeups: Wakeups,
 }
 
 impl Waits {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::lockstats::Histogram;
+use super::lock_stats::Histogram;
 use crate::types::Seq;
 
 /// Commits that come closer together than this count as one for the lag of the checkpoint.
