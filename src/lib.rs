@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod commit;
+pub mod conflict;
 pub mod engine;
 pub mod fuse;
 pub mod guard;

@@ -14,10 +14,10 @@ use rustix::io::Errno;
 
 use super::handle::{Asked, Closing, FlushRest, OpenFile, Progress, Worked, close_unwritten};
 use super::links::{Copies, RENEWALS};
-use super::merging::Save;
 use super::prepare::{check_target, told_of_ended};
 use super::state::sleep;
 use super::{Durability, Engine, State};
+use crate::conflict::Save;
 use crate::guard::Guard;
 use crate::journal::Record;
 use crate::locks::FileId;

@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::documents::Parsed;
-use super::ledger::{Actor, Base, Doubts, ProcessId, Saved, Text};
 use super::publishing::Publication;
 use super::{Engine, State};
+use crate::conflict::{
+    Actor, Author, Base, ProcessId, Save, Saved, Text, Why, goes_back, read_document_in,
+};
 use crate::journal;
-use crate::json::{self, Document, Limits};
+use crate::json::{self, Document};
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, OnConflict, Policy};
 use crate::sys::{at, failpoint, pidfd, proc};
@@ -27,24 +29,8 @@ use crate::txn::{Abort, Ready, Written};
 use crate::types::{Caller, Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
 use rustix::fs::OFlags;
 
-mod registry;
-
-pub(super) use registry::{Author, Registry, Save};
-
 /// How far up the processes that a reader descends from are looked at.
 const GENERATIONS: usize = 4;
-/// Texts up to this size are compared to find out what a save builds on.
-const SMALL: u64 = 1 << 20;
-
-/// Why a stale save could not be merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    /// One of the three texts is no JSON document.
-    NoDocument,
-    /// It is not certain what it builds on.
-    Uncertain,
-}
-
 /// What became of a save at its merge.
 #[derive(Debug)]
 pub(super) enum MergeOutcome {
@@ -624,44 +610,4 @@ impl MergedFile {
             ..Ready::new(self.id, self.file, self.content)
         }
     }
-}
-
-/// Whether what was written takes back what its thread had saved before, because it was made from
-/// what had been read before that (see [`json::goes_back`]). `None`: the texts don't tell.
-fn goes_back(doubts: &Doubts, mine: &File) -> Option<bool> {
-    let document = |text: &Text| match text {
-        Text::Missing => Document::parse(b"").ok(),
-        Text::Kept(kept) => read_small_document(&kept.file),
-        Text::Dropped => None,
-    };
-    let (written, mine) = (document(&doubts.written)?, read_small_document(mine)?);
-    let mut is_known = true;
-    let found = doubts.earlier.iter().any(|earlier| {
-        let Some(earlier) = document(earlier) else {
-            is_known = false;
-            return false;
-        };
-        json::goes_back(earlier.value(), written.value(), mine.value())
-    });
-    (found || is_known).then_some(found)
-}
-
-/// The document in a file that is small enough to be read again and again.
-fn read_small_document(file: &File) -> Option<Document> {
-    match file.metadata().ok()?.len() {
-        0..=SMALL => read_document_in(file),
-        _ => None,
-    }
-}
-
-/// The document in a file.
-pub(super) fn read_document_in(file: &File) -> Option<Document> {
-    let limits = Limits::default();
-    let size = usize::try_from(file.metadata().ok()?.len()).ok()?;
-    if size > limits.bytes {
-        return None;
-    }
-    let mut text = vec![0; size];
-    file.read_exact_at(&mut text, 0).ok()?;
-    Document::parse_within(&text, &limits).ok()
 }

@@ -21,7 +21,6 @@ mod growing;
 mod handle;
 mod io;
 mod judging;
-mod ledger;
 mod lines;
 mod links;
 mod live_rules;
@@ -51,6 +50,7 @@ mod state;
 mod status;
 mod strangers;
 mod strays;
+mod turns;
 mod virtualdir;
 mod watchers;
 mod xattrs;
@@ -69,6 +69,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::commit::{CheckpointRequest, Sequencer, Unsynced};
+use crate::conflict::{Ledger, Overwrites, Registry};
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::rules::{Creation, Policy, Rules};
 use crate::runtime::{LockStats, Metrics, Pool, Reaper, Waits};
@@ -209,9 +210,9 @@ impl Engine {
             files: files::Files::default(),
             waits: Waits::default(),
             unmount: Unmount::No,
-            ledger: ledger::Ledger::default(),
-            registry: merging::Registry::default(),
-            overwrites: overwrites::Overwrites::within(config.descriptors),
+            ledger: Ledger::default(),
+            registry: Registry::default(),
+            overwrites: Overwrites::within(config.descriptors),
             kept_open: rest::KeptOpen::default(),
             metrics: Metrics::default(),
         };

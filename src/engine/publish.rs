@@ -6,11 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::ledger::Saved;
-use super::merging::{Save, Why};
-use super::overwrites::Loss;
 use super::{Durability, Engine, State};
 use crate::commit::Changeset;
+use crate::conflict::{Loss, Save, Saved, Why};
 use crate::journal::{ContentInfo, Edit, Record};
 use crate::namespace::{NodeKind, Pending};
 use crate::sys::failpoint;

@@ -10,12 +10,12 @@ use parking_lot::MutexGuard;
 use rustix::fs::{OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-use super::ledger::{Actor, Saved};
-use super::merging::{MergeOutcome, Why};
+use super::merging::MergeOutcome;
 use super::names::Left;
 use super::open::had_room;
 use super::rest::check_due;
 use super::{Engine, State};
+use crate::conflict::{Actor, Saved, Why};
 use crate::guard::Replaces;
 use crate::journal::{ContentInfo, Record};
 use crate::namespace::NodeKind;

@@ -15,13 +15,12 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::overwrites::quoted;
 use super::prepare::check_target;
 use super::probe::Looks;
 use super::publishing::Publication;
 use super::{Durability, Engine, State};
 use crate::guard::Guard;
-use crate::rules::{Creation, Mode};
+use crate::rules::{Creation, Mode, quoted};
 use crate::sys::{failpoint, proc};
 use crate::txn::{Content, Staging, Transaction};
 use crate::types::{Dentry, OpResult, Seq, TxnId, now_ns};

@@ -21,8 +21,7 @@ use super::handle::{Handles, OpenFile};
 use crate::commit::{CheckpointRequest, Unsynced};
 use crate::locks::LockTable;
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
-use crate::runtime::wakeups;
-use crate::runtime::{Awaited, Counters, LockStats, Metrics, Unmount, Waits};
+use crate::runtime::{Awaited, Counters, LockStats, Metrics, Unmount, Waits, wakeups};
 use crate::txn::{Transaction, Transactions};
 use crate::types::{Dentry, HandleId, NodeId, TxnId};
 
@@ -83,13 +82,13 @@ pub struct State {
     /// Whether an unmount is under way.
     pub unmount: Unmount,
     /// What saves build on, for names with a rule for conflicts.
-    pub(super) ledger: super::ledger::Ledger,
+    pub(super) ledger: crate::conflict::Ledger,
     /// Who reads and saves them.
-    pub(super) registry: super::merging::Registry,
+    pub(super) registry: crate::conflict::Registry,
     /// How long commits take.
     pub(super) metrics: Metrics,
     /// What threads have seen, and overwritten without having seen it.
-    pub(super) overwrites: super::overwrites::Overwrites,
+    pub(super) overwrites: crate::conflict::Overwrites,
     /// Files that their writers keep open and rewrite.
     pub(super) kept_open: super::rest::KeptOpen,
 }

@@ -133,7 +133,7 @@ pub struct Status {
     /// Rejected content.
     pub rejected: RejectedSum,
     /// Updates overwritten by who had not seen them, by path, where no rule keeps them.
-    pub overwritten: Vec<super::overwrites::Overwritten>,
+    pub overwritten: Vec<crate::conflict::Overwritten>,
     /// Files that their writers keep open and rewrite, which nobody else sees before the close.
     pub kept_open: Vec<super::rest::Held>,
     /// The rules in force.

@@ -134,6 +134,11 @@ pub fn escaped_glob(path: &str) -> String {
     glob
 }
 
+/// A basic string of TOML; JSON's is one.
+pub fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
 /// No rule says how it is recorded: its name may, if it is new.
 fn tell_of_streams(rel_path: &Path, policy: &Policy, told: &mut Explained) {
     let stream = rel_path.file_name().and_then(text_stream);

@@ -21,7 +21,7 @@ use crate::guard::Guard;
 use policy::Settings;
 
 pub use builtin::{Stream, companion_of, looks_like_database, text_stream};
-pub use explain::{Explained, SetAlready, escaped_glob};
+pub use explain::{Explained, SetAlready, escaped_glob, quoted};
 pub use parse::RulesError;
 pub use policy::{Mode, OnConflict, OnSignal, Policy, Publish, Record, Stale};
 

@@ -10,12 +10,12 @@ use rustix::fs::{FileType, RenameFlags};
 use rustix::io::Errno;
 
 use super::super::deciding::is_promised;
-use super::super::ledger::Saved;
-use super::super::merging::{MergeOutcome, Why};
+use super::super::merging::MergeOutcome;
 use super::super::publishing::Publication;
 use super::super::{Durability, Engine, State};
 use super::{Barrier, JUDGEMENTS, Left, Renamed, Step, followers, open_at, refuse_state_dir};
 use crate::commit::Changeset;
+use crate::conflict::{Saved, Why};
 use crate::guard::Guard;
 use crate::journal::{Edit, Record};
 use crate::namespace::NodeKind;
@@ -385,7 +385,7 @@ impl Engine {
         source: NodeId,
         onto: Option<NodeId>,
         merged: crate::engine::merging::MergedFile,
-        ((actor, begun), file): ((crate::engine::ledger::Actor, u64), Arc<std::fs::File>),
+        ((actor, begun), file): ((crate::conflict::Actor, u64), Arc<std::fs::File>),
     ) -> OpResult<Option<(NodeId, Option<Left>)>> {
         self.reserve_commit()?;
         let mut guard = self.lock();

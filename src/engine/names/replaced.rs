@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::merging::Why;
-use super::super::overwrites::Loss;
 use super::super::{Engine, State};
+use crate::conflict::{Loss, Why};
 use crate::namespace::NodeKind;
 use crate::types::{Dentry, NodeId};
 

@@ -1,0 +1,76 @@
+//! Turns: one save of a name at a time is between its merge and its commit.
+
+use std::time::{Duration, Instant};
+
+use super::state::sleep_until;
+use super::{Engine, State};
+use crate::runtime::Awaited;
+use crate::sys::failpoint;
+use crate::types::{Dentry, TxnId};
+
+/// A turn is over by then at the latest; the disk may be slow.
+const TURN: Duration = Duration::from_secs(30);
+/// A close that seems to be the last, and has been answered, leads to a commit within this time, or doesn't:
+/// something else holds the file.
+const RELEASE: Duration = Duration::from_millis(200);
+/// How long the commit may take after a close while nobody has another descriptor or a mapping: RELEASE comes as soon as the closing task
+/// has a processor again. Until then others' closes wait, so that none which has returned stands behind one that
+/// has begun later.
+const SURE_RELEASE: Duration = Duration::from_secs(2);
+impl State {
+    /// What is prepared waits for its RELEASE now, which comes at once if nothing else holds the file.
+    pub(super) fn await_release(&mut self, dentry: &Dentry, id: TxnId, at_once: bool) {
+        if let Some((of, until)) = self.registry.turns.get_mut(dentry)
+            && *of == id
+        {
+            let at_once = at_once && !failpoint::mutant("C9-release");
+            *until = Instant::now() + if at_once { SURE_RELEASE } else { RELEASE };
+            self.wake(Awaited::Turn(dentry.clone()));
+        }
+    }
+}
+
+impl Engine {
+    /// Waits until nobody else is between merge and commit of the name.
+    pub(super) fn take_turn(&self, dentry: &Dentry, id: TxnId) {
+        let mut state = self.lock();
+        loop {
+            let until = match state.registry.turns.get(dentry) {
+                Some((other, until)) if *other != id && *until > Instant::now() => *until,
+                _ => break,
+            };
+            sleep_until(&mut state, &[Awaited::Turn(dentry.clone())], until);
+        }
+        let until = Instant::now() + TURN;
+        state.registry.turns.insert(dentry.clone(), (id, until));
+    }
+
+    /// Whether a save is between its merge and its commit.
+    pub(super) fn is_turn_taken(&self, dentry: &Dentry) -> bool {
+        self.lock().registry.is_turn_taken(dentry)
+    }
+
+    /// Waits until none is, be it that its turn is over.
+    pub(super) fn await_turn(&self, dentry: &Dentry) {
+        let mut state = self.lock();
+        while let Some((_, until)) = state.registry.turns.get(dentry)
+            && *until > Instant::now()
+        {
+            let until = *until;
+            sleep_until(&mut state, &[Awaited::Turn(dentry.clone())], until);
+        }
+    }
+
+    /// The commit has come, or won't.
+    pub(super) fn end_turn(&self, state: &mut State, dentry: &Dentry, id: TxnId) {
+        if state
+            .registry
+            .turns
+            .get(dentry)
+            .is_some_and(|(of, _)| *of == id)
+        {
+            state.registry.turns.remove(dentry);
+            state.wake(Awaited::Turn(dentry.clone()));
+        }
+    }
+}
