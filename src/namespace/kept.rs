@@ -14,9 +14,14 @@ use crate::types::{Dentry, NodeId};
 
 /// So long the name of a file isn't kept after it had to be dropped: what was committed there without a walk once mostly is so
 /// again and again.
-const PAUSE: Duration = Duration::from_secs(60);
+fn pause() -> Duration {
+    Duration::from_millis(failpoint::number("COMMITFS_KEEP_PAUSE_MS", 60_000))
+}
+
 /// With more of them than this, those that are over are forgotten.
 const MANY: usize = 4096;
+/// So long it counts that a rename was told to look its names up again: it comes back at once.
+const TOLD: Duration = Duration::from_secs(60);
 
 /// A name that is to be dropped, and the node that the kernel has found there.
 #[derive(Clone, Debug)]
@@ -49,8 +54,10 @@ pub struct KeptNames {
     /// Since when. Of a file that counts also when the kernel has forgotten it, as it does when its name is dropped: who was told to
     /// look it up again finds it under the same number, and is told so once.
     paused: HashMap<NodeId, Instant>,
-    /// Threads whose rename was told to look its names up again, and these names.
-    pub told: HashMap<u32, (Dentry, Dentry)>,
+    /// With so many of them those that are over are forgotten next.
+    crowd: usize,
+    /// Threads whose rename was told to look its names up again, these names, and when.
+    told: HashMap<u32, (Dentry, Dentry, Instant)>,
     /// Without one no file's name is kept.
     pub dropper: Option<Arc<dyn DropNames>>,
 }
@@ -80,8 +87,10 @@ impl KeptNames {
 
     /// From now on the kernel is to ask for the name of this node each time. Gives whether that is new.
     pub fn ask_each_time(&mut self, id: NodeId) -> bool {
-        if self.paused.len() >= MANY {
-            self.paused.retain(|_, at| at.elapsed() < PAUSE);
+        if self.paused.len() >= self.crowd.max(MANY) {
+            let pause = pause();
+            self.paused.retain(|_, at| at.elapsed() < pause);
+            self.crowd = self.paused.len() * 2;
         }
         self.paused.insert(id, Instant::now());
         self.asked.insert(id)
@@ -95,13 +104,34 @@ impl KeptNames {
     /// Whether the kernel is to ask for the name of this file each time, for a while.
     pub fn is_paused(&self, id: NodeId) -> bool {
         let since = self.paused.get(&id);
-        since.is_some_and(|at| at.elapsed() < PAUSE)
+        since.is_some_and(|at| at.elapsed() < pause())
+    }
+
+    /// The rename of a thread is told to look these names up again.
+    pub fn tell_renamer(&mut self, tid: u32, from: &Dentry, to: &Dentry) {
+        if self.told.len() >= MANY {
+            self.told.retain(|_, (_, _, at)| at.elapsed() < TOLD);
+            // As many in so short a time have come back all.
+            if self.told.len() >= MANY {
+                self.told.clear();
+            }
+        }
+        let told = (from.clone(), to.clone(), Instant::now());
+        self.told.insert(tid, told);
+    }
+
+    /// Whether a thread comes back that was told so.
+    pub fn was_told(&mut self, tid: u32, from: &Dentry, to: &Dentry) -> bool {
+        let told = self.told.remove(&tid);
+        told.is_some_and(|(was_from, was_to, at)| {
+            (&was_from, &was_to) == (from, to) && at.elapsed() < TOLD
+        })
     }
 
     /// A version has taken another one's name.
     pub fn replace(&mut self, old: Option<NodeId>, new: NodeId) {
         let paused = old.and_then(|old| self.paused.get(&old).copied());
-        if let Some(at) = paused.filter(|at| at.elapsed() < PAUSE) {
+        if let Some(at) = paused.filter(|at| at.elapsed() < pause()) {
             self.paused.insert(new, at);
         }
     }
@@ -115,10 +145,10 @@ impl KeptNames {
 
 impl Nodes {
     /// Somebody is about to change what a name means, or has changed it, without having walked there: the kernel drops the name
-    /// before that request is answered.
-    pub fn drop_name(&mut self, id: NodeId) {
+    /// before that request is answered. Gives whether it may have kept it.
+    pub fn drop_name(&mut self, id: NodeId) -> bool {
         if !self.kept_names.has_dropped(id) {
-            return;
+            return false;
         }
         self.kept_names.ask_each_time(id);
         let dentry = self.get(id).and_then(|node| node.at.clone());
@@ -127,6 +157,7 @@ impl Nodes {
         {
             dropper.drop_name(DroppedName { dentry, node: id });
         }
+        true
     }
 
     /// A file has got another name, or two have changed theirs. The kernel goes on by what it has kept of a name, though that is
@@ -159,5 +190,32 @@ impl Nodes {
                 node.at = Some(to.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dentry(name: &str) -> Dentry {
+        Dentry {
+            dir: NodeId(1),
+            name: name.into(),
+        }
+    }
+
+    #[test]
+    fn a_rename_is_told_once_and_those_that_never_come_back_are_forgotten() {
+        let mut names = KeptNames::default();
+        let (one, two) = (dentry("one"), dentry("two"));
+        for tid in 1..100_000 {
+            names.tell_renamer(tid, &one, &two);
+        }
+        assert!(names.told.len() <= MANY);
+        names.tell_renamer(7, &one, &two);
+        assert!(!names.was_told(7, &two, &one));
+        names.tell_renamer(7, &one, &two);
+        assert!(names.was_told(7, &one, &two));
+        assert!(!names.was_told(7, &one, &two));
     }
 }

@@ -31,14 +31,13 @@ fn takes_kept_name(engine: &Engine, tid: u32, names: (&Dentry, &Dentry), exchang
     let mut guard = engine.lock();
     let state = &mut *guard;
     let (from, to) = names;
-    let names = (from.clone(), to.clone());
-    if state.nodes.kept_names.told.remove(&tid) == Some(names.clone()) {
+    let takes = takes_timeout_along(engine, state, from, to)
+        | (exchange && takes_timeout_along(engine, state, to, from));
+    if state.nodes.kept_names.was_told(tid, from, to) {
         return false;
     }
-    let takes = takes_timeout_along(engine, state, from, to)
-        || exchange && takes_timeout_along(engine, state, to, from);
     if takes && tid != 0 {
-        state.nodes.kept_names.told.insert(tid, names);
+        state.nodes.kept_names.tell_renamer(tid, from, to);
     }
     takes && !failpoint::mutant("C1-kept-name")
 }
@@ -50,15 +49,15 @@ fn takes_timeout_along(engine: &Engine, state: &mut State, from: &Dentry, to: &D
         return false;
     };
     let is_open = state.txns.all_at(to).next().is_some();
-    let takes = match kind {
-        NodeKind::Dir | NodeKind::Special => is_open,
+    match kind {
+        NodeKind::Dir | NodeKind::Special => is_open && state.nodes.kept_names.ask_each_time(id),
         NodeKind::Private(_) => false,
         NodeKind::File => {
             let merges = || Engine::watches(&engine.policy(state, to, Creation::default()));
-            state.nodes.kept_names.is_kept(id) && (is_open || merges())
+            let takes = state.nodes.kept_names.is_kept(id) && (is_open || merges());
+            takes && state.nodes.drop_name(id)
         }
-    };
-    takes && state.nodes.kept_names.ask_each_time(id)
+    }
 }
 
 /// The kernel drops what it has kept of the target's name itself.
