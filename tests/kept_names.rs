@@ -509,3 +509,200 @@ fn attributes_of_a_kept_name_change_for_all() {
     one.save(&path, "third, and longer").unwrap();
     assert_eq!(other.stat(&path).unwrap().size, 17);
 }
+
+/// Changes the value in a document, as another program sees right after. Gives how long it took.
+#[track_caller]
+fn patch(patcher: &mut Actor, other: &mut Actor, path: &Path, value: &str) -> Duration {
+    let began = std::time::Instant::now();
+    let text = format!("{{\"n\":{value}}}");
+    let name = "commitfs.json.merge";
+    patcher.setxattr(path, name, text.as_bytes()).unwrap();
+    let took = began.elapsed();
+    assert_eq!(other.stat(path).unwrap().size, text.len() as u64);
+    took
+}
+
+fn name_helper(m: &Mount) -> Option<i32> {
+    let parent = format!("PPid:\t{}\n", m.daemon_pid());
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let is_helper = |pid: &i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains(&parent)
+            && status.contains("Name:\tcommitfs-names\n")
+            && !status.contains("State:\tZ")
+    };
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .find(is_helper)
+}
+
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: a signal to a process of this test.
+    check(unsafe { libc::kill(pid, signal) });
+}
+
+#[test]
+fn who_changes_a_directory_waits_for_no_name_in_it() {
+    need_daemon!();
+    let m = mount!(options().env("COMMITFS_DROP_DELAY_MS", 300));
+    m.mkdir("d");
+    let path = m.path("d/state");
+    let (mut patcher, mut other, mut third) = (Actor::new(), Actor::new(), Actor::new());
+    let held = Duration::from_millis(1500);
+    for operation in ["chmod", "setxattr"] {
+        m.save("d/state", "{\"n\":0}");
+        third.stat(&path).unwrap();
+        std::thread::scope(|scope| {
+            let patching = scope.spawn(|| patch(&mut patcher, &mut third, &path, "10"));
+            std::thread::sleep(Duration::from_millis(100));
+            let began = std::time::Instant::now();
+            match operation {
+                "chmod" => other.chmod(&m.path("d"), 0o711),
+                _ => other.setxattr(&m.path("d"), "user.x", b"y").unwrap(),
+            }
+            let took = (began.elapsed(), patching.join().unwrap());
+            assert!(took.0 < held && took.1 < held, "{operation}: {took:?}");
+        });
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_patch_and_who_removes_or_replaces_the_file_do_not_wait_for_each_other() {
+    need_daemon!();
+    let m = mount!(options().env("COMMITFS_DROP_DELAY_MS", 300));
+    m.mkdir("d");
+    let path = m.path("d/state");
+    let (mut patcher, mut other, mut third) = (Actor::new(), Actor::new(), Actor::new());
+    for replaces in [false, true] {
+        m.save("d/state", "{\"n\":0}");
+        m.save("d/other", "{\"n\":10000}");
+        third.stat(&path).unwrap();
+        let path_text = path.as_os_str().as_bytes();
+        let began = std::time::Instant::now();
+        patcher.start(
+            "setxattr",
+            &[path_text, b"commitfs.json.merge", b"{\"n\":10}"],
+        );
+        std::thread::sleep(Duration::from_millis(100));
+        match replaces {
+            true => other.rename(&m.path("d/other"), &path).unwrap(),
+            false => other.unlink(&path).unwrap(),
+        }
+        patcher.finish().unwrap();
+        let took = began.elapsed();
+        assert!(took < Duration::from_millis(1500), "{replaces}: {took:?}");
+        let found = third.stat(&path).ok().map(|stat| stat.size);
+        assert_eq!(found, replaces.then_some(11));
+    }
+}
+
+#[test]
+fn a_name_helper_that_does_not_answer_is_replaced() {
+    need_daemon!();
+    if is_off() {
+        return;
+    }
+    for end in [libc::SIGSTOP, libc::SIGKILL] {
+        let m = mount!(options());
+        let names = ["one", "two", "three", "four", "five"];
+        for name in names {
+            m.save(name, "{\"n\":0}");
+        }
+        let (mut patcher, mut other) = (Actor::new(), Actor::new());
+        for name in names {
+            other.stat(&m.path(name)).unwrap();
+        }
+        let helper = name_helper(&m).expect("a name helper");
+        signal(helper, end);
+        let took = names.map(|name| patch(&mut patcher, &mut other, &m.path(name), "10"));
+        assert!(
+            took.iter().sum::<Duration>() < Duration::from_secs(4),
+            "{took:?}"
+        );
+        eventually(Duration::from_secs(5), "another name helper", || {
+            name_helper(&m).is_some_and(|pid| pid != helper)
+        });
+        m.save("new", "{\"n\":0}");
+        assert_kept(&m, "new");
+        patch(&mut patcher, &mut other, &m.path("new"), "10");
+    }
+}
+
+#[test]
+fn nobody_waits_for_all_the_names_that_others_have_dropped() {
+    need_daemon!();
+    let m = mount!(options().env("COMMITFS_DROP_DELAY_MS", 50));
+    m.mkdir("links");
+    let (mut linker, mut patcher, mut other) = (Actor::new(), Actor::new(), Actor::new());
+    m.save("state", "{\"n\":0}");
+    for n in 0..200 {
+        let path = m.path(format!("file-{n}"));
+        m.save(&path, "text");
+        other.stat(&path).unwrap();
+    }
+    for n in 0..200 {
+        let to = m.path(format!("links/{n}"));
+        linker.link(&m.path(format!("file-{n}")), &to).unwrap();
+    }
+    let began = std::time::Instant::now();
+    patcher
+        .setxattr(&m.path("state"), "commitfs.json.merge", b"{\"n\":10}")
+        .unwrap();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+#[test]
+fn a_file_that_is_renamed_to_where_somebody_writes_is_not_taken_for_what_he_has_staged() {
+    need_daemon!();
+    // It had to be dropped once, and is kept again.
+    let m = mount!(options().env("COMMITFS_KEEP_PAUSE_MS", 200));
+    let (mut patcher, mut writer, mut other) = (Actor::new(), Actor::new(), Actor::new());
+    m.save("one", "{\"n\":0}");
+    let (one, two) = (m.path("one"), m.path("two"));
+    other.stat(&one).unwrap();
+    patch(&mut patcher, &mut other, &one, "10");
+    eventually(Duration::from_secs(10), "it is kept", || {
+        other.stat(&one).unwrap();
+        is_off() || without_daemon(&m, || std::fs::metadata(&one).is_ok()) == Some(true)
+    });
+    writer.open("new", "w", &two).unwrap();
+    writer.write("new", "some text that is staged").unwrap();
+    other.rename(&one, &two).unwrap();
+    assert_eq!(writer.stat(&two).unwrap().size, 24);
+    assert_eq!(other.stat(&two).unwrap().size, 8);
+}
+
+#[test]
+fn a_name_is_dropped_though_the_mount_has_been_moved() {
+    need_daemon!();
+    if !common::is_root() {
+        return;
+    }
+    // SAFETY: this thread, and what it starts from here on, have a table of mounts of their own.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) });
+    let none = std::ptr::null();
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: changes nothing but how mounts spread.
+    check(unsafe { libc::mount(none, c"/".as_ptr(), none, flags, none.cast()) });
+    let m = mount!(options().seed("state", "{\"n\":0}"));
+    let elsewhere = m.scratch("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let move_to = |from: &Path, to: &Path| {
+        let (from, to) = (c_path(from), c_path(to));
+        // SAFETY: two paths.
+        let moved =
+            unsafe { libc::mount(from.as_ptr(), to.as_ptr(), none, libc::MS_MOVE, none.cast()) };
+        check(moved);
+    };
+    move_to(m.mountpoint(), &elsewhere);
+    let path = elsewhere.join("state");
+    let (mut patcher, mut other) = (Actor::new(), Actor::new());
+    for value in ["10", "100"] {
+        other.stat(&path).unwrap();
+        patch(&mut patcher, &mut other, &path, value);
+    }
+    drop((patcher, other));
+    move_to(&elsewhere, m.mountpoint());
+}

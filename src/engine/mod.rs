@@ -88,7 +88,7 @@ pub use dirs::Listing;
 pub use io::WriteRequest;
 pub use locking::LockRequest;
 pub use open::{CreateRequest, Created, OpenRequest, Opened, Pass, give_up};
-pub use resolve::{path_now, set_dropper};
+pub use resolve::{is_file, path_now, set_dropper};
 pub use state::{DirEntry, State};
 pub use status::{Feature, Status};
 pub use virtualdir::{Answer, Blocker, ControlCommand, is_virtual};

@@ -490,6 +490,13 @@ pub fn path_now(engine: &Engine, dentry: &Dentry) -> Option<std::path::PathBuf> 
     engine.lock().nodes.path(dentry)
 }
 
+/// Whether a node is one of a file.
+pub fn is_file(engine: &Engine, id: NodeId) -> bool {
+    let state = engine.lock();
+    let node = state.nodes.get(id);
+    node.is_some_and(|node| matches!(node.kind, NodeKind::File | NodeKind::Private(_)))
+}
+
 /// Names of files may be kept from now on, as they can be dropped.
 pub fn set_dropper(engine: &Engine, dropper: Arc<dyn DropNames>) {
     engine.lock().nodes.kept_names.dropper = Some(dropper);

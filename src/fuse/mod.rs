@@ -139,7 +139,10 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        if self.names.is_asked_for(req.pid(), node_id(ino)) {
+        if self
+            .names
+            .is_asked_for(&self.engine, req.pid(), node_id(ino))
+        {
             return reply.error(Errno::ESTALE);
         }
         attributes(
@@ -175,14 +178,11 @@ impl Filesystem for Adapter {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        let dropper = self.names.clone();
-        self.engine.setattr(
-            caller(req),
-            node_id(ino),
-            fh.map(handle_id),
-            change,
-            move |r| dropper.then(move || attributes(reply, r)),
-        );
+        let (engine, dropper, node) = (self.engine.clone(), self.names.clone(), node_id(ino));
+        self.engine
+            .setattr(caller(req), node, fh.map(handle_id), change, move |r| {
+                dropper.then_of(&engine, node, move || attributes(reply, r));
+            });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -569,10 +569,10 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (caller, dropper) = (caller(req), self.names.clone());
+        let (engine, dropper, node) = (self.engine.clone(), self.names.clone(), node_id(ino));
         self.engine
-            .setxattr(caller, node_id(ino), name, value, flags, move |result| {
-                dropper.then(move || empty(reply, result));
+            .setxattr(caller(req), node, name, value, flags, move |result| {
+                dropper.then_of(&engine, node, move || empty(reply, result));
             });
     }
 

@@ -15,12 +15,16 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
 
 /// Set for the name helper to the mount point.
 const VARIABLE: &str = "COMMITFS_NAMES";
-/// Instead of a number: nothing was found, or something that isn't of this mount.
-const NOTHING: u64 = 0;
+/// The number of the file system's root on its mount.
+const ROOT: u64 = 1;
+/// The longest path that a name helper is told: the kernel takes no longer one, and the pipe always has room for it.
+const LONGEST: usize = 4096;
+/// A device, and whether what is no file was found there.
+const ANSWER: usize = 9;
 
 /// The daemon's end.
 #[derive(Debug)]
@@ -28,6 +32,15 @@ pub struct NameHelper {
     child: Child,
     orders: ChildStdin,
     answers: ChildStdout,
+}
+
+/// What was found at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The device at the mount point; 0 if it wasn't found.
+    pub device: u64,
+    /// There is something of that device at the path, and it isn't a file.
+    pub is_no_file: bool,
 }
 
 impl NameHelper {
@@ -58,33 +71,47 @@ impl NameHelper {
         self.child.id()
     }
 
-    /// Has it look at a path, relative to the mount point. Gives the number of what it found; `None`: nothing that is of this
-    /// mount. `waiting` is called each time that it has taken so long.
-    pub fn look(
-        &mut self,
-        path: &Path,
-        patience: Duration,
-        mut waiting: impl FnMut(),
-    ) -> io::Result<Option<u64>> {
+    /// Whether it can be told to look there.
+    pub fn reaches(path: &Path) -> bool {
+        path.as_os_str().len() < LONGEST
+    }
+
+    /// Has it look at a path that it [reaches](Self::reaches), relative to the mount point. What it was told to look at before,
+    /// it has answered.
+    pub fn look(&mut self, path: &Path) -> io::Result<()> {
         let path = path.as_os_str().as_bytes();
         let length = u32::try_from(path.len()).map_err(io::Error::other)?;
         let mut order = length.to_le_bytes().to_vec();
         order.extend(path);
-        self.orders.write_all(&order)?;
+        self.orders.write_all(&order)
+    }
+
+    /// What it has found; `None`: it has not answered in that time.
+    pub fn answer(&mut self, patience: Duration) -> io::Result<Option<Look>> {
         let patience = patience.try_into().map_err(io::Error::other)?;
-        loop {
-            let mut polled = [PollFd::new(&self.answers, PollFlags::IN)];
-            match rustix::event::poll(&mut polled, Some(&patience)) {
-                Ok(0) => waiting(),
-                Ok(_) => break,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
+        let mut polled = [PollFd::new(&self.answers, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Some(&patience)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(None),
+            Ok(_) => {}
+            Err(e) => return Err(e.into()),
         }
-        let mut answer = [0; 8];
+        let mut answer = [0; ANSWER];
         self.answers.read_exact(&mut answer)?;
-        let found = u64::from_le_bytes(answer);
-        Ok((found != NOTHING).then_some(found))
+        let [device @ .., is_no_file] = answer;
+        Ok(Some(Look {
+            device: u64::from_le_bytes(device),
+            is_no_file: is_no_file != 0,
+        }))
+    }
+
+    /// Ends it, once it doesn't wait for a lock in the kernel any more.
+    pub fn kill(&mut self) {
+        self.child.kill().ok();
+    }
+
+    /// Whether it has ended, and is no process any more.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 }
 
@@ -102,8 +129,10 @@ pub fn run_if_asked() -> Option<ExitCode> {
         if orders.read_exact(&mut path).is_err() {
             break;
         }
-        let found = look(&mountpoint, OsStr::from_bytes(&path)).unwrap_or(NOTHING);
-        let told = answers.write_all(&found.to_le_bytes());
+        let found = look(&mountpoint, OsStr::from_bytes(&path));
+        let mut answer = found.device.to_le_bytes().to_vec();
+        answer.push(u8::from(found.is_no_file));
+        let told = answers.write_all(&answer);
         if told.and_then(|()| answers.flush()).is_err() {
             break;
         }
@@ -111,17 +140,26 @@ pub fn run_if_asked() -> Option<ExitCode> {
     Some(ExitCode::SUCCESS)
 }
 
-/// An error mostly says that the name was dropped.
-fn look(mountpoint: &OsStr, path: &OsStr) -> rustix::io::Result<u64> {
+/// An error at the path mostly says that the name was dropped.
+fn look(mountpoint: &OsStr, path: &OsStr) -> Look {
+    let device = |told: &Statx| rustix::fs::makedev(told.stx_dev_major, told.stx_dev_minor);
+    let mut look = Look {
+        device: 0,
+        is_no_file: false,
+    };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(mountpoint, flags, Mode::empty())?;
-    let mount = rustix::fs::statx(&root, c"", AtFlags::EMPTY_PATH, StatxFlags::INO)?;
+    let Ok(root) = rustix::fs::open(mountpoint, flags, Mode::empty()) else {
+        return look;
+    };
+    match rustix::fs::statx(&root, c"", AtFlags::EMPTY_PATH, StatxFlags::INO) {
+        Ok(mount) if mount.stx_ino == ROOT => look.device = device(&mount),
+        _ => return look,
+    }
     // The kernel has to ask: attributes that it has kept say nothing of the name.
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
-    let found = rustix::fs::statx(&root, path, flags, StatxFlags::INO)?;
-    let device = |told: &rustix::fs::Statx| (told.stx_dev_major, told.stx_dev_minor);
-    Ok(match device(&found) == device(&mount) {
-        true => found.stx_ino,
-        false => NOTHING,
-    })
+    if let Ok(found) = rustix::fs::statx(&root, path, flags, StatxFlags::TYPE) {
+        let kind = FileType::from_raw_mode(found.stx_mode.into());
+        look.is_no_file = kind != FileType::RegularFile && device(&found) == look.device;
+    }
+    look
 }

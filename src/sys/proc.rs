@@ -258,6 +258,12 @@ pub fn is_ending(pid: u32) -> bool {
     }
 }
 
+/// Whether a process waits in the kernel for what no signal ends, as a lock.
+pub fn waits(pid: u32) -> bool {
+    let status = read(pid, "status").unwrap_or_default();
+    field(&status, "State").is_some_and(|state| state.trim_ascii_start().starts_with(b"D"))
+}
+
 /// The command line of a process for people to read: one line, printable, shortened; `[name]` for a process without
 /// one, `(gone)` for none.
 ///

@@ -591,7 +591,7 @@ impl Drop for Mount {
 
 /// How many file systems are mounted on a directory.
 fn mounts_at(path: &Path) -> usize {
-    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let table = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
     let at = |line: &&[u8]| {
         line.split(|byte| *byte == b' ')
             .nth(4)
