@@ -16,6 +16,8 @@ use crate::sys::{failpoint, proc};
 
 /// How often a name is looked for that may just be moving.
 const TRIES: u32 = 5;
+/// After that long a name helper is given up. What it has left is still done before anybody is answered who waits for it.
+const ENOUGH: Duration = Duration::from_secs(1);
 /// So often it is looked at what the name helper waits for. A request that the kernel has been answered is over by then.
 const SLICE: Duration = Duration::from_millis(10);
 /// Another name helper is started that long after one was given up; twice that after the next, and so on up to a minute.
@@ -194,7 +196,7 @@ impl Walker {
                 true => next,
                 false => 0,
             });
-            if began.elapsed() >= PATIENCE {
+            if began.elapsed() >= ENOUGH {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
