@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commit;
 pub mod conflict;
 pub mod engine;
+pub mod file;
 pub mod fuse;
 pub mod guard;
 pub mod journal;

@@ -1,5 +1,5 @@
-//! Who reads and saves files: processes by the numbers that the ledger knows them by, who wrote which version, open saves, and
-//! whose turn it is between a merge and its commit.
+//! Who reads and saves files: processes by the numbers that the ledger knows them by, who wrote which version, and open
+//! saves.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::Why;
 use super::ledger::{Actor, Base, ProcessId};
 use crate::sys::{pidfd, proc};
-use crate::types::{Dentry, NodeId, TxnId};
+use crate::types::{NodeId, TxnId};
 
 /// Versions of which it is known who wrote them.
 const AUTHORS: usize = 4096;
@@ -26,8 +26,6 @@ pub struct Registry {
     authored: std::collections::VecDeque<NodeId>,
     /// Who began the open transactions.
     pub writers: HashMap<TxnId, Author>,
-    /// Whose save is between its merge and its commit.
-    pub turns: HashMap<Dentry, (TxnId, Instant)>,
     /// The last rename that was refused: by which thread, of which version.
     pub refused: Option<(u32, NodeId)>,
     /// Open transactions under a rule for conflicts.
@@ -149,11 +147,5 @@ impl Registry {
         self.known.get(&process).is_none_or(|known| {
             known.gone.is_some() || pidfd::has_ended(&known.descriptor) || !proc::lives(known.pid)
         })
-    }
-
-    /// Whether a save is between its merge and its commit.
-    pub fn is_turn_taken(&self, dentry: &Dentry) -> bool {
-        let turn = self.turns.get(dentry);
-        turn.is_some_and(|(_, until)| *until > Instant::now())
     }
 }

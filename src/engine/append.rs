@@ -8,22 +8,21 @@
 //! Crash argument: the journal says what will be appended, where, and its checksum, before the
 //! bytes are written. Recovery takes back what is not all there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::MutexGuard;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::handle::{Asked, Opening, StagedFile};
+use super::handle::{Asked, StagedFile};
 use super::io::WriteRequest;
-use super::lines;
 use super::open::{Opened, Pass};
-use super::{Engine, State};
+use super::{Engine, State, lines};
 use crate::commit::Changeset;
+use crate::file::{AppendPlace, Appender, Opening, Unfinished, Unnamed};
 use crate::journal::{Edit, FileKey, Record};
 use crate::namespace::{Ends, NodeKind, Shown};
 use crate::rules::Stream;
@@ -32,7 +31,6 @@ use crate::txn::{Begun, Ready, Staging, Transaction};
 use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, Seq, TxnId, errno_of};
 
 mod adding;
-mod listed;
 mod places;
 mod reading;
 mod sizes;
@@ -40,83 +38,21 @@ mod tails;
 mod targets;
 
 pub(super) use adding::Appends;
-pub(super) use places::Unnamed;
-use places::{AppendPlace, AppendTarget, Hold};
+use places::{AppendTarget, Hold};
 
 /// An unfinished line longer than this doesn't wait.
 const LONGEST: usize = 1 << 20;
 /// A line of JSON, which has to be whole, that is longer than this is none.
 const LONGEST_JSON: usize = 16 << 20;
 
-/// An open description that appends.
-#[derive(Debug)]
-pub struct Appender {
-    /// Node it was opened on; the kernel's inode of the description.
-    pub node: NodeId,
-    /// Description opened with O_APPEND: writes go to the end, whatever their offset says.
-    pub always: bool,
-    /// How it was opened.
-    pub(super) opening: Opening,
-    /// What its lines are.
-    stream: Stream,
-    /// Where its lines go. Locked under `State` only.
-    place: Mutex<AppendPlace>,
-    /// The commit of its last line.
-    last: AtomicU64,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    /// What reads through the description see, apart from the tail.
-    read: Shown,
-    /// The unfinished line.
-    tail: Vec<u8>,
-    /// Processes that have written it.
-    by: BTreeSet<u32>,
-    since: Option<Instant>,
-    /// Why it couldn't be added when that was tried.
-    failed: Option<Errno>,
-    /// The description goes on as a transaction on a copy.
-    left: bool,
-}
-
-impl Appender {
-    fn new(
-        node: NodeId,
-        (always, opening): (bool, Opening),
-        stream: Stream,
-        dentry: Dentry,
-        read: Shown,
-    ) -> Arc<Appender> {
-        Arc::new(Appender {
-            node,
-            always,
-            opening,
-            stream,
-            place: Mutex::new(AppendPlace::At(dentry)),
-            last: AtomicU64::new(0),
-            inner: Mutex::new(Inner {
-                read,
-                tail: Vec::new(),
-                by: BTreeSet::new(),
-                since: None,
-                failed: None,
-                left: false,
-            }),
-        })
-    }
-}
-
 impl Appender {
     /// Whether it ends with half a JSON value, or somebody is at it just now. Does not wait.
     pub(super) fn may_be_half(&self) -> bool {
-        self.stream == Stream::Json && self.inner.try_lock().is_none_or(|i| i.is_half(self))
-    }
-
-    /// The commit of its last line; 0 if it has added none.
-    pub(super) fn last(&self) -> Seq {
-        Seq(self.last.load(Ordering::Relaxed))
+        self.stream == Stream::Json
+            && self
+                .inner
+                .try_lock()
+                .is_none_or(|i| tails::is_half(self, &i))
     }
 
     /// The description goes on in a transaction.
@@ -145,7 +81,7 @@ impl Engine {
         let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
         let opening = Opening::with(flags, (opener, caller.tid));
         let appender = Appender::new(id, (true, opening), stream, dentry.clone(), read);
-        state.enlist(&dentry, &appender);
+        state.names.enlist(&dentry, &appender);
         let handle = state.add_handle(appender);
         Ok(Opened {
             handle,
@@ -256,12 +192,22 @@ impl Engine {
     }
 
     /// Adds `bytes` to the current version, in one piece.
-    fn append_records(&self, appender: &Appender, inner: &mut Inner, bytes: &[u8]) -> OpResult<()> {
+    fn append_records(
+        &self,
+        appender: &Appender,
+        inner: &mut Unfinished,
+        bytes: &[u8],
+    ) -> OpResult<()> {
         self.making_room(|| self.append_once(appender, inner, bytes))
     }
 
     /// Adds `bytes` in one piece, or nothing. Holds no lock when it has failed, so that room can be made.
-    fn append_once(&self, appender: &Appender, inner: &mut Inner, bytes: &[u8]) -> OpResult<()> {
+    fn append_once(
+        &self,
+        appender: &Appender,
+        inner: &mut Unfinished,
+        bytes: &[u8],
+    ) -> OpResult<()> {
         loop {
             let lock = self.appends.lock();
             let mut guard = self.lock();
@@ -312,7 +258,7 @@ impl Engine {
             }))?;
             state.metrics.note_commit(seq, Instant::now());
             state.growing.append(key, seq, end);
-            appender.last.fetch_max(seq.0, Ordering::Relaxed);
+            appender.note_commit(seq);
             journalled = Some((seq, key));
         }
         if journalled.is_some() || target.dentry.is_some() {
@@ -496,15 +442,15 @@ impl Engine {
         // From the moment that it is known others may write through it (a FLUSH is behind this, say).
         let mut inner = appender.inner.lock();
         for (writer, new) in &appenders {
-            state.enlist(&dentry, new);
+            state.names.enlist(&dentry, new);
             state.handles.insert(*writer, new.clone());
         }
         drop(content);
         if first.is_none() {
             self.publish(state, &dentry, ready, node);
             let seq = self.sequencer.last();
-            for appender in state.appenders.get(&dentry).into_iter().flatten() {
-                appender.last.fetch_max(seq.0, Ordering::Relaxed);
+            for appender in state.names.appenders(&dentry) {
+                appender.note_commit(seq);
             }
             drop(guard);
             failpoint::delay("COMMITFS_FIRST_LINE_DELAY_MS");
@@ -589,7 +535,7 @@ impl Engine {
         inner.left = true;
         // Not before: had anything failed, the close would have to try again.
         let half = std::mem::take(&mut inner.tail);
-        state.delist(appender);
+        state.names.delist(appender);
         if let Some(txn) = state.txns.get_mut(&id) {
             appender.hand_over(txn);
         }
@@ -613,7 +559,7 @@ impl Engine {
     /// for the guard to judge. An earlier close by another process is none.
     pub(super) fn leave_half(&self, Asked { caller, handle }: Asked, appender: &Appender) -> bool {
         let closes = proc::tgid(caller.tid) == Some(appender.opening.opener);
-        let half = closes && appender.inner.lock().is_half(appender);
+        let half = closes && tails::is_half(appender, &appender.inner.lock());
         half && self.leave_stream(caller, handle, appender, false).is_ok()
     }
 

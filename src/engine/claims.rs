@@ -1,9 +1,6 @@
-//! Lock files: who created a file with O_EXCL under a name that the rules call a claim, and what
-//! becomes of it when that process has ended. A process is known by its descriptor: its number may
-//! be another's by then.
+//! Lock files: what becomes of a claim when the process that has created it has ended.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,31 +10,10 @@ use rustix::io::Errno;
 
 use super::locklist::LockEntry;
 use super::{Engine, State};
+use crate::file::Claimant;
 use crate::rules::{Policy, Stale};
-use crate::sys::{at, failpoint, pidfd, proc};
+use crate::sys::{at, failpoint, proc};
 use crate::types::{Caller, Dentry, NodeId};
-
-/// So many claims are watched; later ones are not.
-const MOST: usize = 1000;
-
-/// Who holds a name by having created it.
-#[derive(Debug)]
-pub struct Claimant {
-    /// The file, at its creation.
-    node: NodeId,
-    pid: u32,
-    command: String,
-    process: Option<OwnedFd>,
-    since: Instant,
-    stale: Stale,
-    reported: bool,
-}
-
-impl Claimant {
-    fn has_ended(&self) -> bool {
-        self.process.as_ref().is_none_or(pidfd::has_ended)
-    }
-}
 
 fn is_open(state: &State, dentry: &Dentry, node: NodeId) -> bool {
     state.txns.at(dentry).any(|t| t.node == node)
@@ -68,22 +44,10 @@ impl Engine {
         node: NodeId,
         policy: &Policy,
     ) {
-        let Some(stale) = policy.stale.filter(|_| state.claimants.len() < MOST) else {
-            return;
-        };
-        let Some(pid) = proc::tgid(caller.tid) else {
-            return;
-        };
-        let claimant = Claimant {
-            node,
-            pid,
-            command: proc::comm(pid).unwrap_or_default(),
-            process: pidfd::pidfd(pid),
-            since: Instant::now(),
-            stale,
-            reported: false,
-        };
-        state.claimants.insert(dentry.clone(), claimant);
+        if let Some(stale) = policy.stale {
+            let claimant = || Some(Claimant::new(node, proc::tgid(caller.tid)?, stale));
+            state.names.claim(dentry, claimant);
+        }
     }
 
     /// Whether the name still means the file that was created, as far as can be told.
@@ -117,23 +81,23 @@ impl Engine {
     fn ended_claims(&self) -> Vec<(Dentry, NodeId, Option<Arc<File>>)> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let mut claimants = std::mem::take(&mut state.claimants);
-        claimants.retain(|dentry, c| {
-            let stays = self.still_claims(state, dentry, c.node);
-            if !stays {
-                let (path, held) = (self.show(state, dentry), c.since.elapsed());
+        let claims = state.names.claims();
+        let claims: Vec<(Dentry, NodeId, Instant)> = claims
+            .map(|(dentry, c)| (dentry.clone(), c.node, c.since))
+            .collect();
+        for (dentry, node, since) in claims {
+            if !self.still_claims(state, &dentry, node) {
+                let (path, held) = (self.show(state, &dentry), since.elapsed());
                 state.lock_stats.note(&path, |t| t.holds.observe(held));
+                state.names.end_claim(&dentry);
             }
-            stays
-        });
+        }
         let ended = |(dentry, c): (&Dentry, &Claimant)| {
             // Whoever inherited its descriptor may be the holder now.
             let left = !c.reported && c.has_ended() && !is_open(state, dentry, c.node);
             left.then(|| (dentry.clone(), c.node, state.nodes.fd(c.node).ok()))
         };
-        let ended = claimants.iter().filter_map(ended).collect();
-        state.claimants = claimants;
-        ended
+        state.names.claims().filter_map(ended).collect()
     }
 
     /// Tells of claims that were left behind. Gives those that the rules want removed.
@@ -146,7 +110,7 @@ impl Engine {
         let mut removed = Vec::new();
         for (dentry, node, _) in left {
             let path = self.show(state, &dentry);
-            let Some(c) = state.claimants.get_mut(&dentry).filter(|c| c.node == node) else {
+            let Some(c) = state.names.claimant_mut(&dentry).filter(|c| c.node == node) else {
                 continue;
             };
             c.reported = true;
@@ -165,7 +129,7 @@ impl Engine {
 
     /// A lock file is there, and somebody has looked its name up: if to create it, it was found taken. The kernel answers that by itself.
     pub(super) fn note_taken(&self, caller: Caller, dentry: &Dentry) {
-        if !self.lock().claimants.contains_key(dentry) {
+        if !self.lock().names.is_claimed(dentry) {
             return;
         }
         let exclusive = OFlags::CREATE | OFlags::EXCL;
@@ -179,7 +143,7 @@ impl Engine {
     }
 
     pub(super) fn claim_entries(&self, state: &State) -> Vec<LockEntry> {
-        let claims = state.claimants.iter();
+        let claims = state.names.claims();
         claims
             .map(|(dentry, c)| LockEntry {
                 state: "held",

@@ -260,7 +260,7 @@ impl Engine {
             t.preparation.is_prepared() && !written && staging.try_lock().is_some_and(|c| !c.dirty);
         let ready = certain
             || (prepared
-                && !state.followers.follow(id)
+                && !state.names.is_followed(id)
                 && self.still_fits(state, id)
                 && self.has_all_added(grown_of(state, id)));
         // FLUSH has prepared nothing, and there is nothing to wait for.
@@ -389,7 +389,7 @@ impl Engine {
         let releases = txn.releases.clone();
         let committed = txn.preparation.ready().map(|c| c.id);
         let aborted = self.decide(state, txn, save.as_ref());
-        state.followers.leave(id);
+        state.names.end_following(id);
         state.forget_save(id);
         let merges = save.map(|s| s.merges).unwrap_or_default();
         for merge in merges {
@@ -493,7 +493,7 @@ impl Engine {
             let is_new = txn.purpose.creates();
             let is_killed = matches!(abort, Abort::Killed { .. });
             if is_new && is_killed && txn.policy.guard == Guard::None {
-                state.errors.offer_what_there_is(txn.dentry());
+                state.offer_what_there_is(txn.dentry());
             }
         } else if txn.is_unlinked() {
             *state
@@ -637,7 +637,7 @@ impl Engine {
         for (_, id) in flushed {
             // One before it may have edited the same file.
             let mut copies = Copies::default();
-            if (!self.still_fits(&mut state, id) || state.followers.follow(id))
+            if (!self.still_fits(&mut state, id) || state.names.is_followed(id))
                 && let Some(txn) = state.txns.get_mut(&id)
             {
                 txn.phase.close();

@@ -1,7 +1,7 @@
 //! Errors that nobody may have seen (C22): shells ignore what close() says. They are shown by
 //! status and by an attribute of the path, and outlive the mount until somebody has read them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Engine, State};
@@ -22,8 +22,6 @@ pub(super) struct ErrorLog {
     all: VecDeque<Unseen>,
     /// They are not written down as they are.
     has_changed: bool,
-    /// Those of single names, for the attribute `user.commitfs.error`: since the version that each has.
-    names: HashMap<Dentry, Unseen>,
 }
 
 impl ErrorLog {
@@ -33,16 +31,6 @@ impl ErrorLog {
             self.all.pop_front();
         }
         self.has_changed = true;
-    }
-
-    /// The last error of a name.
-    pub(super) fn of(&self, dentry: &Dentry) -> Option<&Unseen> {
-        self.names.get(dentry)
-    }
-
-    /// A name has got a version, or is gone: what went wrong before was not the last.
-    pub(super) fn forget(&mut self, dentry: &Dentry) {
-        self.names.remove(dentry);
     }
 
     /// All that were kept, read or not.
@@ -74,11 +62,13 @@ impl ErrorLog {
                 || failpoint::mutant("C22-on-its-way");
         }
     }
+}
 
+impl State {
     /// What was rejected just now is all there is of a name (see [`Unseen::resumable`]).
     pub(super) fn offer_what_there_is(&mut self, dentry: &Dentry) {
-        let told = self.names.get_mut(dentry).into_iter();
-        for told in told.chain(self.all.back_mut()) {
+        let told = self.names.error_mut(dentry).into_iter();
+        for told in told.chain(self.errors.all.back_mut()) {
             told.resumable = told.rejected.is_some();
         }
     }
@@ -104,7 +94,7 @@ impl Engine {
         if matches!(abort, Abort::Guard(_)) && rejected.is_none() {
             unseen.remedy = Some(format!("commitfs rules explain {}", self.shell_path(&path)));
         }
-        state.errors.names.insert(dentry.clone(), unseen.clone());
+        state.names.note_error(dentry, unseen.clone());
         state.errors.add(unseen);
     }
 

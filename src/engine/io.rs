@@ -208,7 +208,7 @@ impl Engine {
             };
             let alone = txn.purpose.appends() || txn.phase.descriptions() == 1;
             // A link gets its copy when the file is whole.
-            let followed = state.followers.follow(id);
+            let followed = state.names.is_followed(id);
             let goes_on = alone && !txn.is_unlinked() && !txn.visibility.is_claim() && !followed;
             (
                 txn.purpose.stream().filter(|_| goes_on),

@@ -30,68 +30,6 @@ use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, Seq, TxnId, errno_of,
 /// So often copies are made once more because what they are for has changed.
 pub(super) const RENEWALS: u32 = 16;
 
-/// See the module.
-#[derive(Debug, Default)]
-pub(super) struct Followers {
-    names: HashMap<Dentry, Follower>,
-}
-
-#[derive(Debug)]
-struct Follower {
-    /// The version that it has; another one is somebody else's.
-    version: NodeId,
-    writers: Vec<TxnId>,
-}
-
-impl Followers {
-    /// Whether a transaction has any.
-    pub(super) fn follow(&self, id: TxnId) -> bool {
-        self.names.values().any(|f| f.writers.contains(&id))
-    }
-
-    /// Whom a name follows.
-    pub(super) fn writers(&self, dentry: &Dentry) -> &[TxnId] {
-        self.names.get(dentry).map_or(&[], |f| &f.writers)
-    }
-
-    /// The names that follow a transaction.
-    pub(super) fn names_of(&self, id: TxnId) -> Vec<Dentry> {
-        self.of(id).into_keys().collect()
-    }
-
-    fn of(&self, id: TxnId) -> HashMap<Dentry, NodeId> {
-        let of = self.names.iter().filter(|(_, f)| f.writers.contains(&id));
-        of.map(|(dentry, f)| (dentry.clone(), f.version)).collect()
-    }
-
-    /// A transaction has ended.
-    pub(super) fn leave(&mut self, id: TxnId) {
-        self.names.retain(|_, follower| {
-            follower.writers.retain(|writer| *writer != id);
-            !follower.writers.is_empty()
-        });
-    }
-}
-
-impl State {
-    /// The file of one name has got another.
-    pub(super) fn rename_follower(&mut self, from: &Dentry, to: &Dentry) {
-        let names = &mut self.followers.names;
-        names.remove(to);
-        if let Some(follower) = names.remove(from) {
-            names.insert(to.clone(), follower);
-        }
-    }
-
-    /// Two files have changed names.
-    pub(super) fn exchange_followers(&mut self, one: &Dentry, other: &Dentry) {
-        let names = &mut self.followers.names;
-        let (first, second) = (names.remove(one), names.remove(other));
-        names.extend(first.map(|f| (other.clone(), f)));
-        names.extend(second.map(|f| (one.clone(), f)));
-    }
-}
-
 /// What is to be committed under the names that follow a transaction.
 #[derive(Default)]
 pub(super) struct Copies {
@@ -104,7 +42,7 @@ impl Copies {
     /// Whether the names that follow are still these: a link may have been made, renamed, or given what another
     /// writer has committed.
     pub(super) fn fit(&self, state: &State, id: TxnId) -> bool {
-        self.of == state.followers.of(id) || failpoint::mutant("C6-behind")
+        self.of == state.names.followers(id) || failpoint::mutant("C6-behind")
     }
 
     /// What was copied is not committed.
@@ -294,13 +232,9 @@ impl Engine {
         if failpoint::mutant("C6-links") {
             return;
         }
-        let mut writers: Vec<TxnId> = state.followers.writers(linked).to_vec();
+        let mut writers: Vec<TxnId> = state.names.leaders(linked).to_vec();
         writers.extend(state.txns.at(linked).map(|t| t.id));
-        state.followers.names.remove(to);
-        if !writers.is_empty() {
-            let follower = Follower { version, writers };
-            state.followers.names.insert(to.clone(), follower);
-        }
+        state.names.follow(to, version, writers);
     }
 
     /// Copies of what a transaction is about to commit, for the names that follow it. On a worker.
@@ -311,7 +245,7 @@ impl Engine {
                 .txns
                 .get(&id)
                 .and_then(|t| t.preparation.ready().cloned());
-            (state.followers.of(id), ready)
+            (state.names.followers(id), ready)
         };
         match ready {
             Some(ready) => self.copies(followers, (&ready.file, &ready.content)),
@@ -330,7 +264,7 @@ impl Engine {
         for _ in 0..RENEWALS {
             let (followers, fd) = {
                 let state = self.lock();
-                let followers = state.followers.of(id);
+                let followers = state.names.followers(id);
                 if followers.is_empty() || is_old(&state) {
                     return Ok(());
                 }
@@ -438,9 +372,7 @@ impl Engine {
             let version = state
                 .nodes
                 .create(NodeKind::File, copy.path, copy.key, dentry.clone());
-            if let Some(follower) = state.followers.names.get_mut(dentry) {
-                follower.version = version;
-            }
+            state.names.renew_follower(dentry, version);
             versions.push(NewVersion {
                 node: version,
                 dentry: copy.dentry,

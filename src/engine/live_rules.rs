@@ -126,7 +126,7 @@ impl Engine {
         if failpoint::mutant("C14-reload") {
             return false;
         }
-        let adds = state.appenders.contains_key(dentry);
+        let adds = !state.names.appenders(dentry).is_empty();
         let stages =
             |t: &crate::txn::Transaction| t.policy.mode == Mode::Atomic && t.started < since;
         adds || state.txns.at(dentry).any(stages)

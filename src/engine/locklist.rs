@@ -90,7 +90,7 @@ impl Engine {
         let open = state.txns.values().filter(|t| t.phase.is_open());
         let any_age = age.is_zero() || failpoint::mutant("C2-others");
         for t in open.filter(|t| any_age || t.started.elapsed() >= age) {
-            let known = state.claimants.contains_key(t.dentry());
+            let known = state.names.is_claimed(t.dentry());
             let kind = match (t.slot.is_held(), t.visibility.is_claim() && !known) {
                 (true, _) => "writer slot",
                 (_, true) => "claim",

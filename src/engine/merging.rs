@@ -593,7 +593,7 @@ impl Engine {
         registry
             .by_pid
             .retain(|_, process| known.contains_key(process));
-        registry.turns.retain(|_, (_, until)| *until > now);
+        state.names.forget_turns(now);
     }
 }
 

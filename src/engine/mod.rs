@@ -70,6 +70,7 @@ use rustix::io::Errno;
 
 use crate::commit::{CheckpointRequest, Sequencer, Unsynced};
 use crate::conflict::{Ledger, Overwrites, Registry};
+use crate::file::NameTable;
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::rules::{Creation, Policy, Rules};
 use crate::runtime::{LockStats, Metrics, Pool, Reaper, Waits};
@@ -192,9 +193,8 @@ impl Engine {
             ),
             pending: PendingSet::default(),
             txns: Transactions::new(recovered.last_id),
-            followers: links::Followers::default(),
             handles: handle::Handles::default(),
-            appenders: HashMap::new(),
+            names: NameTable::default(),
             last_handle: HandleId(0),
             pending_opens: HashMap::new(),
             lookups: HashMap::new(),
@@ -204,7 +204,6 @@ impl Engine {
             counters: Counters::default(),
             overlaid: Vec::new(),
             errors: errors::ErrorLog::default(),
-            claimants: HashMap::new(),
             locks: crate::locks::LockTable::default(),
             lock_stats: LockStats::default(),
             files: files::Files::default(),

@@ -308,13 +308,13 @@ impl Engine {
         self.sequencer.barrier()?;
         self.note_removed(state, caller.tid, dentry, node);
         rustix::fs::unlinkat(dir, &dentry.name, AtFlags::empty())?;
-        state.unname(dentry, lost);
+        state.names.unname(dentry, lost);
         if stat.st_nlink == 1 {
             state.nodes.unlinked((stat.st_dev, stat.st_ino));
             let fd = node.and_then(|node| state.nodes.reap(node));
             self.defer_close(fd);
         }
-        state.errors.forget(dentry);
+        state.names.forget_error(dentry);
         self.mark_dirty(state, dentry.dir);
         self.defer_close(hold.map(|fd| Arc::new(fd.into())));
         Ok(())
@@ -351,7 +351,7 @@ impl Engine {
             return;
         };
         let lost = state.added_to(dentry, Some(pending.node));
-        state.unname(dentry, lost);
+        state.names.unname(dentry, lost);
         let seq = self.journal_commit(state, Edit::Drop { path }.into());
         state.counters.commits -= 1;
         state.unsynced.delete_after(seq, pending.id);

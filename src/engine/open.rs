@@ -15,10 +15,11 @@ use rustix::io::Errno;
 
 use self::beginning::Beginning;
 use super::checkpoint::tell_begun;
-use super::handle::{Opening, StagedFile, VersionReader};
+use super::handle::{StagedFile, VersionReader};
 use super::retries::{Arrival, Goal, PendingOpen, Way};
 use super::shared::{is_database, is_edit, is_outsider};
 use super::{Engine, State, resolve, retries, virtualdir};
+use crate::file::Opening;
 use crate::namespace::{Node, NodeKind, Shown};
 use crate::rules::{Creation, Mode as RuleMode, Stream};
 use crate::sys::{at, failpoint, proc};
@@ -667,7 +668,7 @@ impl Engine {
     /// Whoever need not wait for the holder waits for no others who do: the holder may be waiting
     /// for its child.
     fn must_wait(&self, state: &State, caller: Caller, dentry: &Dentry) -> bool {
-        let queued = state.waits.has_queue(dentry);
+        let queued = state.names.has_queue(dentry);
         let held = self.slot_holders(state, dentry).next().is_some();
         self.slot_holder(state, caller, dentry, None).is_some() || (queued && !held)
     }

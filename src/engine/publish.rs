@@ -363,7 +363,7 @@ impl Engine {
     /// Ends claims of a name that has got another file with the writers of that: what these have
     /// promised is as new as their file.
     pub(super) fn end_claims(&self, state: &mut State, dentry: &Dentry) {
-        state.errors.forget(dentry);
+        state.names.forget_error(dentry);
         let claims: Vec<TxnId> = state.txns.seen_by_all_at(dentry).map(|t| t.id).collect();
         for id in claims {
             self.end_claim(state, id);

@@ -540,8 +540,8 @@ impl<'a> Publishing<'a> {
         let by = by.map(|(actor, _)| actor);
         engine.note_published(state, id, to, by, saved, parted.file);
         if self.how.renames() {
-            state.unname(to, lost);
-            state.rename_appenders(&from, to);
+            state.names.unname(to, lost);
+            state.names.move_appenders(&from, to);
             engine.retarget(state, id, to);
         }
         Ok(left)

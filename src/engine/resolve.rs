@@ -291,7 +291,7 @@ impl Engine {
     /// Until when to wait for a close of this name that is about to be completed.
     fn about_to_commit(&self, state: &State, dentry: &Dentry) -> Option<Instant> {
         let now = Instant::now();
-        let followed = state.followers.writers(dentry).iter();
+        let followed = state.names.leaders(dentry).iter();
         let followed = followed.filter_map(|id| state.txns.get(id));
         state
             .txns
@@ -451,9 +451,9 @@ fn is_at_rest(engine: &Engine, state: &State, dentry: &Dentry, id: NodeId) -> bo
         && !node.grows()
         && node.unwritten.is_none();
     let is_nobodys = state.txns.all_at(dentry).next().is_none()
-        && state.followers.writers(dentry).is_empty()
-        && !state.appenders.contains_key(dentry)
-        && !state.claimants.contains_key(dentry)
+        && state.names.leaders(dentry).is_empty()
+        && state.names.appenders(dentry).is_empty()
+        && !state.names.is_claimed(dentry)
         && !state.files.was_locked(state.file_of(id));
     let is_nobodys = is_nobodys || failpoint::mutant("C1-kept-open");
     let is_paused = state.nodes.kept_names.is_paused(id);

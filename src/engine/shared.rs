@@ -14,9 +14,10 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::handle::{DirectFile, Opening};
+use super::handle::DirectFile;
 use super::names::Step;
 use super::{Engine, State};
+use crate::file::Opening;
 use crate::guard::Guard;
 use crate::journal::Record;
 use crate::namespace::NodeKind;

@@ -10,8 +10,7 @@ use super::open::{OpenStep, Opened};
 use super::retries::Goal;
 use super::{Engine, State};
 use crate::locks::{Lock, closes_cycle};
-use crate::runtime::Awaited;
-use crate::runtime::Waiting;
+use crate::runtime::{Awaited, Waiting};
 use crate::sys::{failpoint, proc};
 use crate::txn::Transaction;
 use crate::types::{Caller, Dentry, NodeId, OpResult};
@@ -125,11 +124,11 @@ impl Engine {
             let policy = self.policy(&state, dentry, crate::rules::Creation::default());
             policy.lock_timeout.unwrap_or(self.config.lock_timeout)
         };
-        state.waits.queue(dentry, ticket);
+        state.names.queue(dentry, ticket);
         let mut waited = Ok(());
         let mut gave_up = false;
         loop {
-            let first = state.waits.is_first(dentry, ticket);
+            let first = state.names.is_first(dentry, ticket);
             let Some(holder) = self.slot_holder(&state, caller, dentry, Some(since)) else {
                 if first {
                     break;
@@ -174,7 +173,7 @@ impl Engine {
             let in_vain = gave_up || waited.is_err();
             state.note_waited(&waiting.path, since, in_vain);
         }
-        state.waits.leave_queue(dentry, ticket);
+        state.names.leave_queue(dentry, ticket);
         state.wake(Awaited::Name(dentry.clone()));
         waited.map(|()| state)
     }

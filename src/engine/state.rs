@@ -14,11 +14,10 @@ use std::time::Instant;
 use parking_lot::{Condvar, MutexGuard};
 use rustix::io::Errno;
 
-use super::append::Appender;
-use super::claims::Claimant;
 use super::files::Files;
 use super::handle::{Handles, OpenFile};
 use crate::commit::{CheckpointRequest, Unsynced};
+use crate::file::{NameTable, Unnamed};
 use crate::locks::LockTable;
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::runtime::{Awaited, Counters, LockStats, Metrics, Unmount, Waits, wakeups};
@@ -45,12 +44,10 @@ pub struct State {
     pub pending: PendingSet,
     /// Open transactions.
     pub txns: Transactions,
-    /// Names that were linked to a file which is still being written.
-    pub(super) followers: super::links::Followers,
     /// Open descriptions.
     pub(super) handles: Handles,
-    /// Descriptions that add lines, by the name of the file.
-    pub appenders: HashMap<Dentry, Vec<Arc<Appender>>>,
+    /// What is known of single files, by their names.
+    pub names: NameTable,
     /// Last number given to a description.
     pub last_handle: HandleId,
     /// Who is on a second lookup, by thread.
@@ -73,8 +70,6 @@ pub struct State {
     pub locks: LockTable,
     /// How long was waited for locks, and how long they were held.
     pub lock_stats: LockStats,
-    /// Lock files that were created with O_EXCL, as far as the rules care.
-    pub claimants: HashMap<Dentry, Claimant>,
     /// Versions of a file that locks know by an earlier one.
     pub files: Files,
     /// Who waits for a lock or a writer slot.
@@ -109,11 +104,22 @@ impl State {
 
     /// Whether somebody has it open to add lines to it.
     pub fn has_appenders(&self, node: &Node) -> bool {
-        let of_name = node
-            .at
-            .as_ref()
-            .and_then(|dentry| self.appenders.get(dentry));
-        of_name.is_some_and(|all| all.iter().any(|appender| appender.node == node.id))
+        let Some(dentry) = &node.at else { return false };
+        let mut all = self.names.appenders(dentry).iter();
+        all.any(|appender| appender.node == node.id)
+    }
+
+    /// What a name means to those who add to it, if there are any: for [`NameTable::unname`].
+    pub(super) fn added_to(&self, dentry: &Dentry, node: Option<NodeId>) -> Option<Unnamed> {
+        let node = self.nodes.get(node?)?;
+        if self.names.appenders(dentry).is_empty() {
+            return None;
+        }
+        Some(Unnamed {
+            fd: self.nodes.fd(node.id).ok()?,
+            ends: node.ends(),
+            gone: Arc::default(),
+        })
     }
 
     /// The inode number that a node shows. An in-place editor finds the number it has looked at
@@ -162,7 +168,7 @@ impl State {
         }
         self.wake(Awaited::Name(dentry.clone()));
         self.wake(Awaited::Creation(dentry.dir));
-        for follower in self.followers.names_of(id) {
+        for follower in self.names.followers(id).into_keys() {
             self.wake(Awaited::Name(follower));
         }
     }

@@ -309,8 +309,7 @@ impl Engine {
         }
         state.files.tidy(&state.nodes);
         if state.pending.is_empty() && state.txns.is_empty() && !state.checkpoint.busy {
-            let named = state.appenders.keys().chain(state.claimants.keys());
-            state.nodes.reap_directories(named);
+            state.nodes.reap_directories(state.names.in_use());
         }
         let idle: Vec<_> = state
             .txns

@@ -20,11 +20,9 @@ const SURE_RELEASE: Duration = Duration::from_secs(2);
 impl State {
     /// What is prepared waits for its RELEASE now, which comes at once if nothing else holds the file.
     pub(super) fn await_release(&mut self, dentry: &Dentry, id: TxnId, at_once: bool) {
-        if let Some((of, until)) = self.registry.turns.get_mut(dentry)
-            && *of == id
-        {
-            let at_once = at_once && !failpoint::mutant("C9-release");
-            *until = Instant::now() + if at_once { SURE_RELEASE } else { RELEASE };
+        let at_once = at_once && !failpoint::mutant("C9-release");
+        let until = Instant::now() + if at_once { SURE_RELEASE } else { RELEASE };
+        if self.names.change_turn(dentry, id, Some(until)) {
             self.wake(Awaited::Turn(dentry.clone()));
         }
     }
@@ -35,41 +33,34 @@ impl Engine {
     pub(super) fn take_turn(&self, dentry: &Dentry, id: TxnId) {
         let mut state = self.lock();
         loop {
-            let until = match state.registry.turns.get(dentry) {
-                Some((other, until)) if *other != id && *until > Instant::now() => *until,
+            let until = match state.names.turn(dentry) {
+                Some((other, until)) if other != id && until > Instant::now() => until,
                 _ => break,
             };
             sleep_until(&mut state, &[Awaited::Turn(dentry.clone())], until);
         }
         let until = Instant::now() + TURN;
-        state.registry.turns.insert(dentry.clone(), (id, until));
+        state.names.take_turn(dentry, id, until);
     }
 
     /// Whether a save is between its merge and its commit.
     pub(super) fn is_turn_taken(&self, dentry: &Dentry) -> bool {
-        self.lock().registry.is_turn_taken(dentry)
+        self.lock().names.is_turn_taken(dentry)
     }
 
     /// Waits until none is, be it that its turn is over.
     pub(super) fn await_turn(&self, dentry: &Dentry) {
         let mut state = self.lock();
-        while let Some((_, until)) = state.registry.turns.get(dentry)
-            && *until > Instant::now()
+        while let Some((_, until)) = state.names.turn(dentry)
+            && until > Instant::now()
         {
-            let until = *until;
             sleep_until(&mut state, &[Awaited::Turn(dentry.clone())], until);
         }
     }
 
     /// The commit has come, or won't.
     pub(super) fn end_turn(&self, state: &mut State, dentry: &Dentry, id: TxnId) {
-        if state
-            .registry
-            .turns
-            .get(dentry)
-            .is_some_and(|(of, _)| *of == id)
-        {
-            state.registry.turns.remove(dentry);
+        if state.names.change_turn(dentry, id, None) {
             state.wake(Awaited::Turn(dentry.clone()));
         }
     }

@@ -62,7 +62,7 @@ impl Engine {
                     .get(node)
                     .and_then(|n| n.at.clone())
                     .ok_or(Errno::NODATA)?;
-                let error = state.errors.of(&dentry).ok_or(Errno::NODATA)?;
+                let error = state.names.error(&dentry).ok_or(Errno::NODATA)?;
                 serde_json::to_vec(error).map_err(|_| Errno::IO)
             }
             _ => Err(Errno::NODATA),

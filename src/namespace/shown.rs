@@ -23,6 +23,7 @@ pub struct Shown {
 /// The ends that an append moves, in bytes: of what is shown of a version, and of the whole appends
 /// in its file.
 #[derive(Clone, Debug)]
+#[cfg_attr(test, derive(Default))]
 pub struct Ends {
     pub(super) shown: Arc<AtomicU64>,
     pub(super) whole: Arc<AtomicU64>,

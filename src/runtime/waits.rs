@@ -1,11 +1,10 @@
-//! Who waits for a lock or a writer slot, and who comes first; and who waits for what else (`wakeups`).
+//! Who waits for a lock or a writer slot; and who waits for what else (`wakeups`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::wakeups::Wakeups;
 use crate::locks::{FileId, Lock};
-use crate::types::Dentry;
 
 /// Somebody who waits, for `commitfs locks`.
 #[derive(Clone, Debug)]
@@ -28,8 +27,6 @@ pub struct Waiting {
 #[derive(Debug, Default)]
 pub struct Waits {
     waiting: HashMap<u64, Waiting>,
-    /// Order of those who wait for a writer slot.
-    slots: HashMap<Dentry, VecDeque<u64>>,
     last: u64,
     /// Threads that sleep, by what wakes them.
     pub wakeups: Wakeups,
@@ -65,55 +62,5 @@ impl Waits {
             of.extend(&waiting.blockers);
         }
         graph
-    }
-
-    /// One gets in line for the writer slot of a name.
-    pub fn queue(&mut self, dentry: &Dentry, ticket: u64) {
-        let queue = self.slots.entry(dentry.clone()).or_default();
-        queue.push_back(ticket);
-    }
-
-    /// One leaves the line.
-    pub fn leave_queue(&mut self, dentry: &Dentry, ticket: u64) {
-        if let Some(queue) = self.slots.get_mut(dentry) {
-            queue.retain(|t| *t != ticket);
-            if queue.is_empty() {
-                self.slots.remove(dentry);
-            }
-        }
-    }
-
-    /// Whether one is the first in line.
-    pub fn is_first(&self, dentry: &Dentry, ticket: u64) -> bool {
-        let queue = self.slots.get(dentry);
-        queue.and_then(|queue| queue.front()) == Some(&ticket)
-    }
-
-    /// Whether somebody is in line for the writer slot of a name.
-    pub fn has_queue(&self, dentry: &Dentry) -> bool {
-        self.slots.contains_key(dentry)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::NodeId;
-
-    #[test]
-    fn who_leaves_makes_the_next_the_first() {
-        let dentry = Dentry {
-            dir: NodeId(1),
-            name: "f".into(),
-        };
-        let mut waits = Waits::default();
-        let (a, b) = (waits.new_ticket(), waits.new_ticket());
-        waits.queue(&dentry, a);
-        waits.queue(&dentry, b);
-        assert!(waits.is_first(&dentry, a) && !waits.is_first(&dentry, b));
-        waits.leave_queue(&dentry, a);
-        assert!(waits.is_first(&dentry, b));
-        waits.leave_queue(&dentry, b);
-        assert!(!waits.has_queue(&dentry));
     }
 }

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
+use crate::file::Unnamed;
 use crate::journal::FileKey;
 use crate::namespace::Ends;
 use crate::types::{Dentry, NodeId};
@@ -33,22 +33,4 @@ pub(super) enum Hold {
     Announced(FileKey),
     /// That the file has lost its last name has to be.
     Gone(Unnamed),
-}
-
-/// The file that a description adds to.
-#[derive(Clone, Debug)]
-pub(super) enum AppendPlace {
-    /// Whatever version is current under this name, which is always the file's own.
-    At(Dentry),
-    /// One that has lost its name, as on the plain directory.
-    Nameless(Unnamed),
-}
-
-/// A file that has lost its name, and where what is shown of it ends.
-#[derive(Clone, Debug)]
-pub struct Unnamed {
-    pub(super) fd: Arc<File>,
-    pub(super) ends: Ends,
-    /// It has lost its last name, on the medium, too.
-    pub(super) gone: Arc<AtomicBool>,
 }

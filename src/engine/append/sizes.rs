@@ -25,8 +25,11 @@ impl Engine {
                 return file.length_with_tail();
             }
             let dentry = state.nodes.get(node)?.at.as_ref()?;
-            let of_name = state.appenders.get(dentry)?;
-            let here = of_name.iter().filter(|a| a.node == node);
+            let here = state
+                .names
+                .appenders(dentry)
+                .iter()
+                .filter(|a| a.node == node);
             here.cloned().collect()
         };
         if failpoint::mutant("C10-length") {

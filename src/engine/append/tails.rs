@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::super::Engine;
 use super::super::handle::OpenFile;
-use super::{AppendPlace, Appender, Inner, lines};
+use super::{AppendPlace, Appender, Unfinished, lines};
 use crate::rules::Stream;
 use crate::sys::{failpoint, proc};
 use crate::txn::Abort;
@@ -19,27 +19,15 @@ use crate::types::{Caller, HandleId, OpResult};
 /// An unfinished line becomes visible after this time, in milliseconds.
 const PATIENCE: u64 = 1000;
 
-impl Inner {
-    /// The unfinished line is half a JSON value, which nobody is to see.
-    pub(super) fn is_half(&self, appender: &Appender) -> bool {
-        appender.stream == Stream::Json
-            && !self.tail.is_empty()
-            && !lines::is_json_value(&self.tail)
-    }
-
-    /// Keeps the unfinished rest of what a process has written.
-    pub(super) fn hold(&mut self, rest: &[u8], by: u32) {
-        self.tail = rest.to_vec();
-        self.by = (!rest.is_empty()).then_some(by).into_iter().collect();
-        self.since = (!rest.is_empty()).then(Instant::now);
-        self.failed = None;
-    }
+/// Whether an unfinished line is half a JSON value, which nobody is to see.
+pub(super) fn is_half(appender: &Appender, inner: &Unfinished) -> bool {
+    appender.stream == Stream::Json && !inner.tail.is_empty() && !lines::is_json_value(&inner.tail)
 }
 
 impl Engine {
     /// Makes the unfinished line visible. Half a JSON value stays unfinished (C21).
-    pub(super) fn flush_tail(&self, appender: &Appender, inner: &mut Inner) -> OpResult<()> {
-        if inner.tail.is_empty() || inner.is_half(appender) {
+    pub(super) fn flush_tail(&self, appender: &Appender, inner: &mut Unfinished) -> OpResult<()> {
+        if inner.tail.is_empty() || is_half(appender, &inner) {
             return Ok(());
         }
         let tail = std::mem::take(&mut inner.tail);
@@ -159,7 +147,7 @@ impl Appender {
             uid: 0,
             gid: 0,
         };
-        let half = self.inner.lock().is_half(self);
+        let half = is_half(self, &self.inner.lock());
         if half && let Err(e) = engine.leave_stream(caller, handle, self, false) {
             self.inner.lock().failed = Some(e);
             self.report_left(engine);

@@ -25,7 +25,7 @@ impl Engine {
             AppendPlace::At(dentry) => dentry,
             AppendPlace::Nameless(file) => return self.unnamed_target(state, appender, file),
         };
-        if state.registry.is_turn_taken(&dentry) {
+        if state.names.is_turn_taken(&dentry) {
             // An in-place editor is about to commit what it has of this file.
             return Ok(Err(Hold::Turn(dentry)));
         }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
-use super::super::append::Appender;
 use super::super::close::Unlock;
 use super::super::io::WriteRequest;
 use super::super::{Engine, State};
@@ -13,6 +12,7 @@ use super::{
     Allocation, Asked, Closing, FlushRest, OpenFile, Opening, Progress, Source, Worked, WriteRest,
     later, leave_node,
 };
+use crate::file::Appender;
 use crate::types::{HandleId, NodeId, OpResult};
 
 impl OpenFile for Appender {
@@ -102,7 +102,7 @@ impl OpenFile for Appender {
     ) {
         let state = &mut *guard;
         // A mapping can't have kept it: whatever was left was told by FLUSH.
-        state.delist(&self);
+        state.names.delist(&self);
         leave_node(engine, state, self.node, |n| n.readers -= 1);
         if self.may_be_left() {
             let (appender, on) = (self.clone(), engine.clone());

@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::MutexGuard;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::close::Unlock;
@@ -30,9 +29,9 @@ use super::dirs::Listing;
 use super::io::WriteRequest;
 use super::setid::Gone;
 use super::{Engine, State};
+use crate::file::Opening;
 use crate::locks::FileId;
 use crate::namespace::Node;
-use crate::sys::proc;
 use crate::txn::Staging;
 use crate::types::{Caller, HandleId, NodeId, OpResult, Seq, TxnId};
 
@@ -240,42 +239,6 @@ pub(super) trait OpenFile: Debug + Send + Sync {
 pub(super) struct Asked {
     pub caller: Caller,
     pub handle: HandleId,
-}
-
-/// How a description was opened.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Opening {
-    /// Access mode and O_APPEND, as /proc shows them.
-    pub how: OFlags,
-    /// O_SYNC or O_DSYNC: every write is an fsync, too.
-    pub sync: bool,
-    /// Process that opened it; those it forked may hold it as well.
-    pub opener: u32,
-    /// Its thread that did.
-    pub thread: u32,
-}
-
-impl Opening {
-    /// What open(2) was given, and the process and thread that called it.
-    pub fn with(flags: OFlags, (opener, thread): (u32, u32)) -> Opening {
-        Opening {
-            how: flags & proc::HOW,
-            sync: flags.intersects(OFlags::DSYNC | OFlags::SYNC),
-            opener,
-            thread,
-        }
-    }
-}
-
-impl Default for Opening {
-    fn default() -> Opening {
-        Opening {
-            how: OFlags::empty(),
-            sync: false,
-            opener: 0,
-            thread: 0,
-        }
-    }
 }
 
 /// What a read is answered from.

@@ -490,8 +490,8 @@ impl Engine {
             None => self.cover(state, to),
         };
         let lost = state.added_to(to, replaced);
-        state.unname(to, lost);
-        state.rename_appenders(from, to);
+        state.names.unname(to, lost);
+        state.names.rename(from, to);
         // A rename changes the file's ctime.
         at::change(&*pending.file).ok();
         self.touch_dir(state, from.dir);
@@ -581,12 +581,11 @@ impl Engine {
         }
         self.note_grown_moved(state, (from, to), (source, target), flags);
         if exchange {
-            state.exchange_appenders(from, to);
+            state.names.exchange(from, to);
             self.exchange_writers(state, from, to);
-            state.exchange_followers(from, to);
         } else {
-            state.unname(to, lost);
-            state.rename_appenders(from, to);
+            state.names.unname(to, lost);
+            state.names.rename(from, to);
         }
         if let Some(stat) = replaced.filter(|_| !exchange)
             && (stat.st_nlink == 1 || FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
@@ -660,7 +659,6 @@ impl Engine {
     /// Writers of the moved file follow it to its new name; those that are creating a file of
     /// their own under the old name keep it (C11).
     fn follow(&self, state: &mut State, from: &Dentry, to: &Dentry, moved: NodeId) {
-        state.rename_follower(from, to);
         for id in followers(state, from, moved) {
             self.retarget(state, id, to);
             self.journal_moved(state, id);
