@@ -93,6 +93,34 @@ fn what_is_staged_is_seen_by_who_opened_it_or_was_started_since_and_not_by_older
 }
 
 #[test]
+fn a_child_that_any_thread_has_forked_finds_what_it_has_open() {
+    need_daemon!();
+    let m = mount!();
+    let path = m.path("state");
+    m.save("state", "before");
+    let mut writer = Actor::new();
+    let mut other = writer.thread();
+    let mut older = other.fork();
+    writer.open("f", "w", &path).unwrap();
+    writer.write("f", "half").unwrap();
+    let mut child = other.fork();
+    assert_content(child.cat(&path).ok(), b"half", "a child that has it open");
+    let mut grandchild = child.fork();
+    assert_content(
+        grandchild.cat(&path).ok(),
+        b"half",
+        "one that this has forked",
+    );
+    child.close("f").unwrap();
+    assert_content(other.cat(&path).ok(), b"before", "another thread");
+    assert_content(older.cat(&path).ok(), b"before", "an older child");
+    let mut later = other.fork();
+    later.close("f").unwrap();
+    let mut without = later.fork();
+    assert_content(without.cat(&path).ok(), b"before", "a child without it");
+}
+
+#[test]
 fn two_threads_that_share_an_empty_file_both_see_what_is_written_there() {
     need_daemon!();
     need_features!("direct_io_allow_mmap");

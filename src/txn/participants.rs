@@ -206,7 +206,8 @@ impl Participants {
                 false => View::Others,
             };
         }
-        if self.has_started(tgid, open_to_process) {
+        let started_by = self.started_by(tgid, open_to_process);
+        if started_by == Some(By::Opener) {
             return match self.since {
                 Some(Since::Opened(opened)) if was_started_since(&opened, tgid) => View::Staged,
                 Some(Since::Opened(_)) => View::Others,
@@ -218,10 +219,12 @@ impl Participants {
                 Some(Since::HandedOver(_)) | None => View::IfInherited,
             };
         }
-        // Whoever outlives the process it inherited from descends from nobody any more.
+        // A fork by any thread hands on what the process has open. Whoever outlives the process it inherited from
+        // descends from nobody any more.
+        let is_forked = started_by.is_some() && !failpoint::mutant("C1-forked");
         let is_orphaned = process.is_some() || self.pids().any(|pid| !proc::lives(pid));
         let is_old = |opened: proc::Moment| !was_started_since(&opened, tgid);
-        match is_orphaned && !self.opened().is_some_and(is_old) {
+        match (is_forked || is_orphaned) && !self.opened().is_some_and(is_old) {
             true => View::IfInherited,
             false => View::Others,
         }
@@ -250,21 +253,36 @@ impl Participants {
                 .is_some_and(|opened| was_started_since(&opened, tgid))
     }
 
-    /// Whether a process descends from one that has opened or written it.
-    fn has_started(&self, tgid: u32, open_to_process: bool) -> bool {
-        let mut theirs = self.processes.iter().filter(|(_, p)| !p.has_ended);
-        theirs.any(|(pid, p)| {
-            p.takes_part()
-                && proc::branch_below(tgid, *pid).is_some_and(|branch| {
-                    *pid != self.opener
-                        || open_to_process
-                        || self
-                            .opener_threads()
-                            .any(|tid| proc::has_started(*pid, tid, branch))
-                        || failpoint::mutant("C1-threads")
+    /// By whom a process was started, or who it descends from, if that is one that has opened or written it.
+    fn started_by(&self, tgid: u32, open_to_process: bool) -> Option<By> {
+        let theirs = self.processes.iter().filter(|(_, p)| !p.has_ended);
+        let by = theirs
+            .filter(|(_, p)| p.takes_part())
+            .filter_map(|(pid, _)| {
+                let branch = proc::branch_below(tgid, *pid)?;
+                let by_opener = *pid != self.opener
+                    || open_to_process
+                    || self
+                        .opener_threads()
+                        .any(|tid| proc::has_started(*pid, tid, branch))
+                    || failpoint::mutant("C1-threads");
+                Some(if by_opener {
+                    By::Opener
+                } else {
+                    By::OtherThread
                 })
-        })
+            });
+        by.min()
     }
+}
+
+/// Who has started a process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum By {
+    /// Who sees what is staged.
+    Opener,
+    /// Another thread of the process that has opened it.
+    OtherThread,
 }
 
 fn was_started_since(opened: &proc::Moment, tgid: u32) -> bool {
