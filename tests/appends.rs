@@ -706,6 +706,30 @@ fn a_new_log_of_which_a_descriptor_is_closed_while_its_first_line_is_written_los
     assert_content(m.read("log"), b"first\nsecond\n", "both lines");
 }
 
+#[test]
+fn lines_that_the_program_of_a_new_text_appends_by_its_name_show_at_once_and_survive_its_kill() {
+    need_daemon!();
+    let m = mount!();
+    let path = m.path("out.txt");
+    let mut writer = Actor::new();
+    writer.open("f", "w", &path).unwrap();
+    writer.write("f", "begun, ").unwrap();
+    let mut step = writer.fork();
+    step.open("a", "a", &path).unwrap();
+    assert!(!m.exists("out.txt"), "no line yet");
+    step.write("a", "and ended\nhalf").unwrap();
+    assert_content(m.read("out.txt"), b"begun, and ended\n", "the step's line");
+    step.write("a", " a line\n").unwrap();
+    step.close("a").unwrap();
+    writer.kill(libc::SIGKILL);
+    step.kill(libc::SIGKILL);
+    assert_content(
+        m.read("out.txt"),
+        b"begun, and ended\nhalf a line\n",
+        "after the kill",
+    );
+}
+
 /// A commit that waited for others' lines would stand behind what programs begin after the close.
 #[test]
 fn an_edit_that_is_closed_while_lines_are_added_to_another_file_is_committed_at_once() {

@@ -433,7 +433,7 @@ impl Engine {
             },
         };
         let new = |&(writer, opening): &(HandleId, Opening)| {
-            let how = (always, opening);
+            let how = (always || opening.how.contains(OFlags::APPEND), opening);
             let new = Appender::new(node, how, stream, dentry.clone(), read.clone());
             (writer, new)
         };
@@ -576,4 +576,12 @@ fn writers(state: &State, id: TxnId) -> impl Iterator<Item = (HandleId, Opening)
     let all = state.handles.of(id);
     let writing = all.filter(move |(_, file)| file.writes_in() == Some(id));
     writing.map(|(handle, file)| (handle, file.opening()))
+}
+
+/// How many descriptions write a transaction where they please.
+pub(super) fn others_than_appenders(state: &State, id: TxnId) -> usize {
+    let appends = |opening: &Opening| opening.how.contains(OFlags::APPEND);
+    writers(state, id)
+        .filter(|(_, opening)| !appends(opening))
+        .count()
 }

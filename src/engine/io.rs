@@ -192,31 +192,32 @@ impl Engine {
         }
     }
 
-    /// Whether a new file, which is to be still written from front to back (by appenders, or by its
-    /// one description), has lines to show with this write.
+    /// Whether a new file, which is to be still written from front to back (by appenders, and at most
+    /// one other description), has lines to show with this write.
     pub(super) fn shows_lines(
         &self,
         id: TxnId,
         staging: &Staging,
-        offset: u64,
+        (offset, appends): (u64, bool),
         data: &[u8],
     ) -> bool {
-        let (stream, appends) = {
+        let (stream, at_end) = {
             let state = self.lock();
             let Some(txn) = state.txns.get(&id) else {
                 return false;
             };
-            let alone = txn.purpose.appends() || txn.phase.descriptions() == 1;
+            let alone =
+                txn.purpose.appends() || super::append::others_than_appenders(&state, id) <= 1;
             // A link gets its copy when the file is whole.
             let followed = state.names.is_followed(id);
             let goes_on = alone && !txn.is_unlinked() && !txn.visibility.is_claim() && !followed;
             (
                 txn.purpose.stream().filter(|_| goes_on),
-                txn.purpose.appends(),
+                appends || txn.purpose.appends(),
             )
         };
         let content = staging.try_lock();
-        let at_end = appends || content.as_ref().is_some_and(|c| c.size() == Ok(offset));
+        let at_end = at_end || content.as_ref().is_some_and(|c| c.size() == Ok(offset));
         let next = match (stream.filter(|_| at_end), content) {
             (Some(stream), Some(content)) => lines::next(stream, &content, data),
             // Somebody else is writing it.

@@ -545,8 +545,10 @@ impl Engine {
         let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
         let first = !txn.phase.is_open();
         let base = txn.purpose.base();
-        // A new log becomes visible by its first line as long as all its writers append.
-        let goes_on = txn.purpose.appends() && flags.contains(OFlags::APPEND);
+        // A new text becomes visible by its first line as long as who joins appends.
+        let adds = flags.contains(OFlags::APPEND) && !flags.contains(OFlags::TRUNC);
+        let adds = adds && !failpoint::mutant("C10-joined");
+        let goes_on = adds || (txn.purpose.appends() && flags.contains(OFlags::APPEND));
         if !first && !goes_on {
             txn.purpose.end_stream();
         }

@@ -1,7 +1,7 @@
 //! New text streams (C10): created by O_TRUNC, not to be read, under a name that nothing has, and
 //! shown by whole lines as they are written.
 
-use super::{Mode, Slot, What, World, guards, splice};
+use super::{Description, Mode, Slot, What, World, guards, splice};
 
 /// A write of so much that ends inside a line is a block of a table.
 const BLOCK: usize = 4096;
@@ -85,7 +85,7 @@ impl World {
             return true;
         }
         // Not from front to back.
-        if at.is_some() {
+        if at.is_some() || self.is_overtaken_by_appenders(description) {
             return false;
         }
         let is_block = data.len() >= BLOCK && data.last() != Some(&b'\n');
@@ -102,6 +102,17 @@ impl World {
             txn.stream = false;
         }
         true
+    }
+
+    /// Whether others have opened the same to append, so that it need not be written from front to back.
+    fn is_overtaken_by_appenders(&self, description: u32) -> bool {
+        let of_same = |d: &Description| match (&d.what, &self.descriptions[&description].what) {
+            (What::Lines(one), What::Lines(other)) => one.slot() == other.slot(),
+            (What::Staged { txn: one, .. }, What::Staged { txn: other, .. }) => one == other,
+            _ => false,
+        };
+        let all = self.descriptions.values();
+        all.into_iter().any(|d| d.appends && of_same(d))
     }
 
     /// Whether a stream can be cut, or mapped, as far as that is said.

@@ -71,7 +71,7 @@ impl OpenFile for StagedFile {
             Err(_) if !engine.is_staged(by.handle) => return Progress::Again,
             Err(e) => return Progress::Done(Err(e)),
         };
-        if stream && engine.shows_lines(self.txn, &self.staging, offset, data) {
+        if stream && engine.shows_lines(self.txn, &self.staging, (offset, appends), data) {
             let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
             return Progress::Rest(WriteRest::FirstLines { by });
         }
