@@ -69,6 +69,8 @@ pub struct CheckpointRequest {
     pub rounds: u64,
     /// The daemon is ending: the checkpoint thread leaves after its last round.
     pub stop: bool,
+    /// A test has given the engine up: the checkpoint thread leaves with nothing more done.
+    pub abandoned: bool,
     gathering: Option<Instant>,
 }
 

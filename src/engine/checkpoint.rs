@@ -58,7 +58,7 @@ impl Engine {
 
     fn checkpoint_loop(&self) {
         let mut state = self.lock();
-        loop {
+        while !state.checkpoint.abandoned {
             let work = !state.pending.is_empty()
                 || !self.sequencer.are_durable()
                 || !state.unsynced.is_empty();

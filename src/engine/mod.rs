@@ -4,6 +4,8 @@
 //! Every method returns at once. What may block (copies, fsync, guards that read, waits for another
 //! transaction) runs on a worker, and the answer is given from there.
 
+#[cfg(feature = "testing")]
+mod abandon;
 mod advice;
 mod append;
 mod attrs;
@@ -83,6 +85,8 @@ use crate::types::{Attr, Dentry, HandleId, NodeId, OpResult, ROOT, seconds_of};
 pub use crate::runtime::{
     BOUNDS, Config, Counters, Durability, Histogram, LogTo, NameTotals, Totals, Unmount,
 };
+#[cfg(feature = "testing")]
+pub use abandon::abandon;
 pub use advice::ErrorReport;
 pub use attrs::{SetAttr, SetTime};
 pub use dirs::Listing;

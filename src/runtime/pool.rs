@@ -23,7 +23,14 @@ struct Queue {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// No thread begins another job.
+    ended: bool,
 }
+
+#[cfg(feature = "testing")]
+mod own;
+#[cfg(feature = "testing")]
+pub use own::do_own_jobs;
 
 /// A growing pool of threads.
 #[derive(Clone, Default)]
@@ -38,6 +45,10 @@ impl std::fmt::Debug for Pool {
 impl Pool {
     /// Runs `job` on some thread, soon.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+        #[cfg(feature = "testing")]
+        let Some(job) = own::keep(job) else {
+            return;
+        };
         let (queue, wake) = &*self.0;
         let mut q = queue.lock();
         q.jobs.push_back(Box::new(job));
@@ -59,10 +70,22 @@ impl Pool {
         }
     }
 
+    /// Jobs that have not begun are dropped, and the threads end.
+    #[cfg(feature = "testing")]
+    pub fn end(&self) {
+        let (queue, wake) = &*self.0;
+        let mut q = queue.lock();
+        q.ended = true;
+        q.jobs.clear();
+        for _ in 0..q.idle {
+            wake.notify_one();
+        }
+    }
+
     fn work(self) {
         let (queue, wake) = &*self.0;
         let mut q = queue.lock();
-        loop {
+        while !q.ended {
             if let Some(job) = q.jobs.pop_front() {
                 drop(q);
                 job();

@@ -4,8 +4,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags};
 
+use super::proc::in_place_of_proc;
+
 /// A descriptor for a living process.
 pub fn pidfd(pid: u32) -> Option<OwnedFd> {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.pidfd(pid);
+    }
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
 }
@@ -27,7 +32,10 @@ pub fn killed_by(pid: u32, pidfd: &OwnedFd) -> Option<i32> {
     if !has_ended(pidfd) {
         return None;
     }
-    let status = exit_code(pidfd).or_else(|| zombie_exit_code(pid, pidfd))?;
+    let status = match in_place_of_proc() {
+        Some(processes) => processes.exit_code(pid)?,
+        None => exit_code(pidfd).or_else(|| zombie_exit_code(pid, pidfd))?,
+    };
     let signal = status & 0x7f;
     (signal != 0).then_some(signal)
 }

@@ -17,6 +17,7 @@ mod death;
 mod holds;
 mod ids;
 mod maps;
+mod processes;
 mod start;
 
 use std::ffi::CStr;
@@ -32,6 +33,10 @@ pub use children::{children_since, threads};
 pub use death::{Death, death_of_flusher, self_test_killed_writer_detection};
 pub use holds::{HOW, Holding, holds};
 pub use maps::has_mapped;
+pub(in crate::sys) use processes::in_place_of_proc;
+#[cfg(feature = "testing")]
+pub use processes::put_in_place_of_proc;
+pub use processes::{Ids, Processes};
 pub use start::{Moment, Start};
 
 /// How far up [`is_self_or_descendant`] walks.
@@ -104,6 +109,9 @@ pub fn branch_below(pid: u32, ancestor: u32) -> Option<u32> {
 /// Whether the thread `tid` of the process `pid` has started that child of the process. True where the kernel doesn't
 /// list children.
 pub fn has_started(pid: u32, tid: u32, child: u32) -> bool {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.children_of(tid).contains(&child);
+    }
     if !kernel_lists_children() {
         return true;
     }
@@ -124,6 +132,9 @@ pub fn lives(pid: u32) -> bool {
 /// Whether a thread surely is no more, or on its way out. Where that can't be read, for want of descriptors or since `/proc`
 /// hides what others run, it may live.
 pub fn is_gone(tid: u32) -> bool {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.memory_is_gone(tid) != Some(false);
+    }
     let hidden = || {
         let pid = i32::try_from(tid)
             .ok()
@@ -146,6 +157,10 @@ fn is_end(statm: &Result<Vec<u8>>) -> bool {
 ///
 /// A child that is forked or reaped meanwhile may be missed or listed.
 pub fn children(pid: u32) -> Option<Vec<u32>> {
+    if let Some(processes) = in_place_of_proc() {
+        let threads = processes.threads(pid)?.into_iter();
+        return Some(threads.flat_map(|tid| processes.children_of(tid)).collect());
+    }
     if !kernel_lists_children() {
         return None;
     }
@@ -177,6 +192,9 @@ fn kernel_lists_children() -> bool {
 
 /// The id handed out last, to a process or a thread, in this pid namespace.
 pub fn last_pid() -> Option<u32> {
+    if let Some(processes) = in_place_of_proc() {
+        return Some(processes.last_pid());
+    }
     // Asked at each open and close: the descriptor is kept.
     static LOADAVG: OnceLock<OwnedFd> = OnceLock::new();
     let file = match LOADAVG.get() {
@@ -222,12 +240,18 @@ fn range_of_pids(
 }
 
 fn pid_max() -> Option<u32> {
+    if in_place_of_proc().is_some() {
+        return Some(u32::MAX);
+    }
     let max = slurp(&open(CWD, "/proc/sys/kernel/pid_max").ok()?).ok()?;
     number(max.trim_ascii())
 }
 
 /// All processes that `/proc` shows, in no particular order; empty when it cannot be listed.
 pub fn all_pids() -> Vec<u32> {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.all();
+    }
     let mut found = Vec::new();
     if let Ok(dir) = open(CWD, "/proc") {
         let listed = for_each_number(&dir, |pid| {
@@ -243,12 +267,18 @@ pub fn all_pids() -> Vec<u32> {
 
 /// The short name of a process (at most 15 bytes), safe to ask for anywhere.
 pub fn comm(pid: u32) -> Option<String> {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.comm(pid);
+    }
     let name = read_short(pid, "comm").ok()?;
     Some(printable(name.trim_ascii_end(), MAX_COMMAND_CHARS))
 }
 
 /// Whether a process has ended but for what it still has to clean up, or is gone.
 pub fn is_ending(pid: u32) -> bool {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.memory_is_gone(pid) != Some(false);
+    }
     match std::fs::read_to_string(format!("/proc/{pid}/status")) {
         Ok(status) => status
             .lines()
@@ -270,6 +300,9 @@ pub fn waits(pid: u32) -> bool {
 /// Reading it takes the lock of the process's memory map, which a thread of that process may hold while it waits for
 /// the daemon. So never call this on the thread that serves requests; [`comm`] is safe there.
 pub fn command(pid: u32) -> String {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.comm(pid).unwrap_or_else(|| "(gone)".to_owned());
+    }
     let line = match read(pid, "cmdline") {
         Ok(line) => line,
         Err(_) => return "(gone)".to_owned(),
@@ -301,6 +334,9 @@ fn printable(bytes: &[u8], limit: usize) -> String {
 
 /// The soft limit on the size of files that `tgid` may write, or `None` when it has none or it cannot be read.
 pub fn rlimit_fsize(tgid: u32) -> Option<u64> {
+    if in_place_of_proc().is_some() {
+        return None;
+    }
     match asked_rlimit_fsize(tgid) {
         Some(libc::RLIM_INFINITY) => None,
         Some(limit) => Some(limit),
@@ -336,6 +372,9 @@ fn parse_rlimit_fsize(limits: &[u8]) -> Option<u64> {
 /// A process that waits for the daemon can't act on it (not even on SIGKILL) until it is answered, so its request is
 /// to be answered EINTR. A stop signal (Ctrl-Z) counts as well.
 pub fn pending_fatal_or_any_signal(tid: u32) -> bool {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.signals(tid).is_some_and(|signals| signals != 0);
+    }
     read(tid, "status").is_ok_and(|status| has_deliverable_signal(&status))
 }
 
@@ -384,6 +423,9 @@ fn signal_mask(status: &[u8], name: &str) -> u64 {
 
 /// Whether a thread is gone, or has a signal to take that ends its process.
 pub fn is_being_killed(tid: u32) -> bool {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.signals(tid) != Some(0);
+    }
     let Ok(status) = read(tid, "status") else {
         return true;
     };

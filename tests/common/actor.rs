@@ -22,7 +22,41 @@ pub struct Failure {
 
 pub type Answer = Result<Vec<Vec<u8>>, Failure>;
 
-pub struct Actor {
+/// A process that does what it is told: one that there is, or one of a simulated kernel.
+pub trait Remote: Send {
+    fn pid(&self) -> i32;
+
+    /// How long an operation may take before it counts as hung.
+    fn patience(&mut self, _limit: Duration) {}
+
+    fn ask(&mut self, operation: &str, args: &[&[u8]]) -> Answer;
+
+    /// Asks for an operation without waiting for its end.
+    fn start(&mut self, operation: &str, args: &[&[u8]]);
+
+    /// Whether the answer to what was started is there.
+    fn has_answered(&self) -> bool;
+
+    fn finish(&mut self) -> Answer;
+
+    fn fork(&mut self) -> Box<dyn Remote>;
+
+    fn thread(&mut self) -> Box<dyn Remote>;
+
+    fn exec_again(&mut self, slots: &[&str]);
+
+    fn kill(&mut self, signal: i32);
+
+    fn exit(&mut self, status: i32);
+
+    /// Waits until it is gone.
+    fn await_end(&mut self);
+}
+
+pub struct Actor(Box<dyn Remote>);
+
+/// A process that runs `tests/helper`.
+struct Helper {
     conversation: BufReader<UnixStream>,
     child: Option<Child>,
     pid: i32,
@@ -93,9 +127,9 @@ impl Drop for Door {
     }
 }
 
-impl Actor {
+impl Helper {
     #[track_caller]
-    pub fn new() -> Actor {
+    fn spawn() -> Helper {
         let door = Door::open();
         let child = Command::new(helper())
             .arg(door.path())
@@ -104,81 +138,33 @@ impl Actor {
             .spawn()
             .expect("the helper starts");
         let pid = child.id() as i32;
-        Actor {
+        Helper {
             conversation: door.admit(),
             child: Some(child),
             pid,
             asked: String::new(),
         }
     }
+}
 
-    /// A child that shares the open files of this actor.
-    #[track_caller]
-    pub fn fork(&mut self) -> Actor {
-        let door = Door::open();
-        self.start("fork", &[door.path().as_os_str().as_bytes()]);
-        let mut child = Actor {
-            conversation: door.admit(),
-            child: None,
-            pid: 0,
-            asked: "fork".into(),
-        };
-        child.finish().expect("the child answers");
-        child.pid = number(&self.finish().expect("fork works")[0]) as i32;
-        child
-    }
-
-    /// Another thread of this actor's process, which begins with all that it has open.
-    #[track_caller]
-    pub fn thread(&mut self) -> Actor {
-        let door = Door::open();
-        self.start("thread", &[door.path().as_os_str().as_bytes()]);
-        let conversation = door.admit();
-        self.finish().expect("a thread begins");
-        Actor {
-            conversation,
-            child: None,
-            pid: self.pid,
-            asked: "thread".into(),
-        }
-    }
-
-    /// Executes the helper anew. Of its descriptors those marked close-on-exec go, and of the
-    /// others those in `slots` keep their names.
-    #[track_caller]
-    pub fn exec_again(&mut self, slots: &[&str]) {
-        let door = Door::open();
-        let (path, program) = (door.path(), helper());
-        let mut args = vec![path.as_os_str().as_bytes(), program.as_os_str().as_bytes()];
-        args.extend(slots.iter().map(|slot| slot.as_bytes()));
-        self.start("become", &args);
-        self.conversation = door.admit();
-    }
-
-    /// All that the process sees of some paths (names of those that end in a slash, numbers as of
-    /// stat(2) where it says `stat:` before them, content of the others) and through some descriptors.
-    #[track_caller]
-    pub fn survey(&mut self, paths: &[Vec<u8>], slots: &[&str]) -> Vec<Vec<u8>> {
-        let mut args: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
-        args.push(b"--");
-        args.extend(slots.iter().map(|slot| slot.as_bytes()));
-        self.ask("survey", &args).expect("a survey")
-    }
-
-    pub fn pid(&self) -> i32 {
+impl Remote for Helper {
+    fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// How long an operation may take before it counts as hung.
-    pub fn patience(&mut self, limit: Duration) {
+    fn patience(&mut self, limit: Duration) {
         self.conversation
             .get_ref()
             .set_read_timeout(Some(limit))
             .expect("a time limit");
     }
 
-    /// Asks for an operation without waiting for its end.
-    pub fn start(&mut self, operation: &str, args: &[&[u8]]) {
+    fn ask(&mut self, operation: &str, args: &[&[u8]]) -> Answer {
+        self.start(operation, args);
+        self.finish()
+    }
+
+    fn start(&mut self, operation: &str, args: &[&[u8]]) {
         let mut line = operation.to_owned();
         for arg in args {
             line.push(' ');
@@ -190,8 +176,7 @@ impl Actor {
         let _ = self.conversation.get_mut().write_all(line.as_bytes());
     }
 
-    /// Whether the answer to what was started is there.
-    pub fn has_answered(&self) -> bool {
+    fn has_answered(&self) -> bool {
         let mut poll = libc::pollfd {
             fd: self.conversation.get_ref().as_raw_fd(),
             events: libc::POLLIN,
@@ -201,8 +186,7 @@ impl Actor {
         unsafe { libc::poll(&mut poll, 1, 0) > 0 }
     }
 
-    #[track_caller]
-    pub fn finish(&mut self) -> Answer {
+    fn finish(&mut self) -> Answer {
         let mut line = String::new();
         match self.conversation.read_line(&mut line) {
             Ok(_) => {}
@@ -225,10 +209,146 @@ impl Actor {
         }
     }
 
+    fn fork(&mut self) -> Box<dyn Remote> {
+        let door = Door::open();
+        self.start("fork", &[door.path().as_os_str().as_bytes()]);
+        let mut child = Helper {
+            conversation: door.admit(),
+            child: None,
+            pid: 0,
+            asked: "fork".into(),
+        };
+        child.finish().expect("the child answers");
+        child.pid = number(&self.finish().expect("fork works")[0]) as i32;
+        Box::new(child)
+    }
+
+    fn thread(&mut self) -> Box<dyn Remote> {
+        let door = Door::open();
+        self.start("thread", &[door.path().as_os_str().as_bytes()]);
+        let conversation = door.admit();
+        self.finish().expect("a thread begins");
+        Box::new(Helper {
+            conversation,
+            child: None,
+            pid: self.pid,
+            asked: "thread".into(),
+        })
+    }
+
+    fn exec_again(&mut self, slots: &[&str]) {
+        let door = Door::open();
+        let (path, program) = (door.path(), helper());
+        let mut args = vec![path.as_os_str().as_bytes(), program.as_os_str().as_bytes()];
+        args.extend(slots.iter().map(|slot| slot.as_bytes()));
+        self.start("become", &args);
+        self.conversation = door.admit();
+    }
+
+    fn kill(&mut self, signal: i32) {
+        // SAFETY: our child, not waited for, or a grandchild that its parent hasn't waited for.
+        unsafe { libc::kill(self.pid, signal) };
+        self.await_end();
+    }
+
+    fn exit(&mut self, status: i32) {
+        let _ = self.ask("exit", &[status.to_string().as_bytes()]);
+        self.await_end();
+    }
+
+    fn await_end(&mut self) {
+        if let Some(child) = &mut self.child {
+            wait(child, Duration::from_secs(20)).expect("the process should have ended");
+            self.child = None;
+            return;
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while alive(self.pid) {
+            assert!(Instant::now() < deadline, "the process should have ended");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self
+            .conversation
+            .get_ref()
+            .shutdown(std::net::Shutdown::Both);
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            wait(child, Duration::from_secs(2));
+        }
+    }
+}
+
+impl Actor {
+    #[track_caller]
+    pub fn new() -> Actor {
+        Actor::of(Box::new(Helper::spawn()))
+    }
+
+    pub fn of(remote: Box<dyn Remote>) -> Actor {
+        Actor(remote)
+    }
+
+    /// A child that shares the open files of this actor.
+    #[track_caller]
+    pub fn fork(&mut self) -> Actor {
+        Actor(self.0.fork())
+    }
+
+    /// Another thread of this actor's process, which begins with all that it has open.
+    #[track_caller]
+    pub fn thread(&mut self) -> Actor {
+        Actor(self.0.thread())
+    }
+
+    /// Executes the helper anew. Of its descriptors those marked close-on-exec go, and of the
+    /// others those in `slots` keep their names.
+    #[track_caller]
+    pub fn exec_again(&mut self, slots: &[&str]) {
+        self.0.exec_again(slots);
+    }
+
+    /// All that the process sees of some paths (names of those that end in a slash, numbers as of
+    /// stat(2) where it says `stat:` before them, content of the others) and through some descriptors.
+    #[track_caller]
+    pub fn survey(&mut self, paths: &[Vec<u8>], slots: &[&str]) -> Vec<Vec<u8>> {
+        let mut args: Vec<&[u8]> = paths.iter().map(Vec::as_slice).collect();
+        args.push(b"--");
+        args.extend(slots.iter().map(|slot| slot.as_bytes()));
+        self.ask("survey", &args).expect("a survey")
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.0.pid()
+    }
+
+    /// How long an operation may take before it counts as hung.
+    pub fn patience(&mut self, limit: Duration) {
+        self.0.patience(limit);
+    }
+
+    /// Asks for an operation without waiting for its end.
+    pub fn start(&mut self, operation: &str, args: &[&[u8]]) {
+        self.0.start(operation, args);
+    }
+
+    /// Whether the answer to what was started is there.
+    pub fn has_answered(&self) -> bool {
+        self.0.has_answered()
+    }
+
+    #[track_caller]
+    pub fn finish(&mut self) -> Answer {
+        self.0.finish()
+    }
+
     #[track_caller]
     pub fn ask(&mut self, operation: &str, args: &[&[u8]]) -> Answer {
-        self.start(operation, args);
-        self.finish()
+        self.0.ask(operation, args)
     }
 
     #[track_caller]
@@ -467,9 +587,7 @@ impl Actor {
     /// Ends the process by a signal and waits until it is gone, with all its descriptors.
     #[track_caller]
     pub fn kill(&mut self, signal: i32) {
-        // SAFETY: our child, not waited for, or a grandchild that its parent hasn't waited for.
-        unsafe { libc::kill(self.pid, signal) };
-        self.await_end();
+        self.0.kill(signal);
     }
 
     /// Kills it, which takes less than a second whatever it waits for. Gives how long.
@@ -485,35 +603,12 @@ impl Actor {
     /// Ends the process with an exit status, running exit handlers.
     #[track_caller]
     pub fn exit(&mut self, status: i32) {
-        let _ = self.ask("exit", &[status.to_string().as_bytes()]);
-        self.await_end();
+        self.0.exit(status);
     }
 
     #[track_caller]
     pub fn await_end(&mut self) {
-        if let Some(child) = &mut self.child {
-            wait(child, Duration::from_secs(20)).expect("the process should have ended");
-            self.child = None;
-            return;
-        }
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while alive(self.pid) {
-            assert!(Instant::now() < deadline, "the process should have ended");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-impl Drop for Actor {
-    fn drop(&mut self) {
-        let _ = self
-            .conversation
-            .get_ref()
-            .shutdown(std::net::Shutdown::Both);
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            wait(child, Duration::from_secs(2));
-        }
+        self.0.await_end();
     }
 }
 

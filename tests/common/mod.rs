@@ -26,7 +26,7 @@ pub mod stamp;
 #[path = "../helper/wire.rs"]
 mod wire;
 
-pub use actor::{Actor, Failure, Stat, surveyed_stat};
+pub use actor::{Actor, Answer, Failure, Remote, Stat, surveyed_stat};
 pub use disk::Disk;
 pub use mount::{Mount, Options, Rejected, detach, is_mounted};
 pub use run::{Live, Run, Shell, alive, bash, binary, commitfs, python, run, sh, shell};
@@ -193,19 +193,27 @@ pub fn assert_content(found: Option<Vec<u8>>, expected: &[u8], what: &str) {
     }
 }
 
+/// That of a choice which is to be repeated.
+pub fn seed() -> Option<u64> {
+    std::env::var("COMMITFS_SEED").ok()?.parse().ok()
+}
+
+pub fn any_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("after 1970").as_nanos() as u64
+}
+
 /// Random numbers that can be repeated.
 pub struct Random(u64);
 
 impl Random {
     pub fn new() -> Random {
-        let chosen = std::env::var("COMMITFS_SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok());
-        let seed = chosen.unwrap_or_else(|| {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            now.expect("after 1970").as_nanos() as u64
-        });
+        let seed = seed().unwrap_or_else(any_seed);
         println!("COMMITFS_SEED={seed}");
+        Random::of(seed)
+    }
+
+    pub fn of(seed: u64) -> Random {
         Random(seed | 1)
     }
 

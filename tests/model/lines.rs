@@ -148,12 +148,21 @@ impl World {
         if lines.reads {
             return Some([content.as_slice(), &lines.rest].concat());
         }
-        // fstat tells of the version that it was opened on, and of the line that isn't finished.
-        let len = content.len() + lines.rest.len();
-        // The kernel names no description: who merely has it can't be told from others.
-        // And of a file without a name it isn't told at all (H29 of docs/design.md).
-        let is_own = lines.slot().is_some() && lines.by.contains(&self.process_of(who));
-        let is_told = lines.rest.is_empty() || is_own;
+        // fstat tells of the version that it was opened on, and of lines that aren't finished: the kernel
+        // names no description, so these are all that the process has written of, and who merely has
+        // one can't be told from others. Of a file that has not just one name it isn't told at all
+        // (H29 of docs/design.md).
+        let process = self.process_of(who);
+        let rests = self.descriptions.values().filter_map(|d| match &d.what {
+            What::Lines(other) if other.place == lines.place => Some(other),
+            _ => None,
+        });
+        let own = rests.filter(|other| other.by.contains(&process));
+        let own: usize = own.map(|other| other.rest.len()).sum();
+        let len = content.len() + own;
+        let names = self.files.values().filter(|f| f.number == number).count();
+        let is_own = lines.by.contains(&process);
+        let is_told = (lines.rest.is_empty() || is_own) && (own == 0 || names == 1);
         (number == lines.opened && is_told).then(|| len.to_string().into_bytes())
     }
 
@@ -270,7 +279,7 @@ impl World {
             return;
         };
         let txn = &self.txns[&id];
-        let unborn = txn.stream && txn.changed && !txn.edit && !txn.discarded;
+        let unborn = txn.log && txn.changed && !txn.edit && !txn.discarded;
         let is_overtaken = !txn.creates && self.files.contains_key(&txn.slot);
         let stands = !is_overtaken && txn.killed == Killed::No && self.vanished(&txn.slot).is_ok();
         if unborn && stands && !self.is_moot(id) {

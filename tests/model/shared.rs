@@ -60,6 +60,11 @@ impl World {
         if Gap::SharedOpens.is_open() {
             return None;
         }
+        // What is written of an empty file with several names is not under all of them (H25 of docs/design.md).
+        let current = self.files.get(&slot).map(|file| file.number);
+        if current.is_some_and(|number| self.only_name_of(number).is_none()) {
+            return None;
+        }
         let writes = match mode {
             Mode::Read => false,
             Mode::Exclusive => return Some(Err("EEXIST")),
@@ -100,7 +105,10 @@ impl World {
         // Whether a child that has inherited it counts as another; and what writes pages, and no
         // text, from elsewhere than the beginning.
         let is_inherited = self.processes.values().filter(held_by).count() > 1;
-        if at.is_some_and(|at| at > 0) || is_inherited {
+        // Nor what becomes of a heir's text whose opener was killed before it was one.
+        let opener = self.descriptions[&description].opener;
+        let is_left = !self.processes.contains_key(&opener);
+        if at.is_some_and(|at| at > 0) || is_inherited || is_left {
             return Decision::Open;
         }
         let own = [self.descriptions[&description].opener, self.process_of(who)];

@@ -141,6 +141,8 @@ struct Txn {
     creates: bool,
     /// A new file whose first complete line is its first version (C10).
     stream: bool,
+    /// The same, and whoever closes a descriptor of it makes that version of what there is: it was opened to append.
+    log: bool,
     claim: bool,
     discarded: bool,
     done: bool,
@@ -671,6 +673,7 @@ impl World {
             creates: matches!(mode, Mode::Exclusive | Mode::Share)
                 || (mode.appends() && base.is_none()),
             stream: (mode.appends() && !guarded) || streams,
+            log: mode.appends() && !guarded,
             claim: mode == Mode::Exclusive && !guarded,
             discarded: false,
             done: false,
@@ -813,7 +816,8 @@ impl World {
         match file {
             Some(file) => {
                 (txn.content, txn.base, txn.body) = (file.content, Some(file.number), file.body);
-                (txn.edit, txn.creates, txn.claim, txn.stream) = (true, false, false, false);
+                (txn.edit, txn.creates, txn.claim) = (true, false, false);
+                (txn.stream, txn.log) = (false, false);
                 (txn.parts, txn.changed) = (None, false);
             }
             None if is_open => {

@@ -6,7 +6,7 @@
 
 use rustix::io::Errno;
 
-use super::{number, read};
+use super::{in_place_of_proc, number, read};
 use crate::sys::failpoint;
 
 /// Arguments that are looked at.
@@ -32,12 +32,19 @@ pub enum Call {
 /// Whether thread `tid` is in a call that opens or truncates what a path leads to, as far as that is known: a 32-bit program's
 /// calls and a worker of io_uring are not. `None` where it can't be read. To be asked of a thread that waits in a lookup.
 pub fn is_opening(tid: u32) -> Option<bool> {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.call(tid).map(|(_, opens)| opens);
+    }
     Some(opens(number_in(&line(tid)?)?))
 }
 
 /// The system call that thread `tid` is in; `None` where that can't be read. To be asked of a thread that waits for a lock, a lookup or a change of attributes, and
 /// takes a few microseconds.
 pub fn call_of(tid: u32) -> Option<Call> {
+    if let Some(processes) = in_place_of_proc() {
+        let call = processes.call(tid).map(|(call, _)| call);
+        return call.filter(|_| !failpoint::feature_off("calls"));
+    }
     parse(&line(tid)?)
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use super::{children, ids, pid_max, range_of_pids};
+use super::{children, ids, in_place_of_proc, pid_max, range_of_pids};
 
 /// How often the lists of children are read until they stand still.
 const READINGS: usize = 4;
@@ -55,6 +55,9 @@ fn is_between(id: u32, first_exclusive: u32, last_inclusive: u32) -> bool {
 
 /// How many threads a process has, by the links of a directory.
 pub fn threads(pid: u32) -> Option<usize> {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.threads(pid).map(|all| all.len());
+    }
     let links = std::fs::metadata(format!("/proc/{pid}/task")).ok()?.nlink();
     usize::try_from(links.saturating_sub(2)).ok()
 }

@@ -7,7 +7,7 @@ use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use super::{number, read, read_short};
+use super::{in_place_of_proc, number, read, read_short};
 
 /// Which field of `/proc/PID/stat` holds the exit code, counted from 1 as proc(5) does.
 const EXIT_CODE_FIELD: usize = 52;
@@ -50,7 +50,11 @@ pub fn death_of_flusher(tid: u32, tgid: u32) -> Death {
     if tgid != tid && memory_is_gone(tgid) != Some(true) {
         return Death::Unknown;
     }
-    let Some(code) = read(tgid, "stat").ok().and_then(|stat| exit_code(&stat)) else {
+    let code = match in_place_of_proc() {
+        Some(processes) => processes.exit_code(tgid),
+        None => read(tgid, "stat").ok().and_then(|stat| exit_code(&stat)),
+    };
+    let Some(code) = code else {
         return Death::Unknown;
     };
     match code & 0x7f {
@@ -62,6 +66,9 @@ pub fn death_of_flusher(tid: u32, tgid: u32) -> Death {
 
 /// Whether a thread has given up its memory, as the first thing that an exit does; `None` if it is gone altogether.
 pub(super) fn memory_is_gone(tid: u32) -> Option<bool> {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.memory_is_gone(tid);
+    }
     let statm = read_short(tid, "statm").ok()?;
     let sizes = statm.trim_ascii();
     (!sizes.is_empty()).then(|| sizes.iter().all(|b| matches!(b, b'0' | b' ')))
@@ -79,6 +86,9 @@ fn exit_code(stat: &[u8]) -> Option<i32> {
 
 /// Reading a link in `ns/` asks for the same right as the exit code in `stat`, and says so when it is missing.
 fn may_see_exit_code(pid: u32) -> bool {
+    if in_place_of_proc().is_some() {
+        return true;
+    }
     rustix::fs::readlinkat(CWD, format!("/proc/{pid}/ns/user"), Vec::new()).is_ok()
 }
 

@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, openat, statat};
 use rustix::io::{Errno, Result};
 
 use super::death::memory_is_gone;
-use super::{field, for_each_number, number, numeric_name, open_dir};
+use super::{field, for_each_number, in_place_of_proc, number, numeric_name, open_dir};
 
 /// Of a process with more descriptors than are looked at: the first so many are asked for, where programs redirect
 /// their output to,
@@ -41,6 +41,13 @@ pub const HOW: OFlags = OFlags::RWMODE.union(OFlags::APPEND);
 /// descriptor that is just being closed is not there any more when its FLUSH arrives. Descriptors opened with O_PATH
 /// hold no file open.
 pub fn holds(tgid: u32, most: u64, wanted: &dyn Fn(u64, OFlags) -> bool) -> Holding {
+    if let Some(processes) = in_place_of_proc() {
+        return match processes.written(tgid) {
+            None => Holding::Gone,
+            Some(all) if all.iter().any(|(ino, flags)| wanted(*ino, *flags & HOW)) => Holding::Yes,
+            Some(_) => Holding::No,
+        };
+    }
     let found = match find(tgid, most, wanted) {
         // A thread that has ended shows no descriptors, or (to all but root) none that may be seen.
         Ok(Found { seen: 0, .. }) | Err(Errno::ACCESS) if memory_is_gone(tgid) == Some(true) => {

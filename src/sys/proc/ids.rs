@@ -12,18 +12,13 @@ use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{field, number, read};
-
-/// A thread's process and that process's parent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ids {
-    pub(super) tgid: u32,
-    /// 0 for none in this pid namespace.
-    pub(super) parent: u32,
-}
+use super::{Ids, field, in_place_of_proc, number, read};
 
 /// The relations of the thread or process `tid`; `None` if it is gone.
 pub(super) fn of(tid: u32) -> Option<Ids> {
+    if let Some(processes) = in_place_of_proc() {
+        return processes.ids(tid);
+    }
     match from_pidfd(tid) {
         Ok(ids) => Some(ids),
         Err(Errno::SRCH) => None,

@@ -4,7 +4,7 @@ use rustix::fd::AsFd;
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
-use super::{open, read, slurp};
+use super::{in_place_of_proc, open, read, slurp};
 
 /// Whether a thread that waits for the answer to a FLUSH has a file mapped as shared whose inode number is `wanted`.
 /// `None`: that can't be known.
@@ -13,6 +13,9 @@ use super::{open, read, slurp};
 /// one without text is not asked. What another thread does in its `mmap` or `munmap` is waited for, so this is for a
 /// worker that holds nothing which a request of that process might need.
 pub fn has_mapped(tid: u32, wanted: &dyn Fn(u64) -> bool) -> Option<bool> {
+    if let Some(processes) = in_place_of_proc() {
+        return Some(processes.mapped(tid).into_iter().any(wanted));
+    }
     let text = |statm: &[u8]| {
         statm
             .split(|b| *b == b' ')

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{last_pid, number, pid_max, read};
+use super::{in_place_of_proc, last_pid, number, pid_max, read};
 
 /// Which field of `/proc/PID/stat` holds the flags, counted from 1 as proc(5) does.
 const FLAGS_FIELD: usize = 9;
@@ -72,6 +72,14 @@ impl Start {
     /// The start of a process that is waiting for the daemon in a lookup, an open or a read. Of no other, and never in
     /// a FLUSH: `stat` may wait for the very `execve` that sends one.
     pub fn of_caller(tgid: u32) -> Option<Start> {
+        if let Some(processes) = in_place_of_proc() {
+            let (ticks, is_forked) = processes.start(tgid)?;
+            return Some(Start {
+                pid: tgid,
+                ticks,
+                is_forked,
+            });
+        }
         parse(tgid, &read(tgid, "stat").ok()?)
     }
 
