@@ -108,3 +108,53 @@ fn a_program_that_polls_a_file_while_it_closes_another_hangs_nobody() {
     });
     program.send("");
 }
+
+/// Of two closes the one that has begun first is answered last. Its text was half a document, or is another one by then.
+#[test]
+fn a_slow_close_takes_nothing_back_of_one_that_came_later() {
+    need_daemon!();
+    need_features!("inline_flush", "supersession_events");
+    let mut m = mount!(Mount::options().env("COMMITFS_UNSURE_DELAY_MS", 1000));
+    prepare(&m);
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f.json")).unwrap();
+    writer.write("f", "{\"n\": ").unwrap();
+    writer.dup("f", "g").unwrap();
+    let mut other = writer.thread();
+    other.start("close", &[b"f"]);
+    std::thread::sleep(Duration::from_millis(300));
+    writer.write("g", "12}").unwrap();
+    writer.close("g").unwrap();
+    assert!(!other.has_answered(), "the first close was quicker");
+    other.finish().unwrap();
+    eventually(SOON, "it is there", || {
+        m.read("f.json").as_deref() == Some(b"{\"n\": 12}")
+    });
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("f.json"), b"{\"n\": 12}", "the daemon was killed");
+    assert!(m.rejected().is_empty());
+}
+
+#[test]
+fn what_is_written_in_no_order_wakes_no_worker_either() {
+    need_daemon!();
+    need_features!("inline_flush", "supersession_events");
+    let m = mount!();
+    prepare(&m);
+    let mut saver = Actor::new();
+    let mut save = |name: &str| {
+        saver.open("f", "w", &m.path(name)).unwrap();
+        saver.pwrite("f", 5, b"end").unwrap();
+        saver.pwrite("f", 0, b"begin").unwrap();
+        saver.close("f").unwrap();
+    };
+    save("f");
+    let before = worked(&m);
+    for n in 0..50 {
+        save(&format!("f-{n}"));
+    }
+    let times = worked(&m) - before;
+    assert!(times < 10, "{times} for fifty saves");
+    assert_content(m.read("f-49"), b"beginend", "the last");
+}

@@ -509,3 +509,26 @@ fn a_file_that_has_lost_its_name_can_still_be_opened_for_followers() {
     writer.close("f").unwrap();
     assert_eq!(m.read("x.h5"), None);
 }
+
+#[test]
+fn nobody_else_waits_for_the_disk_while_an_fsynced_file_turns_direct() {
+    need_daemon!();
+    need_features!("inline_content");
+    let m = mount!(
+        Mount::options()
+            .env("COMMITFS_JOURNAL_DELAY_MS", 1500)
+            .seed("other", "other")
+    );
+    let (mut writer, mut reader) = (Actor::new(), Actor::new());
+    writer.open("f", "rw-create", &m.path("data")).unwrap();
+    writer.fsync("f").unwrap();
+    writer.start("pwrite", &[b"f", b"4096", b"a page"]);
+    std::thread::sleep(Duration::from_millis(500));
+    let begun = std::time::Instant::now();
+    assert_eq!(reader.cat(&m.path("other")).unwrap(), b"other");
+    let took = begun.elapsed();
+    assert!(!writer.has_answered(), "the disk was quicker");
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    writer.finish().unwrap();
+    assert_eq!(reader.stat(&m.path("data")).unwrap().size, 4102);
+}

@@ -233,3 +233,26 @@ fn who_waits_for_the_disk_goes_on_when_a_round_has_ended() {
         "in place",
     );
 }
+
+#[test]
+fn who_closes_when_the_disk_is_lost_is_told_at_once() {
+    need_daemon!();
+    let m = mount!(
+        nobody_looks()
+            .sync()
+            .env(
+                "COMMITFS_FAIL_AT",
+                format!("C19-sync-appends:{}", libc::EIO)
+            )
+            .seed("log", "first\n")
+    );
+    let (mut one, mut two) = (Actor::new(), Actor::new());
+    for actor in [&mut one, &mut two] {
+        actor.open("f", "a", &m.path("log")).unwrap();
+        actor.write("f", "line\n").unwrap();
+    }
+    assert_errno(one.close("f"), "EIO");
+    let begun = Instant::now();
+    assert_errno(two.close("f"), "EIO");
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}

@@ -236,6 +236,7 @@ impl Sequencer {
                 let order = self.order.lock();
                 (order.appends, order.journal.sync_handle())
             };
+            failpoint::delay("COMMITFS_JOURNAL_DELAY_MS");
             let synced = failpoint::sync("C19-sync-journal", || {
                 spare::told_once(|| rustix::fs::fdatasync(&*handle))
             });

@@ -13,7 +13,7 @@ use super::shared::begins_swmr;
 use super::{Engine, State};
 use crate::journal::Record;
 use crate::rules::Stream;
-use crate::sys::failpoint;
+use crate::sys::{at, failpoint};
 use crate::txn::{Content, KeptContent, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 
@@ -115,8 +115,8 @@ impl Engine {
         match source {
             Ok((Source::File(file, within), _)) => {
                 let size = within as u32;
-                match read_cached(&file, offset, size) {
-                    Some(data) => done(data),
+                match at::read_cached(&file, offset, size as usize) {
+                    Some(data) => done(Ok(data)),
                     None => self.pool.run(move || done(read_at(&file, offset, size))),
                 }
             }
@@ -422,34 +422,6 @@ pub(super) fn read_at(file: &File, offset: u64, size: u32) -> OpResult<Vec<u8>> 
     }
     data.truncate(filled);
     Ok(data)
-}
-
-/// Reads what is in the page cache; `None` when the disk would have to be waited for.
-fn read_cached(file: &File, offset: u64, size: u32) -> Option<OpResult<Vec<u8>>> {
-    let mut data = vec![0u8; size as usize];
-    let read = {
-        let mut slices = [rustix::io::IoSliceMut::new(&mut data)];
-        rustix::io::preadv2(
-            file,
-            &mut slices,
-            offset,
-            rustix::io::ReadWriteFlags::NOWAIT,
-        )
-    };
-    match read {
-        Ok(n) if n == data.len() => Some(Ok(data)),
-        // Short may mean the end, or the end of what is cached.
-        Ok(n) => {
-            let end = file.metadata().ok()?.len();
-            if offset + n as u64 >= end {
-                data.truncate(n);
-                Some(Ok(data))
-            } else {
-                None
-            }
-        }
-        Err(_) => None,
-    }
 }
 
 /// Has the content on the medium, once the journal is: a small one in the journal itself.

@@ -184,6 +184,7 @@ pub(super) fn make_ready(
     attributes: impl FnOnce(&mut Content) -> OpResult<Option<AsOf>>,
 ) -> Result<Ready, Abort> {
     let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
+    let judgement = content.begin_judgement();
     check_target(engine, &engine.lock(), dentry)
         .map_err(|errno| Abort::VanishedTarget { errno })?;
     check_limit(engine, id, content)?;
@@ -220,7 +221,11 @@ pub(super) fn make_ready(
             save.merges.push(merged.id);
         }
         let ready = merged.ready(content.file.clone(), onto);
-        return Ok(Ready { like, ..ready });
+        return Ok(Ready {
+            like,
+            judgement,
+            ..ready
+        });
     }
     Ok(Ready {
         onto: edits.or(onto),
@@ -228,6 +233,7 @@ pub(super) fn make_ready(
         by_parts: content.is_by_parts(),
         edits: edits.filter(|_| content.is_by_parts()),
         like,
+        judgement,
         ..Ready::new(content.id, content.file.clone(), described)
     })
 }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -10,14 +11,13 @@ use super::checkpoint::Overtaken;
 use super::io::keep;
 use super::judging::{is_told, make_ready};
 use super::lines::may_be_added_to;
-use super::open::had_room;
+use super::open::look_at_passed;
 use super::probe::CloseProbe;
 use super::publish::COMMIT_RECORD;
 use super::watchers::Watchers;
 use super::{Durability, Engine, State};
 use crate::journal::Record;
 use crate::rules::Policy;
-use crate::store::Store;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Abort, Content, Flush, KeptContent, Kin, Last, Ready, Staging, Transaction};
 use crate::types::{Dentry, OpResult, TxnId};
@@ -52,7 +52,7 @@ impl Engine {
         if let Some(dentry) = &watched {
             self.take_turn(dentry, id);
         }
-        let (mut probe, ends, doomed, merged_before, policy, judged) = {
+        let (mut probe, ends, doomed, merged_before, policy, (judged, since)) = {
             let mut state = self.lock();
             let is_at = |d: &Dentry| state.txns.get(&id).is_some_and(|t| t.dentry() == d);
             // Whoever renames or ends it ends the turn that it has, but not one that it was still waiting for.
@@ -72,7 +72,7 @@ impl Engine {
                 txn.is_doomed(),
                 before.map(|c| c.id),
                 txn.policy.clone(),
-                Judged::of(txn),
+                (Judged::of(txn), txn.preparation.findings()),
             )
         };
         if !ends
@@ -83,6 +83,7 @@ impl Engine {
         {
             return Some(Ok(()));
         }
+        let looked = Instant::now();
         let mut last = probe.look();
         let sure = last != Last::No;
         let takes_added = (sure || ends) && !doomed;
@@ -94,6 +95,9 @@ impl Engine {
             last = probe.look_at_all();
         }
         let sure = last != Last::No;
+        if !sure {
+            failpoint::delay("COMMITFS_UNSURE_DELAY_MS");
+        }
         if failpoint::mutant("C3") && !sure {
             self.publish_open(0, id, &judged.dentry, super::publishing::Publication::Stay)
                 .ok();
@@ -101,10 +105,10 @@ impl Engine {
         let content = staging.lock();
         let mut state = self.lock();
         let is_as_judged = |txn: &Transaction| judged.is(txn) || txn.is_unlinked();
-        if !anyhow
-            && !state.txns.get(&id).is_none_or(is_as_judged)
-            && !failpoint::mutant("C14-judged")
-        {
+        let is_as_judged = state.txns.get(&id).is_none_or(is_as_judged);
+        let is_overtaken = |txn: &Transaction| txn.preparation.has_overtaken(&result, since);
+        let is_overtaken = state.txns.get(&id).is_some_and(is_overtaken);
+        if !anyhow && (!is_as_judged && !failpoint::mutant("C14-judged") || is_overtaken) {
             if let Some(dentry) = &watched {
                 self.end_turn(&mut state, dentry, id);
             }
@@ -134,7 +138,8 @@ impl Engine {
             judged,
             policy,
             kin: probe.kin,
-            flush: Flush::now(last, pid),
+            flush: Flush::of(last, looked, pid),
+            is_overtaken,
         };
         Some(conclude(self, &mut state, id, (found, &content), result))
     }
@@ -204,6 +209,7 @@ impl Engine {
             policy,
             kin: probe.kin,
             flush: Flush::now(last, pid),
+            is_overtaken: false,
         };
         Some(conclude(self, &mut state, id, (found, &content), result))
     }
@@ -299,7 +305,7 @@ impl Engine {
                 overtaken.get_or_insert_with(|| Overtaken::new(self, &mut state));
                 continue;
             }
-            let Some(path) = judged.path(self, &state, id)? else {
+            let Some(path) = judged.path(self, &state, (id, ready))? else {
                 return Ok(false);
             };
             self.tell_parts(&mut state, id, &mut ready.content);
@@ -360,6 +366,8 @@ struct Conclusion {
     policy: Policy,
     kin: Kin,
     flush: Flush,
+    /// Another close has judged later, and has said what comes of it.
+    is_overtaken: bool,
 }
 
 /// Notes what a close has found, and gives what it is told.
@@ -383,6 +391,9 @@ fn conclude(
     txn.participants.learn(found.kin);
     txn.preparation.note_flush(found.flush);
     match result {
+        Ok(_) if found.is_overtaken => Ok(()),
+        Err(abort) if found.is_overtaken && told => Err(abort.errno()),
+        Err(_) if found.is_overtaken => Ok(()),
         Ok(ready) => {
             if found.judged.staging_id == txn.staging_id {
                 // A mapping's pages may have been written meanwhile: RELEASE prepares again then.
@@ -421,7 +432,8 @@ fn note_preparing(
     ready: &mut Ready,
 ) -> Option<(bool, bool)> {
     ready.version = engine.next_version(state, &judged.dentry);
-    let txn = state.txns.get_mut(&id).filter(|t| judged.is(t))?;
+    let is_newest = |t: &&mut Transaction| judged.is(t) && !t.preparation.is_newer_than(ready);
+    let txn = state.txns.get_mut(&id).filter(is_newest)?;
     txn.participants.note_dead_mapping();
     let before = txn.preparation.replace(ready.clone());
     if txn.is_unlinked() {
@@ -448,7 +460,7 @@ fn journal_prepared(
         return Ok(());
     }
     let mut state = engine.lock();
-    let Some(path) = judged.path(engine, &state, id)? else {
+    let Some(path) = judged.path(engine, &state, (id, ready))? else {
         return Ok(());
     };
     engine.tell_parts(&mut state, id, &mut ready.content);
@@ -525,16 +537,6 @@ fn is_simple(state: &State, txn: &Transaction, closer: u32) -> bool {
     is_own && is_quiet && is_untouched && is_unmapped && !txn.phase.is_closing()
 }
 
-/// What the kernel has written by itself is looked at. Where there may have been no room its program was told, and may not have minded.
-fn look_at_passed(store: &Store, content: &mut Content) -> OpResult<()> {
-    content.look()?;
-    if content.passes() && !had_room(store) {
-        content.fail(Errno::NOSPC, "write");
-        return Err(Errno::NOSPC);
-    }
-    Ok(())
-}
-
 /// Under which name, and in which staging file, a content was judged.
 struct Judged {
     dentry: Dentry,
@@ -556,12 +558,17 @@ impl Judged {
 
     /// The path that a promise is to be kept under, as it is now: its directory may have moved since the
     /// content was judged, or be gone, or have another one under the name. `None` if nothing is to be promised.
-    fn path(&self, engine: &Engine, state: &State, id: TxnId) -> Result<Option<PathBuf>, Abort> {
+    fn path(
+        &self,
+        engine: &Engine,
+        state: &State,
+        (id, ready): (TxnId, &Ready),
+    ) -> Result<Option<PathBuf>, Abort> {
         let vanished = |errno| Abort::VanishedTarget { errno };
         let txn = state
             .txns
             .get(&id)
-            .filter(|t| self.is(t) && !t.is_unlinked());
+            .filter(|t| self.is(t) && !t.is_unlinked() && !t.preparation.is_newer_than(ready));
         let Some(dentry) = txn.map(|t| t.dentry()) else {
             return Ok(None);
         };
@@ -673,7 +680,7 @@ fn promised_already(
     let Some((_, appends)) = kept.and_then(|kept| kept.inlined.clone()) else {
         return Ok(None);
     };
-    let Some(path) = judged.path(engine, &state, id)? else {
+    let Some(path) = judged.path(engine, &state, (id, ready))? else {
         return Ok(None);
     };
     if let Some(txn) = state.txns.get_mut(&id) {

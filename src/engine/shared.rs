@@ -226,20 +226,25 @@ impl Engine {
             }
             content.copy_base()?;
             let is_whole = content.size()? > 0;
-            let is_inlined = |state: &State| {
+            let lies_in_journal = |state: &State| {
                 let txn = state.txns.get(&id);
-                txn.is_some_and(|t| t.promise.is_inlined())
+                txn.is_some_and(|t| t.promise.is_inlined() && t.promise.overtaken().is_none())
             };
-            let is_inlined = is_inlined(&engine.lock());
+            let is_inlined = lies_in_journal(&engine.lock());
             if is_whole || is_inlined {
                 // What it replaces must not be gone before this is safe.
                 rustix::fs::fdatasync(&*content.file)?;
             }
             if is_inlined {
                 engine.store.sync_staging_dir()?;
+                leave_journal(engine, id)?;
             }
             let mut guard = engine.lock();
             let state = &mut *guard;
+            if lies_in_journal(state) {
+                // A close has promised it just now.
+                return Ok(Step::CheckpointFirst);
+            }
             let Some(txn) = state.txns.get(&id) else {
                 return Ok(Step::Done(true));
             };
@@ -277,12 +282,6 @@ impl Engine {
         if replaced.is_some() {
             self.sequencer.barrier()?;
         }
-        if let Some(kept) = txn.promise.kept().filter(|_| txn.promise.is_inlined()) {
-            // Others write to it from here on: the journal must not make it what it was.
-            let told = KeptContent::on_medium(kept.content.clone()).records(staging_id);
-            self.sequencer.append_all(&told)?;
-            self.sync_journal_now(state)?;
-        }
         self.store.apply(staging_id, &*dir, &dentry.name)?;
         failpoint::crash_point("turned-direct");
         // Nothing of it is left in staging.
@@ -312,6 +311,25 @@ impl Engine {
         self.defer_close(old.map(|fd| Arc::new(fd.into())));
         Ok(())
     }
+}
+
+/// What an fsync has promised lies in its file by now, which others are about to write: the journal must not make it what it was.
+fn leave_journal(engine: &Engine, id: TxnId) -> OpResult<()> {
+    let appends = {
+        let mut state = engine.lock();
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return Ok(());
+        };
+        let promise = Some(&txn.promise).filter(|promise| promise.overtaken().is_none());
+        let Some(kept) = promise.and_then(|promise| promise.told().cloned()) else {
+            return Ok(());
+        };
+        let kept = KeptContent::on_medium(kept);
+        let told = engine.sequencer.append_all(&kept.records(txn.staging_id))?;
+        txn.promise.note_durable(kept);
+        told
+    };
+    engine.sync_journal_to(appends)
 }
 
 /// Makes the descriptions of a transaction such as write in place. Gives how many there are.

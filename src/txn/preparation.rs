@@ -37,6 +37,8 @@ pub struct Ready {
     pub edits: Option<NodeId>,
     /// The version whose attributes it was given.
     pub like: Option<AsOf>,
+    /// The how manieth judgement of this content has found it.
+    pub judgement: u64,
 }
 
 /// A version, and when it was last changed as of some moment: if that has moved, so have attributes.
@@ -58,6 +60,7 @@ impl Ready {
             by_parts: false,
             edits: None,
             like: None,
+            judgement: 0,
         }
     }
 }
@@ -89,6 +92,8 @@ pub enum Last {
 pub struct Flush {
     /// Whether it was of the last reference.
     pub last: Last,
+    /// When that was looked at.
+    pub looked: Instant,
     /// When it was answered.
     pub at: Instant,
     /// By this process.
@@ -98,8 +103,18 @@ pub struct Flush {
 impl Flush {
     /// One that is answered now.
     pub fn now(last: Last, by: u32) -> Flush {
+        Flush::of(last, Instant::now(), by)
+    }
+
+    /// One that is answered now, and was looked at then.
+    pub fn of(last: Last, looked: Instant, by: u32) -> Flush {
         let at = Instant::now();
-        Flush { last, at, by }
+        Flush {
+            last,
+            looked,
+            at,
+            by,
+        }
     }
 }
 
@@ -123,6 +138,9 @@ pub struct Preparation {
     flush: Option<Flush>,
     /// When the close began that came last.
     began: Option<Instant>,
+    /// How often something was found, and by which judgement of the content at the latest.
+    findings: u64,
+    newest: u64,
 }
 
 impl Default for Preparation {
@@ -131,6 +149,8 @@ impl Default for Preparation {
             finding: Finding::Nothing,
             flush: None,
             began: None,
+            findings: 0,
+            newest: 0,
         }
     }
 }
@@ -189,6 +209,24 @@ impl Preparation {
         self.flush
     }
 
+    /// How often something was found.
+    pub fn findings(&self) -> u64 {
+        self.findings
+    }
+
+    /// Whether another close has judged the content later than this one has, and said so before.
+    pub fn is_newer_than(&self, ready: &Ready) -> bool {
+        ready.judgement < self.newest && !failpoint::mutant("C2-older-close")
+    }
+
+    /// Whether another close has done so, where this one began after so many findings, and has come to this result.
+    pub fn has_overtaken(&self, result: &Result<Ready, Abort>, since: u64) -> bool {
+        match result {
+            Ok(ready) => self.is_newer_than(ready),
+            Err(_) => self.findings != since && !failpoint::mutant("C2-older-close"),
+        }
+    }
+
     /// When the close began that came last.
     pub fn began(&self) -> Option<Instant> {
         self.began
@@ -207,9 +245,12 @@ impl Preparation {
         self.flush = None;
     }
 
-    /// A FLUSH is answered.
+    /// A FLUSH is answered. Another one may have looked later who has a descriptor, and be answered before.
     pub fn note_flush(&mut self, flush: Flush) {
-        self.flush = Some(flush);
+        let knows_better = |known: &Flush| known.looked > flush.looked && known.last > flush.last;
+        if !self.flush.as_ref().is_some_and(knows_better) {
+            self.flush = Some(flush);
+        }
     }
 
     /// A process that ends closes one more of its duplicates. Whether that tells no more than the one before: what it
@@ -238,6 +279,7 @@ impl Preparation {
 
     /// What is being prepared, which the journal is to be told next. Gives what was ready before.
     pub fn replace(&mut self, ready: Ready) -> Option<Ready> {
+        self.newest = self.newest.max(ready.judgement);
         match std::mem::replace(&mut self.finding, Finding::Nothing) {
             Finding::Ready(before) => {
                 self.finding = Finding::Ready(ready);
@@ -282,6 +324,8 @@ impl Preparation {
 
     /// A close has found this to be committed; `dirty`: more was stored into a mapping meanwhile.
     pub fn finish(&mut self, ready: Ready, dirty: bool) {
+        self.findings += 1;
+        self.newest = self.newest.max(ready.judgement);
         self.finding = match dirty {
             true => Finding::Outdated(ready),
             false => Finding::Ready(ready),
@@ -290,6 +334,7 @@ impl Preparation {
 
     /// It won't be committed as it is. Gives what was ready before.
     pub fn refuse(&mut self, abort: Abort) -> Option<Ready> {
+        self.findings += 1;
         let before = self.withdraw();
         self.finding = Finding::Refused(abort);
         before
@@ -368,6 +413,44 @@ mod tests {
         preparation.refuse(Abort::Conflict);
         preparation.start_anew(true);
         assert!(preparation.refusal().is_some() && !preparation.may_be_judged_anew());
+    }
+
+    #[test]
+    fn what_was_judged_before_another_has_found_something_is_older() {
+        let judged = |judgement| Ready {
+            judgement,
+            ..ready(1)
+        };
+        let mut preparation = Preparation::default();
+        let since = preparation.findings();
+        assert!(!preparation.has_overtaken(&Ok(judged(1)), since));
+        preparation.finish(judged(2), false);
+        assert!(preparation.has_overtaken(&Ok(judged(1)), since));
+        assert!(preparation.has_overtaken(&Err(Abort::Conflict), since));
+        assert!(!preparation.has_overtaken(&Ok(judged(3)), since));
+        assert!(!preparation.has_overtaken(&Err(Abort::Conflict), preparation.findings()));
+        // Also where it was written since.
+        preparation.withdraw();
+        assert!(preparation.has_overtaken(&Ok(judged(1)), since));
+    }
+
+    #[test]
+    fn who_has_looked_later_knows_better_who_has_a_descriptor() {
+        let mut preparation = Preparation::default();
+        let first = Flush::now(Last::No, 7);
+        let second = Flush {
+            looked: first.looked + std::time::Duration::from_millis(1),
+            ..Flush::now(Last::Surely, 7)
+        };
+        preparation.note_flush(second);
+        preparation.note_flush(first);
+        assert!(preparation.was_last());
+        let third = Flush {
+            looked: second.looked + std::time::Duration::from_millis(1),
+            ..first
+        };
+        preparation.note_flush(third);
+        assert!(!preparation.was_last());
     }
 
     #[test]

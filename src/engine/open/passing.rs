@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::engine::lines::may_be_added_to;
 use crate::engine::{Engine, State};
@@ -13,7 +14,7 @@ use crate::namespace::Shown;
 use crate::rules::{Mode, OnConflict, Policy};
 use crate::store::Store;
 use crate::sys::{at, failpoint};
-use crate::txn::Transaction;
+use crate::txn::{Content, Transaction};
 use crate::types::{HandleId, NodeId, OpResult, TxnId};
 
 /// From this size on, in bytes, it is better to give the kernel the file than to read or write it for it.
@@ -144,6 +145,16 @@ pub fn give_up(engine: &Arc<Engine>, node: NodeId, handle: HandleId) {
 pub(super) fn has_ample_room(store: &Store, expected: u64) -> bool {
     let ample = failpoint::number("COMMITFS_AMPLE_MIB", AMPLE >> 20) << 20;
     free(store) >= ample.saturating_add(expected.saturating_mul(2)) && !store.has_quota()
+}
+
+/// What the kernel has written by itself is looked at. Where there may have been no room its program was told, and may not have minded.
+pub(in crate::engine) fn look_at_passed(store: &Store, content: &mut Content) -> OpResult<()> {
+    content.look()?;
+    if content.passes() && !had_room(store) {
+        content.fail(Errno::NOSPC, "write");
+        return Err(Errno::NOSPC);
+    }
+    Ok(())
 }
 
 /// Whether no write of the kernel's can have failed for want of space.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::super::passed::Passed;
 use super::{Content, Staging};
 use crate::guard::{Guard, Verdict};
+use crate::sys::at;
 use crate::types::{OpResult, Seq, TxnId};
 
 /// What is read again for its checksum is no longer than this, in bytes.
@@ -23,6 +24,8 @@ pub(super) struct Rest {
     rewritten: bool,
     /// The write after which it was looked at last whether it is at rest and whole, and by which rules.
     judged: Option<(Instant, u32)>,
+    /// How often it was judged whether it can be committed.
+    judgements: u64,
     /// Some of it came by pages of a mapping: nobody is told when these are stored into.
     pub by_pages: bool,
     /// If the kernel writes it by itself.
@@ -37,6 +40,7 @@ impl Default for Rest {
             written: Instant::now(),
             rewritten: false,
             judged: None,
+            judgements: 0,
             by_pages: false,
             passed: None,
             changed: Arc::default(),
@@ -107,6 +111,12 @@ impl Content {
         self.rest.judged = Some((self.rest.written, rules));
     }
 
+    /// It is judged whether it can be committed as it is now. Gives how often it was.
+    pub fn begin_judgement(&mut self) -> u64 {
+        self.rest.judgements += 1;
+        self.rest.judgements
+    }
+
     /// Whether its writer has written it anew from its beginning, having it open.
     pub fn is_rewritten(&self) -> bool {
         self.rest.rewritten
@@ -131,12 +141,28 @@ impl Content {
         }
         let is_seen = self.sequence.intact && self.sequence.next == len && guard == self.guard;
         match guard {
-            Guard::None => true,
+            Guard::None => self.is_summed(len),
             Guard::Json | Guard::JsonStrict if is_seen => {
                 self.examine(guard).is_ok_and(|v| v == Verdict::Complete)
             }
             _ => false,
         }
+    }
+
+    /// Whether its checksum is known, or it is no wait for the disk to have it.
+    fn is_summed(&mut self, len: u64) -> bool {
+        if self.sequence.intact && self.sequence.next == len {
+            return true;
+        }
+        let cached = at::read_cached(&self.file, 0, usize::try_from(len).unwrap_or_default());
+        let whole = cached.filter(|cached| cached.len() as u64 == len);
+        let Some(cached) = whole.filter(|_| self.sequence.json.is_none()) else {
+            return false;
+        };
+        self.sequence.crc = crc32c::crc32c(&cached);
+        self.sequence.next = len;
+        self.sequence.intact = true;
+        true
     }
 
     /// Whether all of it was written since it was empty.
