@@ -30,7 +30,7 @@ const FIELDS: Limits = (
     ],
 );
 // That of the engine holds by the methods of its one type: each file that these are divided into counts.
-const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 59), ("json", 5), ("txn", 5)]);
+const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 45), ("json", 5), ("txn", 5)]);
 const FILE_LINES: Limits = (700, &[("txn/recovery.rs", 1002), ("txn/staging.rs", 724)]);
 const FUNCTION_LINES: Limits = (
     70,
@@ -42,7 +42,6 @@ const FUNCTION_LINES: Limits = (
         ("Engine::leave_stream", 77),
         ("Engine::prepare_once", 110),
         ("Engine::publish_unwritten", 80),
-        ("Engine::start", 97),
         ("Engine::rename_merging", 89),
         ("Engine::rename_backing", 121),
         ("Engine::open_for_writing", 80),

@@ -17,8 +17,7 @@ use parking_lot::MutexGuard;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::handle::{Asked, StagedFile};
-use super::io::WriteRequest;
+use super::handle::{Asked, StagedFile, WriteRequest};
 use super::open::{Opened, Pass};
 use super::{Engine, State, lines};
 use crate::commit::Changeset;

@@ -6,23 +6,16 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::state::{sleep, sleep_until};
 use super::{Engine, State};
-use crate::commit::{Broken, CheckpointItem, Parked, Round, Todo};
+use crate::commit::{Broken, CheckpointItem, Round, Todo};
 use crate::journal::{Edit, JournalError, Record};
 use crate::runtime::Awaited;
 use crate::sys::{at, failpoint, spare};
 use crate::txn::Transaction;
-use crate::types::{NodeId, OpResult, Seq, TxnId, mtime_ns, now_ns};
+use crate::types::{NodeId, OpResult, TxnId, mtime_ns, now_ns};
 
 /// The journal is started anew above this size; tests lower it.
 const ROTATE: u64 = 4 << 20;
-/// More commits than this don't wait for the disk at a time.
-const BACKLOG: u64 = 4096;
-/// A close that waits for the disk goes on after this.
-const BACKLOG_WAIT: Duration = Duration::from_secs(30);
-/// Who commits waits so long for a durable close that it would overtake again.
-const GIVE_WAY: Duration = Duration::from_millis(200);
 /// A round that could not be finished is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 /// A document's text is written to its file after this, if nobody has asked for it before.
@@ -46,14 +39,6 @@ impl Engine {
             .spawn(move || engine.checkpoint_loop())
             .map(drop)
             .map_err(|e| crate::types::errno_of(&e))
-    }
-
-    /// There is something to checkpoint.
-    pub(super) fn wake_checkpoint(&self, state: &mut State) {
-        if state.checkpoint.due.is_none() {
-            state.checkpoint.due = Some(Instant::now() + self.config.bound.mul_f32(0.2));
-            self.checkpoint_wanted.notify_one();
-        }
     }
 
     fn checkpoint_loop(&self) {
@@ -317,133 +302,9 @@ impl Engine {
         failpoint::crash_point("journal-rotated");
     }
 
-    /// Waits until all that is committed so far lies in the backing directory, durably.
-    pub(super) fn checkpoint_all(&self) -> OpResult<()> {
-        let mut state = self.lock();
-        let target = state.checkpoint.next_whole();
-        state.checkpoint.wanted = state.checkpoint.wanted.max(target);
-        state.checkpoint.write_out = true;
-        self.checkpoint_wanted.notify_one();
-        while state.checkpoint.rounds < target {
-            if let Some(failed) = state.checkpoint.failed {
-                return Err(failed);
-            }
-            sleep(&mut state, &[Awaited::Round]);
-        }
-        state.checkpoint.trouble().map_or(Ok(()), Err)
-    }
-
-    /// Waits until a commit survives a power cut, in the backing directory or in the journal.
-    pub(super) fn await_durable(&self, seq: Seq) -> OpResult<()> {
-        let mut state = self.lock();
-        state.checkpoint.awaiting += 1;
-        let mut failed = state.checkpoint.failed;
-        let own = state.checkpoint.next_whole();
-        while self.sequencer.durable() < seq && failed.is_none() {
-            if !state.checkpoint.busy {
-                self.want_round(&mut state);
-            }
-            sleep(&mut state, &[Awaited::Round]);
-            let stuck = state
-                .checkpoint
-                .stuck
-                .filter(|_| state.checkpoint.rounds >= own);
-            failed = state.checkpoint.failed.or(stuck);
-        }
-        state.checkpoint.awaiting -= 1;
-        let is_durable = self.sequencer.durable() >= seq;
-        failed.filter(|_| !is_durable).map_or(Ok(()), Err)
-    }
-
-    /// Answers once a commit survives a power cut, waiting for nothing itself.
-    pub(super) fn when_durable(
-        &self,
-        seq: Seq,
-        answer: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        let mut state = self.lock();
-        if self.sequencer.durable() >= seq {
-            drop(state);
-            return answer(Ok(()));
-        }
-        if let Some(failed) = state.checkpoint.failed {
-            drop(state);
-            return answer(Err(failed));
-        }
-        state.checkpoint.parked.push(Parked {
-            seq,
-            answer: Box::new(answer),
-        });
-        self.want_round(&mut state);
-    }
-
-    /// Asks for a round, and wakes the checkpoint if it does not know of that, or enough have come.
-    pub(super) fn want_round(&self, state: &mut State) {
-        let first = state.checkpoint.wanted <= state.checkpoint.rounds;
-        let target = state.checkpoint.next_whole();
-        state.checkpoint.wanted = state.checkpoint.wanted.max(target);
-        if first || state.checkpoint.is_worth_a_round() {
-            self.checkpoint_wanted.notify_one();
-        }
-    }
-
     /// How long a document's text may stay in memory and in the journal alone.
     pub(super) fn text_delay(&self) -> Duration {
         TEXT_DELAY.min(self.config.bound / 2)
-    }
-
-    /// A close waits while too many commits wait for the disk: each holds descriptors and space.
-    /// Not for ever, and not for a disk that is full.
-    pub(super) fn await_backlog(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
-        let begun = Instant::now();
-        while self.has_backlog(state) && begun.elapsed() < BACKLOG_WAIT {
-            state.checkpoint.due = Some(Instant::now());
-            self.checkpoint_wanted.notify_one();
-            sleep_until(state, &[Awaited::Round], begun + BACKLOG_WAIT);
-        }
-    }
-
-    /// A durable close needs a moment in which all that was committed is on the medium: whoever would
-    /// commit lets it have one.
-    pub(super) fn give_way(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
-        let until = Instant::now() + GIVE_WAY;
-        if failpoint::mutant("C7-way") {
-            return;
-        }
-        while state.checkpoint.overtaken > 0 && state.checkpoint.trouble().is_none() {
-            if !sleep_until(state, &[Awaited::Overtaken, Awaited::Round], until) {
-                return;
-            }
-        }
-    }
-
-    /// Whether so many commits wait for the disk that the next should wait, too.
-    pub(super) fn has_backlog(&self, state: &State) -> bool {
-        let most = BACKLOG.min(self.config.descriptors / 8);
-        let most = failpoint::number("COMMITFS_BACKLOG", most);
-        self.sequencer.backlog() > most && state.checkpoint.trouble().is_none()
-    }
-
-    /// Whether the data of every commit so far is on the medium once the journal is.
-    pub(super) fn all_synced(&self, state: &State) -> bool {
-        !state.unsynced.has_dirs()
-            && !state.unsynced.has_appended()
-            && !state.checkpoint.takes_unsynced
-            && !self.sequencer.is_barred()
-            && state
-                .pending
-                .iter()
-                .all(|(_, p)| (p.synced || p.journalled) && p.unwritten.is_none())
-    }
-
-    /// Every earlier commit's data is on the medium when this returns; their records may still
-    /// have to be synced with the journal.
-    pub(super) fn sync_pending(&self) -> OpResult<()> {
-        let clean = self.all_synced(&self.lock());
-        if clean || failpoint::mutant("C19-prefix") {
-            return Ok(());
-        }
-        self.checkpoint_all()
     }
 }
 
@@ -542,24 +403,4 @@ pub(super) fn tell_begun(engine: &Engine, state: &State, txn: &Transaction) -> O
         engine.sequencer.append(&Record::Retarget { id, path })?;
     }
     Ok(())
-}
-
-/// A durable close that others have overtaken: see [`Engine::give_way`].
-pub(super) struct Overtaken<'a>(&'a Engine);
-
-impl<'a> Overtaken<'a> {
-    pub(super) fn new(engine: &'a Engine, state: &mut State) -> Overtaken<'a> {
-        state.checkpoint.overtaken += 1;
-        Overtaken(engine)
-    }
-}
-
-impl Drop for Overtaken<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.checkpoint.overtaken -= 1;
-        if state.checkpoint.overtaken == 0 {
-            state.wake(Awaited::Overtaken);
-        }
-    }
 }

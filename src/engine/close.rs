@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::handle::{Asked, Closing, FlushRest, OpenFile, Progress, Worked, close_unwritten};
+use super::handle::{
+    Asked, Closing, FlushRest, OpenFile, Progress, Unlock, Worked, close_unwritten,
+};
 use super::links::{Copies, RENEWALS};
+use super::locking::end_unchanged;
 use super::prepare::{check_target, told_of_ended};
 use super::state::sleep;
 use super::{Durability, Engine, State};
@@ -67,9 +70,11 @@ impl Engine {
         }
         let engine = self.clone();
         self.pool.run(move || {
-            let worked = match open {
-                Some(open) => open.flush_rest(&engine, &close, rest),
-                None => Some(close.end_unchanged(&engine, rest)),
+            let worked = match (open, rest) {
+                (Some(open), FlushRest::Tail { .. } | FlushRest::Content { .. }) => {
+                    open.flush_rest(&engine, &close, rest)
+                }
+                _ => Some(end_unchanged(&engine, &close, rest)),
             };
             let Some(result) = worked else {
                 return engine.flush(caller, node, handle, owner, done);
@@ -210,19 +215,6 @@ impl Engine {
         match state.handles.remove(handle) {
             Some(file) => file.release(self, state, unlock),
             None => self.give_back(&mut state, &unlock),
-        }
-    }
-
-    /// Locks that end with a description.
-    pub(super) fn give_back(&self, state: &mut State, unlock: &Unlock) {
-        state.locks.forget_handle(unlock.handle);
-        let mut released = state.locks.release_handle(unlock.file, unlock.handle);
-        if let Some(owner) = unlock.owner {
-            released |= state.locks.release_flock(unlock.file, owner);
-            state.locks.forget_flock(owner);
-        }
-        if released {
-            self.note_ended(state, unlock.file);
         }
     }
 
@@ -563,13 +555,6 @@ impl Engine {
         self.remember_error(&mut state, dentry, &abort, (pid, &command), None);
         errno
     }
-}
-
-/// What a description held locks by.
-pub(super) struct Unlock {
-    file: FileId,
-    handle: HandleId,
-    owner: Option<u64>,
 }
 
 /// A transaction that won't commit, on its way out.

@@ -8,8 +8,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::handle::OpenDirectory;
-use super::state::DirEntry;
+use super::handle::{DirEntry, Listing, OpenDirectory};
 use super::{Engine, State, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, proc};
@@ -17,9 +16,6 @@ use crate::types::{Caller, HandleId, NodeId, OpResult, ROOT};
 
 /// A listing of more names than this has taken much memory.
 const LONG: usize = 10_000;
-
-/// What a directory's description lists.
-pub type Listing = Arc<Vec<DirEntry>>;
 
 impl Engine {
     /// opendir(3).

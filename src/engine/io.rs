@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::handle::{Asked, OpenFile, Progress, Source};
+use super::handle::{Asked, OpenFile, Progress, Source, WriteRequest};
 use super::lines::{self, Next};
 use super::setid::{Gone, clear_set_id};
 use super::shared::begins_swmr;
@@ -23,19 +23,6 @@ mod ranges;
 const CLAIM_LIMIT: u64 = 4096;
 /// Room in the journal for what is told with a content.
 const AHEAD: u64 = 16 << 10;
-
-/// What write(2) asks for.
-#[derive(Clone, Copy, Debug)]
-pub struct WriteRequest {
-    /// Where the kernel takes the place to be.
-    pub offset: u64,
-    /// Through a description with O_APPEND: it goes to the end, wherever that is.
-    pub appends: bool,
-    /// Set-id bits are to go.
-    pub kill: bool,
-    /// Pages of a mapping, written back by whoever happened to do it.
-    pub writeback: bool,
-}
 
 impl Engine {
     /// A description that is used.

@@ -13,14 +13,13 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::handle::{Asked, OpenFile, Progress, VersionReader};
+use super::handle::{Asked, Closing, FlushRest, OpenFile, Progress, VersionReader};
 use super::rest::{may_commit_so_far, publish_in_place};
 use super::state::sleep_until;
 use super::{Engine, State};
 use crate::locks::{FileId, Lock, LockKind, Mode, closes_cycle};
 use crate::namespace::{NodeKind, Shown};
-use crate::runtime::Awaited;
-use crate::runtime::Waiting;
+use crate::runtime::{Awaited, Waiting};
 use crate::sys::proc::Call;
 use crate::sys::{failpoint, proc};
 use crate::txn::Transaction;
@@ -76,29 +75,6 @@ impl LockRequest {
             node: self.node,
             since: Instant::now(),
         }
-    }
-}
-
-impl State {
-    /// Counts a wait that has ended.
-    pub(super) fn note_waited(&mut self, path: &str, since: Instant, in_vain: bool) {
-        let waited = since.elapsed();
-        self.lock_stats.note(path, |totals| {
-            totals.waits.observe(waited);
-            totals.given_up += u64::from(in_vain);
-        });
-    }
-
-    /// The file that a node is a version of, for the lock table.
-    pub(super) fn file_of(&self, node: NodeId) -> FileId {
-        self.files.of(node)
-    }
-
-    /// `node` is the next version of the file that `old` is one of.
-    pub(super) fn same_file(&mut self, node: NodeId, old: NodeId) {
-        let before = self.file_of(node);
-        self.files.follow(node, old);
-        self.wake(Awaited::Locks(before));
     }
 }
 
@@ -306,20 +282,6 @@ impl Engine {
         result
     }
 
-    /// Locks of a file were given back: counts them, and wakes who waits for that.
-    pub(super) fn note_ended(&self, state: &mut State, file: FileId) {
-        state.wake(Awaited::Locks(file));
-        for ended in state.locks.take_ended() {
-            let path = match &ended.at {
-                Some(dentry) => self.show(state, dentry),
-                None => self.show_node(state, ended.node),
-            };
-            state
-                .lock_stats
-                .note(&path, |t| t.holds.observe(ended.held));
-        }
-    }
-
     /// Waits for one of these to happen, but not long; EINTR when the thread has a signal to take.
     pub(super) fn poll_signals(
         &self,
@@ -331,13 +293,6 @@ impl Engine {
         let signalled =
             MutexGuard::unlocked(state, || proc::pending_fatal_or_any_signal(caller.tid));
         if signalled { Err(Errno::INTR) } else { Ok(()) }
-    }
-
-    fn show_node(&self, state: &State, node: NodeId) -> String {
-        match state.nodes.get(node).and_then(|n| n.at.clone()) {
-            Some(dentry) => self.show(state, &dentry),
-            None => "?".into(),
-        }
     }
 
     /// The barrier: what is read through the description from now on is the current version.
@@ -593,4 +548,15 @@ fn written_by(state: &State, file: FileId, pid: u32, through: Option<TxnId>) -> 
         .collect();
     written.sort_unstable();
     written
+}
+
+/// A descriptor is closed, and nothing of its own is to be committed: what was written under the closing process's fcntl
+/// locks is, and they are given back. On a worker.
+pub(super) fn end_unchanged(engine: &Engine, close: &Closing, rest: FlushRest) -> OpResult<()> {
+    let FlushRest::Unchanged { owed, ended } = rest else {
+        return Ok(());
+    };
+    engine.commit_written(close.by.caller, close.locked_file(), None);
+    engine.release_posix(close.file, close.owner);
+    ended.and_then(|()| engine.await_durable(owed))
 }

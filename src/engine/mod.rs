@@ -15,6 +15,7 @@ mod close;
 mod deciding;
 mod dirs;
 mod documents;
+mod durability;
 mod emptied;
 mod errors;
 mod exchange;
@@ -48,6 +49,8 @@ mod room;
 mod setid;
 mod shared;
 mod slots;
+mod start;
+mod stat;
 mod state;
 mod status;
 mod strangers;
@@ -57,7 +60,6 @@ mod virtualdir;
 mod watchers;
 mod xattrs;
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -70,17 +72,15 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::commit::{CheckpointRequest, Sequencer, Unsynced};
-use crate::conflict::{Ledger, Overwrites, Registry};
-use crate::file::NameTable;
-use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
-use crate::rules::{Creation, Policy, Rules};
-use crate::runtime::{LockStats, Metrics, Pool, Reaper, Waits};
+use self::handle::Unlock;
+use crate::commit::Sequencer;
+use crate::locks::FileId;
+use crate::namespace::NodeKind;
+use crate::rules::{Creation, Policy};
+use crate::runtime::{Awaited, Pool, Reaper};
 use crate::store::{RejectedBound, Store};
 use crate::sys::{at, failpoint};
-use crate::txn::Transactions;
-use crate::txn::recovery::Recovered;
-use crate::types::{Attr, Dentry, HandleId, NodeId, OpResult, ROOT, seconds_of};
+use crate::types::{Dentry, NodeId, OpResult, ROOT};
 
 pub use crate::runtime::{
     BOUNDS, Config, Counters, Durability, Histogram, LogTo, NameTotals, Totals, Unmount,
@@ -89,12 +89,11 @@ pub use crate::runtime::{
 pub use abandon::abandon;
 pub use advice::ErrorReport;
 pub use attrs::{SetAttr, SetTime};
-pub use dirs::Listing;
-pub use io::WriteRequest;
+pub use handle::{DirEntry, Listing, WriteRequest};
 pub use locking::LockRequest;
 pub use open::{CreateRequest, Created, OpenRequest, Opened, Pass, give_up};
 pub use resolve::{is_file, path_now, set_dropper};
-pub use state::{DirEntry, State};
+pub use state::State;
 pub use status::{Feature, Status};
 pub use virtualdir::{Answer, Blocker, ControlCommand, is_virtual};
 
@@ -157,14 +156,6 @@ pub struct Engine {
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
 }
 
-/// The first number given to a file: below 2^53, which is as far as some programs can count, and from
-/// a range of this mount's own. `/proc/PID/fdinfo` of a descriptor on another file system, or another
-/// mount of ours, hardly ever shows one of ours then (see `probe`).
-fn first_number() -> NodeId {
-    let range = crate::journal::fresh_id() >> 40;
-    NodeId((1 << 52) + (range << 28))
-}
-
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
@@ -174,88 +165,6 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// An engine over a recovered store.
-    pub fn start(
-        store: Store,
-        rules: Rules,
-        config: Config,
-        recovered: Recovered,
-    ) -> OpResult<Arc<Engine>> {
-        let root = store
-            .root
-            .try_clone()
-            .map_err(|e| crate::types::errno_of(&e))?;
-        let stat = at::stat(&root)?;
-        // What waits for the disk needs as many and more, some are in reserve; half of all are for programs.
-        let remembered = usize::try_from(config.descriptors / 6).unwrap_or(usize::MAX);
-        let state = State {
-            nodes: Nodes::new(
-                Arc::new(root.into()),
-                (stat.st_dev, stat.st_ino),
-                first_number(),
-                remembered,
-            ),
-            pending: PendingSet::default(),
-            txns: Transactions::new(recovered.last_id),
-            handles: handle::Handles::default(),
-            names: NameTable::default(),
-            last_handle: HandleId(0),
-            pending_opens: HashMap::new(),
-            lookups: HashMap::new(),
-            unsynced: Unsynced::default(),
-            growing: growing::Growing::default(),
-            checkpoint: CheckpointRequest::default(),
-            counters: Counters::default(),
-            overlaid: Vec::new(),
-            errors: errors::ErrorLog::default(),
-            locks: crate::locks::LockTable::default(),
-            lock_stats: LockStats::default(),
-            files: files::Files::default(),
-            waits: Waits::default(),
-            unmount: Unmount::No,
-            ledger: Ledger::default(),
-            registry: Registry::default(),
-            overwrites: Overwrites::within(config.descriptors),
-            kept_open: rest::KeptOpen::default(),
-            metrics: Metrics::default(),
-        };
-        let reaper = Reaper::start()?;
-        let rejected_bound = RejectedBound::of(&store.root);
-        let engine = Arc::new(Engine {
-            store,
-            rules: RwLock::new(live_rules::InForce::of(rules)),
-            keeping_rules: Mutex::default(),
-            config,
-            state: Mutex::new(state),
-            checkpoint_wanted: Condvar::new(),
-            sequencer: Sequencer::new(recovered.journal, recovered.last_seq),
-            appends: append::Appends::default(),
-            freed: std::sync::atomic::AtomicBool::new(false),
-            warned: Mutex::default(),
-            pool: Pool::default(),
-            reaper,
-            notify: OnceLock::new(),
-            watchers: OnceLock::new(),
-            untold: Mutex::new(Some("not mounted yet".to_owned())),
-            documents: documents::Documents::default(),
-            pieces: pieces::Pieces::default(),
-            features: OnceLock::new(),
-            rejected_bound,
-            keeping_unread: Mutex::default(),
-            comparing: Mutex::default(),
-            shutting_down: Mutex::default(),
-            uncached: std::sync::atomic::AtomicBool::new(false),
-            strangers: strangers::Strangers::default(),
-            stop: OnceLock::new(),
-        });
-        crate::sys::spare::fill();
-        engine.take_over_unread();
-        engine.start_checkpoint()?;
-        engine.start_watch()?;
-        engine.start_looking_for_strays();
-        Ok(engine)
-    }
-
     /// Where changes are told; set once, when the mount stands.
     pub fn set_notify(&self, notify: Box<dyn Notify>) {
         self.notify.set(notify).ok();
@@ -343,61 +252,6 @@ impl Engine {
         }
     }
 
-    /// Attributes of a node that isn't a transaction's.
-    pub(crate) fn attr_of(&self, state: &State, node: &Node) -> OpResult<Attr> {
-        if let Some(current) = &node.forwarded {
-            // Readers that were granted a lock have moved on to this version (C12).
-            return Ok(Attr {
-                ino: node.id,
-                stat: at::stat(&**current)?,
-                ttl: VOLATILE,
-                name_ttl: VOLATILE,
-            });
-        }
-        let mut stat = at::stat(&*state.nodes.fd(node.id)?)?;
-        if let Some((applied, told)) = node.ctime_shift.as_deref().copied()
-            && (stat.st_ctime, stat.st_ctime_nsec) == applied
-        {
-            (stat.st_ctime, stat.st_ctime_nsec) = told;
-        }
-        if let Some(told) = &node.unwritten {
-            stat.st_size = i64::try_from(told.len).unwrap_or(i64::MAX);
-            (stat.st_mtime, stat.st_mtime_nsec) = seconds_of(told.mtime_ns);
-            (stat.st_ctime, stat.st_ctime_nsec) = (stat.st_mtime, stat.st_mtime_nsec);
-        }
-        stat.st_nlink = stat.st_nlink.saturating_sub(node.covered.into());
-        if node.nameless && !failpoint::mutant("C8-nameless") {
-            stat.st_nlink = 0;
-        } else if node.superseded && stat.st_nlink == 0 {
-            // As by a rewrite in place. link(2) by path could meet it in between, and a link
-            // count of 0 is ENOENT there.
-            stat.st_nlink = 1;
-        }
-        if node.grows() {
-            let end = node.end().load(std::sync::atomic::Ordering::Acquire);
-            stat.st_size = stat.st_size.min(i64::try_from(end).unwrap_or(i64::MAX));
-        }
-        // The kernel doesn't know that a close has changed the directory, or an append the file, or
-        // that who opens a document finds a later text than the one it looked up.
-        let changes = node.kind == NodeKind::Dir && state.txns.creates_in(node.id)
-            || node.grows()
-            // Who adds a line to it is told its length with that.
-            || state.has_appenders(node)
-            || node.shown_as.is_some()
-            || node.unwritten.is_some();
-        let ttl = match node.kind {
-            _ if changes => VOLATILE,
-            NodeKind::Dir => DIR_TIMES,
-            _ => STABLE,
-        };
-        Ok(Attr {
-            ino: node.id,
-            stat,
-            ttl,
-            name_ttl: resolve::name_ttl(state, node),
-        })
-    }
-
     /// A name has appeared in a directory, or gone, that the backing directory doesn't have (yet).
     pub(crate) fn touch_dir(&self, state: &State, dir: NodeId) {
         if failpoint::mutant("C8-dir-times") {
@@ -409,15 +263,6 @@ impl Engine {
         }
     }
 
-    /// Marks a directory as changed in place: the next checkpoint makes it durable first, so that the
-    /// order of commits holds across both ways.
-    pub(crate) fn mark_dirty(&self, state: &mut State, dir: NodeId) {
-        if let Ok(fd) = state.nodes.fd(dir) {
-            state.unsynced.note_dir(dir, fd);
-        }
-        self.wake_checkpoint(state);
-    }
-
     /// The state directory is not to be reached through the mount.
     pub(crate) fn is_state_dir(dir: NodeId, name: &OsStr) -> bool {
         dir == ROOT && name == crate::store::STATE_DIR
@@ -426,5 +271,39 @@ impl Engine {
     /// Free and total space and the like of the backing file system.
     pub fn statfs(&self) -> OpResult<rustix::fs::StatVfs> {
         rustix::fs::fstatvfs(self.store.root.as_fd())
+    }
+
+    /// Locks that end with a description.
+    fn give_back(&self, state: &mut State, unlock: &Unlock) {
+        state.locks.forget_handle(unlock.handle);
+        let mut released = state.locks.release_handle(unlock.file, unlock.handle);
+        if let Some(owner) = unlock.owner {
+            released |= state.locks.release_flock(unlock.file, owner);
+            state.locks.forget_flock(owner);
+        }
+        if released {
+            self.note_ended(state, unlock.file);
+        }
+    }
+
+    /// Locks of a file were given back: counts them, and wakes who waits for that.
+    fn note_ended(&self, state: &mut State, file: FileId) {
+        state.wake(Awaited::Locks(file));
+        for ended in state.locks.take_ended() {
+            let path = match &ended.at {
+                Some(dentry) => self.show(state, dentry),
+                None => self.show_node(state, ended.node),
+            };
+            state
+                .lock_stats
+                .note(&path, |t| t.holds.observe(ended.held));
+        }
+    }
+
+    fn show_node(&self, state: &State, node: NodeId) -> String {
+        match state.nodes.get(node).and_then(|n| n.at.clone()) {
+            Some(dentry) => self.show(state, &dentry),
+            None => "?".into(),
+        }
     }
 }

@@ -63,34 +63,6 @@ impl Engine {
         self.store.keep_reserve().is_ok() && self.reserve_journal().is_ok()
     }
 
-    /// Makes everything journalled so far durable.
-    pub(super) fn sync_journal(&self) -> OpResult<()> {
-        let synced = self.sequencer.sync();
-        synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
-    }
-
-    /// Makes the first appends to the journal durable: see [`Sequencer::sync_to`](crate::commit::Sequencer::sync_to).
-    pub(super) fn sync_journal_to(&self, appends: u64) -> OpResult<()> {
-        if failpoint::mutant("C7-inlined-flush") {
-            return Ok(());
-        }
-        let synced = self.sequencer.sync_to(appends);
-        synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
-    }
-
-    /// Makes everything journalled so far durable for who holds the state.
-    pub(super) fn sync_journal_now(&self, state: &mut State) -> OpResult<()> {
-        let synced = self.sequencer.sync();
-        synced.inspect_err(|errno| self.journal_is_lost(state, *errno))
-    }
-
-    /// A second try would be told that all is well, which proves nothing.
-    fn journal_is_lost(&self, state: &mut State, errno: Errno) {
-        log::error!("the journal can't be made durable: {errno}; new commits are refused");
-        state.fail_checkpoint(errno);
-        self.checkpoint_wanted.notify_one();
-    }
-
     /// Number of the next version of a name.
     pub(super) fn next_version(&self, state: &mut State, dentry: &Dentry) -> Version {
         match self.current_if_any(state, dentry) {

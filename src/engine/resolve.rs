@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::probe::Looks;
 use super::state::sleep_until;
 use super::{Engine, STABLE, State, VOLATILE, virtualdir};
-use crate::namespace::{DropNames, Node, NodeKind};
+use crate::namespace::{DropNames, NodeKind};
 use crate::rules::{Creation, Mode};
 use crate::runtime::Awaited;
 use crate::sys::{at, failpoint, proc};
@@ -392,25 +392,6 @@ fn has_inherited(state: &State, txn: &Transaction, tgid: u32) -> bool {
     let looks = Looks::of(state, txn);
     let ours = |ino, how| looks.are(ino, how);
     proc::holds(tgid, MOST_LOOKS, &ours) == proc::Holding::Yes
-}
-
-/// How long the kernel may go by the name of what isn't a file: it changes by requests for this very name, and the kernel, which
-/// has sent them, knows.
-pub(super) fn name_ttl(state: &State, node: &Node) -> Duration {
-    // Who has opened a new file there before the directory was made goes on seeing that.
-    let is_nobodys =
-        |dentry| state.txns.all_at(dentry).next().is_none() || failpoint::mutant("C1-kept-name");
-    let is_kept = match node.kind {
-        NodeKind::Dir | NodeKind::Special => {
-            let names = &state.nodes.kept_names;
-            !names.is_asked_each_time(node.id) && node.at.as_ref().is_none_or(is_nobodys)
-        }
-        NodeKind::File | NodeKind::Private(_) => false,
-    };
-    match is_kept && !failpoint::feature_off("kept_names") {
-        true => STABLE,
-        false => VOLATILE,
-    }
 }
 
 /// A lookup is about to be answered at once, by the thread that takes requests: the kernel may keep the name of a file that nobody

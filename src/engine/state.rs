@@ -18,22 +18,11 @@ use super::files::Files;
 use super::handle::{Handles, OpenFile};
 use crate::commit::{CheckpointRequest, Unsynced};
 use crate::file::{NameTable, Unnamed};
-use crate::locks::LockTable;
+use crate::locks::{FileId, LockTable};
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::runtime::{Awaited, Counters, LockStats, Metrics, Unmount, Waits, wakeups};
 use crate::txn::{Transaction, Transactions};
 use crate::types::{Dentry, HandleId, NodeId, TxnId};
-
-/// One name in a listing.
-#[derive(Clone, Debug)]
-pub struct DirEntry {
-    /// The name.
-    pub name: std::ffi::OsString,
-    /// Its node number.
-    pub ino: NodeId,
-    /// What it is.
-    pub kind: rustix::fs::FileType,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -171,6 +160,27 @@ impl State {
         for follower in self.names.followers(id).into_keys() {
             self.wake(Awaited::Name(follower));
         }
+    }
+
+    /// Counts a wait that has ended.
+    pub(super) fn note_waited(&mut self, path: &str, since: Instant, in_vain: bool) {
+        let waited = since.elapsed();
+        self.lock_stats.note(path, |totals| {
+            totals.waits.observe(waited);
+            totals.given_up += u64::from(in_vain);
+        });
+    }
+
+    /// The file that a node is a version of, for the lock table.
+    pub(super) fn file_of(&self, node: NodeId) -> FileId {
+        self.files.of(node)
+    }
+
+    /// `node` is the next version of the file that `old` is one of.
+    pub(super) fn same_file(&mut self, node: NodeId, old: NodeId) {
+        let before = self.file_of(node);
+        self.files.follow(node, old);
+        self.wake(Awaited::Locks(before));
     }
 }
 

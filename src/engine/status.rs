@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use std::sync::atomic::Ordering;
-
 use serde::Serialize;
 
 use super::{Durability, Engine, State};
 use crate::store::id_name;
-use crate::sys::proc;
-use crate::types::{TxnId, path_hex};
+use crate::types::path_hex;
 
 /// An optional feature, most of them of the kernel.
 #[derive(Clone, Debug, Serialize)]
@@ -262,118 +259,4 @@ impl Engine {
         text.push(b'\n');
         text
     }
-
-    /// The watch: sweeps notes nobody came back for, reports idle holders (C3).
-    pub(super) fn start_watch(self: &std::sync::Arc<Self>) -> crate::types::OpResult<()> {
-        let engine = std::sync::Arc::downgrade(self);
-        std::thread::Builder::new()
-            .name("watch".into())
-            .spawn(move || {
-                while let Some(engine) = engine.upgrade() {
-                    engine.sweep_retries();
-                    engine.sweep();
-                    engine.flush_old_tails();
-                    engine.look_after_rest();
-                    engine.warn_of_old_locks();
-                    engine.look_after_claims();
-                    engine.pieces.sweep();
-                    engine.keep_overlaid();
-                    engine.keep_unread();
-                    engine.look_after_parties();
-                    engine.guess_counters();
-                    engine.keep_log_small();
-                    engine.lock().overwrites.texts.forget_old();
-                    drop(engine);
-                    std::thread::sleep(std::time::Duration::from_millis(250));
-                }
-            })
-            .map(drop)
-            .map_err(|e| crate::types::errno_of(&e))
-    }
-
-    /// A mount may stand for months.
-    fn keep_log_small(&self) {
-        if self.config.log == super::LogTo::File
-            && let Err(e) = self.store.turn_log_over()
-        {
-            log::debug!("the log goes on growing: {e}");
-        }
-    }
-
-    fn sweep(&self) {
-        self.resolve_doubts();
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if self.should_rotate(state) {
-            self.rotate(state);
-        }
-        state.files.tidy(&state.nodes);
-        if state.pending.is_empty() && state.txns.is_empty() && !state.checkpoint.busy {
-            state.nodes.reap_directories(state.names.in_use());
-        }
-        let idle: Vec<_> = state
-            .txns
-            .values()
-            .filter(|t| t.phase.is_open() && t.participants.idle_holders().is_none())
-            .filter(|t| {
-                t.preparation
-                    .flush()
-                    .is_some_and(|f| f.at.elapsed() > IDLE_AFTER)
-            })
-            .filter(|t| !t.participants.sure_holders().any(proc::lives))
-            .map(|t| {
-                (
-                    t.id,
-                    super::probe::Looks::of(state, t),
-                    t.participants.pids().collect::<Vec<_>>(),
-                )
-            })
-            .collect();
-        let shrunk = state.nodes.shrink();
-        drop(guard);
-        if self.freed.swap(false, Ordering::Relaxed) || shrunk {
-            crate::sys::heap::give_back();
-        }
-        for (id, looks, writers) in idle {
-            self.report_idle(id, &looks, &writers);
-        }
-    }
-
-    fn report_idle(&self, id: TxnId, looks: &super::probe::Looks, writers: &[u32]) {
-        let ours = |ino, how| looks.may_be(ino, how);
-        let may_hold = |pid: &u32| {
-            let holding = proc::holds(*pid, MOST_LOOKS, &ours);
-            matches!(holding, proc::Holding::Yes | proc::Holding::Unlikely)
-        };
-        if writers.iter().any(may_hold) {
-            return;
-        }
-        let holds = |pid: &u32| proc::holds(*pid, u64::MAX, &ours) == proc::Holding::Yes;
-        let holders: Vec<u32> = proc::all_pids().into_iter().filter(|p| holds(p)).collect();
-        let mut state = self.lock();
-        let Some(txn) = state.txns.get_mut(&id) else {
-            return;
-        };
-        txn.participants.note_idle(holders.clone());
-        let dentry = txn.dentry().clone();
-        let path = self.show(&state, &dentry);
-        drop(state);
-        let who: Vec<String> = holders
-            .iter()
-            .map(|p| format!("{p} ({})", proc::command(*p)))
-            .collect();
-        log::warn!(
-            "{path}: its writer is gone, but it is not committed while still held open by {}",
-            if who.is_empty() {
-                "a mapping or a descriptor in transit".to_owned()
-            } else {
-                who.join(", ")
-            }
-        );
-    }
 }
-
-/// Of how many descriptors of a writer the watch looks at each, four times a second.
-const MOST_LOOKS: u64 = 1024;
-/// How long a description may be held by a process that merely inherited it before it is told.
-const IDLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);

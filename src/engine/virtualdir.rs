@@ -23,8 +23,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::close::DECISION_LIMIT;
-use super::handle::{ControlFile, OpenFile, TextFile, VersionReader};
-use super::state::DirEntry;
+use super::handle::{ControlFile, DirEntry, OpenFile, TextFile, VersionReader};
 use super::status::OpenTransaction;
 use super::{Engine, Opened, Pass, VOLATILE};
 use crate::namespace::Shown;

@@ -27,7 +27,7 @@ pub(super) fn is_half(appender: &Appender, inner: &Unfinished) -> bool {
 impl Engine {
     /// Makes the unfinished line visible. Half a JSON value stays unfinished (C21).
     pub(super) fn flush_tail(&self, appender: &Appender, inner: &mut Unfinished) -> OpResult<()> {
-        if inner.tail.is_empty() || is_half(appender, &inner) {
+        if inner.tail.is_empty() || is_half(appender, inner) {
             return Ok(());
         }
         let tail = std::mem::take(&mut inner.tail);

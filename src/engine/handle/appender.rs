@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
-use super::super::close::Unlock;
-use super::super::io::WriteRequest;
 use super::super::{Engine, State};
 use super::{
-    Allocation, Asked, Closing, FlushRest, OpenFile, Opening, Progress, Source, Worked, WriteRest,
-    later, leave_node,
+    Allocation, Asked, Closing, FlushRest, OpenFile, Opening, Progress, Source, Unlock, Worked,
+    WriteRequest, WriteRest, later, leave_node,
 };
 use crate::file::Appender;
 use crate::types::{HandleId, NodeId, OpResult};
@@ -80,7 +78,7 @@ impl OpenFile for Appender {
 
     fn flush_rest(&self, engine: &Engine, close: &Closing, rest: FlushRest) -> Worked {
         let FlushRest::Tail { killed } = rest else {
-            return Some(close.end_unchanged(engine, rest));
+            return Some(Ok(()));
         };
         if killed.is_none() && engine.leave_half(close.by, self) {
             return None;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::super::Engine;
-use super::super::io::WriteRequest;
-use super::{Asked, OpenFile, Progress, Source, Worked, WriteRest};
+use super::{Asked, OpenFile, Progress, Source, Worked, WriteRequest, WriteRest};
 use crate::types::OpResult;
 
 /// See the module.

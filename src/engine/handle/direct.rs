@@ -8,13 +8,12 @@ use parking_lot::MutexGuard;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::super::close::Unlock;
-use super::super::io::{WriteRequest, is_full};
+use super::super::io::is_full;
 use super::super::setid::{Gone, clear_set_id, drop_set_id, gone_of};
 use super::super::{Engine, State};
 use super::{
-    Allocation, Asked, INLINE_WRITE, OpenFile, Progress, Source, Worked, WriteRest, later,
-    leave_node, seek_in,
+    Allocation, Asked, INLINE_WRITE, OpenFile, Progress, Source, Unlock, Worked, WriteRequest,
+    WriteRest, later, leave_node, seek_in,
 };
 use crate::types::{Caller, NodeId, OpResult, errno_of};
 

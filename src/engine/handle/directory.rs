@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::super::dirs::Listing;
+use super::listing::Listing;
 use super::{OpenFile, Source};
 use crate::types::{NodeId, OpResult};
 

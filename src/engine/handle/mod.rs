@@ -10,6 +10,7 @@ mod appender;
 mod control;
 mod direct;
 mod directory;
+mod listing;
 mod reader;
 mod staged;
 mod table;
@@ -24,9 +25,6 @@ use std::time::Duration;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::close::Unlock;
-use super::dirs::Listing;
-use super::io::WriteRequest;
 use super::setid::Gone;
 use super::{Engine, State};
 use crate::file::Opening;
@@ -38,6 +36,7 @@ use crate::types::{Caller, HandleId, NodeId, OpResult, Seq, TxnId};
 pub(super) use control::ControlFile;
 pub(super) use direct::DirectFile;
 pub(super) use directory::OpenDirectory;
+pub use listing::{DirEntry, Listing};
 pub(super) use reader::VersionReader;
 pub(super) use staged::StagedFile;
 pub(super) use table::Handles;
@@ -142,9 +141,9 @@ pub(super) trait OpenFile: Debug + Send + Sync {
         None
     }
 
-    /// What is left of a FLUSH. On a worker.
-    fn flush_rest(&self, engine: &Engine, close: &Closing, rest: FlushRest) -> Worked {
-        Some(close.end_unchanged(engine, rest))
+    /// What is left of a FLUSH that has to do with its own content. On a worker.
+    fn flush_rest(&self, _engine: &Engine, _close: &Closing, _rest: FlushRest) -> Worked {
+        Some(Ok(()))
     }
 
     /// The last reference is gone, and it is out of the table. Called under the state's lock, which it gives back.
@@ -311,17 +310,6 @@ pub(super) struct Closing {
 }
 
 impl Closing {
-    /// Nothing of its own is to be committed: what was written under the closing process's fcntl locks is, and they are given
-    /// back. On a worker.
-    pub fn end_unchanged(&self, engine: &Engine, rest: FlushRest) -> OpResult<()> {
-        let FlushRest::Unchanged { owed, ended } = rest else {
-            return Ok(());
-        };
-        engine.commit_written(self.by.caller, self.locked_file(), None);
-        engine.release_posix(self.file, self.owner);
-        ended.and_then(|()| engine.await_durable(owed))
-    }
-
     /// The file, if the process has fcntl locks of it.
     pub fn locked_file(&self) -> Option<FileId> {
         self.locked.then_some(self.file)
@@ -368,4 +356,24 @@ fn seek_in(file: &File, offset: u64, hole: bool) -> OpResult<u64> {
         false => rustix::fs::SeekFrom::Data(offset),
     };
     rustix::fs::seek(file, to)
+}
+
+/// What write(2) asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteRequest {
+    /// Where the kernel takes the place to be.
+    pub offset: u64,
+    /// Through a description with O_APPEND: it goes to the end, wherever that is.
+    pub appends: bool,
+    /// Set-id bits are to go.
+    pub kill: bool,
+    /// Pages of a mapping, written back by whoever happened to do it.
+    pub writeback: bool,
+}
+
+/// What a description held locks by.
+pub(super) struct Unlock {
+    pub file: FileId,
+    pub handle: HandleId,
+    pub owner: Option<u64>,
 }

@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::super::close::Unlock;
 use super::super::{Engine, State};
-use super::{Asked, OpenFile, Progress, Source, later, leave_node, seek_in};
+use super::{Asked, OpenFile, Progress, Source, Unlock, later, leave_node, seek_in};
 use crate::namespace::Shown;
 use crate::sys::failpoint;
 use crate::types::{NodeId, OpResult};

@@ -7,13 +7,12 @@ use parking_lot::MutexGuard;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::super::close::Unlock;
-use super::super::io::{WriteRequest, is_full, read_at, unless_full, write_staged};
+use super::super::io::{is_full, read_at, unless_full, write_staged};
 use super::super::setid::{Gone, drop_set_id};
 use super::super::{Engine, State};
 use super::{
     Allocation, Asked, Closing, FlushRest, INLINE_WRITE, OpenFile, Opening, Progress, Source,
-    Worked, WriteRest, close_unwritten, later, seek_in,
+    Unlock, Worked, WriteRequest, WriteRest, close_unwritten, later, seek_in,
 };
 use crate::sys::{interrupt, proc};
 use crate::txn::{Content, Staging};
@@ -248,7 +247,7 @@ impl OpenFile for StagedFile {
             FlushRest::Content { closer } => {
                 engine.flush_content(self.txn, &self.staging, close, closer)
             }
-            rest => Some(close.end_unchanged(engine, rest)),
+            FlushRest::Tail { .. } | FlushRest::Unchanged { .. } => Some(Ok(())),
         }
     }
 

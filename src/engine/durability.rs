@@ -1,0 +1,211 @@
+//! What is asked of the checkpoint and of the journal, and who waits for them. Rounds are made by `checkpoint`.
+
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::state::{sleep, sleep_until};
+use super::{Engine, State};
+use crate::commit::Parked;
+use crate::runtime::Awaited;
+use crate::sys::failpoint;
+use crate::types::{NodeId, OpResult, Seq};
+
+/// More commits than this don't wait for the disk at a time.
+pub(super) const BACKLOG: u64 = 4096;
+
+/// A close that waits for the disk goes on after this.
+pub(super) const BACKLOG_WAIT: Duration = Duration::from_secs(30);
+
+/// Who commits waits so long for a durable close that it would overtake again.
+pub(super) const GIVE_WAY: Duration = Duration::from_millis(200);
+
+/// A durable close that others have overtaken: see [`Engine::give_way`].
+pub(super) struct Overtaken<'a>(&'a Engine);
+
+impl Drop for Overtaken<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.checkpoint.overtaken -= 1;
+        if state.checkpoint.overtaken == 0 {
+            state.wake(Awaited::Overtaken);
+        }
+    }
+}
+
+impl Engine {
+    /// There is something to checkpoint.
+    pub(super) fn wake_checkpoint(&self, state: &mut State) {
+        if state.checkpoint.due.is_none() {
+            state.checkpoint.due = Some(Instant::now() + self.config.bound.mul_f32(0.2));
+            self.checkpoint_wanted.notify_one();
+        }
+    }
+
+    /// Waits until all that is committed so far lies in the backing directory, durably.
+    pub(super) fn checkpoint_all(&self) -> OpResult<()> {
+        let mut state = self.lock();
+        let target = state.checkpoint.next_whole();
+        state.checkpoint.wanted = state.checkpoint.wanted.max(target);
+        state.checkpoint.write_out = true;
+        self.checkpoint_wanted.notify_one();
+        while state.checkpoint.rounds < target {
+            if let Some(failed) = state.checkpoint.failed {
+                return Err(failed);
+            }
+            sleep(&mut state, &[Awaited::Round]);
+        }
+        state.checkpoint.trouble().map_or(Ok(()), Err)
+    }
+
+    /// Waits until a commit survives a power cut, in the backing directory or in the journal.
+    pub(super) fn await_durable(&self, seq: Seq) -> OpResult<()> {
+        let mut state = self.lock();
+        state.checkpoint.awaiting += 1;
+        let mut failed = None;
+        let own = state.checkpoint.next_whole();
+        while self.sequencer.durable() < seq && failed.is_none() {
+            if !state.checkpoint.busy {
+                self.want_round(&mut state);
+            }
+            sleep(&mut state, &[Awaited::Round]);
+            let stuck = state
+                .checkpoint
+                .stuck
+                .filter(|_| state.checkpoint.rounds >= own);
+            failed = state.checkpoint.failed.or(stuck);
+        }
+        state.checkpoint.awaiting -= 1;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Answers once a commit survives a power cut, waiting for nothing itself.
+    pub(super) fn when_durable(
+        &self,
+        seq: Seq,
+        answer: impl FnOnce(OpResult<()>) + Send + 'static,
+    ) {
+        let mut state = self.lock();
+        if self.sequencer.durable() >= seq {
+            drop(state);
+            return answer(Ok(()));
+        }
+        if let Some(failed) = state.checkpoint.failed {
+            drop(state);
+            return answer(Err(failed));
+        }
+        state.checkpoint.parked.push(Parked {
+            seq,
+            answer: Box::new(answer),
+        });
+        self.want_round(&mut state);
+    }
+
+    /// Asks for a round, and wakes the checkpoint if it does not know of that, or enough have come.
+    pub(super) fn want_round(&self, state: &mut State) {
+        let first = state.checkpoint.wanted <= state.checkpoint.rounds;
+        let target = state.checkpoint.next_whole();
+        state.checkpoint.wanted = state.checkpoint.wanted.max(target);
+        if first || state.checkpoint.is_worth_a_round() {
+            self.checkpoint_wanted.notify_one();
+        }
+    }
+
+    /// A close waits while too many commits wait for the disk: each holds descriptors and space.
+    /// Not for ever, and not for a disk that is full.
+    pub(super) fn await_backlog(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
+        let begun = Instant::now();
+        while self.has_backlog(state) && begun.elapsed() < BACKLOG_WAIT {
+            state.checkpoint.due = Some(Instant::now());
+            self.checkpoint_wanted.notify_one();
+            sleep_until(state, &[Awaited::Round], begun + BACKLOG_WAIT);
+        }
+    }
+
+    /// A durable close needs a moment in which all that was committed is on the medium: whoever would
+    /// commit lets it have one.
+    pub(super) fn give_way(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
+        let until = Instant::now() + GIVE_WAY;
+        if failpoint::mutant("C7-way") {
+            return;
+        }
+        while state.checkpoint.overtaken > 0 && state.checkpoint.trouble().is_none() {
+            if !sleep_until(state, &[Awaited::Overtaken, Awaited::Round], until) {
+                return;
+            }
+        }
+    }
+
+    /// Whether so many commits wait for the disk that the next should wait, too.
+    pub(super) fn has_backlog(&self, state: &State) -> bool {
+        let most = BACKLOG.min(self.config.descriptors / 8);
+        let most = failpoint::number("COMMITFS_BACKLOG", most);
+        self.sequencer.backlog() > most && state.checkpoint.trouble().is_none()
+    }
+
+    /// Whether the data of every commit so far is on the medium once the journal is.
+    pub(super) fn all_synced(&self, state: &State) -> bool {
+        !state.unsynced.has_dirs()
+            && !state.unsynced.has_appended()
+            && !state.checkpoint.takes_unsynced
+            && !self.sequencer.is_barred()
+            && state
+                .pending
+                .iter()
+                .all(|(_, p)| (p.synced || p.journalled) && p.unwritten.is_none())
+    }
+
+    /// Every earlier commit's data is on the medium when this returns; their records may still
+    /// have to be synced with the journal.
+    pub(super) fn sync_pending(&self) -> OpResult<()> {
+        let clean = self.all_synced(&self.lock());
+        if clean || failpoint::mutant("C19-prefix") {
+            return Ok(());
+        }
+        self.checkpoint_all()
+    }
+
+    /// Marks a directory as changed in place: the next checkpoint makes it durable first, so that the
+    /// order of commits holds across both ways.
+    pub(crate) fn mark_dirty(&self, state: &mut State, dir: NodeId) {
+        if let Ok(fd) = state.nodes.fd(dir) {
+            state.unsynced.note_dir(dir, fd);
+        }
+        self.wake_checkpoint(state);
+    }
+
+    /// Makes everything journalled so far durable.
+    pub(super) fn sync_journal(&self) -> OpResult<()> {
+        let synced = self.sequencer.sync();
+        synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
+    }
+
+    /// Makes the first appends to the journal durable: see [`Sequencer::sync_to`](crate::commit::Sequencer::sync_to).
+    pub(super) fn sync_journal_to(&self, appends: u64) -> OpResult<()> {
+        if failpoint::mutant("C7-inlined-flush") {
+            return Ok(());
+        }
+        let synced = self.sequencer.sync_to(appends);
+        synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
+    }
+
+    /// Makes everything journalled so far durable for who holds the state.
+    pub(super) fn sync_journal_now(&self, state: &mut State) -> OpResult<()> {
+        let synced = self.sequencer.sync();
+        synced.inspect_err(|errno| self.journal_is_lost(state, *errno))
+    }
+
+    /// A second try would be told that all is well, which proves nothing.
+    pub(super) fn journal_is_lost(&self, state: &mut State, errno: Errno) {
+        log::error!("the journal can't be made durable: {errno}; new commits are refused");
+        state.fail_checkpoint(errno);
+        self.checkpoint_wanted.notify_one();
+    }
+}
+
+impl<'a> Overtaken<'a> {
+    pub(super) fn new(engine: &'a Engine, state: &mut State) -> Overtaken<'a> {
+        state.checkpoint.overtaken += 1;
+        Overtaken(engine)
+    }
+}

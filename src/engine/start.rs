@@ -1,0 +1,246 @@
+//! How an engine begins: its threads, and what they do by themselves.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::{
+    Engine, State, append, documents, errors, files, growing, handle, live_rules, pieces, rest,
+    strangers,
+};
+use crate::commit::{CheckpointRequest, Sequencer, Unsynced};
+use crate::conflict::{Ledger, Overwrites, Registry};
+use crate::file::NameTable;
+use crate::namespace::{Nodes, PendingSet};
+use crate::rules::Rules;
+use crate::runtime::{Config, Counters, LockStats, Metrics, Pool, Reaper, Unmount, Waits};
+use crate::store::{RejectedBound, Store};
+use crate::sys::{at, proc};
+use crate::txn::Transactions;
+use crate::txn::recovery::Recovered;
+use crate::types::{HandleId, NodeId, OpResult, TxnId};
+
+/// The first number given to a file: below 2^53, which is as far as some programs can count, and from
+/// a range of this mount's own. `/proc/PID/fdinfo` of a descriptor on another file system, or another
+/// mount of ours, hardly ever shows one of ours then (see `probe`).
+fn first_number() -> NodeId {
+    let range = crate::journal::fresh_id() >> 40;
+    NodeId((1 << 52) + (range << 28))
+}
+
+/// What is known at the beginning.
+fn first_state(store: &Store, config: &Config, last_id: TxnId) -> OpResult<State> {
+    let root = store
+        .root
+        .try_clone()
+        .map_err(|e| crate::types::errno_of(&e))?;
+    let stat = at::stat(&root)?;
+    // What waits for the disk needs as many and more, some are in reserve; half of all are for programs.
+    let remembered = usize::try_from(config.descriptors / 6).unwrap_or(usize::MAX);
+    Ok(State {
+        nodes: Nodes::new(
+            Arc::new(root.into()),
+            (stat.st_dev, stat.st_ino),
+            first_number(),
+            remembered,
+        ),
+        pending: PendingSet::default(),
+        txns: Transactions::new(last_id),
+        handles: handle::Handles::default(),
+        names: NameTable::default(),
+        last_handle: HandleId(0),
+        pending_opens: HashMap::new(),
+        lookups: HashMap::new(),
+        unsynced: Unsynced::default(),
+        growing: growing::Growing::default(),
+        checkpoint: CheckpointRequest::default(),
+        counters: Counters::default(),
+        overlaid: Vec::new(),
+        errors: errors::ErrorLog::default(),
+        locks: crate::locks::LockTable::default(),
+        lock_stats: LockStats::default(),
+        files: files::Files::default(),
+        waits: Waits::default(),
+        unmount: Unmount::No,
+        ledger: Ledger::default(),
+        registry: Registry::default(),
+        overwrites: Overwrites::within(config.descriptors),
+        kept_open: rest::KeptOpen::default(),
+        metrics: Metrics::default(),
+    })
+}
+
+/// All of an engine but its threads.
+fn assembled(
+    store: Store,
+    rules: Rules,
+    config: Config,
+    recovered: Recovered,
+) -> OpResult<Arc<Engine>> {
+    let state = first_state(&store, &config, recovered.last_id)?;
+    let reaper = Reaper::start()?;
+    let rejected_bound = RejectedBound::of(&store.root);
+    Ok(Arc::new(Engine {
+        store,
+        rules: RwLock::new(live_rules::InForce::of(rules)),
+        keeping_rules: Mutex::default(),
+        config,
+        state: Mutex::new(state),
+        checkpoint_wanted: Condvar::new(),
+        sequencer: Sequencer::new(recovered.journal, recovered.last_seq),
+        appends: append::Appends::default(),
+        freed: std::sync::atomic::AtomicBool::new(false),
+        warned: Mutex::default(),
+        pool: Pool::default(),
+        reaper,
+        notify: OnceLock::new(),
+        watchers: OnceLock::new(),
+        untold: Mutex::new(Some("not mounted yet".to_owned())),
+        documents: documents::Documents::default(),
+        pieces: pieces::Pieces::default(),
+        features: OnceLock::new(),
+        rejected_bound,
+        keeping_unread: Mutex::default(),
+        comparing: Mutex::default(),
+        shutting_down: Mutex::default(),
+        uncached: std::sync::atomic::AtomicBool::new(false),
+        strangers: strangers::Strangers::default(),
+        stop: OnceLock::new(),
+    }))
+}
+
+impl Engine {
+    /// An engine over a recovered store, with its threads.
+    pub fn start(
+        store: Store,
+        rules: Rules,
+        config: Config,
+        recovered: Recovered,
+    ) -> OpResult<Arc<Engine>> {
+        let engine = assembled(store, rules, config, recovered)?;
+        crate::sys::spare::fill();
+        engine.take_over_unread();
+        engine.start_checkpoint()?;
+        engine.start_watch()?;
+        engine.start_looking_for_strays();
+        Ok(engine)
+    }
+
+    /// The watch: sweeps notes nobody came back for, reports idle holders (C3).
+    pub(super) fn start_watch(self: &std::sync::Arc<Self>) -> crate::types::OpResult<()> {
+        let engine = std::sync::Arc::downgrade(self);
+        std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || {
+                while let Some(engine) = engine.upgrade() {
+                    engine.sweep_retries();
+                    engine.sweep();
+                    engine.flush_old_tails();
+                    engine.look_after_rest();
+                    engine.warn_of_old_locks();
+                    engine.look_after_claims();
+                    engine.pieces.sweep();
+                    engine.keep_overlaid();
+                    engine.keep_unread();
+                    engine.look_after_parties();
+                    engine.guess_counters();
+                    engine.keep_log_small();
+                    engine.lock().overwrites.texts.forget_old();
+                    drop(engine);
+                    std::thread::sleep(std::time::Duration::from_millis(250));
+                }
+            })
+            .map(drop)
+            .map_err(|e| crate::types::errno_of(&e))
+    }
+
+    /// A mount may stand for months.
+    pub(super) fn keep_log_small(&self) {
+        if self.config.log == super::LogTo::File
+            && let Err(e) = self.store.turn_log_over()
+        {
+            log::debug!("the log goes on growing: {e}");
+        }
+    }
+
+    pub(super) fn sweep(&self) {
+        self.resolve_doubts();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if self.should_rotate(state) {
+            self.rotate(state);
+        }
+        state.files.tidy(&state.nodes);
+        if state.pending.is_empty() && state.txns.is_empty() && !state.checkpoint.busy {
+            state.nodes.reap_directories(state.names.in_use());
+        }
+        let idle: Vec<_> = state
+            .txns
+            .values()
+            .filter(|t| t.phase.is_open() && t.participants.idle_holders().is_none())
+            .filter(|t| {
+                t.preparation
+                    .flush()
+                    .is_some_and(|f| f.at.elapsed() > IDLE_AFTER)
+            })
+            .filter(|t| !t.participants.sure_holders().any(proc::lives))
+            .map(|t| {
+                (
+                    t.id,
+                    super::probe::Looks::of(state, t),
+                    t.participants.pids().collect::<Vec<_>>(),
+                )
+            })
+            .collect();
+        let shrunk = state.nodes.shrink();
+        drop(guard);
+        if self.freed.swap(false, Ordering::Relaxed) || shrunk {
+            crate::sys::heap::give_back();
+        }
+        for (id, looks, writers) in idle {
+            self.report_idle(id, &looks, &writers);
+        }
+    }
+
+    pub(super) fn report_idle(&self, id: TxnId, looks: &super::probe::Looks, writers: &[u32]) {
+        let ours = |ino, how| looks.may_be(ino, how);
+        let may_hold = |pid: &u32| {
+            let holding = proc::holds(*pid, MOST_LOOKS, &ours);
+            matches!(holding, proc::Holding::Yes | proc::Holding::Unlikely)
+        };
+        if writers.iter().any(may_hold) {
+            return;
+        }
+        let holds = |pid: &u32| proc::holds(*pid, u64::MAX, &ours) == proc::Holding::Yes;
+        let holders: Vec<u32> = proc::all_pids().into_iter().filter(|p| holds(p)).collect();
+        let mut state = self.lock();
+        let Some(txn) = state.txns.get_mut(&id) else {
+            return;
+        };
+        txn.participants.note_idle(holders.clone());
+        let dentry = txn.dentry().clone();
+        let path = self.show(&state, &dentry);
+        drop(state);
+        let who: Vec<String> = holders
+            .iter()
+            .map(|p| format!("{p} ({})", proc::command(*p)))
+            .collect();
+        log::warn!(
+            "{path}: its writer is gone, but it is not committed while still held open by {}",
+            if who.is_empty() {
+                "a mapping or a descriptor in transit".to_owned()
+            } else {
+                who.join(", ")
+            }
+        );
+    }
+}
+
+/// Of how many descriptors of a writer the watch looks at each, four times a second.
+pub(super) const MOST_LOOKS: u64 = 1024;
+
+/// How long a description may be held by a process that merely inherited it before it is told.
+pub(super) const IDLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
