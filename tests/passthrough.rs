@@ -476,3 +476,59 @@ fn without_the_feature_nothing_is_passed() {
     assert_content(m.read("model.pt"), &stamped(1, LARGE), "read");
     assert_eq!(passed(&m), 0);
 }
+
+#[test]
+fn a_file_that_others_read_and_that_gets_a_direct_name_is_written_in_place() {
+    need_passthrough!();
+    let m = mount!();
+    for (how, expected) in [
+        ("a", [stamped(1, LARGE), b"more".to_vec()].concat()),
+        ("r+", [b"more", &stamped(1, LARGE)[4..]].concat()),
+        ("w", b"more".to_vec()),
+    ] {
+        m.save("model.pt", stamped(1, LARGE));
+        let before = passed(&m);
+        let (mut reader, mut writer) = (Actor::new(), Actor::new());
+        reader.open("f", "r", &m.path("model.pt")).unwrap();
+        assert_eq!(passed(&m), before + 1, "the kernel reads it");
+        let path = m.path("model.db");
+        writer.rename(&m.path("model.pt"), &path).unwrap();
+        writer.open("f", how, &path).unwrap();
+        writer.write("f", "more").unwrap();
+        assert_content(Some(reader.read_all("f").unwrap()), &expected, how);
+        writer.close("f").unwrap();
+        assert_content(m.read("model.db"), &expected, how);
+    }
+}
+
+/// One of its descriptors is closed while the disk is nearly full, the last when there is room.
+#[test]
+fn what_was_short_of_room_for_a_moment_is_committed() {
+    need_passthrough!();
+    let options = Mount::options().on(common::Disk::ext4(64)).separate();
+    let options = options
+        .env("COMMITFS_AMPLE_MIB", 0)
+        .env("COMMITFS_ENOUGH_MIB", 24);
+    let Some(m) = options.limit(Duration::from_secs(120)).mount() else {
+        return;
+    };
+    let mut writer = writer_beside(&m, "model.pt");
+    let content = stamped(2, LARGE);
+    writer.write("w", &content).unwrap();
+    let ballast = m.backing().parent().unwrap().join("ballast");
+    let free = || {
+        let disk = rustix::fs::statvfs(m.backing()).unwrap();
+        disk.f_bfree * disk.f_frsize >> 20
+    };
+    let lack = usize::try_from(free().saturating_sub(16)).unwrap();
+    std::fs::write(&ballast, vec![b'x'; lack << 20]).unwrap();
+    File::open(&ballast).unwrap().sync_all().unwrap();
+    assert!(free() < 24, "{}", free());
+    writer.dup("w", "g").unwrap();
+    assert_errno(writer.close("g"), "ENOSPC");
+    std::fs::remove_file(&ballast).unwrap();
+    File::open(m.backing()).unwrap().sync_all().unwrap();
+    common::eventually(Duration::from_secs(10), "room", || free() > 24);
+    writer.close("w").unwrap();
+    assert_content(m.read("model.pt"), &content, "committed");
+}

@@ -32,8 +32,9 @@ mod direct;
 mod passing;
 
 pub use creating::{CreateRequest, Created};
+pub(super) use passing::look_at_passed;
+use passing::of_direct;
 pub use passing::{Pass, give_up};
-pub(super) use passing::{had_room, look_at_passed};
 
 /// What open(2) asks for.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::merging::MergeOutcome;
 use super::names::Left;
-use super::open::had_room;
+use super::open::look_at_passed;
 use super::rest::check_due;
 use super::{Engine, State};
 use crate::conflict::{Actor, Saved, Why};
@@ -220,10 +220,7 @@ impl Engine {
         let mut content = staging.lock();
         Engine::may_be_published(&mut content, how)?;
         content.copy_base()?;
-        if content.passes() && !had_room(&self.store) {
-            return Err(Errno::NOSPC);
-        }
-        content.look()?;
+        look_at_passed(&self.store, &mut content)?;
         let publishing = Publishing {
             replaces: match how.stays() {
                 true => self.replaces(id, &content),

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::super::handle::DirectFile;
 use super::super::shared::{is_database, is_edit};
 use super::super::{Engine, State};
-use super::{Opened, Pass, writes};
+use super::{Opened, of_direct, writes};
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::types::{Caller, Dentry, NodeId, OpResult};
@@ -60,10 +60,7 @@ impl Engine {
             keep_cache: !flags.contains(OFlags::TRUNC),
             direct_io: false,
             no_flush: false,
-            pass: match writes {
-                true => Pass::Never,
-                false => Pass::Beside,
-            },
+            pass: of_direct(&fd, flags, writes),
         })
     }
 

@@ -1,6 +1,7 @@
 //! Large files, which the kernel had better read and write by itself (passthrough).
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -70,7 +71,10 @@ pub(super) fn of_writer(
         && is_hidden(txn)
         && has_ample_room(store, expected)
         && store.tells_writes()
-        && has_no_privileges(state, txn);
+        && state
+            .nodes
+            .fd(txn.node)
+            .is_ok_and(|fd| has_no_privileges(&fd));
     match state.txns.get_mut(&id).filter(|_| is_wanted) {
         Some(txn) => {
             // Nobody will tell.
@@ -113,13 +117,19 @@ fn is_hidden(txn: &Transaction) -> bool {
         && policy.on_conflict == OnConflict::Last
 }
 
+/// For who opens a file in direct mode. Where the kernel reads it by itself for others who opened it as a version, before it got its name,
+/// it serves this one, too, or refuses it; one that was emptied by then must not be refused.
+pub(super) fn of_direct(file: &File, flags: OFlags, writes: bool) -> Pass {
+    match !writes || flags.contains(OFlags::TRUNC) || has_no_privileges(file) {
+        true => Pass::Beside,
+        false => Pass::Never,
+    }
+}
+
 /// A write by an ordinary user would take these from the file, and the kernel doesn't ask for that here.
-fn has_no_privileges(state: &State, txn: &Transaction) -> bool {
-    let Ok(fd) = state.nodes.fd(txn.node) else {
-        return false;
-    };
-    let is_plain = at::stat(&*fd).is_ok_and(|stat| stat.st_mode & 0o6000 == 0);
-    is_plain && at::get_xattr(&*fd, OsStr::new("security.capability")) == Ok(None)
+fn has_no_privileges(file: &File) -> bool {
+    let is_plain = at::stat(file).is_ok_and(|stat| stat.st_mode & 0o6000 == 0);
+    is_plain && at::get_xattr(file, OsStr::new("security.capability")) == Ok(None)
 }
 
 /// A description is not given to who asked for it: what it began is discarded, not committed.
@@ -148,17 +158,18 @@ pub(super) fn has_ample_room(store: &Store, expected: u64) -> bool {
 }
 
 /// What the kernel has written by itself is looked at. Where there may have been no room its program was told, and may not have minded.
+/// But it is not taken for failed for good: most likely no write was, and what is closed last, with room by then, is what the plain
+/// directory would have.
 pub(in crate::engine) fn look_at_passed(store: &Store, content: &mut Content) -> OpResult<()> {
     content.look()?;
     if content.passes() && !had_room(store) {
-        content.fail(Errno::NOSPC, "write");
         return Err(Errno::NOSPC);
     }
     Ok(())
 }
 
 /// Whether no write of the kernel's can have failed for want of space.
-pub(in crate::engine) fn had_room(store: &Store) -> bool {
+fn had_room(store: &Store) -> bool {
     let enough = failpoint::number("COMMITFS_ENOUGH_MIB", ENOUGH >> 20) << 20;
     free(store) >= enough || failpoint::mutant("C5-passed")
 }
