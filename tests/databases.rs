@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -531,4 +532,25 @@ fn nobody_else_waits_for_the_disk_while_an_fsynced_file_turns_direct() {
     assert!(took < Duration::from_millis(500), "{took:?}");
     writer.finish().unwrap();
     assert_eq!(reader.stat(&m.path("data")).unwrap().size, 4102);
+}
+
+#[test]
+fn a_file_that_several_have_shared_keeps_its_number_when_nobody_has_it_open_any_more() {
+    need_daemon!();
+    need_features!("direct_io_allow_mmap");
+    let m = mount!();
+    m.save("state", "");
+    let path = m.path("state");
+    let number = || std::fs::metadata(&path).unwrap().ino();
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    one.open("f", "r+", &path).unwrap();
+    other.open("f", "r+", &path).unwrap();
+    other.write("f", "a line\n").unwrap();
+    let shown = number();
+    one.close("f").unwrap();
+    other.close("f").unwrap();
+    assert_eq!(number(), shown, "after the last close");
+    // The kernel finds another node under the name, and forgets the one that it had.
+    one.open("f", "r+", &path).unwrap();
+    assert_eq!(number(), shown, "while another one edits it");
 }

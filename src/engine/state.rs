@@ -119,9 +119,8 @@ impl State {
             Some(NodeKind::Private(txn)) => self.txns.get(&txn),
             _ => None,
         };
-        let node = self.nodes.get(id).and_then(|n| n.shown_as);
         txn.and_then(|txn| txn.purpose.shown())
-            .or(node)
+            .or_else(|| self.nodes.shown_as(id))
             .unwrap_or(id)
     }
 }

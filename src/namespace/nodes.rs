@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::kept::KeptNames;
 use super::shown::Ends;
-use crate::sys::at;
+use crate::sys::{at, failpoint};
 use crate::types::{Dentry, NodeId, OpResult, ROOT, TxnId, Version};
 
 /// Backing device and inode number.
@@ -190,10 +190,11 @@ fn is_shared(end: &OnceCell<Arc<AtomicU64>>) -> bool {
 
 /// What a node that was dropped means to those who know its number.
 #[derive(Debug, Default)]
-struct Past {
+pub(super) struct Past {
     written_in_place: bool,
     version: Option<Version>,
     sum: Option<Sum>,
+    pub(super) shown_as: Option<NodeId>,
     /// [`Node::end`], as long as somebody reads up to it.
     end: Weak<AtomicU64>,
 }
@@ -205,7 +206,7 @@ pub struct Nodes {
     by_key: HashMap<InodeKey, NodeId>,
     next: NodeId,
     /// What dropped nodes take up again when they are found again.
-    past: HashMap<NodeId, Past>,
+    pub(super) past: HashMap<NodeId, Past>,
     /// [`Node::whole`] of dropped nodes from whose files somebody starts.
     watched_ends: HashMap<InodeKey, Weak<AtomicU64>>,
     /// Names that the kernel goes by.
@@ -280,7 +281,7 @@ impl Nodes {
                 version: past.version,
                 superseded: false,
                 forwarded: None,
-                shown_as: None,
+                shown_as: past.shown_as.filter(|_| !failpoint::mutant("C8-shown")),
                 unlinked: false,
                 nameless: false,
                 dead: false,
@@ -516,6 +517,7 @@ impl Nodes {
             written_in_place: node.written_in_place || node.grows(),
             version: node.version,
             sum: node.sum,
+            shown_as: node.shown_as,
             end: node.end.get().map(Arc::downgrade).unwrap_or_default(),
         };
         let is_read = is_shared(&node.end);

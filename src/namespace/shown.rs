@@ -58,6 +58,17 @@ impl Ends {
     }
 }
 
+impl Nodes {
+    /// The number that programs have seen of a file since they opened it, if not its own, be it that the kernel has forgotten it.
+    pub fn shown_as(&self, id: NodeId) -> Option<NodeId> {
+        let past = || self.past.get(&id).and_then(|past| past.shown_as);
+        match self.get(id) {
+            Some(node) => node.shown_as,
+            None => past(),
+        }
+    }
+}
+
 impl Shown {
     /// Opens a version for reading, with these flags.
     pub fn open(nodes: &Nodes, id: NodeId, flags: OFlags) -> OpResult<Shown> {
