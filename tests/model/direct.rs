@@ -10,6 +10,12 @@ impl World {
         slot.1.ends_with(".log") || number.is_some_and(|n| self.is_open_directly(n))
     }
 
+    /// Whether one of a file's names makes it direct to who opens it by that.
+    pub(super) fn has_direct_name(&self, number: u32) -> bool {
+        let mut names = self.files.iter().filter(|(_, f)| f.number == number);
+        names.any(|(slot, _)| slot.1.ends_with(".log"))
+    }
+
     fn is_open_directly(&self, number: u32) -> bool {
         let is_of =
             |d: &Description| matches!(d.what, What::Direct { number: n, .. } if n == number);

@@ -209,3 +209,46 @@ fn an_unfinished_line_is_part_of_the_length_that_its_writer_is_told_whatever_els
     holds_with(Theme::Databases, &[&line[..], &edits].concat());
     holds_with(Theme::Databases, &[&edits, &line[..]].concat());
 }
+
+#[test]
+fn a_child_of_another_thread_that_has_inherited_a_file_sees_what_is_staged() {
+    holds(&[
+        Thread(4),
+        Exit(0),
+        Exit(4),
+        Open(1, 0, Mode::Rewrite, false),
+        Fork(3),
+    ]);
+}
+
+#[test]
+fn a_new_text_that_its_program_appends_to_shows_that_line() {
+    let text = [Open(1, 1, Mode::Rewrite, false), Append(1, 1)];
+    holds_with(Theme::Streams, &text);
+    let failed = [Open(0, 1, Mode::Rewrite, false), FailingWrite(0)];
+    holds_with(Theme::Streams, &[&failed[..], &[Write(0, 1)]].concat());
+    let beside = [
+        Append(0, 2),
+        Open(2, 3, Mode::RewriteAndRead, false),
+        Overtaken(1, 3, 3),
+    ];
+    holds_with(Theme::Streams, &beside);
+}
+
+#[test]
+fn a_file_that_killed_programs_have_shared_keeps_its_number() {
+    let shared = [
+        Open(1, 0, Mode::Edit, false),
+        Open(3, 0, Mode::Edit, false),
+        Write(6, 45),
+    ];
+    let ends = [
+        Kill(4, true),
+        Kill(3, true),
+        Open(2, 0, Mode::Edit, false),
+        Link(0, 3, 3),
+        Unlock(6),
+        Exit(4),
+    ];
+    holds_with(Theme::Databases, &[&shared[..], &ends].concat());
+}

@@ -106,7 +106,7 @@ impl World {
             }
         } else if let Some(file) = self.files.get(&slot) {
             // Whether somebody has read it through the kernel's cache is not said.
-            if self.once_direct.contains(&file.number) {
+            if self.once_direct.contains(&file.number) || self.has_direct_name(file.number) {
                 return None;
             }
             lockable = Some(file.file);

@@ -254,7 +254,9 @@ impl World {
             }
             let untouched = txn.edit && !txn.changed;
             let current = self.files.get(&source).map(|f| f.number);
-            if txn.stream {
+            // Nor is it said which of several new files that are written under one name it follows.
+            let has_rivals = txn.is_new && self.at(&source).any(|other| other != id);
+            if txn.stream || has_rivals {
                 return None;
             }
             if !(untouched && txn.base == current) {

@@ -51,10 +51,7 @@ impl World {
 
     /// Whether what an open creates is a stream.
     pub(super) fn begins_stream(&self, slot: &Slot, mode: Mode) -> bool {
-        mode == Mode::Rewrite
-            && is_text(slot)
-            && !self.files.contains_key(slot)
-            && self.at(slot).next().is_none()
+        mode == Mode::Rewrite && is_text(slot) && !self.files.contains_key(slot)
     }
 
     /// Whether a descriptor writes a stream, and doesn't append.

@@ -833,7 +833,9 @@ impl World {
         let id = self.staged(who, slot).expect("it can fail");
         self.take_over_emptied(id);
         self.change(id, who, usize::MAX, |_| ());
-        self.txns.get_mut(&id).expect("it is there").failed = true;
+        let txn = self.txns.get_mut(&id).expect("it is there");
+        // It was no write at the end.
+        (txn.failed, txn.stream) = (true, false);
     }
 
     /// Whether a write beyond all limits fails through this descriptor, as far as that is said:
