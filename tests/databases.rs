@@ -554,3 +554,34 @@ fn a_file_that_several_have_shared_keeps_its_number_when_nobody_has_it_open_any_
     one.open("f", "r+", &path).unwrap();
     assert_eq!(number(), shown, "while another one edits it");
 }
+
+#[test]
+fn a_killed_program_that_has_only_shared_a_file_takes_no_text_of_another_along() {
+    need_daemon!();
+    let m = mount!();
+    for killed_first in [true, false] {
+        let name = format!("notes-{killed_first}");
+        let path = m.path(&name);
+        let (mut writer, mut other) = (Actor::new(), Actor::new());
+        let open = |actor: &mut Actor| actor.open("f", "rw-create", &path).unwrap();
+        if killed_first {
+            open(&mut other);
+        }
+        open(&mut writer);
+        if !killed_first {
+            open(&mut other);
+        }
+        other.kill(libc::SIGKILL);
+        writer.write("f", "a note").unwrap();
+        writer.close("f").unwrap();
+        assert_content(m.read(&name), b"a note", &name);
+    }
+    // What somebody has written himself is another thing.
+    let mut victim = Actor::new();
+    victim.open("f", "rw-create", &m.path("torn")).unwrap();
+    let mut heir = victim.fork();
+    victim.kill(libc::SIGKILL);
+    heir.write("f", "half").unwrap();
+    heir.close("f").unwrap();
+    m.await_rejected("torn", b"half");
+}

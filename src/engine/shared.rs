@@ -169,7 +169,7 @@ impl Engine {
         offset: u64,
         data: &[u8],
     ) -> OpResult<()> {
-        let (id, direct) = {
+        let (id, opener, direct) = {
             let state = self.lock();
             let open = state.handles.get(handle);
             let of_txn = open.and_then(|open| Some((open.transaction()?, open.opening().opener)));
@@ -187,7 +187,7 @@ impl Engine {
             } else {
                 begins_swmr(offset, data)
             };
-            (txn.id, direct)
+            (txn.id, opener, direct)
         };
         if direct && self.turn_direct(id)? {
             return Ok(());
@@ -199,6 +199,8 @@ impl Engine {
             .filter(|txn| txn.visibility.is_common())
         {
             txn.visibility.end_common();
+            // Who only shared it is gone, and what is written has nothing of his.
+            txn.participants.forgive_sharers(opener);
             if !txn.is_there()
                 && txn.purpose.creates()
                 && let Some(txn) = state.txns.get(&id)

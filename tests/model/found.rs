@@ -252,3 +252,13 @@ fn a_file_that_killed_programs_have_shared_keeps_its_number() {
     ];
     holds_with(Theme::Databases, &[&shared[..], &ends].concat());
 }
+
+#[test]
+fn a_text_is_not_rejected_for_the_death_of_who_has_only_shared_its_file() {
+    let shared = [
+        Open(4, 0, Mode::Edit, false),
+        Open(0, 0, Mode::Share, false),
+    ];
+    let ends = [Kill(0, false), Write(0, 17), Exit(0)];
+    holds_with(Theme::Databases, &[shared.to_vec(), ends.to_vec()].concat());
+}
