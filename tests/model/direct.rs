@@ -2,18 +2,22 @@
 
 use super::{Content, Description, Found, Mode, Slot, Told, What, World};
 
+pub(super) fn is_named_direct(slot: &Slot) -> bool {
+    slot.1.ends_with(".log")
+}
+
 impl World {
     /// Whether an open of a name is in direct mode: by its name, or because the file has such
     /// descriptions still.
     pub(super) fn is_direct(&self, slot: &Slot) -> bool {
         let number = self.files.get(slot).map(|f| f.number);
-        slot.1.ends_with(".log") || number.is_some_and(|n| self.is_open_directly(n))
+        is_named_direct(slot) || number.is_some_and(|n| self.is_open_directly(n))
     }
 
     /// Whether one of a file's names makes it direct to who opens it by that.
     pub(super) fn has_direct_name(&self, number: u32) -> bool {
         let mut names = self.files.iter().filter(|(_, f)| f.number == number);
-        names.any(|(slot, _)| slot.1.ends_with(".log"))
+        names.any(|(slot, _)| is_named_direct(slot))
     }
 
     fn is_open_directly(&self, number: u32) -> bool {

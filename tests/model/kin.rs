@@ -30,6 +30,11 @@ impl Opened {
         self.threads.push(thread);
         self.processes.entry(process).or_insert(now);
     }
+
+    /// Whether it was opened after this.
+    pub fn is_after(&self, time: u32) -> bool {
+        self.processes.values().all(|opened| *opened > time)
+    }
 }
 
 impl World {

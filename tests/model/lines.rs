@@ -305,6 +305,9 @@ impl World {
         let (Place::At(slot), reads) = (lines.place.clone(), lines.reads) else {
             return None;
         };
+        if self.has_heirs_beside_others(description, &slot) {
+            return None;
+        }
         self.finish_line(description);
         let content = self.files[&slot].content.clone();
         let txn = self.begin(who, slot, Mode::Edit, content);
@@ -393,9 +396,32 @@ impl World {
     /// Whether somebody who opens a file in place would look like heirs of one that is dead.
     pub(super) fn is_edited_by_heirs(&self, slot: &Slot, how: How) -> bool {
         self.at(slot).any(|id| {
-            let is_alone = |heir| !self.descends_from_a_participant(heir, id, None);
+            let is_told = |heir| self.descends_from_a_participant(heir, id, None);
+            let is_alone = |heir| !is_told(heir) || self.is_older_than_edit(heir, id);
             self.txns[&id].edit && self.hows(id).contains(&how) && self.heirs(id).any(is_alone)
         })
+    }
+
+    /// Whether a process was started before what it has inherited was opened, as an editor's: by one who added lines then.
+    fn is_older_than_edit(&self, who: u32, id: u32) -> bool {
+        let born = self.processes[&who].born;
+        self.txns[&id].opened.is_after(born)
+    }
+
+    /// Whether those who have inherited a description that adds lines would look like others, once it edits a copy (H10).
+    fn has_heirs_beside_others(&self, description: u32, slot: &Slot) -> bool {
+        let own = &self.descriptions[&description];
+        let holds = |p: &&super::Process| p.slots.values().any(|(d, _)| *d == description);
+        let alike = |(d, other): (&u32, &super::Description)| {
+            let is_at = match &other.what {
+                What::Lines(lines) => lines.slot() == Some(slot),
+                _ => self
+                    .staged_by(*d)
+                    .is_some_and(|id| self.txns[&id].slot == *slot),
+            };
+            *d != description && other.how == own.how && is_at
+        };
+        self.processes.values().filter(holds).count() > 1 && self.descriptions.iter().any(alike)
     }
 
     /// Whether others are open as an editor is, and may show the number of its base, too: those who

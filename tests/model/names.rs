@@ -1,5 +1,6 @@
 //! Names that are taken, given up, shared and exchanged, by files that are open, too (C6, C11, C13).
 
+use super::direct::is_named_direct;
 use super::{File, Found, Killed, ROOT, STRANGER, Slot, Told, World, guards};
 
 impl World {
@@ -360,7 +361,9 @@ impl World {
             return self.is_untouched(&one, &other).then_some(Ok(()));
         }
         for (source, target, content) in [(&one, &other, &first), (&other, &one, &second)] {
-            if guards::is_guarded(target) && self.is_added_to(source) {
+            // Nor whether a direct file was read through the kernel's cache.
+            let goes_elsewhere = guards::is_guarded(target) || is_named_direct(target);
+            if goes_elsewhere && self.is_added_to(source) {
                 return None;
             }
             // A new file gets its first version under the name that it has.

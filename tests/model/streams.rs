@@ -1,6 +1,7 @@
 //! New text streams (C10): created by O_TRUNC, not to be read, under a name that nothing has, and
 //! shown by whole lines as they are written.
 
+use super::kin::View;
 use super::{Description, Mode, Slot, What, World, guards, splice};
 
 /// A write of so much that ends inside a line is a block of a table.
@@ -50,8 +51,12 @@ impl World {
     }
 
     /// Whether what an open creates is a stream.
-    pub(super) fn begins_stream(&self, slot: &Slot, mode: Mode) -> bool {
-        mode == Mode::Rewrite && is_text(slot) && !self.files.contains_key(slot)
+    pub(super) fn begins_stream(&self, who: u32, slot: &Slot, mode: Mode) -> bool {
+        mode == Mode::Rewrite
+            && is_text(slot)
+            && !self.files.contains_key(slot)
+            && self.claim(slot).is_none()
+            && self.at(slot).all(|id| self.view(id, who) == View::No)
     }
 
     /// Whether a descriptor writes a stream, and doesn't append.

@@ -652,7 +652,7 @@ impl World {
         opened.note(who, process, id);
         let base = self.files.get(&slot).map(|f| f.number);
         let guarded = guards::is_guarded(&slot);
-        let streams = self.begins_stream(&slot, mode);
+        let streams = self.begins_stream(who, &slot, mode);
         let body = self.files.get(&slot).and_then(|f| f.body);
         let txn = Txn {
             mode: self.files.get(&slot).and_then(|f| f.mode),
@@ -1212,9 +1212,7 @@ impl World {
         }
         for (slot, all) in by_slot {
             let unchanged = all.iter().all(|ends| ends.contains(&None));
-            if all.len() > 1 {
-                self.errors.remove(&slot);
-            }
+            let several = all.len() > 1;
             let mut ends: Vec<_> = all.concat();
             ends.retain(|end| end.is_some() || unchanged);
             ends.dedup();
@@ -1234,8 +1232,12 @@ impl World {
                     }
                 }
                 _ => {
-                    self.open_ends.insert(slot, ends);
+                    self.open_ends.insert(slot.clone(), ends);
                 }
+            }
+            // Whether one is told of before another commits.
+            if several {
+                self.errors.remove(&slot);
             }
         }
         self.conclude_links();
@@ -1268,7 +1270,11 @@ impl World {
         self.open_ends.remove(slot);
         if let (Found::File(content), true) = (seen, *seen != before) {
             let was_followed = self.once_followed.contains(slot);
+            let is_told = self.errors.contains_key(slot);
             self.commit(slot, content.clone());
+            if !is_told {
+                self.errors.remove(slot);
+            }
             self.files.get_mut(slot).expect("just made").body = None;
             self.once_followed
                 .extend(was_followed.then(|| slot.clone()));
