@@ -26,6 +26,10 @@ mod random;
 mod sanity;
 #[path = "cuts/series.rs"]
 mod series;
+#[path = "cuts/served.rs"]
+mod served;
+#[path = "cuts/workers.rs"]
+mod workers;
 
 use disk::Fs;
 use series::{Durability, Series};

@@ -23,6 +23,7 @@ pub struct Options {
     env: Vec<(String, String)>,
     seeds: Vec<(String, Vec<u8>)>,
     disk: Option<Disk>,
+    above: Option<PathBuf>,
     limit: Duration,
 }
 
@@ -87,6 +88,12 @@ impl Options {
         self
     }
 
+    /// The backing directory lies in this one.
+    pub fn below(mut self, directory: PathBuf) -> Options {
+        self.above = Some(directory);
+        self
+    }
+
     /// How long the test may take (a minute if not said).
     pub fn limit(mut self, limit: Duration) -> Options {
         self.limit = limit;
@@ -109,7 +116,7 @@ impl Options {
         let root = temporary_directory();
         let backing = match &self.disk {
             Some(disk) => disk.path().join("state"),
-            None => root.join("state"),
+            None => self.above.as_ref().unwrap_or(&root).join("state"),
         };
         let separate = self.separate && !plain();
         let mountpoint = if separate {
@@ -149,6 +156,7 @@ impl Mount {
             env: Vec::new(),
             seeds: Vec::new(),
             disk: None,
+            above: None,
             limit: Duration::from_secs(if super::times(0, 1) == 0 { 60 } else { 1200 }),
         }
     }

@@ -1,13 +1,11 @@
 //! The disk under test: a file system on a loop device over `medium.rs`.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use crate::common::run::{binary, wait};
-use crate::common::{Disk, detach, is_mounted, run, temporary_directory};
+use crate::common::{Disk, run, temporary_directory};
+use crate::served::Served;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -78,10 +76,6 @@ pub fn scratch() -> PathBuf {
     temporary_directory()
 }
 
-pub fn helper() -> PathBuf {
-    Path::new(binary()).with_file_name("commitfs-test-cuts")
-}
-
 /// Which snapshot, and how many writes were in the cache then.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
@@ -90,29 +84,13 @@ pub struct Snapshot {
 }
 
 /// The disk's process.
-pub struct Medium {
-    directory: PathBuf,
-    child: Child,
-    orders: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
+pub struct Medium(Served);
 
 impl Medium {
     pub fn new(directory: PathBuf, fs: Fs, image: Option<&Path>) -> Medium {
-        std::fs::create_dir_all(&directory).expect("a directory");
-        let mut command = Command::new(helper());
-        command.arg("disk").arg(&directory);
-        command.arg((fs.mebibytes() << 20).to_string());
-        command.arg(fs.sector().to_string()).args(image);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.process_group(0).spawn().expect("the helper starts");
-        let mut medium = Medium {
-            orders: child.stdin.take(),
-            answers: BufReader::new(child.stdout.take().expect("its output")),
-            directory,
-            child,
-        };
-        assert_eq!(medium.answer(), "ready");
+        let mut args = vec![(fs.mebibytes() << 20).to_string(), fs.sector().to_string()];
+        args.extend(image.map(|image| image.display().to_string()));
+        let medium = Medium(Served::new(directory, "disk", &args));
         if image.is_none() {
             fs.make(&medium.image());
         }
@@ -120,23 +98,11 @@ impl Medium {
     }
 
     pub fn image(&self) -> PathBuf {
-        self.directory.join("disk")
-    }
-
-    fn answer(&mut self) -> String {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).expect("an answer");
-        line.trim_end().to_owned()
-    }
-
-    fn ask(&mut self, order: &str) -> String {
-        let orders = self.orders.as_mut().expect("the disk runs");
-        writeln!(orders, "{order}").expect("the disk runs");
-        self.answer()
+        self.0.directory().join("disk")
     }
 
     pub fn snapshot(&mut self) -> Snapshot {
-        let answer = self.ask("snap");
+        let answer = self.0.ask("snap");
         let mut numbers = answer
             .split(' ')
             .map(|word| word.parse().expect("a number"));
@@ -151,19 +117,7 @@ impl Medium {
     /// cache held.
     pub fn dump(&mut self, snapshot: Snapshot, path: &Path, loss: &str, seed: u64) {
         let order = format!("dump {} {} {loss} {seed}", snapshot.number, path.display());
-        assert_eq!(self.ask(&order), "ok");
-    }
-}
-
-impl Drop for Medium {
-    fn drop(&mut self) {
-        self.orders = None;
-        if wait(&mut self.child, Duration::from_secs(5)).is_none() {
-            let _ = self.child.kill();
-            wait(&mut self.child, Duration::from_secs(5));
-        }
-        while is_mounted(&self.directory) && detach(&self.directory) {}
-        let _ = std::fs::remove_dir(&self.directory);
+        assert_eq!(self.0.ask(&order), "ok");
     }
 }
 

@@ -1,16 +1,16 @@
 //! One disk, all workers on it for a while, and cuts at random instants; then what each has left.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::common::run::{binary, wait};
 use crate::common::{Mount, run};
-use crate::content;
-use crate::disk::{Fs, Medium, Snapshot, helper, mounted, scratch};
+use crate::disk::{Fs, Medium, Snapshot, mounted, scratch};
 use crate::judge::{Cut, Found, Promise, Worker, judge};
-use crate::plan::{DOCUMENT, GRID, KINDS, Kind};
+use crate::plan::KINDS;
 use crate::random::Random;
+use crate::workers::{self, Workers};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -67,13 +67,6 @@ enum End {
     Cut(Duration),
 }
 
-/// The processes at work.
-struct Workers {
-    children: Vec<Child>,
-    stop: PathBuf,
-    logs: PathBuf,
-}
-
 impl Series {
     pub fn new(fs: Fs, durability: Durability, seed: u64) -> Series {
         let scratch = scratch().join(format!("{seed}"));
@@ -102,18 +95,11 @@ impl Series {
     fn begin(&self, medium: &Medium) -> Mount {
         let disk = mounted(&medium.image(), self.fs);
         let at = disk.path().to_owned();
-        let ids = |kind: Kind| (0..KINDS.len()).filter(move |n| KINDS[*n] == kind);
-        let grid: Vec<u8> = (0..KINDS.len()).flat_map(|n| content::row(n, 0)).collect();
-        let mut options = Mount::options()
+        let options = Mount::options()
             .on(disk)
             .args(self.durability.args())
-            .limit(Duration::from_secs(120))
-            .seed(GRID, grid)
-            .seed(DOCUMENT, content::document(ids(Kind::Patcher)));
-        for me in 0..KINDS.len() {
-            options = options.seed(&format!("w{me}/seed"), "");
-        }
-        let mount = options.mount().expect("a mount");
+            .limit(Duration::from_secs(120));
+        let mount = workers::seeded(options).mount().expect("a mount");
         run(
             Command::new("sync").arg("-f").arg(&at),
             Duration::from_secs(30),
@@ -123,26 +109,8 @@ impl Series {
     }
 
     fn start(&self, mount: &Mount) -> Workers {
-        let logs = self.path("logs");
-        std::fs::create_dir_all(&logs).expect("a directory");
-        let stop = self.path("stop");
-        let start = |me: usize| {
-            let [number, seed] = [me.to_string(), self.seed.to_string()];
-            let mut command = Command::new(helper());
-            command
-                .args(["work", &number, &number, &seed])
-                .arg(mount.mountpoint());
-            command
-                .arg(logs.join(&number))
-                .arg(&stop)
-                .stdin(Stdio::null());
-            command.spawn().expect("a worker")
-        };
-        Workers {
-            children: (0..KINDS.len()).map(start).collect(),
-            stop,
-            logs,
-        }
+        let kinds: Vec<usize> = (0..KINDS.len()).collect();
+        Workers::start(&self.scratch, mount, &kinds, self.seed)
     }
 
     /// Cuts the power so many times, and says what was wrong after each.
@@ -155,7 +123,7 @@ impl Series {
             std::thread::sleep(Duration::from_millis(150 + self.random.below(900)));
             taken.push(take(&mut medium, self.durability.promise()));
         }
-        let workers = workers.stop(self.seed);
+        let workers = workers.stop();
         let mut faults: Vec<String> = workers.iter().flat_map(|w| w.wrong.clone()).collect();
         faults.extend(workers.iter().filter_map(|w| {
             let (_, why) = w.failed.as_ref()?;
@@ -364,7 +332,7 @@ impl Series {
             to: now(),
             promise: Promise::Kill,
         };
-        let workers = workers.stop(self.seed);
+        let workers = workers.stop();
         mount.kill_daemon();
         mount.remount();
         mount.unmount();
@@ -399,7 +367,7 @@ impl Series {
     }
 }
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
@@ -428,31 +396,4 @@ fn difference(one: &Found, other: &Found) -> String {
     let mut all: Vec<String> = keys.map(told).collect();
     all.dedup();
     all.join(", ")
-}
-
-impl Workers {
-    fn stop(mut self, seed: u64) -> Vec<Worker> {
-        std::fs::write(&self.stop, "").expect("a file");
-        for child in &mut self.children {
-            if wait(child, Duration::from_secs(40)).is_none() {
-                panic!("a worker hangs");
-            }
-        }
-        let read = |me: usize| {
-            let log = std::fs::read_to_string(self.logs.join(me.to_string())).expect("its log");
-            Worker::from_log(KINDS[me], me, seed, &log)
-        };
-        (0..self.children.len()).map(read).collect()
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            if let Ok(None) = child.try_wait() {
-                let _ = child.kill();
-                wait(child, Duration::from_secs(2));
-            }
-        }
-    }
 }
