@@ -215,6 +215,43 @@ fn who_finds_a_file_gone_and_then_another_one_is_served_there() {
     }
 }
 
+/// A program's threads see each other's new files. What one opens another discards, and what it finds on its second lookup, too.
+#[test]
+fn who_finds_what_is_discarded_right_then_is_served_what_has_come_after_it() {
+    need_daemon!();
+    let delay = Duration::from_millis(500);
+    let m = mount!(slow(delay).env("COMMITFS_SERVE_DELAY_MS", delay.as_millis()));
+    let path = m.path("f");
+    for flags in ["r", "wronly", "wronly|trunc"] {
+        let mut one = Actor::new();
+        let mut other = one.thread();
+        one.open("first", "w", &path).unwrap();
+        one.write("first", "first").unwrap();
+        let begun = std::time::Instant::now();
+        let at = |moment: Duration| std::thread::sleep(moment.saturating_sub(begun.elapsed()));
+        let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
+        other.start("open", &[b"f", flags.as_bytes(), bytes]);
+        at(delay / 2);
+        one.unlink(&path).unwrap();
+        one.close("first").unwrap();
+        one.open("second", "w", &path).unwrap();
+        // It was sent round, has found that, and hasn't opened it.
+        at(delay * 5 / 2);
+        one.unlink(&path).unwrap();
+        one.close("second").unwrap();
+        one.save(&path, "third").unwrap();
+        other.finish().unwrap();
+        match flags {
+            "r" => assert_eq!(other.read_all("f").unwrap(), b"third"),
+            _ => other.write("f", "THIRD").unwrap(),
+        }
+        other.close("f").unwrap();
+        let expected: &[u8] = if flags == "r" { b"third" } else { b"THIRD" };
+        common::assert_content(m.read("f"), expected, flags);
+        one.unlink(&path).unwrap();
+    }
+}
+
 #[test]
 fn a_second_lookup_that_begins_seconds_later_is_served() {
     need_daemon!();

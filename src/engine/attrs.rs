@@ -71,10 +71,10 @@ impl SetAttr {
 enum Truncation {
     /// In direct mode, it is done already.
     Done,
-    /// In the content that the caller's own transaction has staged.
-    Open(TxnId, Arc<Staging>),
-    /// Once it is decided what becomes of that transaction: it is closed.
-    Undecided(TxnId),
+    /// In the content that the caller's own transaction has staged. And whether it was sent round before.
+    Open(TxnId, Arc<Staging>, bool),
+    /// Once it is decided what becomes of that transaction: it is closed. And whether it was sent round before.
+    Undecided(TxnId, bool),
     /// As a transaction of its own.
     Alone(TxnId),
 }
@@ -212,7 +212,7 @@ impl Engine {
             (None, _) if self.is_private(node) => self.pool.run(move || finish(Ok(()))),
             (None, _) => finish(Ok(())),
             (Some(size), Some(handle)) => self.truncate_handle(caller, handle, size, finish),
-            (Some(size), None) => self.truncate_path(caller, node, size, finish),
+            (Some(size), None) => self.truncate_path(caller, node, (size, false), finish),
         }
     }
 
@@ -285,28 +285,28 @@ impl Engine {
         Ok(())
     }
 
-    /// truncate(2): a transaction of its own, sent round to a private node like any writer.
+    /// truncate(2): a transaction of its own, sent round to a private node like any writer, but not who `was_sent` before.
     fn truncate_path(
         self: &Arc<Self>,
         caller: Caller,
         node: NodeId,
-        size: u64,
+        (size, was_sent): (u64, bool),
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         arrive(self, caller, node, Goal::Truncate);
-        match self.truncate_begin(caller, node, size) {
+        match self.truncate_begin(caller, node, (size, was_sent)) {
             Ok(Truncation::Alone(txn)) => {
                 let engine = self.clone();
                 self.pool
                     .run(move || done(engine.truncate_commit(caller, txn, size)));
             }
-            Ok(Truncation::Open(txn, staging)) => {
+            Ok(Truncation::Open(txn, staging, was_sent)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
                     let mut content = staging.lock();
                     if !engine.changes_now(txn) {
                         drop(content);
-                        return engine.truncate_path(caller, node, size, done);
+                        return engine.truncate_path(caller, node, (size, was_sent), done);
                     }
                     let cut = content.truncate(size);
                     let set =
@@ -315,11 +315,11 @@ impl Engine {
                     done(set);
                 });
             }
-            Ok(Truncation::Undecided(txn)) => {
+            Ok(Truncation::Undecided(txn, was_sent)) => {
                 let engine = self.clone();
                 self.pool.run(move || {
                     engine.await_decision(txn);
-                    engine.truncate_path(caller, node, size, done);
+                    engine.truncate_path(caller, node, (size, was_sent), done);
                 });
             }
             Ok(Truncation::Done) => done(Ok(())),
@@ -334,7 +334,12 @@ impl Engine {
         }
     }
 
-    fn truncate_begin(&self, caller: Caller, id: NodeId, size: u64) -> OpResult<Truncation> {
+    fn truncate_begin(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        (size, was_sent): (u64, bool),
+    ) -> OpResult<Truncation> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let note = self.take_pending_open(state, caller.tid, Goal::Truncate);
@@ -343,7 +348,7 @@ impl Engine {
             // that who reads that keeps it.
             return note.own().map(Truncation::Alone).ok_or(Errno::STALE);
         }
-        let is_second = note.is_some() && !failpoint::mutant("C1-walk-end");
+        let is_second = (note.is_some() || was_sent) && !failpoint::mutant("C1-walk-end");
         let prepared = note.as_ref().and_then(|n| n.own());
         let node = state.nodes.get(id).ok_or(Errno::STALE)?;
         if let Some(prepared) = prepared {
@@ -359,11 +364,11 @@ impl Engine {
             NodeKind::Dir => return Err(Errno::ISDIR),
             NodeKind::Special => return Err(Errno::INVAL),
             NodeKind::Private(_) if let Some(txn) = state.deciding_at(id) => {
-                return Ok(Truncation::Undecided(txn));
+                return Ok(Truncation::Undecided(txn, is_second));
             }
             // By a process that takes part: it means the content it writes.
             NodeKind::Private(txn) if let Some(open) = state.txns.get(&txn) => {
-                return Ok(Truncation::Open(txn, open.staging.clone()));
+                return Ok(Truncation::Open(txn, open.staging.clone(), is_second));
             }
             NodeKind::Private(_) | NodeKind::File => {}
         }

@@ -331,7 +331,7 @@ impl Engine {
     }
 
     /// A reader of a version.
-    fn open_version(
+    pub(super) fn open_version(
         &self,
         state: &mut State,
         caller: Caller,

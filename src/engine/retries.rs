@@ -183,6 +183,16 @@ impl State {
     }
 }
 
+/// Where a thread at the end of its second lookup gets what it wants.
+enum Serving {
+    /// At this node, by the lookup.
+    Here,
+    /// By the open or truncation that comes to it.
+    ByItsOpen,
+    /// Nowhere but where the name leads now: what was found has ended.
+    NotHere,
+}
+
 /// How an open arrives.
 pub(super) enum Arrival {
     /// At what was opened for it when it came by on its second lookup.
@@ -337,8 +347,14 @@ impl Engine {
             }
         };
         let node = found.ino;
-        if !self.has_to_be_served(caller, &dentry, node, goal) {
-            return done(Ok(found));
+        failpoint::delay("COMMITFS_SERVE_DELAY_MS");
+        match self.has_to_be_served(caller, &dentry, node, goal) {
+            Serving::Here => {}
+            Serving::ByItsOpen => return done(Ok(found)),
+            Serving::NotHere => {
+                self.forget(node, 1);
+                return self.lookup_and_serve(caller, dentry, goal, done);
+            }
         }
         let flags = match goal {
             Goal::Open(flags) => flags,
@@ -416,14 +432,24 @@ impl Engine {
 
     /// Whether an open or truncation of what a lookup has found may be refused again. If so, the thread
     /// is at the end of its lookup here: what it was sent round for before is dropped.
-    fn has_to_be_served(&self, caller: Caller, dentry: &Dentry, node: NodeId, goal: Goal) -> bool {
+    fn has_to_be_served(
+        &self,
+        caller: Caller,
+        dentry: &Dentry,
+        node: NodeId,
+        goal: Goal,
+    ) -> Serving {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(kind) = state.nodes.get(node).map(|n| n.kind) else {
-            return false;
+        let Some(found) = state.nodes.get(node) else {
+            return Serving::ByItsOpen;
         };
-        let has = match (kind, goal) {
-            (NodeKind::Dir | NodeKind::Special, _) => return false,
+        if found.dead && !failpoint::mutant("C1-walk-dead") {
+            // It was discarded after it was found: its open would have to be sent round once more.
+            return Serving::NotHere;
+        }
+        let has = match (found.kind, goal) {
+            (NodeKind::Dir | NodeKind::Special, _) => return Serving::ByItsOpen,
             (NodeKind::File, Goal::Open(flags)) => {
                 let direct = self.opens_direct(state, node, Some(dentry), flags);
                 writes(flags) && direct == Ok(false)
@@ -440,7 +466,10 @@ impl Engine {
         if let Some(before) = state.pending_opens.insert(caller.tid, note) {
             self.drop_way(state, before.way);
         }
-        has
+        match has {
+            true => Serving::Here,
+            false => Serving::ByItsOpen,
+        }
     }
 
     /// The second lookup didn't come by: a magic link, an O_PATH handle, a bind mount.
@@ -487,7 +516,8 @@ impl Engine {
             .get(note.old)
             .is_some_and(|n| n.kind == NodeKind::File);
         let empties = flags.contains(OFlags::TRUNC) || !is_version;
-        let begun = Begun::by_open(Some(note.old), false, empties);
+        let remains = state.nodes.get(note.old).is_some_and(|n| !n.dead);
+        let begun = Begun::by_open(remains.then_some(note.old), false, empties);
         let id = self.begin_on(state, note.dentry.clone(), begun)?;
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.unlink();
@@ -593,6 +623,14 @@ fn open_on_the_spot(
             Some(NodeKind::Private(txn)) => Ok(as_shared(engine, &mut state, txn, opened, flags)),
             _ => Ok(opened),
         },
+        Way::Anew { .. } if !writes(flags) && !failpoint::mutant("C1-walk-dead") => {
+            // What it was about to read is gone.
+            let current = engine.current_if_any(&mut state, &note.dentry)?;
+            let current = current.ok_or(Errno::NOENT)?;
+            let dentry = Some(&note.dentry);
+            let opened = engine.open_version(&mut state, caller, current, dentry, flags)?;
+            Ok(as_other(opened))
+        }
         Way::Anew { .. } => engine.open_unlinked(&mut state, caller, &note, flags),
     }
 }
@@ -611,10 +649,14 @@ fn as_shared(
             engine.strangers.note_emptied(txn.dentry());
         }
     }
+    as_other(opened)
+}
+
+/// Its file is not the node's.
+fn as_other(opened: Opened) -> Opened {
     Opened {
         keep_cache: false,
         direct_io: true,
-        // Its file is not the node's.
         pass: Pass::Never,
         ..opened
     }
