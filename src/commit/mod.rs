@@ -9,6 +9,7 @@
 mod changeset;
 mod checkpoint;
 mod commits;
+mod growing;
 mod request;
 mod sequencer;
 mod unsynced;
@@ -16,6 +17,7 @@ mod unsynced;
 pub use changeset::Changeset;
 pub use checkpoint::{Broken, CheckpointItem, Round};
 pub use commits::Commits;
+pub use growing::Growing;
 pub use request::{CheckpointRequest, Parked, Todo};
 pub use sequencer::{RoundStart, Sequencer, first_appends};
 pub use unsynced::{Directories, Unsynced};

@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::handle::{Asked, StagedFile, WriteRequest};
-use super::open::{Opened, Pass};
+use super::opening::{Opened, Pass};
 use super::{Engine, State, lines};
 use crate::commit::Changeset;
 use crate::file::{AppendPlace, Appender, Opening, Unfinished, Unnamed};

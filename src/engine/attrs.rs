@@ -4,19 +4,17 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::open::ctime;
-use super::retries::{Goal, arrive};
+use super::opening::Goal;
+use super::retries::arrive;
 use super::setid::drop_set_id;
 use super::{Engine, State, resolve, virtualdir};
-use crate::journal;
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{AsOf, Content, Own, Staging};
-use crate::types::{Attr, Caller, Dentry, HandleId, NodeId, OpResult, TxnId, mtime_ns};
+use crate::txn::{Own, Staging};
+use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, TxnId};
 
 /// A time to set.
 #[derive(Clone, Copy, Debug)]
@@ -80,95 +78,6 @@ enum Truncation {
 }
 
 impl Engine {
-    /// Modification time of a version in nanoseconds since the epoch, as programs see it.
-    pub(super) fn mtime_of(&self, state: &State, id: NodeId) -> Option<i128> {
-        let attr = self.attr_of(state, state.nodes.get(id)?).ok()?;
-        Some(mtime_ns(&attr.stat))
-    }
-
-    /// A version was committed since a content was described, which is to be later than that.
-    pub(super) fn outgrow(
-        &self,
-        state: &State,
-        since: NodeId,
-        file: &File,
-        described: &mut journal::ContentInfo,
-    ) -> OpResult<()> {
-        if let Some(before) = self.mtime_of(state, since) {
-            described.mtime_ns = outgrow_mtime(file, before)?;
-        }
-        Ok(())
-    }
-
-    /// Owner, mode and the like of the version as it is now, and a modification time later than
-    /// its (C8). Gives the version. A rename keeps the file's own but for the time (`keeps_own`).
-    pub(super) fn apply_attributes(
-        &self,
-        id: TxnId,
-        content: &mut Content,
-        dentry: &Dentry,
-        keeps_own: bool,
-    ) -> OpResult<Option<AsOf>> {
-        let state = self.lock_materialized(dentry)?;
-        self.attributes_of_current(state, id, content, dentry, keeps_own)
-    }
-
-    /// [`Self::apply_attributes`], of a version whose text is written.
-    pub(super) fn attributes_of_current(
-        &self,
-        mut state: MutexGuard<'_, State>,
-        id: TxnId,
-        content: &mut Content,
-        dentry: &Dentry,
-        keeps_own: bool,
-    ) -> OpResult<Option<AsOf>> {
-        let Some(current) = self.current_if_any(&mut state, dentry)? else {
-            return Ok(None);
-        };
-        let fd = state.nodes.fd(current)?;
-        let base = state.txns.get(&id).filter(|_| !keeps_own);
-        let base = base.map(|t| (t.purpose.base(), t.purpose.base_ctime(), t.staging.clone()));
-        drop(state);
-        let stat = at::stat(&*fd)?;
-        // By somebody else while the transaction was open: a chmod must not be lost, nor must it
-        // undo the transaction's own.
-        if let Some((base, base_ctime, staging)) = base
-            && (base != Some(current) || base_ctime != ctime(&stat))
-        {
-            self.refresh_metadata(&content.file, &staging, &fd)?;
-        }
-        // Unless the program set its own.
-        if !content.times_set {
-            outgrow_mtime(&content.file, mtime_ns(&stat))?;
-        }
-        Ok(Some((current, ctime(&stat))))
-    }
-
-    /// What was set by name since a content was given the attributes of a version (`like`), or came with
-    /// another version, is not lost by its commit: a program may have been told that a file is nobody else's to read.
-    pub(super) fn renew_attributes(
-        &self,
-        state: &State,
-        current: Option<NodeId>,
-        (file, staging): (&File, &Staging),
-        like: Option<AsOf>,
-    ) {
-        let node = current.and_then(|current| state.nodes.get(current));
-        let Some(node) = node.filter(|n| n.kind == NodeKind::File) else {
-            return;
-        };
-        let renewed = state.nodes.fd(node.id).and_then(|fd| {
-            let now = (node.id, ctime(&at::stat(&*fd)?));
-            match like == Some(now) || failpoint::mutant("C8-renewed") {
-                true => Ok(()),
-                false => self.refresh_metadata(file, staging, &fd),
-            }
-        });
-        if let Err(errno) = renewed {
-            log::warn!("a file keeps the attributes that it was prepared with: {errno}");
-        }
-    }
-
     /// chmod, chown, utimensat, truncate and their kin.
     pub fn setattr(
         self: &Arc<Self>,
@@ -487,17 +396,6 @@ pub(super) fn meant(engine: &Engine, caller: Caller, node: NodeId) -> NodeId {
         Some(proc::Call::Named) if !failpoint::mutant("C8-named") => current,
         _ => node,
     }
-}
-
-/// Moves a file's modification time past another. Gives what it is then; both in nanoseconds since
-/// the epoch.
-pub(super) fn outgrow_mtime(file: &File, before: i128) -> OpResult<i128> {
-    let own = mtime_ns(&at::stat(file)?);
-    if own > before || failpoint::mutant("C8-mtime") {
-        return Ok(own);
-    }
-    at::set_mtime(file, before + 1000)?;
-    Ok(before + 1000)
 }
 
 /// Access ACL that a file created with `mode` gets from a default ACL, and its permission bits.

@@ -12,7 +12,7 @@ use crate::journal::{Edit, JournalError, Record};
 use crate::runtime::Awaited;
 use crate::sys::{at, failpoint, spare};
 use crate::txn::Transaction;
-use crate::types::{NodeId, OpResult, TxnId, mtime_ns, now_ns};
+use crate::types::{NodeId, OpResult, TxnId, mtime_ns};
 
 /// The journal is started anew above this size; tests lower it.
 const ROTATE: u64 = 4 << 20;
@@ -309,17 +309,6 @@ impl Engine {
 }
 
 impl Engine {
-    /// That a transaction has begun, as the journal is told.
-    pub(super) fn begin_record(state: &State, txn: &Transaction, claim: bool) -> Record {
-        Record::Begin {
-            id: txn.staging_id,
-            path: state.nodes.path(txn.dentry()).unwrap_or_default(),
-            claim,
-            pid: txn.participants.opener(),
-            started_ns: now_ns(),
-        }
-    }
-
     /// What a new journal must say of an open transaction.
     pub(super) fn records_of(&self, state: &State, txn: &Transaction) -> Vec<Record> {
         let id = txn.staging_id;

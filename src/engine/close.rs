@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
+use super::copies::{Copies, RENEWALS};
 use super::handle::{
     Asked, Closing, FlushRest, OpenFile, Progress, Unlock, Worked, close_unwritten,
 };
-use super::links::{Copies, RENEWALS};
 use super::locking::end_unchanged;
 use super::prepare::{check_target, told_of_ended};
 use super::state::sleep;
@@ -675,9 +675,24 @@ impl Engine {
         if state.pending.is_empty() {
             if !state.unsynced.has_appended() {
                 // What is done to the files until the next mount is nobody's append.
-                state.growing = super::growing::Growing::default();
+                state.growing = crate::commit::Growing::default();
             }
             self.rotate(&mut state);
         }
+    }
+
+    /// Decides, also about the links that follow it.
+    pub(super) fn finish_with(
+        &self,
+        state: &mut State,
+        id: TxnId,
+        copies: Copies,
+    ) -> Option<Aborted> {
+        let aborted = self.finish(state, id);
+        match aborted {
+            None => self.publish_copies(state, copies),
+            Some(_) => copies.remove(&self.store),
+        }
+        aborted
     }
 }

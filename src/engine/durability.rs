@@ -7,9 +7,11 @@ use rustix::io::Errno;
 use super::state::{sleep, sleep_until};
 use super::{Engine, State};
 use crate::commit::Parked;
+use crate::journal::Record;
 use crate::runtime::Awaited;
 use crate::sys::failpoint;
-use crate::types::{NodeId, OpResult, Seq};
+use crate::txn::Transaction;
+use crate::types::{NodeId, OpResult, Seq, now_ns};
 
 /// More commits than this don't wait for the disk at a time.
 pub(super) const BACKLOG: u64 = 4096;
@@ -200,6 +202,17 @@ impl Engine {
         log::error!("the journal can't be made durable: {errno}; new commits are refused");
         state.fail_checkpoint(errno);
         self.checkpoint_wanted.notify_one();
+    }
+
+    /// That a transaction has begun, as the journal is told.
+    pub(super) fn begin_record(state: &State, txn: &Transaction, claim: bool) -> Record {
+        Record::Begin {
+            id: txn.staging_id,
+            path: state.nodes.path(txn.dentry()).unwrap_or_default(),
+            claim,
+            pid: txn.participants.opener(),
+            started_ns: now_ns(),
+        }
     }
 }
 

@@ -3,64 +3,20 @@
 //! what was written so far, or of what was committed: it *follows* those who have the file open, and gets
 //! a copy of what they commit, unless somebody has put something else there meanwhile.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::close::Aborted;
 use super::deciding::is_promised;
 use super::names::{Barrier, Step, refuse_state_dir};
-use super::publish::NewVersion;
 use super::publishing::Publication;
 use super::{Engine, State, virtualdir};
 use crate::guard::Guard;
-use crate::journal;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode};
-use crate::store::Store;
-use crate::sys::{at, failpoint};
-use crate::txn::Ready;
-use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, Seq, TxnId, errno_of, mtime_ns};
-
-/// So often copies are made once more because what they are for has changed.
-pub(super) const RENEWALS: u32 = 16;
-
-/// What is to be committed under the names that follow a transaction.
-#[derive(Default)]
-pub(super) struct Copies {
-    /// These names, with what they had when the copies were begun; one that its guard refuses has no copy.
-    of: HashMap<Dentry, NodeId>,
-    made: Vec<Copy>,
-}
-
-impl Copies {
-    /// Whether the names that follow are still these: a link may have been made, renamed, or given what another
-    /// writer has committed.
-    pub(super) fn fit(&self, state: &State, id: TxnId) -> bool {
-        self.of == state.names.followers(id) || failpoint::mutant("C6-behind")
-    }
-
-    /// What was copied is not committed.
-    pub(super) fn remove(self, store: &Store) {
-        for copy in self.made {
-            store.remove_staging(copy.ready.id).ok();
-        }
-    }
-}
-
-/// For one name that follows.
-struct Copy {
-    dentry: Dentry,
-    onto: NodeId,
-    ready: Ready,
-    path: Arc<File>,
-    key: (u64, u64),
-}
+use crate::sys::at;
+use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, Seq, TxnId};
 
 impl Engine {
     /// link(2).
@@ -219,181 +175,5 @@ impl Engine {
             }
             _ => Ok(node),
         }
-    }
-
-    /// A file has got a second name, with this version: it follows whoever has the file open.
-    pub(super) fn follow_writers(
-        &self,
-        state: &mut State,
-        linked: &Dentry,
-        to: &Dentry,
-        version: NodeId,
-    ) {
-        if failpoint::mutant("C6-links") {
-            return;
-        }
-        let mut writers: Vec<TxnId> = state.names.leaders(linked).to_vec();
-        writers.extend(state.txns.at(linked).map(|t| t.id));
-        state.names.follow(to, version, writers);
-    }
-
-    /// Copies of what a transaction is about to commit, for the names that follow it. On a worker.
-    pub(super) fn copies_of_prepared(&self, id: TxnId) -> Copies {
-        let (followers, ready) = {
-            let state = self.lock();
-            let ready = state
-                .txns
-                .get(&id)
-                .and_then(|t| t.preparation.ready().cloned());
-            (state.names.followers(id), ready)
-        };
-        match ready {
-            Some(ready) => self.copies(followers, (&ready.file, &ready.content)),
-            None => Copies {
-                of: followers,
-                made: Vec::new(),
-            },
-        }
-    }
-
-    /// Gives the names that follow a transaction copies of what has been published of it already, under another name or by an unlock.
-    pub(super) fn renew_followers(&self, id: TxnId, version: NodeId) -> OpResult<()> {
-        // Somebody has committed since, and brings that to the links.
-        let is_old = |state: &State| state.nodes.get(version).is_none_or(|n| n.superseded);
-        // Whoever renames a link again and again keeps nobody waiting for ever.
-        for _ in 0..RENEWALS {
-            let (followers, fd) = {
-                let state = self.lock();
-                let followers = state.names.followers(id);
-                if followers.is_empty() || is_old(&state) {
-                    return Ok(());
-                }
-                (followers, state.nodes.fd(version)?)
-            };
-            let file = at::reopen_quietly(&*fd)?;
-            let stat = at::stat(&file)?;
-            let described = journal::ContentInfo {
-                len: u64::try_from(stat.st_size).unwrap_or(0),
-                crc: None,
-                inline: None,
-                mtime_ns: mtime_ns(&stat),
-                grown: None,
-                parts: None,
-            };
-            let copies = self.copies(followers, (&file, &described));
-            let mut state = self.lock();
-            if !is_old(&state) && copies.fit(&state, id) {
-                self.publish_copies(&mut state, copies);
-                return Ok(());
-            }
-            drop(state);
-            copies.remove(&self.store);
-        }
-        Err(Errno::AGAIN)
-    }
-
-    fn copies(
-        &self,
-        of: HashMap<Dentry, NodeId>,
-        source: (&File, &journal::ContentInfo),
-    ) -> Copies {
-        let copy = |(dentry, onto): (&Dentry, &NodeId)| {
-            let made = self.copy_for(dentry, *onto, source);
-            made.inspect_err(|e| {
-                let path = self.show(&self.lock(), dentry);
-                log::warn!("{path}: a link stays behind the file that it was made of: {e}");
-            })
-            .ok()
-        };
-        let made = of.iter().filter_map(copy).collect();
-        Copies { of, made }
-    }
-
-    fn copy_for(
-        &self,
-        dentry: &Dentry,
-        onto: NodeId,
-        (source, described): (&File, &journal::ContentInfo),
-    ) -> OpResult<Copy> {
-        let policy = self.policy(&self.lock(), dentry, Creation::default());
-        self.check_named(0, source, (dentry, &policy), true)?;
-        self.reserve_commit()?;
-        let id = self.lock().txns.new_id();
-        let file = self.making_room(|| self.store.create_staging(id))?;
-        let fill = || self.fill_copy(id, &file, onto, (source, described));
-        let made = self.making_room_for(described.len, fill);
-        let (path, key, described) = made.inspect_err(|_| {
-            self.store.remove_staging(id).ok();
-        })?;
-        let ready = Ready {
-            onto: Some(onto),
-            ..Ready::new(id, Arc::new(file), described)
-        };
-        Ok(Copy {
-            dentry: dentry.clone(),
-            onto,
-            ready,
-            path: Arc::new(path.into()),
-            key,
-        })
-    }
-
-    fn fill_copy(
-        &self,
-        id: TxnId,
-        file: &File,
-        onto: NodeId,
-        (source, described): (&File, &journal::ContentInfo),
-    ) -> OpResult<(OwnedFd, (u64, u64), journal::ContentInfo)> {
-        at::copy_contents(source, file, described.len).map_err(|e| errno_of(&e))?;
-        // One file: owner, mode and times are those of what was written.
-        let original = at::reopen(source, OFlags::PATH)?;
-        self.apply_metadata(file, Some(&original), None)?;
-        at::set_mtime(file, described.mtime_ns)?;
-        let mut described = journal::ContentInfo {
-            grown: None,
-            ..described.clone()
-        };
-        self.outgrow(&self.lock(), onto, file, &mut described)?;
-        let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
-        let stat = at::stat(&path)?;
-        Ok((path, (stat.st_dev, stat.st_ino), described))
-    }
-
-    /// Commits copies, each if its name still has what it followed with.
-    fn publish_copies(&self, state: &mut State, copies: Copies) {
-        let mut versions = Vec::new();
-        for copy in copies.made {
-            if self.current_if_any(state, &copy.dentry) != Ok(Some(copy.onto)) {
-                self.store.remove_staging(copy.ready.id).ok();
-                continue;
-            }
-            let dentry = &copy.dentry;
-            let version = state
-                .nodes
-                .create(NodeKind::File, copy.path, copy.key, dentry.clone());
-            state.names.renew_follower(dentry, version);
-            versions.push(NewVersion {
-                node: version,
-                dentry: copy.dentry,
-                ready: copy.ready,
-            });
-        }
-        self.publish_all(state, versions);
-    }
-
-    /// Decides, also about the links that follow it.
-    pub(super) fn finish_with(
-        &self,
-        state: &mut State,
-        id: TxnId,
-        copies: Copies,
-    ) -> Option<Aborted> {
-        let aborted = self.finish(state, id);
-        match aborted {
-            None => self.publish_copies(state, copies),
-            Some(_) => copies.remove(&self.store),
-        }
-        aborted
     }
 }

@@ -189,4 +189,20 @@ impl Engine {
             }
         }
     }
+
+    pub(super) fn claim_entries(&self, state: &State) -> Vec<LockEntry> {
+        let claims = state.names.claims();
+        claims
+            .map(|(dentry, c)| LockEntry {
+                state: "held",
+                kind: "claim".into(),
+                path: self.show(state, dentry),
+                pid: c.pid,
+                command: c.command.clone(),
+                age_ms: u64::try_from(c.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                alive: !c.has_ended(),
+                waits_for: Vec::new(),
+            })
+            .collect()
+    }
 }

@@ -535,7 +535,7 @@ impl Engine {
             self.apply_metadata(&file, Some(&like), None)?;
             at::set_mtime(&file, mtime_ns(&at::stat(mine)?))?;
             if let Some(theirs) = theirs {
-                super::attrs::outgrow_mtime(&file, mtime_ns(&at::stat(theirs)?))?;
+                super::metadata::outgrow_mtime(&file, mtime_ns(&at::stat(theirs)?))?;
             }
             let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
             let stat = at::stat(&path)?;

@@ -16,7 +16,8 @@ use rustix::io::Errno;
 use self::beginning::Beginning;
 use super::checkpoint::tell_begun;
 use super::handle::{StagedFile, VersionReader};
-use super::retries::{Arrival, Goal, PendingOpen, Way};
+use super::opening::{Goal, OpenRequest, OpenStep, Opened, Pass, PendingOpen, Way, writes};
+use super::retries::Arrival;
 use super::shared::{is_database, is_edit, is_outsider};
 use super::{Engine, State, resolve, retries, virtualdir};
 use crate::file::Opening;
@@ -32,52 +33,12 @@ mod direct;
 mod passing;
 
 pub use creating::{CreateRequest, Created};
+pub use passing::give_up;
 pub(super) use passing::look_at_passed;
 use passing::of_direct;
-pub use passing::{Pass, give_up};
-
-/// What open(2) asks for.
-#[derive(Clone, Copy, Debug)]
-pub struct OpenRequest {
-    /// Flags of open(2).
-    pub flags: OFlags,
-}
-
-/// An open description and how the kernel shall cache it.
-#[derive(Clone, Copy, Debug)]
-pub struct Opened {
-    /// Its number.
-    pub handle: HandleId,
-    /// Cached pages stay valid: the content is immutable.
-    pub keep_cache: bool,
-    /// Every read and write comes to us.
-    pub direct_io: bool,
-    /// No FLUSH wanted at close.
-    pub no_flush: bool,
-    /// Whether the kernel may read it by itself.
-    pub pass: Pass,
-}
-
-/// An open is done, or has to wait for the writer slot of a name (C9).
-pub(super) enum OpenStep {
-    Done(Opened),
-    Wait(Dentry),
-    /// The transaction whose node it is has been closed and is being decided upon.
-    Undecided(TxnId),
-    /// It empties what a transaction has staged, and somebody writes, copies or judges that now.
-    InUse(TxnId),
-}
 
 /// Files up to this size are read uncached, where the kernel allows that together with mmap.
 const UNCACHED: u64 = 64 << 10;
-
-pub(super) fn ctime(stat: &rustix::fs::Stat) -> (i64, u64) {
-    (stat.st_ctime, stat.st_ctime_nsec)
-}
-
-pub(super) fn writes(flags: OFlags) -> bool {
-    flags.intersects(OFlags::WRONLY | OFlags::RDWR) || flags.contains(OFlags::TRUNC)
-}
 
 impl Engine {
     /// Opens a node that a lookup has found.

@@ -7,21 +7,12 @@
 use std::sync::Arc;
 
 use super::{Engine, State};
+use crate::file::Overlaid;
 use crate::namespace::Shown;
 use crate::store::{Rejected, Unseen, id_name};
 use crate::sys::at;
 use crate::txn::Content;
 use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of, now_ns, path_hex};
-
-/// A version, some bytes of which a commit has overwritten.
-#[derive(Debug)]
-pub struct Overlaid {
-    dentry: Dentry,
-    version: Shown,
-    /// Who has.
-    by: u32,
-    command: String,
-}
 
 impl Engine {
     /// A transaction's commit has overwritten bytes of these versions. They are kept by the watch: a

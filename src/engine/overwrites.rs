@@ -126,6 +126,28 @@ impl Engine {
             }
         }
     }
+
+    /// Counts saves that take back what their own program has saved.
+    pub(super) fn compare_own_saves(&self) {
+        loop {
+            let next = self.lock().overwrites.next_doubtful();
+            let Some(save) = next else {
+                return;
+            };
+            if !save.goes_back() {
+                continue;
+            }
+            let loss = Loss {
+                lost: save.versions.0,
+                by: save.versions.1,
+                has_read: true,
+                why: None,
+                is_own: true,
+            };
+            let who = (save.who.0, save.who.1.as_str());
+            self.note_overwritten(&mut self.lock(), &save.dentry, who, loss);
+        }
+    }
 }
 
 impl State {

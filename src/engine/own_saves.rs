@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::{Engine, State};
-use crate::conflict::{Doubtful, Loss, is_small};
+use crate::conflict::{Doubtful, is_small};
 use crate::sys::{at, failpoint, proc};
 use crate::types::{Dentry, NodeId};
 
@@ -79,27 +79,5 @@ impl Engine {
         let command = proc::comm(pid).unwrap_or_default();
         let who = (tid, (pid, command.as_str()));
         Engine::note_text_saved(state, who, dentry, (replaced, by), is_own, &Arc::new(mine));
-    }
-
-    /// Counts saves that take back what their own program has saved.
-    pub(super) fn compare_own_saves(&self) {
-        loop {
-            let next = self.lock().overwrites.next_doubtful();
-            let Some(save) = next else {
-                return;
-            };
-            if !save.goes_back() {
-                continue;
-            }
-            let loss = Loss {
-                lost: save.versions.0,
-                by: save.versions.1,
-                has_read: true,
-                why: None,
-                is_own: true,
-            };
-            let who = (save.who.0, save.who.1.as_str());
-            self.note_overwritten(&mut self.lock(), &save.dentry, who, loss);
-        }
     }
 }

@@ -7,18 +7,17 @@
 //! unlocking after writing publishes (C12). What is written from then on goes into a fresh staging file.
 //! Without the rule, status names such files and the rule.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
-use serde::Serialize;
 
 use super::prepare::check_target;
 use super::probe::Looks;
 use super::publishing::Publication;
 use super::{Durability, Engine, State};
+use crate::file::Held;
 use crate::guard::Guard;
 use crate::rules::{Creation, Mode, quoted};
 use crate::sys::{failpoint, proc};
@@ -33,33 +32,6 @@ const FOR_GOOD: Duration = Duration::from_secs(2);
 /// Paths that are remembered, at most, and how many of them status shows.
 const PATHS: usize = 200;
 const SHOWN: usize = 20;
-
-/// A file that its writer keeps open and rewrites.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Held {
-    /// Path relative to the root.
-    pub path: String,
-    /// How often it has been whole and at rest.
-    pub count: u64,
-    /// Who did it last.
-    pub pid: u32,
-    /// That process's command.
-    pub command: String,
-    /// When, in nanoseconds since the epoch.
-    pub time_ns: i64,
-    /// What helps.
-    pub help: String,
-    /// The rule for that.
-    pub rule: String,
-    /// The command that puts it in force.
-    pub command_to_add: String,
-}
-
-/// All of them that no rule publishes, by path.
-#[derive(Debug, Default)]
-pub(super) struct KeptOpen {
-    paths: HashMap<String, Held>,
-}
 
 /// Whether what is written so far may become a version while the file is open. What a guard has refused
 /// at a close is judged anew, and its error told under the name.

@@ -8,138 +8,20 @@
 //! lookup of the second lookup does what the open is going to ask for, and the open gets the result.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::open::{OpenRequest, OpenStep, Opened, Pass, writes};
+use super::opening::{
+    FRESH, Goal, LOOKS, OpenRequest, OpenStep, Opened, Pass, PendingOpen, Way, writes,
+};
 use super::{Engine, State};
 use crate::namespace::NodeKind;
 use crate::sys::{failpoint, proc};
 use crate::txn::Begun;
 use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId};
 
-/// After that long it is asked whether the thread of a note still lives, and is still the same.
-pub(super) const FRESH: Duration = Duration::from_secs(2);
-/// After so many looks of the watch, two seconds of a daemon that runs, it is asked whether a thread that found
-/// nothing on its second lookup is still in the same call.
-const LOOKS: u32 = 8;
-
-/// What a thread was about to do when it was sent round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Goal {
-    /// open(2) with these flags.
-    Open(OFlags),
-    /// truncate(2).
-    Truncate,
-}
-
-/// Where a second lookup leads.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Way {
-    /// To the private node of a transaction that was begun for it.
-    Own {
-        /// The transaction; nobody else opens it.
-        txn: TxnId,
-        /// The caller's own open transaction that this open empties through its path.
-        empties: Option<TxnId>,
-    },
-    /// To a node that was opened for it when it looked the name up.
-    Opened {
-        /// The node.
-        node: NodeId,
-        /// What its open gets.
-        opened: Opened,
-    },
-    /// To what the name means by then.
-    Anew {
-        /// It has found nothing there, or an error: looks of the watch since.
-        failed: Option<u32>,
-    },
-}
-
-/// A thread was told to look its path up again.
-#[derive(Clone, Debug)]
-pub struct PendingOpen {
-    /// The path's last step.
-    pub(super) dentry: Dentry,
-    /// Node whose open was refused.
-    pub(super) old: NodeId,
-    pub(super) goal: Goal,
-    pub(super) way: Way,
-    /// The lookup has come by.
-    pub(super) looked_up: bool,
-    /// Since when.
-    at: Instant,
-}
-
-impl PendingOpen {
-    /// One made now; the lookup hasn't come by yet.
-    pub(super) fn new(dentry: Dentry, old: NodeId, goal: Goal, way: Way) -> PendingOpen {
-        PendingOpen {
-            dentry,
-            old,
-            goal,
-            way,
-            looked_up: false,
-            at: Instant::now(),
-        }
-    }
-
-    /// The transaction that was begun for its thread.
-    pub(super) fn own(&self) -> Option<TxnId> {
-        match self.way {
-            Way::Own { txn, .. } => Some(txn),
-            _ => None,
-        }
-    }
-
-    /// Whether a thread of this number is the one that it was made for: numbers come round again.
-    fn is_of(&self, tid: u32) -> bool {
-        let passed = self.at.elapsed();
-        // The kernel tells starts in steps of 10 ms.
-        passed < FRESH
-            || proc::Start::of_caller(tid)
-                .is_none_or(|start| !start.is_after(&proc::Moment::ago(passed - FRESH / 2)))
-    }
-
-    /// Whether nobody will come back for it.
-    fn is_over(&self, tid: u32) -> bool {
-        if failpoint::mutant("C1-walk-life") {
-            return self.at.elapsed() > FRESH;
-        }
-        let is_forgotten = matches!(self.way, Way::Anew { failed: Some(looks) } if looks > LOOKS)
-            && failpoint::mutant("C1-walk-call");
-        is_forgotten || self.at.elapsed() > FRESH && proc::is_gone(tid)
-    }
-
-    /// Whether an open or truncation of what was found under a name comes at the end of the second lookup, and not from a
-    /// call after one whose second lookup has found nothing.
-    fn is_at_the_end(
-        &self,
-        tid: u32,
-        (node, goal): (NodeId, Goal),
-        found: Option<&Dentry>,
-    ) -> bool {
-        let is_walked = self.old != node || self.looked_up;
-        let has_failed = matches!(self.way, Way::Anew { failed: Some(_) });
-        self.goal == goal
-            && is_walked
-            && (!has_failed || found == Some(&self.dentry))
-            && self.is_of(tid)
-            && !failpoint::mutant("C1-walk-end")
-    }
-}
-
 impl State {
-    /// Whether the open that a transaction was begun for is still to come.
-    pub(super) fn is_awaited(&self, id: TxnId) -> bool {
-        self.pending_opens
-            .values()
-            .any(|note| note.own() == Some(id))
-    }
-
     /// A name is unlinked: what is still on its way to its node has been opened before that.
     pub(super) fn discard_prepared(&mut self, dentry: &Dentry) {
         let reserved = self.txns.all_at(dentry).filter(|t| t.phase.is_reserved());

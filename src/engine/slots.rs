@@ -6,8 +6,7 @@ use parking_lot::MutexGuard;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::open::{OpenStep, Opened};
-use super::retries::Goal;
+use super::opening::{FRESH, Goal, OpenStep, Opened};
 use super::{Engine, State};
 use crate::locks::{Lock, closes_cycle};
 use crate::runtime::{Awaited, Waiting};
@@ -44,7 +43,7 @@ impl Engine {
             // Until it is decided what becomes of it, or prepared for an open() that is still on
             // its way.
             .filter(|t| {
-                let opening = t.started.elapsed() < super::retries::FRESH;
+                let opening = t.started.elapsed() < FRESH;
                 !t.phase.is_reserved() || opening
             })
     }

@@ -8,12 +8,11 @@ use std::sync::atomic::Ordering;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{
-    Engine, State, append, documents, errors, files, growing, handle, live_rules, pieces, rest,
-    strangers,
+    Engine, State, append, documents, errors, files, handle, live_rules, pieces, strangers,
 };
-use crate::commit::{CheckpointRequest, Sequencer, Unsynced};
+use crate::commit::{CheckpointRequest, Growing, Sequencer, Unsynced};
 use crate::conflict::{Ledger, Overwrites, Registry};
-use crate::file::NameTable;
+use crate::file::{KeptOpen, NameTable};
 use crate::namespace::{Nodes, PendingSet};
 use crate::rules::Rules;
 use crate::runtime::{Config, Counters, LockStats, Metrics, Pool, Reaper, Unmount, Waits};
@@ -55,7 +54,7 @@ fn first_state(store: &Store, config: &Config, last_id: TxnId) -> OpResult<State
         pending_opens: HashMap::new(),
         lookups: HashMap::new(),
         unsynced: Unsynced::default(),
-        growing: growing::Growing::default(),
+        growing: Growing::default(),
         checkpoint: CheckpointRequest::default(),
         counters: Counters::default(),
         overlaid: Vec::new(),
@@ -68,7 +67,7 @@ fn first_state(store: &Store, config: &Config, last_id: TxnId) -> OpResult<State
         ledger: Ledger::default(),
         registry: Registry::default(),
         overwrites: Overwrites::within(config.descriptors),
-        kept_open: rest::KeptOpen::default(),
+        kept_open: KeptOpen::default(),
         metrics: Metrics::default(),
     })
 }

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 
 use super::files::Files;
 use super::handle::{Handles, OpenFile};
-use crate::commit::{CheckpointRequest, Unsynced};
-use crate::file::{NameTable, Unnamed};
+use crate::commit::{CheckpointRequest, Growing, Unsynced};
+use crate::file::{KeptOpen, NameTable, Overlaid, Unnamed};
 use crate::locks::{FileId, LockTable};
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
 use crate::runtime::{Awaited, Counters, LockStats, Metrics, Unmount, Waits, wakeups};
@@ -40,13 +40,13 @@ pub struct State {
     /// Last number given to a description.
     pub last_handle: HandleId,
     /// Who is on a second lookup, by thread.
-    pub(super) pending_opens: HashMap<u32, super::retries::PendingOpen>,
+    pub(super) pending_opens: HashMap<u32, super::opening::PendingOpen>,
     /// The name each thread looked up last.
     pub lookups: HashMap<u32, (Dentry, NodeId)>,
     /// What the next round brings to the medium besides pending names.
     pub unsynced: Unsynced,
     /// Files to which records are added in place, as the journal knows of them.
-    pub growing: super::growing::Growing,
+    pub growing: Growing,
     /// The checkpoint's orders.
     pub checkpoint: CheckpointRequest,
     /// Counters for status.
@@ -54,7 +54,7 @@ pub struct State {
     /// Errors that nobody may have seen.
     pub(super) errors: super::errors::ErrorLog,
     /// Versions of which bytes were overwritten, and that are to be kept.
-    pub(super) overlaid: Vec<super::overlaid::Overlaid>,
+    pub(super) overlaid: Vec<Overlaid>,
     /// Advisory locks.
     pub locks: LockTable,
     /// How long was waited for locks, and how long they were held.
@@ -74,7 +74,7 @@ pub struct State {
     /// What threads have seen, and overwritten without having seen it.
     pub(super) overwrites: crate::conflict::Overwrites,
     /// Files that their writers keep open and rewrite.
-    pub(super) kept_open: super::rest::KeptOpen,
+    pub(super) kept_open: KeptOpen,
 }
 
 impl State {

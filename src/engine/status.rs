@@ -132,7 +132,7 @@ pub struct Status {
     /// Updates overwritten by who had not seen them, by path, where no rule keeps them.
     pub overwritten: Vec<crate::conflict::Overwritten>,
     /// Files that their writers keep open and rewrite, which nobody else sees before the close.
-    pub kept_open: Vec<super::rest::Held>,
+    pub kept_open: Vec<crate::file::Held>,
     /// The rules in force.
     pub rules: super::live_rules::RulesTold,
     /// Where the daemon's log goes: `file` (`.commitfs/daemon.log`), `journal` or `stderr`.

@@ -4,8 +4,12 @@
 
 mod appender;
 mod claimant;
+mod kept_open;
+mod overlaid;
 mod table;
 
 pub use appender::{AppendPlace, Appender, Opening, Unfinished, Unnamed};
 pub use claimant::Claimant;
+pub use kept_open::{Held, KeptOpen};
+pub use overlaid::Overlaid;
 pub use table::{Follower, NameEntry, NameTable};

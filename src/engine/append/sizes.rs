@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::super::Engine;
-use super::Appender;
+use crate::file::Appender;
 use crate::sys::{failpoint, proc};
 use crate::types::{Caller, HandleId, NodeId, OpResult};
 

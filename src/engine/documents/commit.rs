@@ -14,7 +14,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::kept::{self, Parsed};
-use super::{Refusal, Request};
+use super::request::{Refusal, Request};
 use crate::commit::Changeset;
 use crate::engine::{Engine, State};
 use crate::journal::{ContentInfo, Edit};
@@ -167,7 +167,7 @@ impl Engine {
         request: &Request,
     ) -> OpResult<Option<Edited>> {
         let edited = if request.value.len() > JOURNALLED {
-            let text = super::text_of(&parsed.document);
+            let text = super::request::text_of(&parsed.document);
             let edited = self.commit_text(base, text.as_bytes())?;
             if edited.is_some() {
                 parsed.base = (text.len() as u64, crc32c::crc32c(text.as_bytes()));
@@ -326,7 +326,7 @@ impl Engine {
             id: staged.id,
             version,
             base: staged.fresh.then_some(parsed.base),
-            merge: request.kind == super::EditKind::Merge,
+            merge: request.kind == super::request::EditKind::Merge,
             patch: request.value.clone(),
             mtime_ns: told.mtime_ns,
         };
@@ -404,7 +404,7 @@ impl Engine {
             return Ok(());
         };
         let (id, mtime_ns) = (unwritten.id, unwritten.mtime_ns);
-        let text = super::text_of(&parsed.document);
+        let text = super::request::text_of(&parsed.document);
         failpoint::fail_point("text")?;
         let content = write_text(&unwritten.file, text.as_bytes(), mtime_ns)?;
         failpoint::crash_point("text-written");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::Refusal;
+use super::request::Refusal;
 use crate::json::{Document, JsonError, Limits};
 use crate::sys::at;
 use crate::types::{Dentry, NodeId, TxnId, errno_of};

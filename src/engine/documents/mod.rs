@@ -9,6 +9,7 @@
 mod commit;
 mod kept;
 mod replace;
+mod request;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -17,11 +18,14 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use serde_json::json;
 
+use self::request::Done;
+use self::request::EditKind;
+use self::request::Refusal;
+use self::request::Request;
 use super::{Durability, Engine};
 use crate::json::{AnyPatch, Document, JsonError, Limits, PatchError, PatchErrorKind, Pointer};
 use crate::namespace;
 use crate::store::Owner;
-use crate::sys::failpoint;
 use crate::types::{Caller, Dentry, NodeId, OpResult, Seq, Version};
 use kept::EditOutcome;
 
@@ -68,60 +72,6 @@ impl EditAttribute {
             (".error", None) => Some(EditAttribute::Error),
             _ => None,
         }
-    }
-}
-
-/// What is to be done to a document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EditKind {
-    /// By RFC 6902.
-    Patch,
-    /// By RFC 7396.
-    Merge,
-    /// A text takes its place.
-    Replace,
-}
-
-/// An edit that was asked for.
-struct Request {
-    node: NodeId,
-    /// Thread that asks.
-    by: u32,
-    kind: EditKind,
-    /// Version that has to be current.
-    expected: Option<u64>,
-    /// The patch, or the text.
-    value: Vec<u8>,
-}
-
-/// What an edit came to.
-struct Done {
-    /// For `user.commitfs.json.result`.
-    result: Vec<u8>,
-    /// The commit that has to be durable for it.
-    seq: Seq,
-}
-
-/// Why an edit or a read was refused.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) errno: Errno,
-    reason: String,
-}
-
-impl Request {
-    fn patch(&self) -> Result<AnyPatch, PatchError> {
-        AnyPatch::parse(
-            self.kind == EditKind::Merge,
-            &self.value,
-            &Limits::default(),
-        )
-    }
-}
-
-impl Refusal {
-    fn is_full(&self) -> bool {
-        matches!(self.errno, Errno::NOSPC | Errno::DQUOT)
     }
 }
 
@@ -406,13 +356,6 @@ impl Engine {
         self.documents.account(&dentry, bytes);
         text
     }
-}
-
-fn text_of(document: &Document) -> String {
-    if failpoint::mutant("C16") {
-        return document.value().to_string();
-    }
-    document.to_text()
 }
 
 /// `{"version": N, "value": V}`; without the value where there is none, or it is too large.

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 use serde_json::json;
 
 use super::kept::Parsed;
-use super::{Done, Refusal, Request};
+use super::request::{Done, Refusal, Request};
 use crate::engine::Engine;
 use crate::json::{Document, Limits};
 use crate::types::Dentry;

@@ -1,21 +1,19 @@
 //! How a transaction begins: its staging file with the attributes of what it builds on, and a node of its own.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::super::metadata::ctime;
 use super::super::{Engine, State};
-use super::ctime;
 use crate::guard::Guard;
 use crate::namespace::{NodeKind, Shown};
 use crate::rules::{Creation, Policy};
 use crate::sys::{at, failpoint};
-use crate::txn::{Begun, Own, Purpose, Staging, Transaction, Visibility};
+use crate::txn::{Begun, Purpose, Staging, Transaction, Visibility};
 use crate::types::{Dentry, NodeId, OpResult, TxnId};
 
 /// What a transaction starts with.
@@ -149,84 +147,5 @@ impl Engine {
             return Err(Errno::MFILE);
         }
         Ok(file)
-    }
-
-    /// Gives a staging file the owner, mode, ACL and xattrs it will be published with.
-    pub(in crate::engine) fn apply_metadata(
-        &self,
-        file: &File,
-        base: Option<&File>,
-        fresh: Option<(u32, u32, u32)>,
-    ) -> OpResult<rustix::fs::Stat> {
-        let mut stat = at::stat(file)?;
-        let base = base.filter(|_| !failpoint::mutant("C8"));
-        let (mode, uid, gid) = match (base, fresh) {
-            (Some(base), _) => {
-                let base = at::stat(base)?;
-                (base.st_mode & 0o7777, base.st_uid, base.st_gid)
-            }
-            (None, Some(fresh)) => fresh,
-            (None, None) => (0o600, stat.st_uid, stat.st_gid),
-        };
-        if self.config.privileged && (stat.st_uid, stat.st_gid) != (uid, gid) {
-            rustix::fs::fchown(
-                file,
-                Some(rustix::fs::Uid::from_raw(uid)),
-                Some(rustix::fs::Gid::from_raw(gid)),
-            )?;
-        } else if stat.st_gid != gid {
-            // An ordinary user may give a file to the groups it is in.
-            rustix::fs::fchown(file, None, Some(rustix::fs::Gid::from_raw(gid))).ok();
-        }
-        if let Some(base) = base {
-            crate::txn::copy_xattrs(base, file)?;
-        }
-        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
-        (stat.st_uid, stat.st_gid) = (uid, gid);
-        Ok(stat)
-    }
-
-    /// Brings the attributes of a staging file up to those of the version it will replace, but for
-    /// what the transaction has changed itself.
-    pub(in crate::engine) fn refresh_metadata(
-        &self,
-        file: &File,
-        staging: &Staging,
-        current: &File,
-    ) -> OpResult<()> {
-        let (staged, wanted) = (at::stat(file)?, at::stat(current)?);
-        if !staging.is_own(Own::Owner)
-            && (staged.st_uid, staged.st_gid) != (wanted.st_uid, wanted.st_gid)
-        {
-            let gid = Some(rustix::fs::Gid::from_raw(wanted.st_gid));
-            let uid = Some(rustix::fs::Uid::from_raw(wanted.st_uid));
-            if self.config.privileged {
-                rustix::fs::fchown(file, uid, gid)?;
-            } else {
-                rustix::fs::fchown(file, None, gid).ok();
-            }
-        }
-        if !staging.is_own(Own::Xattrs) {
-            for name in at::list_xattrs(file)? {
-                if at::get_xattr(current, OsStr::from_bytes(&name))?.is_none() {
-                    at::remove_xattr(file, OsStr::from_bytes(&name)).ok();
-                }
-            }
-            crate::txn::copy_xattrs(current, file)?;
-        }
-        // Last: a change of the owner clears set-id bits, an ACL has a part in the mode.
-        let source = if staging.is_own(Own::Mode) {
-            &staged
-        } else {
-            &wanted
-        };
-        let mut mode = source.st_mode & 0o7777;
-        if staging.is_own(Own::NoSetId) {
-            mode = crate::engine::setid::without_set_id(mode, staging);
-        }
-        if mode != at::stat(file)?.st_mode & 0o7777 {
-            rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
-        }
-        Ok(())
     }
 }

@@ -9,9 +9,9 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::handle::DirectFile;
+use super::super::opening::{Opened, Pass};
 use super::super::{Engine, State, VOLATILE, virtualdir};
 use super::beginning::Beginning;
-use super::{Opened, Pass};
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};

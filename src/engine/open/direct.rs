@@ -6,9 +6,10 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::super::handle::DirectFile;
+use super::super::opening::{Opened, writes};
 use super::super::shared::{is_database, is_edit};
 use super::super::{Engine, State};
-use super::{Opened, of_direct, writes};
+use super::of_direct;
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::types::{Caller, Dentry, NodeId, OpResult};

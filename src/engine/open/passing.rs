@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::super::opening::Pass;
 use crate::engine::lines::may_be_added_to;
 use crate::engine::{Engine, State};
 use crate::guard::Guard;
@@ -24,17 +25,6 @@ const LARGE: u64 = 1 << 20;
 const AMPLE: u64 = 1 << 30;
 /// And so much when what was written is judged: else a write may have failed meanwhile.
 const ENOUGH: u64 = 64 << 20;
-
-/// Whether the kernel may serve a description from its backing file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// What it reads and writes is for us to see.
-    Never,
-    /// It may, where it does so already for another of the same node.
-    Beside,
-    /// It had better: there is much to read.
-    Wanted,
-}
 
 /// For who reads a version: not where others may open this very node to write, to add records or in place as a database.
 pub(super) fn of_version(
