@@ -64,7 +64,7 @@ impl Engine {
     pub(super) fn await_durable(&self, seq: Seq) -> OpResult<()> {
         let mut state = self.lock();
         state.checkpoint.awaiting += 1;
-        let mut failed = None;
+        let mut failed = state.checkpoint.failed;
         let own = state.checkpoint.next_whole();
         while self.sequencer.durable() < seq && failed.is_none() {
             if !state.checkpoint.busy {
@@ -78,7 +78,8 @@ impl Engine {
             failed = state.checkpoint.failed.or(stuck);
         }
         state.checkpoint.awaiting -= 1;
-        failed.map_or(Ok(()), Err)
+        let is_durable = self.sequencer.durable() >= seq;
+        failed.filter(|_| !is_durable).map_or(Ok(()), Err)
     }
 
     /// Answers once a commit survives a power cut, waiting for nothing itself.
