@@ -429,6 +429,23 @@ fn a_name_of_several_and_one_that_grows_is_asked_for() {
 }
 
 #[test]
+fn a_link_to_what_was_begun_is_kept_once_its_writer_has_ended() {
+    let m = mount!(options());
+    if is_off() {
+        return;
+    }
+    let mut writer = Actor::new();
+    writer.open("f", "a", &m.path("log")).unwrap();
+    writer.write("f", "half").unwrap();
+    writer.link(&m.path("log"), &m.path("link")).unwrap();
+    writer.close("f").unwrap();
+    drop(writer);
+    // Nothing else has two names then.
+    std::fs::remove_file(m.path("log")).unwrap();
+    assert_kept(&m, "link");
+}
+
+#[test]
 fn what_a_thread_has_looked_up_by_another_name_is_opened_by_the_one_that_it_says() {
     let mut m = mount!(options());
     m.save("one", "first");

@@ -381,7 +381,6 @@ impl Engine {
         let releases = txn.releases.clone();
         let committed = txn.preparation.ready().map(|c| c.id);
         let aborted = self.decide(state, txn, save.as_ref());
-        state.names.end_following(id);
         state.forget_save(id);
         let merges = save.map(|s| s.merges).unwrap_or_default();
         for merge in merges {

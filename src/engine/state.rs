@@ -137,6 +137,7 @@ impl State {
         self.wake(Awaited::Transaction(id));
         self.wake(Awaited::AnyTransaction);
         self.wake_for(id, txn.dentry());
+        self.names.end_following(id);
         Some(txn)
     }
 

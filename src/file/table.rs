@@ -52,6 +52,9 @@ impl NameEntry {
     }
 }
 
+/// Names whose last errors are kept.
+const MOST_ERRORS: usize = 10_000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct NameTable {
@@ -59,6 +62,8 @@ pub struct NameTable {
     /// The names that follow each transaction.
     following: HashMap<TxnId, HashSet<Dentry>>,
     claims: usize,
+    /// The names with errors and when these were, in nanoseconds since the epoch, the oldest first; some are forgotten by now.
+    with_errors: VecDeque<(Dentry, i64)>,
 }
 
 impl NameTable {
@@ -346,9 +351,18 @@ impl NameTable {
         self.names.get_mut(dentry)?.error.as_deref_mut()
     }
 
-    /// Something went wrong.
+    /// Something went wrong. Of very many names the oldest errors are forgotten.
     pub fn note_error(&mut self, dentry: &Dentry, error: Unseen) {
+        self.with_errors.push_back((dentry.clone(), error.time_ns));
         self.change(dentry, |entry| entry.error = Some(Box::new(error)));
+        while self.with_errors.len() > MOST_ERRORS {
+            let Some((oldest, time)) = self.with_errors.pop_front() else {
+                return;
+            };
+            if self.error(&oldest).is_some_and(|e| e.time_ns == time) {
+                self.forget_error(&oldest);
+            }
+        }
     }
 
     /// A name has got a version, or is gone: what went wrong before was not the last.

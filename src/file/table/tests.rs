@@ -157,3 +157,22 @@ fn turns_that_are_over_are_forgotten() {
     assert_eq!((names.len(), names.turn(&past)), (1, None));
     assert!(names.is_turn_taken(&future));
 }
+
+#[test]
+fn of_very_many_names_the_oldest_errors_are_forgotten() {
+    let mut names = NameTable::default();
+    let at = |time: usize| Unseen {
+        time_ns: time as i64,
+        ..error()
+    };
+    for time in 0..MOST_ERRORS {
+        names.note_error(&dentry(&format!("of-{time}")), at(time));
+    }
+    let (first, second, third) = (dentry("of-0"), dentry("of-1"), dentry("of-2"));
+    names.note_error(&second, at(MOST_ERRORS));
+    names.note_error(&dentry("last"), at(MOST_ERRORS + 1));
+    assert!(names.error(&first).is_none());
+    assert!(names.error(&second).is_some(), "it has a newer one");
+    assert!(names.error(&third).is_some());
+    assert_eq!(names.len(), MOST_ERRORS);
+}
