@@ -922,9 +922,11 @@ fn what_was_fsynced_and_is_small_is_on_the_medium_with_the_journal() {
             }
             if limit == 1 && !closed {
                 // A round of somebody else's begins a new journal.
-                let mut other = write_and_sync(&m, "other", "saved");
+                let mut other = write_and_sync(&m, "other", &"saved".repeat(2000));
                 other.close("f").unwrap();
                 sync_all(&m);
+                let begun = journal_of(&m).header.durable_seq;
+                assert_ne!(begun, Seq::default(), "it is another one");
             }
             m.kill_daemon();
             let records = journal_of(&m).records;
@@ -1006,4 +1008,146 @@ fn a_file_that_is_in_place_is_not_made_again_from_the_journal() {
     let records = journal_of(&m).records;
     cut(&m, &records);
     assert_eq!(text(&m, "log"), "one\ntwo\n", "{records:#?}");
+}
+
+#[test]
+fn a_new_journal_has_the_bytes_of_a_commit_that_came_during_the_round_before_it() {
+    need_daemon!();
+    need_features!("inline_content");
+    for _ in 0..10 {
+        let options = slow().env("COMMITFS_ROUND_DELAY_MS", 600);
+        let mut m = mount!(options.env("COMMITFS_JOURNAL_LIMIT", 1).seed("f", "old"));
+        let promised = "promised".repeat(2000);
+        let mut writer = write_and_sync(&m, "f", &promised);
+        let (mut other, mut waiter) = (Actor::new(), Actor::new());
+        other.save(&m.path("other"), "to be put in place").unwrap();
+        waiter.open("d", "r", &m.path("other")).unwrap();
+        waiter.start("fsync", &[b"d"]);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        writer.close("f").unwrap();
+        waiter.finish().unwrap();
+        m.kill_daemon();
+        let journal = journal_of(&m);
+        let since = journal.header.durable_seq;
+        let commits = |r: &Record| matches!(r, Record::Commit { seq, .. } if *seq > since);
+        let durable = |r: &Record| matches!(r, Record::Durable { .. });
+        if !journal.records.iter().any(commits) || journal.records.iter().any(durable) {
+            continue;
+        }
+        let lost = staged(&journal.records, "f");
+        std::fs::write(staging(&m, lost), "").unwrap();
+        cut(&m, &journal.records);
+        assert!(text(&m, "f") == promised, "{}", text(&m, "f").len());
+        return;
+    }
+    panic!("no commit came during a round");
+}
+
+#[test]
+fn a_round_has_the_file_on_the_medium_whose_bytes_the_journal_has() {
+    need_daemon!();
+    need_features!("inline_content");
+    let m = mount!(slow());
+    let mut writer = write_and_sync(&m, "f", "promised");
+    assert_ne!(
+        dirty_pages(&kept(&m, "staging")[0]),
+        Some(0),
+        "the journal has it"
+    );
+    writer.close("f").unwrap();
+    sync_all(&m);
+    let dirty = dirty_pages(&m.backing().join("f"));
+    assert!(matches!(dirty, None | Some(0)), "{dirty:?}");
+}
+
+/// Pages of a file that are not on the medium; `None` where the kernel doesn't tell.
+fn dirty_pages(path: &Path) -> Option<u64> {
+    const CACHESTAT: libc::c_long = 451;
+    let file = std::fs::File::open(path).unwrap();
+    // From here, so many bytes; and how many pages are cached, dirty, being written, and gone.
+    let (range, mut found) = ([0u64, 1 << 30], [0u64; 5]);
+    // SAFETY: both are as long as the kernel's.
+    let result = unsafe {
+        libc::syscall(
+            CACHESTAT,
+            std::os::fd::AsRawFd::as_raw_fd(&file),
+            range.as_ptr(),
+            found.as_mut_ptr(),
+            0,
+        )
+    };
+    (result == 0).then_some(found[1] + found[2])
+}
+
+#[test]
+fn a_file_that_turned_direct_after_an_fsync_is_not_made_what_it_was_then() {
+    need_daemon!();
+    need_features!("inline_content", "direct_io_allow_mmap");
+    let mut m = mount!(slow());
+    let mut writer = Actor::new();
+    writer.open("f", "rw-create", &m.path("data")).unwrap();
+    writer.fsync("f").unwrap();
+    writer.pwrite("f", 4096, b"a page").unwrap();
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    let ended = |record: &Record| matches!(record, Record::Abort { .. });
+    let ended = records.iter().position(ended).expect("it turned direct");
+    cut(&m, &records[..ended]);
+    assert_eq!(text(&m, "data").len(), 4102, "{records:#?}");
+}
+
+#[test]
+fn what_was_refused_is_not_made_again_from_the_journal() {
+    need_daemon!();
+    need_features!("inline_content");
+    let mut m = mount!(slow().seed("f.json", "{}"));
+    let mut writer = write_and_sync(&m, "f.json", "{\"n\": 1}");
+    writer.pwrite("f", 0, b"{\"half\":").unwrap();
+    common::assert_errno(writer.close("f"), "EBADMSG");
+    m.await_rejected("f.json", b"{\"half\":");
+    m.kill_daemon();
+    let records = journal_of(&m).records;
+    let ended = |record: &Record| matches!(record, Record::Abort { .. });
+    let ended = records.iter().rposition(ended).expect("it was refused");
+    cut(&m, &records[..ended]);
+    assert_eq!(text(&m, "f.json"), "{}", "{records:#?}");
+    let [kept] = &kept(&m, "rejected")[..] else {
+        panic!("what was refused is kept once");
+    };
+    assert_eq!(std::fs::read(kept).unwrap(), b"{\"half\":");
+}
+
+/// What an fsync has promised is judged again after a power cut: of a document that isn't whole only the close's promise counts.
+#[test]
+fn a_close_that_adds_nothing_to_an_fsync_waits_for_the_disk_where_its_word_counts() {
+    need_daemon!();
+    need_features!("inline_content");
+    for (document, waits) in [("{\"n\": 1}", false), ("{n: 1}", true)] {
+        // It fails from the second time on.
+        let failing = format!("C19-sync-journal:{}:1000:1", libc::EIO);
+        let m = mount!(slow().env("COMMITFS_FAIL_AT", failing));
+        let mut writer = write_and_sync(&m, "f.json", document);
+        let closed = writer.close("f");
+        match waits {
+            true => common::assert_errno(closed, "EIO"),
+            false => closed.unwrap(),
+        }
+    }
+}
+
+#[test]
+fn what_is_rolled_forward_has_the_next_number() {
+    need_daemon!();
+    let mut m = mount!(slow());
+    for text in ["first", "second"] {
+        m.save("f", text);
+    }
+    sync_all(&m);
+    assert_eq!(m.version("f").unwrap(), 2);
+    let writer = write_and_sync(&m, "f", "third");
+    m.kill_daemon();
+    drop(writer);
+    m.remount();
+    assert_eq!(m.text("f").as_deref(), Some("third"));
+    assert_eq!(m.version("f").unwrap(), 3);
 }

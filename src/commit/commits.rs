@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::journal::Record;
+use crate::sys::failpoint;
 use crate::types::Seq;
 
 /// See the module.
@@ -92,6 +93,10 @@ impl Commits {
         self.unapplied
             .iter()
             .flat_map(|commit| commit.promised.iter().chain([&commit.record]))
+            .filter(|record| {
+                !matches!(record, Record::Inlined { .. })
+                    || !failpoint::mutant("C7-inlined-committed")
+            })
     }
 
     /// That, to be told otherwise.

@@ -321,7 +321,11 @@ impl Engine {
             return records;
         }
         if let Some(kept) = txn.promise.kept() {
-            records.extend(kept.records(id));
+            let is_told = |record: &Record| {
+                !matches!(record, Record::Inlined { .. })
+                    || !failpoint::mutant("C7-inlined-carried")
+            };
+            records.extend(kept.records(id).into_iter().filter(is_told));
         }
         if let Some(ready) = txn.preparation.ready().filter(|_| txn.is_acknowledged()) {
             if ready.synced && ready.merged.is_some() {

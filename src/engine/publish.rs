@@ -246,7 +246,8 @@ impl Engine {
                 seq,
                 version,
                 superseded: Vec::new(),
-                synced: ready.synced && inlined.is_none(),
+                synced: ready.synced
+                    && (inlined.is_none() || failpoint::mutant("C7-inlined-synced")),
                 journalled: ready.synced && inlined.is_some_and(has_all),
                 unwritten: None,
             };

@@ -239,11 +239,13 @@ impl Engine {
             }
             if is_inlined {
                 engine.store.sync_staging_dir()?;
-                leave_journal(engine, id)?;
+                if !failpoint::mutant("C7-inlined-direct") {
+                    leave_journal(engine, id)?;
+                }
             }
             let mut guard = engine.lock();
             let state = &mut *guard;
-            if lies_in_journal(state) {
+            if lies_in_journal(state) && !failpoint::mutant("C7-inlined-direct") {
                 // A close has promised it just now.
                 return Ok(Step::CheckpointFirst);
             }

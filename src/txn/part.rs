@@ -62,7 +62,9 @@ pub(super) fn mark_number(file: &File, version: Version, (dir, name): (impl AsFd
         return mark_version(file, version);
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    if let Ok(replaced) = rustix::fs::openat(dir, name, flags, Mode::empty()) {
+    if let Ok(replaced) = rustix::fs::openat(dir, name, flags, Mode::empty())
+        && !failpoint::mutant("C15-number")
+    {
         mark_version(file, marked_version(replaced).unwrap_or(Version(1)).next());
     }
 }

@@ -36,7 +36,8 @@ pub(super) fn restore(store: &Store, told: Option<&journal::Contents>) -> Result
     for (id, told) in &transactions {
         let is_in_place = in_place.contains(id) && !failpoint::mutant("C10-restored");
         // What was refused, with what was written to it since, is kept there.
-        let is_rejected = store.open_rejected(*id).is_ok();
+        let is_rejected =
+            store.open_rejected(*id).is_ok() && !failpoint::mutant("C7-inlined-rejected");
         let lost = !told.aborted && !told.discarded && !is_in_place && !is_rejected;
         if let Some(whole) = told.inlined.as_deref().filter(|_| lost) {
             restored |= restore_one(store, *id, whole)?;
