@@ -518,7 +518,7 @@ fn what_was_short_of_room_for_a_moment_is_committed() {
     let ballast = m.backing().parent().unwrap().join("ballast");
     let free = || {
         let disk = rustix::fs::statvfs(m.backing()).unwrap();
-        disk.f_bfree * disk.f_frsize >> 20
+        (disk.f_bfree * disk.f_frsize) >> 20
     };
     let lack = usize::try_from(free().saturating_sub(16)).unwrap();
     std::fs::write(&ballast, vec![b'x'; lack << 20]).unwrap();
