@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -39,6 +40,51 @@ pub(super) enum Resolved {
     Wait(Instant),
 }
 
+/// As [`Engine::attr_after_lookup`], for who holds the state, which is given back.
+fn attr_counted(engine: &Engine, state: MutexGuard<'_, State>, id: NodeId) -> OpResult<Attr> {
+    let result = attr_in(engine, state, id);
+    if result.is_err() {
+        let fd = engine.lock().nodes.forget(id, 1);
+        engine.defer_close(fd);
+    }
+    result
+}
+
+/// Attributes of any node, for who holds the state, which is given back.
+fn attr_in(engine: &Engine, state: MutexGuard<'_, State>, id: NodeId) -> OpResult<Attr> {
+    let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+    let NodeKind::Private(txn) = node.kind else {
+        return engine.attr_of(&state, node);
+    };
+    let Some(txn) = state.txns.get(&txn) else {
+        return engine.attr_of(&state, node);
+    };
+    let staging = txn.staging.clone();
+    let fd = state.nodes.fd(id)?;
+    let unlinked = txn.is_unlinked();
+    // What an editor's node shows otherwise (`shown_number`, lines that are not whole) is asked for.
+    let is_plain = txn.purpose.rewrites() && txn.purpose.stream().is_none();
+    drop(state);
+    // A copy or a guard may hold the content for long; its own attributes are good enough then.
+    let mut stat = match staging.try_lock() {
+        Some(content) => content.stat()?,
+        None => at::stat(&*fd)?,
+    };
+    if unlinked {
+        stat.st_nlink = 0;
+    }
+    Ok(Attr {
+        ino: id,
+        stat,
+        // A write takes set-id bits away, of which the kernel hears by these alone.
+        ttl: match is_plain && stat.st_mode & 0o6000 == 0 {
+            true => OPENING,
+            false => VOLATILE,
+        },
+        name_ttl: VOLATILE,
+    })
+}
+
 impl Engine {
     /// Finds `name` in `dir`; counts as one lookup of the node.
     pub fn lookup(
@@ -55,35 +101,47 @@ impl Engine {
             dir,
             name: name.to_owned(),
         };
-        if let Some(goal) = self.unbound_goal(caller.tid, &dentry) {
-            let engine = self.clone();
-            return self
-                .pool
-                .run(move || engine.lookup_and_serve(caller, dentry, goal, done));
+        let mut state = self.lock();
+        if state.may_be_unbound(caller.tid, &dentry) {
+            drop(state);
+            if let Some(goal) = self.unbound_goal(caller.tid, &dentry) {
+                let engine = self.clone();
+                return self
+                    .pool
+                    .run(move || engine.lookup_and_serve(caller, dentry, goal, done));
+            }
+            state = self.lock();
         }
-        match self.try_lookup(caller, &dentry, true) {
-            Ok(Some(found)) => match self.attr_after_lookup(found) {
-                // Now, as the caller waits.
-                Ok(mut attr) => {
-                    self.note_taken(caller, &dentry);
-                    keep_file(self, &dentry, &mut attr);
-                    done(Ok(attr));
+        match self.try_lookup(&mut state, caller, &dentry) {
+            Ok(Some(found)) => {
+                let is_claimed = state.names.is_claimed(&dentry);
+                match attr_counted(self, state, found) {
+                    // Now, as the caller waits.
+                    Ok(mut attr) => {
+                        if is_claimed {
+                            self.note_taken(caller, &dentry);
+                        }
+                        keep_file(self, &dentry, &mut attr);
+                        done(Ok(attr));
+                    }
+                    // It has committed nothing and ended meanwhile: the name means something else now.
+                    Err(Errno::STALE) => {
+                        let engine = self.clone();
+                        self.pool
+                            .run(move || done(engine.lookup_waiting(caller, &dentry)));
+                    }
+                    Err(e) => done(Err(e)),
                 }
-                // It has committed nothing and ended meanwhile: the name means something else now.
-                Err(Errno::STALE) => {
-                    let engine = self.clone();
-                    self.pool
-                        .run(move || done(engine.lookup_waiting(caller, &dentry)));
-                }
-                Err(e) => done(Err(e)),
-            },
+            }
             Err(e) => {
                 if e == Errno::NOENT {
-                    self.note_read(&mut self.lock(), caller, &dentry, None);
+                    self.note_read(&mut state, caller, &dentry, None);
                 }
+                drop(state);
                 done(Err(e));
             }
             Ok(None) => {
+                drop(state);
                 let engine = self.clone();
                 self.pool
                     .run(move || done(engine.lookup_waiting(caller, &dentry)));
@@ -101,8 +159,7 @@ impl Engine {
             match self.resolve(&mut state, caller, dentry, true)? {
                 Resolved::Node(id) => {
                     self.count_lookup(&mut state, caller, dentry, id);
-                    drop(state);
-                    match self.attr_after_lookup(id) {
+                    match attr_counted(self, state, id) {
                         // Not once more to what has ended.
                         Err(Errno::STALE) => self.leave_retry_at(caller.tid, id),
                         other => return other,
@@ -115,11 +172,15 @@ impl Engine {
         }
     }
 
-    fn try_lookup(&self, caller: Caller, dentry: &Dentry, wait: bool) -> OpResult<Option<NodeId>> {
-        let mut state = self.lock();
-        match self.resolve(&mut state, caller, dentry, wait)? {
+    fn try_lookup(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        dentry: &Dentry,
+    ) -> OpResult<Option<NodeId>> {
+        match self.resolve(state, caller, dentry, true)? {
             Resolved::Node(id) => {
-                self.count_lookup(&mut state, caller, dentry, id);
+                self.count_lookup(state, caller, dentry, id);
                 Ok(Some(id))
             }
             Resolved::Wait(_) => Ok(None),
@@ -138,48 +199,12 @@ impl Engine {
 
     /// Attributes for a lookup's answer. The node may have been forgotten only after the answer.
     pub(super) fn attr_after_lookup(&self, id: NodeId) -> OpResult<Attr> {
-        let result = self.attr(id);
-        if result.is_err() {
-            let fd = self.lock().nodes.forget(id, 1);
-            self.defer_close(fd);
-        }
-        result
+        attr_counted(self, self.lock(), id)
     }
 
     /// Attributes of any node.
     pub(super) fn attr(&self, id: NodeId) -> OpResult<Attr> {
-        let state = self.lock();
-        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        let NodeKind::Private(txn) = node.kind else {
-            return self.attr_of(&state, node);
-        };
-        let Some(txn) = state.txns.get(&txn) else {
-            return self.attr_of(&state, node);
-        };
-        let staging = txn.staging.clone();
-        let fd = state.nodes.fd(id)?;
-        let unlinked = txn.is_unlinked();
-        // What an editor's node shows otherwise (`shown_number`, lines that are not whole) is asked for.
-        let is_plain = txn.purpose.rewrites() && txn.purpose.stream().is_none();
-        drop(state);
-        // A copy or a guard may hold the content for long; its own attributes are good enough then.
-        let mut stat = match staging.try_lock() {
-            Some(content) => content.stat()?,
-            None => at::stat(&*fd)?,
-        };
-        if unlinked {
-            stat.st_nlink = 0;
-        }
-        Ok(Attr {
-            ino: id,
-            stat,
-            // A write takes set-id bits away, of which the kernel hears by these alone.
-            ttl: match is_plain && stat.st_mode & 0o6000 == 0 {
-                true => OPENING,
-                false => VOLATILE,
-            },
-            name_ttl: VOLATILE,
-        })
+        attr_in(self, self.lock(), id)
     }
 
     /// See the module. With `wait`, says when a commit of the name is about to be completed.

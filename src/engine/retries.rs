@@ -22,6 +22,16 @@ use crate::txn::Begun;
 use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId};
 
 impl State {
+    /// Whether what a thread finds under a name on its second lookup isn't certain yet, if it is on one.
+    pub(super) fn may_be_unbound(&self, tid: u32, dentry: &Dentry) -> bool {
+        let note = self.pending_opens.get(&tid);
+        note.is_some_and(|note| match note.way {
+            Way::Anew { .. } => note.dentry.name == dentry.name,
+            Way::Own { .. } => note.dentry.name == dentry.name && note.dentry.dir != dentry.dir,
+            Way::Opened { .. } => false,
+        })
+    }
+
     /// A name is unlinked: what is still on its way to its node has been opened before that.
     pub(super) fn discard_prepared(&mut self, dentry: &Dentry) {
         let reserved = self.txns.all_at(dentry).filter(|t| t.phase.is_reserved());
@@ -189,12 +199,7 @@ impl Engine {
     pub(super) fn unbound_goal(self: &Arc<Self>, tid: u32, dentry: &Dentry) -> Option<Goal> {
         let state = self.lock();
         let note = state.pending_opens.get(&tid)?;
-        let is_unbound = match note.way {
-            Way::Anew { .. } => note.dentry.name == dentry.name,
-            Way::Own { .. } => note.dentry.name == dentry.name && note.dentry.dir != dentry.dir,
-            Way::Opened { .. } => false,
-        };
-        if !is_unbound || !note.is_of(tid) {
+        if !state.may_be_unbound(tid, dentry) || !note.is_of(tid) {
             return None;
         }
         let goal = note.goal;
