@@ -20,7 +20,7 @@ impl World {
         names.any(|(slot, _)| is_named_direct(slot))
     }
 
-    fn is_open_directly(&self, number: u32) -> bool {
+    pub(super) fn is_open_directly(&self, number: u32) -> bool {
         let is_of =
             |d: &Description| matches!(d.what, What::Direct { number: n, .. } if n == number);
         self.descriptions.values().any(is_of)

@@ -162,7 +162,9 @@ impl World {
         let len = content.len() + own;
         let names = self.files.values().filter(|f| f.number == number).count();
         let is_own = lines.by.contains(&process);
-        let is_told = (lines.rest.is_empty() || is_own) && (own == 0 || names == 1);
+        // What others write in place grows under another node (H3).
+        let is_anothers = self.is_open_directly(number) || self.once_direct.contains(&number);
+        let is_told = (lines.rest.is_empty() || is_own) && (own == 0 || names == 1) && !is_anothers;
         (number == lines.opened && is_told).then(|| len.to_string().into_bytes())
     }
 

@@ -135,6 +135,8 @@ impl World {
         match decision {
             Decision::Open => return false,
             Decision::Database => {
+                self.created_shared.remove(&number);
+                self.shared_by.remove(&number);
                 for description in sharers {
                     self.become_direct(description, number);
                 }

@@ -1444,6 +1444,8 @@ impl World {
 
     /// The daemon dies, and all descriptors with it (C18).
     pub fn strike(&mut self) {
+        self.shared_by.clear();
+        self.created_shared.clear();
         let open: Vec<u32> = self
             .txns
             .iter()
