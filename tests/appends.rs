@@ -707,6 +707,43 @@ fn a_new_log_of_which_a_descriptor_is_closed_while_its_first_line_is_written_los
 }
 
 #[test]
+fn a_newline_that_a_new_log_gets_through_a_mapping_stays_where_it_was_put() {
+    need_daemon!();
+    need_features!("direct_io_allow_mmap");
+    let m = mount!();
+    for (flags, name) in [("a+", "log"), ("w+", "log.txt"), ("a+", "direct.log")] {
+        let mut writer = Actor::new();
+        writer.open("f", flags, &m.path(name)).unwrap();
+        writer.write("f", "one two").unwrap();
+        writer.mmap("f", "m", 4096, "rw").unwrap();
+        writer.map_write("m", 3, b"\n").unwrap();
+        writer.munmap("m").unwrap();
+        writer.close("f").unwrap();
+        assert_content(m.read(name), b"one\ntwo", name);
+    }
+}
+
+/// The kernel writes pages through any description of the file that is mapped to be written.
+#[test]
+fn pages_of_a_direct_file_have_their_places_though_others_append_to_it_and_map_it() {
+    need_daemon!();
+    let m = mount!();
+    let path = m.path("direct.log");
+    let (mut appender, mut other) = (Actor::new(), Actor::new());
+    other.open("f", "w+", &path).unwrap();
+    other.write("f", "one two\n").unwrap();
+    appender.open("f", "a+", &path).unwrap();
+    appender.write("f", "three\n").unwrap();
+    other.mmap("f", "m", 4096, "rw").unwrap();
+    appender.mmap("f", "m", 4096, "rw").unwrap();
+    other.map_write("m", 0, b"O").unwrap();
+    other.munmap("m").unwrap();
+    other.close("f").unwrap();
+    appender.close("f").unwrap();
+    assert_content(m.read("direct.log"), b"One two\nthree\n", "in place");
+}
+
+#[test]
 fn lines_that_the_program_of_a_new_text_appends_by_its_name_show_at_once_and_survive_its_kill() {
     need_daemon!();
     let m = mount!();

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use super::super::io::is_full;
@@ -15,6 +15,7 @@ use super::{
     Allocation, Asked, INLINE_WRITE, OpenFile, Progress, Source, Unlock, Worked, WriteRequest,
     WriteRest, later, leave_node, seek_in,
 };
+use crate::sys::{at, failpoint};
 use crate::types::{Caller, NodeId, OpResult, errno_of};
 
 /// See the module.
@@ -48,7 +49,7 @@ impl OpenFile for DirectFile {
             false => 0,
         };
         if data.len() <= INLINE_WRITE {
-            let result = write_direct(&self.file, data, request.offset, kill);
+            let result = write_requested(&self.file, data, request, kill);
             if !is_full(&result) {
                 return Progress::Done(result);
             }
@@ -67,7 +68,7 @@ impl OpenFile for DirectFile {
         let WriteRest::MakingRoom { kill } = rest else {
             return Some(Err(Errno::BADF));
         };
-        Some(engine.making_room(|| write_direct(&self.file, data, request.offset, kill)))
+        Some(engine.making_room(|| write_requested(&self.file, data, request, kill)))
     }
 
     fn truncate(self: Arc<Self>, _engine: &Arc<Engine>, by: Asked, size: u64) -> Progress {
@@ -131,10 +132,27 @@ impl OpenFile for DirectFile {
     }
 }
 
+fn write_requested(file: &File, data: &[u8], request: WriteRequest, kill: Gone) -> OpResult<()> {
+    let pages = match request.writeback {
+        true => for_pages(file)?,
+        false => None,
+    };
+    write_direct(pages.as_ref().unwrap_or(file), data, request.offset, kill)
+}
+
 fn write_direct(file: &File, data: &[u8], offset: u64, kill: Gone) -> OpResult<()> {
     file.write_all_at(data, offset).map_err(|e| errno_of(&e))?;
     if kill != 0 {
         clear_set_id(file, kill)?;
     }
     Ok(())
+}
+
+/// Pages of a mapping come through any description that writes the file: what that would add to its end has its place all the same.
+fn for_pages(file: &File) -> OpResult<Option<File>> {
+    let appends = rustix::fs::fcntl_getfl(file)?.contains(OFlags::APPEND);
+    match appends && !failpoint::mutant("C14-pages") {
+        true => Ok(Some(at::reopen(file, OFlags::RDWR)?)),
+        false => Ok(None),
+    }
 }
