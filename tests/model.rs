@@ -8,7 +8,7 @@
 //! `model/world.rs` says. proptest shrinks what fails; a shrunk failure is kept below as a test of
 //! its own.
 //!
-//! The same search runs with the engine in this process, under a simulated kernel (`simulated/`), some 25 times as fast.
+//! The same search runs with the engine in this process, under a simulated kernel (`simulated/`), many times as fast.
 //! What it finds it tries on a mount as well, and says which of the two agrees: only what fails there, too, is surely the engine's fault
 //! or the model's. All programs that are kept run on both.
 //!
