@@ -10,6 +10,7 @@ pub mod conflict;
 pub mod engine;
 pub mod file;
 pub mod fuse;
+pub mod group;
 pub mod guard;
 pub mod journal;
 pub mod json;

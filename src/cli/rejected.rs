@@ -34,7 +34,7 @@ enum Action {
         /// Its id, as listed
         id: String,
     },
-    /// Copy one content to a file
+    /// Copy one content to a file, or all of a group to its files
     Restore {
         /// A mount, or a backing directory nobody has mounted
         dir: PathBuf,
@@ -108,8 +108,30 @@ pub(super) fn whole_id(id: &str) -> Option<String> {
     Some(id_name(TxnId(id)))
 }
 
+/// What is listed under an id: one content, or all of a round (C23), each of its paths once.
+pub(super) fn listed_as<'a>(all: &'a [Rejected], id: &str) -> Vec<&'a Rejected> {
+    let Some(name) = whole_id(id) else {
+        return Vec::new();
+    };
+    let own = all.iter().find(|r| id_name(r.id) == name);
+    let round = all.iter().filter(|r| r.round.as_ref() == Some(&name));
+    own.map_or_else(|| round.collect(), |own| vec![own])
+}
+
 fn open(dir: &Path, id: &str) -> Result<File, Failure> {
     let place = place(dir)?;
+    if let [first, ..] = listed_as(&all(dir)?, id).as_slice()
+        && first.round.is_some()
+        && whole_id(id).is_some_and(|name| name != id_name(first.id))
+    {
+        return Err(Failure::new(
+            exit::BAD_INPUT,
+            format!(
+                "{id}: files of a group; `commitfs rejected list --json {}` names each",
+                dir.display()
+            ),
+        ));
+    }
     match whole_id(id).map(|name| File::open(place.join(name))) {
         Some(Ok(file)) => Ok(file),
         _ => Err(no_such(dir, id)),
@@ -128,6 +150,11 @@ pub(super) fn no_such(dir: &Path, id: &str) -> Failure {
 }
 
 fn restore(dir: &Path, id: &str, to: Option<&Path>, force: bool) -> Result<u8, Failure> {
+    let all = all(dir)?;
+    let listed = listed_as(&all, id);
+    if whole_id(id).is_some_and(|name| listed.iter().any(|r| r.round.as_ref() == Some(&name))) {
+        return restore_round(dir, id, listed, to, force);
+    }
     let mut from = open(dir, id)?;
     let to = match to {
         Some(to) => to.to_owned(),
@@ -143,6 +170,12 @@ fn restore(dir: &Path, id: &str, to: Option<&Path>, force: bool) -> Result<u8, F
             ),
         ));
     }
+    write(dir, id, &mut from, &to)?;
+    Ok(exit::OK)
+}
+
+/// Writes a content to its place.
+fn write(dir: &Path, id: &str, from: &mut File, to: &Path) -> Result<(), Failure> {
     let bad = |e: std::io::Error| {
         let why = match e.raw_os_error() {
             Some(libc::EBADMSG) => format!(
@@ -153,11 +186,47 @@ fn restore(dir: &Path, id: &str, to: Option<&Path>, force: bool) -> Result<u8, F
         };
         Failure::new(exit::TROUBLE, format!("{}: {why}", to.display()))
     };
-    let mut file = File::create(&to).map_err(bad)?;
-    tell_daemon(&to);
-    std::io::copy(&mut from, &mut file).map_err(bad)?;
+    let mut file = File::create(to).map_err(bad)?;
+    tell_daemon(to);
+    std::io::copy(from, &mut file).map_err(bad)?;
     file.sync_all().map_err(bad)?;
-    close_checked(file).map_err(bad)?;
+    close_checked(file).map_err(bad)
+}
+
+/// Brings all of a round back. As the rules group its files, this process saves a round of them: they show in one step.
+fn restore_round(
+    dir: &Path,
+    id: &str,
+    mut listed: Vec<&Rejected>,
+    to: Option<&Path>,
+    force: bool,
+) -> Result<u8, Failure> {
+    let refused = |why: String| Err(Failure::new(exit::BAD_INPUT, format!("{id}: {why}")));
+    if to.is_some() {
+        return refused("files of a group go back where they were written for".into());
+    }
+    // The later of two saves of a file.
+    listed.sort_by_key(|r| (r.real_path(), std::cmp::Reverse(r.id)));
+    listed.dedup_by_key(|r| r.real_path());
+    listed.sort_by_key(|r| r.id);
+    let root = root_of(dir);
+    let mut places = Vec::new();
+    for one in listed {
+        let path = one.real_path();
+        let is_below = |c: std::path::Component| matches!(c, std::path::Component::Normal(_));
+        if one.is_of_unknown_path() || !path.components().all(is_below) {
+            return refused("it isn't known which path one of them was written for".into());
+        }
+        let place = root.join(path);
+        if place.symlink_metadata().is_ok() && !force {
+            return refused(format!("{}: exists; --force replaces it", place.display()));
+        }
+        places.push((one, place));
+    }
+    for (one, place) in places {
+        let own = id_name(one.id);
+        write(dir, &own, &mut open(dir, &own)?, &place)?;
+    }
     Ok(exit::OK)
 }
 

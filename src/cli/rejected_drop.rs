@@ -14,12 +14,15 @@ pub(super) fn run(dir: &Path, ids: &[String]) -> Result<u8, Failure> {
     let chosen: Vec<&Rejected> = if ids.is_empty() {
         listed.iter().collect()
     } else {
-        let find = |id: &String| {
-            let name = rejected::whole_id(id);
-            let found = listed.iter().find(|r| Some(id_name(r.id)) == name);
-            found.ok_or_else(|| rejected::no_such(dir, id))
-        };
-        ids.iter().map(find).collect::<Result<_, _>>()?
+        let mut chosen = Vec::new();
+        for id in ids {
+            let found = rejected::listed_as(&listed, id);
+            if found.is_empty() {
+                return Err(rejected::no_such(dir, id));
+            }
+            chosen.extend(found);
+        }
+        chosen
     };
     let failed =
         |e: &dyn std::fmt::Display| Failure::new(exit::TROUBLE, format!("{}: {e}", dir.display()));

@@ -106,8 +106,16 @@ fn check(dir: &Path) -> Result<u8, Failure> {
         1 => "1 rule".to_owned(),
         count => format!("{count} rules"),
     };
+    let count = match rules.groups() {
+        0 => count,
+        1 => count + ", 1 group",
+        groups => format!("{count}, {groups} groups"),
+    };
     let source = output::escaped(&source).into_owned();
     let mut said = format!("{source}: {count}, nothing wrong\n");
+    for doubt in rules.doubts() {
+        said += &format!("{}\n", output::escaped(&doubt));
+    }
     if in_force == Some(false) {
         said += &format!(
             "it is not in force as it stands; `commitfs rules reload {}` puts it in force\n",

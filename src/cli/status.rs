@@ -232,7 +232,7 @@ pub(super) fn past_locks(name: &Value) -> String {
 /// An error: when, under which id, where; what; and the command to run next.
 fn error_for_people(e: &Value) -> String {
     let text = |v: &Value| output::escaped(v.as_str().unwrap_or("?")).into_owned();
-    let dropped = e["dropped_bytes"].is_u64();
+    let dropped = e["dropped_bytes"].is_u64() || e["published"] == true;
     let when = LocalTime::of(e["time_ns"].as_i64().unwrap_or_default());
     let mut out = format!(
         "ERROR {when} {} {}\n    {}{}",

@@ -74,6 +74,8 @@ struct Order {
     commits: Commits,
     /// The last commit that the round which is under way takes along.
     round: Option<Seq>,
+    /// Bytes that are kept for commits which are decided later: what else is reserved comes on top of them.
+    kept: u64,
     /// A *Barrier* stands in the journal that no *Durable* covers: until one does, commits behind it may
     /// not count after a power cut.
     barred: bool,
@@ -100,6 +102,7 @@ impl Sequencer {
                 appends: 0,
                 commits: Commits::new(last),
                 round: None,
+                kept: 0,
                 barred: false,
             }),
             flush: Mutex::default(),
@@ -111,7 +114,9 @@ impl Sequencer {
     /// # Errors
     /// ENOSPC.
     pub fn reserve(&self, bytes: u64) -> OpResult<()> {
-        self.order.lock().journal.reserve(bytes).map_err(|e| {
+        let mut order = self.order.lock();
+        let bytes = bytes.saturating_add(order.kept);
+        order.journal.reserve(bytes).map_err(|e| {
             log::warn!("journal: {e}");
             Errno::NOSPC
         })
@@ -120,7 +125,19 @@ impl Sequencer {
     /// Whether records of so many bytes find their place as it is. Where somebody makes room just now it isn't there yet.
     pub fn has_room(&self, bytes: u64) -> bool {
         let order = self.order.try_lock();
-        order.is_some_and(|order| order.journal.has_room(bytes))
+        order.is_some_and(|order| order.journal.has_room(bytes.saturating_add(order.kept)))
+    }
+
+    /// So many bytes of what is reserved are kept from now on for a commit that is decided later. Nothing is set aside: the
+    /// next who reserves does that.
+    pub fn keep(&self, bytes: u64) {
+        self.order.lock().kept += bytes;
+    }
+
+    /// They are kept no more.
+    pub fn use_kept(&self, bytes: u64) {
+        let mut order = self.order.lock();
+        order.kept = order.kept.saturating_sub(bytes);
     }
 
     /// Journals what is no commit, without waiting for the disk.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::Engine;
-use crate::store::{Rejected, Unseen, id_name};
+use crate::store::{Rejected, Unseen};
 use crate::sys::clock::LocalTime;
 use crate::types::quoted_for_shell;
 
@@ -40,12 +40,14 @@ impl Engine {
 
     fn next_command(&self, error: &Unseen, rejected: &[Rejected]) -> String {
         let mount = quoted_for_shell(&self.config.mountpoint);
-        let is_there = |id: &&String| rejected.iter().any(|r| id_name(r.id) == **id);
+        let is_there = |id: &&String| rejected.iter().any(|r| r.is_listed_as(id));
+        let is_round = |id: &String| rejected.iter().any(|r| r.round.as_ref() == Some(id));
         match (&error.remedy, error.rejected.as_ref().filter(is_there)) {
             (Some(remedy), _) => remedy.clone(),
             (None, Some(id)) if error.resumable => {
                 format!("commitfs rejected restore {mount} {id}")
             }
+            (None, Some(id)) if is_round(id) => format!("commitfs rejected list {mount}"),
             (None, Some(id)) => format!("commitfs rejected show {mount} {id}"),
             (None, None) if error.dropped_bytes.is_some() => {
                 format!("commitfs rejected list {mount}")

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{Engine, State};
+use super::{Engine, State, rounds};
 use crate::commit::{Broken, CheckpointItem, Round, Todo};
 use crate::journal::{Edit, JournalError, Record};
 use crate::runtime::Awaited;
@@ -316,6 +316,7 @@ impl Engine {
             return vec![Record::Retarget { id, path: None }];
         }
         let mut records = vec![Engine::begin_record(state, txn, txn.is_there())];
+        records.extend(rounds::grouped(txn));
         let is_newer = |by| by <= self.sequencer.durable() || failpoint::mutant("C7-carried");
         if txn.promise.overtaken().is_some_and(is_newer) {
             return records;
@@ -332,13 +333,8 @@ impl Engine {
                 let (id, content) = (ready.id, ready.content.clone());
                 records.push(Record::Fsynced { id, content });
             }
-            records.push(Record::Prepared {
-                id: ready.id,
-                sure: true,
-                content: ready.content.clone(),
-                path: state.nodes.path(txn.dentry()).unwrap_or_default(),
-                version: ready.version,
-            });
+            let path = state.nodes.path(txn.dentry()).unwrap_or_default();
+            records.extend(rounds::promised(state, txn.id, ready, path));
         }
         records
     }
@@ -391,6 +387,9 @@ fn note_broken(state: &mut State, round: Round, why: Broken) {
 pub(super) fn tell_begun(engine: &Engine, state: &State, txn: &Transaction) -> OpResult<()> {
     let begin = Engine::begin_record(state, txn, txn.is_there());
     engine.sequencer.append(&begin)?;
+    if let Some(grouped) = rounds::grouped(txn) {
+        engine.sequencer.append(&grouped)?;
+    }
     if txn.is_unlinked() {
         let (id, path) = (txn.staging_id, None);
         engine.sequencer.append(&Record::Retarget { id, path })?;

@@ -18,14 +18,12 @@ use super::handle::{
 };
 use super::locking::end_unchanged;
 use super::prepare::{check_target, told_of_ended};
-use super::state::sleep;
-use super::{Durability, Engine, State};
+use super::{Durability, Engine, State, rounds};
 use crate::conflict::Save;
 use crate::guard::Guard;
 use crate::journal::Record;
 use crate::locks::FileId;
 use crate::namespace::NodeKind;
-use crate::runtime::{Awaited, Unmount};
 use crate::store::{Rejected, id_name};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Abort, GrownBase, Phase, Staging, Transaction};
@@ -367,9 +365,121 @@ impl Engine {
         }
         Ok(())
     }
+}
 
+/// What a close is told if its transaction has ended before it.
+fn ended_before(state: &State, id: TxnId) -> OpResult<()> {
+    match state.txns.contains_key(&id) {
+        true => Ok(()),
+        false => told_of_ended(state, id),
+    }
+}
+
+/// The file from which an editor that is to commit still has to take over what others add.
+fn grown_of(state: &State, id: TxnId) -> Option<GrownBase> {
+    let txn = state.txns.get(&id)?;
+    let commits = !txn.is_unlinked() && !txn.is_doomed();
+    let ready = txn.preparation.ready().filter(|_| commits)?;
+    ready.grown.clone()
+}
+
+impl Engine {
+    /// Sends every open transaction to rejected (C20, `umount --force`).
+    pub fn abort_all(&self) {
+        self.leave_halves();
+        // Their close() has returned 0.
+        let state = self.await_all_decisions(Instant::now() + DECISION_LIMIT);
+        crate::sys::interrupt::stop_all();
+        let ids: Vec<TxnId> = state.txns.keys().copied().collect();
+        self.abort_by_force(state, &ids);
+    }
+
+    /// Sends some open transactions to rejected.
+    pub(super) fn abort_by_force(&self, mut state: MutexGuard<'_, State>, ids: &[TxnId]) {
+        let mut all = Vec::new();
+        for &id in ids {
+            if let Some(txn) = state.txns.get_mut(&id) {
+                txn.preparation.refuse(Abort::Forced);
+                txn.participants.leave();
+                all.extend(self.finish(&mut state, id));
+            }
+        }
+        drop(state);
+        for aborted in all {
+            self.finish_aborted(aborted);
+        }
+    }
+
+    /// Decides, also about the links that follow it.
+    pub(super) fn finish_with(
+        &self,
+        state: &mut State,
+        id: TxnId,
+        copies: Copies,
+    ) -> Option<Aborted> {
+        let aborted = self.finish(state, id);
+        match aborted {
+            None => self.publish_copies(state, copies),
+            Some(_) => copies.remove(&self.store),
+        }
+        aborted
+    }
+}
+
+/// What is to become of a transaction whose last reference is gone: an error where it doesn't commit, and why if that is one.
+/// `None`: it has ended.
+fn ending(engine: &Engine, state: &mut State, id: TxnId) -> Option<Result<(), Option<Abort>>> {
+    let adds_nothing = engine.is_no_op(state, id);
+    let txn = state.txns.get(&id)?;
+    if txn.is_unlinked() || !txn.would_commit() || adds_nothing {
+        return Some(Err(None));
+    }
+    let death = txn.death().filter(|_| txn.is_doomed());
+    let abort = match (death, txn.preparation.refusal()) {
+        (Some(death), _) => Some(death),
+        (None, Some(verdict)) => Some(verdict.clone()),
+        // Nothing is dropped that way: what it holds goes to rejected.
+        (None, None) if txn.preparation.ready().is_none() => Some(Abort::FailedWrite {
+            what: "prepare",
+            errno: Errno::IO,
+        }),
+        (None, None) => check_target(engine, state, txn.dentry())
+            .err()
+            .map(|errno| Abort::VanishedTarget { errno }),
+    };
+    Some(abort.map_or(Ok(()), |abort| Err(Some(abort))))
+}
+
+/// A transaction has ended, by a commit of this content if by any.
+pub(super) fn leave(
+    engine: &Engine,
+    state: &mut State,
+    (id, committed): (TxnId, Option<TxnId>),
+    save: Option<Save>,
+) {
+    state.forget_save(id);
+    let merges = save.map(|s| s.merges).unwrap_or_default();
+    for merge in merges.into_iter().filter(|merge| committed != Some(*merge)) {
+        engine.store.remove_staging(merge).ok();
+    }
+}
+
+/// A transaction that won't commit, on its way out.
+pub(super) struct Aborted {
+    txn: Transaction,
+    path: PathBuf,
+    abort: Option<Abort>,
+}
+
+impl Engine {
     /// Decides: commits, or gives what is left of a transaction that doesn't.
     pub(super) fn finish(&self, state: &mut State, id: TxnId) -> Option<Aborted> {
+        let ending = ending(self, state, id)?;
+        match &ending {
+            Ok(()) if rounds::hold(self, state, id) => return None,
+            Err(Some(abort)) => rounds::refuse(state, id, abort),
+            _ => {}
+        }
         let txn = state.remove_transaction(id)?;
         let save = state.registry.saves.get(&id).cloned();
         self.end_turn(state, txn.dentry(), id);
@@ -380,50 +490,20 @@ impl Engine {
         }
         let releases = txn.releases.clone();
         let committed = txn.preparation.ready().map(|c| c.id);
-        let aborted = self.decide(state, txn, save.as_ref());
-        state.forget_save(id);
-        let merges = save.map(|s| s.merges).unwrap_or_default();
-        for merge in merges {
-            if aborted.is_some() || committed != Some(merge) {
-                self.store.remove_staging(merge).ok();
+        let aborted = match ending {
+            Ok(()) => {
+                self.commit(state, txn, save.as_ref());
+                None
             }
-        }
+            Err(abort) => Some(self.abort(state, txn, abort)),
+        };
+        let committed = committed.filter(|_| aborted.is_none());
+        leave(self, state, (id, committed), save);
         for owner in releases {
             state.locks.release_posix(file, owner);
         }
         self.note_ended(state, file);
         aborted
-    }
-
-    fn decide(&self, state: &mut State, txn: Transaction, save: Option<&Save>) -> Option<Aborted> {
-        if txn.is_unlinked() || !txn.would_commit() || self.adds_nothing(state, &txn) {
-            return Some(self.abort(state, txn, None));
-        }
-        let death = txn.death().filter(|_| txn.is_doomed());
-        let abort = match (death, txn.preparation.refusal()) {
-            (Some(death), _) => Some(death),
-            (None, Some(verdict)) => Some(verdict.clone()),
-            // Nothing is dropped that way: what it holds goes to rejected.
-            (None, None) if txn.preparation.ready().is_none() => Some(Abort::FailedWrite {
-                what: "prepare",
-                errno: Errno::IO,
-            }),
-            (None, None) => check_target(self, state, txn.dentry())
-                .err()
-                .map(|errno| Abort::VanishedTarget { errno }),
-        };
-        match abort {
-            Some(abort) => Some(self.abort(state, txn, Some(abort))),
-            None => {
-                self.commit(state, txn, save);
-                None
-            }
-        }
-    }
-
-    /// It would replace what somebody else has committed meanwhile by nothing of its own.
-    fn adds_nothing(&self, state: &mut State, txn: &Transaction) -> bool {
-        txn.purpose.holds_nothing() && self.is_another_file(state, txn.dentry(), txn.purpose.base())
     }
 
     /// Whether a transaction that is still listed would replace what somebody else has committed by nothing of its own.
@@ -479,7 +559,9 @@ impl Engine {
             );
             // Who restores content is told by its close, and the content is there already.
             if !txn.purpose.is_restore() {
-                self.remember_error(state, txn.dentry(), abort, (pid, command), kept);
+                // Listed with the others of its round.
+                let listed = kept.map(|kept| txn.round().unwrap_or(kept));
+                self.remember_error(state, txn.dentry(), abort, (pid, command), listed);
             }
             let is_new = txn.purpose.creates();
             let is_killed = matches!(abort, Abort::Killed { .. });
@@ -519,6 +601,7 @@ impl Engine {
                     pid,
                     command,
                     len,
+                    round: aborted.txn.round().map(id_name),
                 };
                 self.keep_rejected(&meta);
                 true
@@ -553,145 +636,5 @@ impl Engine {
         );
         self.remember_error(&mut state, dentry, &abort, (pid, &command), None);
         errno
-    }
-}
-
-/// A transaction that won't commit, on its way out.
-pub(super) struct Aborted {
-    txn: Transaction,
-    path: PathBuf,
-    abort: Option<Abort>,
-}
-
-/// What a close is told if its transaction has ended before it.
-fn ended_before(state: &State, id: TxnId) -> OpResult<()> {
-    match state.txns.contains_key(&id) {
-        true => Ok(()),
-        false => told_of_ended(state, id),
-    }
-}
-
-/// The file from which an editor that is to commit still has to take over what others add.
-fn grown_of(state: &State, id: TxnId) -> Option<GrownBase> {
-    let txn = state.txns.get(&id)?;
-    let commits = !txn.is_unlinked() && !txn.is_doomed();
-    let ready = txn.preparation.ready().filter(|_| commits)?;
-    ready.grown.clone()
-}
-
-impl Engine {
-    /// Sends every open transaction to rejected (C20, `umount --force`).
-    pub fn abort_all(&self) {
-        self.leave_halves();
-        // Their close() has returned 0.
-        let state = self.await_all_decisions(Instant::now() + DECISION_LIMIT);
-        crate::sys::interrupt::stop_all();
-        let ids: Vec<TxnId> = state.txns.keys().copied().collect();
-        self.abort_by_force(state, &ids);
-    }
-
-    /// Sends some open transactions to rejected.
-    pub(super) fn abort_by_force(&self, mut state: MutexGuard<'_, State>, ids: &[TxnId]) {
-        let mut all = Vec::new();
-        for &id in ids {
-            if let Some(txn) = state.txns.get_mut(&id) {
-                txn.preparation.refuse(Abort::Forced);
-                txn.participants.leave();
-                all.extend(self.finish(&mut state, id));
-            }
-        }
-        drop(state);
-        for aborted in all {
-            self.finish_aborted(aborted);
-        }
-    }
-
-    /// The kernel throws queued RELEASEs away with a connection. No reference is left by then:
-    /// what was prepared is committed as if they had come, in the order of the closes.
-    fn finish_flushed(&self) {
-        let mut state = self.lock();
-        let mut flushed: Vec<_> = state
-            .txns
-            .values()
-            .filter(|t| t.preparation.is_prepared())
-            .filter_map(|t| Some((t.preparation.flush()?.at, t.id)))
-            .collect();
-        flushed.sort_unstable();
-        let mut all = Vec::new();
-        for (_, id) in flushed {
-            // One before it may have edited the same file.
-            let mut copies = Copies::default();
-            if (!self.still_fits(&mut state, id) || state.names.is_followed(id))
-                && let Some(txn) = state.txns.get_mut(&id)
-            {
-                txn.phase.close();
-                let (staging, pid) = (txn.staging.clone(), txn.participants.last_closer());
-                drop(state);
-                self.prepare(id, &staging, pid).ok();
-                copies = self.copies_of_prepared(id);
-                state = self.lock();
-            }
-            all.extend(self.finish_with(&mut state, id, copies));
-        }
-        drop(state);
-        for aborted in all {
-            self.finish_aborted(aborted);
-        }
-    }
-
-    /// An unmount didn't come about.
-    pub fn stay(&self) {
-        let mut state = self.lock();
-        state.unmount = Unmount::No;
-        crate::sys::interrupt::go_on();
-    }
-
-    /// After the last request: brings everything into the backing directory.
-    pub fn shut_down(&self) {
-        // The end of the connection and who unmounts by force come here both, and the first to be
-        // through ends the process.
-        let _turn = self.shutting_down.lock();
-        failpoint::delay("COMMITFS_SHUTDOWN_DELAY_MS");
-        self.finish_flushed();
-        self.flush_all_tails();
-        self.keep_all_overlaid();
-        self.keep_unread();
-        let mut state = self.lock();
-        state.checkpoint.stop = true;
-        let rounds = state.checkpoint.rounds;
-        self.checkpoint_wanted.notify_one();
-        while state.checkpoint.rounds == rounds && state.checkpoint.failed.is_none() {
-            sleep(&mut state, &[Awaited::Round]);
-        }
-        while !state.pending.is_empty() && state.checkpoint.trouble().is_none() {
-            sleep(&mut state, &[Awaited::Round]);
-        }
-        if let (Some(e), waiting @ 1..) = (state.checkpoint.stuck, state.pending.iter().count()) {
-            log::error!(
-                "{waiting} commits can't be put in place: {e}; they are kept in .commitfs, and the next mount does it"
-            );
-        }
-        if state.pending.is_empty() {
-            if !state.unsynced.has_appended() {
-                // What is done to the files until the next mount is nobody's append.
-                state.growing = crate::commit::Growing::default();
-            }
-            self.rotate(&mut state);
-        }
-    }
-
-    /// Decides, also about the links that follow it.
-    pub(super) fn finish_with(
-        &self,
-        state: &mut State,
-        id: TxnId,
-        copies: Copies,
-    ) -> Option<Aborted> {
-        let aborted = self.finish(state, id);
-        match aborted {
-            None => self.publish_copies(state, copies),
-            Some(_) => copies.remove(&self.store),
-        }
-        aborted
     }
 }

@@ -11,9 +11,10 @@ use parking_lot::MutexGuard;
 
 use super::state::{sleep, sleep_until};
 use super::{Engine, State};
+use crate::group::Saver;
 use crate::namespace::NodeKind;
 use crate::runtime::Awaited;
-use crate::sys::failpoint;
+use crate::sys::{failpoint, pidfd, proc};
 use crate::txn::Transaction;
 use crate::types::{Dentry, NodeId, TxnId};
 
@@ -57,8 +58,9 @@ impl State {
 pub(super) fn is_as_good_as_there(txn: &Transaction) -> bool {
     let may_be_kept =
         txn.promise.has_fsynced() || txn.preparation.refusal().is_none() && !txn.is_doomed();
-    let is_closed =
-        txn.phase.is_closing() && txn.would_commit() && may_be_kept || txn.is_acknowledged();
+    // What waits for its round is nobody's but its saver's.
+    let is_told = txn.is_acknowledged() && !txn.phase.is_held();
+    let is_closed = txn.phase.is_closing() && txn.would_commit() && may_be_kept || is_told;
     !txn.is_unlinked()
         && (txn.visibility.is_seen_by_all() || is_closed && !failpoint::mutant("C2-taken"))
 }
@@ -94,11 +96,11 @@ impl Engine {
 
     /// Waits until it is decided what becomes of new files of a directory.
     pub(super) fn await_creations(&self, state: &mut MutexGuard<'_, State>, dir: NodeId) {
-        let creates = |t: &Transaction| {
-            let is_new = t.purpose.creates();
-            is_new && t.phase.is_closing() && !t.is_unlinked() && t.dentry().dir == dir
+        let creates = |state: &State, t: &Transaction| {
+            let is_new = t.purpose.creates() && t.dentry().dir == dir && !t.is_unlinked();
+            is_new && (t.phase.is_closing() || t.phase.is_held() && is_due(state, t))
         };
-        while state.txns.values().any(creates) && !failpoint::mutant("C9-deciding") {
+        while state.txns.values().any(|t| creates(state, t)) && !failpoint::mutant("C9-deciding") {
             sleep(state, &[Awaited::Creation(dir)]);
         }
     }
@@ -110,5 +112,32 @@ impl Engine {
         while let Some(dentry) = slots.iter().find(|dentry| is_deciding(&state, dentry)) {
             sleep(&mut state, &[Awaited::Name((*dentry).clone())]);
         }
+    }
+}
+
+/// Whether a saver of it has ended, so that it is about to be decided what becomes of it: who asks for the name waits for that.
+pub(super) fn is_due(state: &State, txn: &Transaction) -> bool {
+    let round = txn.round().and_then(|round| state.txns.rounds.get(round));
+    let has_ended = |saver: &Saver| saver.ended.is_some() || has_ended(saver);
+    let is_due =
+        round.is_some_and(|round| !round.is_written() && round.savers.iter().all(has_ended));
+    if is_due {
+        wake_watch(state);
+    }
+    is_due
+}
+
+/// Whether a process that takes part in a round has ended.
+pub(super) fn has_ended(saver: &Saver) -> bool {
+    match &saver.process {
+        Some(process) => pidfd::has_ended(process),
+        None => !proc::lives(saver.pid),
+    }
+}
+
+/// The thread that looks after rounds has something to do.
+pub(super) fn wake_watch(state: &State) {
+    if let Some(watch) = &state.txns.rounds.watch {
+        watch.unpark();
     }
 }

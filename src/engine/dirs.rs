@@ -104,7 +104,7 @@ impl Engine {
             let own = tgid.is_some_and(|t| super::resolve::sees(state, txn, (t, caller.tid)));
             if txn.dentry().dir == node
                 && !txn.is_unlinked()
-                && txn.phase.is_open()
+                && (txn.phase.is_open() || txn.phase.is_held())
                 && (txn.visibility.is_seen_by_all() || own)
             {
                 let ino = txn.purpose.shown().unwrap_or(txn.node);

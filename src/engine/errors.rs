@@ -56,7 +56,7 @@ impl ErrorLog {
     pub(super) fn note_told(&mut self, rejected: &[Rejected]) {
         let now = now_ns();
         for unseen in self.all.iter_mut().filter(|u| !u.told) {
-            let is_there = |id: &String| rejected.iter().any(|r| id_name(r.id) == *id);
+            let is_there = |id: &String| rejected.iter().any(|r| r.is_listed_as(id));
             unseen.told = unseen.rejected.as_ref().is_none_or(is_there)
                 || now - unseen.time_ns > ON_ITS_WAY.as_nanos() as i64
                 || failpoint::mutant("C22-on-its-way");
@@ -95,7 +95,16 @@ impl Engine {
             unseen.remedy = Some(format!("commitfs rules explain {}", self.shell_path(&path)));
         }
         state.names.note_error(dentry, unseen.clone());
-        state.errors.add(unseen);
+        // All of a round is told once.
+        let last = state
+            .errors
+            .all
+            .back()
+            .map(|last| (&last.rejected, &last.reason));
+        let is_told = last == Some((&unseen.rejected, &unseen.reason));
+        if !(is_told && matches!(abort, Abort::Round(_))) {
+            state.errors.add(unseen);
+        }
     }
 
     /// Content that was kept is gone for good: nobody has asked for that.

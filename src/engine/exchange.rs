@@ -1,21 +1,29 @@
-//! Two names change places (RENAME_EXCHANGE) while files under them are being written.
+//! Two names change places (RENAME_EXCHANGE) while files under them are being written; and renames over the names of groups,
+//! which replace nothing before their round is complete (C23).
 //!
 //! On the plain directory an open file goes with its name: whoever has `a` open writes into what is
 //! `b` afterwards. So each side's transactions follow their file, also one prepared for an open that
 //! is still on its way: left behind, its close would replace the other file.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
+use super::checkpoint::tell_begun;
 use super::names::{JUDGEMENTS, open_at};
+use super::prepare::check_target;
 use super::publishing::Publication;
 use super::rest::publish_in_place;
-use super::{Durability, Engine, State};
+use super::{Durability, Engine, State, rounds};
 use crate::guard::{Guard, Replaces};
+use crate::journal::Record;
+use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode};
-use crate::sys::failpoint;
-use crate::txn::Abort;
-use crate::types::{Caller, Dentry, OpResult, TxnId};
+use crate::sys::{at, failpoint, proc};
+use crate::txn::{Abort, Begun, Content, Own, Staging, copy_attributes};
+use crate::types::{Caller, Dentry, OpResult, TxnId, errno_of, mtime_ns};
 
 /// What an exchange takes from a name.
 #[derive(Clone, Copy, Debug)]
@@ -207,4 +215,164 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether a rename of what is staged publishes nothing: one of the two names belongs to a group.
+pub(super) fn stays_staged(engine: &Engine, id: TxnId, to: &Dentry) -> bool {
+    let state = engine.lock();
+    let is_member = state.txns.get(&id).is_some_and(|txn| txn.round().is_some());
+    is_member
+        || engine
+            .policy(&state, to, Creation::default())
+            .group
+            .is_some()
+}
+
+/// Renames what is staged. What waits for its round waits for that of its new name, or is published if there is none.
+pub(super) fn rename_staged(
+    engine: &Engine,
+    caller: Caller,
+    id: TxnId,
+    (from, to): (&Dentry, &Dentry),
+) -> OpResult<()> {
+    if from == to {
+        return Ok(());
+    }
+    let (left, is_held) = {
+        let mut guard = engine.lock();
+        let state = &mut *guard;
+        check_target(engine, state, to)?;
+        let left = engine.left_at(state, from).ok().flatten();
+        let policy = engine.policy(state, to, Creation::default());
+        rounds::leave_before_move(state, id);
+        let txn = state.txns.get_mut(&id).ok_or(Errno::NOENT)?;
+        let is_held = txn.phase.is_held();
+        if is_held {
+            txn.phase.close();
+        }
+        txn.policy.group = policy.group;
+        txn.purpose.end_stream();
+        engine.retarget(state, id, to);
+        engine.journal_target(state, id);
+        rounds::enter(engine, state, id);
+        if let Some(txn) = state.txns.get(&id) {
+            let (id, round) = (txn.staging_id, txn.round().unwrap_or_default());
+            engine.sequencer.append(&Record::Grouped { id, round })?;
+        }
+        (left, is_held)
+    };
+    if is_held {
+        close_moved(engine, id, Ok(()))?;
+    }
+    if left.is_some() {
+        engine.unlink_moved(caller, from, left)?;
+    }
+    Ok(())
+}
+
+/// What nobody has open is judged by the rules of its name, and waits or is published.
+fn close_moved(engine: &Engine, id: TxnId, moved: OpResult<()>) -> OpResult<()> {
+    let staging = engine.lock().txns.get(&id).map(|txn| txn.staging.clone());
+    let staging = staging.ok_or(Errno::NOENT)?;
+    let prepared = moved.and_then(|()| engine.prepare(id, &staging, 0));
+    let mut state = engine.lock();
+    let refusal = state
+        .txns
+        .get(&id)
+        .and_then(|txn| txn.preparation.refusal());
+    let refusal = refusal.map(|abort| abort.errno());
+    let aborted = engine.finish(&mut state, id);
+    drop(state);
+    if let Some(aborted) = aborted {
+        engine.finish_aborted(aborted);
+    }
+    prepared.and(refusal.map_or(Ok(()), Err))
+}
+
+/// Renames a file over the name of a group's member: what it has waits for its round as if it had been written there. Gives
+/// whether it is done; it isn't where no group has the name.
+pub(super) fn rename_into_group(
+    engine: &Engine,
+    caller: Caller,
+    from: &Dentry,
+    to: &Dentry,
+) -> OpResult<bool> {
+    let pid = proc::tgid(caller.tid).unwrap_or(0);
+    let (id, file, left) = {
+        let mut guard = engine.lock_materialized(from)?;
+        let state = &mut *guard;
+        let policy = engine.policy(state, to, Creation::default());
+        if policy.group.is_none() || from == to || pid == 0 {
+            return Ok(false);
+        }
+        let is_file = |state: &State, id| {
+            state
+                .nodes
+                .get(id)
+                .is_some_and(|n| n.kind == NodeKind::File)
+        };
+        let source = engine.current(state, from)?;
+        let base = engine.current_if_any(state, to)?;
+        let are_files = is_file(state, source) && base.is_none_or(|base| is_file(state, base));
+        if !are_files || base == Some(source) {
+            return Ok(false);
+        }
+        let file = at::reopen_quietly(&*state.nodes.fd(source)?)?;
+        let left = engine.left_at(state, from)?;
+        let id = engine.begin_on(state, to.clone(), Begun::by_open(base, false, true))?;
+        if let Some(txn) = state.txns.get_mut(&id) {
+            txn.participants.open(pid, caller.tid);
+            txn.participants.join(pid, caller.tid, false);
+            txn.participants.close(caller);
+            txn.purpose.note_write();
+            txn.phase.open();
+        }
+        rounds::enter(engine, state, id);
+        tell_begun(engine, state, &state.txns[&id])?;
+        (id, file, left)
+    };
+    let staging = engine.lock().txns.get(&id).map(|txn| txn.staging.clone());
+    let copied = staging.ok_or(Errno::NOENT).and_then(|staging| {
+        engine.change_staged(&staging, "rename", |content| {
+            copy_into(content, &staging, &file)
+        })
+    });
+    if let (Err(errno), Some(txn)) = (copied, engine.lock().txns.get_mut(&id)) {
+        let what = "rename";
+        txn.preparation.refuse(Abort::FailedWrite { what, errno });
+        // The file is where it was.
+        txn.purpose.restore();
+    }
+    if let Some(txn) = engine.lock().txns.get_mut(&id) {
+        txn.phase.close();
+    }
+    close_moved(engine, id, copied)?;
+    engine.unlink_moved(caller, from, left)?;
+    Ok(true)
+}
+
+/// A staged content becomes that of a file, with its attributes and time.
+fn copy_into(content: &mut Content, staging: &Staging, file: &File) -> OpResult<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    content.truncate(0)?;
+    loop {
+        let read = file.read_at(&mut buffer, at).map_err(|e| errno_of(&e))?;
+        if read == 0 {
+            break;
+        }
+        let mut written = 0;
+        while written < read {
+            let offset = at + written as u64;
+            written += content.write(&buffer[written..read], offset)?;
+        }
+        at += read as u64;
+    }
+    copy_attributes(file, &content.file)?;
+    at::set_mtime(&content.file, mtime_ns(&at::stat(file)?))?;
+    content.times_set = true;
+    for own in [Own::Owner, Own::Mode, Own::Xattrs] {
+        staging.set_own(own);
+    }
+    Ok(())
 }

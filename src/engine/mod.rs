@@ -49,6 +49,7 @@ mod resolve;
 mod rest;
 mod retries;
 mod room;
+mod rounds;
 mod setid;
 mod shared;
 mod slots;

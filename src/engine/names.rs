@@ -326,6 +326,7 @@ impl Engine {
         let ids: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
         for id in &ids {
             state.wake_for(*id, dentry);
+            let id_of = *id;
             if let Some(txn) = state.txns.get_mut(id) {
                 if !failpoint::mutant("C11-unlink") {
                     txn.unlink();
@@ -335,6 +336,7 @@ impl Engine {
                 self.sequencer
                     .append(&Record::Retarget { id, path: None })
                     .ok();
+                super::rounds::drop_unlinked(state, id_of);
                 // It has no link any more.
                 if let Some(notify) = self.notify.get() {
                     notify.attributes_changed(node);
@@ -372,7 +374,12 @@ impl Engine {
         let txns = ids.iter().filter_map(|id| state.txns.get(id));
         // It has begun already.
         let promises = |t: &&Transaction| {
-            t.promise.overtaken().is_none() && self.records_of(state, t).iter().skip(1).count() > 0
+            let records = self.records_of(state, t);
+            let told = records
+                .iter()
+                .skip(1)
+                .filter(|r| !matches!(r, Record::Grouped { .. }));
+            t.promise.overtaken().is_none() && told.count() > 0
         };
         txns.filter(promises).map(|t| t.staging_id).collect()
     }
@@ -434,7 +441,7 @@ impl Engine {
     /// A directory has moved, and open transactions below it with it (C6).
     fn retarget_below(&self, state: &State) {
         for txn in state.txns.values() {
-            if !txn.is_unlinked() && txn.phase.is_open() {
+            if !txn.is_unlinked() && (txn.phase.is_open() || txn.phase.is_held()) {
                 self.journal_target(state, txn.id);
             }
         }
@@ -534,7 +541,9 @@ pub(super) fn open_at(state: &State, dentry: &Dentry) -> Vec<TxnId> {
 fn followers(state: &State, from: &Dentry, moved: NodeId) -> Vec<TxnId> {
     let mut ids = open_at(state, from);
     ids.retain(|id| {
-        let purpose = state.txns.get(id).map(|t| &t.purpose);
+        // What is closed goes where its name is.
+        let open = state.txns.get(id).filter(|t| !t.phase.is_held());
+        let purpose = open.map(|t| &t.purpose);
         purpose.is_some_and(|p| p.edits() || p.base() == Some(moved) || p.holds_nothing())
     });
     ids

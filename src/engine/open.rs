@@ -19,7 +19,7 @@ use super::handle::{StagedFile, VersionReader};
 use super::opening::{Goal, OpenRequest, OpenStep, Opened, Pass, PendingOpen, Way, writes};
 use super::retries::Arrival;
 use super::shared::{is_database, is_edit, is_outsider};
-use super::{Engine, State, resolve, retries, virtualdir};
+use super::{Engine, State, resolve, retries, rounds, virtualdir};
 use crate::file::Opening;
 use crate::namespace::{Node, NodeKind, Shown};
 use crate::rules::{Creation, Mode as RuleMode, Stream};
@@ -500,6 +500,7 @@ impl Engine {
         }
         if !txn.phase.is_open() {
             txn.participants.open(pid, caller.tid);
+            rounds::enter(self, state, id);
             let txn = &state.txns[&id];
             tell_begun(self, state, txn)?;
             failpoint::crash_point("begin-journalled");

@@ -88,6 +88,7 @@ impl Engine {
             pid: 0,
             command: String::new(),
             len,
+            round: None,
         });
         Ok(id)
     }

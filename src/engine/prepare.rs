@@ -15,7 +15,7 @@ use super::open::look_at_passed;
 use super::probe::CloseProbe;
 use super::publish::COMMIT_RECORD;
 use super::watchers::Watchers;
-use super::{Durability, Engine, State};
+use super::{Durability, Engine, State, rounds};
 use crate::journal::Record;
 use crate::rules::Policy;
 use crate::sys::{at, failpoint, proc};
@@ -311,7 +311,7 @@ impl Engine {
             self.tell_parts(&mut state, id, &mut ready.content);
             self.tell_parts(&mut state, id, &mut kept.content);
             let mut records = kept.records(staging_id);
-            records.push(prepared(ready, path));
+            records.extend(rounds::promised(&state, id, ready, path));
             let appends = self.sequencer.append_all(&records).map_err(failed)?;
             kept.is_told(appends);
             if let Some(txn) = state.txns.get_mut(&id) {
@@ -468,13 +468,12 @@ fn journal_prepared(
         txn.promise.note_prepared();
         txn.preparation.note_promised(ready, by);
     }
-    engine
-        .sequencer
-        .append(&prepared(ready, path))
-        .map_err(|errno| Abort::FailedWrite {
-            what: "journalling",
-            errno,
-        })
+    let told = rounds::promised(&state, id, ready, path);
+    let told = engine.sequencer.append_all(&told);
+    told.map(drop).map_err(|errno| Abort::FailedWrite {
+        what: "journalling",
+        errno,
+    })
 }
 
 /// Promises what need not be on the medium, where nobody has to be let through or given room first: see [`Engine::promise`].
@@ -627,17 +626,6 @@ pub(super) fn told_of_ended(state: &State, id: TxnId) -> OpResult<()> {
     }
 }
 
-/// What the journal is told of a close that was surely the last.
-fn prepared(ready: &Ready, path: PathBuf) -> Record {
-    Record::Prepared {
-        id: ready.id,
-        sure: true,
-        content: ready.content.clone(),
-        path,
-        version: ready.version,
-    }
-}
-
 /// A file can be put under the name: its directory is there, and it isn't a directory.
 pub(super) fn check_target(engine: &Engine, state: &State, dentry: &Dentry) -> OpResult<()> {
     let Some(dir) = state.nodes.get(dentry.dir) else {
@@ -690,7 +678,8 @@ fn promised_already(
         what: "journalling",
         errno,
     };
-    let told = engine.sequencer.append_all(&[prepared(ready, path)]);
+    let told = rounds::promised(&state, id, ready, path);
+    let told = engine.sequencer.append_all(&told);
     let told = told.map_err(failed)?;
     Ok(Some(match is_whole || failpoint::mutant("C7-sure") {
         true => appends,

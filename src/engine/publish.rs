@@ -89,40 +89,7 @@ impl Engine {
 
     /// Commits a prepared transaction whose last reference is gone.
     pub(super) fn commit(&self, state: &mut State, txn: Transaction, save: Option<&Save>) {
-        let Some(mut ready) = txn.preparation.ready().cloned() else {
-            log::error!(
-                "{}: transaction {} closed unprepared",
-                self.show(state, txn.dentry()),
-                txn.id
-            );
-            return;
-        };
-        let current = self.current_if_any(state, txn.dentry()).ok().flatten();
-        renew(self, state, &txn, current, &mut ready);
-        let unseen = replaced_unseen(state, &txn, save, (&ready, current));
-        let (written, synced) = (ready.merged.clone(), ready.synced);
-        let as_written = written.as_ref().map_or(&ready.file, |w| &w.file).clone();
-        let version = node_of_version(state, &txn, written.as_ref());
-        self.note_replaced_by(state, &txn, save, &unseen, (current, version), &as_written);
-        if ready.merged.is_none() {
-            ready.kept = txn.promise.kept().cloned();
-        }
-        self.publish(state, txn.dentry(), ready, version);
-        self.note_committed(state, &txn, version, synced);
-        if let Some((actor, begun)) = save.and_then(|s| s.by) {
-            let saved = Saved {
-                begun,
-                version,
-                is_merged: written.is_some(),
-                is_uncertain: save.is_some_and(|s| s.overwrites == Some(Why::Uncertain)),
-            };
-            let closed = save.and_then(|s| s.closed);
-            self.note_saved(state, txn.dentry(), actor, saved, as_written, closed);
-        }
-        if written.is_some() {
-            state.same_file(txn.node, version);
-            self.leave_written(state, txn.staging_id, txn.node);
-        }
+        commit_all(self, state, vec![(txn, save.cloned())]);
     }
 
     /// Counts and remembers what a commit replaces.
@@ -394,6 +361,105 @@ impl Engine {
         }
         let fd = state.nodes.reap(id);
         self.defer_close(fd);
+    }
+}
+
+/// What a transaction commits, and what is to be noted of it then.
+struct CommitDraft {
+    txn: Transaction,
+    save: Option<Save>,
+    version: NodeId,
+    /// What was written, if something else is committed for it.
+    written: Option<Written>,
+    as_written: Arc<File>,
+    synced: bool,
+}
+
+/// Commits prepared transactions whose last references are gone, all in one step.
+pub(super) fn commit_all(
+    engine: &Engine,
+    state: &mut State,
+    all: Vec<(Transaction, Option<Save>)>,
+) {
+    let (mut drafts, mut versions) = (Vec::new(), Vec::new());
+    for (txn, save) in all {
+        if let Some((draft, version)) = draft(engine, state, txn, save) {
+            drafts.push(draft);
+            versions.push(version);
+        }
+    }
+    engine.publish_all(state, versions);
+    for draft in drafts {
+        note_draft(engine, state, draft);
+    }
+}
+
+fn draft(
+    engine: &Engine,
+    state: &mut State,
+    txn: Transaction,
+    save: Option<Save>,
+) -> Option<(CommitDraft, NewVersion)> {
+    let Some(mut ready) = txn.preparation.ready().cloned() else {
+        log::error!(
+            "{}: transaction {} closed unprepared",
+            engine.show(state, txn.dentry()),
+            txn.id
+        );
+        return None;
+    };
+    let current = engine.current_if_any(state, txn.dentry()).ok().flatten();
+    renew(engine, state, &txn, current, &mut ready);
+    let unseen = replaced_unseen(state, &txn, save.as_ref(), (&ready, current));
+    let (written, synced) = (ready.merged.clone(), ready.synced);
+    let as_written = written.as_ref().map_or(&ready.file, |w| &w.file).clone();
+    let version = node_of_version(state, &txn, written.as_ref());
+    let nodes = (current, version);
+    engine.note_replaced_by(state, &txn, save.as_ref(), &unseen, nodes, &as_written);
+    if ready.merged.is_none() {
+        ready.kept = txn.promise.kept().cloned();
+    }
+    let new = NewVersion {
+        dentry: txn.dentry().clone(),
+        ready,
+        node: version,
+    };
+    let draft = CommitDraft {
+        txn,
+        save,
+        version,
+        written,
+        as_written,
+        synced,
+    };
+    Some((draft, new))
+}
+
+fn note_draft(engine: &Engine, state: &mut State, draft: CommitDraft) {
+    let CommitDraft {
+        txn,
+        save,
+        version,
+        written,
+        as_written,
+        synced,
+    } = draft;
+    engine.note_committed(state, &txn, version, synced);
+    if let Some((actor, begun)) = save.as_ref().and_then(|s| s.by) {
+        let saved = Saved {
+            begun,
+            version,
+            is_merged: written.is_some(),
+            is_uncertain: save
+                .as_ref()
+                .is_some_and(|s| s.overwrites == Some(Why::Uncertain)),
+        };
+        let closed = save.and_then(|s| s.closed);
+        engine.note_saved(state, txn.dentry(), actor, saved, as_written, closed);
+    }
+    if written.is_some() {
+        state.same_file(txn.node, version);
+        engine.leave_written(state, txn.staging_id, txn.node);
     }
 }
 

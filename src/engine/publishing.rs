@@ -585,6 +585,9 @@ impl<'a> Publishing<'a> {
         let txn = &state.txns[&self.id];
         let begin = Engine::begin_record(state, txn, txn.is_there());
         engine.sequencer.append(&begin)?;
+        if let Some(grouped) = super::rounds::grouped(txn) {
+            engine.sequencer.append(&grouped)?;
+        }
         match promised {
             Some(content) => {
                 let id = fresh;

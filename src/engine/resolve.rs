@@ -12,6 +12,7 @@ use parking_lot::MutexGuard;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::deciding::is_due;
 use super::probe::Looks;
 use super::state::sleep_until;
 use super::{Engine, STABLE, State, VOLATILE, virtualdir};
@@ -323,6 +324,9 @@ impl Engine {
             .at(dentry)
             .chain(followed)
             .filter_map(|t| {
+                if t.phase.is_held() {
+                    return is_due(state, t).then_some(now + SURE_WAIT);
+                }
                 if t.phase.is_closing() {
                     return Some(now + SURE_WAIT);
                 }

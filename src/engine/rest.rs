@@ -36,7 +36,10 @@ const SHOWN: usize = 20;
 /// Whether what is written so far may become a version while the file is open. What a guard has refused
 /// at a close is judged anew, and its error told under the name.
 pub(super) fn may_commit_so_far(txn: &Transaction) -> bool {
-    !txn.is_unlinked() && txn.preparation.may_be_judged_anew() && !txn.has_lost_a_writer()
+    txn.round().is_none()
+        && !txn.is_unlinked()
+        && txn.preparation.may_be_judged_anew()
+        && !txn.has_lost_a_writer()
 }
 
 /// Whether what was written of an open file may be published now. It has been copied, merged and judged since that was asked last: somebody

@@ -1,4 +1,4 @@
-//! How an engine begins: its threads, and what they do by themselves.
+//! How an engine begins: its threads, and what they do by themselves; and how it ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,17 +7,19 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::copies::Copies;
+use super::state::sleep;
 use super::{
-    Engine, State, append, documents, errors, files, handle, live_rules, pieces, strangers,
+    Engine, State, append, documents, errors, files, handle, live_rules, pieces, rounds, strangers,
 };
 use crate::commit::{CheckpointRequest, Growing, Sequencer, Unsynced};
 use crate::conflict::{Ledger, Overwrites, Registry};
 use crate::file::{KeptOpen, NameTable};
 use crate::namespace::{Nodes, PendingSet};
 use crate::rules::Rules;
-use crate::runtime::{Config, Counters, LockStats, Metrics, Pool, Reaper, Unmount, Waits};
+use crate::runtime::{Awaited, Config, Counters, LockStats, Metrics, Pool, Reaper, Unmount, Waits};
 use crate::store::{RejectedBound, Store};
-use crate::sys::{at, proc};
+use crate::sys::{at, failpoint, proc};
 use crate::txn::Transactions;
 use crate::txn::recovery::Recovered;
 use crate::types::{HandleId, NodeId, OpResult, TxnId};
@@ -124,6 +126,7 @@ impl Engine {
         engine.take_over_unread();
         engine.start_checkpoint()?;
         engine.start_watch()?;
+        rounds::start_watch(&engine)?;
         engine.start_looking_for_strays();
         Ok(engine)
     }
@@ -243,3 +246,80 @@ pub(super) const MOST_LOOKS: u64 = 1024;
 
 /// How long a description may be held by a process that merely inherited it before it is told.
 pub(super) const IDLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+
+impl Engine {
+    /// The kernel throws queued RELEASEs away with a connection. No reference is left by then:
+    /// what was prepared is committed as if they had come, in the order of the closes.
+    fn finish_flushed(&self) {
+        let mut state = self.lock();
+        let mut flushed: Vec<_> = state
+            .txns
+            .values()
+            .filter(|t| t.preparation.is_prepared() && !t.phase.is_held())
+            .filter_map(|t| Some((t.preparation.flush()?.at, t.id)))
+            .collect();
+        flushed.sort_unstable();
+        let mut all = Vec::new();
+        for (_, id) in flushed {
+            // One before it may have edited the same file.
+            let mut copies = Copies::default();
+            if (!self.still_fits(&mut state, id) || state.names.is_followed(id))
+                && let Some(txn) = state.txns.get_mut(&id)
+            {
+                txn.phase.close();
+                let (staging, pid) = (txn.staging.clone(), txn.participants.last_closer());
+                drop(state);
+                self.prepare(id, &staging, pid).ok();
+                copies = self.copies_of_prepared(id);
+                state = self.lock();
+            }
+            all.extend(self.finish_with(&mut state, id, copies));
+        }
+        drop(state);
+        for aborted in all {
+            self.finish_aborted(aborted);
+        }
+    }
+
+    /// An unmount didn't come about.
+    pub fn stay(&self) {
+        let mut state = self.lock();
+        state.unmount = Unmount::No;
+        crate::sys::interrupt::go_on();
+    }
+
+    /// After the last request: brings everything into the backing directory.
+    pub fn shut_down(&self) {
+        // The end of the connection and who unmounts by force come here both, and the first to be
+        // through ends the process.
+        let _turn = self.shutting_down.lock();
+        failpoint::delay("COMMITFS_SHUTDOWN_DELAY_MS");
+        self.finish_flushed();
+        rounds::end_all(self);
+        self.flush_all_tails();
+        self.keep_all_overlaid();
+        self.keep_unread();
+        let mut state = self.lock();
+        state.checkpoint.stop = true;
+        let rounds = state.checkpoint.rounds;
+        self.checkpoint_wanted.notify_one();
+        while state.checkpoint.rounds == rounds && state.checkpoint.failed.is_none() {
+            sleep(&mut state, &[Awaited::Round]);
+        }
+        while !state.pending.is_empty() && state.checkpoint.trouble().is_none() {
+            sleep(&mut state, &[Awaited::Round]);
+        }
+        if let (Some(e), waiting @ 1..) = (state.checkpoint.stuck, state.pending.iter().count()) {
+            log::error!(
+                "{waiting} commits can't be put in place: {e}; they are kept in .commitfs, and the next mount does it"
+            );
+        }
+        if state.pending.is_empty() {
+            if !state.unsynced.has_appended() {
+                // What is done to the files until the next mount is nobody's append.
+                state.growing = crate::commit::Growing::default();
+            }
+            self.rotate(&mut state);
+        }
+    }
+}

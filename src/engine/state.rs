@@ -134,11 +134,20 @@ impl State {
     /// A transaction is to end here.
     pub(super) fn remove_transaction(&mut self, id: TxnId) -> Option<Transaction> {
         let txn = self.txns.remove(id)?;
+        self.leave_round(&txn);
         self.wake(Awaited::Transaction(id));
         self.wake(Awaited::AnyTransaction);
         self.wake_for(id, txn.dentry());
         self.names.end_following(id);
         Some(txn)
+    }
+
+    /// A transaction ends, or goes on otherwise: it is none of its round any more.
+    pub(super) fn leave_round(&mut self, txn: &Transaction) {
+        if let Some(round) = txn.round() {
+            let freed = self.txns.rounds.leave(round, txn.dentry(), txn.id);
+            self.txns.rounds.freed += freed;
+        }
     }
 
     /// It goes on under another name.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Durability, Engine, State};
+use crate::group::GroupRound;
 use crate::store::id_name;
 use crate::types::path_hex;
 
@@ -50,6 +51,89 @@ pub struct OpenTransaction {
     pub state: &'static str,
     /// Processes that hold it though its writer is gone (C3).
     pub idle_holders: Vec<u32>,
+}
+
+/// An open round, as status tells of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoundTold {
+    /// Under which rejected lists it, should it not be published.
+    pub id: String,
+    /// The group's number in the rules file.
+    pub group: u32,
+    /// Processes that save it, the first first.
+    pub pids: Vec<u32>,
+    /// The command of the first.
+    pub command: String,
+    /// Milliseconds since the first open.
+    pub age_ms: u64,
+    /// Its members so far.
+    pub members: Vec<MemberTold>,
+    /// What is to come before it is complete.
+    pub missing: Vec<String>,
+}
+
+/// A member of an open round.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberTold {
+    /// Path relative to the root.
+    pub path: String,
+    /// `writing`, `saved` or `refused`.
+    pub state: &'static str,
+}
+
+/// Groups, as status tells of them.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct GroupsTold {
+    /// Rounds that are not decided.
+    pub rounds: Vec<RoundTold>,
+    /// Rounds published.
+    pub published: u64,
+    /// Of these, without all members.
+    pub incomplete: u64,
+    /// Rounds that went to rejected.
+    pub rejected: u64,
+    /// Members that were saved alone.
+    pub alone: u64,
+}
+
+fn groups_told(engine: &Engine, state: &State) -> GroupsTold {
+    let rounds = &state.txns.rounds;
+    let counts = rounds.counts;
+    let told = |round: &GroupRound| RoundTold {
+        id: id_name(round.id),
+        group: round.group.number,
+        pids: round.savers.iter().map(|s| s.pid).collect(),
+        command: round
+            .savers
+            .first()
+            .map_or_else(String::new, |s| s.command.clone()),
+        age_ms: u64::try_from(round.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        members: round
+            .members()
+            .take(MEMBERS_SHOWN)
+            .map(|(dentry, member)| MemberTold {
+                path: engine.show(state, dentry),
+                state: member.state(),
+            })
+            .collect(),
+        missing: round.missing(),
+    };
+    GroupsTold {
+        rounds: rounds.all().map(told).collect(),
+        published: counts.published,
+        incomplete: counts.incomplete,
+        rejected: counts.rejected,
+        alone: counts.alone,
+    }
+}
+
+/// What is wrong with the disk.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskTrouble {
+    /// Why commits can't be made durable, if they can't.
+    pub failed: Option<String>,
+    /// Why commits can't be put in place for now; they are kept, and it is tried again.
+    pub stuck: Option<String>,
 }
 
 /// Rejected content, summed up.
@@ -123,10 +207,11 @@ pub struct Status {
     pub latency: crate::runtime::Latency,
     /// Committed versions not yet in the backing directory.
     pub pending: usize,
-    /// Why commits can't be made durable, if they can't.
-    pub failed: Option<String>,
-    /// Why commits can't be put in place for now; they are kept, and it is tried again.
-    pub stuck: Option<String>,
+    /// What keeps commits from the medium, or from their places.
+    #[serde(flatten)]
+    pub trouble: DiskTrouble,
+    /// Files that are published together.
+    pub groups: GroupsTold,
     /// Rejected content.
     pub rejected: RejectedSum,
     /// Updates overwritten by who had not seen them, by path, where no rule keeps them.
@@ -199,8 +284,11 @@ impl Engine {
             locks: Engine::lock_totals(&state),
             latency: state.metrics.told(std::time::Instant::now()),
             pending: state.pending.len(),
-            failed: state.checkpoint.failed.map(|e| e.to_string()),
-            stuck: state.checkpoint.stuck.map(|e| e.to_string()),
+            trouble: DiskTrouble {
+                failed: state.checkpoint.failed.map(|e| e.to_string()),
+                stuck: state.checkpoint.stuck.map(|e| e.to_string()),
+            },
+            groups: groups_told(self, &state),
             rejected: RejectedSum {
                 count: rejected.len(),
                 bytes: rejected.iter().map(|r| r.len).sum(),
@@ -241,7 +329,9 @@ impl Engine {
                     .try_lock()
                     .and_then(|c| c.size().ok())
                     .unwrap_or(0),
-                state: if t.preparation.is_prepared() {
+                state: if t.phase.is_held() {
+                    "waits for its group"
+                } else if t.preparation.is_prepared() {
                     "prepared"
                 } else {
                     "open"
@@ -260,3 +350,6 @@ impl Engine {
         text
     }
 }
+
+/// Members of one round that are listed.
+const MEMBERS_SHOWN: usize = 100;

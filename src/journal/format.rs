@@ -14,7 +14,7 @@ use super::{ContentInfo, Edit, FileKey, GrownInfo, Header, Inlined, JournalError
 use crate::types::{Seq, TxnId, Version};
 
 /// The format this program writes. It reads all up to this one.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// The first whose contents say what they were copied from.
 const WITH_GROWN: u32 = 2;
 /// The first that says what editors by parts have written.
@@ -51,6 +51,8 @@ mod tag {
     pub const GROWING: u8 = 12;
     pub const SETTLED: u8 = 13;
     pub const INLINED: u8 = 14;
+    pub const GROUPED: u8 = 15;
+    pub const COMPLETE: u8 = 16;
 
     pub const PUT: u8 = 1;
     pub const DROP: u8 = 2;
@@ -221,7 +223,10 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             out.extend(id.0.to_le_bytes());
             push_content(out, content);
         }
-        Record::Inlined { id, whole } => push_inlined(out, *id, whole),
+        Record::Inlined { id, whole } => {
+            push_number(out, tag::INLINED, id.0);
+            whole.append_to(out);
+        }
         Record::Prepared {
             id,
             sure,
@@ -248,23 +253,14 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
         Record::Durable { seq } => push_number(out, tag::DURABLE, seq.0),
         Record::Withdrawn { seq } => push_number(out, tag::WITHDRAWN, seq.0),
         Record::Barrier => out.push(tag::BARRIER),
-        Record::Moved {
-            from,
-            to,
-            inode,
-            exchange,
-            going,
-            coming,
-        } => {
-            out.push(tag::MOVED);
-            push_path(out, from);
-            push_path(out, to);
-            out.extend(inode.to_le_bytes());
-            out.push((*exchange).into());
-            for ids in [going, coming] {
-                out.extend((ids.len() as u32).to_le_bytes());
-                ids.iter().for_each(|id| out.extend(id.0.to_le_bytes()));
-            }
+        Record::Moved { .. } => push_moved(out, record),
+        Record::Grouped { id, round } => {
+            push_number(out, tag::GROUPED, id.0);
+            out.extend(round.0.to_le_bytes());
+        }
+        Record::Complete { round, members } => {
+            push_number(out, tag::COMPLETE, round.0);
+            push_ids(out, members);
         }
         Record::Growing { file, path, len } => {
             out.push(tag::GROWING);
@@ -276,23 +272,35 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
     }
 }
 
+fn push_moved(out: &mut Vec<u8>, record: &Record) {
+    let Record::Moved {
+        from,
+        to,
+        inode,
+        exchange,
+        going,
+        coming,
+    } = record
+    else {
+        return;
+    };
+    out.push(tag::MOVED);
+    push_path(out, from);
+    push_path(out, to);
+    out.extend(inode.to_le_bytes());
+    out.push((*exchange).into());
+    push_ids(out, going);
+    push_ids(out, coming);
+}
+
+fn push_ids(out: &mut Vec<u8>, ids: &[TxnId]) {
+    out.extend((ids.len() as u32).to_le_bytes());
+    ids.iter().for_each(|id| out.extend(id.0.to_le_bytes()));
+}
+
 fn push_settled(out: &mut Vec<u8>, file: FileKey) {
     out.push(tag::SETTLED);
     push_key(out, file);
-}
-
-fn push_inlined(out: &mut Vec<u8>, id: TxnId, whole: &Inlined) {
-    out.push(tag::INLINED);
-    out.extend(id.0.to_le_bytes());
-    for number in [whole.uid, whole.gid, whole.mode] {
-        out.extend(number.to_le_bytes());
-    }
-    out.extend((whole.xattrs.len() as u32).to_le_bytes());
-    for (name, value) in &whole.xattrs {
-        push_bytes(out, name);
-        push_bytes(out, value);
-    }
-    push_bytes(out, &whole.bytes);
 }
 
 fn push_edit(out: &mut Vec<u8>, edit: &Edit) {
@@ -411,7 +419,7 @@ fn push_path(out: &mut Vec<u8>, path: &Path) {
     push_bytes(out, path.as_os_str().as_bytes());
 }
 
-fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     // A length cut short here goes with a payload over MAX_PAYLOAD, which is
     // refused before anything is written.
     out.extend((bytes.len() as u32).to_le_bytes());
@@ -429,43 +437,35 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
     };
     let record = match input.u8()? {
         tag::BEGIN => Record::Begin {
-            id: TxnId(input.u64()?),
+            id: input.id()?,
             path: input.path()?,
             claim: input.bool()?,
             pid: input.u32()?,
             started_ns: i64::from_le_bytes(input.array()?),
         },
         tag::RETARGET => Record::Retarget {
-            id: TxnId(input.u64()?),
+            id: input.id()?,
             path: input.option(Input::path)?,
         },
         tag::FSYNCED => Record::Fsynced {
-            id: TxnId(input.u64()?),
+            id: input.id()?,
             content: input.content()?,
         },
         tag::PREPARED => Record::Prepared {
-            id: TxnId(input.u64()?),
+            id: input.id()?,
             sure: input.bool()?,
             content: input.content()?,
             path: input.path()?,
             version: Version(input.u64()?),
         },
-        tag::UNPREPARED => Record::Unprepared {
-            id: TxnId(input.u64()?),
-        },
+        tag::UNPREPARED => Record::Unprepared { id: input.id()? },
         tag::COMMIT => Record::Commit {
             seq: Seq(input.u64()?),
             edits: input.edits()?,
         },
-        tag::ABORT => Record::Abort {
-            id: TxnId(input.u64()?),
-        },
-        tag::DURABLE => Record::Durable {
-            seq: Seq(input.u64()?),
-        },
-        tag::WITHDRAWN => Record::Withdrawn {
-            seq: Seq(input.u64()?),
-        },
+        tag::ABORT => Record::Abort { id: input.id()? },
+        tag::DURABLE => Record::Durable { seq: input.seq()? },
+        tag::WITHDRAWN => Record::Withdrawn { seq: input.seq()? },
         tag::BARRIER => Record::Barrier,
         tag::MOVED => Record::Moved {
             from: input.path()?,
@@ -482,8 +482,16 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
         },
         tag::SETTLED => Record::Settled { file: input.key()? },
         tag::INLINED => Record::Inlined {
-            id: TxnId(input.u64()?),
+            id: input.id()?,
             whole: Arc::new(input.inlined()?),
+        },
+        tag::GROUPED => Record::Grouped {
+            id: input.id()?,
+            round: input.id()?,
+        },
+        tag::COMPLETE => Record::Complete {
+            round: input.id()?,
+            members: input.ids()?,
         },
         _ => return Err("no such kind of record"),
     };
@@ -528,6 +536,14 @@ impl<'a> Input<'a> {
 
     fn u64(&mut self) -> Result<u64, Reason> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    fn seq(&mut self) -> Result<Seq, Reason> {
+        self.u64().map(Seq)
+    }
+
+    fn id(&mut self) -> Result<TxnId, Reason> {
+        self.u64().map(TxnId)
     }
 
     fn bool(&mut self) -> Result<bool, Reason> {

@@ -1,5 +1,6 @@
 //! A small content with the attributes of its file, as the journal keeps it until the file itself is on the medium.
 
+use super::format::push_bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes that all of them hold in memory.
@@ -21,6 +22,19 @@ pub struct Inlined {
 }
 
 impl Inlined {
+    /// Its bytes in a record.
+    pub(super) fn append_to(&self, out: &mut Vec<u8>) {
+        for number in [self.uid, self.gid, self.mode] {
+            out.extend(number.to_le_bytes());
+        }
+        out.extend((self.xattrs.len() as u32).to_le_bytes());
+        for (name, value) in &self.xattrs {
+            push_bytes(out, name);
+            push_bytes(out, value);
+        }
+        push_bytes(out, &self.bytes);
+    }
+
     /// A content of these bytes.
     pub fn new(
         bytes: Vec<u8>,

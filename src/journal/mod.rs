@@ -2,7 +2,7 @@
 //! which commits have happened, so that the next mount can finish or undo what
 //! a killed daemon or a power cut left half done.
 //!
-//! # File layout (format version 4, little endian)
+//! # File layout (format version 5, little endian)
 //!
 //! ```text
 //! 0    magic "COMMITFJ"          8 bytes
@@ -178,6 +178,14 @@ pub enum Edit {
 }
 
 impl Edit {
+    /// The staging id of the content that a name gets.
+    pub fn put_id(&self) -> Option<TxnId> {
+        match self {
+            Edit::Put { id, .. } => Some(*id),
+            Edit::Patch { .. } | Edit::Drop { .. } | Edit::Append { .. } => None,
+        }
+    }
+
     /// The name that gets a new content.
     pub fn put_path(&self) -> Option<&std::path::Path> {
         match self {
@@ -293,6 +301,20 @@ pub enum Record {
     Settled {
         /// The file.
         file: FileKey,
+    },
+    /// A transaction belongs to a round of a group: it is committed with the others of that, or not at all.
+    Grouped {
+        /// The transaction, or the merge that it is to commit.
+        id: TxnId,
+        /// The round; 0: none, by the name that it has by now.
+        round: TxnId,
+    },
+    /// All of a round is there: its members are committed, should no *Commit* follow, if they are prepared still.
+    Complete {
+        /// The round.
+        round: TxnId,
+        /// What is prepared of it.
+        members: Vec<TxnId>,
     },
     /// Every commit up to `seq` has its data on the medium and may be applied.
     Durable {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{KEYS, Key};
 use super::{Creation, Guard, Mode, Origin, Policy, Publish, Rule, Rules, Stream, text_stream};
+use crate::group::Membership;
 
 /// A key of a path's treatment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,7 @@ impl Rules {
     /// What [`Rules::decide`] says and why, for each key.
     pub fn explained(&self, rel_path: &Path, creation: Creation) -> Vec<Explained> {
         let policy = self.decide(rel_path, creation);
+        let group = (!self.groups.is_empty()).then(|| self.explained_group(&policy));
         KEYS.iter()
             .map(|key| {
                 let decider = self
@@ -70,8 +72,17 @@ impl Rules {
                 if key.name == "publish" && is_whole && !policy.publishes_at_rest() {
                     told.why += ": without effect, as it is direct or has no guard";
                 }
+                if let Some(member) = policy.group.as_ref()
+                    && matches!(key.name, "record" | "publish")
+                {
+                    told.why = format!(
+                        "group {}: what is written of a member shows with the others",
+                        member.group.number
+                    );
+                }
                 told
             })
+            .chain(group)
             .collect()
     }
 
@@ -119,6 +130,78 @@ impl Rules {
 
     fn shown(&self, rule: &Rule, key: &Key) -> String {
         (key.show)(&rule.settings.clone().into_policy(&self.no_counters))
+    }
+}
+
+impl Rules {
+    /// How many groups there are.
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// What is odd about groups, for people: members that are none.
+    pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        for group in self.groups.iter() {
+            for pattern in &group.patterns {
+                let sample = pattern.sample();
+                let path = Path::new(&sample);
+                let exclusive = Creation {
+                    exclusive: true,
+                    empty: false,
+                };
+                let place = format!(
+                    "{}:{}, group {}: {:?}",
+                    self.file,
+                    group.line,
+                    group.number,
+                    pattern.written()
+                );
+                if self.decide(path, Creation::default()).mode == Mode::Direct {
+                    doubts.push(format!(
+                        "{place} is direct, and no member: what is written there shows at once; a rule with mode = \"atomic\" makes it one"
+                    ));
+                } else if self.decide(path, exclusive).stale.is_some() {
+                    doubts.push(format!(
+                        "{place} is a lock file where it is created with O_EXCL, and no member then"
+                    ));
+                }
+            }
+        }
+        doubts
+    }
+
+    pub(super) fn explained_group(&self, policy: &Policy) -> Explained {
+        let told = |value: String, why: String| Explained {
+            key: "group".to_owned(),
+            value,
+            why,
+        };
+        let Some(Membership {
+            group,
+            pattern,
+            binding,
+        }) = &policy.group
+        else {
+            return told("none".into(), "no group has it".into());
+        };
+        let names: Vec<String> = binding
+            .iter()
+            .filter(|(name, _)| name != "/")
+            .map(|(name, text)| format!("{name} = {}", text.to_string_lossy()))
+            .collect();
+        let value = match names.is_empty() {
+            true => format!("{}", group.number),
+            false => format!("{} ({})", group.number, names.join(", ")),
+        };
+        let text = group.patterns[*pattern].written();
+        told(
+            value,
+            format!(
+                "{}:{}, group {}, {text:?}",
+                self.file, group.line, group.number
+            ),
+        )
     }
 }
 

@@ -17,7 +17,9 @@ use std::{ffi::OsStr, fmt::Write as _, path::Path, sync::Arc};
 
 use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
+use crate::group::Group;
 use crate::guard::Guard;
+use crate::sys::failpoint;
 use policy::Settings;
 
 pub use builtin::{Stream, companion_of, looks_like_database, text_stream};
@@ -159,6 +161,7 @@ pub struct Rules {
     /// CRC-32C of their text.
     checksum: u32,
     rules: Vec<Rule>,
+    groups: Arc<[Arc<Group>]>,
     names: Globs,
     paths: Globs,
     /// Shared by all policies without counters.
@@ -168,7 +171,7 @@ pub struct Rules {
 impl Rules {
     /// The built-in rules alone.
     pub fn builtin() -> Rules {
-        Rules::compile(Vec::new(), "").expect("the built-in globs are valid")
+        Rules::compile(Vec::new(), Vec::new(), "").expect("the built-in globs are valid")
     }
 
     /// The rules in `text`, a TOML document that messages call `source`, and the built-in ones
@@ -181,18 +184,23 @@ impl Rules {
 
     /// The rules in `text` that are to stand among others, which may say what these leave open.
     pub fn parse_alone(text: &str, source: &str) -> Result<Rules, RulesError> {
-        let rules = parse::parse(text, source)?;
-        let rules = Rules::compile(rules, source);
+        let (rules, groups) = parse::parse(text, source)?;
+        let rules = Rules::compile(rules, groups, source);
         let mut rules = rules.map_err(|error| RulesError::too_complex(source, &error))?;
         rules.checksum = crc32c::crc32c(text.as_bytes());
         Ok(rules)
     }
 
-    fn compile(mut rules: Vec<Rule>, file: &str) -> Result<Rules, globset::Error> {
+    fn compile(
+        mut rules: Vec<Rule>,
+        groups: Vec<Group>,
+        file: &str,
+    ) -> Result<Rules, globset::Error> {
         rules.extend(builtin::rules());
         Ok(Rules {
             file: file.into(),
             checksum: 0,
+            groups: groups.into_iter().map(Arc::new).collect(),
             names: Globs::new(&rules, true)?,
             paths: Globs::new(&rules, false)?,
             rules,
@@ -217,7 +225,24 @@ impl Rules {
         for rule in self.matching(rel_path, creation) {
             settings.complete_from(&rule.settings);
         }
-        settings.into_policy(&self.no_counters)
+        let mut policy = settings.into_policy(&self.no_counters);
+        self.join_group(rel_path, creation, &mut policy);
+        policy
+    }
+
+    /// Makes a path's treatment that of a member, if it is one: what is written of it is staged to its close, by whatever its rules
+    /// say of lines and of what is at rest. Direct files are no members, nor are claims (C6).
+    fn join_group(&self, rel_path: &Path, creation: Creation, policy: &mut Policy) {
+        let is_claim = creation.exclusive && policy.guard == Guard::None;
+        let is_member = !self.groups.is_empty() && policy.mode == Mode::Atomic && !is_claim;
+        if !is_member || failpoint::mutant("C23") {
+            return;
+        }
+        policy.group = self.groups.iter().find_map(|group| group.find(rel_path));
+        if policy.group.is_some() {
+            policy.record = Some(Record::Close);
+            policy.publish = Publish::Close;
+        }
     }
 
     /// What [`Rules::decide`] says and why: a line for each key, with its value and the rule that

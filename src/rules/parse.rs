@@ -12,6 +12,7 @@ use super::{
     Origin, Rule,
     policy::{Choice, KEYS, Settings},
 };
+use crate::group::{Group, OnIncomplete, Pattern};
 use crate::json::{Pointer, PointerError};
 
 /// Why a rules file can't be used.
@@ -23,6 +24,8 @@ pub struct RulesError {
     pub line: Option<u32>,
     /// The rule's number in the file, from one.
     pub rule: Option<u32>,
+    /// Or the group's.
+    pub group: Option<u32>,
     /// The key of the rule.
     pub key: Option<String>,
     /// What is wrong.
@@ -37,6 +40,7 @@ impl fmt::Display for RulesError {
             file,
             line,
             rule,
+            group,
             key,
             problem,
             remedy,
@@ -47,6 +51,9 @@ impl fmt::Display for RulesError {
         }
         if let Some(rule) = rule {
             write!(f, ", rule {rule}")?;
+        }
+        if let Some(group) = group {
+            write!(f, ", group {group}")?;
         }
         if let Some(key) = key {
             write!(f, ", key {key}")?;
@@ -62,6 +69,7 @@ impl RulesError {
             file: file.into(),
             line: Some(line),
             rule: Some(rule),
+            group: None,
             key: Some("publish".into()),
             problem: format!(
                 "\"whole\" needs a guard, which says what a whole document is, and {name:?} has none"
@@ -76,6 +84,7 @@ impl RulesError {
             file: file.into(),
             line: None,
             rule: None,
+            group: None,
             key: Some("glob".into()),
             problem: error.to_string(),
             remedy: "use fewer or simpler globs".into(),
@@ -88,8 +97,8 @@ type Fault = (String, String);
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
-/// The rules of a file, in order.
-pub(super) fn parse(text: &str, file: &str) -> Result<Vec<Rule>, RulesError> {
+/// The rules and the groups of a file, each in order.
+pub(super) fn parse(text: &str, file: &str) -> Result<(Vec<Rule>, Vec<Group>), RulesError> {
     let source = Source { text, file };
     let root = DeTable::parse(text).map_err(|error| {
         let message = error.message().trim_end().replace('\n', ", ");
@@ -108,28 +117,32 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Vec<Rule>, RulesError> {
         );
         source.error(error.span(), None, None, fault)
     })?;
-    let mut rules = Vec::new();
+    let (mut rules, mut groups) = (Vec::new(), Vec::new());
     for (key, value) in in_order(root.get_ref()) {
         let at = Some(key.span());
-        if key.get_ref() != "rule" {
+        let name: &str = key.get_ref();
+        if name != "rule" && name != "group" {
             let fault = (
-                format!("unknown key {:?}", key.get_ref()),
-                "all there can be is [[rule]] tables".into(),
+                format!("unknown key {name:?}"),
+                "all there can be is [[rule]] and [[group]] tables".into(),
             );
             return Err(source.error(at, None, None, fault));
         }
         let tables = value.get_ref().as_array().ok_or_else(|| {
             let fault = (
-                "rule is not a list of tables".into(),
-                "begin each rule with [[rule]]".into(),
+                format!("{name} is not a list of tables"),
+                format!("begin each {name} with [[{name}]]"),
             );
             source.error(at, None, None, fault)
         })?;
         for (number, table) in (1..).zip(tables) {
-            rules.push(source.rule(number, table)?);
+            match name {
+                "group" => groups.push(source.group(number, table)?),
+                _ => rules.push(source.rule(number, table)?),
+            }
         }
     }
-    Ok(rules)
+    Ok((rules, groups))
 }
 
 /// The entries of a table in the order of the text, so that the first mistake is the one reported.
@@ -170,6 +183,7 @@ impl Source<'_> {
             file: self.file.into(),
             line,
             rule,
+            group: None,
             key: key.map(Into::into),
             problem,
             remedy,
@@ -344,4 +358,147 @@ fn pointer_fault(text: &str) -> Option<&'static str> {
         PointerError::NoSlash(_) => "it has to begin with '/'",
         PointerError::Tilde(_) => "'~' has to be written ~0, and '/' in a name ~1",
     })
+}
+
+/// How long nothing of a round may happen, if its group doesn't say.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Patterns of one group at most: each open of a file compares its path with all.
+const MOST_PATTERNS: usize = 64;
+
+const GROUP_KEYS: &str = "files, optional, complete, timeout and on_incomplete";
+
+impl Choice for OnIncomplete {
+    const NAMES: &'static [(&'static str, OnIncomplete)] = &[
+        ("reject", OnIncomplete::Reject),
+        ("commit", OnIncomplete::Commit),
+    ];
+}
+
+/// The keys of a table, as they are given.
+#[derive(Default)]
+struct GroupTable {
+    files: Vec<Pattern>,
+    optional: Vec<Pattern>,
+    complete: Vec<Pattern>,
+    timeout: Option<Duration>,
+    on_incomplete: Option<OnIncomplete>,
+}
+
+impl GroupTable {
+    fn set(&mut self, key: &str, value: &Value<'_>) -> Result<(), Fault> {
+        match key {
+            "files" => self.files = patterns(value)?,
+            "optional" => self.optional = patterns(value)?,
+            "complete" => self.complete = patterns(value)?,
+            "timeout" => self.timeout = Some(duration(value)?),
+            "on_incomplete" => self.on_incomplete = Some(choice(value)?),
+            _ => {
+                return Err((
+                    "unknown key".into(),
+                    format!("the keys of a group are {GROUP_KEYS}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with it as a whole, at which key.
+    fn group(self, number: u32, line: u32) -> Result<Group, (&'static str, Fault)> {
+        let needed = self.files.len();
+        let patterns: Vec<Pattern> = self.files.into_iter().chain(self.optional).collect();
+        let Some(first) = patterns.first().filter(|_| needed > 0) else {
+            let remedy = "say which, as in files = [\"models/{s}.h5\", \"models/{s}.json\"]";
+            return Err(("files", ("the group has no files".into(), remedy.into())));
+        };
+        if patterns.len() > MOST_PATTERNS {
+            let problem = format!("a group has at most {MOST_PATTERNS} patterns");
+            return Err((
+                "files",
+                (problem, "let * stand for a part of a name".into()),
+            ));
+        }
+        for other in &patterns {
+            if other.names() != first.names() {
+                let names = |p: &Pattern| match p.names() {
+                    names if names.is_empty() => "no name".to_owned(),
+                    names => format!("{{{}}}", names.join("}, {")),
+                };
+                let problem = format!(
+                    "{:?} has {} in braces, and {:?} has {}",
+                    first.written(),
+                    names(first),
+                    other.written(),
+                    names(other)
+                );
+                let remedy = "all files of a group have the same names in braces: by what these stand for it is told which belong together";
+                return Err(("files", (problem, remedy.into())));
+            }
+            if other.is_by_name() != first.is_by_name() {
+                let problem = format!(
+                    "{:?} is a path and {:?} a name in any directory",
+                    if first.is_by_name() { other } else { first }.written(),
+                    if first.is_by_name() { first } else { other }.written(),
+                );
+                let remedy = "give all of them as paths from the mount's root, or all as names";
+                return Err(("files", (problem, remedy.into())));
+            }
+        }
+        let place = |wanted: &Pattern| {
+            let found = patterns.iter().position(|p| p == wanted);
+            found.ok_or_else(|| {
+                let problem = format!("{:?} is none of the group's files", wanted.written());
+                let remedy = "name one of files or optional, as it is written there";
+                ("complete", (problem, remedy.into()))
+            })
+        };
+        let complete = self.complete.iter().map(place).collect::<Result<_, _>>()?;
+        Ok(Group {
+            number,
+            line,
+            patterns,
+            needed,
+            complete,
+            timeout: self.timeout.unwrap_or(TIMEOUT),
+            on_incomplete: self.on_incomplete.unwrap_or(OnIncomplete::Reject),
+        })
+    }
+}
+
+fn patterns(value: &Value<'_>) -> Result<Vec<Pattern>, Fault> {
+    let remedy = "give patterns, as in [\"models/{s}.h5\", \"models/{s}.json\"]";
+    let list = value.get_ref().as_array();
+    let list = list.ok_or_else(|| (wrong_type("an array", value), remedy.to_owned()))?;
+    list.iter()
+        .map(|value| Pattern::parse(string(value, remedy)?))
+        .collect()
+}
+
+impl Source<'_> {
+    fn group(&self, number: u32, value: &Value<'_>) -> Result<Group, RulesError> {
+        let at = value.span();
+        let error = |at, key, fault| RulesError {
+            group: Some(number),
+            ..self.error(Some(at), None, key, fault)
+        };
+        let table = value.get_ref().as_table().ok_or_else(|| {
+            let fault = (
+                wrong_type("a table", value),
+                "begin each group with [[group]]".into(),
+            );
+            error(at.clone(), None, fault)
+        })?;
+        let mut keys = GroupTable::default();
+        for (key, value) in in_order(table) {
+            let name: &str = key.get_ref();
+            let set = keys.set(name, value);
+            set.map_err(|fault| error(key.span(), Some(name), fault))?;
+        }
+        let line = self.line(at.start);
+        keys.group(number, line).map_err(|(key, fault)| {
+            let keys = in_order(table);
+            let place = keys.iter().find(|(found, _)| found.get_ref() == key);
+            let place = place.map_or(at, |(key, _)| key.span());
+            error(place, Some(key), fault)
+        })
+    }
 }

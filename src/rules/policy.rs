@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use crate::group::Membership;
 use crate::guard::Guard;
 
 /// An enumeration whose values have names in rules and messages.
@@ -117,6 +118,8 @@ pub struct Policy {
     pub lock_timeout: Option<Duration>,
     /// What happens to a claim left behind; `None`: the name isn't that of a claim.
     pub stale: Option<Stale>,
+    /// The group that it becomes a version with (C23).
+    pub group: Option<Membership>,
 }
 
 impl Policy {
@@ -180,6 +183,7 @@ impl Settings {
             record: self.record,
             lock_timeout: self.lock_timeout,
             stale: self.stale,
+            group: None,
         }
     }
 }

@@ -400,7 +400,7 @@ fn what_is_not_a_list_of_rules_is_refused() {
         ),
         (
             "\n[[rules]]\nglob = \"*\"",
-            "rules.toml:2: unknown key \"rules\"; all there can be is [[rule]] tables",
+            "rules.toml:2: unknown key \"rules\"; all there can be is [[rule]] and [[group]] tables",
         ),
         ("rule = [1]", "rule 1: expected a table, found integer"),
         ("[[rule]]\nglob = ", "rules.toml:2: "),
@@ -495,5 +495,100 @@ fn deciding() {
             std::hint::black_box(rules.decide(Path::new(std::hint::black_box(path)), OPENED));
         }
         println!("{path:<20} {:5.0} ns", start.elapsed().as_secs_f64() * 1e3);
+    }
+}
+
+fn group_of(rules: &Rules, path: &str) -> Option<usize> {
+    let policy = rules.decide(Path::new(path), OPENED);
+    policy.group.map(|member| member.pattern)
+}
+
+#[test]
+fn a_group_has_its_files_and_they_show_with_the_others() {
+    let rules = parse(
+        "[[rule]]\nglob = \"*.txt\"\nrecord = \"lines\"\n\
+         [[group]]\nfiles = [\"m/{s}.h5\", \"m/{s}.txt\"]\noptional = [\"m/{s}.db\"]\ncomplete = [\"m/{s}.txt\"]\n\
+         timeout = \"5s\"\non_incomplete = \"commit\"",
+    );
+    assert_eq!(group_of(&rules, "m/a.h5"), Some(0));
+    assert_eq!(group_of(&rules, "m/a.txt"), Some(1));
+    assert_eq!(group_of(&rules, "m/a.json"), None);
+    assert_eq!(
+        group_of(&rules, "m/a.db"),
+        None,
+        "direct files are no members"
+    );
+    let text = rules.decide(Path::new("m/a.txt"), OPENED);
+    assert_eq!(text.record, Some(Record::Close));
+    let claimed = rules.decide(Path::new("m/a.txt"), CLAIMED);
+    assert_eq!(
+        (claimed.group, claimed.record),
+        (None, Some(Record::Lines)),
+        "nor are claims"
+    );
+    let doubts = rules.doubts();
+    assert!(
+        doubts.len() == 1 && doubts[0].contains("rules.toml:4, group 1: \"m/{s}.db\" is direct"),
+        "{doubts:?}"
+    );
+    let told = rules.explained(Path::new("m/a.h5"), OPENED);
+    let told = told.last().unwrap();
+    assert_eq!(
+        (told.key.as_str(), told.value.as_str()),
+        ("group", "1 (s = a)")
+    );
+    assert_eq!(told.why, "rules.toml:4, group 1, \"m/{s}.h5\"");
+}
+
+#[test]
+fn what_is_no_group_is_refused_with_its_line_and_a_remedy() {
+    for (text, problem) in [
+        (
+            "[[group]]",
+            "rules.toml:1, group 1, key files: the group has no files; say which",
+        ),
+        (
+            "[[group]]\noptional = [\"a\"]",
+            "group 1, key files: the group has no files",
+        ),
+        (
+            "[[group]]\nfiles = [\"a\"]\nfoo = 1",
+            "rules.toml:3, group 1, key foo: unknown key; the keys of a group are files",
+        ),
+        (
+            "[[group]]\nfiles = \"a\"",
+            "rules.toml:2, group 1, key files: expected an array",
+        ),
+        (
+            "[[group]]\nfiles = [\"{s\"]",
+            "group 1, key files: \"{s\": a brace is not closed",
+        ),
+        (
+            "[[group]]\nfiles = [\"{s}.a\", \"b\"]",
+            "group 1, key files: \"{s}.a\" has {s} in braces, and \"b\" has no name",
+        ),
+        (
+            "[[group]]\nfiles = [\"d/a\", \"b\"]",
+            "\"d/a\" is a path and \"b\" a name in any directory",
+        ),
+        (
+            "[[group]]\nfiles = [\"a\"]\ncomplete = [\"b\"]",
+            "rules.toml:3, group 1, key complete: \"b\" is none of the group's files",
+        ),
+        (
+            "[[group]]\nfiles = [\"a\"]\ntimeout = 5",
+            "group 1, key timeout: expected a string",
+        ),
+        (
+            "[[group]]\nfiles = [\"a\"]\non_incomplete = \"x\"",
+            "use \"reject\" or \"commit\"",
+        ),
+        (
+            "group = 1",
+            "group is not a list of tables; begin each group with [[group]]",
+        ),
+    ] {
+        let error = refusal(text);
+        assert!(error.contains(problem), "{error}");
     }
 }

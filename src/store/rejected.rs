@@ -41,12 +41,22 @@ pub struct Rejected {
     pub command: String,
     /// Bytes.
     pub len: u64,
+    /// The round that it was a member of: listed with the others, under this id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<String>,
 }
 
 impl Rejected {
     /// Path it was meant for, byte for byte.
     pub fn real_path(&self) -> PathBuf {
         path_of(&self.path, self.path_hex.as_deref())
+    }
+
+    /// Whether it is, or belongs to, what is listed under an id.
+    pub fn is_listed_as(&self, id: &str) -> bool {
+        self.round
+            .as_ref()
+            .map_or_else(|| id_name(self.id) == id, |round| round == id)
     }
 
     /// Its meta file is missing, or recovery could not tell.
@@ -191,7 +201,7 @@ impl Store {
     ) -> Result<Vec<Rejected>, Errno> {
         let all = self.list_rejected()?;
         let worths = worths(&all, has_version);
-        Ok(self.drop_all(beyond(&all, &worths, bound.bytes)))
+        Ok(self.drop_all(with_rounds(&all, beyond(&all, &worths, bound.bytes))))
     }
 
     /// Gives up what is worth least, and at most `worth`: at least `wanted` bytes of it if there is so
@@ -214,7 +224,7 @@ impl Store {
         let (all, worths): (Vec<_>, Vec<_>) = counted.unzip();
         match worths.iter().min() {
             Some(least_worth) if *least_worth <= worth => {
-                Ok(self.drop_all(least(&all, &worths, wanted)))
+                Ok(self.drop_all(with_rounds(&all, least(&all, &worths, wanted))))
             }
             _ => Ok(Vec::new()),
         }
@@ -291,6 +301,7 @@ pub fn list_rejected(dir: std::os::fd::BorrowedFd<'_>) -> Result<Vec<Rejected>, 
                 pid: 0,
                 command: String::new(),
                 len,
+                round: None,
             })
         });
     }
@@ -335,6 +346,22 @@ fn worths(all: &[Rejected], has_version: impl Fn(&Path) -> bool) -> Vec<Worth> {
         worths.fill(Worth::HasVersion);
     }
     worths
+}
+
+/// What goes, goes with all of its round (C23): a part of it is of no use.
+fn with_rounds<'a>(all: &'a [Rejected], mut victims: Vec<&'a Rejected>) -> Vec<&'a Rejected> {
+    let rounds: HashSet<&str> = victims.iter().filter_map(|v| v.round.as_deref()).collect();
+    let going: HashSet<TxnId> = victims.iter().map(|v| v.id).collect();
+    let goes_along = |r: &&Rejected| {
+        r.round
+            .as_deref()
+            .is_some_and(|round| rounds.contains(round))
+    };
+    let left = all
+        .iter()
+        .filter(|r| goes_along(r) && !going.contains(&r.id));
+    victims.extend(left);
+    victims
 }
 
 /// Which of `all` (oldest first) must go so that at most `bytes` are left of names with a version.
@@ -383,6 +410,7 @@ mod tests {
             pid: 0,
             command: String::new(),
             len,
+            round: None,
         }
     }
 

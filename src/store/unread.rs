@@ -38,6 +38,9 @@ pub struct Unseen {
     /// go on from there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resumable: bool,
+    /// It is published all the same: that is what there is to be known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub published: bool,
     /// A command for the shell that helps, where the rest doesn't tell which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
@@ -62,6 +65,7 @@ impl Unseen {
             rejected: None,
             dropped_bytes: None,
             resumable: false,
+            published: false,
             remedy: None,
             told: false,
             read: false,

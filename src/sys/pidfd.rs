@@ -32,12 +32,17 @@ pub fn killed_by(pid: u32, pidfd: &OwnedFd) -> Option<i32> {
     if !has_ended(pidfd) {
         return None;
     }
-    let status = match in_place_of_proc() {
-        Some(processes) => processes.exit_code(pid)?,
-        None => exit_code(pidfd).or_else(|| zombie_exit_code(pid, pidfd))?,
-    };
+    let status = status(pid, pidfd)?;
     let signal = status & 0x7f;
     (signal != 0).then_some(signal)
+}
+
+/// Wait status of a process that has ended: asked of the descriptor (Linux 6.15), else of the zombie.
+pub fn status(pid: u32, pidfd: &OwnedFd) -> Option<i32> {
+    match in_place_of_proc() {
+        Some(processes) => processes.exit_code(pid),
+        None => exit_code(pidfd).or_else(|| zombie_exit_code(pid, pidfd)),
+    }
 }
 
 /// The kernel's `struct pidfd_info`, first published size.

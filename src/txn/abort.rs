@@ -36,6 +36,9 @@ pub enum Abort {
     /// C11: the name was unlinked; dropped, not rejected.
     #[error("its name was unlinked")]
     Discarded,
+    /// C23: the round that it is a member of.
+    #[error("its group was not published: {0}")]
+    Round(String),
     /// C20: unmounted by force.
     #[error("the file system was unmounted by force")]
     Forced,
@@ -57,7 +60,7 @@ impl Abort {
             Abort::FailedWrite { errno, .. } | Abort::VanishedTarget { errno } => *errno,
             Abort::Guard(_) => Errno::BADMSG,
             Abort::Conflict => Errno::STALE,
-            Abort::Forced | Abort::Crashed => Errno::IO,
+            Abort::Round(_) | Abort::Forced | Abort::Crashed => Errno::IO,
         }
     }
 
@@ -70,6 +73,7 @@ impl Abort {
             Abort::Conflict => "conflict",
             Abort::VanishedTarget { .. } => "vanished_target",
             Abort::Discarded => "discarded",
+            Abort::Round(_) => "group",
             Abort::Forced => "forced",
             Abort::Crashed => "crashed",
         }

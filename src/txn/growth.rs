@@ -259,6 +259,7 @@ pub(super) fn keep_cut(
             pid: 0,
             command: String::new(),
             len: bytes.len() as u64,
+            round: None,
         };
         store.reject(&meta, || super::room::make(store, Worth::Earlier))?;
     }

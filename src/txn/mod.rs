@@ -13,6 +13,7 @@ mod attributes;
 mod gaps;
 mod growth;
 mod kin;
+mod leftover;
 mod moves;
 mod pages;
 mod part;

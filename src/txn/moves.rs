@@ -150,6 +150,8 @@ pub fn each_path(record: &mut Record, mut change: impl FnMut(&mut PathBuf)) {
         | Record::Durable { .. }
         | Record::Withdrawn { .. }
         | Record::Settled { .. }
+        | Record::Grouped { .. }
+        | Record::Complete { .. }
         | Record::Barrier => {}
     }
 }

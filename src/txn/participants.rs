@@ -370,6 +370,12 @@ impl Participants {
         self.last_closer
     }
 
+    /// Whether it was closed last by a process that was ending, not by one that goes on.
+    pub fn was_closed_at_end(&self) -> bool {
+        let last = self.processes.get(&self.last_closer);
+        last.is_some_and(|process| process.closed && !process.closed_cleanly)
+    }
+
     /// Those that have opened it and never closed a descriptor: each holds one, as long as it lives.
     pub fn sure_holders(&self) -> impl Iterator<Item = u32> {
         let holders = self.processes.iter().filter(|(_, p)| p.opener && !p.closed);

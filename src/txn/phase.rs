@@ -11,6 +11,8 @@ pub enum Phase {
     Open(NonZeroU32),
     /// Nothing can be added to it any more: it is being decided what becomes of it.
     Closing,
+    /// Closed and prepared, it waits for the others of its round (C23).
+    Held,
 }
 
 impl Phase {
@@ -29,11 +31,16 @@ impl Phase {
         self == Phase::Closing
     }
 
+    /// Whether it waits for the others of its round.
+    pub fn is_held(self) -> bool {
+        self == Phase::Held
+    }
+
     /// How many descriptions write it.
     pub fn descriptions(self) -> u32 {
         match self {
             Phase::Open(count) => count.get(),
-            Phase::Reserved | Phase::Closing => 0,
+            Phase::Reserved | Phase::Closing | Phase::Held => 0,
         }
     }
 
@@ -49,6 +56,11 @@ impl Phase {
             None => Phase::Closing,
         };
         self.is_closing()
+    }
+
+    /// It waits for the others of its round.
+    pub fn hold(&mut self) {
+        *self = Phase::Held;
     }
 
     /// Nobody opens it any more, and no RELEASE will follow.

@@ -77,6 +77,8 @@ pub struct Purpose {
     emptied_by: Option<TxnId>,
     /// What it holds is kept in rejected already: should it not commit, nobody misses it.
     is_restore: bool,
+    /// The round of a group that it is committed with (C23).
+    round: Option<TxnId>,
 }
 
 /// What it starts from.
@@ -101,6 +103,7 @@ impl Purpose {
             changed: false,
             emptied_by: None,
             is_restore: false,
+            round: None,
         }
     }
 
@@ -180,6 +183,16 @@ impl Purpose {
     /// It is written to restore what is kept in rejected.
     pub fn restore(&mut self) {
         self.is_restore = true;
+    }
+
+    /// It is committed with the others of a round, or by itself.
+    pub fn join_round(&mut self, round: Option<TxnId>) {
+        self.round = round;
+    }
+
+    /// The round that it is committed with.
+    pub fn round(&self) -> Option<TxnId> {
+        self.round
     }
 
     /// Whether it is.

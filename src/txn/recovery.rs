@@ -17,16 +17,19 @@ use rustix::io::Errno;
 
 use super::gaps::{self, LastCommits, Lasts};
 use super::growth::{self, Growth};
+use super::leftover::reject;
 use super::moves::Followed;
-use super::told::{Recorded, SortedRecords, collect};
+use super::told::{CompleteRounds, Recorded, SortedRecords, collect};
 use super::touched::Touched;
-use super::{Abort, part, replay};
+use super::{part, replay};
 use crate::guard::{Guard, Replaces, examine, judge};
 use crate::journal::{self, ContentInfo, Edit, Header, Journal, JournalError, Record};
 use crate::rules::{Creation, Rules};
-use crate::store::{Rejected, Store, Worth, id_name};
+use crate::store::{Store, Worth};
 use crate::sys::{at, failpoint};
-use crate::types::{Seq, TxnId, Version, errno_of, mtime_ns, now_ns, path_hex};
+use crate::types::{Seq, TxnId, Version, errno_of, mtime_ns, now_ns};
+
+pub use super::leftover::Leftover;
 
 /// A claim (C6) is visible up to this length.
 const CLAIM_LIMIT: u64 = 4096;
@@ -140,19 +143,6 @@ impl Plan {
             }
         }
     }
-}
-
-/// A staging file that belongs to no accepted commit.
-#[derive(Clone, Debug)]
-pub struct Leftover {
-    /// Its number.
-    pub id: TxnId,
-    /// The path it was meant for, if the journal says.
-    pub path: Option<PathBuf>,
-    /// Process that opened it.
-    pub pid: u32,
-    /// Unlinked before: dropped without a trace.
-    pub discarded: bool,
 }
 
 /// Identity of boot and mounted file system: the same when nothing but the daemon has ended.
@@ -308,6 +298,7 @@ pub fn plan(
             durable,
             barrier,
             places,
+            complete,
         } = collect(&records, contents.header.durable_seq, &mut transactions);
         plan.last_id = plan
             .last_id
@@ -368,7 +359,7 @@ pub fn plan(
         let whole = whole && (trusted || barrier.is_none());
         roll_forward(
             (store, rules, &mut plan),
-            (&waiting, &mut used),
+            (&waiting, &complete, &mut used),
             Lasts::new(puts),
             (trusted, whole),
         )?;
@@ -381,14 +372,19 @@ pub fn plan(
             continue;
         }
         let told = transactions.get(id);
-        plan.leftovers.push(Leftover {
-            id: *id,
-            path: told.and_then(|t| t.path.clone()),
-            pid: told.map_or(0, |t| t.pid),
-            discarded: told.is_some_and(|t| t.discarded),
-        });
+        plan.leftovers.push(left(*id, told));
     }
     Ok(plan)
+}
+
+fn left(id: TxnId, told: Option<&Recorded>) -> Leftover {
+    Leftover {
+        id,
+        path: told.and_then(|t| t.path.clone()),
+        pid: told.map_or(0, |t| t.pid),
+        discarded: told.is_some_and(|t| t.discarded),
+        round: told.and_then(|t| t.round),
+    }
 }
 
 /// Whether the content of a commit beyond the last durable one is all there.
@@ -500,15 +496,23 @@ fn checksum_of(file: &File, from: u64, len: u64) -> Result<u32, Errno> {
     Ok(crc)
 }
 
-/// Transactions whose close had been acknowledged, or that had called fsync, or that are claims.
+/// Transactions whose close had been acknowledged, or that had called fsync, or that are claims; and rounds that were complete.
 fn roll_forward(
     (store, rules, plan): (&Store, &Rules, &mut Plan),
-    (transactions, used): (&[(TxnId, Recorded)], &mut BTreeSet<TxnId>),
+    (transactions, complete, used): (&[(TxnId, Recorded)], &CompleteRounds, &mut BTreeSet<TxnId>),
     mut lasts: Lasts,
     (trusted, whole): (bool, bool),
 ) -> Result<(), Errno> {
+    let mut rounds: BTreeMap<TxnId, Vec<Edit>> = BTreeMap::new();
     for (id, told) in transactions {
         if used.contains(id) || told.aborted || told.discarded {
+            continue;
+        }
+        let round = told.round.filter(|_| !failpoint::mutant("C23-recovered"));
+        let is_whole = |round| complete.get(&round).is_some_and(|all| all.contains(id));
+        if round.is_some_and(|round| !is_whole(round)) || round.is_some() && told.prepared.is_none()
+        {
+            // With the others of its round, or not at all.
             continue;
         }
         let found = forwarded(
@@ -533,9 +537,20 @@ fn roll_forward(
             content.parts.take_if(|_| !must_fill);
             plan.unended.extend(content.grown.is_none().then_some(*id));
         }
-        used.insert(*id);
+        let edits = match round {
+            Some(round) => {
+                let edits = rounds.entry(round).or_default();
+                edits.push(edit);
+                if edits.len() < complete[&round].len() {
+                    continue;
+                }
+                std::mem::take(edits)
+            }
+            None => vec![edit],
+        };
+        used.extend(edits.iter().filter_map(Edit::put_id));
         plan.last_seq = plan.last_seq.next();
-        plan.accepted.push((plan.last_seq, vec![edit]));
+        plan.accepted.push((plan.last_seq, edits));
     }
     Ok(())
 }
@@ -854,6 +869,10 @@ fn carried(plan: &Plan) -> Vec<Record> {
             id: left.id,
             path: None,
         }));
+        records.extend(
+            left.round
+                .map(|round| Record::Grouped { id: left.id, round }),
+        );
     }
     records.extend(plan.accepted.iter().map(|(seq, edits)| Record::Commit {
         seq: *seq,
@@ -913,6 +932,7 @@ fn apply(store: &Store, plan: &Plan) -> Result<(usize, Vec<Leftover>), Errno> {
                 path: Some(path.to_owned()),
                 pid: 0,
                 discarded: false,
+                round: None,
             }),
         }
     }
@@ -956,45 +976,4 @@ fn place(
     store.apply(id, &dir, &name)?;
     failpoint::crash_point("recovery-placed");
     Ok(Some(dir))
-}
-
-/// Whether anything was ever written to a file. After a power cut many a staging file has its length
-/// and nothing else: space that was set aside for a text, or that the file system had only reserved. Where
-/// that is little, ext4 writes zeros there before anything else; what only the daemon's end has left has no zeros but
-/// a program's own.
-fn has_data(file: &File, only_daemon: bool) -> bool {
-    let data = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0));
-    !matches!(data, Err(Errno::NXIO)) && (only_daemon || !at::is_all_zeros(file).unwrap_or(false))
-}
-
-/// Gives whether there was anything worth keeping.
-fn reject(store: &Store, leftover: &Leftover, only_daemon: bool) -> Result<bool, Errno> {
-    let Some(file) = store.open_staging(leftover.id)? else {
-        return Ok(false);
-    };
-    let len = len(&file)?;
-    let nothing = !has_data(&file, only_daemon) && !failpoint::mutant("C18-rejected-nothing");
-    if leftover.discarded || len == 0 || nothing || failpoint::mutant("C18-rejected") {
-        store.remove_staging(leftover.id)?;
-        return Ok(false);
-    }
-    let path = leftover.path.as_deref().unwrap_or(Path::new("?"));
-    let meta = Rejected {
-        id: leftover.id,
-        path: path.to_string_lossy().into_owned(),
-        path_hex: path_hex(path),
-        reason: Abort::Crashed.to_string(),
-        time_ns: now_ns(),
-        pid: leftover.pid,
-        command: String::new(),
-        len,
-    };
-    store.reject(&meta, || super::room::make(store, Worth::Earlier))?;
-    log::info!(
-        "{}: not committed: {}; content kept as rejected/{}",
-        path.display(),
-        Abort::Crashed,
-        id_name(leftover.id)
-    );
-    Ok(true)
 }

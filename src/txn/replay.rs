@@ -216,6 +216,7 @@ fn keep(store: &Store, unfit: &Unfit, plan: &mut Plan) {
             pid: 0,
             command: String::new(),
             len: unfit.patches.len() as u64,
+            round: None,
         };
         store.reject(&meta, || super::room::make(store, Worth::Earlier))
     });

@@ -21,6 +21,8 @@ pub(super) struct Recorded {
     next_inlined: Option<Arc<Inlined>>,
     pub prepared: Option<(ContentInfo, PathBuf, Version)>,
     pub aborted: bool,
+    /// The round that it is committed with.
+    pub round: Option<TxnId>,
     /// Place in the journal of the last record that lets it be rolled forward.
     pub told_at: usize,
     /// Place of its own commit.
@@ -43,6 +45,24 @@ fn note_inlined(transactions: &mut BTreeMap<TxnId, Recorded>, id: TxnId, whole: 
     transactions.entry(id).or_default().next_inlined = Some(whole.clone());
 }
 
+fn note_prepared(told: &mut Recorded, record: &Record, at: usize) {
+    let Record::Prepared {
+        sure,
+        content,
+        path,
+        version,
+        ..
+    } = record
+    else {
+        return;
+    };
+    told.prepared = sure.then(|| (content.clone(), path.clone(), *version));
+    told.path = Some(path.clone());
+    told.told_at = at;
+    // Whole or not at all, from here on.
+    told.claim = false;
+}
+
 /// Sorts the records out: commits by number, and what is known of each transaction.
 pub(super) fn collect(
     records: &[Record],
@@ -51,7 +71,7 @@ pub(super) fn collect(
 ) -> SortedRecords {
     let mut places = BTreeMap::new();
     let mut last = durable;
-    let mut barriers = Vec::new();
+    let (mut barriers, mut complete) = (Vec::new(), BTreeMap::new());
     let mut commits: BTreeMap<Seq, Vec<Edit>> = BTreeMap::new();
     for (at, record) in records.iter().enumerate() {
         match record {
@@ -79,19 +99,8 @@ pub(super) fn collect(
             }
             Record::Fsynced { id, content } => note_fsynced(transactions, *id, content, at),
             Record::Inlined { id, whole } => note_inlined(transactions, *id, whole),
-            Record::Prepared {
-                id,
-                sure,
-                content,
-                path,
-                version,
-            } => {
-                let told = transactions.entry(*id).or_default();
-                told.prepared = sure.then(|| (content.clone(), path.clone(), *version));
-                told.path = Some(path.clone());
-                told.told_at = at;
-                // Whole or not at all, from here on.
-                told.claim = false;
+            Record::Prepared { id, .. } => {
+                note_prepared(transactions.entry(*id).or_default(), record, at)
             }
             Record::Unprepared { id } => transactions.entry(*id).or_default().prepared = None,
             Record::Abort { id } => transactions.entry(*id).or_default().aborted = true,
@@ -135,6 +144,11 @@ pub(super) fn collect(
             }
             // Followed already.
             Record::Growing { .. } | Record::Settled { .. } => {}
+            Record::Grouped { id, round } => {
+                transactions.entry(*id).or_default().round =
+                    Some(*round).filter(|round| *round != TxnId(0))
+            }
+            Record::Complete { round, members } => drop(complete.insert(*round, members.clone())),
         }
     }
     SortedRecords {
@@ -142,8 +156,12 @@ pub(super) fn collect(
         durable,
         barrier: barriers.first().copied(),
         places,
+        complete,
     }
 }
+
+/// Rounds that were complete, and what was prepared of each then.
+pub(super) type CompleteRounds = BTreeMap<TxnId, Vec<TxnId>>;
 
 /// The journal, sorted out.
 pub(super) struct SortedRecords {
@@ -154,4 +172,6 @@ pub(super) struct SortedRecords {
     pub barrier: Option<Seq>,
     /// Where in the journal each commit stands.
     pub places: BTreeMap<Seq, usize>,
+    /// Rounds that were complete.
+    pub complete: CompleteRounds,
 }

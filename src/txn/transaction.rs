@@ -98,6 +98,11 @@ impl Transaction {
         self.target.move_to(to)
     }
 
+    /// The round of a group that it is committed with, if it is a member of one (C23).
+    pub fn round(&self) -> Option<TxnId> {
+        self.purpose.round()
+    }
+
     /// One of its processes has emptied the name through its path, by another transaction.
     pub fn note_emptied(&mut self, by: TxnId) {
         self.staging.look_apart();
@@ -131,7 +136,8 @@ impl Transaction {
     /// Whether all threads of the process that opened it see what is staged: under a new name that
     /// nobody guards. Elsewhere there is a whole version to see, or there will be.
     pub fn is_open_to_its_process(&self) -> bool {
-        self.purpose.creates() && self.policy.guard == Guard::None
+        // What it has closed is whole.
+        self.purpose.creates() && self.policy.guard == Guard::None || self.phase.is_held()
     }
 
     /// Whether it stands for a file that is there already, as far as everybody is concerned: should

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Index;
 
 use super::Transaction;
+use crate::group::Rounds;
 use crate::journal::Record;
 use crate::types::{Dentry, NodeId, TxnId};
 
@@ -19,6 +20,8 @@ pub struct Transactions {
     aborting: BTreeMap<TxnId, Record>,
     /// Last number given.
     last: TxnId,
+    /// Rounds of groups: those of a round are committed together.
+    pub rounds: Rounds,
 }
 
 impl Transactions {
@@ -30,6 +33,7 @@ impl Transactions {
             creating: HashMap::new(),
             aborting: BTreeMap::new(),
             last,
+            rounds: Rounds::default(),
         }
     }
 

@@ -37,6 +37,22 @@ pub fn raw_path(bytes: &[u8]) -> PathBuf {
 
 /// Every kind of record, with every optional field present and absent.
 pub fn one_of_each() -> Vec<Record> {
+    let mut records = one_of_each_in_format_4();
+    records.extend([
+        Record::Grouped {
+            id: TxnId(49),
+            round: TxnId(50),
+        },
+        Record::Complete {
+            round: TxnId(50),
+            members: vec![TxnId(49), TxnId(51)],
+        },
+    ]);
+    records
+}
+
+/// What there was when that format was new.
+pub fn one_of_each_in_format_4() -> Vec<Record> {
     let mut records = one_of_each_in_format_3();
     let whole = |bytes: &[u8], xattrs| {
         let owner = (1000, 100, 0o640);

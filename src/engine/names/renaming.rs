@@ -10,6 +10,7 @@ use rustix::fs::{FileType, RenameFlags};
 use rustix::io::Errno;
 
 use super::super::deciding::is_promised;
+use super::super::exchange::{rename_into_group, rename_staged, stays_staged};
 use super::super::merging::MergeOutcome;
 use super::super::publishing::Publication;
 use super::super::{Durability, Engine, State};
@@ -53,7 +54,9 @@ fn takes_timeout_along(engine: &Engine, state: &mut State, from: &Dentry, to: &D
         NodeKind::Dir | NodeKind::Special => is_open && state.nodes.kept_names.ask_each_time(id),
         NodeKind::Private(_) => false,
         NodeKind::File => {
-            let merges = || Engine::watches(&engine.policy(state, to, Creation::default()));
+            let policy = || engine.policy(state, to, Creation::default());
+            let merges =
+                || Some(policy()).is_some_and(|p| Engine::watches(&p) || p.group.is_some());
             let takes = state.nodes.kept_names.is_kept(id) && (is_open || merges());
             takes && state.nodes.drop_name(id)
         }
@@ -152,6 +155,9 @@ impl Engine {
             self.own_transaction(&mut state, caller, from)
                 .or_else(|| state.txns.seen_by_all_at(from).next().map(|t| t.id))
         };
+        if let Some(id) = open.filter(|id| stays_staged(self, *id, to)) {
+            return rename_staged(self, caller, id, (from, to));
+        }
         match open.map(|id| (id, self.unpublished_stream(id))) {
             // Its first version takes the new name like any other.
             Some((id, Some(handle))) => drop(self.publish_first(id, handle, 0, b"")?),
@@ -165,7 +171,9 @@ impl Engine {
             }
             _ => {}
         }
-        if !self.rename_merged(caller, from, to, flags)? {
+        if !rename_into_group(self, caller, from, to)?
+            && !self.rename_merged(caller, from, to, flags)?
+        {
             let (source, lost) = self.rename_in_place(caller, from, to, flags)?;
             if flags.is_empty() {
                 let mut state = self.lock();
@@ -224,7 +232,12 @@ impl Engine {
 
     /// What has got another name by its content loses the old one, unless somebody has committed
     /// under that since.
-    fn unlink_moved(&self, caller: Caller, from: &Dentry, moved: Option<Left>) -> OpResult<()> {
+    pub(in crate::engine) fn unlink_moved(
+        &self,
+        caller: Caller,
+        from: &Dentry,
+        moved: Option<Left>,
+    ) -> OpResult<()> {
         let mut discarded = true;
         let unlinked = self.checkpoint_until(|engine, barrier| {
             engine.unlink_step(caller, from, moved, &mut discarded, barrier)

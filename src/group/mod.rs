@@ -1,0 +1,78 @@
+//! Groups: files that become versions together (C23). Which paths belong to one is said by rules ([`Group`]); what one saver
+//! saves of a group is a round ([`Rounds`]), whose members wait until it is complete. Pure: knows of numbers, names and moments.
+
+mod pattern;
+mod rounds;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use pattern::{Pattern, PatternFault};
+pub use rounds::{End, Entering, GroupCounts, GroupRound, RoundMember, Rounds, Saver, Verdict};
+
+/// What the names in braces stand for, in the order of the names, and the directory where a pattern is of names alone.
+pub type Binding = Vec<(String, OsString)>;
+
+/// What becomes of a round that doesn't get complete, or of which a member is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnIncomplete {
+    /// Nothing of it is published.
+    Reject,
+    /// What there is of it is.
+    Commit,
+}
+
+/// One `[[group]]` of a rules file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// Its number in the file, from one.
+    pub number: u32,
+    /// Its line, from one.
+    pub line: u32,
+    /// Its members: those that have to be there first.
+    pub patterns: Vec<Pattern>,
+    /// How many of these have to be there, unless `complete` says otherwise.
+    pub needed: usize,
+    /// Which ones a round is complete by; empty: the needed ones.
+    pub complete: Vec<usize>,
+    /// How long nobody may save, write or open anything of a round.
+    pub timeout: Duration,
+    /// What becomes of a round that isn't complete then, or whose saver has failed.
+    pub on_incomplete: OnIncomplete,
+}
+
+impl Group {
+    /// Which member a path is, relative to the mount's root.
+    pub fn find(self: &Arc<Group>, path: &Path) -> Option<Membership> {
+        let mut patterns = self.patterns.iter().enumerate();
+        patterns.find_map(|(pattern, of)| {
+            let binding = of.find(path)?;
+            Some(Membership {
+                group: self.clone(),
+                pattern,
+                binding: Arc::new(binding),
+            })
+        })
+    }
+
+    /// The patterns by which a round is complete.
+    pub fn completing(&self) -> impl Iterator<Item = usize> {
+        let by_need = (0..self.needed).filter(|_| self.complete.is_empty());
+        self.complete.iter().copied().chain(by_need)
+    }
+}
+
+/// That a path belongs to a group, and as what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Membership {
+    /// The group.
+    pub group: Arc<Group>,
+    /// Which of its patterns the path matches.
+    pub pattern: usize,
+    /// What the names in that stand for.
+    pub binding: Arc<Binding>,
+}
