@@ -474,3 +474,25 @@ fn writers_killed_at_random_moments_leave_whole_files_and_every_acknowledged_sav
         newest[way] = found;
     }
 }
+
+/// Its FLUSH was the last as far as anybody could see, and promised what the mapping's end takes back.
+#[test]
+fn what_a_killed_writer_has_left_in_a_mapping_is_not_committed_by_a_kill_of_the_daemon_right_after()
+{
+    need_daemon!();
+    need_features!("direct_io_allow_mmap", "pidfd-info");
+    let mut m = mount!(Mount::options().env("COMMITFS_REJECT_DELAY_MS", 3000));
+    m.save("state", "as it was");
+    let path = m.path("state");
+    let mut writer = Actor::new();
+    writer.open("f", "r+", &path).unwrap();
+    writer.pwrite("f", 0, b"AS").unwrap();
+    writer.mmap("f", "m", 4096, "rw").unwrap();
+    writer.close("f").unwrap();
+    writer.kill(libc::SIGKILL);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_content(m.read("state"), b"as it was", "after the kill");
+    m.kill_daemon();
+    m.remount();
+    assert_content(m.read("state"), b"as it was", "after that of the daemon");
+}

@@ -399,7 +399,11 @@ impl Engine {
         let mut all = Vec::new();
         for &id in ids {
             if let Some(txn) = state.txns.get_mut(&id) {
-                txn.preparation.refuse(Abort::Forced);
+                if let Some(ready) = txn.preparation.refuse(Abort::Forced) {
+                    self.sequencer
+                        .append(&Record::Unprepared { id: ready.id })
+                        .ok();
+                }
                 txn.participants.leave();
                 all.extend(self.finish(&mut state, id));
             }
@@ -523,7 +527,14 @@ impl Engine {
     }
 
     /// Takes a transaction's node out of the way; what becomes of the content is done on a worker.
-    fn abort(&self, state: &mut State, txn: Transaction, abort: Option<Abort>) -> Aborted {
+    fn abort(&self, state: &mut State, mut txn: Transaction, abort: Option<Abort>) -> Aborted {
+        // What its FLUSH has promised holds no more, and everybody sees that from now on: whoever left a mapping was killed, say.
+        let promised = txn.preparation.withdraw();
+        if let Some(ready) = promised.filter(|_| !failpoint::mutant("C4-withdrawn")) {
+            self.sequencer
+                .append(&Record::Unprepared { id: ready.id })
+                .ok();
+        }
         if abort.is_some() {
             let begun = Engine::begin_record(state, &txn, false);
             state.txns.begin_abort(txn.id, begun);
