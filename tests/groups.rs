@@ -180,6 +180,24 @@ fn who_exits_with_another_status_while_its_last_member_is_closed_has_saved_nothi
 }
 
 #[test]
+fn how_a_saver_ends_after_its_last_close_changes_nothing() {
+    let m = mount!(
+        pair()
+            .seed("a.w", "old")
+            .env("COMMITFS_RELEASE_DELAY_MS", 300)
+    );
+    let mut reader = Actor::new();
+    let mut saver = Actor::new();
+    saver.save(&m.path("a.w"), "new").unwrap();
+    saver.save(&m.path("a.json"), "1").unwrap();
+    saver.exit(1);
+    eventually(Duration::from_secs(3), "published", || {
+        seen(&m, &mut reader, &["a.w", "a.json"]) == some(&["new", "1"])
+    });
+    assert_eq!(groups(&m)["rejected"], 0);
+}
+
+#[test]
 fn who_ends_well_publishes_what_it_has_saved_and_what_is_missing_is_named() {
     let m = mount!(pair().seed("a.w", "old").seed("a.json", "0"));
     let mut reader = Actor::new();

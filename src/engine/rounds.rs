@@ -173,6 +173,7 @@ pub(super) fn hold(engine: &Engine, state: &mut State, id: TxnId) -> bool {
     };
     let dentry = txn.dentry().clone();
     let at_end = txn.participants.was_closed_at_end() && !failpoint::mutant("C23-status");
+    let closer = txn.participants.last_closer();
     txn.phase.hold();
     let had_slot = std::mem::replace(&mut txn.slot, WriterSlot::none()).is_held();
     let releases = std::mem::take(&mut txn.releases);
@@ -186,8 +187,9 @@ pub(super) fn hold(engine: &Engine, state: &mut State, id: TxnId) -> bool {
     let bytes = EDIT + path.as_os_str().len() as u64 + parts;
     engine.sequencer.keep(bytes);
     let replaced = state.txns.rounds.get_mut(round).and_then(|round| {
-        if at_end {
-            round.await_end();
+        match at_end {
+            true => round.await_end(),
+            false => round.note_closed(closer),
         }
         round.save(&dentry, id, bytes, Instant::now())
     });

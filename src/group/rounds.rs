@@ -271,6 +271,13 @@ impl GroupRound {
         living.any(|s| descends(pid, s.pid))
     }
 
+    /// A process has closed a member, and was to go on: how it has ended since doesn't count for what was complete by that.
+    pub fn note_closed(&mut self, pid: u32) {
+        for saver in self.savers.iter_mut().filter(|s| s.pid == pid) {
+            saver.ended = None;
+        }
+    }
+
     /// Of savers that have ended well nothing more is to be known, as long as others go on.
     pub fn forget_ended(&mut self) {
         let has_left = |s: &Saver| s.ended == Some(End::Well);

@@ -242,6 +242,18 @@ fn a_saver_that_ends_badly_has_saved_nothing() {
 }
 
 #[test]
+fn how_a_saver_ends_after_its_last_close_does_not_count() {
+    let mut b = pair();
+    let id = b.saved(1, "a.w", 1);
+    b.open(1, "a.m", 2);
+    // It is seen before the close is.
+    b.end(id, 1, End::Badly("has ended with status 1".into()));
+    b.rounds.get_mut(id).unwrap().note_closed(1);
+    b.save(id, "a.m", 2);
+    assert_eq!(b.verdict(id), PUBLISHED);
+}
+
+#[test]
 fn a_child_that_ends_badly_is_told_when_the_round_ends() {
     let mut b = pair();
     let id = b.saved(1, "a.w", 1);
