@@ -615,6 +615,32 @@ fn a_patch_and_who_removes_or_replaces_the_file_do_not_wait_for_each_other() {
 }
 
 #[test]
+fn a_patch_is_seen_under_the_name_that_a_slow_rename_gives_to_the_file() {
+    need_daemon!();
+    for is_stopped in [false, true] {
+        let slow = options()
+            .env("COMMITFS_DROP_DELAY_MS", 300)
+            .env("COMMITFS_ROUND_DELAY_MS", 2500);
+        let m = mount!(slow);
+        let (from, to) = (m.path("from"), m.path("to"));
+        let (mut patcher, mut other, mut third) = (Actor::new(), Actor::new(), Actor::new());
+        m.save("from", "{\"n\":0}");
+        third.stat(&from).unwrap();
+        if is_stopped && !is_off() {
+            signal(name_helper(&m).expect("a name helper"), libc::SIGSTOP);
+        }
+        let path = from.as_os_str().as_bytes();
+        patcher.start("setxattr", &[path, b"commitfs.json.merge", b"{\"n\":10}"]);
+        std::thread::sleep(Duration::from_millis(100));
+        // It has the name in hand, and waits for the file.
+        other.rename(&from, &to).unwrap();
+        patcher.finish().unwrap();
+        let size = third.stat(&to).unwrap().size;
+        assert_eq!(size, 8, "the name helper is stopped: {is_stopped}");
+    }
+}
+
+#[test]
 fn a_name_helper_that_does_not_answer_is_replaced() {
     need_daemon!();
     if is_off() {

@@ -5,7 +5,11 @@
 //! names, nor who changes a directory's own attributes. Who changes a file's holds that file's lock, and somebody who removes the file may
 //! wait for that with the directory's. So who waits is answered when the helper waits for a lock itself, by which time the name is
 //! dropped: its first lookup, of a name that it has found, takes none.
+//!
+//! It isn't over then. A rename that has the name in hand, and its directory's lock, takes what the kernel has kept of it along: so a name
+//! stays where a rename finds it until who drops it has had that lock (`aside`).
 
+mod aside;
 mod walker;
 
 use std::collections::VecDeque;
@@ -23,6 +27,7 @@ use super::Adapter;
 use crate::engine::{Engine, is_file};
 use crate::namespace::{DropNames, DroppedName};
 use crate::types::{Dentry, NodeId};
+use aside::AsideNames;
 use walker::Walker;
 
 /// After that long answers are given all the same: nobody hangs because the helper does.
@@ -42,12 +47,15 @@ pub struct NameDropper {
     helper: AtomicU32,
     /// The name that is being dropped was looked up again.
     is_dropped: AtomicBool,
+    /// There are names aside.
+    any_aside: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct DropQueue {
     /// The first is what the name helper is looking for.
     names: VecDeque<QueuedName>,
+    aside: AsideNames,
     parked: Vec<ParkedAnswer>,
 }
 
@@ -127,7 +135,7 @@ impl NameDropper {
     /// Whether a lookup is the name helper's, of the name that it has to find nothing at.
     pub fn is_looked_up(&self, pid: u32, dir: NodeId, name: &OsStr) -> bool {
         if !self.is_helper(pid) {
-            return false;
+            return self.is_aside(pid, |dentry| dentry.dir == dir && dentry.name == name);
         }
         let queue = self.queue.lock();
         let now = queue.names.front().map(|now| &now.name.dentry);
@@ -141,7 +149,13 @@ impl NameDropper {
     /// Whether it is the name helper that asks for the attributes of what it is to find no more: it has come to a file, be it that the
     /// kernel hasn't heard yet of a rename by which the name means another.
     pub fn is_asked_for(&self, engine: &Engine, pid: u32, node: NodeId) -> bool {
-        self.is_helper(pid) && !self.queue.lock().names.is_empty() && is_file(engine, node)
+        let asks = self.is_helper(pid) && !self.queue.lock().names.is_empty();
+        (asks || self.is_aside(pid, |_| true)) && is_file(engine, node)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.ended.load(Ordering::SeqCst) == self.begun.load(Ordering::SeqCst)
+            && !self.any_aside.load(Ordering::SeqCst)
     }
 
     fn is_helper(&self, pid: u32) -> bool {
@@ -178,11 +192,21 @@ impl DropNames for NameDropper {
         self.wanted.notify_one();
     }
 
+    fn is_dropping(&self, dentry: &Dentry) -> bool {
+        if self.is_idle() {
+            return false;
+        }
+        let queue = self.queue.lock();
+        let mut names = queue.names.iter().chain(queue.aside.names());
+        names.any(|queued| queued.name.dentry == *dentry)
+    }
+
     fn move_name(&self, from: &Dentry, to: &Dentry) -> Vec<NodeId> {
-        if self.ended.load(Ordering::SeqCst) == self.begun.load(Ordering::SeqCst) {
+        if self.is_idle() {
             return Vec::new();
         }
         let mut queue = self.queue.lock();
+        self.take_back(&mut queue, |aside| aside == from);
         let names = queue.names.iter_mut();
         let moved = names.filter(|queued| queued.name.dentry == *from);
         moved

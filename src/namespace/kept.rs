@@ -40,6 +40,9 @@ pub trait DropNames: std::fmt::Debug + Send + Sync {
     /// The kernel shall drop a name that it keeps. What the daemon is asked meanwhile is answered after that.
     fn drop_name(&self, name: DroppedName);
 
+    /// Whether a name is being dropped, which somebody in the kernel may have in hand.
+    fn is_dropping(&self, dentry: &Dentry) -> bool;
+
     /// A name has moved, and what the kernel has kept of it, if that is being dropped. Gives the nodes that it is dropped from.
     fn move_name(&self, from: &Dentry, to: &Dentry) -> Vec<NodeId>;
 }
@@ -78,6 +81,13 @@ impl KeptNames {
         self.dropper
             .as_ref()
             .is_some_and(|dropper| dropper.is_there())
+    }
+
+    /// Whether a rename of this name would take along what is being dropped.
+    pub fn is_dropping(&self, dentry: &Dentry) -> bool {
+        let dropper = self.dropper.as_ref();
+        dropper.is_some_and(|dropper| dropper.is_dropping(dentry))
+            && !failpoint::mutant("C2-kept-renamed")
     }
 
     /// The kernel has dropped the name of a file itself. Gives whether it may have kept it.

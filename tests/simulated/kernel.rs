@@ -474,6 +474,10 @@ impl DropNames for Told {
         }
     }
 
+    fn is_dropping(&self, _dentry: &Dentry) -> bool {
+        false
+    }
+
     fn move_name(&self, _from: &Dentry, _to: &Dentry) -> Vec<NodeId> {
         Vec::new()
     }

@@ -34,9 +34,13 @@ fn takes_kept_name(engine: &Engine, tid: u32, names: (&Dentry, &Dentry), exchang
     let (from, to) = names;
     let takes = takes_timeout_along(engine, state, from, to)
         | (exchange && takes_timeout_along(engine, state, to, from));
+    let names = &state.nodes.kept_names;
+    let is_dropping = names.is_dropping(from) || exchange && names.is_dropping(to);
     if state.nodes.kept_names.was_told(tid, from, to) {
         return false;
     }
+    // Who has no number here can't be told just once.
+    let takes = takes || is_dropping && tid != 0;
     if takes && tid != 0 {
         state.nodes.kept_names.tell_renamer(tid, from, to);
     }
