@@ -661,6 +661,30 @@ fn a_member_that_is_fsynced_is_kept_in_rejected_whoever_is_killed() {
 }
 
 #[test]
+fn what_was_fsynced_is_on_the_medium_with_the_others_when_the_last_close_returns() {
+    need_daemon!();
+    need_features!("inline_content");
+    // Each fsync and each close waits for the journal; the fourth time that fails.
+    let failing = format!("C19-sync-journal:{}:1000:3", libc::EIO);
+    let m = mount!(
+        pair()
+            .args(["--bound", "60000"])
+            .env("COMMITFS_FAIL_AT", failing)
+    );
+    let mut saver = Actor::new();
+    for (name, last) in [("a.w", false), ("a.json", true)] {
+        saver.open("f", "w", &m.path(name)).unwrap();
+        saver.write("f", "{}").unwrap();
+        saver.fsync("f").unwrap();
+        let closed = saver.close("f");
+        match last {
+            true => assert_errno(closed, "EIO"),
+            false => closed.unwrap(),
+        }
+    }
+}
+
+#[test]
 fn a_dead_daemon_leaves_a_round_as_one_entry_and_publishes_what_was_complete() {
     need_daemon!();
     for (point, published) in [

@@ -650,7 +650,7 @@ pub(super) fn check_target(engine: &Engine, state: &State, dentry: &Dentry) -> O
 }
 
 /// A close that adds nothing to what an fsync has promised: the journal is told that it is sure, which nobody waits for if the content is
-/// a whole document of its kind, or of none. Gives up to where the journal has to be on the medium for that promise.
+/// a whole document of its kind, or of none, and is published by itself. Gives up to where the journal has to be on the medium for that promise.
 fn promised_already(
     engine: &Engine,
     id: TxnId,
@@ -678,11 +678,16 @@ fn promised_already(
         what: "journalling",
         errno,
     };
+    // What an fsync has promised of a member alone is not published.
+    let txn = state.txns.get(&id);
+    let is_member = txn.is_some_and(|t| t.round().is_some()) && !failpoint::mutant("C23-synced");
     let told = rounds::promised(&state, id, ready, path);
     let told = engine.sequencer.append_all(&told);
     let told = told.map_err(failed)?;
-    Ok(Some(match is_whole || failpoint::mutant("C7-sure") {
-        true => appends,
-        false => told,
-    }))
+    Ok(Some(
+        match is_whole && !is_member || failpoint::mutant("C7-sure") {
+            true => appends,
+            false => told,
+        },
+    ))
 }

@@ -36,6 +36,8 @@ pub enum Kind {
     Mover,
     /// Its children are killed while they write.
     Victim,
+    /// Saves three files that a rule groups (C23).
+    Trio,
     /// Syncs files of its own on the same disk, outside the mount: the file system may write out what
     /// others have done, in its own order.
     Neighbour,
@@ -61,7 +63,21 @@ pub const KINDS: &[Kind] = &[
     Kind::Editor,
     Kind::Editor,
     Kind::Neighbour,
+    Kind::Trio,
+    Kind::Trio,
 ];
+
+/// The files of a trio, in the order of their saves.
+pub const TRIO: [&str; 3] = ["trio.weights", "trio.metrics", "trio.metadata"];
+
+/// The rules of all: each trio is a group.
+pub fn rules() -> String {
+    let files: Vec<String> = TRIO
+        .iter()
+        .map(|name| format!("\"w{{s}}/{name}\""))
+        .collect();
+    format!("[[group]]\nfiles = [{}]\n", files.join(", "))
+}
 
 pub const LOG: &str = "lines";
 pub const GRID: &str = "grid";
@@ -82,6 +98,12 @@ pub enum Step {
         number: u64,
         len: usize,
         way: Way,
+    },
+    /// All three, each whole, of one number.
+    Trio {
+        number: u64,
+        len: usize,
+        synced: bool,
     },
     /// One line through a descriptor that stays open; `new`: of a text that begins with it.
     Line {
@@ -132,6 +154,9 @@ impl Step {
             Step::Save { path, number, .. } => {
                 state.insert(path.clone(), *number);
             }
+            Step::Trio { number, .. } => {
+                state.extend(TRIO.map(|name| (format!("w{me}/{name}"), *number)));
+            }
             Step::Line { path, number, .. } | Step::OneLine { path, number, .. } => {
                 state.insert(shared(path), *number);
             }
@@ -170,7 +195,9 @@ impl Step {
     pub fn syncs(&self) -> bool {
         match self {
             Step::Save { way, .. } => matches!(way, Way::Synced | Way::Mapped),
-            Step::OneLine { synced, .. } | Step::Edit { synced, .. } => *synced,
+            Step::OneLine { synced, .. }
+            | Step::Edit { synced, .. }
+            | Step::Trio { synced, .. } => *synced,
             Step::SyncLines | Step::SyncDirectory(_) => true,
             _ => false,
         }
@@ -181,6 +208,7 @@ impl Step {
         matches!(
             self,
             Step::Save { .. }
+                | Step::Trio { .. }
                 | Step::OneLine { .. }
                 | Step::SyncLines
                 | Step::CloseLines
@@ -380,6 +408,15 @@ impl Plan {
                 if self.random.one_in(6) {
                     self.next.push_back(Step::ReadDocument);
                 }
+            }
+            Kind::Trio => {
+                let len = 100 + self.random.below(9000) as usize;
+                let synced = self.random.one_in(4);
+                self.next.push_back(Step::Trio {
+                    number,
+                    len,
+                    synced,
+                });
             }
             Kind::Namer => self.namer(),
             Kind::Editor => {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::content;
-use crate::plan::{DOCUMENT, GRID, KINDS, Plan, Step, Way};
+use crate::plan::{DOCUMENT, GRID, KINDS, Plan, Step, TRIO, Way};
 use crate::random::Random;
 
 /// Nanoseconds of the clock that all processes share.
@@ -140,6 +140,24 @@ impl Worker {
                 len,
                 way,
             } => self.save(n, path, &content::saved(self.me, *number, *len), *way),
+            Step::Trio {
+                number,
+                len,
+                synced,
+            } => {
+                for name in TRIO {
+                    let path = self.root.join(format!("w{}/{name}", self.me));
+                    let mut file = File::create(path)?;
+                    file.write_all(&content::saved(self.me, *number, *len))?;
+                    // One of a round that isn't whole is kept, and not published: nothing is promised yet.
+                    if *synced {
+                        file.sync_all()?;
+                    }
+                    self.pause(2000);
+                    close(file)?;
+                }
+                Ok(())
+            }
             Step::Line {
                 path,
                 number,

@@ -8,7 +8,7 @@ use crate::common::run::wait;
 use crate::common::{Mount, Options};
 use crate::content;
 use crate::judge::Worker;
-use crate::plan::{DOCUMENT, GRID, KINDS, Kind};
+use crate::plan::{DOCUMENT, GRID, KINDS, Kind, rules};
 use crate::served::helper;
 
 /// What they need before anybody does anything.
@@ -16,6 +16,7 @@ pub fn seeded(mut options: Options) -> Options {
     let ids = |kind: Kind| (0..KINDS.len()).filter(move |n| KINDS[*n] == kind);
     let grid: Vec<u8> = (0..KINDS.len()).flat_map(|n| content::row(n, 0)).collect();
     options = options
+        .rules(&rules())
         .seed(GRID, grid)
         .seed(DOCUMENT, content::document(ids(Kind::Patcher)));
     for me in 0..KINDS.len() {

@@ -15,7 +15,7 @@ use crate::common::{Mount, temporary_directory};
 use crate::image::write_out;
 use crate::judge::{Cut, Found, Promise, Worker, judge};
 use crate::medium::Medium;
-use crate::plan::{KINDS, Kind};
+use crate::plan::{KINDS, Kind, rules};
 use crate::random::Random;
 use crate::served::Served;
 use crate::tree::{Done, Operation, TOP, Tree, from_bytes, to_bytes};
@@ -344,7 +344,8 @@ fn recorded_recovery(tree: &Tree, at: &Path) -> Vec<Done> {
 
 fn recovered(at: &Path) -> Result<Found, String> {
     let store = Store::open(at).map_err(|e| format!("the store: {e}"))?;
-    recover(&store, &Rules::builtin()).map_err(|e| format!("recovery: {e}"))?;
+    let rules = Rules::parse(&rules(), "the rules of all").expect("rules");
+    recover(&store, &rules).map_err(|e| format!("recovery: {e}"))?;
     drop(store);
     Ok(Found::read(at))
 }
