@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -35,11 +35,6 @@ enum News {
     Poll,
 }
 
-/// What the kernel knows of this mount: see [`Watchers::nobody_polls`].
-const UNASKED: u8 = 0;
-const ASKED: u8 = 1;
-const POLLED: u8 = 2;
-
 /// The engine's side of the watch helper.
 #[derive(Debug)]
 pub(crate) struct Watchers {
@@ -50,27 +45,20 @@ pub(crate) struct Watchers {
     turn: AtomicU64,
     /// Names of which superseded versions are still known to the kernel.
     lingering: AtomicUsize,
-    polled: AtomicU8,
+    /// The kernel has been told that there is nothing to poll.
+    has_been_polled: AtomicBool,
 }
 
 impl Watchers {
     /// Whether nobody waits for the answer to a poll of a file on this mount, and nobody will. An `epoll_ctl` that does holds its
     /// epoll's lock meanwhile, which a look at that descriptor (`/proc/PID/fdinfo`) waits for: the thread that would answer must
-    /// not be the one that looks. The kernel asks until it is told once that there is nothing to poll; the watch helper has it asked.
+    /// not be the one that looks. The kernel asks until it is told once that there is nothing to poll; the watch helper has it asked as soon as the mount stands.
     pub(super) fn nobody_polls(&self) -> bool {
         if failpoint::mutant("C2-polled") {
             return true;
         }
         // By the dispatcher alone: both its closes and the watch helper's lookup.
-        match self.polled.load(Ordering::Relaxed) {
-            POLLED => true,
-            UNASKED => {
-                self.polled.store(ASKED, Ordering::Relaxed);
-                self.news.send(News::Poll).ok();
-                false
-            }
-            _ => false,
-        }
+        self.has_been_polled.load(Ordering::Relaxed)
     }
 }
 
@@ -97,8 +85,10 @@ impl Engine {
             watch_helper: AtomicU32::new(watch_helper.pid()),
             turn: AtomicU64::new(0),
             lingering: AtomicUsize::new(0),
-            polled: AtomicU8::new(UNASKED),
+            has_been_polled: AtomicBool::new(false),
         };
+        // At once: looks at other processes' descriptors don't only come with closes.
+        watchers.news.send(News::Poll).ok();
         self.watchers.set(watchers).ok();
         *self.untold.lock() = None;
         let engine = Arc::downgrade(self);
@@ -169,7 +159,7 @@ impl Engine {
         if name == watch_helper::POLLED {
             // Requests come in order: all that had asked before are answered.
             if let Some(watchers) = self.watchers.get() {
-                watchers.polled.store(POLLED, Ordering::Relaxed);
+                watchers.has_been_polled.store(true, Ordering::Relaxed);
             }
             return Err(Errno::CANCELED);
         }
