@@ -166,6 +166,26 @@ fn a_killed_child_that_had_printed_does_not_doom_what_its_parent_goes_on_writing
     assert_unchanged(&m, old, "a second worker, and nothing since");
 }
 
+#[test]
+fn a_killed_child_that_has_only_opened_the_file_does_not_doom_what_its_parent_goes_on_writing() {
+    let m = mounted_with!("old");
+    let script = |rest: &str| {
+        format!(
+            "import os, signal\n\
+             f = open('f', 'w'); f.write('head\\n'); f.flush()\n\
+             pid = os.fork()\n\
+             if pid == 0:\n\
+             \x20   g = os.open('f', os.O_RDWR); os.kill(os.getpid(), signal.SIGKILL)\n\
+             os.waitpid(pid, 0)\n\
+             {rest}f.close()\n"
+        )
+    };
+    m.python(&script(""));
+    assert_unchanged(&m, b"old", "nothing was written since");
+    m.python(&script("f.write('tail\\n'); f.flush()\n"));
+    assert_content(m.read("f"), b"head\ntail\n", "the parent goes on");
+}
+
 /// A download that is killed half-way, by a program that then goes on from what is there.
 fn resume_a_download(fetch: &str, resume: &str) {
     if !is_installed(fetch) {

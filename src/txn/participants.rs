@@ -309,15 +309,19 @@ impl Participants {
 
     /// A process has written. If it is the opener, or one that a killed one descended from, it goes
     /// on without that one, as a trainer does without its worker: such a death doesn't count (C4).
+    /// Nor does that of one which has opened the first opener's file by itself, and written nothing.
     fn outlives(&mut self, writer: u32) {
         let is_opener = self.processes.get(&writer).is_some_and(|p| p.opener);
         if failpoint::mutant("C4-workers") {
             return;
         }
-        for process in self.processes.values_mut() {
+        let is_first = writer == self.opener && !failpoint::mutant("C4-only-opened");
+        for (pid, process) in &mut self.processes {
             let is_child = is_opener || process.ancestors.contains(&writer);
-            if process.killed_by.is_some() && !process.opener && is_child {
-                (process.killed_by, process.wrote) = (None, false);
+            let has_only_opened = is_first && *pid != writer && !process.wrote;
+            let is_idle = !process.opener && is_child || has_only_opened;
+            if process.killed_by.is_some() && is_idle {
+                (process.killed_by, process.wrote, process.opener) = (None, false, false);
             }
         }
     }
@@ -552,6 +556,22 @@ mod tests {
         kill(&mut participants, 10, &[]);
         participants.outlives(10);
         assert_eq!(participants.killed(), Some((10, 9)), "the opener counts");
+    }
+
+    #[test]
+    fn who_has_only_opened_it_and_is_killed_does_not_count_once_the_first_opener_goes_on() {
+        let mut participants = opened();
+        participants.join(12, 12, false);
+        kill(&mut participants, 12, &[10]);
+        assert_eq!(participants.killed_writer(), Some((12, 9)));
+        participants.outlives(10);
+        close(&mut participants, 10);
+        assert_eq!(participants.killed(), None);
+        participants.join(13, 13, false);
+        participants.processes.entry(13).or_default().wrote = true;
+        kill(&mut participants, 13, &[10]);
+        participants.outlives(10);
+        assert_eq!(participants.killed(), Some((13, 9)), "it has written");
     }
 
     #[test]
