@@ -242,3 +242,23 @@ fn an_open_file_that_is_closed_while_it_gets_a_name_gets_it() {
         assert_eq!(m.exists(name), operation != "rename", "{operation}");
     }
 }
+
+#[test]
+fn what_was_fsynced_under_a_name_outlives_a_kill_while_an_unlink_waits() {
+    need_daemon!();
+    let mut m = mount!(slowly("COMMITFS_ROUND_DELAY_MS").seed("f", "old"));
+    let (mut writer, mut other) = (Actor::new(), Actor::new());
+    writer.open("f", "r+", &m.path("f")).unwrap();
+    writer.write("f", "new").unwrap();
+    writer.fsync("f").unwrap();
+    // The unlink waits until this is in place.
+    m.save("another", "text");
+    let path = m.path("f");
+    other.start("unlink", &[path.as_os_str().as_encoded_bytes()]);
+    by_then();
+    assert!(!other.has_answered(), "the unlink was quicker");
+    m.kill_daemon();
+    drop((writer, other));
+    m.remount();
+    assert_content(m.read("f"), b"new", "fsync'd, and not removed");
+}

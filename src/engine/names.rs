@@ -260,25 +260,32 @@ impl Engine {
         {
             return Err(Errno::ISDIR);
         }
-        if !*discarded {
+        // What is open under the name is discarded as the name goes, not before a wait for that: should the daemon end
+        // meanwhile, what was fsync'd is a version still.
+        let discard = |state: &mut State, discarded: &mut bool| {
             let own = self.own_transaction(state, caller, dentry).is_some()
                 || state.txns.seen_by_all_at(dentry).next().is_some();
             let committed =
                 backing.is_some() || state.pending.get(dentry.dir, &dentry.name).is_some();
-            if own || committed {
+            if !*discarded && (own || committed) {
                 *discarded |= self.discard_transactions(state, dentry) && own;
             }
+        };
+        if failpoint::mutant("C7-unlink-waits") {
+            discard(state, discarded);
         }
         if let Some(pending) = state.pending.get(dentry.dir, &dentry.name) {
             if backing.is_some() || !pending.superseded.is_empty() {
                 return Ok(Step::CheckpointFirst);
             }
             let removed = pending.node;
+            discard(state, discarded);
             self.note_removed(state, caller.tid, dentry, Some(removed));
             self.drop_pending(state, dentry);
             return Ok(Step::Done(()));
         }
         let Some(stat) = backing else {
+            discard(state, discarded);
             return if *discarded {
                 Ok(Step::Done(()))
             } else {
@@ -290,6 +297,7 @@ impl Engine {
         if !direct && self.must_checkpoint(state, barrier) {
             return Ok(Step::CheckpointFirst);
         }
+        discard(state, discarded);
         self.remove_backing(state, caller, dentry, &dir, &stat)?;
         Ok(Step::Done(()))
     }
