@@ -38,10 +38,15 @@ pub fn killed_by(pid: u32, pidfd: &OwnedFd) -> Option<i32> {
 }
 
 /// Wait status of a process that has ended: asked of the descriptor (Linux 6.15), else of the zombie.
+///
+/// The descriptor has it from when the process was waited for: one that is waited for between these two questions has
+/// to be asked for once more.
 pub fn status(pid: u32, pidfd: &OwnedFd) -> Option<i32> {
     match in_place_of_proc() {
         Some(processes) => processes.exit_code(pid),
-        None => exit_code(pidfd).or_else(|| zombie_exit_code(pid, pidfd)),
+        None => exit_code(pidfd)
+            .or_else(|| zombie_exit_code(pid, pidfd))
+            .or_else(|| exit_code(pidfd)),
     }
 }
 
@@ -100,4 +105,32 @@ fn is_unreaped(pidfd: &OwnedFd) -> bool {
         )
     };
     result == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_process_ended_is_known_also_if_its_parent_waits_for_it_meanwhile() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let fd = pidfd(child.id()).unwrap();
+        child.wait().unwrap();
+        if exit_code(&fd).is_none() {
+            return; // before Linux 6.15 nobody knows, once it was waited for
+        }
+        let tries = 2_000;
+        let mut unknown = 0;
+        for _ in 0..tries {
+            let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+            let fd = pidfd(child.id()).unwrap();
+            let pid = child.id();
+            std::thread::scope(|scope| {
+                scope.spawn(|| child.wait().unwrap());
+                while !has_ended(&fd) {}
+                unknown += u32::from(status(pid, &fd) != Some(0));
+            });
+        }
+        assert_eq!(unknown, 0, "of {tries}");
+    }
 }
