@@ -53,6 +53,37 @@ fn neither_a_link_nor_a_rename_without_replacing_takes_a_name_that_was_saved_mea
 }
 
 #[test]
+fn a_link_to_a_file_that_is_saved_again_and_again_meanwhile_has_one_of_these_saves() {
+    need_daemon!();
+    let m = mount!(slowly("COMMITFS_LINK_DELAY_MS").seed("f", "first"));
+    // Who makes a link holds its directory.
+    m.sh("mkdir mirror").ok();
+    let mut writer = Actor::new();
+    std::thread::scope(|scope| {
+        // What it has found is replaced already, and what has replaced that is so meanwhile.
+        let linker = scope.spawn(|| {
+            m.python(
+                "import os, time\n\
+                 f = open('f')\n\
+                 open('opened', 'w').close()\n\
+                 while open('f').read() != 'second': time.sleep(0.01)\n\
+                 os.link(f'/proc/self/fd/{f.fileno()}', 'mirror/f', src_dir_fd=0, follow_symlinks=True)\n",
+            )
+        });
+        eventually(Duration::from_secs(10), "it has opened", || {
+            m.exists("opened")
+        });
+        writer.save(&m.path("f"), "second").unwrap();
+        by_then();
+        writer.save(&m.path("f"), "third").unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        writer.save(&m.path("f"), "fourth").unwrap();
+        linker.join().unwrap().ok();
+    });
+    assert_content(m.read("mirror/f"), b"fourth", "the newest");
+}
+
+#[test]
 fn what_a_guard_has_judged_is_what_gets_the_name() {
     need_daemon!();
     let merging = "[[rule]]\nglob = \"merged.json\"\non_conflict = \"merge\"\n";

@@ -15,8 +15,11 @@ use super::{Engine, State, virtualdir};
 use crate::guard::Guard;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode};
-use crate::sys::at;
+use crate::sys::{at, failpoint};
 use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, Seq, TxnId};
+
+/// So many versions in a row may be replaced before they are linked.
+const TRIES: u32 = 100;
 
 impl Engine {
     /// link(2).
@@ -51,7 +54,19 @@ impl Engine {
             .run(move || done(engine.link_now(caller, node, &to)));
     }
 
+    /// What it has found may be replaced at any moment, and be gone then: it begins again. The kernel would only do so once.
     fn link_now(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Attr> {
+        let is_there = || self.lock().nodes.get(node).is_some_and(|n| !n.dead);
+        for _ in 1..TRIES {
+            match self.link_found(caller, node, to) {
+                Err(Errno::STALE) if is_there() && !failpoint::mutant("C6-link-again") => {}
+                linked => return linked,
+            }
+        }
+        self.link_found(caller, node, to)
+    }
+
+    fn link_found(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Attr> {
         let closed = self.lock().deciding_at(node);
         if let Some(closed) = closed {
             self.await_decision(closed);
@@ -75,7 +90,7 @@ impl Engine {
         if let Some(id) = open {
             return match self.publish_open(caller.tid, id, to, Publication::Link) {
                 Ok(published) => self.attr_after_lookup(published.version),
-                Err(Errno::NOENT) if self.lock().has_ended(id) => self.link_now(caller, node, to),
+                Err(Errno::NOENT) if self.lock().has_ended(id) => self.link_found(caller, node, to),
                 Err(e) => Err(e),
             };
         }
@@ -104,6 +119,7 @@ impl Engine {
     fn check_linked(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Option<NodeId>> {
         let node = self.newest(&mut self.lock(), node)?;
         self.materialize(node)?;
+        failpoint::delay("COMMITFS_LINK_DELAY_MS");
         let (fd, policy, is_file) = {
             let state = self.lock();
             let n = state.nodes.get(node).ok_or(Errno::STALE)?;
