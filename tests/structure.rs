@@ -18,7 +18,7 @@ fn source() -> &'static Source {
 type Limits = (usize, &'static [(&'static str, usize)]);
 
 /// What is beyond its goal today. A number here may only fall; what has reached its goal leaves the list.
-const METHODS: Limits = (60, &[("Engine", 548)]);
+const METHODS: Limits = (60, &[("Engine", 547)]);
 const FIELDS: Limits = (
     15,
     &[
@@ -30,7 +30,7 @@ const FIELDS: Limits = (
     ],
 );
 // That of the engine holds by the methods of its one type: each file that these are divided into counts.
-const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 32), ("json", 5), ("txn", 5)]);
+const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 11), ("json", 5), ("txn", 5)]);
 const FILE_LINES: Limits = (700, &[("txn/recovery.rs", 1002), ("txn/staging.rs", 724)]);
 const FUNCTION_LINES: Limits = (
     70,

@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use super::opening::Goal;
 use super::retries::arrive;
 use super::setid::drop_set_id;
-use super::{Engine, State, resolve, virtualdir};
+use super::xattrs::ACCESS;
+use super::{Engine, State, seeing, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Own, Staging};
@@ -263,7 +264,7 @@ impl Engine {
         if let Some(prepared) = prepared {
             if node.kind == NodeKind::Private(prepared) {
                 let walked = note.as_ref().map(|n| &n.dentry);
-                resolve::has_walked(state, prepared, walked);
+                seeing::has_walked(state, prepared, walked);
                 return Ok(Truncation::Alone(prepared));
             }
             self.drop_unopened(state, prepared);
@@ -281,7 +282,7 @@ impl Engine {
             }
             NodeKind::Private(_) | NodeKind::File => {}
         }
-        let looked_up = resolve::looked_up(state, caller.tid, id);
+        let looked_up = seeing::looked_up(state, caller.tid, id);
         let dentry = looked_up.or(node.at.as_ref()).cloned();
         if !node.dead && self.is_direct(state, id, dentry.as_ref())? {
             let file = at::reopen(&*state.nodes.fd(id)?, rustix::fs::OFlags::WRONLY)?;
@@ -349,7 +350,6 @@ impl Engine {
         umask: u32,
     ) -> OpResult<()> {
         const DEFAULT: &str = "system.posix_acl_default";
-        const ACCESS: &str = "system.posix_acl_access";
         let Some(acl) = at::get_xattr(dir, DEFAULT.as_ref())? else {
             // Mode came without the umask applied.
             if umask & 0o777 != 0 {
@@ -382,7 +382,7 @@ pub(super) fn meant(engine: &Engine, caller: Caller, node: NodeId) -> NodeId {
             .is_some_and(|n| n.kind == NodeKind::File)
     };
     let is_old = is_file(state, node) && state.nodes.get(node).is_some_and(|n| n.superseded);
-    let dentry = resolve::looked_up(state, caller.tid, node);
+    let dentry = seeing::looked_up(state, caller.tid, node);
     let dentry = dentry.or_else(|| state.nodes.get(node)?.at.as_ref());
     let Some(dentry) = dentry.filter(|_| is_old).cloned() else {
         return node;

@@ -5,32 +5,23 @@
 //! before close() returns, and since requests are handled in order, whatever the program asks
 //! next finds the commit done. So RELEASE commits without anything that could fail.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::MutexGuard;
-use rustix::io::Errno;
 
-use super::copies::{Copies, RENEWALS};
+use super::copies::RENEWALS;
+use super::deciding::DECISION_LIMIT;
 use super::handle::{
     Asked, Closing, FlushRest, OpenFile, Progress, Unlock, Worked, close_unwritten,
 };
 use super::locking::end_unchanged;
-use super::prepare::{check_target, told_of_ended};
-use super::{Durability, Engine, State, rounds};
-use crate::conflict::Save;
-use crate::guard::Guard;
-use crate::journal::Record;
+use super::prepare::told_of_ended;
+use super::{Durability, Engine, State};
 use crate::locks::FileId;
-use crate::namespace::NodeKind;
-use crate::store::{Rejected, id_name};
-use crate::sys::{at, failpoint, proc};
-use crate::txn::{Abort, GrownBase, Phase, Staging, Transaction};
-use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, Seq, TxnId, now_ns, path_hex};
-
-/// Transactions that are being decided upon hold up an unmount no longer than this.
-pub(super) const DECISION_LIMIT: Duration = Duration::from_secs(5);
+use crate::sys::failpoint;
+use crate::txn::{Abort, GrownBase, Phase, Staging};
+use crate::types::{Caller, HandleId, NodeId, OpResult, Seq, TxnId};
 
 impl Engine {
     /// A descriptor of the description is closed.
@@ -163,10 +154,6 @@ impl Engine {
         }
     }
 
-    pub(super) fn is_changed(&self, id: TxnId) -> bool {
-        self.lock().txns.get(&id).is_some_and(|t| t.is_changed())
-    }
-
     /// A close gives the closing process's fcntl locks back, but only once what was written under
     /// them is committed: by RELEASE if that follows, else now.
     fn unlock_at_close(&self, caller: Caller, id: TxnId, file: FileId, owner: u64) {
@@ -181,39 +168,6 @@ impl Engine {
         }
         self.commit_by_close(caller, id);
         self.release_posix(file, owner);
-    }
-
-    /// What a killed writer leaves is no commit, though another process may hold it open; nor does
-    /// one commit that is killed and has merely inherited it.
-    pub(super) fn commit_by_close(&self, caller: Caller, id: TxnId) {
-        let killed = Engine::killed_flusher(caller).is_some();
-        let commits = |t: &Transaction| !t.has_lost_a_writer() && (!killed || t.is_exempt());
-        if self.lock().txns.get(&id).is_some_and(commits) {
-            self.commit_point(id, caller.tid);
-        }
-    }
-
-    /// The last reference of a description is gone. `owner` is that of its flock locks.
-    pub fn release(self: &Arc<Self>, node: NodeId, handle: HandleId, owner: Option<u64>) {
-        let half = self.lock().handles.get(handle).cloned();
-        if let Some(file) = half.filter(|file| file.may_hold_half()) {
-            let engine = self.clone();
-            return self.pool.run(move || {
-                file.leave_half(&engine, handle);
-                drop(file);
-                engine.release(node, handle, owner);
-            });
-        }
-        let mut state = self.lock();
-        let unlock = Unlock {
-            file: state.file_of(node),
-            handle,
-            owner,
-        };
-        match state.handles.remove(handle) {
-            Some(file) => file.release(self, state, unlock),
-            None => self.give_back(&mut state, &unlock),
-        }
     }
 
     /// The last reference of a writing description is gone: its transaction ends with its last. Called under the state's
@@ -266,11 +220,6 @@ impl Engine {
         }
         drop(guard);
         self.finish_later(id, staging.clone(), unlock);
-    }
-
-    /// See [`Appends::are_all_in`](super::append::Appends::are_all_in).
-    pub(super) fn has_all_added(&self, grown: Option<GrownBase>) -> bool {
-        grown.is_none_or(|g| self.appends.are_all_in(&g))
     }
 
     /// Content that changed after its last FLUSH (a mapping) is prepared now, on a worker;
@@ -392,260 +341,5 @@ impl Engine {
         crate::sys::interrupt::stop_all();
         let ids: Vec<TxnId> = state.txns.keys().copied().collect();
         self.abort_by_force(state, &ids);
-    }
-
-    /// Sends some open transactions to rejected.
-    pub(super) fn abort_by_force(&self, mut state: MutexGuard<'_, State>, ids: &[TxnId]) {
-        let mut all = Vec::new();
-        for &id in ids {
-            if let Some(txn) = state.txns.get_mut(&id) {
-                if let Some(ready) = txn.preparation.refuse(Abort::Forced) {
-                    self.sequencer
-                        .append(&Record::Unprepared { id: ready.id })
-                        .ok();
-                }
-                txn.participants.leave();
-                all.extend(self.finish(&mut state, id));
-            }
-        }
-        drop(state);
-        for aborted in all {
-            self.finish_aborted(aborted);
-        }
-    }
-
-    /// Decides, also about the links that follow it.
-    pub(super) fn finish_with(
-        &self,
-        state: &mut State,
-        id: TxnId,
-        copies: Copies,
-    ) -> Option<Aborted> {
-        let aborted = self.finish(state, id);
-        match aborted {
-            None => self.publish_copies(state, copies),
-            Some(_) => copies.remove(&self.store),
-        }
-        aborted
-    }
-}
-
-/// What is to become of a transaction whose last reference is gone: an error where it doesn't commit, and why if that is one.
-/// `None`: it has ended.
-fn ending(engine: &Engine, state: &mut State, id: TxnId) -> Option<Result<(), Option<Abort>>> {
-    let adds_nothing = engine.is_no_op(state, id);
-    let txn = state.txns.get(&id)?;
-    if txn.is_unlinked() || !txn.would_commit() || adds_nothing {
-        return Some(Err(None));
-    }
-    let death = txn.death().filter(|_| txn.is_doomed());
-    let abort = match (death, txn.preparation.refusal()) {
-        (Some(death), _) => Some(death),
-        (None, Some(verdict)) => Some(verdict.clone()),
-        // Nothing is dropped that way: what it holds goes to rejected.
-        (None, None) if txn.preparation.ready().is_none() => Some(Abort::FailedWrite {
-            what: "prepare",
-            errno: Errno::IO,
-        }),
-        (None, None) => check_target(engine, state, txn.dentry())
-            .err()
-            .map(|errno| Abort::VanishedTarget { errno }),
-    };
-    Some(abort.map_or(Ok(()), |abort| Err(Some(abort))))
-}
-
-/// A transaction has ended, by a commit of this content if by any.
-pub(super) fn leave(
-    engine: &Engine,
-    state: &mut State,
-    (id, committed): (TxnId, Option<TxnId>),
-    save: Option<Save>,
-) {
-    state.forget_save(id);
-    let merges = save.map(|s| s.merges).unwrap_or_default();
-    for merge in merges.into_iter().filter(|merge| committed != Some(*merge)) {
-        engine.store.remove_staging(merge).ok();
-    }
-}
-
-/// A transaction that won't commit, on its way out.
-pub(super) struct Aborted {
-    txn: Transaction,
-    path: PathBuf,
-    abort: Option<Abort>,
-}
-
-impl Engine {
-    /// Decides: commits, or gives what is left of a transaction that doesn't.
-    pub(super) fn finish(&self, state: &mut State, id: TxnId) -> Option<Aborted> {
-        let ending = ending(self, state, id)?;
-        match &ending {
-            Ok(()) if rounds::hold(self, state, id) => return None,
-            Err(Some(abort)) => rounds::refuse(state, id, abort),
-            _ => {}
-        }
-        let txn = state.remove_transaction(id)?;
-        let save = state.registry.saves.get(&id).cloned();
-        self.end_turn(state, txn.dentry(), id);
-        let file = state.file_of(txn.node);
-        if txn.slot.is_held() {
-            let (path, held) = (self.show(state, txn.dentry()), txn.started.elapsed());
-            state.lock_stats.note(&path, |t| t.holds.observe(held));
-        }
-        let releases = txn.releases.clone();
-        let committed = txn.preparation.ready().map(|c| c.id);
-        let aborted = match ending {
-            Ok(()) => {
-                self.commit(state, txn, save.as_ref());
-                None
-            }
-            Err(abort) => Some(self.abort(state, txn, abort)),
-        };
-        let committed = committed.filter(|_| aborted.is_none());
-        leave(self, state, (id, committed), save);
-        for owner in releases {
-            state.locks.release_posix(file, owner);
-        }
-        self.note_ended(state, file);
-        aborted
-    }
-
-    /// Whether a transaction that is still listed would replace what somebody else has committed by nothing of its own.
-    pub(super) fn is_no_op(&self, state: &mut State, id: TxnId) -> bool {
-        let nothing = state
-            .txns
-            .get(&id)
-            .filter(|t| t.purpose.holds_nothing())
-            .map(|t| (t.dentry().clone(), t.purpose.base()));
-        nothing.is_some_and(|(dentry, base)| self.is_another_file(state, &dentry, base))
-    }
-
-    fn is_another_file(&self, state: &mut State, dentry: &Dentry, base: Option<NodeId>) -> bool {
-        matches!(self.current_if_any(state, dentry), Ok(Some(current))
-            if Some(current) != base
-                && state.nodes.get(current).is_some_and(|n| n.kind == NodeKind::File))
-    }
-
-    /// Takes a transaction's node out of the way; what becomes of the content is done on a worker.
-    fn abort(&self, state: &mut State, mut txn: Transaction, abort: Option<Abort>) -> Aborted {
-        // What its FLUSH has promised holds no more, and everybody sees that from now on: whoever left a mapping was killed, say.
-        let promised = txn.preparation.withdraw();
-        if let Some(ready) = promised.filter(|_| !failpoint::mutant("C4-withdrawn")) {
-            self.sequencer
-                .append(&Record::Unprepared { id: ready.id })
-                .ok();
-        }
-        if abort.is_some() {
-            let begun = Engine::begin_record(state, &txn, false);
-            state.txns.begin_abort(txn.id, begun);
-        }
-        if let Some(node) = state.nodes.get_mut(txn.node) {
-            node.kind = NodeKind::File;
-            node.unlinked = true;
-        }
-        let read = state.handles.of(txn.id).next().is_some();
-        // Who reads the staged content goes on reading it, be it the base's.
-        if !read {
-            self.let_go(state, txn.node);
-        } else if let Some(content) = txn.staging.try_lock()
-            && content.must_copy()
-            && let Ok(base) = at::reopen(&*content.readable().file, rustix::fs::OFlags::PATH)
-            && let Some(node) = state.nodes.get_mut(txn.node)
-        {
-            node.forwarded = Some(Arc::new(base));
-        }
-        if let Some(abort) = &abort {
-            *state.counters.aborts.entry(abort.counter()).or_default() += 1;
-            let kept = txn.staging.try_lock();
-            let is_kept = !txn.purpose.is_restore() && kept.is_none_or(|c| c.size() != Ok(0));
-            let kept = is_kept.then_some(txn.staging_id);
-            let path = self.show(state, txn.dentry());
-            let (pid, command) = txn.participants.who();
-            log::warn!(
-                "{path}: not committed: {abort}; opened by {pid} ({command}){}",
-                kept.map_or(String::new(), |id| format!(
-                    "; content kept as rejected/{}",
-                    id_name(id)
-                ))
-            );
-            // Who restores content is told by its close, and the content is there already.
-            if !txn.purpose.is_restore() {
-                // Listed with the others of its round.
-                let listed = kept.map(|kept| txn.round().unwrap_or(kept));
-                self.remember_error(state, txn.dentry(), abort, (pid, command), listed);
-            }
-            let is_new = txn.purpose.creates();
-            let is_killed = matches!(abort, Abort::Killed { .. });
-            if is_new && is_killed && txn.policy.guard == Guard::None {
-                state.offer_what_there_is(txn.dentry());
-            }
-        } else if txn.is_unlinked() {
-            *state
-                .counters
-                .aborts
-                .entry(Abort::Discarded.counter())
-                .or_default() += 1;
-        }
-        let path = self.path_of(state, txn.dentry());
-        self.reaper.closes().begin();
-        Aborted { txn, path, abort }
-    }
-
-    /// Moves aborted content to rejected, or removes what held nothing.
-    pub(super) fn finish_aborted(&self, aborted: Aborted) {
-        failpoint::delay("COMMITFS_REJECT_DELAY_MS");
-        let content = aborted.txn.staging.lock();
-        let id = content.id;
-        // Where nothing was copied, nothing was written.
-        let untouched = content.must_copy();
-        let len = content.size().ok().filter(|_| !untouched).unwrap_or(0);
-        drop(content);
-        let kept = match &aborted.abort {
-            Some(abort) if len > 0 && !aborted.txn.purpose.is_restore() => {
-                let (pid, command) = aborted.txn.participants.to_who();
-                let meta = Rejected {
-                    id,
-                    path: aborted.path.to_string_lossy().into_owned(),
-                    path_hex: path_hex(&aborted.path),
-                    reason: abort.to_string(),
-                    time_ns: now_ns(),
-                    pid,
-                    command,
-                    len,
-                    round: aborted.txn.round().map(id_name),
-                };
-                self.keep_rejected(&meta);
-                true
-            }
-            _ => {
-                self.store.remove_staging(id).ok();
-                false
-            }
-        };
-        self.sequencer.append(&Record::Abort { id }).ok();
-        let mut state = self.lock();
-        state.txns.end_abort(aborted.txn.id);
-        state.counters.rejected += u64::from(kept);
-        drop(state);
-        // Its space is free only when nobody has it open.
-        drop(aborted);
-        self.reaper.closes().end();
-    }
-
-    /// A guard's refusal of a rename or link: told, counted and remembered.
-    /// The thread of that number (0: the daemon itself) doesn't get what it has asked for. On a worker.
-    pub(super) fn refuse(&self, dentry: &Dentry, abort: Abort, by: u32) -> Errno {
-        let by = proc::tgid(by).filter(|_| !failpoint::mutant("C22-who"));
-        let pid = by.unwrap_or(0);
-        let command = proc::comm(pid).unwrap_or_default();
-        let mut state = self.lock();
-        let errno = abort.errno();
-        *state.counters.aborts.entry(abort.counter()).or_default() += 1;
-        log::warn!(
-            "{}: not put under this name: {abort}; asked for by {pid} ({command})",
-            self.show(&state, dentry)
-        );
-        self.remember_error(&mut state, dentry, &abort, (pid, &command), None);
-        errno
     }
 }

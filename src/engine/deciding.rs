@@ -5,7 +5,7 @@
 //! would else go on in what has been promised to be committed as it is: the decision would find it
 //! changed, or what is written later would go into a version that others read already.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
@@ -16,7 +16,7 @@ use crate::namespace::NodeKind;
 use crate::runtime::Awaited;
 use crate::sys::{failpoint, pidfd, proc};
 use crate::txn::Transaction;
-use crate::types::{Dentry, NodeId, TxnId};
+use crate::types::{Dentry, NodeId, OpResult, TxnId};
 
 impl State {
     /// The transaction that has this node, if it is being decided upon.
@@ -113,6 +113,11 @@ impl Engine {
             sleep(&mut state, &[Awaited::Name((*dentry).clone())]);
         }
     }
+
+    pub(super) fn exists(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
+        Ok(state.txns.at(dentry).any(is_as_good_as_there)
+            || self.current_if_any(state, dentry)?.is_some())
+    }
 }
 
 /// Whether a saver of it has ended, so that it is about to be decided what becomes of it: who asks for the name waits for that.
@@ -141,3 +146,6 @@ pub(super) fn wake_watch(state: &State) {
         watch.unpark();
     }
 }
+
+/// Transactions that are being decided upon hold up an unmount no longer than this.
+pub(super) const DECISION_LIMIT: Duration = Duration::from_secs(5);

@@ -101,7 +101,7 @@ impl Engine {
             names.insert(name.clone(), (pending.node, FileType::RegularFile));
         }
         for txn in state.txns.values() {
-            let own = tgid.is_some_and(|t| super::resolve::sees(state, txn, (t, caller.tid)));
+            let own = tgid.is_some_and(|t| super::seeing::sees(state, txn, (t, caller.tid)));
             if txn.dentry().dir == node
                 && !txn.is_unlinked()
                 && (txn.phase.is_open() || txn.phase.is_held())

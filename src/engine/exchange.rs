@@ -11,11 +11,12 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
+use super::barrier::JUDGEMENTS;
 use super::checkpoint::tell_begun;
-use super::names::{JUDGEMENTS, open_at};
-use super::prepare::check_target;
-use super::publishing::Publication;
-use super::rest::publish_in_place;
+use super::names::open_at;
+use super::publication::Publication;
+use super::resting::publish_in_place;
+use super::target::check_target;
 use super::{Durability, Engine, State, rounds};
 use crate::guard::{Guard, Replaces};
 use crate::journal::Record;

@@ -11,12 +11,12 @@
 
 use std::path::Path;
 
-use super::{Engine, State};
 use rustix::fs::RenameFlags;
 
+use super::{Engine, State};
 use crate::journal::{FileKey, Record};
 use crate::sys::failpoint;
-use crate::txn::key_of;
+use crate::txn::{GrownBase, key_of};
 use crate::types::{Dentry, HandleId, NodeId, OpResult};
 
 impl Engine {
@@ -111,5 +111,10 @@ impl Engine {
             self.sequencer.settle(file)?;
         }
         self.sync_journal()
+    }
+
+    /// See [`Appends::are_all_in`](super::append::Appends::are_all_in).
+    pub(super) fn has_all_added(&self, grown: Option<GrownBase>) -> bool {
+        grown.is_none_or(|g| self.appends.are_all_in(&g))
     }
 }

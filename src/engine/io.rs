@@ -193,8 +193,7 @@ impl Engine {
             let Some(txn) = state.txns.get(&id) else {
                 return false;
             };
-            let alone =
-                txn.purpose.appends() || super::append::others_than_appenders(&state, id) <= 1;
+            let alone = txn.purpose.appends() || state.handles.others_than_appenders(id) <= 1;
             // A link gets its copy when the file is whole.
             let followed = state.names.is_followed(id);
             let goes_on = alone && !txn.is_unlinked() && !txn.visibility.is_claim() && !followed;

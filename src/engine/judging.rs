@@ -7,7 +7,8 @@ use rustix::io::Errno;
 
 use super::Engine;
 use super::merging::MergeOutcome;
-use super::prepare::check_target;
+use super::passed::look_at_passed;
+use super::target::check_target;
 use crate::guard::{Guard, Replaces, Verdict, examine, judge};
 use crate::namespace::NodeKind;
 use crate::rules::Policy;
@@ -171,6 +172,36 @@ impl Engine {
         examine(guard, &file, len)
             .map(Some)
             .map_err(|e| errno_of(&e))
+    }
+
+    pub(super) fn prepare_content(
+        &self,
+        id: TxnId,
+        staging: &Staging,
+        dentry: &Dentry,
+        policy: &Policy,
+        (sure, takes_added): (bool, bool),
+    ) -> Result<Ready, Abort> {
+        self.copy_base(staging).ok();
+        let mut content = staging.lock();
+        if let Some(failure) = &content.failed {
+            return Err(Abort::FailedWrite {
+                what: failure.what,
+                errno: failure.errno,
+            });
+        }
+        let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
+        content.copy_base().map_err(failed("copy"))?;
+        look_at_passed(&self.store, &mut content).map_err(failed("write"))?;
+        let edits = self
+            .take_parts(id, &mut content, takes_added)
+            .map_err(failed("copy"))?;
+        if takes_added {
+            self.take_added(&mut content).map_err(failed("copy"))?;
+        }
+        let attributes = |content: &mut Content| self.apply_attributes(id, content, dentry, false);
+        let target = (dentry, policy);
+        make_ready(self, id, &mut content, target, (sure, edits), attributes)
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{Engine, State};
 use crate::guard::{Guard, JsonLines, ReadAt, Verdict};
 use crate::namespace::NodeKind;
-use crate::rules::{Policy, Record as RecordRule, Stream};
+use crate::rules::{OnConflict, Policy, Record as RecordRule, Stream};
 use crate::sys::{at, failpoint};
 use crate::txn::Content;
 use crate::types::{Dentry, NodeId, OpResult, errno_of};
@@ -172,6 +172,11 @@ impl Engine {
         };
         let known = by_json_lines(policy) && Engine::knows_json_lines(state, id, len()?);
         known.then_some(Stream::Json)
+    }
+
+    /// Whether what becomes of a stale save is for this module to say.
+    pub(super) fn watches(policy: &Policy) -> bool {
+        policy.on_conflict != OnConflict::Last && !failpoint::mutant("C17")
     }
 }
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::barrier::{Barrier, Step};
 use super::deciding::is_promised;
-use super::names::{Barrier, Step, refuse_state_dir};
-use super::publishing::Publication;
+use super::names::refuse_state_dir;
+use super::publication::Publication;
 use super::{Engine, State, virtualdir};
 use crate::guard::Guard;
 use crate::namespace::NodeKind;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
+use super::commit_points::written_by;
 use super::handle::{Asked, Closing, FlushRest, OpenFile, Progress, VersionReader};
-use super::rest::{may_commit_so_far, publish_in_place};
 use super::state::sleep_until;
 use super::{Engine, State};
 use crate::locks::{FileId, Lock, LockKind, Mode, closes_cycle};
@@ -22,7 +22,6 @@ use crate::namespace::{NodeKind, Shown};
 use crate::runtime::{Awaited, Waiting};
 use crate::sys::proc::Call;
 use crate::sys::{failpoint, proc};
-use crate::txn::Transaction;
 use crate::types::{Caller, HandleId, NodeId, OpResult, TxnId};
 
 /// How often a waiting thread's signals are looked at.
@@ -473,57 +472,11 @@ impl Engine {
         written_by(&state, file, request.pid, through)
     }
 
-    /// A close of any descriptor of a `locked` file gives the closing process's fcntl locks of it
-    /// back: what was written under them through others than the one that is `closed` is committed
-    /// first.
-    pub(super) fn commit_written(
-        &self,
-        caller: Caller,
-        locked: Option<FileId>,
-        closed: Option<TxnId>,
-    ) {
-        let Some(file) = locked else {
-            return;
-        };
-        let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
-        let written = written_by(&self.lock(), file, pid, None);
-        for id in written.into_iter().filter(|id| Some(*id) != closed) {
-            self.commit_by_close(caller, id);
-        }
-    }
-
     fn release_range(&self, request: &LockRequest) {
         let mut state = self.lock();
         let file = state.file_of(request.node);
         state.locks.release(file, &request.lock(Mode::Shared));
         self.note_ended(&mut state, file);
-    }
-
-    /// Unlocking after writing commits what is written so far; the transaction goes on.
-    pub(super) fn commit_point(&self, id: TxnId, by: u32) {
-        if failpoint::mutant("C12-commit-point") {
-            return;
-        }
-        let dentry = match self.lock().txns.get(&id) {
-            Some(txn) if may_commit_so_far(txn) => txn.dentry().clone(),
-            _ => return,
-        };
-        // What a new log holds is its first version.
-        let unpublished = self.unpublished_stream(id).filter(|_| self.is_changed(id));
-        let published = match unpublished {
-            Some(handle) => self.publish_first(id, handle, 0, b"").map(drop),
-            None => publish_in_place(self, by, id),
-        };
-        // NODATA: there was nothing new to commit.
-        if let Err(e) = published
-            && e != Errno::NODATA
-        {
-            let state = self.lock();
-            log::info!(
-                "{}: unlocked, but not committed: {e}",
-                self.show(&state, &dentry)
-            );
-        }
     }
 
     /// A close by a process: its fcntl locks of the file go, once what it wrote is committed.
@@ -533,21 +486,6 @@ impl Engine {
             self.note_ended(&mut state, file);
         }
     }
-}
-
-/// Open transactions of a file that a process has written, or takes part in and others have.
-fn written_by(state: &State, file: FileId, pid: u32, through: Option<TxnId>) -> Vec<TxnId> {
-    // All processes of other pid namespaces have the number 0.
-    let takes_part =
-        |t: &Transaction| (pid != 0 && t.participants.contains(pid)) || Some(t.id) == through;
-    let mut written: Vec<_> = state
-        .txns
-        .values()
-        .filter(|t| t.is_changed() && takes_part(t) && state.file_of(t.node) == file)
-        .map(|t| t.id)
-        .collect();
-    written.sort_unstable();
-    written
 }
 
 /// A descriptor is closed, and nothing of its own is to be committed: what was written under the closing process's fcntl

@@ -12,10 +12,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::documents::Parsed;
-use super::publishing::Publication;
+use super::publication::Publication;
 use super::{Engine, State};
 use crate::conflict::{
     Actor, Author, Base, ProcessId, Save, Saved, Text, Why, goes_back, read_document_in,
@@ -27,7 +28,6 @@ use crate::rules::{Creation, OnConflict, Policy};
 use crate::sys::{at, failpoint, pidfd, proc};
 use crate::txn::{Abort, Ready, Written};
 use crate::types::{Caller, Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
-use rustix::fs::OFlags;
 
 /// How far up the processes that a reader descends from are looked at.
 const GENERATIONS: usize = 4;
@@ -70,11 +70,6 @@ impl Engine {
         let read = Parsed::read(node, &fd);
         read.map(|parsed| (parsed.document, fd))
             .map_err(|refusal| refusal.errno)
-    }
-
-    /// Whether what becomes of a stale save is for this module to say.
-    pub(super) fn watches(policy: &Policy) -> bool {
-        policy.on_conflict != OnConflict::Last && !failpoint::mutant("C17")
     }
 
     /// Who asks, for the ledger.

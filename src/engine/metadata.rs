@@ -15,12 +15,6 @@ use crate::txn::{AsOf, Content, Own, Staging};
 use crate::types::{Dentry, NodeId, OpResult, TxnId, mtime_ns};
 
 impl Engine {
-    /// Modification time of a version in nanoseconds since the epoch, as programs see it.
-    pub(super) fn mtime_of(&self, state: &State, id: NodeId) -> Option<i128> {
-        let attr = self.attr_of(state, state.nodes.get(id)?).ok()?;
-        Some(mtime_ns(&attr.stat))
-    }
-
     /// A version was committed since a content was described, which is to be later than that.
     pub(super) fn outgrow(
         &self,

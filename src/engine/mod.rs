@@ -6,21 +6,28 @@
 
 #[cfg(feature = "testing")]
 mod abandon;
+mod aborting;
 mod advice;
 mod append;
 mod attrs;
+mod barrier;
 mod checkpoint;
 mod claims;
 mod close;
+mod commit_points;
 mod copies;
+mod current;
 mod deciding;
 mod dirs;
 mod documents;
+mod due;
 mod durability;
 mod emptied;
 mod errors;
 mod exchange;
 mod files;
+mod finding;
+mod finishing;
 mod growing;
 mod handle;
 mod io;
@@ -30,6 +37,7 @@ mod links;
 mod live_rules;
 mod locking;
 mod locklist;
+mod lookup;
 mod mapped;
 mod merging;
 mod metadata;
@@ -40,17 +48,24 @@ mod orders;
 mod overlaid;
 mod overwrites;
 mod own_saves;
+mod passed;
 mod pieces;
 mod prepare;
 mod probe;
+mod publication;
 mod publish;
 mod publishing;
+mod release;
 mod resolve;
 mod rest;
+mod resting;
 mod retries;
 mod room;
 mod rounds;
+mod seeing;
+mod serving;
 mod setid;
+mod settling;
 mod shared;
 mod slots;
 mod stale_claims;
@@ -60,8 +75,10 @@ mod state;
 mod status;
 mod strangers;
 mod strays;
+mod target;
 mod turns;
 mod virtualdir;
+mod watch_helper;
 mod watchers;
 mod xattrs;
 
@@ -69,20 +86,17 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use self::handle::Unlock;
 use crate::commit::Sequencer;
-use crate::locks::FileId;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Policy};
-use crate::runtime::{Awaited, Pool, Reaper};
+use crate::runtime::{Pool, Reaper};
 use crate::store::{RejectedBound, Store};
 use crate::sys::{at, failpoint};
 use crate::types::{Dentry, NodeId, OpResult, ROOT};
@@ -96,9 +110,9 @@ pub use advice::ErrorReport;
 pub use attrs::{SetAttr, SetTime};
 pub use handle::{DirEntry, Listing, WriteRequest};
 pub use locking::LockRequest;
+pub use lookup::{is_file, path_now, set_dropper};
 pub use open::{CreateRequest, Created, give_up};
 pub use opening::{OpenRequest, Opened, Pass};
-pub use resolve::{is_file, path_now, set_dropper};
 pub use state::State;
 pub use status::{Feature, Status};
 pub use virtualdir::{Answer, Blocker, ControlCommand, is_virtual};
@@ -277,33 +291,6 @@ impl Engine {
     /// Free and total space and the like of the backing file system.
     pub fn statfs(&self) -> OpResult<rustix::fs::StatVfs> {
         rustix::fs::fstatvfs(self.store.root.as_fd())
-    }
-
-    /// Locks that end with a description.
-    fn give_back(&self, state: &mut State, unlock: &Unlock) {
-        state.locks.forget_handle(unlock.handle);
-        let mut released = state.locks.release_handle(unlock.file, unlock.handle);
-        if let Some(owner) = unlock.owner {
-            released |= state.locks.release_flock(unlock.file, owner);
-            state.locks.forget_flock(owner);
-        }
-        if released {
-            self.note_ended(state, unlock.file);
-        }
-    }
-
-    /// Locks of a file were given back: counts them, and wakes who waits for that.
-    fn note_ended(&self, state: &mut State, file: FileId) {
-        state.wake(Awaited::Locks(file));
-        for ended in state.locks.take_ended() {
-            let path = match &ended.at {
-                Some(dentry) => self.show(state, dentry),
-                None => self.show_node(state, ended.node),
-            };
-            state
-                .lock_stats
-                .note(&path, |t| t.holds.observe(ended.held));
-        }
     }
 
     fn show_node(&self, state: &State, node: NodeId) -> String {

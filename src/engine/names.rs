@@ -13,20 +13,18 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
+use super::barrier::{Barrier, Step};
 use super::deciding::is_as_good_as_there;
 use super::{Engine, State, virtualdir};
 use crate::journal::{Edit, Record};
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
 use crate::txn::Transaction;
-use crate::types::{Caller, Dentry, NodeId, OpResult, Seq, TxnId, Version};
+use crate::types::{Caller, Dentry, NodeId, OpResult, TxnId, Version};
 
 mod making;
 mod renaming;
 mod replaced;
-
-/// So often what an operation on names moves is judged, where others put something else there all the time.
-pub(super) const JUDGEMENTS: u32 = 1000;
 
 /// What stands under a name, to be told from what is committed there, or added, later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,22 +36,8 @@ pub(super) struct Left {
     size: i64,
 }
 
-/// What an operation on names waits for: the commits up to the one that was the last when it began.
-#[derive(Debug, Default)]
-pub(super) struct Barrier {
-    target: Option<Seq>,
-    /// Given up: the disk is full, and the operation may be what makes room.
-    waived: bool,
-}
-
 /// The version that was renamed, and the one that it replaced.
 pub(super) type Renamed = (NodeId, Option<NodeId>);
-
-/// Whether an operation on names is done or has to wait for the checkpoint first.
-pub(super) enum Step<T> {
-    Done(T),
-    CheckpointFirst,
-}
 
 pub(super) fn refuse_state_dir(dir: NodeId, name: &OsStr) -> OpResult<()> {
     if virtualdir::is_virtual(dir) || Engine::is_state_dir(dir, name) {
@@ -62,96 +46,7 @@ pub(super) fn refuse_state_dir(dir: NodeId, name: &OsStr) -> OpResult<()> {
     Ok(())
 }
 
-/// Takes a step as often as it takes, with a round of the checkpoint before each further one. On a worker.
-fn until_done<T>(
-    engine: &Engine,
-    mut barrier: Barrier,
-    mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>>,
-) -> OpResult<T> {
-    loop {
-        match step(engine, &mut barrier)? {
-            Step::Done(value) => return Ok(value),
-            Step::CheckpointFirst => {}
-        }
-        match engine.checkpoint_all() {
-            Ok(()) => {}
-            // What makes room must not wait for room.
-            Err(Errno::NOSPC | Errno::DQUOT) if !barrier.waived => barrier.waived = true,
-            Err(e) => return Err(e),
-        }
-    }
-}
-
 impl Engine {
-    /// Runs `step` until it needs no checkpoint; the first try is made at once, the others on a worker.
-    fn with_checkpoint<T: 'static>(
-        self: &Arc<Self>,
-        mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>> + Send + 'static,
-        done: impl FnOnce(OpResult<T>) + Send + 'static,
-    ) {
-        let mut barrier = Barrier::default();
-        match step(self, &mut barrier) {
-            Ok(Step::Done(value)) => done(Ok(value)),
-            Err(e) => done(Err(e)),
-            Ok(Step::CheckpointFirst) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    done(until_done(&engine, barrier, step));
-                });
-            }
-        }
-    }
-
-    pub(super) fn checkpoint_until<T>(
-        &self,
-        step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>>,
-    ) -> OpResult<T> {
-        until_done(self, Barrier::default(), step)
-    }
-
-    /// Takes a step with what was judged for it, or judges once more where somebody else has put something else there: two
-    /// programs may share a fixed temporary name. Who does that faster than it can be judged keeps nobody waiting for ever.
-    pub(super) fn checkpoint_judged<T>(
-        &self,
-        judge: impl Fn() -> OpResult<Option<NodeId>>,
-        step: impl Fn(Option<NodeId>, &mut Barrier) -> OpResult<Step<Option<T>>>,
-    ) -> OpResult<T> {
-        let mut judged = judge()?;
-        self.checkpoint_until(|_, barrier| {
-            for _ in 0..JUDGEMENTS {
-                match step(judged, barrier)? {
-                    Step::Done(Some(done)) => return Ok(Step::Done(done)),
-                    Step::Done(None) => judged = judge()?,
-                    Step::CheckpointFirst => return Ok(Step::CheckpointFirst),
-                }
-            }
-            Err(Errno::BUSY)
-        })
-    }
-
-    /// Whether commits made before the operation began still have to reach the backing directory.
-    pub(super) fn must_checkpoint(&self, state: &State, barrier: &mut Barrier) -> bool {
-        if failpoint::mutant("C19-barrier") || barrier.waived {
-            return false;
-        }
-        let waiting =
-            !state.pending.is_empty() || state.unsynced.has_appended() || state.checkpoint.busy;
-        let in_journal = |target| {
-            state
-                .pending
-                .unwritten()
-                .any(|(_, u)| u.first_seq <= target)
-        };
-        match barrier.target {
-            None if waiting => {
-                barrier.target = Some(self.sequencer.last());
-                true
-            }
-            None => false,
-            Some(target) => waiting && (self.sequencer.durable() < target || in_journal(target)),
-        }
-    }
-
     /// unlink(2).
     pub fn unlink(
         self: &Arc<Self>,
@@ -370,11 +265,6 @@ impl Engine {
         }
         self.unpin(state, pending.node, true);
         self.touch_dir(state, dentry.dir);
-    }
-
-    pub(super) fn exists(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
-        Ok(state.txns.at(dentry).any(is_as_good_as_there)
-            || self.current_if_any(state, dentry)?.is_some())
     }
 
     /// The staging files of those transactions that have promised something which nobody has replaced.

@@ -4,6 +4,7 @@
 //! back, and nobody knows when its bytes were stored: who closes last may have stored first. So the
 //! version whose bytes are overwritten that way is kept in rejected, and told.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use super::{Engine, State};
@@ -11,8 +12,8 @@ use crate::file::Overlaid;
 use crate::namespace::Shown;
 use crate::store::{Rejected, Unseen, id_name};
 use crate::sys::at;
-use crate::txn::Content;
-use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of, now_ns, path_hex};
+use crate::txn::{Content, copy_attributes};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns, now_ns, path_hex};
 
 impl Engine {
     /// A transaction's commit has overwritten bytes of these versions. They are kept by the watch: a
@@ -147,4 +148,20 @@ impl Engine {
         let _nobody_adds = self.appends.lock();
         content.take_added()
     }
+}
+
+/// A staging file with what another has by now.
+pub(super) fn copied(engine: &Engine, file: &File) -> OpResult<(TxnId, Arc<File>)> {
+    let id = engine.lock().txns.new_id();
+    let copy = engine.making_room(|| engine.store.create_staging(id))?;
+    let fill = || {
+        let stat = at::stat(file)?;
+        let len = u64::try_from(stat.st_size).unwrap_or(0);
+        at::copy_contents(file, &copy, len).map_err(|e| errno_of(&e))?;
+        copy_attributes(file, &copy)?;
+        at::set_mtime(&copy, mtime_ns(&stat))
+    };
+    let filled = engine.making_room(fill);
+    filled.inspect_err(|_| _ = engine.store.remove_staging(id).ok())?;
+    Ok((id, Arc::new(copy)))
 }

@@ -11,14 +11,14 @@ use super::durability::Overtaken;
 use super::io::keep;
 use super::judging::{is_told, make_ready};
 use super::lines::may_be_added_to;
-use super::open::look_at_passed;
 use super::probe::CloseProbe;
 use super::publish::COMMIT_RECORD;
+use super::target::check_target;
 use super::watchers::Watchers;
 use super::{Durability, Engine, State, rounds};
 use crate::journal::Record;
 use crate::rules::Policy;
-use crate::sys::{at, failpoint, proc};
+use crate::sys::{failpoint, proc};
 use crate::txn::{Abort, Content, Flush, KeptContent, Kin, Last, Ready, Staging, Transaction};
 use crate::types::{Dentry, OpResult, TxnId};
 
@@ -99,7 +99,7 @@ impl Engine {
             failpoint::delay("COMMITFS_UNSURE_DELAY_MS");
         }
         if failpoint::mutant("C3") && !sure {
-            self.publish_open(0, id, &judged.dentry, super::publishing::Publication::Stay)
+            self.publish_open(0, id, &judged.dentry, super::publication::Publication::Stay)
                 .ok();
         }
         let content = staging.lock();
@@ -327,36 +327,6 @@ impl Engine {
             let synced = self.sync_journal_to(appends);
             return synced.map(|()| true).map_err(failed);
         }
-    }
-
-    pub(super) fn prepare_content(
-        &self,
-        id: TxnId,
-        staging: &Staging,
-        dentry: &Dentry,
-        policy: &Policy,
-        (sure, takes_added): (bool, bool),
-    ) -> Result<Ready, Abort> {
-        self.copy_base(staging).ok();
-        let mut content = staging.lock();
-        if let Some(failure) = &content.failed {
-            return Err(Abort::FailedWrite {
-                what: failure.what,
-                errno: failure.errno,
-            });
-        }
-        let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
-        content.copy_base().map_err(failed("copy"))?;
-        look_at_passed(&self.store, &mut content).map_err(failed("write"))?;
-        let edits = self
-            .take_parts(id, &mut content, takes_added)
-            .map_err(failed("copy"))?;
-        if takes_added {
-            self.take_added(&mut content).map_err(failed("copy"))?;
-        }
-        let attributes = |content: &mut Content| self.apply_attributes(id, content, dentry, false);
-        let target = (dentry, policy);
-        make_ready(self, id, &mut content, target, (sure, edits), attributes)
     }
 }
 
@@ -623,29 +593,6 @@ pub(super) fn told_of_ended(state: &State, id: TxnId) -> OpResult<()> {
     match state.unmount.is_forced() || state.txns.is_aborting(id) {
         true => Err(Errno::IO),
         false => Ok(()),
-    }
-}
-
-/// A file can be put under the name: its directory is there, and it isn't a directory.
-pub(super) fn check_target(engine: &Engine, state: &State, dentry: &Dentry) -> OpResult<()> {
-    let Some(dir) = state.nodes.get(dentry.dir) else {
-        return Err(Errno::NOENT);
-    };
-    if dir.unlinked {
-        return Err(Errno::NOENT);
-    }
-    if state.pending.get(dentry.dir, &dentry.name).is_some() {
-        return Ok(());
-    }
-    let dir = engine.dir_fd(state, dentry.dir)?;
-    match at::stat_at(&*dir, &dentry.name)? {
-        Some(stat)
-            if rustix::fs::FileType::from_raw_mode(stat.st_mode)
-                == rustix::fs::FileType::Directory =>
-        {
-            Err(Errno::ISDIR)
-        }
-        _ => Ok(()),
     }
 }
 

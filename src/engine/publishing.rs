@@ -7,13 +7,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
-use rustix::fs::{OFlags, RenameFlags, Stat};
+use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
+use super::due::check_due;
 use super::merging::MergeOutcome;
 use super::names::Left;
-use super::open::look_at_passed;
-use super::rest::check_due;
+use super::overlaid::copied;
+use super::passed::look_at_passed;
+use super::publication::Publication;
 use super::{Engine, State};
 use crate::conflict::{Actor, Saved, Why};
 use crate::guard::Replaces;
@@ -22,36 +24,8 @@ use crate::namespace::NodeKind;
 use crate::rules::{Creation, Policy};
 use crate::store::{Store, id_name};
 use crate::sys::{at, failpoint};
-use crate::txn::{AsOf, Content, Ready, Staging, copy_attributes};
-use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of, mtime_ns};
-
-/// How what was written so far of an open file is published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Publication {
-    /// Under another name, where its transaction follows; only the flag NOREPLACE says anything.
-    Rename(RenameFlags),
-    /// Under another name as well, and its transaction stays.
-    Link,
-    /// Under its own name: a lock is given back (C12).
-    Stay,
-    /// Under its own name, if it is a whole document and at rest.
-    Rest,
-}
-
-impl Publication {
-    /// Whether the file keeps its name, and has no other.
-    fn stays(self) -> bool {
-        matches!(self, Publication::Stay | Publication::Rest)
-    }
-
-    fn links(self) -> bool {
-        self == Publication::Link
-    }
-
-    fn renames(self) -> bool {
-        matches!(self, Publication::Rename(_))
-    }
-}
+use crate::txn::{AsOf, Content, Ready, Staging};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of};
 
 /// What an open file has become by a rename, a link or an unlock.
 pub(super) struct Published {
@@ -112,22 +86,6 @@ impl<'a> Aside<'a> {
             written,
         })
     }
-}
-
-/// A staging file with what another has by now.
-fn copied(engine: &Engine, file: &File) -> OpResult<(TxnId, Arc<File>)> {
-    let id = engine.lock().txns.new_id();
-    let copy = engine.making_room(|| engine.store.create_staging(id))?;
-    let fill = || {
-        let stat = at::stat(file)?;
-        let len = u64::try_from(stat.st_size).unwrap_or(0);
-        at::copy_contents(file, &copy, len).map_err(|e| errno_of(&e))?;
-        copy_attributes(file, &copy)?;
-        at::set_mtime(&copy, mtime_ns(&stat))
-    };
-    let filled = engine.making_room(fill);
-    filled.inspect_err(|_| _ = engine.store.remove_staging(id).ok())?;
-    Ok((id, Arc::new(copy)))
 }
 
 impl Drop for Aside<'_> {

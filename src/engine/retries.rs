@@ -12,14 +12,12 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::opening::{
-    FRESH, Goal, LOOKS, OpenRequest, OpenStep, Opened, Pass, PendingOpen, Way, writes,
-};
+use super::opening::{FRESH, Goal, OpenStep, Opened, Pass, PendingOpen, Way, writes};
 use super::{Engine, State};
 use crate::namespace::NodeKind;
-use crate::sys::{failpoint, proc};
+use crate::sys::failpoint;
 use crate::txn::Begun;
-use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, TxnId};
+use crate::types::{Caller, Dentry, NodeId, OpResult, TxnId};
 
 impl State {
     /// Whether what a thread finds under a name on its second lookup isn't certain yet, if it is on one.
@@ -75,26 +73,6 @@ impl State {
     }
 }
 
-/// Where a thread at the end of its second lookup gets what it wants.
-enum Serving {
-    /// At this node, by the lookup.
-    Here,
-    /// By the open or truncation that comes to it.
-    ByItsOpen,
-    /// Nowhere but where the name leads now: what was found has ended.
-    NotHere,
-}
-
-/// How an open arrives.
-pub(super) enum Arrival {
-    /// At what was opened for it when it came by on its second lookup.
-    Opened(Opened),
-    /// At the end of its second lookup, but not where that was to lead.
-    Elsewhere,
-    /// On its first lookup, or where its second was to lead.
-    Plain,
-}
-
 impl Engine {
     /// Sends a thread round; its second lookup finds what the name means by then, and is served there.
     pub(super) fn retry_anew(
@@ -112,23 +90,6 @@ impl Engine {
             }
         }
         Errno::STALE
-    }
-
-    /// Sends a thread round to a common transaction, which is opened for it at once: others may write
-    /// and close it before the lookup is over.
-    pub(super) fn retry_to_common(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        (dentry, old): (Dentry, NodeId),
-        txn: TxnId,
-        flags: OFlags,
-    ) -> OpResult<Errno> {
-        let opened = self.join(state, caller, txn, flags)?;
-        let node = state.txns.get(&txn).ok_or(Errno::STALE)?.node;
-        let note = PendingOpen::new(dentry, old, Goal::Open(flags), Way::Opened { node, opened });
-        state.pending_opens.insert(caller.tid, note);
-        Ok(Errno::STALE)
     }
 
     /// A lookup has found nothing but what has ended: it would find that for ever.
@@ -164,7 +125,7 @@ impl Engine {
         }
     }
 
-    fn drop_way(&self, state: &mut State, way: Way) {
+    pub(super) fn drop_way(&self, state: &mut State, way: Way) {
         if let Way::Own { txn, .. } = way {
             self.drop_unopened(state, txn);
         }
@@ -190,172 +151,6 @@ impl Engine {
         };
         for tid in over {
             self.end_retry(tid);
-        }
-    }
-
-    /// What a thread on its second lookup is about to do under a name that it looks up, if what it finds
-    /// there isn't certain yet: there was nothing to begin on when it was sent round, or its path
-    /// leads into another directory by now.
-    pub(super) fn unbound_goal(self: &Arc<Self>, tid: u32, dentry: &Dentry) -> Option<Goal> {
-        let state = self.lock();
-        let note = state.pending_opens.get(&tid)?;
-        if !state.may_be_unbound(tid, dentry) || !note.is_of(tid) {
-            return None;
-        }
-        let goal = note.goal;
-        let has_long_failed =
-            matches!(note.way, Way::Anew { failed: Some(looks) } if looks > LOOKS);
-        drop(state);
-        // A thread that has given up looks at the name in another call.
-        if has_long_failed && proc::is_opening(tid) != Some(true) {
-            self.end_retry(tid);
-            return None;
-        }
-        Some(goal)
-    }
-
-    /// A lookup of a thread's second lookup: finds what the name means now, and serves the thread there
-    /// already. On a worker.
-    pub(super) fn lookup_and_serve(
-        self: &Arc<Self>,
-        caller: Caller,
-        dentry: Dentry,
-        goal: Goal,
-        done: impl FnOnce(OpResult<Attr>) + Send + 'static,
-    ) {
-        failpoint::delay("COMMITFS_LOOKUP_DELAY_MS");
-        let found = match self.lookup_waiting(caller, &dentry) {
-            Ok(found) => found,
-            Err(errno) => {
-                self.note_failed(caller.tid, &dentry);
-                // It asks once more so much later.
-                failpoint::delay("COMMITFS_LOOKUP_DELAY_MS");
-                return done(Err(errno));
-            }
-        };
-        let node = found.ino;
-        failpoint::delay("COMMITFS_SERVE_DELAY_MS");
-        match self.has_to_be_served(caller, &dentry, node, goal) {
-            Serving::Here => {}
-            Serving::ByItsOpen => return done(Ok(found)),
-            Serving::NotHere => {
-                self.forget(node, 1);
-                return self.lookup_and_serve(caller, dentry, goal, done);
-            }
-        }
-        let flags = match goal {
-            Goal::Open(flags) => flags,
-            Goal::Truncate => {
-                self.forget(node, 1);
-                let begun = self.begin_truncate(&mut self.lock(), caller, node, dentry.clone());
-                return match begun {
-                    // It has a transaction of its own now.
-                    Ok(_) | Err(Errno::STALE) => done(self.lookup_waiting(caller, &dentry)),
-                    Err(errno) => done(Err(errno)),
-                };
-            }
-        };
-        let engine = self.clone();
-        self.open_looked_up(caller, node, OpenRequest { flags }, move |opened| {
-            engine
-                .clone()
-                .served(caller, dentry, node, goal, opened, done);
-        });
-    }
-
-    /// How the open went that a lookup has made for its thread.
-    fn served(
-        self: &Arc<Self>,
-        caller: Caller,
-        dentry: Dentry,
-        node: NodeId,
-        goal: Goal,
-        opened: OpResult<Opened>,
-        done: impl FnOnce(OpResult<Attr>) + Send + 'static,
-    ) {
-        match opened {
-            Ok(opened) => {
-                let way = Way::Opened { node, opened };
-                let note = PendingOpen::new(dentry, node, goal, way);
-                self.lock().pending_opens.insert(caller.tid, note);
-                done(self.attr(node));
-            }
-            // It has a transaction of its own now, or has to look once more.
-            Err(Errno::STALE) => {
-                self.forget(node, 1);
-                let engine = self.clone();
-                self.pool
-                    .run(move || match engine.unbound_goal(caller.tid, &dentry) {
-                        Some(goal) => engine.lookup_and_serve(caller, dentry, goal, done),
-                        None => done(engine.lookup_waiting(caller, &dentry)),
-                    });
-            }
-            Err(errno) => {
-                self.forget(node, 1);
-                {
-                    let mut state = self.lock();
-                    self.retry_anew(&mut state, caller.tid, (dentry.clone(), node), goal);
-                }
-                self.note_failed(caller.tid, &dentry);
-                done(Err(errno));
-            }
-        }
-    }
-
-    /// Nothing was found on a second lookup. The kernel asks twice; after that the open may have failed,
-    /// and what the thread does next is something else.
-    fn note_failed(&self, tid: u32, dentry: &Dentry) {
-        let mut state = self.lock();
-        if let Some(note) = state
-            .pending_opens
-            .get_mut(&tid)
-            .filter(|n| n.dentry == *dentry)
-            && let Way::Anew { failed } = &mut note.way
-        {
-            note.looked_up = true;
-            failed.get_or_insert(0);
-        }
-    }
-
-    /// Whether an open or truncation of what a lookup has found may be refused again. If so, the thread
-    /// is at the end of its lookup here: what it was sent round for before is dropped.
-    fn has_to_be_served(
-        &self,
-        caller: Caller,
-        dentry: &Dentry,
-        node: NodeId,
-        goal: Goal,
-    ) -> Serving {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let Some(found) = state.nodes.get(node) else {
-            return Serving::ByItsOpen;
-        };
-        if found.dead && !failpoint::mutant("C1-walk-dead") {
-            // It was discarded after it was found: its open would have to be sent round once more.
-            return Serving::NotHere;
-        }
-        let has = match (found.kind, goal) {
-            (NodeKind::Dir | NodeKind::Special, _) => return Serving::ByItsOpen,
-            (NodeKind::File, Goal::Open(flags)) => {
-                let direct = self.opens_direct(state, node, Some(dentry), flags);
-                writes(flags) && direct == Ok(false)
-            }
-            (NodeKind::File, Goal::Truncate) => {
-                self.is_direct(state, node, Some(dentry)) == Ok(false)
-            }
-            (NodeKind::Private(_), Goal::Open(_)) => true,
-            // Its own; it means the content it writes.
-            (NodeKind::Private(_), Goal::Truncate) => false,
-        };
-        let mut note = PendingOpen::new(dentry.clone(), node, goal, Way::Anew { failed: None });
-        note.looked_up = true;
-        if let Some(before) = state.pending_opens.insert(caller.tid, note) {
-            self.drop_way(state, before.way);
-        }
-        match has {
-            true => Serving::Here,
-            false => Serving::ByItsOpen,
         }
     }
 
@@ -387,7 +182,7 @@ impl Engine {
     }
 
     /// An open of a file that has lost its name, through a description of it.
-    fn open_unlinked(
+    pub(super) fn open_unlinked(
         &self,
         state: &mut State,
         caller: Caller,
@@ -426,13 +221,67 @@ impl Engine {
         let opened = self.join(state, caller, txn, flags)?;
         Ok(as_shared(self, state, txn, opened, flags))
     }
+
+    /// Sends a thread round to a common transaction, which is opened for it at once: others may write
+    /// and close it before the lookup is over.
+    pub(super) fn retry_to_common(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        (dentry, old): (Dentry, NodeId),
+        txn: TxnId,
+        flags: OFlags,
+    ) -> OpResult<Errno> {
+        let opened = self.join(state, caller, txn, flags)?;
+        let node = state.txns.get(&txn).ok_or(Errno::STALE)?.node;
+        let note = PendingOpen::new(dentry, old, Goal::Open(flags), Way::Opened { node, opened });
+        state.pending_opens.insert(caller.tid, note);
+        Ok(Errno::STALE)
+    }
 }
 
-fn leave(engine: &Arc<Engine>, way: Way) {
+/// See [`Engine::open_shared`]: what was opened on a transaction.
+pub(super) fn as_shared(
+    engine: &Engine,
+    state: &mut State,
+    txn: TxnId,
+    opened: Opened,
+    flags: OFlags,
+) -> Opened {
+    if let Some(txn) = state.txns.get_mut(&txn) {
+        txn.participants.share_node();
+        if flags.contains(OFlags::TRUNC) {
+            engine.strangers.note_emptied(txn.dentry());
+        }
+    }
+    as_other(opened)
+}
+
+/// Its file is not the node's.
+pub(super) fn as_other(opened: Opened) -> Opened {
+    Opened {
+        keep_cache: false,
+        direct_io: true,
+        pass: Pass::Never,
+        ..opened
+    }
+}
+
+pub(super) fn leave(engine: &Arc<Engine>, way: Way) {
     match way {
         Way::Opened { node, opened } => engine.release(node, opened.handle, None),
         way => engine.drop_way(&mut engine.lock(), way),
     }
+}
+
+/// How an open arrives.
+pub(super) enum Arrival {
+    /// At what was opened for it when it came by on its second lookup.
+    Opened(Opened),
+    /// At the end of its second lookup, but not where that was to lead.
+    Elsewhere,
+    /// On its first lookup, or where its second was to lead.
+    Plain,
 }
 
 /// What was opened for a thread when it came by on its second lookup, if that is what it wants. It
@@ -470,81 +319,4 @@ pub(super) fn arrive(engine: &Arc<Engine>, caller: Caller, node: NodeId, goal: G
     }
     engine.release(at, opened.handle, None);
     otherwise
-}
-
-/// Opens what a lookup has found; whoever is at the end of its second lookup is not sent round once more, wherever that
-/// has led it.
-pub(super) fn open_at_last(
-    engine: &Arc<Engine>,
-    caller: Caller,
-    node: NodeId,
-    request: OpenRequest,
-    done: impl FnOnce(OpResult<Opened>) + Send + 'static,
-) {
-    match arrive(engine, caller, node, Goal::Open(request.flags)) {
-        Arrival::Opened(opened) => done(Ok(opened)),
-        Arrival::Plain => engine.open_arrived(caller, node, request, done),
-        Arrival::Elsewhere => {
-            let at_last = engine.clone();
-            engine.open_arrived(caller, node, request, move |opened| match opened {
-                Err(Errno::STALE) => done(open_on_the_spot(&at_last, caller, node, request.flags)),
-                opened => done(opened),
-            });
-        }
-    }
-}
-
-/// Instead of a third lookup: as where the path can't be walked again (see `open_unwalked`).
-fn open_on_the_spot(
-    engine: &Engine,
-    caller: Caller,
-    node: NodeId,
-    flags: OFlags,
-) -> OpResult<Opened> {
-    let mut state = engine.lock();
-    let note = state.pending_opens.remove(&caller.tid);
-    let note = note.filter(|n| n.old == node).ok_or(Errno::STALE)?;
-    match note.way {
-        Way::Own { txn, .. } => engine.open_shared(&mut state, caller, txn, flags),
-        Way::Opened { node, opened } => match state.nodes.get(node).map(|n| n.kind) {
-            Some(NodeKind::Private(txn)) => Ok(as_shared(engine, &mut state, txn, opened, flags)),
-            _ => Ok(opened),
-        },
-        Way::Anew { .. } if !writes(flags) && !failpoint::mutant("C1-walk-dead") => {
-            // What it was about to read is gone.
-            let current = engine.current_if_any(&mut state, &note.dentry)?;
-            let current = current.ok_or(Errno::NOENT)?;
-            let dentry = Some(&note.dentry);
-            let opened = engine.open_version(&mut state, caller, current, dentry, flags)?;
-            Ok(as_other(opened))
-        }
-        Way::Anew { .. } => engine.open_unlinked(&mut state, caller, &note, flags),
-    }
-}
-
-/// See [`Engine::open_shared`]: what was opened on a transaction.
-fn as_shared(
-    engine: &Engine,
-    state: &mut State,
-    txn: TxnId,
-    opened: Opened,
-    flags: OFlags,
-) -> Opened {
-    if let Some(txn) = state.txns.get_mut(&txn) {
-        txn.participants.share_node();
-        if flags.contains(OFlags::TRUNC) {
-            engine.strangers.note_emptied(txn.dentry());
-        }
-    }
-    as_other(opened)
-}
-
-/// Its file is not the node's.
-fn as_other(opened: Opened) -> Opened {
-    Opened {
-        keep_cache: false,
-        direct_io: true,
-        pass: Pass::Never,
-        ..opened
-    }
 }

@@ -5,35 +5,34 @@
 //! staging file, and the bytes that its record takes in the journal, so that nothing can fail once a round is decided.
 //! How savers end is seen by a thread that sleeps while there are no rounds.
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::close::{Aborted, leave};
-use super::deciding::{has_ended, wake_watch};
+use super::deciding::wake_watch;
+use super::finishing::leave;
 use super::publish::commit_all;
 use super::{Engine, State};
 use crate::conflict::Save;
-use crate::group::{End, Entering, GroupRound, Saver, Verdict};
+use crate::group::{Entering, GroupRound, Saver, Verdict};
 use crate::journal::Record;
 use crate::runtime::Awaited;
 use crate::store::Unseen;
 use crate::sys::{failpoint, pidfd, proc};
 use crate::txn::{Abort, Ready, Transaction, WriterSlot};
-use crate::types::{OpResult, TxnId};
+use crate::types::TxnId;
 
 /// How long the watch sleeps while nothing is told by a saver's end.
-const TICK: Duration = Duration::from_millis(50);
+pub(super) const TICK: Duration = Duration::from_millis(50);
 /// So many members are published by the dispatcher; lookups wait for the worker that publishes more.
 const AT_ONCE: usize = 64;
 /// What a member's edit takes in the journal besides its path, and what its editor has written by parts.
 const EDIT: u64 = 128;
 /// Tries to prepare what others keep overtaking.
-const TRIES: usize = 16;
+pub(super) const TRIES: usize = 16;
 
 /// What was kept of the journal for those that have left their rounds is kept no more.
-fn use_freed(engine: &Engine, state: &mut State) {
+pub(super) fn use_freed(engine: &Engine, state: &mut State) {
     let freed = std::mem::take(&mut state.txns.rounds.freed);
     if freed > 0 {
         engine.sequencer.use_kept(freed);
@@ -278,7 +277,7 @@ pub(super) fn refuse(state: &mut State, id: TxnId, why: &Abort) {
 }
 
 /// Whether a member is as it was prepared, and nothing has come between.
-fn fits(engine: &Engine, state: &mut State, id: TxnId) -> bool {
+pub(super) fn fits(engine: &Engine, state: &mut State, id: TxnId) -> bool {
     let Some(txn) = state.txns.get(&id) else {
         return true;
     };
@@ -293,10 +292,10 @@ fn fits(engine: &Engine, state: &mut State, id: TxnId) -> bool {
 }
 
 /// What of a round has no place any more.
-fn has_no_place(engine: &Engine, state: &State, ids: &[TxnId]) -> Option<String> {
+pub(super) fn has_no_place(engine: &Engine, state: &State, ids: &[TxnId]) -> Option<String> {
     ids.iter().find_map(|id| {
         let dentry = state.txns.get(id)?.dentry();
-        let errno = super::prepare::check_target(engine, state, dentry).err()?;
+        let errno = super::target::check_target(engine, state, dentry).err()?;
         Some(format!(
             "{}: its target vanished: {errno}",
             engine.show(state, dentry)
@@ -327,7 +326,7 @@ fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
 }
 
 /// It is being decided of a round: nobody joins its members.
-fn close(state: &mut State, id: TxnId, ids: &[TxnId]) {
+pub(super) fn close(state: &mut State, id: TxnId, ids: &[TxnId]) {
     if let Some(round) = state.txns.rounds.get_mut(id) {
         round.decide();
     }
@@ -339,7 +338,7 @@ fn close(state: &mut State, id: TxnId, ids: &[TxnId]) {
 }
 
 /// Publishes what was saved of a round, in one commit.
-fn publish(
+pub(super) fn publish(
     engine: &Engine,
     state: &mut State,
     id: TxnId,
@@ -414,200 +413,4 @@ fn note_published(
         unseen.published = true;
         state.errors.add(unseen);
     }
-}
-
-/// Begins to look after rounds, in a thread of its own.
-pub(super) fn start_watch(engine: &Arc<Engine>) -> OpResult<()> {
-    let weak = Arc::downgrade(engine);
-    let look = move || {
-        loop {
-            let Some(engine) = weak.upgrade() else {
-                return;
-            };
-            let (savers, aborted) = look_after(&engine);
-            finish_later(&engine, aborted);
-            drop(engine);
-            match savers {
-                Some(savers) => await_end(&savers),
-                None => std::thread::park_timeout(Duration::from_secs(1)),
-            }
-        }
-    };
-    let watch = std::thread::Builder::new()
-        .name("rounds".into())
-        .spawn(look);
-    let watch = watch.map_err(|e| crate::types::errno_of(&e))?;
-    engine.lock().txns.rounds.watch = Some(watch.thread().clone());
-    Ok(())
-}
-
-/// Waits until one of these has ended, or for a moment.
-fn await_end(savers: &[Arc<std::os::fd::OwnedFd>]) {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut fds: Vec<PollFd<'_>> = savers
-        .iter()
-        .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN))
-        .collect();
-    let tick = Timespec {
-        tv_sec: 0,
-        tv_nsec: TICK.as_nanos() as i64,
-    };
-    poll(&mut fds, Some(&tick)).ok();
-}
-
-/// Decides of what can be decided. Gives the savers that live; `None` if there are no rounds.
-fn look_after(engine: &Engine) -> (Option<Vec<Arc<std::os::fd::OwnedFd>>>, Vec<Aborted>) {
-    let mut aborted = Vec::new();
-    let (ids, savers) = {
-        let mut guard = engine.lock();
-        let state = &mut *guard;
-        use_freed(engine, state);
-        for id in std::mem::take(&mut state.txns.rounds.dropped) {
-            aborted.extend(engine.finish(state, id));
-        }
-        let ids: Vec<TxnId> = state.txns.rounds.all().map(|round| round.id).collect();
-        let mut savers = Vec::new();
-        for id in &ids {
-            if let Some(round) = state.txns.rounds.get_mut(*id) {
-                round.savers.iter_mut().for_each(note_end);
-                round.forget_ended();
-                let living = round.savers.iter().filter(|s| s.ended.is_none());
-                savers.extend(living.filter_map(|s| s.process.clone()));
-            }
-        }
-        (ids, savers)
-    };
-    for id in &ids {
-        aborted.extend(decide(engine, *id, false));
-    }
-    ((!ids.is_empty()).then_some(savers), aborted)
-}
-
-/// What isn't committed goes to rejected on a worker: other rounds don't wait for the disk meanwhile.
-fn finish_later(engine: &Arc<Engine>, aborted: Vec<Aborted>) {
-    if !aborted.is_empty() {
-        let worker = engine.clone();
-        engine.pool.run(move || finish_now(&worker, aborted));
-    }
-}
-
-fn finish_now(engine: &Engine, aborted: Vec<Aborted>) {
-    for aborted in aborted {
-        engine.finish_aborted(aborted);
-    }
-}
-
-/// Notes how a saver has ended, if it has.
-fn note_end(saver: &mut Saver) {
-    if saver.ended.is_some() || !has_ended(saver) {
-        return;
-    }
-    let status = saver
-        .process
-        .as_ref()
-        .and_then(|fd| pidfd::status(saver.pid, fd));
-    let status = status.filter(|_| !failpoint::mutant("C23-status"));
-    saver.ended = Some(match status {
-        None | Some(0) => End::Well,
-        Some(status) if status & 0x7f != 0 => {
-            End::Badly(format!("was ended by signal {}", status & 0x7f))
-        }
-        Some(status) => End::Badly(format!("has ended with status {}", status >> 8 & 0xff)),
-    });
-}
-
-/// Decides of a round, where it may wait. `last`: no requests come any more. Gives what is to go to rejected.
-fn decide(engine: &Engine, id: TxnId, last: bool) -> Vec<Aborted> {
-    for tries in 0.. {
-        let mut guard = engine.lock();
-        let state = &mut *guard;
-        let Some(round) = state.txns.rounds.get(id) else {
-            break;
-        };
-        let verdict = round.verdict(Instant::now());
-        let ids: Vec<TxnId> = round.saved().collect();
-        let verdict = match verdict {
-            Some(Verdict::Publish { incomplete }) => match has_no_place(engine, state, &ids) {
-                Some(why) => Verdict::Reject(why),
-                None => Verdict::Publish { incomplete },
-            },
-            Some(Verdict::Reject(why)) => Verdict::Reject(why),
-            None if last => Verdict::Reject("the file system was unmounted".to_owned()),
-            None => break,
-        };
-        let incomplete = match verdict {
-            Verdict::Reject(why) => return reject(engine, state, id, &why),
-            Verdict::Publish { incomplete } => incomplete,
-        };
-        let unfit: Vec<TxnId> = ids
-            .iter()
-            .copied()
-            .filter(|id| !fits(engine, state, *id))
-            .collect();
-        if unfit.is_empty() && engine.sequencer.has_room(0) {
-            publish(engine, state, id, incomplete);
-            break;
-        }
-        close(state, id, &ids);
-        drop(guard);
-        let why = match tries < TRIES {
-            true => make_fit(engine, &unfit),
-            false => Some("others have changed it again and again".to_owned()),
-        };
-        if let Some(why) = why {
-            return reject(engine, &mut engine.lock(), id, &why);
-        }
-    }
-    Vec::new()
-}
-
-/// Prepares once more what others have overtaken, and makes room for the commit. Gives what stands against it.
-fn make_fit(engine: &Engine, unfit: &[TxnId]) -> Option<String> {
-    for id in unfit {
-        let staging = engine.lock().txns.get(id).map(|txn| txn.staging.clone());
-        if let Some(staging) = staging {
-            engine.prepare(*id, &staging, 0).ok();
-        }
-        let state = engine.lock();
-        if let Some(txn) = state.txns.get(id)
-            && let Some(abort) = txn.preparation.refusal()
-        {
-            return Some(format!("{}: {abort}", engine.show(&state, txn.dentry())));
-        }
-    }
-    engine.reserve_commit().err().map(|errno| errno.to_string())
-}
-
-/// All that was saved of a round goes to rejected.
-fn reject(engine: &Engine, state: &mut State, id: TxnId, why: &str) -> Vec<Aborted> {
-    let Some(round) = state.txns.rounds.end(id) else {
-        return Vec::new();
-    };
-    engine.sequencer.use_kept(round.bytes());
-    state.txns.rounds.counts.rejected += 1;
-    let mut aborted = Vec::new();
-    for id in round.saved() {
-        if let Some(txn) = state.txns.get_mut(&id)
-            && let Some(ready) = txn.preparation.refuse(Abort::Round(why.to_owned()))
-        {
-            engine
-                .sequencer
-                .append(&Record::Unprepared { id: ready.id })
-                .ok();
-        }
-        aborted.extend(engine.finish(state, id));
-    }
-    aborted
-}
-
-/// After the last request: no round is left.
-pub(super) fn end_all(engine: &Engine) {
-    let (_, mut aborted) = look_after(engine);
-    let ids: Vec<TxnId> = (engine.lock().txns.rounds.all())
-        .map(|round| round.id)
-        .collect();
-    for id in ids {
-        aborted.extend(decide(engine, id, true));
-    }
-    finish_now(engine, aborted);
 }

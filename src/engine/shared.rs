@@ -14,8 +14,8 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::barrier::Step;
 use super::handle::DirectFile;
-use super::names::Step;
 use super::{Engine, State};
 use crate::file::Opening;
 use crate::guard::Guard;
@@ -64,7 +64,7 @@ pub(super) fn is_outsider(state: &State, txn: &Transaction, caller: Caller) -> b
     txn.visibility.was_common()
         && !txn.visibility.is_seen_by_all()
         && !proc::tgid(caller.tid)
-            .is_some_and(|tgid| super::resolve::sees(state, txn, (tgid, caller.tid)))
+            .is_some_and(|tgid| super::seeing::sees(state, txn, (tgid, caller.tid)))
 }
 
 impl Engine {
@@ -256,7 +256,7 @@ impl Engine {
                 (txn.dentry().clone(), txn.purpose.base(), txn.is_unlinked());
             let current = engine.current_if_any(state, &dentry)?;
             let is_anothers = current != base && !is_whole;
-            let target = super::prepare::check_target(engine, state, &dentry);
+            let target = super::target::check_target(engine, state, &dentry);
             if discarded || is_anothers || target.is_err() {
                 return Ok(Step::Done(false));
             }
@@ -314,6 +314,59 @@ impl Engine {
         self.defer_close(fd);
         self.defer_close(old.map(|fd| Arc::new(fd.into())));
         Ok(())
+    }
+
+    /// Whether a name is in direct mode by its rule and by what is open, without a look at the content.
+    pub(in crate::engine) fn is_direct(
+        &self,
+        state: &State,
+        id: NodeId,
+        dentry: Option<&Dentry>,
+    ) -> OpResult<bool> {
+        if failpoint::mutant("C14") {
+            return Ok(false);
+        }
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        if node.direct > 0 {
+            return Ok(true);
+        }
+        let Some(dentry) = dentry else {
+            return Ok(true);
+        };
+        // A version not yet applied is immutable until it is, whatever its name.
+        if state.pending.get(dentry.dir, &dentry.name).is_some() {
+            return Ok(false);
+        }
+        let creation = Creation {
+            exclusive: false,
+            empty: at::stat(&*state.nodes.fd(id)?)?.st_size == 0,
+        };
+        let direct = self.policy(state, dentry, creation).mode == RuleMode::Direct;
+        Ok(direct && !self.is_begun_atomic(state, dentry))
+    }
+
+    /// Whether an open of this file is in direct mode: by rule, because others have it open so, or
+    /// because an in-place editor has met a database.
+    pub(in crate::engine) fn opens_direct(
+        &self,
+        state: &mut State,
+        id: NodeId,
+        dentry: Option<&Dentry>,
+        flags: OFlags,
+    ) -> OpResult<bool> {
+        if flags.contains(OFlags::TRUNC)
+            && dentry.is_some_and(|dentry| self.is_rewritten_whole(state, dentry))
+        {
+            return Ok(false);
+        }
+        if self.is_direct(state, id, dentry)? {
+            return Ok(true);
+        }
+        if !is_edit(flags) || failpoint::mutant("C14") {
+            return Ok(false);
+        }
+        let companion = dentry.is_some_and(|dentry| self.is_companion(state, dentry, flags));
+        Ok(companion || is_database(state, id)?)
     }
 }
 

@@ -3,16 +3,14 @@
 use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
-use rustix::fs::OFlags;
-use rustix::io::Errno;
 
-use super::opening::{FRESH, Goal, OpenStep, Opened};
+use super::opening::FRESH;
 use super::{Engine, State};
 use crate::locks::{Lock, closes_cycle};
 use crate::runtime::{Awaited, Waiting};
 use crate::sys::{failpoint, proc};
 use crate::txn::Transaction;
-use crate::types::{Caller, Dentry, NodeId, OpResult};
+use crate::types::{Caller, Dentry, OpResult};
 
 /// Who has sent nothing for so long is not waited for any longer (C9).
 fn silence() -> Duration {
@@ -82,30 +80,6 @@ impl Engine {
                 !locked && !family && !silent && !is_let_in_with(t, since)
             })
             .map(|t| t.participants.opener())
-    }
-
-    /// Waits for the writer slot, then opens.
-    pub(super) fn open_waiting(
-        &self,
-        caller: Caller,
-        node: NodeId,
-        dentry: &Dentry,
-        flags: OFlags,
-    ) -> OpResult<Opened> {
-        let mut state = self.wait_for_slot(caller, dentry)?;
-        let result = match self.current_if_any(&mut state, dentry)? {
-            Some(_) => self.open_for_writing(&mut state, caller, node, dentry.clone(), flags, true),
-            // It was removed or renamed meanwhile: the next lookup says so.
-            None => {
-                let goal = Goal::Open(flags);
-                Err(self.retry_anew(&mut state, caller.tid, (dentry.clone(), node), goal))
-            }
-        };
-        drop(state);
-        match result? {
-            OpenStep::Done(opened) => Ok(opened),
-            OpenStep::Wait(_) | OpenStep::Undecided(_) | OpenStep::InUse(_) => Err(Errno::AGAIN),
-        }
     }
 
     /// Waits until the writer slot is free and the caller's turn has come, or until it need not

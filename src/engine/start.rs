@@ -1,16 +1,16 @@
 //! How an engine begins: its threads, and what they do by themselves; and how it ends.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::copies::Copies;
 use super::state::sleep;
 use super::{
-    Engine, State, append, documents, errors, files, handle, live_rules, pieces, rounds, strangers,
+    Engine, State, append, documents, errors, files, handle, live_rules, pieces, settling,
+    strangers,
 };
 use crate::commit::{CheckpointRequest, Growing, Sequencer, Unsynced};
 use crate::conflict::{Ledger, Overwrites, Registry};
@@ -126,7 +126,7 @@ impl Engine {
         engine.take_over_unread();
         engine.start_checkpoint()?;
         engine.start_watch()?;
-        rounds::start_watch(&engine)?;
+        settling::start_watch(&engine)?;
         engine.start_looking_for_strays();
         Ok(engine)
     }
@@ -295,7 +295,7 @@ impl Engine {
         let _turn = self.shutting_down.lock();
         failpoint::delay("COMMITFS_SHUTDOWN_DELAY_MS");
         self.finish_flushed();
-        rounds::end_all(self);
+        settling::end_all(self);
         self.flush_all_tails();
         self.keep_all_overlaid();
         self.keep_unread();

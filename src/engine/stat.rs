@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{DIR_TIMES, Engine, STABLE, State, VOLATILE};
 use crate::namespace::{Node, NodeKind};
 use crate::sys::{at, failpoint};
-use crate::types::{Attr, OpResult, seconds_of};
+use crate::types::{Attr, NodeId, OpResult, mtime_ns, seconds_of};
 
 impl Engine {
     /// Attributes of a node that isn't a transaction's.
@@ -61,6 +61,12 @@ impl Engine {
             ttl,
             name_ttl: name_ttl(state, node),
         })
+    }
+
+    /// Modification time of a version in nanoseconds since the epoch, as programs see it.
+    pub(super) fn mtime_of(&self, state: &State, id: NodeId) -> Option<i128> {
+        let attr = self.attr_of(state, state.nodes.get(id)?).ok()?;
+        Some(mtime_ns(&attr.stat))
     }
 }
 

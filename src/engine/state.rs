@@ -14,6 +14,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, MutexGuard};
 use rustix::io::Errno;
 
+use super::Engine;
 use super::files::Files;
 use super::handle::{Handles, OpenFile};
 use crate::commit::{CheckpointRequest, Growing, Unsynced};
@@ -209,4 +210,20 @@ pub(super) fn sleep_until(
     let timed_out = sleeper.wait_until(state, until).timed_out();
     state.waits.wakeups.remove(events, &sleeper);
     !timed_out
+}
+
+impl Engine {
+    /// Locks of a file were given back: counts them, and wakes who waits for that.
+    pub(super) fn note_ended(&self, state: &mut State, file: FileId) {
+        state.wake(Awaited::Locks(file));
+        for ended in state.locks.take_ended() {
+            let path = match &ended.at {
+                Some(dentry) => self.show(state, dentry),
+                None => self.show_node(state, ended.node),
+            };
+            state
+                .lock_stats
+                .note(&path, |t| t.holds.observe(ended.held));
+        }
+    }
 }

@@ -12,7 +12,6 @@
 //! ```
 //! Only the mount's owner and root may look inside: rejected content may be anybody's.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,29 +21,29 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::close::DECISION_LIMIT;
+use super::deciding::DECISION_LIMIT;
 use super::handle::{ControlFile, DirEntry, OpenFile, TextFile, VersionReader};
 use super::status::OpenTransaction;
 use super::{Engine, Opened, Pass, VOLATILE};
 use crate::namespace::Shown;
 use crate::rules::Creation;
 use crate::runtime::Unmount;
-use crate::store::{DAEMON_LOG, RULES_FILE, id_name, parse_id};
-use crate::sys::{at, failpoint, watch_helper};
-use crate::types::{Attr, Caller, HandleId, NodeId, OpResult, ROOT, TxnId, path_of};
+use crate::store::{DAEMON_LOG, RULES_FILE, id_name};
+use crate::sys::{at, failpoint};
+use crate::types::{Attr, HandleId, NodeId, OpResult, ROOT, TxnId, path_of};
 
-const DIR: NodeId = NodeId(2);
+pub(super) const DIR: NodeId = NodeId(2);
 const STATUS: NodeId = NodeId(3);
 const CONTROL: NodeId = NodeId(4);
 const LOCK: NodeId = NodeId(5);
-const REJECTED: NodeId = NodeId(6);
+pub(super) const REJECTED: NodeId = NodeId(6);
 const LOCKS: NodeId = NodeId(7);
 const LOG: NodeId = NodeId(8);
 const RULES: NodeId = NodeId(9);
 /// Rejected content N has node `CONTENTS + 2 N`, its meta file the next.
-const CONTENTS: NodeId = NodeId(1 << 62);
+pub(super) const CONTENTS: NodeId = NodeId(1 << 62);
 
-const FILES: [(&str, NodeId); 7] = [
+pub(super) const FILES: [(&str, NodeId); 7] = [
     (RULES_FILE, RULES),
     (DAEMON_LOG, LOG),
     ("locks.json", LOCKS),
@@ -169,38 +168,6 @@ impl From<OpenTransaction> for Blocker {
 }
 
 impl Engine {
-    pub(super) fn virtual_lookup(
-        &self,
-        caller: Caller,
-        dir: NodeId,
-        name: &OsStr,
-    ) -> OpResult<Attr> {
-        let node = match dir {
-            ROOT => DIR,
-            DIR if self.is_watch_helper(caller) && name != watch_helper::POLLABLE => {
-                return self.watch_helper_lookup(name);
-            }
-            DIR => {
-                FILES
-                    .iter()
-                    .find(|(n, _)| name == *n)
-                    .ok_or(Errno::NOENT)?
-                    .1
-            }
-            REJECTED => {
-                let text = name.to_str().ok_or(Errno::NOENT)?;
-                let (id, meta) = match text.strip_suffix(".meta") {
-                    Some(id) => (id, 1),
-                    None => (text, 0),
-                };
-                let id = parse_id(OsStr::new(id)).ok_or(Errno::NOENT)?;
-                NodeId(CONTENTS.0 + 2 * id.0 + meta)
-            }
-            _ => return Err(Errno::NOTDIR),
-        };
-        self.virtual_attr(node)
-    }
-
     pub(super) fn virtual_attr(&self, node: NodeId) -> OpResult<Attr> {
         let mut stat = at::stat(&self.store.state)?;
         let (kind, mode, size) = match node {

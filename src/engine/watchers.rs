@@ -6,20 +6,16 @@
 //! without watchers and readers nothing is told at all.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use rustix::io::Errno;
-
-use super::handle::HelperFile;
-use super::{Engine, Opened, Pass, State};
+use super::{Engine, State};
 use crate::store::STATE_DIR;
-use crate::sys::watch_helper::{self, WatchHelper, WatchOrder};
+use crate::sys::watch_helper::{WatchHelper, WatchOrder};
 use crate::sys::{at, failpoint};
-use crate::types::{Attr, Caller, Dentry, NodeId, OpResult};
+use crate::types::{Caller, Dentry, NodeId};
 
 /// How long the kernel has to forget a superseded version; commits meanwhile are told as one.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -59,6 +55,16 @@ impl Watchers {
         }
         // By the dispatcher alone: both its closes and the watch helper's lookup.
         self.has_been_polled.load(Ordering::Relaxed)
+    }
+
+    /// All polls that were asked for before this are answered.
+    pub(super) fn note_polled(&self) {
+        self.has_been_polled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the watch helper's lookup is a new one.
+    pub(super) fn takes_turn(&self, turn: u64) -> bool {
+        self.turn.fetch_max(turn, Ordering::Relaxed) < turn
     }
 }
 
@@ -153,58 +159,6 @@ impl Engine {
             caller.tid != 0 && w.watch_helper.load(Ordering::Relaxed) == caller.tid
         })
     }
-
-    /// The version behind one of the watch helper's names; counts as a lookup.
-    pub(super) fn watch_helper_lookup(&self, name: &OsStr) -> OpResult<Attr> {
-        if name == watch_helper::POLLED {
-            // Requests come in order: all that had asked before are answered.
-            if let Some(watchers) = self.watchers.get() {
-                watchers.has_been_polled.store(true, Ordering::Relaxed);
-            }
-            return Err(Errno::CANCELED);
-        }
-        let (id, turn) = watch_helper::parse(name).ok_or(Errno::NOENT)?;
-        if self.lock().unmount.is_under_way() {
-            // What it still has to tell must not keep the mount busy.
-            return Err(Errno::CANCELED);
-        }
-        let last = self
-            .watchers
-            .get()
-            .map(|w| w.turn.fetch_max(turn, Ordering::Relaxed));
-        if last.is_none_or(|last| last >= turn) {
-            // Not ENOENT: that would be remembered, too.
-            return Err(Errno::CANCELED);
-        }
-        let id = NodeId(id);
-        match self.lock().nodes.get_mut(id) {
-            Some(node) if node.lookups > 0 => node.lookups += 1,
-            _ => return Err(Errno::NOENT),
-        }
-        self.attr_after_lookup(id).map(still_linked)
-    }
-
-    /// What the watch helper sees of a version, and does not change.
-    pub(super) fn watch_helper_attr(&self, id: NodeId) -> OpResult<Attr> {
-        self.attr(id).map(still_linked)
-    }
-
-    pub(super) fn watch_helper_open(&self) -> Opened {
-        Opened {
-            handle: self.lock().add_handle(Arc::new(HelperFile)),
-            keep_cache: true,
-            direct_io: false,
-            no_flush: true,
-            // It reads nothing, and is told of versions that others read.
-            pass: Pass::Beside,
-        }
-    }
-}
-
-/// The kernel fails a link(2) that is on its way when it hears that the version has no link left.
-fn still_linked(mut attr: Attr) -> Attr {
-    attr.stat.st_nlink = attr.stat.st_nlink.max(1);
-    attr
 }
 
 fn keep_telling(engine: &Weak<Engine>, mut watch_helper: WatchHelper, news: &Receiver<News>) {

@@ -177,3 +177,5 @@ impl Engine {
         Ok(all)
     }
 }
+
+pub(super) const ACCESS: &str = "system.posix_acl_access";

@@ -6,7 +6,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::super::Engine;
-use super::{AppendPlace, Appender, Unnamed};
+use crate::file::{AppendPlace, Appender, Unnamed};
 use crate::namespace::{NodeKind, Shown};
 use crate::sys::{at, failpoint};
 use crate::types::OpResult;

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::super::Engine;
 use super::super::handle::OpenFile;
-use super::{AppendPlace, Appender, Unfinished, lines};
+use super::super::{Engine, lines};
+use crate::file::{AppendPlace, Appender, Unfinished};
 use crate::rules::Stream;
 use crate::sys::{failpoint, proc};
 use crate::txn::Abort;
-use crate::types::{Caller, HandleId, OpResult};
+use crate::types::{HandleId, OpResult};
 
 /// An unfinished line becomes visible after this time, in milliseconds.
 const PATIENCE: u64 = 1000;
@@ -83,36 +83,7 @@ impl Engine {
         }
     }
 
-    /// The connection has ended, and with it every description, without a close: by force, say.
-    pub(in crate::engine) fn flush_all_tails(&self) {
-        if failpoint::mutant("C10-shutdown") {
-            return;
-        }
-        for (handle, file) in self.adding_lines() {
-            if file.leave_half(self, handle) {
-                self.abort_left(handle);
-            } else {
-                file.flush_last_tail(self);
-            }
-        }
-    }
-
-    /// Descriptions with half a JSON value go on as transactions.
-    pub(in crate::engine) fn leave_halves(&self) {
-        for (handle, file) in self.adding_lines() {
-            file.leave_half(self, handle);
-        }
-    }
-
-    /// A description that has left its stream without a close.
-    fn abort_left(&self, handle: HandleId) {
-        let state = self.lock();
-        if let Some(id) = state.handles.get(handle).and_then(|f| f.transaction()) {
-            self.abort_by_force(state, &[id]);
-        }
-    }
-
-    fn adding_lines(&self) -> Vec<(HandleId, Arc<dyn OpenFile>)> {
+    pub(super) fn adding_lines(&self) -> Vec<(HandleId, Arc<dyn OpenFile>)> {
         let state = self.lock();
         let adding = state.handles.iter().filter(|(_, file)| file.adds_lines());
         adding.map(|(handle, f)| (*handle, f.clone())).collect()
@@ -137,22 +108,6 @@ impl Appender {
     pub(in crate::engine) fn flush_tail_for_good(&self, engine: &Engine) {
         engine.flush_tail(self, &mut self.inner.lock()).ok();
         self.report_left(engine);
-    }
-
-    /// The last reference of a description is gone, and nothing is lost that can be rejected: half a JSON
-    /// value, if it has one, goes on as a transaction. Gives whether it has one.
-    pub(in crate::engine) fn leave_half_at_end(&self, engine: &Engine, handle: HandleId) -> bool {
-        let caller = Caller {
-            tid: self.opening.opener,
-            uid: 0,
-            gid: 0,
-        };
-        let half = is_half(self, &self.inner.lock());
-        if half && let Err(e) = engine.leave_stream(caller, handle, self, false) {
-            self.inner.lock().failed = Some(e);
-            self.report_left(engine);
-        }
-        half
     }
 
     /// Nobody has the description any more: what couldn't be added is lost, which close() has told.
@@ -185,5 +140,10 @@ impl Appender {
     pub(in crate::engine) fn may_be_left(&self) -> bool {
         let inner = self.inner.try_lock();
         inner.is_none_or(|inner| !inner.tail.is_empty())
+    }
+
+    /// Whether it ends with half a JSON value, or somebody is at it just now. Does not wait.
+    pub(in crate::engine) fn may_be_half(&self) -> bool {
+        self.stream == Stream::Json && self.inner.try_lock().is_none_or(|i| is_half(self, &i))
     }
 }

@@ -8,7 +8,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::super::{Engine, State};
-use super::{AppendPlace, AppendTarget, Appender, Hold, Unnamed};
+use super::places::{AppendTarget, Hold};
+use crate::file::{AppendPlace, Appender, Unnamed};
 use crate::rules::Stream;
 use crate::sys::at;
 use crate::txn::key_of;

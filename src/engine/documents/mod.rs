@@ -281,7 +281,7 @@ impl Engine {
     fn dentry_of_document(&self, tid: u32, node: NodeId) -> Result<Dentry, Refusal> {
         let mut state = self.lock();
         let at = state.nodes.get(node).and_then(|n| n.at.clone());
-        let looked_up = super::resolve::looked_up(&state, tid, node).cloned();
+        let looked_up = super::seeing::looked_up(&state, tid, node).cloned();
         if let Some(dentry) = looked_up.filter(|dentry| at.as_ref() != Some(dentry))
             && self.current_if_any(&mut state, &dentry) == Ok(Some(node))
         {

@@ -80,7 +80,7 @@ impl OpenFile for Appender {
         let FlushRest::Tail { killed } = rest else {
             return Some(Ok(()));
         };
-        if killed.is_none() && engine.leave_half(close.by, self) {
+        if killed.is_none() && engine.leave_half_line(close.by, self) {
             return None;
         }
         engine.commit_written(close.by.caller, close.locked_file(), None);

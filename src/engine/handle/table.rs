@@ -6,7 +6,10 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
+
 use super::OpenFile;
+use crate::file::Opening;
 use crate::types::{HandleId, NodeId, TxnId};
 
 /// See the module. What a description belongs to never changes while it is in here: it is taken out
@@ -72,6 +75,22 @@ impl Handles {
     pub fn showing(&self, node: NodeId) -> Vec<&Arc<dyn OpenFile>> {
         let ids = self.showing.get(&node).into_iter().flatten();
         ids.filter_map(|id| self.all.get(id)).collect()
+    }
+
+    /// The writing descriptions of a transaction, and how they were opened.
+    pub fn writers(&self, id: TxnId) -> impl Iterator<Item = (HandleId, Opening)> {
+        let writing = self
+            .of(id)
+            .filter(move |(_, file)| file.writes_in() == Some(id));
+        writing.map(|(handle, file)| (handle, file.opening()))
+    }
+
+    /// How many descriptions write a transaction where they please.
+    pub fn others_than_appenders(&self, id: TxnId) -> usize {
+        let appends = |opening: &Opening| opening.how.contains(OFlags::APPEND);
+        self.writers(id)
+            .filter(|(_, opening)| !appends(opening))
+            .count()
     }
 }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 use rustix::fs::{FileType, RenameFlags};
 use rustix::io::Errno;
 
+use super::super::barrier::{Barrier, JUDGEMENTS, Step};
 use super::super::deciding::is_promised;
 use super::super::exchange::{rename_into_group, rename_staged, stays_staged};
 use super::super::merging::MergeOutcome;
-use super::super::publishing::Publication;
+use super::super::publication::Publication;
 use super::super::{Durability, Engine, State};
-use super::{Barrier, JUDGEMENTS, Left, Renamed, Step, followers, open_at, refuse_state_dir};
+use super::{Left, Renamed, followers, open_at, refuse_state_dir};
 use crate::commit::Changeset;
 use crate::conflict::{Saved, Why};
 use crate::guard::Guard;
@@ -474,7 +475,7 @@ impl Engine {
         if at::stat_at(&*dir, &from.name)?.is_some() {
             return Ok(false);
         }
-        crate::engine::prepare::check_target(self, state, to)?;
+        crate::engine::target::check_target(self, state, to)?;
         if !self.can_reserve_commit() {
             // A full disk: once it is in place, renaming it needs no room.
             return Ok(false);

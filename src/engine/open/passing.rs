@@ -5,26 +5,22 @@ use std::fs::File;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 
+use super::super::lines::may_be_added_to;
 use super::super::opening::Pass;
-use crate::engine::lines::may_be_added_to;
-use crate::engine::{Engine, State};
+use super::super::passed::has_ample_room;
+use super::super::{Engine, State};
 use crate::guard::Guard;
 use crate::journal::Record;
 use crate::namespace::Shown;
 use crate::rules::{Mode, OnConflict, Policy};
 use crate::store::Store;
 use crate::sys::{at, failpoint};
-use crate::txn::{Content, Transaction};
+use crate::txn::Transaction;
 use crate::types::{HandleId, NodeId, OpResult, TxnId};
 
 /// From this size on, in bytes, it is better to give the kernel the file than to read or write it for it.
 const LARGE: u64 = 1 << 20;
-/// So much is free on the disk besides twice what is expected where the kernel writes by itself: nobody tells us of a write that fails.
-const AMPLE: u64 = 1 << 30;
-/// And so much when what was written is judged: else a write may have failed meanwhile.
-const ENOUGH: u64 = 64 << 20;
 
 /// For who reads a version: not where others may open this very node to write, to add records or in place as a database.
 pub(super) fn of_version(
@@ -139,32 +135,4 @@ pub fn give_up(engine: &Arc<Engine>, node: NodeId, handle: HandleId) {
         }
     }
     engine.release(node, handle, None);
-}
-
-/// Whether the disk has room for what the kernel is to write by itself, whose likely length is `expected` bytes, and no quota.
-pub(super) fn has_ample_room(store: &Store, expected: u64) -> bool {
-    let ample = failpoint::number("COMMITFS_AMPLE_MIB", AMPLE >> 20) << 20;
-    free(store) >= ample.saturating_add(expected.saturating_mul(2)) && !store.has_quota()
-}
-
-/// What the kernel has written by itself is looked at. Where there may have been no room its program was told, and may not have minded.
-/// But it is not taken for failed for good: most likely no write was, and what is closed last, with room by then, is what the plain
-/// directory would have.
-pub(in crate::engine) fn look_at_passed(store: &Store, content: &mut Content) -> OpResult<()> {
-    content.look()?;
-    if content.passes() && !had_room(store) {
-        return Err(Errno::NOSPC);
-    }
-    Ok(())
-}
-
-/// Whether no write of the kernel's can have failed for want of space.
-fn had_room(store: &Store) -> bool {
-    let enough = failpoint::number("COMMITFS_ENOUGH_MIB", ENOUGH >> 20) << 20;
-    free(store) >= enough || failpoint::mutant("C5-passed")
-}
-
-/// Bytes that root may still write.
-fn free(store: &Store) -> u64 {
-    rustix::fs::fstatvfs(&store.root).map_or(0, |disk| disk.f_bfree.saturating_mul(disk.f_frsize))
 }

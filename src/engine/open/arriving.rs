@@ -1,0 +1,275 @@
+//! Opens at what a lookup has found, on the first lookup or the second.
+
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::super::opening::{Goal, OpenRequest, OpenStep, Opened, PendingOpen, Way, writes};
+use super::super::retries::Arrival;
+use super::super::shared::{is_database, is_edit};
+use super::super::{Engine, State, retries, seeing};
+use crate::namespace::NodeKind;
+use crate::rules::{Creation, Mode as RuleMode};
+use crate::sys::failpoint;
+use crate::txn::Begun;
+use crate::types::{Caller, Dentry, NodeId, OpResult, TxnId};
+
+impl Engine {
+    /// A truncate(2) at a version's node: like an open for writing, it is sent round.
+    pub(in crate::engine) fn begin_truncate(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: NodeId,
+        dentry: Dentry,
+    ) -> OpResult<TxnId> {
+        // Not the node the caller came by: another version may have been committed since.
+        let base = self.current_if_any(state, &dentry)?.ok_or(Errno::NOENT)?;
+        let txn = self.begin_on(state, dentry.clone(), Begun::Edit(base))?;
+        if let Some(txn) = state.txns.get_mut(&txn) {
+            txn.participants.expect_thread(caller.tid);
+        }
+        self.note_begin(state, caller.tid, txn);
+        if caller.tid == 0 {
+            return Ok(txn);
+        }
+        let way = Way::Own { txn, empties: None };
+        let note = PendingOpen::new(dentry, id, Goal::Truncate, way);
+        state.pending_opens.insert(caller.tid, note);
+        Err(Errno::STALE)
+    }
+
+    pub(in crate::engine) fn open_looked_up(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        request: OpenRequest,
+        done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+    ) {
+        match retries::arrive(self, caller, node, Goal::Open(request.flags)) {
+            Arrival::Opened(opened) => done(Ok(opened)),
+            _ => self.open_arrived(caller, node, request, done),
+        }
+    }
+
+    pub(in crate::engine) fn open_arrived(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        request: OpenRequest,
+        done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+    ) {
+        self.meet(caller, request.flags);
+        if self.is_dirty(node) {
+            let engine = self.clone();
+            return self.pool.run(move || match engine.materialize(node) {
+                Ok(()) => engine.open_looked_up(caller, node, request, done),
+                Err(errno) => done(Err(errno)),
+            });
+        }
+        let adds = request.flags.contains(OFlags::APPEND) && !request.flags.contains(OFlags::TRUNC);
+        if adds && self.has_json_lines_to_learn(node) {
+            let engine = self.clone();
+            return self.pool.run(move || {
+                // What can't be read is opened as a document.
+                engine.learn_json_lines(node).ok();
+                engine.open_materialized(caller, node, request, done);
+            });
+        }
+        if self.has_to_come_out(caller, node, request.flags) {
+            let engine = self.clone();
+            return self.pool.run(move || {
+                // Should the disk fail, the version that is there is opened as any other.
+                engine.checkpoint_all().ok();
+                engine.open_materialized(caller, node, request, done);
+            });
+        }
+        self.open_materialized(caller, node, request, done);
+    }
+
+    pub(in crate::engine) fn open_materialized(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        request: OpenRequest,
+        done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+    ) {
+        match self.open_now(caller, node, request.flags) {
+            Ok(OpenStep::Done(opened)) if self.dirty_editor(opened.handle).is_some() => {
+                let engine = self.clone();
+                self.pool
+                    .run(move || done(engine.materialize_editor(opened)));
+            }
+            Ok(OpenStep::Done(opened)) => match self.grown_in_place(opened.handle) {
+                Some(file) => {
+                    let engine = self.clone();
+                    self.pool
+                        .run(move || done(engine.end_growing(file).map(|()| opened)));
+                }
+                None => done(Ok(opened)),
+            },
+            Ok(OpenStep::Wait(dentry)) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    let opened = engine.open_waiting(caller, node, &dentry, request.flags);
+                    done(opened.and_then(|opened| engine.materialize_editor(opened)));
+                });
+            }
+            Ok(OpenStep::Undecided(txn)) => {
+                let engine = self.clone();
+                self.pool.run(move || {
+                    engine.await_decision(txn);
+                    engine.open_looked_up(caller, node, request, done);
+                });
+            }
+            Ok(OpenStep::InUse(txn)) => {
+                let engine = self.clone();
+                self.pool.run(
+                    move || match engine.join_emptied(caller, txn, request.flags) {
+                        Err(Errno::STALE) => engine.open_looked_up(caller, node, request, done),
+                        opened => done(opened),
+                    },
+                );
+            }
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    /// Whether what was committed under a direct name is still to be brought into the backing
+    /// directory: it was renamed to it, say. Only there it is shared.
+    pub(in crate::engine) fn has_to_come_out(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        flags: OFlags,
+    ) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(node) = state.nodes.get(id).filter(|n| n.kind == NodeKind::File) else {
+            return false;
+        };
+        let looked_up = seeing::looked_up(state, caller.tid, id);
+        let Some(dentry) = looked_up.or(node.at.as_ref()) else {
+            return false;
+        };
+        let is_pending = state.pending.get(dentry.dir, &dentry.name).is_some();
+        if !is_pending || node.direct > 0 || failpoint::mutant("C14") {
+            return false;
+        }
+        let dentry = dentry.clone();
+        self.policy(state, &dentry, Creation::default()).mode == RuleMode::Direct
+            || self.is_companion(state, &dentry, flags)
+            || is_edit(flags)
+                && is_database(state, id) == Ok(true)
+                && !failpoint::mutant("C14-in-place")
+    }
+
+    /// See [`Engine::materialize_base`].
+    pub(in crate::engine) fn materialize_editor(
+        self: &Arc<Self>,
+        opened: Opened,
+    ) -> OpResult<Opened> {
+        let Some(txn) = self.dirty_editor(opened.handle) else {
+            return Ok(opened);
+        };
+        let settled = self.materialize_base(txn);
+        settled.map(|()| opened).inspect_err(|_| {
+            // The kernel closes nothing that it was not given.
+            let node = self.lock().txns.get(&txn).map(|t| t.node);
+            if let Some(node) = node {
+                self.release(node, opened.handle, None);
+            }
+        })
+    }
+
+    pub(in crate::engine) fn open_now(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        flags: OFlags,
+    ) -> OpResult<OpenStep> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if let Some(txn) = state.deciding_at(id) {
+            return Ok(OpenStep::Undecided(txn));
+        }
+        // An open through a path is looked up right before; one through a magic link is not.
+        let looked_up = seeing::looked_up(state, caller.tid, id).cloned();
+        state.lookups.remove(&caller.tid);
+        let note = self.take_pending_open(state, caller.tid, Goal::Open(flags));
+        if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
+            return self.open_unwalked(state, caller, note, flags);
+        }
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        if let NodeKind::Private(txn) = node.kind
+            && state.txns.contains_key(&txn)
+        {
+            let walked = looked_up;
+            let opened = self.open_private(state, caller, txn, (flags, note), walked.as_ref());
+            // It may have another name by now than the one that its opener looks up once more.
+            if let Some(note) = state.pending_opens.get_mut(&caller.tid)
+                && let Some(walked) = walked
+            {
+                note.dentry = walked;
+            }
+            return opened;
+        }
+        if let Some(prepared) = note.and_then(|n| n.own()) {
+            self.drop_unopened(state, prepared);
+        }
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        if node.dead {
+            let dentry = looked_up.or_else(|| node.at.clone());
+            return self.open_gone(state, caller, id, dentry, flags);
+        }
+        match node.kind {
+            NodeKind::Dir => return Err(Errno::ISDIR),
+            NodeKind::Special => return Err(Errno::NXIO),
+            NodeKind::Private(_) | NodeKind::File => {}
+        }
+        let dentry = looked_up.or_else(|| node.at.clone());
+        if self.opens_direct(state, id, dentry.as_ref(), flags)? {
+            return self
+                .open_direct(state, caller, id, flags)
+                .map(OpenStep::Done);
+        }
+        if !writes(flags) {
+            return self
+                .open_version(state, caller, id, dentry.as_ref(), flags)
+                .map(OpenStep::Done);
+        }
+        let dentry = dentry.ok_or(Errno::STALE)?;
+        if flags.contains(OFlags::APPEND) && !flags.contains(OFlags::TRUNC) {
+            let policy = self.policy(state, &dentry, Creation::default());
+            let adds = self
+                .adds_lines(state, id, &policy)
+                .filter(|_| !state.unmount.is_forced());
+            if let Some(stream) = adds {
+                return self
+                    .open_appender(state, caller, id, dentry, (flags, stream))
+                    .map(OpenStep::Done);
+            }
+        }
+        self.open_for_writing(state, caller, id, dentry, flags, false)
+    }
+
+    /// At the node of a transaction that has committed nothing and ended since it was looked up. The
+    /// kernel looks it up once more only: whoever it is has to be served then.
+    pub(in crate::engine) fn open_gone(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        id: NodeId,
+        dentry: Option<Dentry>,
+        flags: OFlags,
+    ) -> OpResult<OpenStep> {
+        let dentry = dentry.ok_or(Errno::STALE)?;
+        let policy = self.policy(state, &dentry, Creation::default());
+        let adds = flags.contains(OFlags::APPEND) && super::super::lines::by_lines(&policy);
+        if !writes(flags) || policy.mode == RuleMode::Direct || adds {
+            return Err(self.retry_anew(state, caller.tid, (dentry, id), Goal::Open(flags)));
+        }
+        self.open_for_writing(state, caller, id, dentry, flags, false)
+    }
+}
