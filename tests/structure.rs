@@ -29,8 +29,7 @@ const FIELDS: Limits = (
         ("Content", 19),
     ],
 );
-// That of the engine holds by the methods of its one type: each file that these are divided into counts.
-const CIRCLES: Limits = (4, &[("cli", 6), ("engine", 11), ("json", 5), ("txn", 5)]);
+const CIRCLES: Limits = (4, &[("cli", 6), ("json", 5), ("txn", 5)]);
 const FILE_LINES: Limits = (700, &[("txn/recovery.rs", 1002), ("txn/staging.rs", 724)]);
 const FUNCTION_LINES: Limits = (
     70,

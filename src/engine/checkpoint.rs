@@ -18,8 +18,6 @@ use crate::types::{NodeId, OpResult, TxnId, mtime_ns};
 const ROTATE: u64 = 4 << 20;
 /// A round that could not be finished is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
-/// A document's text is written to its file after this, if nobody has asked for it before.
-const TEXT_DELAY: Duration = Duration::from_millis(500);
 
 impl Engine {
     /// Whether a new journal is to take the old one's place, and may: it says nothing of what was removed, moved or made
@@ -300,11 +298,6 @@ impl Engine {
             Err(e) => log::error!("journal can't be started anew: {e}; the old one goes on"),
         }
         failpoint::crash_point("journal-rotated");
-    }
-
-    /// How long a document's text may stay in memory and in the journal alone.
-    pub(super) fn text_delay(&self) -> Duration {
-        TEXT_DELAY.min(self.config.bound / 2)
     }
 }
 

@@ -29,19 +29,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Owner, mode and the like of the version as it is now, and a modification time later than
-    /// its (C8). Gives the version. A rename keeps the file's own but for the time (`keeps_own`).
-    pub(super) fn apply_attributes(
-        &self,
-        id: TxnId,
-        content: &mut Content,
-        dentry: &Dentry,
-        keeps_own: bool,
-    ) -> OpResult<Option<AsOf>> {
-        let state = self.lock_materialized(dentry)?;
-        self.attributes_of_current(state, id, content, dentry, keeps_own)
-    }
-
     /// [`Self::apply_attributes`], of a version whose text is written.
     pub(super) fn attributes_of_current(
         &self,

@@ -32,6 +32,7 @@ mod growing;
 mod handle;
 mod io;
 mod judging;
+mod ledger;
 mod lines;
 mod links;
 mod live_rules;

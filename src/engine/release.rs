@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::Engine;
 use super::handle::Unlock;
-use super::{Engine, State};
 use crate::types::{HandleId, NodeId};
 
 impl Engine {
@@ -27,19 +27,6 @@ impl Engine {
         match state.handles.remove(handle) {
             Some(file) => file.release(self, state, unlock),
             None => self.give_back(&mut state, &unlock),
-        }
-    }
-
-    /// Locks that end with a description.
-    pub(super) fn give_back(&self, state: &mut State, unlock: &Unlock) {
-        state.locks.forget_handle(unlock.handle);
-        let mut released = state.locks.release_handle(unlock.file, unlock.handle);
-        if let Some(owner) = unlock.owner {
-            released |= state.locks.release_flock(unlock.file, owner);
-            state.locks.forget_flock(owner);
-        }
-        if released {
-            self.note_ended(state, unlock.file);
         }
     }
 }

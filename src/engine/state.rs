@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::Engine;
 use super::files::Files;
-use super::handle::{Handles, OpenFile};
+use super::handle::{Handles, OpenFile, Unlock};
 use crate::commit::{CheckpointRequest, Growing, Unsynced};
 use crate::file::{KeptOpen, NameTable, Overlaid, Unnamed};
 use crate::locks::{FileId, LockTable};
@@ -224,6 +224,19 @@ impl Engine {
             state
                 .lock_stats
                 .note(&path, |t| t.holds.observe(ended.held));
+        }
+    }
+
+    /// Locks that end with a description.
+    pub(super) fn give_back(&self, state: &mut State, unlock: &Unlock) {
+        state.locks.forget_handle(unlock.handle);
+        let mut released = state.locks.release_handle(unlock.file, unlock.handle);
+        if let Some(owner) = unlock.owner {
+            released |= state.locks.release_flock(unlock.file, owner);
+            state.locks.forget_flock(owner);
+        }
+        if released {
+            self.note_ended(state, unlock.file);
         }
     }
 }

@@ -13,17 +13,14 @@ use std::time::Instant;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::super::{Engine, State};
 use super::kept::{self, Parsed};
 use super::request::{Refusal, Request};
-use crate::commit::Changeset;
-use crate::engine::{Engine, State};
 use crate::journal::{ContentInfo, Edit};
 use crate::namespace::{CachedAttributes, Node, NodeKind, Pending, Unwritten};
 use crate::sys::{at, failpoint};
 use crate::txn::{Ready, write_text};
-use crate::types::{
-    Dentry, HandleId, NodeId, OpResult, Seq, TxnId, Version, mtime_ns, now_ns, seconds_of,
-};
+use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, Version, mtime_ns, now_ns};
 
 /// Space is set aside in steps of this many bytes, so that a growing document asks for it seldom.
 const AHEAD: u64 = 64 << 10;
@@ -386,183 +383,6 @@ impl Engine {
         let in_place = || at::stat(&base.fd).map_or(0, |stat| mtime_ns(&stat));
         let before = before.unwrap_or_else(in_place);
         i128::from(now_ns()).max(before + 1000)
-    }
-
-    /// Writes the text of a name's version, if that is still to be done.
-    pub(in crate::engine) fn write_out(&self, dentry: &Dentry) -> OpResult<()> {
-        let kept = self.documents.of(dentry);
-        let mut parsed = kept.lock();
-        match parsed.as_mut() {
-            Some(parsed) => self.write_text_of(dentry, parsed),
-            None => Ok(()),
-        }
-    }
-
-    /// Writes the text of a name's version, for who holds the document.
-    pub(super) fn write_text_of(&self, dentry: &Dentry, parsed: &mut Parsed) -> OpResult<()> {
-        let Some(unwritten) = &parsed.unwritten else {
-            return Ok(());
-        };
-        let (id, mtime_ns) = (unwritten.id, unwritten.mtime_ns);
-        let text = super::request::text_of(&parsed.document);
-        failpoint::fail_point("text")?;
-        let content = write_text(&unwritten.file, text.as_bytes(), mtime_ns)?;
-        failpoint::crash_point("text-written");
-        let base = (content.len, content.crc.unwrap_or_default());
-        self.note_written(dentry, id, content, &unwritten.file)?;
-        parsed.base = base;
-        parsed.unwritten = None;
-        self.documents.note_unwritten(dentry, None);
-        Ok(())
-    }
-
-    /// A staging file has its text. Unless somebody has replaced it meanwhile, the journal has no
-    /// more need of the edits that led to it.
-    fn note_written(
-        &self,
-        dentry: &Dentry,
-        id: TxnId,
-        content: ContentInfo,
-        file: &File,
-    ) -> OpResult<()> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let path = state.nodes.path(dentry);
-        let head = state.pending.get_mut(dentry.dir, &dentry.name);
-        let Some((head, path)) = head.filter(|p| p.id == id).zip(path) else {
-            return Ok(());
-        };
-        let mtime_ns = content.mtime_ns;
-        let seq = self.sequencer.try_commit(Changeset::from(Edit::Put {
-            path,
-            id,
-            version: head.version,
-            content,
-            in_place: false,
-        }))?;
-        (head.seq, head.unwritten) = (seq, None);
-        if let Some(node) = state.nodes.get_mut(head.node) {
-            let written = at::stat(file)?;
-            let applied = (written.st_ctime, written.st_ctime_nsec);
-            node.ctime_shift = Some(Box::new((applied, seconds_of(mtime_ns))));
-            node.unwritten = None;
-        }
-        self.note_journalled(state, seq);
-        Ok(())
-    }
-
-    /// Whether a version's text is still to be written: see [`Engine::materialize`].
-    pub(in crate::engine) fn is_dirty(&self, node: NodeId) -> bool {
-        let state = self.lock();
-        state.nodes.get(node).is_some_and(|n| n.unwritten.is_some())
-    }
-
-    /// Has a version's text written before somebody looks at it; that of the last one, if edits
-    /// have followed that share its file.
-    pub(in crate::engine) fn materialize(&self, node: NodeId) -> OpResult<()> {
-        let dentry = {
-            let state = self.lock();
-            match state.nodes.get(node) {
-                Some(n) if n.unwritten.is_some() => n.at.clone(),
-                _ => return Ok(()),
-            }
-        };
-        if failpoint::mutant("C15-settle") {
-            return Ok(());
-        }
-        self.write_out(&dentry.ok_or(Errno::STALE)?)?;
-        loop {
-            let mut state = self.lock();
-            match state.unwritten_name(node) {
-                // It is known by another name, too.
-                Some(name) => {
-                    drop(state);
-                    self.write_out(&name)?;
-                }
-                None => {
-                    if let Some(node) = state.nodes.get_mut(node) {
-                        node.unwritten = None;
-                    }
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    /// An in-place editor reads what it is based on: that has to be written by then. It may be
-    /// a later version in the same file, which is its base then.
-    pub(in crate::engine) fn materialize_base(&self, id: TxnId) -> OpResult<()> {
-        let (dentry, staging) = {
-            let state = self.lock();
-            let Some(txn) = state.txns.get(&id).filter(|t| t.purpose.edits()) else {
-                return Ok(());
-            };
-            (txn.dentry().clone(), txn.staging.clone())
-        };
-        if !self.documents.is_unwritten(&dentry) {
-            return Ok(());
-        }
-        self.write_out(&dentry)?;
-        let base = match staging.lock() {
-            content if content.must_copy() => at::stat(&*content.readable().file)?,
-            _ => return Ok(()),
-        };
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let known = state.nodes.known((base.st_dev, base.st_ino));
-        if let (Some(known), Some(txn)) = (known, state.txns.get_mut(&id)) {
-            txn.purpose.follow_base(known);
-        }
-        Ok(())
-    }
-
-    /// The transaction that a description has begun on a document that may not be written out.
-    pub(in crate::engine) fn dirty_editor(&self, handle: HandleId) -> Option<TxnId> {
-        let state = self.lock();
-        let txn = state.handles.get(handle)?.transaction()?;
-        let edited = state.txns.get(&txn).filter(|t| t.purpose.edits())?;
-        self.documents.is_unwritten(edited.dentry()).then_some(txn)
-    }
-
-    /// Writes the text of a name's current version, if that is still to be done. Gives the state, in which it is written.
-    pub(in crate::engine) fn lock_materialized(
-        &self,
-        dentry: &Dentry,
-    ) -> OpResult<parking_lot::MutexGuard<'_, State>> {
-        loop {
-            let state = self.lock();
-            if !state.is_unwritten_at(dentry) {
-                return Ok(state);
-            }
-            drop(state);
-            let kept = self.documents.of(dentry);
-            let mut parsed = kept.lock();
-            if let Some(parsed) = parsed.as_mut() {
-                self.write_text_of(dentry, parsed)?;
-            }
-            // While the document is held no edit can come in between.
-            let state = self.lock();
-            if !state.is_unwritten_at(dentry) {
-                return Ok(state);
-            }
-        }
-    }
-}
-
-impl State {
-    /// Whether the text of a name's current version is still to be written.
-    pub(in crate::engine) fn is_unwritten_at(&self, dentry: &Dentry) -> bool {
-        let head = self.pending.get(dentry.dir, &dentry.name);
-        head.is_some_and(|p| p.unwritten.is_some())
-    }
-
-    /// The name whose version shares a node's file, if its text is still to be written.
-    fn unwritten_name(&self, node: NodeId) -> Option<Dentry> {
-        let key = self.nodes.get(node)?.key;
-        let shares = |p: &Pending| self.nodes.get(p.node).is_some_and(|n| n.key == key);
-        let mut all = self.pending.iter();
-        all.find(|(_, p)| p.unwritten.is_some() && shares(p))
-            .map(|(dentry, _)| dentry)
     }
 }
 
