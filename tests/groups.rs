@@ -732,6 +732,47 @@ fn a_dead_daemon_leaves_a_round_as_one_entry_and_publishes_what_was_complete() {
     );
 }
 
+/// A pair whose rounds are never published as their last member is closed, but a moment later.
+fn pair_decided_later() -> Options {
+    pair()
+        .seed("a.w", "old")
+        .seed("a.json", "0")
+        .env("COMMITFS_FAIL_AT", "round-at-once:5")
+        .env("COMMITFS_ROUNDS_DELAY_MS", 3000)
+}
+
+#[test]
+fn a_round_that_is_being_published_survives_the_kill_of_the_daemon_after_a_new_journal() {
+    let mut m = mount!(pair_decided_later().env("COMMITFS_JOURNAL_LIMIT", 1));
+    let mut saver = Actor::new();
+    saver.save(&m.path("a.w"), "new").unwrap();
+    saver.save(&m.path("a.json"), "1").unwrap();
+    // Each round of the checkpoint starts the journal anew.
+    for n in 0..3 {
+        m.save("other", format!("{n}"));
+        m.sh("sync .").ok();
+    }
+    assert_eq!(groups(&m)["published"], 0, "it took too long");
+    m.kill_daemon();
+    m.clear_env();
+    m.remount();
+    let found = (m.text("a.w").unwrap(), m.text("a.json").unwrap());
+    assert_eq!((found.0.as_str(), found.1.as_str()), ("new", "1"));
+    assert_eq!(entries(&m), Vec::<Value>::new());
+}
+
+#[test]
+fn a_saver_that_is_killed_while_what_it_has_saved_is_being_published_takes_nothing_back() {
+    let m = mount!(pair_decided_later());
+    let mut saver = Actor::new();
+    saver.save(&m.path("a.w"), "new").unwrap();
+    saver.save(&m.path("a.json"), "1").unwrap();
+    saver.kill(libc::SIGKILL);
+    await_count(&m, "published", 1);
+    assert_eq!(m.text("a.w").as_deref(), Some("new"));
+    assert_eq!(entries(&m), Vec::<Value>::new());
+}
+
 /// All three of one save, numbered.
 fn save_triple(saver: &mut Actor, m: &Mount, tag: u64) -> Result<(), common::Failure> {
     let weights = tag.to_be_bytes().repeat(2000);

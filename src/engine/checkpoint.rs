@@ -276,6 +276,7 @@ impl Engine {
             records.collect::<Vec<Record>>()
         };
         let (older, newer) = (records(older), records(newer));
+        let complete = rounds::carried(state);
         let (next_id, growing) = (state.txns.last_id().next(), &mut state.growing);
         let aborting = state.txns.aborting();
         let carry = |unapplied: &[&Record], durable| {
@@ -283,6 +284,7 @@ impl Engine {
             carried.extend(older);
             carried.extend(unapplied.iter().copied().cloned());
             carried.extend(newer);
+            carried.extend(complete);
             carried.extend(aborting.cloned());
             carried
         };

@@ -143,6 +143,26 @@ pub(super) fn promised(state: &State, id: TxnId, ready: &Ready, path: PathBuf) -
     records
 }
 
+/// What a new journal has to say of rounds that are being published, besides what it says of their members: whose last
+/// close was answered by then may have been told so.
+pub(super) fn carried(state: &State) -> Vec<Record> {
+    let rounds = state.txns.rounds.all();
+    let complete = rounds.filter(|r| r.was_complete() && !failpoint::mutant("C23-carried"));
+    complete
+        .map(|round| complete_record(state, round))
+        .collect()
+}
+
+fn complete_record(state: &State, round: &GroupRound) -> Record {
+    let saved = round.saved().filter_map(|id| state.txns.get(&id));
+    Record::Complete {
+        round: round.id,
+        members: saved
+            .filter_map(|t| Some(t.preparation.ready()?.id))
+            .collect(),
+    }
+}
+
 /// A member that could be committed waits for its round instead. Gives false if it is none.
 pub(super) fn hold(engine: &Engine, state: &mut State, id: TxnId) -> bool {
     use_freed(engine, state);
@@ -268,9 +288,11 @@ pub(super) fn refuse(state: &mut State, id: TxnId, why: &Abort) {
         let why = format!("{}: {why}", dentry.name.to_string_lossy());
         round.refuse(&dentry, id, why, Instant::now());
         let ids: Vec<TxnId> = round.saved().collect();
-        if round.verdict(Instant::now()).is_some() && !failpoint::mutant("C23-refused") {
+        if let Some(verdict) = round.verdict(Instant::now())
+            && !failpoint::mutant("C23-refused")
+        {
             let round = round.id;
-            close(state, round, &ids);
+            close(state, round, verdict, &ids);
         }
         wake_watch(state);
     }
@@ -313,6 +335,7 @@ fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
     };
     let ids: Vec<TxnId> = round.saved().collect();
     if let Verdict::Publish { incomplete: None } = verdict
+        && failpoint::fail_point("round-at-once").is_ok()
         && ids.len() <= AT_ONCE
         && engine.sequencer.has_room(0)
         && has_no_place(engine, state, &ids).is_none()
@@ -321,14 +344,14 @@ fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
         return publish(engine, state, id, None);
     }
     // Who asks for them waits, and what is saved next is of another round.
-    close(state, id, &ids);
+    close(state, id, verdict, &ids);
     wake_watch(state);
 }
 
 /// It is being decided of a round: nobody joins its members.
-pub(super) fn close(state: &mut State, id: TxnId, ids: &[TxnId]) {
+pub(super) fn close(state: &mut State, id: TxnId, verdict: Verdict, ids: &[TxnId]) {
     if let Some(round) = state.txns.rounds.get_mut(id) {
-        round.decide();
+        round.decide(verdict);
     }
     for id in ids {
         if let Some(txn) = state.txns.get_mut(id) {

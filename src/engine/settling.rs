@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::aborting::Aborted;
 use super::deciding::has_ended;
-use super::rounds::{TICK, TRIES, close, fits, has_no_place, publish, use_freed};
+use super::rounds::{TICK, TRIES, carried, close, fits, has_no_place, publish, use_freed};
 use super::{Engine, State};
 use crate::group::{End, Saver, Verdict};
 use crate::journal::Record;
@@ -80,6 +80,12 @@ pub(super) fn make_fit(engine: &Engine, unfit: &[TxnId]) -> Option<String> {
             return Some(format!("{}: {abort}", engine.show(&state, txn.dentry())));
         }
     }
+    if !unfit.is_empty() {
+        let state = engine.lock();
+        for record in carried(&state) {
+            engine.sequencer.append(&record).ok();
+        }
+    }
     engine.reserve_commit().err().map(|errno| errno.to_string())
 }
 
@@ -105,7 +111,10 @@ pub(super) fn decide(engine: &Engine, id: TxnId, last: bool) -> Vec<Aborted> {
         let Some(round) = state.txns.rounds.get(id) else {
             break;
         };
-        let verdict = round.verdict(Instant::now());
+        let verdict = match failpoint::mutant("C23-decided") {
+            true => round.judge(Instant::now()),
+            false => round.verdict(Instant::now()),
+        };
         let ids: Vec<TxnId> = round.saved().collect();
         let verdict = match verdict {
             Some(Verdict::Publish { incomplete }) => match has_no_place(engine, state, &ids) {
@@ -129,7 +138,7 @@ pub(super) fn decide(engine: &Engine, id: TxnId, last: bool) -> Vec<Aborted> {
             publish(engine, state, id, incomplete);
             break;
         }
-        close(state, id, &ids);
+        close(state, id, Verdict::Publish { incomplete }, &ids);
         drop(guard);
         let why = match tries < TRIES {
             true => make_fit(engine, &unfit),
@@ -150,6 +159,7 @@ pub(super) fn start_watch(engine: &Arc<Engine>) -> OpResult<()> {
             let Some(engine) = weak.upgrade() else {
                 return;
             };
+            failpoint::delay("COMMITFS_ROUNDS_DELAY_MS");
             let (savers, aborted) = look_after(&engine);
             finish_later(&engine, aborted);
             drop(engine);

@@ -77,8 +77,8 @@ pub struct GroupRound {
     writing: usize,
     /// Bytes of the journal that are kept for all.
     bytes: u64,
-    /// It is being decided: nothing joins it.
-    deciding: bool,
+    /// What is becoming of it: nothing joins it.
+    decided: Option<Verdict>,
     /// Some of it was closed by a process that was ending: how, is seen when it has ended.
     awaits_end: bool,
 }
@@ -173,7 +173,7 @@ impl Rounds {
     ) -> TxnId {
         let (membership, pid) = (entering.membership, entering.pid);
         let is_its = |round: &&GroupRound| {
-            !round.deciding
+            !round.is_deciding()
                 && round.group == membership.group
                 && round.binding == membership.binding
                 && (round.has_saver(pid) || round.has_ancestor_of(pid, &descends))
@@ -225,7 +225,7 @@ impl GroupRound {
             there: vec![(0, 0); membership.group.patterns.len()],
             writing: 0,
             bytes: 0,
-            deciding: false,
+            decided: None,
             awaits_end: false,
         }
     }
@@ -355,9 +355,9 @@ impl GroupRound {
         self.awaits_end = true;
     }
 
-    /// It is being decided: nothing joins it any more.
-    pub fn decide(&mut self) {
-        self.deciding = true;
+    /// It is being decided: nothing joins it any more, and how its savers end from now on doesn't count.
+    pub fn decide(&mut self, verdict: Verdict) {
+        self.decided.get_or_insert(verdict);
     }
 
     /// Whether some of it is being written.
@@ -367,7 +367,12 @@ impl GroupRound {
 
     /// Whether it is.
     pub fn is_deciding(&self) -> bool {
-        self.deciding
+        self.decided.is_some()
+    }
+
+    /// Whether it was complete, and is being published.
+    pub fn was_complete(&self) -> bool {
+        self.decided == Some(Verdict::Publish { incomplete: None })
     }
 
     /// The patterns that are to be there and aren't, with what their names stand for.
@@ -385,8 +390,13 @@ impl GroupRound {
         missing.into_iter().map(filled).collect()
     }
 
-    /// What is to become of it now, if that can be said.
+    /// What is to become of it, if that can be said.
     pub fn verdict(&self, now: Instant) -> Option<Verdict> {
+        self.decided.clone().or_else(|| self.judge(now))
+    }
+
+    /// What is to become of it by what is known now, if that can be said.
+    pub fn judge(&self, now: Instant) -> Option<Verdict> {
         if self.writing > 0 {
             return None;
         }

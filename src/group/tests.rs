@@ -353,8 +353,9 @@ fn a_round_without_members_ends() {
 fn what_is_being_decided_takes_no_more() {
     let mut b = pair();
     let id = b.saved(1, "a.w", 1);
-    b.rounds.get_mut(id).unwrap().decide();
+    b.rounds.get_mut(id).unwrap().decide(PUBLISHED.unwrap());
     assert_ne!(b.open(1, "a.m", 2), id);
+    assert_eq!(b.verdict(id), PUBLISHED);
 }
 
 #[test]
