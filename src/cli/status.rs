@@ -139,26 +139,9 @@ fn for_people(s: &Value) -> String {
     if !off.is_empty() {
         out += &format!("features not in use: {}\n", off.join(", "));
     }
+    out += &pins_for_people(&s["groups"]["pins"]);
     for t in s["transactions"].as_array().into_iter().flatten() {
-        out += &format!(
-            "open: {}  by {} ({})  {} ms, {} bytes, {}",
-            text(&t["path"]),
-            t["pid"],
-            text(&t["command"]),
-            t["age_ms"],
-            t["bytes"],
-            text(&t["state"])
-        );
-        let idle: Vec<String> = t["idle_holders"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(Value::to_string)
-            .collect();
-        if !idle.is_empty() {
-            out += &format!("; writer gone, still held by {}", idle.join(", "));
-        }
-        out.push('\n');
+        out += &open_for_people(t);
     }
     for o in s["overwritten"].as_array().into_iter().flatten() {
         out += &format!(
@@ -186,6 +169,42 @@ fn for_people(s: &Value) -> String {
     for e in s["errors"].as_array().into_iter().flatten() {
         out += &error_for_people(e);
     }
+    out
+}
+
+/// What readers of groups have pinned, if that takes space.
+fn pins_for_people(pins: &Value) -> String {
+    match pins["versions"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(versions) => format!(
+            "pinned by readers of groups: {versions} replaced versions, {} bytes\n",
+            pins["bytes"]
+        ),
+    }
+}
+
+/// An open transaction.
+fn open_for_people(t: &Value) -> String {
+    let text = |v: &Value| output::escaped(v.as_str().unwrap_or("?")).into_owned();
+    let mut out = format!(
+        "open: {}  by {} ({})  {} ms, {} bytes, {}",
+        text(&t["path"]),
+        t["pid"],
+        text(&t["command"]),
+        t["age_ms"],
+        t["bytes"],
+        text(&t["state"])
+    );
+    let idle: Vec<String> = t["idle_holders"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(Value::to_string)
+        .collect();
+    if !idle.is_empty() {
+        out += &format!("; writer gone, still held by {}", idle.join(", "));
+    }
+    out.push('\n');
     out
 }
 

@@ -11,7 +11,7 @@ use super::opening::Goal;
 use super::retries::arrive;
 use super::setid::drop_set_id;
 use super::xattrs::ACCESS;
-use super::{Engine, State, seeing, virtualdir};
+use super::{Engine, State, pins, seeing, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Own, Staging};
@@ -97,7 +97,10 @@ impl Engine {
         }
         let target = match change.size {
             None => meant(self, caller, node),
-            Some(_) => node,
+            Some(_) => {
+                pins::leave_at(self, caller.tid, node);
+                node
+            }
         };
         if self.is_dirty(target) {
             let engine = self.clone();

@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::handle::{DirEntry, Listing, OpenDirectory};
-use super::{Engine, State, virtualdir};
+use super::{Engine, State, pins, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, proc};
 use crate::types::{Caller, HandleId, NodeId, OpResult, ROOT};
@@ -100,6 +100,7 @@ impl Engine {
         for (name, pending) in state.pending.in_dir(node) {
             names.insert(name.clone(), (pending.node, FileType::RegularFile));
         }
+        pins::lay_over(state, caller, node, &mut names);
         for txn in state.txns.values() {
             let own = tgid.is_some_and(|t| super::seeing::sees(state, txn, (t, caller.tid)));
             if txn.dentry().dir == node

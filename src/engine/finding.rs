@@ -129,5 +129,7 @@ pub(super) fn is_at_rest(engine: &Engine, state: &State, dentry: &Dentry, id: No
         return false;
     }
     let policy = engine.policy(state, dentry, Creation::default());
-    policy.mode == Mode::Atomic && !Engine::watches(&policy)
+    // Under such a rule it depends on who asks.
+    let is_pinned = policy.pinned().is_some() && !failpoint::mutant("C23-pin-kept");
+    policy.mode == Mode::Atomic && !Engine::watches(&policy) && !is_pinned
 }

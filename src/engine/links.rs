@@ -12,7 +12,7 @@ use super::barrier::{Barrier, Step};
 use super::deciding::is_promised;
 use super::names::refuse_state_dir;
 use super::publication::Publication;
-use super::{Engine, State, virtualdir};
+use super::{Engine, State, pins, virtualdir};
 use crate::guard::Guard;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode};
@@ -50,6 +50,7 @@ impl Engine {
             dir,
             name: name.to_owned(),
         };
+        pins::leave_names(self, caller.tid, &[&to]);
         let engine = self.clone();
         self.pool
             .run(move || done(engine.link_now(caller, node, &to)));
@@ -170,6 +171,7 @@ impl Engine {
             self.announce_moved(state, (&path, &path), inode, false, along)?;
         }
         self.sequencer.barrier()?;
+        pins::note_change(self, state, to, None);
         at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
         let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
         n.lookups += 1;

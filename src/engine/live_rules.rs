@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::{Engine, State};
+use super::{Engine, State, pins};
 use crate::rules::{Creation, Mode, Rules};
 use crate::sys::failpoint;
 use crate::types::Dentry;
@@ -115,6 +115,7 @@ impl Engine {
             rules,
             since: Some(Instant::now()),
         };
+        pins::take_rules(self, &mut state);
     }
 
     /// Whether what others began under a former rule is still going to replace the file: who wrote to

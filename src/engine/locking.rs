@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::commit_points::written_by;
 use super::handle::{Asked, Closing, FlushRest, OpenFile, Progress, VersionReader};
 use super::state::sleep_until;
-use super::{Engine, State};
+use super::{Engine, State, pins};
 use crate::locks::{FileId, Lock, LockKind, Mode, closes_cycle};
 use crate::namespace::{NodeKind, Shown};
 use crate::runtime::{Awaited, Waiting};
@@ -305,6 +305,7 @@ impl Engine {
             return done(Ok(()));
         }
         let handle = request.handle;
+        pins::pass_barrier(self, caller.tid);
         let Some(file) = self.lock().handles.get(handle).cloned() else {
             return done(Ok(()));
         };
@@ -331,6 +332,7 @@ impl Engine {
         let Some(current) = self.current_if_any(state, &dentry)? else {
             return Ok(());
         };
+        pins::note_granted(self, state, caller, (&dentry, handle));
         if current == node || state.file_of(current) != state.file_of(node) {
             return Ok(());
         }

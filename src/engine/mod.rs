@@ -51,6 +51,7 @@ mod overwrites;
 mod own_saves;
 mod passed;
 mod pieces;
+mod pins;
 mod prepare;
 mod probe;
 mod publication;

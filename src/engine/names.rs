@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::barrier::{Barrier, Step};
 use super::deciding::is_as_good_as_there;
-use super::{Engine, State, virtualdir};
+use super::{Engine, State, pins, virtualdir};
 use crate::journal::{Edit, Record};
 use crate::rules::{Creation, Mode as RuleMode};
 use crate::sys::{at, failpoint};
@@ -62,6 +62,7 @@ impl Engine {
             dir,
             name: name.to_owned(),
         };
+        pins::leave_names(self, caller.tid, &[&dentry]);
         if self.lock().deciding_under(&dentry).is_some() {
             let engine = self.clone();
             return self.pool.run(move || {
@@ -175,6 +176,7 @@ impl Engine {
             }
             let removed = pending.node;
             discard(state, discarded);
+            pins::note_change(self, state, dentry, Some(removed));
             self.note_removed(state, caller.tid, dentry, Some(removed));
             self.drop_pending(state, dentry);
             return Ok(Step::Done(()));
@@ -209,6 +211,7 @@ impl Engine {
         let node = self.current_if_any(state, dentry)?;
         let lost = state.added_to(dentry, node);
         self.sequencer.barrier()?;
+        pins::note_change(self, state, dentry, node);
         self.note_removed(state, caller.tid, dentry, node);
         rustix::fs::unlinkat(dir, &dentry.name, AtFlags::empty())?;
         state.names.unname(dentry, lost);

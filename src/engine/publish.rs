@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{Durability, Engine, State};
+use super::{Durability, Engine, State, pins};
 use crate::commit::Changeset;
 use crate::conflict::{Loss, Save, Saved, Why};
 use crate::journal::{ContentInfo, Edit, Record};
@@ -225,6 +225,10 @@ impl Engine {
     /// Lets a name mean a version that the journal knows of.
     pub(super) fn put_pending(&self, state: &mut State, dentry: &Dentry, pending: Pending) {
         let (node, version) = (pending.node, pending.version);
+        if pins::are_there(state) {
+            let current = self.current_if_any(state, dentry).ok().flatten();
+            pins::note_change(self, state, dentry, current);
+        }
         let replaced = match state.pending.get(dentry.dir, &dentry.name) {
             Some(p) => Some(p.node),
             None => self.cover(state, dentry),
@@ -381,6 +385,7 @@ pub(super) fn commit_all(
     state: &mut State,
     all: Vec<(Transaction, Option<Save>)>,
 ) {
+    pins::note_saved(engine, state, all.iter().map(|(txn, _)| txn));
     let (mut drafts, mut versions) = (Vec::new(), Vec::new());
     for (txn, save) in all {
         if let Some((draft, version)) = draft(engine, state, txn, save) {

@@ -24,6 +24,7 @@ impl Engine {
             handle,
             owner,
         };
+        super::pins::note_closed(&mut state, handle);
         match state.handles.remove(handle) {
             Some(file) => file.release(self, state, unlock),
             None => self.give_back(&mut state, &unlock),

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use super::deciding::is_due;
 use super::seeing::sees;
-use super::{Engine, State, VOLATILE};
+use super::{Engine, State, VOLATILE, pins};
+use crate::group::PinnedMember;
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::Last;
@@ -110,6 +111,13 @@ impl Engine {
         if let Some(claim) = state.txns.seen_by_all_at(dentry).next() {
             return Ok(Resolved::Node(claim.node));
         }
+        match pins::find(self, state, caller, dentry) {
+            Some(PinnedMember::Version(node)) => return Ok(Resolved::Node(node)),
+            Some(PinnedMember::Absent) => return Err(Errno::NOENT),
+            Some(PinnedMember::Lost) => return Err(Errno::STALE),
+            Some(PinnedMember::Current) => return self.current(state, dentry).map(Resolved::Node),
+            None => {}
+        }
         if wait
             && !failpoint::mutant("C2-settle")
             && let Some(deadline) = self.about_to_commit(state, dentry)
@@ -178,4 +186,10 @@ impl Engine {
             })
             .max()
     }
+}
+
+/// What a name means now, and whether a commit is about to change that.
+pub(super) fn name_now(engine: &Engine, state: &mut State, dentry: &Dentry) -> pins::NameNow {
+    let current = engine.current_if_any(state, dentry).ok().flatten();
+    (current, engine.about_to_commit(state, dentry).is_some())
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{Engine, State};
+use super::{Engine, State, pins};
 use crate::namespace::Pending;
 use crate::store::{FULL_DISK, Owner, Rejected, Worth, id_name};
 use crate::sys::{at, failpoint};
@@ -68,6 +68,7 @@ impl Engine {
                 given_back += 1;
                 found = self.give_back_replaced();
             }
+            found = found || pins::make_room(self);
             exhausted = !found && !self.drop_rejected_for(bytes, self.whose(full, &owner));
             self.store.reuse_freed();
         }
@@ -104,6 +105,7 @@ impl Engine {
     ) -> bool {
         let found = self.wait_for_deferred_closes(gone)
             || self.give_back_replaced()
+            || (pins::make_room(self) && self.wait_for_deferred_closes(gone))
             || self.drop_rejected_for(0, self.whose(full, &owner));
         if found {
             self.store.reuse_freed();

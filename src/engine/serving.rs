@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::Engine;
 use super::opening::{Goal, LOOKS, OpenRequest, Opened, PendingOpen, Way, writes};
+use super::{Engine, pins};
 use crate::namespace::NodeKind;
 use crate::sys::{failpoint, proc};
 use crate::types::{Attr, Caller, Dentry, NodeId, OpResult};
@@ -21,6 +21,7 @@ impl Engine {
         done: impl FnOnce(OpResult<Attr>) + Send + 'static,
     ) {
         failpoint::delay("COMMITFS_LOOKUP_DELAY_MS");
+        pins::note_walked(self, caller, &dentry);
         let found = match self.lookup_waiting(caller, &dentry) {
             Ok(found) => found,
             Err(errno) => {
@@ -142,7 +143,7 @@ impl Engine {
             (NodeKind::Dir | NodeKind::Special, _) => return Serving::ByItsOpen,
             (NodeKind::File, Goal::Open(flags)) => {
                 let direct = self.opens_direct(state, node, Some(dentry), flags);
-                writes(flags) && direct == Ok(false)
+                direct == Ok(false) && (writes(flags) || pins::is_pinned(self, state, dentry))
             }
             (NodeKind::File, Goal::Truncate) => {
                 self.is_direct(state, node, Some(dentry)) == Ok(false)

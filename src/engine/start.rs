@@ -140,6 +140,7 @@ impl Engine {
                 while let Some(engine) = engine.upgrade() {
                     engine.sweep_retries();
                     engine.sweep();
+                    super::pins::sweep(&engine);
                     engine.flush_old_tails();
                     engine.look_after_rest();
                     engine.warn_of_old_locks();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Durability, Engine, State};
+use super::{Durability, Engine, State, pins};
 use crate::group::GroupRound;
 use crate::store::id_name;
 use crate::types::path_hex;
@@ -94,6 +94,8 @@ pub struct GroupsTold {
     pub rejected: u64,
     /// Members that were saved alone.
     pub alone: u64,
+    /// What readers have pinned.
+    pub pins: pins::PinsTold,
 }
 
 fn groups_told(engine: &Engine, state: &State) -> GroupsTold {
@@ -124,6 +126,7 @@ fn groups_told(engine: &Engine, state: &State) -> GroupsTold {
         incomplete: counts.incomplete,
         rejected: counts.rejected,
         alone: counts.alone,
+        pins: pins::told(state),
     }
 }
 

@@ -2,6 +2,7 @@
 //! saves of a group is a round ([`Rounds`]), whose members wait until it is complete. Pure: knows of numbers, names and moments.
 
 mod pattern;
+mod pins;
 mod rounds;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use pattern::{Pattern, PatternFault};
+pub use pins::{GroupKey, PinTold, PinnedMember, PinnedView, PinningThread, Pins};
 pub use rounds::{End, Entering, GroupCounts, GroupRound, RoundMember, Rounds, Saver, Verdict};
 
 /// What the names in braces stand for, in the order of the names, and the directory where a pattern is of names alone.
@@ -24,6 +26,15 @@ pub enum OnIncomplete {
     Reject,
     /// What there is of it is.
     Commit,
+}
+
+/// Which versions who reads several files of a group finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// The newest of each.
+    Newest,
+    /// Those that belong to the first that it has opened.
+    Pin,
 }
 
 /// One `[[group]]` of a rules file.
@@ -43,6 +54,8 @@ pub struct Group {
     pub timeout: Duration,
     /// What becomes of a round that isn't complete then, or whose saver has failed.
     pub on_incomplete: OnIncomplete,
+    /// Which versions readers find.
+    pub readers: Readers,
 }
 
 impl Group {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Binding, Group, Membership, OnIncomplete};
+use super::{Binding, Group, Membership, OnIncomplete, Pins};
 use crate::types::{Dentry, TxnId};
 
 /// How a process has ended.
@@ -135,6 +135,8 @@ pub struct Rounds {
     pub dropped: Vec<TxnId>,
     /// The thread that looks after them.
     pub watch: Option<std::thread::Thread>,
+    /// Which generations are pinned.
+    pub pins: Pins,
 }
 
 impl Rounds {

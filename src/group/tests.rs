@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::types::{Dentry, NodeId, TxnId};
+use crate::types::{Dentry, HandleId, NodeId, TxnId};
 
 fn group(files: &[&str], optional: &[&str], complete: &[usize]) -> Arc<Group> {
     let patterns = files.iter().chain(optional);
@@ -15,6 +15,7 @@ fn group(files: &[&str], optional: &[&str], complete: &[usize]) -> Arc<Group> {
         complete: complete.to_vec(),
         timeout: Duration::from_secs(60),
         on_incomplete: OnIncomplete::Reject,
+        readers: Readers::Newest,
     })
 }
 
@@ -370,4 +371,196 @@ fn a_large_round_is_counted_not_searched() {
     assert_eq!(b.saved(1, "a.json", 10_000), id);
     assert_eq!(b.verdict(id), PUBLISHED);
     assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+fn membership(name: &str) -> Membership {
+    let mut of = (*group(&["{s}.w", "{s}.json"], &[], &[])).clone();
+    of.readers = Readers::Pin;
+    Arc::new(of).find(Path::new(name)).unwrap()
+}
+
+fn thread(tid: u32) -> PinningThread {
+    let start = Some(crate::sys::proc::Start::at(7, false));
+    PinningThread { tid, start }
+}
+
+/// What a thread finds, and whether it was opened.
+fn found(pins: &Pins, tid: u32, name: &str) -> Option<(PinnedMember, bool)> {
+    let key = GroupKey::from(&membership(name));
+    let view = pins.view(thread(tid), &key, Path::new(name))?;
+    Some((view.member, view.was_opened))
+}
+
+fn replace(pins: &mut Pins, name: &str, was: PinnedMember) -> bool {
+    pins.replace(&GroupKey::from(&membership(name)), Path::new(name), was)
+}
+
+fn begin(pins: &mut Pins, tid: u32) {
+    pins.begin(thread(tid), &membership("a.w"), Instant::now());
+}
+
+const fn version(number: u64) -> PinnedMember {
+    PinnedMember::Version(NodeId(number))
+}
+
+#[test]
+fn who_has_pinned_a_generation_finds_what_was_replaced_since() {
+    let mut pins = Pins::default();
+    assert!(
+        !replace(&mut pins, "a.w", version(1)),
+        "nobody has pinned it"
+    );
+    begin(&mut pins, 1);
+    assert_eq!(found(&pins, 1, "a.w"), Some((PinnedMember::Current, false)));
+    assert_eq!(found(&pins, 2, "a.w"), None);
+    assert_eq!(found(&pins, 1, "b.w"), None);
+    assert!(replace(&mut pins, "a.w", version(1)));
+    assert!(!replace(&mut pins, "a.json", PinnedMember::Absent));
+    begin(&mut pins, 2);
+    assert!(replace(&mut pins, "a.w", version(2)));
+    assert!(replace(&mut pins, "a.json", version(3)));
+    // The second time the same generation sees it.
+    assert!(!replace(&mut pins, "a.w", version(4)));
+    assert!(!replace(&mut pins, "b.w", version(5)), "of another name");
+    assert_eq!(found(&pins, 1, "a.w"), Some((version(1), false)));
+    assert_eq!(
+        found(&pins, 1, "a.json"),
+        Some((PinnedMember::Absent, false))
+    );
+    assert_eq!(found(&pins, 2, "a.w"), Some((version(2), false)));
+    assert_eq!(found(&pins, 2, "a.json"), Some((version(3), false)));
+    assert_eq!((pins.len(), pins.versions()), (2, 3));
+}
+
+#[test]
+fn what_the_last_one_that_needs_it_gives_up_is_released() {
+    // The second one's generation ends first, or last.
+    for order in [
+        [1, 2, 3],
+        [2, 1, 3],
+        [2, 3, 1],
+        [3, 2, 1],
+        [3, 1, 2],
+        [1, 3, 2],
+    ] {
+        let mut pins = Pins::default();
+        begin(&mut pins, 1);
+        replace(&mut pins, "a.w", version(1));
+        begin(&mut pins, 2);
+        replace(&mut pins, "a.w", version(2));
+        replace(&mut pins, "a.json", version(3));
+        begin(&mut pins, 3);
+        replace(&mut pins, "a.w", version(4));
+        let mut released = Vec::new();
+        for (n, tid) in order.into_iter().enumerate() {
+            pins.end_thread(tid);
+            released.extend(pins.take_released().into_iter().map(|node| node.0));
+            for left in &order[n + 1..] {
+                let [w, json] = ["a.w", "a.json"].map(|name| found(&pins, *left, name).unwrap().0);
+                let expected = match left {
+                    1 => (version(1), version(3)),
+                    2 => (version(2), version(3)),
+                    _ => (version(4), PinnedMember::Current),
+                };
+                assert_eq!((w, json), expected, "{order:?} {left}");
+            }
+        }
+        released.sort_unstable();
+        assert_eq!(released, [1, 2, 3, 4], "{order:?}");
+        assert!(pins.is_empty() && pins.versions() == 0);
+    }
+}
+
+#[test]
+fn a_pin_is_over_when_nothing_was_open_for_so_long() {
+    let mut pins = Pins::default();
+    let (start, life) = (Instant::now(), Duration::from_secs(5));
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let key = GroupKey::from(&membership("a.w"));
+    pins.begin(thread(1), &membership("a.w"), start);
+    for handle in [1, 2] {
+        pins.note_opened(1, &key, Path::new("a.w"), HandleId(handle));
+    }
+    assert_eq!(found(&pins, 1, "a.w"), Some((PinnedMember::Current, true)));
+    pins.note_closed(HandleId(1), at(10));
+    assert!(!pins.is_over(1, &key, life, at(100)));
+    pins.note_closed(HandleId(2), at(20));
+    pins.note_closed(HandleId(2), at(90));
+    assert!(!pins.is_over(1, &key, life, at(24)));
+    assert!(pins.is_over(1, &key, life, at(25)));
+    pins.end_idle(life, at(24));
+    assert_eq!(pins.len(), 1);
+    pins.end_idle(life, at(25));
+    assert!(pins.is_empty());
+    // What was opened before it began anew doesn't count for it.
+    pins.begin(thread(1), &membership("a.w"), at(30));
+    pins.note_opened(1, &key, Path::new("a.w"), HandleId(3));
+    pins.begin(thread(1), &membership("a.w"), at(31));
+    pins.note_closed(HandleId(3), at(40));
+    assert!(pins.is_over(1, &key, life, at(36)));
+}
+
+#[test]
+fn a_thread_that_has_the_number_of_another_has_pinned_nothing() {
+    let mut pins = Pins::default();
+    begin(&mut pins, 1);
+    replace(&mut pins, "a.w", version(1));
+    let later = PinningThread {
+        tid: 1,
+        start: Some(crate::sys::proc::Start::at(8, false)),
+    };
+    let key = GroupKey::from(&membership("a.w"));
+    assert_eq!(pins.view(later, &key, Path::new("a.w")), None);
+    pins.note_ended(later);
+    assert_eq!(pins.len(), 1);
+    pins.begin(later, &membership("b.w"), Instant::now());
+    assert_eq!(found(&pins, 1, "a.w"), None);
+    assert_eq!(pins.take_released(), [NodeId(1)]);
+    pins.note_ended(later);
+    assert!(pins.is_empty());
+}
+
+#[test]
+fn what_makes_room_is_lost_and_so_is_what_lay_in_a_directory_that_was_renamed() {
+    let mut pins = Pins::default();
+    let of = |name: &str| {
+        let of = group(&["d/{s}.w", "d/{s}.json"], &[], &[]);
+        of.find(Path::new(name)).unwrap()
+    };
+    let key = GroupKey::from(&of("d/a.w"));
+    pins.begin(thread(1), &of("d/a.w"), Instant::now());
+    assert!(pins.replace(&key, Path::new("d/a.w"), version(1)));
+    let dirs: Vec<_> = (0..100).map(|n| format!("x{n}").into()).collect();
+    pins.move_directories(&dirs[..3]);
+    let find =
+        |pins: &Pins, name: &str| pins.view(thread(1), &key, Path::new(name)).unwrap().member;
+    assert_eq!(find(&pins, "d/a.json"), PinnedMember::Current);
+    pins.move_directories(&["d".into()]);
+    assert_eq!(find(&pins, "d/a.w"), version(1));
+    assert_eq!(find(&pins, "d/a.json"), PinnedMember::Lost);
+    assert!(!pins.replace(&key, Path::new("d/a.json"), version(2)));
+    assert!(pins.let_all_go());
+    assert_eq!(find(&pins, "d/a.w"), PinnedMember::Lost);
+    assert_eq!((pins.take_released(), pins.let_go), (vec![NodeId(1)], 1));
+    assert!(!pins.let_all_go());
+    pins.begin(thread(1), &of("d/a.w"), Instant::now());
+    assert_eq!(find(&pins, "d/a.json"), PinnedMember::Current);
+    // So many that it isn't worth telling them apart.
+    pins.move_directories(&dirs);
+    assert_eq!(find(&pins, "d/a.json"), PinnedMember::Lost);
+}
+
+#[test]
+fn pins_are_bounded_and_those_that_were_closed_first_go_first() {
+    let mut pins = Pins::default();
+    let start = Instant::now();
+    for n in 0..10_500_u32 {
+        let now = start + Duration::from_millis(n.into());
+        pins.begin(thread(n), &membership("a.w"), now);
+    }
+    assert_eq!(pins.len(), 10_000);
+    assert_eq!(
+        (found(&pins, 499, "a.w"), found(&pins, 500, "a.w").is_some()),
+        (None, true)
+    );
 }

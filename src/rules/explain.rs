@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{KEYS, Key};
 use super::{Creation, Guard, Mode, Origin, Policy, Publish, Rule, Rules, Stream, text_stream};
-use crate::group::Membership;
+use crate::group::{Membership, Readers};
 
 /// A key of a path's treatment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,6 +193,10 @@ impl Rules {
         let value = match names.is_empty() {
             true => format!("{}", group.number),
             false => format!("{} ({})", group.number, names.join(", ")),
+        };
+        let value = match group.readers {
+            Readers::Newest => value,
+            Readers::Pin => value + ", readers pin",
         };
         let text = group.patterns[*pattern].written();
         told(

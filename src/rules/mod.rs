@@ -17,7 +17,7 @@ use std::{ffi::OsStr, fmt::Write as _, path::Path, sync::Arc};
 
 use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::group::Group;
+use crate::group::{Group, Readers};
 use crate::guard::Guard;
 use crate::sys::failpoint;
 use policy::Settings;
@@ -216,6 +216,16 @@ impl Rules {
                 .is_some_and(|c| c != OnConflict::Last)
         };
         self.rules.iter().any(says)
+    }
+
+    /// Whether readers of some group pin generations.
+    pub fn has_pins(&self) -> bool {
+        self.groups.iter().any(|g| g.readers == Readers::Pin)
+    }
+
+    /// Whether a group is among them, as it is, under its number.
+    pub fn has_group(&self, group: &Group) -> bool {
+        self.groups.iter().any(|g| **g == *group)
     }
 
     /// How the file at `rel_path`, relative to the mount's root, is to be treated. The path need

@@ -12,7 +12,7 @@ use super::{
     Origin, Rule,
     policy::{Choice, KEYS, Settings},
 };
-use crate::group::{Group, OnIncomplete, Pattern};
+use crate::group::{Group, OnIncomplete, Pattern, Readers};
 use crate::json::{Pointer, PointerError};
 
 /// Why a rules file can't be used.
@@ -365,13 +365,18 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Patterns of one group at most: each open of a file compares its path with all.
 const MOST_PATTERNS: usize = 64;
 
-const GROUP_KEYS: &str = "files, optional, complete, timeout and on_incomplete";
+const GROUP_KEYS: &str = "files, optional, complete, timeout, on_incomplete and readers";
 
 impl Choice for OnIncomplete {
     const NAMES: &'static [(&'static str, OnIncomplete)] = &[
         ("reject", OnIncomplete::Reject),
         ("commit", OnIncomplete::Commit),
     ];
+}
+
+impl Choice for Readers {
+    const NAMES: &'static [(&'static str, Readers)] =
+        &[("newest", Readers::Newest), ("pin", Readers::Pin)];
 }
 
 /// The keys of a table, as they are given.
@@ -382,6 +387,7 @@ struct GroupTable {
     complete: Vec<Pattern>,
     timeout: Option<Duration>,
     on_incomplete: Option<OnIncomplete>,
+    readers: Option<Readers>,
 }
 
 impl GroupTable {
@@ -392,6 +398,7 @@ impl GroupTable {
             "complete" => self.complete = patterns(value)?,
             "timeout" => self.timeout = Some(duration(value)?),
             "on_incomplete" => self.on_incomplete = Some(choice(value)?),
+            "readers" => self.readers = Some(choice(value)?),
             _ => {
                 return Err((
                     "unknown key".into(),
@@ -460,6 +467,7 @@ impl GroupTable {
             complete,
             timeout: self.timeout.unwrap_or(TIMEOUT),
             on_incomplete: self.on_incomplete.unwrap_or(OnIncomplete::Reject),
+            readers: self.readers.unwrap_or(Readers::Newest),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::group::Membership;
+use crate::group::{Membership, Readers};
 use crate::guard::Guard;
 
 /// An enumeration whose values have names in rules and messages.
@@ -127,6 +127,12 @@ impl Policy {
     /// document and at rest. Without a guard nobody can tell what is whole.
     pub fn publishes_at_rest(&self) -> bool {
         self.publish == Publish::Whole && self.guard != Guard::None && self.mode == Mode::Atomic
+    }
+
+    /// The group whose readers pin generations.
+    pub fn pinned(&self) -> Option<&Membership> {
+        let group = self.group.as_ref();
+        group.filter(|member| member.group.readers == Readers::Pin)
     }
 }
 

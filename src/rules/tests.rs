@@ -541,6 +541,23 @@ fn a_group_has_its_files_and_they_show_with_the_others() {
 }
 
 #[test]
+fn the_readers_of_a_group_pin_generations_where_a_rule_says_so() {
+    for (readers, value, pins) in [
+        ("", "1 (s = a)", false),
+        ("readers = \"newest\"", "1 (s = a)", false),
+        ("readers = \"pin\"", "1 (s = a), readers pin", true),
+    ] {
+        let rules = parse(&format!("[[group]]\nfiles = [\"{{s}}.h5\"]\n{readers}"));
+        let told = rules.explained(Path::new("a.h5"), OPENED);
+        assert_eq!(told.last().unwrap().value, value);
+        let policy = rules.decide(Path::new("a.h5"), OPENED);
+        assert_eq!((rules.has_pins(), policy.pinned().is_some()), (pins, pins));
+        let group = policy.group.unwrap().group;
+        assert!(rules.has_group(&group) && !Rules::builtin().has_group(&group));
+    }
+}
+
+#[test]
 fn what_is_no_group_is_refused_with_its_line_and_a_remedy() {
     for (text, problem) in [
         (
@@ -578,6 +595,10 @@ fn what_is_no_group_is_refused_with_its_line_and_a_remedy() {
         (
             "[[group]]\nfiles = [\"a\"]\ntimeout = 5",
             "group 1, key timeout: expected a string",
+        ),
+        (
+            "[[group]]\nfiles = [\"a\"]\nreaders = \"old\"",
+            "rules.toml:3, group 1, key readers: unknown value \"old\"; use \"newest\" or \"pin\"",
         ),
         (
             "[[group]]\nfiles = [\"a\"]\non_incomplete = \"x\"",

@@ -13,7 +13,7 @@ use std::time::Instant;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::super::{Engine, State};
+use super::super::{Engine, State, pins};
 use super::kept::{self, Parsed};
 use super::request::{Refusal, Request};
 use crate::journal::{ContentInfo, Edit};
@@ -351,6 +351,7 @@ impl Engine {
             if let Some(unwritten) = &mut head.unwritten {
                 unwritten.allocated = staged.allocated;
             }
+            pins::note_change(self, state, &base.dentry, Some(base.node));
             self.unpin(state, base.node, false);
             self.replace(state, &base.dentry, Some(base.node), node);
         }

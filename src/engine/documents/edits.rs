@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use serde_json::json;
 
-use super::super::{Durability, Engine};
+use super::super::{Durability, Engine, pins};
 use super::kept::EditOutcome;
 use super::request::{Done, EditKind, Refusal, Request};
 use super::{Parsed, commit};
@@ -114,6 +114,7 @@ impl Engine {
             Some(EditAttribute::Replace(version)) => (EditKind::Replace, version),
             _ => return done(Err(Errno::OPNOTSUPP)),
         };
+        pins::leave_at(self, caller.tid, node);
         let request = Request {
             node,
             by: caller.tid,
@@ -167,7 +168,7 @@ impl Engine {
             let state = self.lock();
             self.has_backlog(&state) || state.checkpoint.overtaken > 0
         };
-        if may_wait || !parsed.as_ref().is_some_and(at_hand) {
+        if may_wait || pins::keeps(self, &dentry) || !parsed.as_ref().is_some_and(at_hand) {
             return None;
         }
         if self.is_turn_taken(&dentry) {
@@ -242,7 +243,7 @@ impl Engine {
         self.check_access(request.node, &base)?;
         base.expect_version(request.expected)?;
         let parsed = self.current_document(&base, parsed)?;
-        if request.value.len() > commit::JOURNALLED {
+        if request.value.len() > commit::JOURNALLED || pins::keeps(self, dentry) {
             // The version before goes another way, and somebody may still open it.
             self.write_text_of(dentry, parsed)?;
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::super::Engine;
+use super::super::{Engine, pins};
 use super::refuse_state_dir;
 use crate::namespace::NodeKind;
 use crate::sys::at;
@@ -97,6 +97,7 @@ impl Engine {
         let parent = self.dir_fd(state, dir)?;
         let (mode, uid, gid) = self.fresh(&parent, caller, mode)?;
         self.sequencer.barrier()?;
+        pins::note_change(self, state, &dentry, None);
         create(&parent, name)?;
         let fd = File::from(at::open_path(&*parent, name)?);
         let finished = self.finish_made(&parent, &fd, mode, (uid, gid), umask);

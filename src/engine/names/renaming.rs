@@ -14,7 +14,7 @@ use super::super::deciding::is_promised;
 use super::super::exchange::{rename_into_group, rename_staged, stays_staged};
 use super::super::merging::MergeOutcome;
 use super::super::publication::Publication;
-use super::super::{Durability, Engine, State};
+use super::super::{Durability, Engine, State, pins};
 use super::{Left, Renamed, followers, open_at, refuse_state_dir};
 use crate::commit::Changeset;
 use crate::conflict::{Saved, Why};
@@ -76,6 +76,7 @@ fn rename_looked_up(
     flags: RenameFlags,
 ) -> OpResult<()> {
     let exchange = flags.contains(RenameFlags::EXCHANGE);
+    pins::leave_names(engine, caller.tid, &[from, to]);
     if takes_kept_name(engine, caller.tid, (from, to), exchange) {
         return Err(Errno::STALE);
     }
@@ -452,6 +453,7 @@ impl Engine {
         if !is_judged(source, target) {
             return Ok(Step::Done(None));
         }
+        pins::note_renamed(self, state, (from, source), (to, target));
         if kind == NodeKind::File && flags.is_empty() && self.rename_pending(state, from, to)? {
             return Ok(Step::Done(Some((source, target))));
         }
@@ -462,6 +464,7 @@ impl Engine {
             return Ok(Step::CheckpointFirst);
         }
         self.rename_backing(state, from, to, flags, source, target)?;
+        pins::note_moved(state, (from, source), (to, target));
         Ok(Step::Done(Some((source, target))))
     }
 

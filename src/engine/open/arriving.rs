@@ -6,11 +6,13 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::super::opening::{Goal, OpenRequest, OpenStep, Opened, PendingOpen, Way, writes};
+use super::super::pins::Arriving;
+use super::super::resolve::name_now;
 use super::super::retries::Arrival;
 use super::super::shared::{is_database, is_edit};
-use super::super::{Engine, State, retries, seeing};
+use super::super::{Engine, State, pins, retries, seeing};
 use crate::namespace::NodeKind;
-use crate::rules::{Creation, Mode as RuleMode};
+use crate::rules::{Creation, Mode as RuleMode, Stream};
 use crate::sys::failpoint;
 use crate::txn::Begun;
 use crate::types::{Caller, Dentry, NodeId, OpResult, TxnId};
@@ -66,6 +68,17 @@ impl Engine {
             return self.pool.run(move || match engine.materialize(node) {
                 Ok(()) => engine.open_looked_up(caller, node, request, done),
                 Err(errno) => done(Err(errno)),
+            });
+        }
+        let unwritten = pins::unwritten_beside(self, node);
+        if !unwritten.is_empty() {
+            let engine = self.clone();
+            return self.pool.run(move || {
+                // Who pins a generation may read these later.
+                for dentry in unwritten {
+                    engine.write_out(&dentry).ok();
+                }
+                engine.open_materialized(caller, node, request, done);
             });
         }
         let adds = request.flags.contains(OFlags::APPEND) && !request.flags.contains(OFlags::TRUNC);
@@ -198,10 +211,15 @@ impl Engine {
         let looked_up = seeing::looked_up(state, caller.tid, id).cloned();
         state.lookups.remove(&caller.tid);
         let note = self.take_pending_open(state, caller.tid, Goal::Open(flags));
-        if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
+        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        let unwalked = note.as_ref().filter(|n| n.old == id && !n.looked_up);
+        let is_read = !writes(flags) && node.kind == NodeKind::File && !node.dead;
+        if let Some(note) = unwalked.filter(|_| !is_read) {
             return self.open_unwalked(state, caller, note, flags);
         }
-        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+        let by_name =
+            unwalked.is_none() && (looked_up.is_some() || state.nodes.kept_names.is_kept(id));
+        let waited = note.is_some();
         if let NodeKind::Private(txn) = node.kind
             && state.txns.contains_key(&txn)
         {
@@ -229,27 +247,21 @@ impl Engine {
             NodeKind::Private(_) | NodeKind::File => {}
         }
         let dentry = looked_up.or_else(|| node.at.clone());
+        leave_pinned(self, state, caller, (id, dentry.as_ref()), flags)?;
         if self.opens_direct(state, id, dentry.as_ref(), flags)? {
             return self
                 .open_direct(state, caller, id, flags)
                 .map(OpenStep::Done);
         }
         if !writes(flags) {
-            return self
-                .open_version(state, caller, id, dentry.as_ref(), flags)
-                .map(OpenStep::Done);
+            let found = (id, dentry.as_ref(), (by_name, waited));
+            return open_to_read(self, state, caller, found, flags);
         }
         let dentry = dentry.ok_or(Errno::STALE)?;
-        if flags.contains(OFlags::APPEND) && !flags.contains(OFlags::TRUNC) {
-            let policy = self.policy(state, &dentry, Creation::default());
-            let adds = self
-                .adds_lines(state, id, &policy)
-                .filter(|_| !state.unmount.is_forced());
-            if let Some(stream) = adds {
-                return self
-                    .open_appender(state, caller, id, dentry, (flags, stream))
-                    .map(OpenStep::Done);
-            }
+        if let Some(stream) = stream_to_add_to(self, state, (id, &dentry), flags) {
+            return self
+                .open_appender(state, caller, id, dentry, (flags, stream))
+                .map(OpenStep::Done);
         }
         self.open_for_writing(state, caller, id, dentry, flags, false)
     }
@@ -271,5 +283,63 @@ impl Engine {
             return Err(self.retry_anew(state, caller.tid, (dentry, id), Goal::Open(flags)));
         }
         self.open_for_writing(state, caller, id, dentry, flags, false)
+    }
+}
+
+/// An open for reading of a version that was found `by_name`, or of one that a description leads to. `waited`: it is the end of a
+/// second lookup.
+fn open_to_read(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    (id, dentry, (by_name, waited)): (NodeId, Option<&Dentry>, (bool, bool)),
+    flags: OFlags,
+) -> OpResult<OpenStep> {
+    let found = (dentry.filter(|_| by_name), id, waited);
+    match pins::arrive(engine, state, caller, found, name_now) {
+        Arriving::Lost => Err(Errno::STALE),
+        Arriving::Anew => {
+            let found = (dentry.cloned().ok_or(Errno::STALE)?, id);
+            Err(engine.retry_anew(state, caller.tid, found, Goal::Open(flags)))
+        }
+        Arriving::Here(pinned) => {
+            let opened = engine.open_version(state, caller, id, dentry, flags)?;
+            pins::note_opened(state, caller.tid, pinned.as_ref(), opened.handle);
+            Ok(OpenStep::Done(opened))
+        }
+    }
+}
+
+/// How lines are added to a version by who opens it so.
+fn stream_to_add_to(
+    engine: &Engine,
+    state: &State,
+    (id, dentry): (NodeId, &Dentry),
+    flags: OFlags,
+) -> Option<Stream> {
+    let adds = flags.contains(OFlags::APPEND) && !flags.contains(OFlags::TRUNC);
+    let policy = adds.then(|| engine.policy(state, dentry, Creation::default()))?;
+    let stream = engine.adds_lines(state, id, &policy);
+    stream.filter(|_| !state.unmount.is_forced())
+}
+
+/// Who has pinned an older version, and writes, goes on from the current one.
+fn leave_pinned(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    (id, dentry): (NodeId, Option<&Dentry>),
+    flags: OFlags,
+) -> OpResult<()> {
+    let Some(dentry) = dentry.filter(|_| writes(flags)) else {
+        return Ok(());
+    };
+    let had = pins::leave(engine, state, caller.tid, dentry);
+    match had && engine.current_if_any(state, dentry)? != Some(id) {
+        true => {
+            let found = (dentry.clone(), id);
+            Err(engine.retry_anew(state, caller.tid, found, Goal::Open(flags)))
+        }
+        false => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::super::handle::DirectFile;
 use super::super::opening::{Opened, Pass};
-use super::super::{Engine, State, VOLATILE, virtualdir};
+use super::super::{Engine, State, VOLATILE, pins, virtualdir};
 use super::beginning::Beginning;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode};
@@ -92,6 +92,11 @@ impl Engine {
             return done(Err(Errno::PERM));
         }
         self.end_retry(caller.tid);
+        let dentry = Dentry {
+            dir: request.dir,
+            name: request.name.clone(),
+        };
+        pins::note_creation(self, caller.tid, &dentry, request.flags);
         self.meet(caller, request.flags);
         let delay = failpoint::number("COMMITFS_CREATE_DELAY_MS", 0);
         if delay > 0 {
