@@ -325,7 +325,8 @@ pub(super) fn has_no_place(engine: &Engine, state: &State, ids: &[TxnId]) -> Opt
     })
 }
 
-/// A member was saved: if that was the last, all are published, by the dispatcher if there is nothing to wait for.
+/// A member was saved: if that was the last, all are published, by the dispatcher if there is nothing to wait for. Where a
+/// worker does it others may commit first, who have been told so later.
 fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
     let Some(round) = state.txns.rounds.get(id) else {
         return;
@@ -337,7 +338,7 @@ fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
     if let Verdict::Publish { incomplete: None } = verdict
         && failpoint::fail_point("round-at-once").is_ok()
         && ids.len() <= AT_ONCE
-        && engine.sequencer.has_room(0)
+        && engine.sequencer.reserve(0).is_ok()
         && has_no_place(engine, state, &ids).is_none()
         && ids.iter().all(|id| fits(engine, state, *id))
     {

@@ -134,7 +134,7 @@ pub(super) fn decide(engine: &Engine, id: TxnId, last: bool) -> Vec<Aborted> {
             .copied()
             .filter(|id| !fits(engine, state, *id))
             .collect();
-        if unfit.is_empty() && engine.sequencer.has_room(0) {
+        if unfit.is_empty() && engine.sequencer.reserve(0).is_ok() {
             publish(engine, state, id, incomplete);
             break;
         }
