@@ -23,60 +23,58 @@ pub struct ErrorReport {
     pub next: String,
 }
 
-impl Engine {
-    /// What is to be told of an error, given what rejected holds now.
-    pub(super) fn told(&self, error: &Unseen, rejected: &[Rejected]) -> ErrorReport {
-        let own = || format!("{:016x}", error.time_ns);
-        let next = self.next_command(error, rejected);
-        let mut error = error.clone();
-        error.remedy = None;
-        ErrorReport {
-            id: error.rejected.clone().unwrap_or_else(own),
-            time: LocalTime::of(error.time_ns).rfc3339(),
-            error,
-            next,
-        }
+/// What is to be told of an error, given what rejected holds now.
+pub(super) fn told(engine: &Engine, error: &Unseen, rejected: &[Rejected]) -> ErrorReport {
+    let own = || format!("{:016x}", error.time_ns);
+    let next = next_command(engine, error, rejected);
+    let mut error = error.clone();
+    error.remedy = None;
+    ErrorReport {
+        id: error.rejected.clone().unwrap_or_else(own),
+        time: LocalTime::of(error.time_ns).rfc3339(),
+        error,
+        next,
     }
+}
 
-    fn next_command(&self, error: &Unseen, rejected: &[Rejected]) -> String {
-        let mount = quoted_for_shell(&self.config.mountpoint);
-        let is_there = |id: &&String| rejected.iter().any(|r| r.is_listed_as(id));
-        let is_round = |id: &String| rejected.iter().any(|r| r.round.as_ref() == Some(id));
-        match (&error.remedy, error.rejected.as_ref().filter(is_there)) {
-            (Some(remedy), _) => remedy.clone(),
-            (None, Some(id)) if error.resumable => {
-                format!("commitfs rejected restore {mount} {id}")
-            }
-            (None, Some(id)) if is_round(id) => format!("commitfs rejected list {mount}"),
-            (None, Some(id)) => format!("commitfs rejected show {mount} {id}"),
-            (None, None) if error.dropped_bytes.is_some() => {
-                format!("commitfs rejected list {mount}")
-            }
-            (None, None) => format!("commitfs log {mount}"),
+fn next_command(engine: &Engine, error: &Unseen, rejected: &[Rejected]) -> String {
+    let mount = quoted_for_shell(&engine.config.mountpoint);
+    let is_there = |id: &&String| rejected.iter().any(|r| r.is_listed_as(id));
+    let is_round = |id: &String| rejected.iter().any(|r| r.round.as_ref() == Some(id));
+    match (&error.remedy, error.rejected.as_ref().filter(is_there)) {
+        (Some(remedy), _) => remedy.clone(),
+        (None, Some(id)) if error.resumable => {
+            format!("commitfs rejected restore {mount} {id}")
         }
+        (None, Some(id)) if is_round(id) => format!("commitfs rejected list {mount}"),
+        (None, Some(id)) => format!("commitfs rejected show {mount} {id}"),
+        (None, None) if error.dropped_bytes.is_some() => {
+            format!("commitfs rejected list {mount}")
+        }
+        (None, None) => format!("commitfs log {mount}"),
     }
+}
 
-    /// The command that puts a rule for one path in force; `settings` begin with the key that it is
-    /// about.
-    pub(super) fn command_to_add(&self, path: &str, settings: &[(&str, &str)]) -> String {
-        let mount = quoted_for_shell(&self.config.mountpoint);
-        let glob = quoted_for_shell(crate::rules::escaped_glob(path).as_ref());
-        let mut command = format!("commitfs rules add {mount} {glob}");
-        for (key, value) in settings {
-            let word = format!("{key}={value}");
-            command += &format!(" {}", quoted_for_shell(word.as_ref()));
-        }
-        // The first rule that sets a key decides it.
-        let rules = &self.rules.read().rules;
-        let is_set = |(key, _): &(&str, &str)| rules.is_decided_by_file(path.as_ref(), key);
-        if settings.first().is_some_and(is_set) {
-            command += " --first";
-        }
-        command
+/// The command that puts a rule for one path in force; `settings` begin with the key that it is
+/// about.
+pub(super) fn command_to_add(engine: &Engine, path: &str, settings: &[(&str, &str)]) -> String {
+    let mount = quoted_for_shell(&engine.config.mountpoint);
+    let glob = quoted_for_shell(crate::rules::escaped_glob(path).as_ref());
+    let mut command = format!("commitfs rules add {mount} {glob}");
+    for (key, value) in settings {
+        let word = format!("{key}={value}");
+        command += &format!(" {}", quoted_for_shell(word.as_ref()));
     }
+    // The first rule that sets a key decides it.
+    let rules = &engine.rules.read().rules;
+    let is_set = |(key, _): &(&str, &str)| rules.is_decided_by_file(path.as_ref(), key);
+    if settings.first().is_some_and(is_set) {
+        command += " --first";
+    }
+    command
+}
 
-    /// A path below the mount as a word for the shell.
-    pub(super) fn shell_path(&self, relative: &Path) -> String {
-        quoted_for_shell(&self.config.mountpoint.join(relative))
-    }
+/// A path below the mount as a word for the shell.
+pub(super) fn shell_path(engine: &Engine, relative: &Path) -> String {
+    quoted_for_shell(&engine.config.mountpoint.join(relative))
 }

@@ -8,15 +8,15 @@
 //! Crash argument: the journal says what will be appended, where, and its checksum, before the
 //! bytes are written. Recovery takes back what is not all there.
 
-mod adding;
-mod ends;
-mod places;
-mod reading;
-mod records;
-mod sizes;
-mod streams;
-mod tails;
-mod targets;
-mod writing;
+pub(super) mod adding;
+pub(super) mod ends;
+pub(super) mod places;
+pub(super) mod reading;
+pub(super) mod records;
+pub(super) mod sizes;
+pub(super) mod streams;
+pub(super) mod tails;
+pub(super) mod targets;
+pub(super) mod writing;
 
 pub(super) use adding::Appends;

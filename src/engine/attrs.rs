@@ -7,11 +7,16 @@ use std::sync::Arc;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
+use super::documents::texts;
+use super::open::{arriving, beginning};
 use super::opening::Goal;
 use super::retries::arrive;
 use super::setid::drop_set_id;
 use super::xattrs::ACCESS;
-use super::{Engine, State, pins, seeing, virtualdir};
+use super::{
+    Engine, State, close, current, deciding, io, pins, retries, seeing, shared, virtualdir,
+    watch_requests, watchers,
+};
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
 use crate::txn::{Own, Staging};
@@ -90,10 +95,10 @@ impl Engine {
     ) {
         if virtualdir::is_virtual(node) {
             // `echo command > control` empties it first.
-            return done(self.virtual_attr(node));
+            return done(virtualdir::virtual_attr(self, node));
         }
-        if self.is_watch_helper(caller) {
-            return done(self.watch_helper_attr(node));
+        if watchers::is_watch_helper(self, caller) {
+            return done(watch_requests::watch_helper_attr(self, node));
         }
         let target = match change.size {
             None => meant(self, caller, node),
@@ -102,16 +107,15 @@ impl Engine {
                 node
             }
         };
-        if self.is_dirty(target) {
-            let engine = self.clone();
-            return self.pool.run(move || match engine.materialize(target) {
+        if texts::is_dirty(self, target) {
+            return self.on_worker(move |engine| match texts::materialize(engine, target) {
                 Ok(()) => engine.setattr(caller, node, handle, change, done),
                 Err(errno) => done(Err(errno)),
             });
         }
         let engine = self.clone();
         let finish = move |size: OpResult<()>| {
-            let changed = size.and_then(|()| engine.change(target, &change));
+            let changed = size.and_then(|()| self::change(&engine, target, &change));
             if target != node
                 && let Some(notify) = engine.notify.get()
             {
@@ -122,255 +126,244 @@ impl Engine {
         };
         match (change.size, handle) {
             // The base may have to be copied first.
-            (None, _) if self.is_private(node) => self.pool.run(move || finish(Ok(()))),
+            (None, _) if is_private(self, node) => self.pool.run(move || finish(Ok(()))),
             (None, _) => finish(Ok(())),
-            (Some(size), Some(handle)) => self.truncate_handle(caller, handle, size, finish),
-            (Some(size), None) => self.truncate_path(caller, node, (size, false), finish),
+            (Some(size), Some(handle)) => io::truncate_handle(self, caller, handle, size, finish),
+            (Some(size), None) => truncate_path(self, caller, node, (size, false), finish),
         }
     }
+}
 
-    pub(super) fn is_private(&self, node: NodeId) -> bool {
-        let state = self.lock();
-        let kind = state.nodes.get(node).map(|n| n.kind);
-        matches!(kind, Some(NodeKind::Private(_)))
+pub(super) fn is_private(engine: &Engine, node: NodeId) -> bool {
+    let state = engine.lock();
+    let kind = state.nodes.get(node).map(|n| n.kind);
+    matches!(kind, Some(NodeKind::Private(_)))
+}
+
+fn change(engine: &Engine, node: NodeId, change: &SetAttr) -> OpResult<()> {
+    let times = change.times();
+    if (change.uid, change.gid, change.mode) == (None, None, None) && times.is_none() {
+        return Ok(());
     }
-
-    fn change(&self, node: NodeId, change: &SetAttr) -> OpResult<()> {
-        let times = change.times();
-        if (change.uid, change.gid, change.mode) == (None, None, None) && times.is_none() {
-            return Ok(());
-        }
-        let noted = || -> OpResult<(Arc<File>, Option<Arc<Staging>>)> {
-            let mut guard = self.lock();
-            let state = &mut *guard;
-            let n = state.nodes.get(node).ok_or(Errno::STALE)?;
-            let (fd, kind) = (state.nodes.fd(node)?, n.kind);
-            let staging = match kind {
-                NodeKind::Private(id) => {
-                    self.unprepare(state, id);
-                    state.txns.get_mut(&id).map(|t| {
-                        // Set through an open file that is only being edited, they are a change
-                        // of it like any other (touch(1)).
-                        if change.size.is_none() {
-                            t.purpose.note_change();
-                        }
-                        t.staging.clone()
-                    })
-                }
-                _ => None,
-            };
-            Ok((fd, staging))
-        };
-        let (mut fd, staging) = noted()?;
-        let mut content = staging.as_ref().map(|staging| staging.lock());
-        if let Some(content) = &mut content {
-            // Copying later would set the time anew.
-            content.copy_base()?;
-            if !failpoint::mutant("C8-meanwhile") {
-                // If what was staged was published meanwhile, the node has another file, and nobody knows of a change.
-                fd = noted()?.0;
-            }
-        }
-        if change.uid.is_some() || change.gid.is_some() {
-            at::chown(&*fd, change.uid, change.gid)?;
-            if let Some(staging) = &staging {
-                staging.set_own(Own::Owner);
-            }
-        }
-        if let Some(mode) = change.mode {
-            at::chmod(&*fd, mode)?;
-            if let Some(staging) = &staging {
-                staging.set_own(Own::Mode);
-            }
-        }
-        if let Some(times) = times {
-            if let Some(content) = &mut content {
-                content.look()?;
-            }
-            at::utimens(&*fd, &times)?;
-            if let Some(content) = &mut content
-                && change.mtime.is_some()
-            {
-                content.times_set = true;
-                content.note_seen()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// truncate(2): a transaction of its own, sent round to a private node like any writer, but not who `was_sent` before.
-    fn truncate_path(
-        self: &Arc<Self>,
-        caller: Caller,
-        node: NodeId,
-        (size, was_sent): (u64, bool),
-        done: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        arrive(self, caller, node, Goal::Truncate);
-        match self.truncate_begin(caller, node, (size, was_sent)) {
-            Ok(Truncation::Alone(txn)) => {
-                let engine = self.clone();
-                self.pool
-                    .run(move || done(engine.truncate_commit(caller, txn, size)));
-            }
-            Ok(Truncation::Open(txn, staging, was_sent)) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    let mut content = staging.lock();
-                    if !engine.changes_now(txn) {
-                        drop(content);
-                        return engine.truncate_path(caller, node, (size, was_sent), done);
-                    }
-                    let cut = content.truncate(size);
-                    let set =
-                        cut.and_then(|()| drop_set_id(&*content.file, caller, Some(&staging)));
-                    drop(content);
-                    done(set);
-                });
-            }
-            Ok(Truncation::Undecided(txn, was_sent)) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    engine.await_decision(txn);
-                    engine.truncate_path(caller, node, (size, was_sent), done);
-                });
-            }
-            Ok(Truncation::Done) => done(Ok(())),
-            Err(Errno::STALE) if failpoint::number("COMMITFS_OPEN_DELAY_MS", 0) > 0 => {
-                self.pool.run(move || {
-                    // It is on its second lookup so much later.
-                    failpoint::delay("COMMITFS_OPEN_DELAY_MS");
-                    done(Err(Errno::STALE));
-                });
-            }
-            Err(e) => done(Err(e)),
-        }
-    }
-
-    fn truncate_begin(
-        &self,
-        caller: Caller,
-        id: NodeId,
-        (size, was_sent): (u64, bool),
-    ) -> OpResult<Truncation> {
-        let mut guard = self.lock();
+    let noted = || -> OpResult<(Arc<File>, Option<Arc<Staging>>)> {
+        let mut guard = engine.lock();
         let state = &mut *guard;
-        let note = self.take_pending_open(state, caller.tid, Goal::Truncate);
-        if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
-            // Without a second lookup. The kernel is told the length of the version that it came by, so
-            // that who reads that keeps it.
-            return note.own().map(Truncation::Alone).ok_or(Errno::STALE);
-        }
-        let is_second = (note.is_some() || was_sent) && !failpoint::mutant("C1-walk-end");
-        let prepared = note.as_ref().and_then(|n| n.own());
-        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        if let Some(prepared) = prepared {
-            if node.kind == NodeKind::Private(prepared) {
-                let walked = note.as_ref().map(|n| &n.dentry);
-                seeing::has_walked(state, prepared, walked);
-                return Ok(Truncation::Alone(prepared));
+        let n = state.nodes.get(node).ok_or(Errno::STALE)?;
+        let (fd, kind) = (state.nodes.fd(node)?, n.kind);
+        let staging = match kind {
+            NodeKind::Private(id) => {
+                io::unprepare(engine, state, id);
+                state.txns.get_mut(&id).map(|t| {
+                    // Set through an open file that is only being edited, they are a change
+                    // of it like any other (touch(1)).
+                    if change.size.is_none() {
+                        t.purpose.note_change();
+                    }
+                    t.staging.clone()
+                })
             }
-            self.drop_unopened(state, prepared);
-        }
-        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        match node.kind {
-            NodeKind::Dir => return Err(Errno::ISDIR),
-            NodeKind::Special => return Err(Errno::INVAL),
-            NodeKind::Private(_) if let Some(txn) = state.deciding_at(id) => {
-                return Ok(Truncation::Undecided(txn, is_second));
-            }
-            // By a process that takes part: it means the content it writes.
-            NodeKind::Private(txn) if let Some(open) = state.txns.get(&txn) => {
-                return Ok(Truncation::Open(txn, open.staging.clone(), is_second));
-            }
-            NodeKind::Private(_) | NodeKind::File => {}
-        }
-        let looked_up = seeing::looked_up(state, caller.tid, id);
-        let dentry = looked_up.or(node.at.as_ref()).cloned();
-        if !node.dead && self.is_direct(state, id, dentry.as_ref())? {
-            let file = at::reopen(&*state.nodes.fd(id)?, rustix::fs::OFlags::WRONLY)?;
-            rustix::fs::ftruncate(&file, size)?;
-            if let Some(node) = state.nodes.get_mut(id) {
-                node.written_in_place = true;
-            }
-            drop_set_id(&file, caller, None)?;
-            return Ok(Truncation::Done);
-        }
-        let dentry = dentry.ok_or(Errno::STALE)?;
-        let begun = match self.begin_truncate(state, caller, id, dentry) {
-            // Not once more: its second lookup has led elsewhere.
-            Err(Errno::STALE) if is_second => {
-                let note = state.pending_opens.remove(&caller.tid);
-                note.and_then(|note| note.own()).ok_or(Errno::STALE)
-            }
-            begun => begun,
+            _ => None,
         };
-        begun.map(Truncation::Alone)
-    }
-
-    /// Who holds a transaction's content is about to change it. `false`: what was staged may be a version
-    /// by now, since it has been closed meanwhile, or a new log has got its first one.
-    pub(super) fn changes_now(&self, id: TxnId) -> bool {
-        let mut state = self.lock();
-        let is_open = state.txns.get(&id).is_some_and(|t| !t.phase.is_closing());
-        if is_open {
-            self.unprepare(&mut state, id);
-            if let Some(txn) = state.txns.get_mut(&id) {
-                // Though its program has emptied the name: this comes after that.
-                txn.purpose.note_write();
-            }
+        Ok((fd, staging))
+    };
+    let (mut fd, staging) = noted()?;
+    let mut content = staging.as_ref().map(|staging| staging.lock());
+    if let Some(content) = &mut content {
+        // Copying later would set the time anew.
+        content.copy_base()?;
+        if !failpoint::mutant("C8-meanwhile") {
+            // If what was staged was published meanwhile, the node has another file, and nobody knows of a change.
+            fd = noted()?.0;
         }
-        is_open || failpoint::mutant("C10-cut")
     }
-
-    fn truncate_commit(self: &Arc<Self>, caller: Caller, id: TxnId, size: u64) -> OpResult<()> {
-        let staging = {
-            let mut state = self.lock();
-            let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
-            let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
-            txn.participants.act_unopened(pid);
-            txn.phase.close();
-            txn.staging.clone()
-        };
-        let result = self.materialize_base(id).and_then(|()| {
-            if let Some(txn) = self.lock().txns.get_mut(&id) {
-                txn.purpose.note_change();
-            }
-            let mut content = staging.lock();
-            content.truncate(size)?;
-            drop_set_id(&*content.file, caller, Some(&staging))
-        });
-        self.commit_alone(id, &staging, result)
-    }
-
-    /// Gives a new file or directory in `dir` what the directory's default ACL says (acl(5)),
-    /// in place of the umask.
-    pub(super) fn inherit_acl(
-        &self,
-        dir: impl AsFd,
-        fd: impl AsFd,
-        mode: u32,
-        umask: u32,
-    ) -> OpResult<()> {
-        const DEFAULT: &str = "system.posix_acl_default";
-        let Some(acl) = at::get_xattr(dir, DEFAULT.as_ref())? else {
-            // Mode came without the umask applied.
-            if umask & 0o777 != 0 {
-                let masked = at::stat(&fd)?.st_mode & 0o7777 & !(umask & 0o777);
-                at::chmod(&fd, masked)?;
-            }
-            return Ok(());
-        };
-        let (access, bits) = inherited_access(&acl, mode).ok_or(Errno::IO)?;
-        let is_dir = rustix::fs::FileType::from_raw_mode(at::stat(&fd)?.st_mode)
-            == rustix::fs::FileType::Directory;
-        if is_dir {
-            at::set_xattr(&fd, DEFAULT.as_ref(), &acl, 0)?;
+    if change.uid.is_some() || change.gid.is_some() {
+        at::chown(&*fd, change.uid, change.gid)?;
+        if let Some(staging) = &staging {
+            staging.set_own(Own::Owner);
         }
-        let high = at::stat(&fd)?.st_mode & 0o7000;
-        at::set_xattr(&fd, ACCESS.as_ref(), &access, 0)?;
-        at::chmod(&fd, high | bits)
     }
+    if let Some(mode) = change.mode {
+        at::chmod(&*fd, mode)?;
+        if let Some(staging) = &staging {
+            staging.set_own(Own::Mode);
+        }
+    }
+    if let Some(times) = times {
+        if let Some(content) = &mut content {
+            content.look()?;
+        }
+        at::utimens(&*fd, &times)?;
+        if let Some(content) = &mut content
+            && change.mtime.is_some()
+        {
+            content.times_set = true;
+            content.note_seen()?;
+        }
+    }
+    Ok(())
+}
+
+/// truncate(2): a transaction of its own, sent round to a private node like any writer, but not who `was_sent` before.
+fn truncate_path(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    node: NodeId,
+    (size, was_sent): (u64, bool),
+    done: impl FnOnce(OpResult<()>) + Send + 'static,
+) {
+    arrive(engine, caller, node, Goal::Truncate);
+    match truncate_begin(engine, caller, node, (size, was_sent)) {
+        Ok(Truncation::Alone(txn)) => {
+            engine.on_worker(move |engine| done(truncate_commit(engine, caller, txn, size)));
+        }
+        Ok(Truncation::Open(txn, staging, was_sent)) => {
+            engine.on_worker(move |engine| {
+                let mut content = staging.lock();
+                if !changes_now(engine, txn) {
+                    drop(content);
+                    return truncate_path(engine, caller, node, (size, was_sent), done);
+                }
+                let cut = content.truncate(size);
+                let set = cut.and_then(|()| drop_set_id(&*content.file, caller, Some(&staging)));
+                drop(content);
+                done(set);
+            });
+        }
+        Ok(Truncation::Undecided(txn, was_sent)) => {
+            engine.on_worker(move |engine| {
+                deciding::await_decision(engine, txn);
+                truncate_path(engine, caller, node, (size, was_sent), done);
+            });
+        }
+        Ok(Truncation::Done) => done(Ok(())),
+        Err(Errno::STALE) if failpoint::number("COMMITFS_OPEN_DELAY_MS", 0) > 0 => {
+            engine.pool.run(move || {
+                // It is on its second lookup so much later.
+                failpoint::delay("COMMITFS_OPEN_DELAY_MS");
+                done(Err(Errno::STALE));
+            });
+        }
+        Err(e) => done(Err(e)),
+    }
+}
+
+fn truncate_begin(
+    engine: &Engine,
+    caller: Caller,
+    id: NodeId,
+    (size, was_sent): (u64, bool),
+) -> OpResult<Truncation> {
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    let note = retries::take_pending_open(engine, state, caller.tid, Goal::Truncate);
+    if let Some(note) = note.as_ref().filter(|n| n.old == id && !n.looked_up) {
+        // Without a second lookup. The kernel is told the length of the version that it came by, so
+        // that who reads that keeps it.
+        return note.own().map(Truncation::Alone).ok_or(Errno::STALE);
+    }
+    let is_second = (note.is_some() || was_sent) && !failpoint::mutant("C1-walk-end");
+    let prepared = note.as_ref().and_then(|n| n.own());
+    let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+    if let Some(prepared) = prepared {
+        if node.kind == NodeKind::Private(prepared) {
+            let walked = note.as_ref().map(|n| &n.dentry);
+            seeing::has_walked(state, prepared, walked);
+            return Ok(Truncation::Alone(prepared));
+        }
+        beginning::drop_unopened(engine, state, prepared);
+    }
+    let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+    match node.kind {
+        NodeKind::Dir => return Err(Errno::ISDIR),
+        NodeKind::Special => return Err(Errno::INVAL),
+        NodeKind::Private(_) if let Some(txn) = state.deciding_at(id) => {
+            return Ok(Truncation::Undecided(txn, is_second));
+        }
+        // By a process that takes part: it means the content it writes.
+        NodeKind::Private(txn) if let Some(open) = state.txns.get(&txn) => {
+            return Ok(Truncation::Open(txn, open.staging.clone(), is_second));
+        }
+        NodeKind::Private(_) | NodeKind::File => {}
+    }
+    let looked_up = seeing::looked_up(state, caller.tid, id);
+    let dentry = looked_up.or(node.at.as_ref()).cloned();
+    if !node.dead && shared::is_direct(engine, state, id, dentry.as_ref())? {
+        let file = at::reopen(&*state.nodes.fd(id)?, rustix::fs::OFlags::WRONLY)?;
+        rustix::fs::ftruncate(&file, size)?;
+        if let Some(node) = state.nodes.get_mut(id) {
+            node.written_in_place = true;
+        }
+        drop_set_id(&file, caller, None)?;
+        return Ok(Truncation::Done);
+    }
+    let dentry = dentry.ok_or(Errno::STALE)?;
+    let begun = match arriving::begin_truncate(engine, state, caller, id, dentry) {
+        // Not once more: its second lookup has led elsewhere.
+        Err(Errno::STALE) if is_second => {
+            let note = state.pending_opens.remove(&caller.tid);
+            note.and_then(|note| note.own()).ok_or(Errno::STALE)
+        }
+        begun => begun,
+    };
+    begun.map(Truncation::Alone)
+}
+
+/// Who holds a transaction's content is about to change it. `false`: what was staged may be a version
+/// by now, since it has been closed meanwhile, or a new log has got its first one.
+pub(super) fn changes_now(engine: &Engine, id: TxnId) -> bool {
+    let mut state = engine.lock();
+    let is_open = state.txns.get(&id).is_some_and(|t| !t.phase.is_closing());
+    if is_open {
+        io::unprepare(engine, &mut state, id);
+        if let Some(txn) = state.txns.get_mut(&id) {
+            // Though its program has emptied the name: this comes after that.
+            txn.purpose.note_write();
+        }
+    }
+    is_open || failpoint::mutant("C10-cut")
+}
+
+fn truncate_commit(engine: &Arc<Engine>, caller: Caller, id: TxnId, size: u64) -> OpResult<()> {
+    let staging = {
+        let mut state = engine.lock();
+        let txn = state.txns.get_mut(&id).ok_or(Errno::STALE)?;
+        let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
+        txn.participants.act_unopened(pid);
+        txn.phase.close();
+        txn.staging.clone()
+    };
+    let result = texts::materialize_base(engine, id).and_then(|()| {
+        if let Some(txn) = engine.lock().txns.get_mut(&id) {
+            txn.purpose.note_change();
+        }
+        let mut content = staging.lock();
+        content.truncate(size)?;
+        drop_set_id(&*content.file, caller, Some(&staging))
+    });
+    close::commit_alone(engine, id, &staging, result)
+}
+
+/// Gives a new file or directory in `dir` what the directory's default ACL says (acl(5)),
+/// in place of the umask.
+pub(super) fn inherit_acl(dir: impl AsFd, fd: impl AsFd, mode: u32, umask: u32) -> OpResult<()> {
+    const DEFAULT: &str = "system.posix_acl_default";
+    let Some(acl) = at::get_xattr(dir, DEFAULT.as_ref())? else {
+        // Mode came without the umask applied.
+        if umask & 0o777 != 0 {
+            let masked = at::stat(&fd)?.st_mode & 0o7777 & !(umask & 0o777);
+            at::chmod(&fd, masked)?;
+        }
+        return Ok(());
+    };
+    let (access, bits) = inherited_access(&acl, mode).ok_or(Errno::IO)?;
+    let is_dir = rustix::fs::FileType::from_raw_mode(at::stat(&fd)?.st_mode)
+        == rustix::fs::FileType::Directory;
+    if is_dir {
+        at::set_xattr(&fd, DEFAULT.as_ref(), &acl, 0)?;
+    }
+    let high = at::stat(&fd)?.st_mode & 0o7000;
+    at::set_xattr(&fd, ACCESS.as_ref(), &access, 0)?;
+    at::chmod(&fd, high | bits)
 }
 
 /// The version that a thread means which changes attributes by name: what it had looked up may have been replaced since. (A chmod waits in
@@ -390,7 +383,9 @@ pub(super) fn meant(engine: &Engine, caller: Caller, node: NodeId) -> NodeId {
     let Some(dentry) = dentry.filter(|_| is_old).cloned() else {
         return node;
     };
-    let current = engine.current_if_any(state, &dentry).ok().flatten();
+    let current = current::current_if_any(engine, state, &dentry)
+        .ok()
+        .flatten();
     let Some(current) = current.filter(|id| *id != node && is_file(state, *id)) else {
         return node;
     };

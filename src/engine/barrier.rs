@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::{Engine, State};
+use super::{Engine, State, durability};
 use crate::sys::failpoint;
 use crate::types::{NodeId, OpResult, Seq};
 
@@ -33,7 +33,7 @@ pub(super) fn until_done<T>(
             Step::Done(value) => return Ok(value),
             Step::CheckpointFirst => {}
         }
-        match engine.checkpoint_all() {
+        match durability::checkpoint_all(engine) {
             Ok(()) => {}
             // What makes room must not wait for room.
             Err(Errno::NOSPC | Errno::DQUOT) if !barrier.waived => barrier.waived = true,
@@ -45,73 +45,70 @@ pub(super) fn until_done<T>(
 /// So often what an operation on names moves is judged, where others put something else there all the time.
 pub(super) const JUDGEMENTS: u32 = 1000;
 
-impl Engine {
-    pub(super) fn checkpoint_until<T>(
-        &self,
-        step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>>,
-    ) -> OpResult<T> {
-        until_done(self, Barrier::default(), step)
-    }
+pub(super) fn checkpoint_until<T>(
+    engine: &Engine,
+    step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>>,
+) -> OpResult<T> {
+    until_done(engine, Barrier::default(), step)
+}
 
-    /// Takes a step with what was judged for it, or judges once more where somebody else has put something else there: two
-    /// programs may share a fixed temporary name. Who does that faster than it can be judged keeps nobody waiting for ever.
-    pub(super) fn checkpoint_judged<T>(
-        &self,
-        judge: impl Fn() -> OpResult<Option<NodeId>>,
-        step: impl Fn(Option<NodeId>, &mut Barrier) -> OpResult<Step<Option<T>>>,
-    ) -> OpResult<T> {
-        let mut judged = judge()?;
-        self.checkpoint_until(|_, barrier| {
-            for _ in 0..JUDGEMENTS {
-                match step(judged, barrier)? {
-                    Step::Done(Some(done)) => return Ok(Step::Done(done)),
-                    Step::Done(None) => judged = judge()?,
-                    Step::CheckpointFirst => return Ok(Step::CheckpointFirst),
-                }
+/// Takes a step with what was judged for it, or judges once more where somebody else has put something else there: two
+/// programs may share a fixed temporary name. Who does that faster than it can be judged keeps nobody waiting for ever.
+pub(super) fn checkpoint_judged<T>(
+    engine: &Engine,
+    judge: impl Fn() -> OpResult<Option<NodeId>>,
+    step: impl Fn(Option<NodeId>, &mut Barrier) -> OpResult<Step<Option<T>>>,
+) -> OpResult<T> {
+    let mut judged = judge()?;
+    checkpoint_until(engine, |_, barrier| {
+        for _ in 0..JUDGEMENTS {
+            match step(judged, barrier)? {
+                Step::Done(Some(done)) => return Ok(Step::Done(done)),
+                Step::Done(None) => judged = judge()?,
+                Step::CheckpointFirst => return Ok(Step::CheckpointFirst),
             }
-            Err(Errno::BUSY)
-        })
-    }
-
-    /// Whether commits made before the operation began still have to reach the backing directory.
-    pub(super) fn must_checkpoint(&self, state: &State, barrier: &mut Barrier) -> bool {
-        if failpoint::mutant("C19-barrier") || barrier.waived {
-            return false;
         }
-        let waiting =
-            !state.pending.is_empty() || state.unsynced.has_appended() || state.checkpoint.busy;
-        let in_journal = |target| {
-            state
-                .pending
-                .unwritten()
-                .any(|(_, u)| u.first_seq <= target)
-        };
-        match barrier.target {
-            None if waiting => {
-                barrier.target = Some(self.sequencer.last());
-                true
-            }
-            None => false,
-            Some(target) => waiting && (self.sequencer.durable() < target || in_journal(target)),
-        }
-    }
+        Err(Errno::BUSY)
+    })
+}
 
-    /// Runs `step` until it needs no checkpoint; the first try is made at once, the others on a worker.
-    pub(super) fn with_checkpoint<T: 'static>(
-        self: &Arc<Self>,
-        mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>> + Send + 'static,
-        done: impl FnOnce(OpResult<T>) + Send + 'static,
-    ) {
-        let mut barrier = Barrier::default();
-        match step(self, &mut barrier) {
-            Ok(Step::Done(value)) => done(Ok(value)),
-            Err(e) => done(Err(e)),
-            Ok(Step::CheckpointFirst) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    done(until_done(&engine, barrier, step));
-                });
-            }
+/// Whether commits made before the operation began still have to reach the backing directory.
+pub(super) fn must_checkpoint(engine: &Engine, state: &State, barrier: &mut Barrier) -> bool {
+    if failpoint::mutant("C19-barrier") || barrier.waived {
+        return false;
+    }
+    let waiting =
+        !state.pending.is_empty() || state.unsynced.has_appended() || state.checkpoint.busy;
+    let in_journal = |target| {
+        state
+            .pending
+            .unwritten()
+            .any(|(_, u)| u.first_seq <= target)
+    };
+    match barrier.target {
+        None if waiting => {
+            barrier.target = Some(engine.sequencer.last());
+            true
+        }
+        None => false,
+        Some(target) => waiting && (engine.sequencer.durable() < target || in_journal(target)),
+    }
+}
+
+/// Runs `step` until it needs no checkpoint; the first try is made at once, the others on a worker.
+pub(super) fn with_checkpoint<T: 'static>(
+    engine: &Arc<Engine>,
+    mut step: impl FnMut(&Engine, &mut Barrier) -> OpResult<Step<T>> + Send + 'static,
+    done: impl FnOnce(OpResult<T>) + Send + 'static,
+) {
+    let mut barrier = Barrier::default();
+    match step(engine, &mut barrier) {
+        Ok(Step::Done(value)) => done(Ok(value)),
+        Err(e) => done(Err(e)),
+        Ok(Step::CheckpointFirst) => {
+            engine.on_worker(move |engine| {
+                done(until_done(engine, barrier, step));
+            });
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{Engine, State, rounds};
+use super::documents::texts;
+use super::{Engine, State, durability, publish, room, rounds, stat};
 use crate::commit::{Broken, CheckpointItem, Round, Todo};
 use crate::journal::{Edit, JournalError, Record};
 use crate::runtime::Awaited;
@@ -19,330 +20,325 @@ const ROTATE: u64 = 4 << 20;
 /// A round that could not be finished is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
-impl Engine {
-    /// Whether a new journal is to take the old one's place, and may: it says nothing of what was removed, moved or made
-    /// in the backing directory, which has to be on the medium then.
-    pub(super) fn should_rotate(&self, state: &State) -> bool {
-        let limit = failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE);
-        self.sequencer.is_outgrown(limit)
-            && !state.checkpoint.busy
-            && !state.unsynced.has_dirs()
-            && !self.sequencer.is_barred()
-    }
+/// Whether a new journal is to take the old one's place, and may: it says nothing of what was removed, moved or made
+/// in the backing directory, which has to be on the medium then.
+pub(super) fn should_rotate(engine: &Engine, state: &State) -> bool {
+    let limit = failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE);
+    engine.sequencer.is_outgrown(limit)
+        && !state.checkpoint.busy
+        && !state.unsynced.has_dirs()
+        && !engine.sequencer.is_barred()
+}
 
-    pub(super) fn start_checkpoint(self: &Arc<Self>) -> OpResult<()> {
-        let engine = self.clone();
-        std::thread::Builder::new()
-            .name("checkpoint".into())
-            .spawn(move || engine.checkpoint_loop())
-            .map(drop)
-            .map_err(|e| crate::types::errno_of(&e))
-    }
+pub(super) fn start_checkpoint(engine: &Arc<Engine>) -> OpResult<()> {
+    let engine = engine.clone();
+    std::thread::Builder::new()
+        .name("checkpoint".into())
+        .spawn(move || checkpoint_loop(&engine))
+        .map(drop)
+        .map_err(|e| crate::types::errno_of(&e))
+}
 
-    fn checkpoint_loop(&self) {
-        let mut state = self.lock();
-        while !state.checkpoint.abandoned {
-            let work = !state.pending.is_empty()
-                || !self.sequencer.are_durable()
-                || !state.unsynced.is_empty();
-            match state.checkpoint.next(work, Instant::now()) {
-                Todo::Leave => {
-                    state.checkpoint.rounds += 1;
-                    state.wake(Awaited::Round);
+fn checkpoint_loop(engine: &Engine) {
+    let mut state = engine.lock();
+    while !state.checkpoint.abandoned {
+        let work = !state.pending.is_empty()
+            || !engine.sequencer.are_durable()
+            || !state.unsynced.is_empty();
+        match state.checkpoint.next(work, Instant::now()) {
+            Todo::Leave => {
+                state.checkpoint.rounds += 1;
+                state.wake(Awaited::Round);
+                return;
+            }
+            Todo::Refuse => {
+                state = give_answers(engine, state, usize::MAX);
+                engine.checkpoint_wanted.wait(&mut state);
+            }
+            Todo::Round => {
+                let waiting = state.checkpoint.waiting();
+                state = round(engine, state);
+                state.checkpoint.usual = state.checkpoint.waiting();
+                state = give_answers(engine, state, waiting);
+                if state.checkpoint.stop && state.checkpoint.failed.is_some() {
                     return;
                 }
-                Todo::Refuse => {
-                    state = self.give_answers(state, usize::MAX);
-                    self.checkpoint_wanted.wait(&mut state);
-                }
-                Todo::Round => {
-                    let waiting = state.checkpoint.waiting();
-                    state = self.round(state);
-                    state.checkpoint.usual = state.checkpoint.waiting();
-                    state = self.give_answers(state, waiting);
-                    if state.checkpoint.stop && state.checkpoint.failed.is_some() {
-                        return;
-                    }
-                }
-                Todo::Gather(until) | Todo::Until(until) => {
-                    self.checkpoint_wanted.wait_until(&mut state, until);
-                }
-                Todo::Idle => self.checkpoint_wanted.wait(&mut state),
             }
-        }
-    }
-
-    /// Gives the answers that waited for what is durable now; and, where the last round failed,
-    /// the first `asked`, for which it was.
-    fn give_answers<'a>(
-        &'a self,
-        mut state: parking_lot::MutexGuard<'a, State>,
-        asked: usize,
-    ) -> parking_lot::MutexGuard<'a, State> {
-        let durable = self.sequencer.durable();
-        let answers = state.checkpoint.answers(durable, asked);
-        if answers.is_empty() {
-            return state;
-        }
-        drop(state);
-        for (parked, result) in answers {
-            (parked.answer)(result);
-        }
-        self.lock()
-    }
-
-    fn round<'a>(
-        &'a self,
-        mut state: parking_lot::MutexGuard<'a, State>,
-    ) -> parking_lot::MutexGuard<'a, State> {
-        state.checkpoint.busy = true;
-        state.checkpoint.due = None;
-        let all = std::mem::take(&mut state.checkpoint.write_out) || state.checkpoint.stop;
-        drop(state);
-        let written = write_out_texts(self, all);
-        let round = take_along(self);
-        let result = round.run(&self.store, &self.sequencer, |item| self.apply(item));
-        let result = result.map(|stuck| stuck.or(written.err()));
-        let mut state = self.lock();
-        state.checkpoint.busy = false;
-        state.checkpoint.takes_unsynced = false;
-        state.checkpoint.rounds += 1;
-        self.sequencer.end_round(round.start, result.is_ok());
-        match result {
-            Ok(stuck) => {
-                state.checkpoint.stuck = stuck;
-                self.after_round(&mut state, &round);
-                if stuck.is_none() {
-                    self.store.keep_reserve().ok();
-                }
+            Todo::Gather(until) | Todo::Until(until) => {
+                engine.checkpoint_wanted.wait_until(&mut state, until);
             }
-            Err(why) => note_broken(&mut state, round, why),
+            Todo::Idle => engine.checkpoint_wanted.wait(&mut state),
         }
-        spare::fill();
-        state.wake(Awaited::Round);
-        state
-    }
-
-    /// Moves one version to its name, unless it was moved or dropped since.
-    fn apply(&self, item: &CheckpointItem) -> OpResult<()> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let Some(pending) = state.pending.get(item.dentry.dir, &item.dentry.name) else {
-            return Ok(());
-        };
-        let newest = pending.id == item.id && pending.unwritten.is_none();
-        if !newest && pending.superseded.iter().all(|s| s.id != item.id) {
-            return Ok(());
-        }
-        let (node, version) = (pending.node, pending.version);
-        let dir = spare::open(|| self.dir_fd(state, item.dentry.dir))?;
-        let told = state
-            .nodes
-            .get(node)
-            .and_then(|n| self.attr_of(state, n).ok());
-        let told = told.filter(|_| newest).map(|attr| attr.stat);
-        match &told {
-            Some(told) => crate::txn::mark_applied(&*item.file, version, told),
-            None if newest => crate::txn::mark_version(&*item.file, version),
-            None => {}
-        }
-        // Freeing the old file's blocks takes long when it is large: not under the lock.
-        let old = at::open_path(&*dir, &item.dentry.name).ok();
-        let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
-        let parent = state.nodes.get(item.dentry.dir);
-        let dir_told = parent.and_then(|n| self.attr_of(state, n).ok());
-        let applied = self.store.apply(item.id, &*dir, &item.dentry.name);
-        let mut outdated: Vec<TxnId> = Vec::new();
-        if applied.is_ok() {
-            if let Some(old) = old_stat.filter(|s| s.st_nlink == 1) {
-                state.nodes.unlinked((old.st_dev, old.st_ino));
-            }
-            if let Some(pending) = state.pending.get_mut(item.dentry.dir, &item.dentry.name) {
-                outdated = pending.outdated_by(item.id);
-            }
-            self.uncover(state, old_stat);
-            if let Some(told) = dir_told {
-                self.keep_dir_times(state, item.dentry.dir, &told.stat);
-            }
-        }
-        match &applied {
-            Ok(()) if newest => {
-                state.pending.remove(item.dentry.dir, &item.dentry.name);
-                if let (Some(node), Some(told), Ok(now)) =
-                    (state.nodes.get_mut(node), told, at::stat(&*item.file))
-                {
-                    node.ctime_shift = Some(Box::new((
-                        (now.st_ctime, now.st_ctime_nsec),
-                        (told.st_ctime, told.st_ctime_nsec),
-                    )));
-                }
-                state
-                    .nodes
-                    .go_by(node, at::open_path(&*dir, &item.dentry.name));
-                self.unpin(state, node, false);
-            }
-            Ok(()) => {}
-            Err(e) => log::error!(
-                "{}: can't be put in place: {e}; kept in .commitfs/staging",
-                self.show(state, &item.dentry)
-            ),
-        }
-        drop(guard);
-        self.defer_close(old.map(|fd| Arc::new(fd.into())));
-        for id in outdated {
-            self.remove_staging(id);
-        }
-        applied
-    }
-
-    /// What stood under the name has one link less in the backing directory, too.
-    fn uncover(&self, state: &mut State, old: Option<rustix::fs::Stat>) {
-        let key = old.map(|s| (s.st_dev, s.st_ino));
-        let Some(id) = key.and_then(|key| state.nodes.known(key)) else {
-            return;
-        };
-        if let Some(node) = state.nodes.get_mut(id) {
-            node.covered = node.covered.saturating_sub(1);
-            let fd = state.nodes.reap(id);
-            self.defer_close(fd);
-        }
-    }
-
-    /// Programs saw the name appear when it was committed; its directory doesn't change now.
-    fn keep_dir_times(&self, state: &mut State, dir: NodeId, told: &rustix::fs::Stat) {
-        if failpoint::mutant("C8-dir-times") {
-            return;
-        }
-        let Ok(fd) = state.nodes.fd(dir) else {
-            return;
-        };
-        // Best effort: only the owner may.
-        at::set_mtime(&*fd, mtime_ns(told)).ok();
-        if let (Ok(now), Some(node)) = (at::stat(&*fd), state.nodes.get_mut(dir)) {
-            node.ctime_shift = Some(Box::new((
-                (now.st_ctime, now.st_ctime_nsec),
-                (told.st_ctime, told.st_ctime_nsec),
-            )));
-        }
-    }
-
-    fn after_round(&self, state: &mut State, round: &Round) {
-        let upto = round.start.upto;
-        let last = self.sequencer.last();
-        state.metrics.note_durable(upto, last, Instant::now());
-        for (node, seq, _) in &round.appended {
-            if state.unsynced.end_append(*node, *seq) {
-                if let Some(n) = state.nodes.get_mut(*node) {
-                    n.added_to = false;
-                }
-                let fd = state.nodes.reap(*node);
-                self.defer_close(fd);
-            }
-        }
-        for id in state.unsynced.take_deletes(upto) {
-            self.remove_staging(id);
-        }
-        let mut staged: Vec<TxnId> = Vec::new();
-        for (_, p) in state.pending.iter() {
-            staged.push(p.id);
-            staged.extend(p.superseded.iter().map(|s| s.id));
-        }
-        let is_staged = |edit: &Edit| matches!(edit, Edit::Put { id, .. } | Edit::Patch { id, .. } if staged.contains(id));
-        self.sequencer.note_durable(
-            upto,
-            |record| matches!(record, Record::Commit { edits, .. } if edits.iter().any(is_staged)),
-        );
-        if !state.pending.is_empty() || state.unsynced.has_appended() {
-            self.wake_checkpoint(state);
-        }
-        if self.should_rotate(state) {
-            self.rotate(state);
-        }
-    }
-
-    /// Starts a new journal with what is still open.
-    pub(super) fn rotate(&self, state: &mut State) {
-        // What was promised before a commit that a power cut may take stands before it. Then the
-        // commits: what else is carried of a transaction is newer than its name's last version.
-        let open = state.txns.values().filter(|t| !t.phase.is_reserved());
-        let before = |t: &&Transaction| {
-            t.promise
-                .overtaken()
-                .is_some_and(|by| by > self.sequencer.durable())
-        };
-        let (older, newer): (Vec<_>, Vec<_>) = open.partition(before);
-        let records = |txns: Vec<&Transaction>| {
-            let records = txns.into_iter().flat_map(|t| self.records_of(state, t));
-            records.collect::<Vec<Record>>()
-        };
-        let (older, newer) = (records(older), records(newer));
-        let complete = rounds::carried(state);
-        let (next_id, growing) = (state.txns.last_id().next(), &mut state.growing);
-        let aborting = state.txns.aborting();
-        let carry = |unapplied: &[&Record], durable| {
-            let mut carried = growing.carry(unapplied, durable);
-            carried.extend(older);
-            carried.extend(unapplied.iter().copied().cloned());
-            carried.extend(newer);
-            carried.extend(complete);
-            carried.extend(aborting.cloned());
-            carried
-        };
-        let begun = self
-            .sequencer
-            .start_anew(self.store.state.as_fd(), next_id, carry);
-        match begun {
-            Ok(()) => state.growing.carried(),
-            Err(e @ JournalError::NameInDoubt { .. }) => {
-                log::error!("{e}; new commits are refused");
-                state.fail_checkpoint(Errno::IO);
-            }
-            Err(e) => log::error!("journal can't be started anew: {e}; the old one goes on"),
-        }
-        failpoint::crash_point("journal-rotated");
     }
 }
 
-impl Engine {
-    /// What a new journal must say of an open transaction.
-    pub(super) fn records_of(&self, state: &State, txn: &Transaction) -> Vec<Record> {
-        let id = txn.staging_id;
-        if txn.is_unlinked() {
-            return vec![Record::Retarget { id, path: None }];
-        }
-        let mut records = vec![Engine::begin_record(state, txn, txn.is_there())];
-        records.extend(rounds::grouped(txn));
-        let is_newer = |by| by <= self.sequencer.durable() || failpoint::mutant("C7-carried");
-        if txn.promise.overtaken().is_some_and(is_newer) {
-            return records;
-        }
-        if let Some(kept) = txn.promise.kept() {
-            let is_told = |record: &Record| {
-                !matches!(record, Record::Inlined { .. })
-                    || !failpoint::mutant("C7-inlined-carried")
-            };
-            records.extend(kept.records(id).into_iter().filter(is_told));
-        }
-        if let Some(ready) = txn.preparation.ready().filter(|_| txn.is_acknowledged()) {
-            if ready.synced && ready.merged.is_some() {
-                let (id, content) = (ready.id, ready.content.clone());
-                records.push(Record::Fsynced { id, content });
-            }
-            let path = state.nodes.path(txn.dentry()).unwrap_or_default();
-            records.extend(rounds::promised(state, txn.id, ready, path));
-        }
-        records
+/// Gives the answers that waited for what is durable now; and, where the last round failed,
+/// the first `asked`, for which it was.
+fn give_answers<'a>(
+    engine: &'a Engine,
+    mut state: parking_lot::MutexGuard<'a, State>,
+    asked: usize,
+) -> parking_lot::MutexGuard<'a, State> {
+    let durable = engine.sequencer.durable();
+    let answers = state.checkpoint.answers(durable, asked);
+    if answers.is_empty() {
+        return state;
     }
+    drop(state);
+    for (parked, result) in answers {
+        (parked.answer)(result);
+    }
+    engine.lock()
+}
+
+fn round<'a>(
+    engine: &'a Engine,
+    mut state: parking_lot::MutexGuard<'a, State>,
+) -> parking_lot::MutexGuard<'a, State> {
+    state.checkpoint.busy = true;
+    state.checkpoint.due = None;
+    let all = std::mem::take(&mut state.checkpoint.write_out) || state.checkpoint.stop;
+    drop(state);
+    let written = write_out_texts(engine, all);
+    let round = take_along(engine);
+    let result = round.run(&engine.store, &engine.sequencer, |item| apply(engine, item));
+    let result = result.map(|stuck| stuck.or(written.err()));
+    let mut state = engine.lock();
+    state.checkpoint.busy = false;
+    state.checkpoint.takes_unsynced = false;
+    state.checkpoint.rounds += 1;
+    engine.sequencer.end_round(round.start, result.is_ok());
+    match result {
+        Ok(stuck) => {
+            state.checkpoint.stuck = stuck;
+            after_round(engine, &mut state, &round);
+            if stuck.is_none() {
+                engine.store.keep_reserve().ok();
+            }
+        }
+        Err(why) => note_broken(&mut state, round, why),
+    }
+    spare::fill();
+    state.wake(Awaited::Round);
+    state
+}
+
+/// Moves one version to its name, unless it was moved or dropped since.
+fn apply(engine: &Engine, item: &CheckpointItem) -> OpResult<()> {
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    let Some(pending) = state.pending.get(item.dentry.dir, &item.dentry.name) else {
+        return Ok(());
+    };
+    let newest = pending.id == item.id && pending.unwritten.is_none();
+    if !newest && pending.superseded.iter().all(|s| s.id != item.id) {
+        return Ok(());
+    }
+    let (node, version) = (pending.node, pending.version);
+    let dir = spare::open(|| engine.dir_fd(state, item.dentry.dir))?;
+    let told = state
+        .nodes
+        .get(node)
+        .and_then(|n| stat::attr_of(state, n).ok());
+    let told = told.filter(|_| newest).map(|attr| attr.stat);
+    match &told {
+        Some(told) => crate::txn::mark_applied(&*item.file, version, told),
+        None if newest => crate::txn::mark_version(&*item.file, version),
+        None => {}
+    }
+    // Freeing the old file's blocks takes long when it is large: not under the lock.
+    let old = at::open_path(&*dir, &item.dentry.name).ok();
+    let old_stat = old.as_ref().and_then(|fd| at::stat(fd).ok());
+    let parent = state.nodes.get(item.dentry.dir);
+    let dir_told = parent.and_then(|n| stat::attr_of(state, n).ok());
+    let applied = engine.store.apply(item.id, &*dir, &item.dentry.name);
+    let mut outdated: Vec<TxnId> = Vec::new();
+    if applied.is_ok() {
+        if let Some(old) = old_stat.filter(|s| s.st_nlink == 1) {
+            state.nodes.unlinked((old.st_dev, old.st_ino));
+        }
+        if let Some(pending) = state.pending.get_mut(item.dentry.dir, &item.dentry.name) {
+            outdated = pending.outdated_by(item.id);
+        }
+        uncover(engine, state, old_stat);
+        if let Some(told) = dir_told {
+            keep_dir_times(state, item.dentry.dir, &told.stat);
+        }
+    }
+    match &applied {
+        Ok(()) if newest => {
+            state.pending.remove(item.dentry.dir, &item.dentry.name);
+            if let (Some(node), Some(told), Ok(now)) =
+                (state.nodes.get_mut(node), told, at::stat(&*item.file))
+            {
+                node.ctime_shift = Some(Box::new((
+                    (now.st_ctime, now.st_ctime_nsec),
+                    (told.st_ctime, told.st_ctime_nsec),
+                )));
+            }
+            state
+                .nodes
+                .go_by(node, at::open_path(&*dir, &item.dentry.name));
+            publish::unpin(engine, state, node, false);
+        }
+        Ok(()) => {}
+        Err(e) => log::error!(
+            "{}: can't be put in place: {e}; kept in .commitfs/staging",
+            engine.show(state, &item.dentry)
+        ),
+    }
+    drop(guard);
+    engine.defer_close(old.map(|fd| Arc::new(fd.into())));
+    for id in outdated {
+        room::remove_staging(engine, id);
+    }
+    applied
+}
+
+/// What stood under the name has one link less in the backing directory, too.
+fn uncover(engine: &Engine, state: &mut State, old: Option<rustix::fs::Stat>) {
+    let key = old.map(|s| (s.st_dev, s.st_ino));
+    let Some(id) = key.and_then(|key| state.nodes.known(key)) else {
+        return;
+    };
+    if let Some(node) = state.nodes.get_mut(id) {
+        node.covered = node.covered.saturating_sub(1);
+        let fd = state.nodes.reap(id);
+        engine.defer_close(fd);
+    }
+}
+
+/// Programs saw the name appear when it was committed; its directory doesn't change now.
+fn keep_dir_times(state: &mut State, dir: NodeId, told: &rustix::fs::Stat) {
+    if failpoint::mutant("C8-dir-times") {
+        return;
+    }
+    let Ok(fd) = state.nodes.fd(dir) else {
+        return;
+    };
+    // Best effort: only the owner may.
+    at::set_mtime(&*fd, mtime_ns(told)).ok();
+    if let (Ok(now), Some(node)) = (at::stat(&*fd), state.nodes.get_mut(dir)) {
+        node.ctime_shift = Some(Box::new((
+            (now.st_ctime, now.st_ctime_nsec),
+            (told.st_ctime, told.st_ctime_nsec),
+        )));
+    }
+}
+
+fn after_round(engine: &Engine, state: &mut State, round: &Round) {
+    let upto = round.start.upto;
+    let last = engine.sequencer.last();
+    state.metrics.note_durable(upto, last, Instant::now());
+    for (node, seq, _) in &round.appended {
+        if state.unsynced.end_append(*node, *seq) {
+            if let Some(n) = state.nodes.get_mut(*node) {
+                n.added_to = false;
+            }
+            let fd = state.nodes.reap(*node);
+            engine.defer_close(fd);
+        }
+    }
+    for id in state.unsynced.take_deletes(upto) {
+        room::remove_staging(engine, id);
+    }
+    let mut staged: Vec<TxnId> = Vec::new();
+    for (_, p) in state.pending.iter() {
+        staged.push(p.id);
+        staged.extend(p.superseded.iter().map(|s| s.id));
+    }
+    let is_staged = |edit: &Edit| matches!(edit, Edit::Put { id, .. } | Edit::Patch { id, .. } if staged.contains(id));
+    engine.sequencer.note_durable(
+        upto,
+        |record| matches!(record, Record::Commit { edits, .. } if edits.iter().any(is_staged)),
+    );
+    if !state.pending.is_empty() || state.unsynced.has_appended() {
+        durability::wake_checkpoint(engine, state);
+    }
+    if should_rotate(engine, state) {
+        rotate(engine, state);
+    }
+}
+
+/// Starts a new journal with what is still open.
+pub(super) fn rotate(engine: &Engine, state: &mut State) {
+    // What was promised before a commit that a power cut may take stands before it. Then the
+    // commits: what else is carried of a transaction is newer than its name's last version.
+    let open = state.txns.values().filter(|t| !t.phase.is_reserved());
+    let before = |t: &&Transaction| {
+        t.promise
+            .overtaken()
+            .is_some_and(|by| by > engine.sequencer.durable())
+    };
+    let (older, newer): (Vec<_>, Vec<_>) = open.partition(before);
+    let records = |txns: Vec<&Transaction>| {
+        let records = txns.into_iter().flat_map(|t| records_of(engine, state, t));
+        records.collect::<Vec<Record>>()
+    };
+    let (older, newer) = (records(older), records(newer));
+    let complete = rounds::carried(state);
+    let (next_id, growing) = (state.txns.last_id().next(), &mut state.growing);
+    let aborting = state.txns.aborting();
+    let carry = |unapplied: &[&Record], durable| {
+        let mut carried = growing.carry(unapplied, durable);
+        carried.extend(older);
+        carried.extend(unapplied.iter().copied().cloned());
+        carried.extend(newer);
+        carried.extend(complete);
+        carried.extend(aborting.cloned());
+        carried
+    };
+    let begun = engine
+        .sequencer
+        .start_anew(engine.store.state.as_fd(), next_id, carry);
+    match begun {
+        Ok(()) => state.growing.carried(),
+        Err(e @ JournalError::NameInDoubt { .. }) => {
+            log::error!("{e}; new commits are refused");
+            state.fail_checkpoint(Errno::IO);
+        }
+        Err(e) => log::error!("journal can't be started anew: {e}; the old one goes on"),
+    }
+    failpoint::crash_point("journal-rotated");
+}
+
+/// What a new journal must say of an open transaction.
+pub(super) fn records_of(engine: &Engine, state: &State, txn: &Transaction) -> Vec<Record> {
+    let id = txn.staging_id;
+    if txn.is_unlinked() {
+        return vec![Record::Retarget { id, path: None }];
+    }
+    let mut records = vec![durability::begin_record(state, txn, txn.is_there())];
+    records.extend(rounds::grouped(txn));
+    let is_newer = |by| by <= engine.sequencer.durable() || failpoint::mutant("C7-carried");
+    if txn.promise.overtaken().is_some_and(is_newer) {
+        return records;
+    }
+    if let Some(kept) = txn.promise.kept() {
+        let is_told = |record: &Record| {
+            !matches!(record, Record::Inlined { .. }) || !failpoint::mutant("C7-inlined-carried")
+        };
+        records.extend(kept.records(id).into_iter().filter(is_told));
+    }
+    if let Some(ready) = txn.preparation.ready().filter(|_| txn.is_acknowledged()) {
+        if ready.synced && ready.merged.is_some() {
+            let (id, content) = (ready.id, ready.content.clone());
+            records.push(Record::Fsynced { id, content });
+        }
+        let path = state.nodes.path(txn.dentry()).unwrap_or_default();
+        records.extend(rounds::promised(state, txn.id, ready, path));
+    }
+    records
 }
 
 fn write_out_texts(engine: &Engine, all: bool) -> OpResult<()> {
     let delay = match all {
         true => Duration::ZERO,
-        false => engine.text_delay(),
+        false => texts::text_delay(engine),
     };
     let mut written = Ok(());
     for dentry in &engine.documents.unwritten_for(delay) {
-        written = written.and(engine.write_out(dentry));
+        written = written.and(texts::write_out(engine, dentry));
     }
     written
 }
@@ -352,7 +348,7 @@ fn take_along(engine: &Engine) -> Round {
     let _appends = engine.appends.lock();
     let mut guard = engine.lock();
     let state = &mut *guard;
-    state.checkpoint.takes_unsynced = !engine.all_synced(state);
+    state.checkpoint.takes_unsynced = !durability::all_synced(engine, state);
     let committed = (&state.nodes, &state.pending);
     Round::of(
         engine.sequencer.begin_round(),
@@ -380,7 +376,7 @@ fn note_broken(state: &mut State, round: Round, why: Broken) {
 
 /// Tells the journal of a transaction that has begun, or goes on.
 pub(super) fn tell_begun(engine: &Engine, state: &State, txn: &Transaction) -> OpResult<()> {
-    let begin = Engine::begin_record(state, txn, txn.is_there());
+    let begin = durability::begin_record(state, txn, txn.is_there());
     engine.sequencer.append(&begin)?;
     if let Some(grouped) = rounds::grouped(txn) {
         engine.sequencer.append(&grouped)?;

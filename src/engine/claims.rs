@@ -13,34 +13,30 @@ pub(super) fn is_open(state: &State, dentry: &Dentry, node: NodeId) -> bool {
         || state.nodes.get(node).is_some_and(|n| n.direct > 0)
 }
 
-impl Engine {
-    /// A file was created with O_EXCL.
-    pub(super) fn note_claim(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        dentry: &Dentry,
-        node: NodeId,
-        policy: &Policy,
-    ) {
-        if let Some(stale) = policy.stale {
-            let claimant = || Some(Claimant::new(node, proc::tgid(caller.tid)?, stale));
-            state.names.claim(dentry, claimant);
-        }
+/// A file was created with O_EXCL.
+pub(super) fn note_claim(
+    state: &mut State,
+    caller: Caller,
+    dentry: &Dentry,
+    node: NodeId,
+    policy: &Policy,
+) {
+    if let Some(stale) = policy.stale {
+        let claimant = || Some(Claimant::new(node, proc::tgid(caller.tid)?, stale));
+        state.names.claim(dentry, claimant);
     }
+}
 
-    /// A lock file is there, and somebody has looked its name up: if to create it, it was found taken. The kernel answers that by itself.
-    pub(super) fn note_taken(&self, caller: Caller, dentry: &Dentry) {
-        if !self.lock().names.is_claimed(dentry) {
-            return;
-        }
-        let exclusive = OFlags::CREATE | OFlags::EXCL;
-        let creates =
-            |flags: i32| OFlags::from_bits_retain(flags.cast_unsigned()).contains(exclusive);
-        if matches!(proc::call_of(caller.tid), Some(proc::Call::Open(flags)) if creates(flags)) {
-            let mut state = self.lock();
-            let path = self.show(&state, dentry);
-            state.lock_stats.note(&path, |t| t.taken += 1);
-        }
+/// A lock file is there, and somebody has looked its name up: if to create it, it was found taken. The kernel answers that by itself.
+pub(super) fn note_taken(engine: &Engine, caller: Caller, dentry: &Dentry) {
+    if !engine.lock().names.is_claimed(dentry) {
+        return;
+    }
+    let exclusive = OFlags::CREATE | OFlags::EXCL;
+    let creates = |flags: i32| OFlags::from_bits_retain(flags.cast_unsigned()).contains(exclusive);
+    if matches!(proc::call_of(caller.tid), Some(proc::Call::Open(flags)) if creates(flags)) {
+        let mut state = engine.lock();
+        let path = engine.show(&state, dentry);
+        state.lock_stats.note(&path, |t| t.taken += 1);
     }
 }

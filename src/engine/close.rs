@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
+use super::append::streams;
 use super::copies::RENEWALS;
 use super::deciding::DECISION_LIMIT;
 use super::handle::{
@@ -17,7 +18,10 @@ use super::handle::{
 };
 use super::locking::end_unchanged;
 use super::prepare::told_of_ended;
-use super::{Durability, Engine, State};
+use super::{
+    Durability, Engine, State, aborting, commit_points, copies, current, deciding, durability,
+    finishing, growing, judging, locking, merging, prepare, probe, state,
+};
 use crate::locks::FileId;
 use crate::sys::failpoint;
 use crate::txn::{Abort, GrownBase, Phase, Staging};
@@ -57,13 +61,12 @@ impl Engine {
             done(result);
             return failpoint::crash_point("flush-replied");
         }
-        let engine = self.clone();
-        self.pool.run(move || {
+        self.on_worker(move |engine| {
             let worked = match (open, rest) {
                 (Some(open), FlushRest::Tail { .. } | FlushRest::Content { .. }) => {
-                    open.flush_rest(&engine, &close, rest)
+                    open.flush_rest(engine, &close, rest)
                 }
-                _ => Some(end_unchanged(&engine, &close, rest)),
+                _ => Some(end_unchanged(engine, &close, rest)),
             };
             let Some(result) = worked else {
                 return engine.flush(caller, node, handle, owner, done);
@@ -74,246 +77,248 @@ impl Engine {
             }
         });
     }
+}
 
-    /// A writing description of a transaction is closed. Called under the state's lock, which it gives back.
-    pub(super) fn flush_writer(
-        &self,
-        mut guard: MutexGuard<'_, State>,
-        id: TxnId,
-        staging: &Staging,
-        close: &Closing,
-    ) -> Progress<FlushRest> {
-        let state = &mut *guard;
-        let staged = state.txns.get_mut(&id).and_then(|txn| {
-            txn.preparation.begin();
-            txn.note_passed();
-            // Read at once: the closing task waits for this answer, so it can't be gone yet.
-            if !close.locked
-                && txn.participants.closes_further(close.by.caller)
-                && txn.preparation.note_further_flush()
-            {
-                return None;
-            }
-            let closer = txn.participants.close(close.by.caller);
-            let nothing = txn.purpose.holds_nothing();
-            let nothing = nothing.then(|| (txn.dentry().clone(), txn.purpose.base()));
-            Some((closer, txn.would_commit(), nothing))
-        });
-        let staged = staged.map(|(closer, commits, nothing)| {
-            // A failed write is told all the same (C5).
-            let failed = staging.try_lock().is_some_and(|c| c.failed.is_some());
-            let no_op = !failed
-                && nothing.is_some_and(|(dentry, base)| self.is_another_file(state, &dentry, base));
-            (closer, commits && !no_op)
-        });
-        if let Some((closer, true)) = staged {
-            return Progress::Rest(FlushRest::Content { closer });
-        }
-        let owed = staged.map_or(Seq::default(), |_| guard.close_without_commit(id));
-        let ended = ended_before(&guard, id);
-        drop(guard);
-        if !close.locked && owed == Seq::default() {
-            return Progress::Done(ended);
-        }
-        Progress::Rest(FlushRest::Unchanged { owed, ended })
-    }
-
-    /// What is staged is prepared, or committed where nothing is to be waited for. On a worker.
-    pub(super) fn flush_content(
-        &self,
-        id: TxnId,
-        staging: &Arc<Staging>,
-        close: &Closing,
-        closer: (u32, u32),
-    ) -> Worked {
-        let Asked { caller, handle } = close.by;
-        self.look_for_mapping(id, caller.tid, closer);
-        self.commit_written(caller, close.locked_file(), Some(id));
-        let shows = self.unpublished_stream(id).is_some() && self.is_changed(id);
-        // A killed child that inherited it shows nothing of what it was about to write.
-        let result = if shows && Engine::killed_flusher(caller).is_none() {
-            match self.publish_first(id, handle, closer.0, b"") {
-                Ok(None) => return None,
-                Ok(Some(last)) => self.acknowledge(last),
-                Err(errno) => Err(errno),
-            }
-        } else {
-            self.prepare(id, staging, closer.0)
-        };
-        if close.locked {
-            self.unlock_at_close(caller, id, close.file, close.owner);
-        }
-        Some(result)
-    }
-
-    /// Where closes promise it, a commit is on the medium when its close returns (C19).
-    pub(super) fn acknowledge(&self, seq: Seq) -> OpResult<()> {
-        match self.config.durability {
-            Durability::Sync if !failpoint::mutant("C19-sync-appender") => self.await_durable(seq),
-            _ => Ok(()),
-        }
-    }
-
-    /// A close gives the closing process's fcntl locks back, but only once what was written under
-    /// them is committed: by RELEASE if that follows, else now.
-    fn unlock_at_close(&self, caller: Caller, id: TxnId, file: FileId, owner: u64) {
-        // Nobody is to wait for them until an idle child ends.
-        let by_release = self.is_surely_last(id) && {
-            let mut state = self.lock();
-            let txn = state.txns.get_mut(&id);
-            txn.map(|t| t.releases.push(owner)).is_some()
-        };
-        if by_release {
-            return;
-        }
-        self.commit_by_close(caller, id);
-        self.release_posix(file, owner);
-    }
-
-    /// The last reference of a writing description is gone: its transaction ends with its last. Called under the state's
-    /// lock, which it gives back.
-    pub(super) fn release_writer(
-        self: &Arc<Self>,
-        mut guard: MutexGuard<'_, State>,
-        id: TxnId,
-        staging: &Arc<Staging>,
-        unlock: Unlock,
-    ) {
-        let state = &mut *guard;
-        let Some(t) = state.txns.get_mut(&id) else {
-            return self.give_back(state, &unlock);
-        };
-        if !t.phase.release() {
-            return self.give_back(state, &unlock);
-        }
-        if failpoint::mutant("C2") {
-            t.phase = Phase::Reserved;
-            drop(guard);
-            return self.finish_late(id, staging.clone(), unlock);
-        }
-        t.participants.note_dead_mapping();
-        let rescue = t.promise.has_fsynced()
-            && !t.is_unlinked()
-            && (t.death().is_some() || matches!(t.preparation.refusal(), Some(Abort::Guard(_))));
-        // Or one of the kernel's own.
-        let written = staging.is_written() && !t.is_unlinked();
-        let refused = t.preparation.refusal().is_some() || !t.would_commit();
-        let certain = t.is_unlinked() || refused && !written;
-        // A write may have been under way when the last FLUSH looked (a mapping's pages).
-        let prepared =
-            t.preparation.is_prepared() && !written && staging.try_lock().is_some_and(|c| !c.dirty);
-        let ready = certain
-            || (prepared
-                && !state.names.is_followed(id)
-                && self.still_fits(state, id)
-                && self.has_all_added(grown_of(state, id)));
-        // FLUSH has prepared nothing, and there is nothing to wait for.
-        if (ready || self.is_no_op(state, id)) && !rescue {
-            let aborted = self.finish(state, id);
-            self.give_back(state, &unlock);
-            drop(guard);
-            if let Some(aborted) = aborted {
-                let engine = self.clone();
-                self.pool.run(move || engine.finish_aborted(aborted));
-            }
-            return;
-        }
-        drop(guard);
-        self.finish_later(id, staging.clone(), unlock);
-    }
-
-    /// Content that changed after its last FLUSH (a mapping) is prepared now, on a worker;
-    /// lookups of the name wait meanwhile.
-    fn finish_later(self: &Arc<Self>, id: TxnId, staging: Arc<Staging>, unlock: Unlock) {
-        let engine = self.clone();
-        self.pool.run(move || {
-            let (pid, rescue) = {
-                let state = engine.lock();
-                let txn = state.txns.get(&id);
-                (
-                    txn.map_or(0, |t| t.participants.opener()),
-                    txn.is_some_and(|t| t.promise.has_fsynced()),
-                )
-            };
-            // Others may commit while it is being merged into what they had committed before, or
-            // publish it under another name.
-            let mut tries = 0;
-            let (mut state, nobody_adds, copies) = loop {
-                tries += 1;
-                failpoint::delay("COMMITFS_DECIDE_DELAY_MS");
-                engine.prepare(id, &staging, pid).ok();
-                failpoint::delay("COMMITFS_DECIDE_DELAY_MS");
-                if rescue {
-                    engine.rescue(id, &staging);
-                }
-                let copies = engine.copies_of_prepared(id);
-                let grows = grown_of(&engine.lock(), id).is_some();
-                let nobody_adds = grows.then(|| engine.appends.lock());
-                let mut state = engine.lock();
-                let grown = grown_of(&state, id);
-                let fits = engine.still_fits(&mut state, id);
-                let is_final = !state.is_unprepared(id) || failpoint::mutant("C9-deciding");
-                let follows = copies.fit(&state, id) || tries > RENEWALS;
-                if is_final && fits && follows && grown.is_none_or(|g| g.is_complete()) {
-                    break (state, nobody_adds, copies);
-                }
-                drop(state);
-                copies.remove(&engine.store);
-            };
-            let aborted = engine.finish_with(&mut state, id, copies);
-            engine.give_back(&mut state, &unlock);
-            drop(state);
-            // Before what aborts is locked: its owner may wait for this.
-            drop(nobody_adds);
-            if let Some(aborted) = aborted {
-                engine.finish_aborted(aborted);
-            }
-        });
-    }
-
-    /// What becomes of close-to-open consistency when a commit just comes some time after close().
-    fn finish_late(self: &Arc<Self>, id: TxnId, staging: Arc<Staging>, unlock: Unlock) {
-        let engine = self.clone();
-        self.pool.run(move || {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            engine.finish_later(id, staging, unlock);
-        });
-    }
-
-    /// Commits a transaction that never had a description (truncate(2)), or says why not.
-    pub(super) fn commit_alone(
-        self: &Arc<Self>,
-        id: TxnId,
-        staging: &Arc<Staging>,
-        result: OpResult<()>,
-    ) -> OpResult<()> {
-        let pid = self.lock().txns.get_mut(&id).map_or(0, |t| {
-            t.preparation.begin();
-            t.participants.opener()
-        });
-        let mut result = result.and_then(|()| self.prepare(id, staging, pid));
-        let mut state = self.lock();
-        // Nobody else has it open, whatever the last look at descriptors came to.
-        if let Some(abort) = state.txns.get(&id).and_then(|t| t.preparation.refusal()) {
-            result = result.and(Err(abort.errno()));
-        }
-        if let (Err(errno), Some(t)) = (result, state.txns.get_mut(&id))
-            && t.preparation.refusal().is_none()
+/// A writing description of a transaction is closed. Called under the state's lock, which it gives back.
+pub(super) fn flush_writer(
+    engine: &Engine,
+    mut guard: MutexGuard<'_, State>,
+    id: TxnId,
+    staging: &Staging,
+    close: &Closing,
+) -> Progress<FlushRest> {
+    let state = &mut *guard;
+    let staged = state.txns.get_mut(&id).and_then(|txn| {
+        txn.preparation.begin();
+        txn.note_passed();
+        // Read at once: the closing task waits for this answer, so it can't be gone yet.
+        if !close.locked
+            && txn.participants.closes_further(close.by.caller)
+            && txn.preparation.note_further_flush()
         {
-            let what = "truncate";
-            t.preparation.refuse(Abort::FailedWrite { what, errno });
+            return None;
         }
-        let aborted = self.finish(&mut state, id);
-        drop(state);
-        if let Some(aborted) = aborted {
-            self.finish_aborted(aborted);
-        }
-        result?;
-        if self.config.durability == Durability::Sync {
-            self.checkpoint_all()?;
-        }
-        Ok(())
+        let closer = txn.participants.close(close.by.caller);
+        let nothing = txn.purpose.holds_nothing();
+        let nothing = nothing.then(|| (txn.dentry().clone(), txn.purpose.base()));
+        Some((closer, txn.would_commit(), nothing))
+    });
+    let staged = staged.map(|(closer, commits, nothing)| {
+        // A failed write is told all the same (C5).
+        let failed = staging.try_lock().is_some_and(|c| c.failed.is_some());
+        let no_op = !failed
+            && nothing.is_some_and(|(dentry, base)| {
+                current::is_another_file(engine, state, &dentry, base)
+            });
+        (closer, commits && !no_op)
+    });
+    if let Some((closer, true)) = staged {
+        return Progress::Rest(FlushRest::Content { closer });
     }
+    let owed = staged.map_or(Seq::default(), |_| guard.close_without_commit(id));
+    let ended = ended_before(&guard, id);
+    drop(guard);
+    if !close.locked && owed == Seq::default() {
+        return Progress::Done(ended);
+    }
+    Progress::Rest(FlushRest::Unchanged { owed, ended })
+}
+
+/// What is staged is prepared, or committed where nothing is to be waited for. On a worker.
+pub(super) fn flush_content(
+    engine: &Engine,
+    id: TxnId,
+    staging: &Arc<Staging>,
+    close: &Closing,
+    closer: (u32, u32),
+) -> Worked {
+    let Asked { caller, handle } = close.by;
+    probe::look_for_mapping(engine, id, caller.tid, closer);
+    commit_points::commit_written(engine, caller, close.locked_file(), Some(id));
+    let shows =
+        streams::unpublished_stream(engine, id).is_some() && commit_points::is_changed(engine, id);
+    // A killed child that inherited it shows nothing of what it was about to write.
+    let result = if shows && streams::killed_flusher(caller).is_none() {
+        match streams::publish_first(engine, id, handle, closer.0, b"") {
+            Ok(None) => return None,
+            Ok(Some(last)) => acknowledge(engine, last),
+            Err(errno) => Err(errno),
+        }
+    } else {
+        prepare::prepare(engine, id, staging, closer.0)
+    };
+    if close.locked {
+        unlock_at_close(engine, caller, id, close.file, close.owner);
+    }
+    Some(result)
+}
+
+/// Where closes promise it, a commit is on the medium when its close returns (C19).
+pub(super) fn acknowledge(engine: &Engine, seq: Seq) -> OpResult<()> {
+    match engine.config.durability {
+        Durability::Sync if !failpoint::mutant("C19-sync-appender") => {
+            durability::await_durable(engine, seq)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A close gives the closing process's fcntl locks back, but only once what was written under
+/// them is committed: by RELEASE if that follows, else now.
+fn unlock_at_close(engine: &Engine, caller: Caller, id: TxnId, file: FileId, owner: u64) {
+    // Nobody is to wait for them until an idle child ends.
+    let by_release = probe::is_surely_last(engine, id) && {
+        let mut state = engine.lock();
+        let txn = state.txns.get_mut(&id);
+        txn.map(|t| t.releases.push(owner)).is_some()
+    };
+    if by_release {
+        return;
+    }
+    commit_points::commit_by_close(engine, caller, id);
+    locking::release_posix(engine, file, owner);
+}
+
+/// The last reference of a writing description is gone: its transaction ends with its last. Called under the state's
+/// lock, which it gives back.
+pub(super) fn release_writer(
+    engine: &Arc<Engine>,
+    mut guard: MutexGuard<'_, State>,
+    id: TxnId,
+    staging: &Arc<Staging>,
+    unlock: Unlock,
+) {
+    let state = &mut *guard;
+    let Some(t) = state.txns.get_mut(&id) else {
+        return state::give_back(engine, state, &unlock);
+    };
+    if !t.phase.release() {
+        return state::give_back(engine, state, &unlock);
+    }
+    if failpoint::mutant("C2") {
+        t.phase = Phase::Reserved;
+        drop(guard);
+        return finish_late(engine, id, staging.clone(), unlock);
+    }
+    t.participants.note_dead_mapping();
+    let rescue = t.promise.has_fsynced()
+        && !t.is_unlinked()
+        && (t.death().is_some() || matches!(t.preparation.refusal(), Some(Abort::Guard(_))));
+    // Or one of the kernel's own.
+    let written = staging.is_written() && !t.is_unlinked();
+    let refused = t.preparation.refusal().is_some() || !t.would_commit();
+    let certain = t.is_unlinked() || refused && !written;
+    // A write may have been under way when the last FLUSH looked (a mapping's pages).
+    let prepared =
+        t.preparation.is_prepared() && !written && staging.try_lock().is_some_and(|c| !c.dirty);
+    let ready = certain
+        || (prepared
+            && !state.names.is_followed(id)
+            && merging::still_fits(engine, state, id)
+            && growing::has_all_added(engine, grown_of(state, id)));
+    // FLUSH has prepared nothing, and there is nothing to wait for.
+    if (ready || current::is_no_op(engine, state, id)) && !rescue {
+        let aborted = finishing::finish(engine, state, id);
+        state::give_back(engine, state, &unlock);
+        drop(guard);
+        if let Some(aborted) = aborted {
+            engine.on_worker(move |engine| aborting::finish_aborted(engine, aborted));
+        }
+        return;
+    }
+    drop(guard);
+    finish_later(engine, id, staging.clone(), unlock);
+}
+
+/// Content that changed after its last FLUSH (a mapping) is prepared now, on a worker;
+/// lookups of the name wait meanwhile.
+fn finish_later(engine: &Arc<Engine>, id: TxnId, staging: Arc<Staging>, unlock: Unlock) {
+    engine.on_worker(move |engine| {
+        let (pid, rescue) = {
+            let state = engine.lock();
+            let txn = state.txns.get(&id);
+            (
+                txn.map_or(0, |t| t.participants.opener()),
+                txn.is_some_and(|t| t.promise.has_fsynced()),
+            )
+        };
+        // Others may commit while it is being merged into what they had committed before, or
+        // publish it under another name.
+        let mut tries = 0;
+        let (mut state, nobody_adds, copies) = loop {
+            tries += 1;
+            failpoint::delay("COMMITFS_DECIDE_DELAY_MS");
+            prepare::prepare(engine, id, &staging, pid).ok();
+            failpoint::delay("COMMITFS_DECIDE_DELAY_MS");
+            if rescue {
+                judging::rescue(engine, id, &staging);
+            }
+            let copies = copies::copies_of_prepared(engine, id);
+            let grows = grown_of(&engine.lock(), id).is_some();
+            let nobody_adds = grows.then(|| engine.appends.lock());
+            let mut state = engine.lock();
+            let grown = grown_of(&state, id);
+            let fits = merging::still_fits(engine, &mut state, id);
+            let is_final = !state.is_unprepared(id) || failpoint::mutant("C9-deciding");
+            let follows = copies.fit(&state, id) || tries > RENEWALS;
+            if is_final && fits && follows && grown.is_none_or(|g| g.is_complete()) {
+                break (state, nobody_adds, copies);
+            }
+            drop(state);
+            copies.remove(&engine.store);
+        };
+        let aborted = finishing::finish_with(engine, &mut state, id, copies);
+        state::give_back(engine, &mut state, &unlock);
+        drop(state);
+        // Before what aborts is locked: its owner may wait for this.
+        drop(nobody_adds);
+        if let Some(aborted) = aborted {
+            aborting::finish_aborted(engine, aborted);
+        }
+    });
+}
+
+/// What becomes of close-to-open consistency when a commit just comes some time after close().
+fn finish_late(engine: &Arc<Engine>, id: TxnId, staging: Arc<Staging>, unlock: Unlock) {
+    engine.on_worker(move |engine| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        finish_later(engine, id, staging, unlock);
+    });
+}
+
+/// Commits a transaction that never had a description (truncate(2)), or says why not.
+pub(super) fn commit_alone(
+    engine: &Arc<Engine>,
+    id: TxnId,
+    staging: &Arc<Staging>,
+    result: OpResult<()>,
+) -> OpResult<()> {
+    let pid = engine.lock().txns.get_mut(&id).map_or(0, |t| {
+        t.preparation.begin();
+        t.participants.opener()
+    });
+    let mut result = result.and_then(|()| prepare::prepare(engine, id, staging, pid));
+    let mut state = engine.lock();
+    // Nobody else has it open, whatever the last look at descriptors came to.
+    if let Some(abort) = state.txns.get(&id).and_then(|t| t.preparation.refusal()) {
+        result = result.and(Err(abort.errno()));
+    }
+    if let (Err(errno), Some(t)) = (result, state.txns.get_mut(&id))
+        && t.preparation.refusal().is_none()
+    {
+        let what = "truncate";
+        t.preparation.refuse(Abort::FailedWrite { what, errno });
+    }
+    let aborted = finishing::finish(engine, &mut state, id);
+    drop(state);
+    if let Some(aborted) = aborted {
+        aborting::finish_aborted(engine, aborted);
+    }
+    result?;
+    if engine.config.durability == Durability::Sync {
+        durability::checkpoint_all(engine)?;
+    }
+    Ok(())
 }
 
 /// What a close is told if its transaction has ended before it.
@@ -335,11 +340,11 @@ fn grown_of(state: &State, id: TxnId) -> Option<GrownBase> {
 impl Engine {
     /// Sends every open transaction to rejected (C20, `umount --force`).
     pub fn abort_all(&self) {
-        self.leave_halves();
+        streams::leave_halves(self);
         // Their close() has returned 0.
-        let state = self.await_all_decisions(Instant::now() + DECISION_LIMIT);
+        let state = deciding::await_all_decisions(self, Instant::now() + DECISION_LIMIT);
         crate::sys::interrupt::stop_all();
         let ids: Vec<TxnId> = state.txns.keys().copied().collect();
-        self.abort_by_force(state, &ids);
+        finishing::abort_by_force(self, state, &ids);
     }
 }

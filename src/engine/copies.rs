@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::publish::NewVersion;
-use super::{Engine, State};
+use super::{Engine, State, current, judging, metadata, publish, room};
 use crate::journal;
 use crate::namespace::NodeKind;
 use crate::rules::Creation;
@@ -53,165 +53,157 @@ impl Copies {
     }
 }
 
-impl Engine {
-    /// A file has got a second name, with this version: it follows whoever has the file open.
-    pub(super) fn follow_writers(
-        &self,
-        state: &mut State,
-        linked: &Dentry,
-        to: &Dentry,
-        version: NodeId,
-    ) {
-        if failpoint::mutant("C6-links") {
-            return;
-        }
-        let mut writers: Vec<TxnId> = state.names.leaders(linked).to_vec();
-        writers.extend(state.txns.at(linked).map(|t| t.id));
-        state.names.follow(to, version, writers);
+/// A file has got a second name, with this version: it follows whoever has the file open.
+pub(super) fn follow_writers(state: &mut State, linked: &Dentry, to: &Dentry, version: NodeId) {
+    if failpoint::mutant("C6-links") {
+        return;
     }
+    let mut writers: Vec<TxnId> = state.names.leaders(linked).to_vec();
+    writers.extend(state.txns.at(linked).map(|t| t.id));
+    state.names.follow(to, version, writers);
+}
 
-    /// Copies of what a transaction is about to commit, for the names that follow it. On a worker.
-    pub(super) fn copies_of_prepared(&self, id: TxnId) -> Copies {
-        let (followers, ready) = {
-            let state = self.lock();
-            let ready = state
-                .txns
-                .get(&id)
-                .and_then(|t| t.preparation.ready().cloned());
-            (state.names.followers(id), ready)
-        };
-        match ready {
-            Some(ready) => self.copies(followers, (&ready.file, &ready.content)),
-            None => Copies {
-                of: followers,
-                made: Vec::new(),
-            },
-        }
+/// Copies of what a transaction is about to commit, for the names that follow it. On a worker.
+pub(super) fn copies_of_prepared(engine: &Engine, id: TxnId) -> Copies {
+    let (followers, ready) = {
+        let state = engine.lock();
+        let ready = state
+            .txns
+            .get(&id)
+            .and_then(|t| t.preparation.ready().cloned());
+        (state.names.followers(id), ready)
+    };
+    match ready {
+        Some(ready) => copies(engine, followers, (&ready.file, &ready.content)),
+        None => Copies {
+            of: followers,
+            made: Vec::new(),
+        },
     }
+}
 
-    /// Gives the names that follow a transaction copies of what has been published of it already, under another name or by an unlock.
-    pub(super) fn renew_followers(&self, id: TxnId, version: NodeId) -> OpResult<()> {
-        // Somebody has committed since, and brings that to the links.
-        let is_old = |state: &State| state.nodes.get(version).is_none_or(|n| n.superseded);
-        // Whoever renames a link again and again keeps nobody waiting for ever.
-        for _ in 0..RENEWALS {
-            let (followers, fd) = {
-                let state = self.lock();
-                let followers = state.names.followers(id);
-                if followers.is_empty() || is_old(&state) {
-                    return Ok(());
-                }
-                (followers, state.nodes.fd(version)?)
-            };
-            let file = at::reopen_quietly(&*fd)?;
-            let stat = at::stat(&file)?;
-            let described = journal::ContentInfo {
-                len: u64::try_from(stat.st_size).unwrap_or(0),
-                crc: None,
-                inline: None,
-                mtime_ns: mtime_ns(&stat),
-                grown: None,
-                parts: None,
-            };
-            let copies = self.copies(followers, (&file, &described));
-            let mut state = self.lock();
-            if !is_old(&state) && copies.fit(&state, id) {
-                self.publish_copies(&mut state, copies);
+/// Gives the names that follow a transaction copies of what has been published of it already, under another name or by an unlock.
+pub(super) fn renew_followers(engine: &Engine, id: TxnId, version: NodeId) -> OpResult<()> {
+    // Somebody has committed since, and brings that to the links.
+    let is_old = |state: &State| state.nodes.get(version).is_none_or(|n| n.superseded);
+    // Whoever renames a link again and again keeps nobody waiting for ever.
+    for _ in 0..RENEWALS {
+        let (followers, fd) = {
+            let state = engine.lock();
+            let followers = state.names.followers(id);
+            if followers.is_empty() || is_old(&state) {
                 return Ok(());
             }
-            drop(state);
-            copies.remove(&self.store);
-        }
-        Err(Errno::AGAIN)
-    }
-
-    pub(super) fn copies(
-        &self,
-        of: HashMap<Dentry, NodeId>,
-        source: (&File, &journal::ContentInfo),
-    ) -> Copies {
-        let copy = |(dentry, onto): (&Dentry, &NodeId)| {
-            let made = self.copy_for(dentry, *onto, source);
-            made.inspect_err(|e| {
-                let path = self.show(&self.lock(), dentry);
-                log::warn!("{path}: a link stays behind the file that it was made of: {e}");
-            })
-            .ok()
+            (followers, state.nodes.fd(version)?)
         };
-        let made = of.iter().filter_map(copy).collect();
-        Copies { of, made }
-    }
-
-    pub(super) fn copy_for(
-        &self,
-        dentry: &Dentry,
-        onto: NodeId,
-        (source, described): (&File, &journal::ContentInfo),
-    ) -> OpResult<Copy> {
-        let policy = self.policy(&self.lock(), dentry, Creation::default());
-        self.check_named(0, source, (dentry, &policy), true)?;
-        self.reserve_commit()?;
-        let id = self.lock().txns.new_id();
-        let file = self.making_room(|| self.store.create_staging(id))?;
-        let fill = || self.fill_copy(id, &file, onto, (source, described));
-        let made = self.making_room_for(described.len, fill);
-        let (path, key, described) = made.inspect_err(|_| {
-            self.store.remove_staging(id).ok();
-        })?;
-        let ready = Ready {
-            onto: Some(onto),
-            ..Ready::new(id, Arc::new(file), described)
-        };
-        Ok(Copy {
-            dentry: dentry.clone(),
-            onto,
-            ready,
-            path: Arc::new(path.into()),
-            key,
-        })
-    }
-
-    pub(super) fn fill_copy(
-        &self,
-        id: TxnId,
-        file: &File,
-        onto: NodeId,
-        (source, described): (&File, &journal::ContentInfo),
-    ) -> OpResult<(OwnedFd, (u64, u64), journal::ContentInfo)> {
-        at::copy_contents(source, file, described.len).map_err(|e| errno_of(&e))?;
-        // One file: owner, mode and times are those of what was written.
-        let original = at::reopen(source, OFlags::PATH)?;
-        self.apply_metadata(file, Some(&original), None)?;
-        at::set_mtime(file, described.mtime_ns)?;
-        let mut described = journal::ContentInfo {
+        let file = at::reopen_quietly(&*fd)?;
+        let stat = at::stat(&file)?;
+        let described = journal::ContentInfo {
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            crc: None,
+            inline: None,
+            mtime_ns: mtime_ns(&stat),
             grown: None,
-            ..described.clone()
+            parts: None,
         };
-        self.outgrow(&self.lock(), onto, file, &mut described)?;
-        let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
-        let stat = at::stat(&path)?;
-        Ok((path, (stat.st_dev, stat.st_ino), described))
-    }
-
-    /// Commits copies, each if its name still has what it followed with.
-    pub(super) fn publish_copies(&self, state: &mut State, copies: Copies) {
-        let mut versions = Vec::new();
-        for copy in copies.made {
-            if self.current_if_any(state, &copy.dentry) != Ok(Some(copy.onto)) {
-                self.store.remove_staging(copy.ready.id).ok();
-                continue;
-            }
-            let dentry = &copy.dentry;
-            let version = state
-                .nodes
-                .create(NodeKind::File, copy.path, copy.key, dentry.clone());
-            state.names.renew_follower(dentry, version);
-            versions.push(NewVersion {
-                node: version,
-                dentry: copy.dentry,
-                ready: copy.ready,
-            });
+        let copies = copies(engine, followers, (&file, &described));
+        let mut state = engine.lock();
+        if !is_old(&state) && copies.fit(&state, id) {
+            publish_copies(engine, &mut state, copies);
+            return Ok(());
         }
-        self.publish_all(state, versions);
+        drop(state);
+        copies.remove(&engine.store);
     }
+    Err(Errno::AGAIN)
+}
+
+pub(super) fn copies(
+    engine: &Engine,
+    of: HashMap<Dentry, NodeId>,
+    source: (&File, &journal::ContentInfo),
+) -> Copies {
+    let copy = |(dentry, onto): (&Dentry, &NodeId)| {
+        let made = copy_for(engine, dentry, *onto, source);
+        made.inspect_err(|e| {
+            let path = engine.show(&engine.lock(), dentry);
+            log::warn!("{path}: a link stays behind the file that it was made of: {e}");
+        })
+        .ok()
+    };
+    let made = of.iter().filter_map(copy).collect();
+    Copies { of, made }
+}
+
+pub(super) fn copy_for(
+    engine: &Engine,
+    dentry: &Dentry,
+    onto: NodeId,
+    (source, described): (&File, &journal::ContentInfo),
+) -> OpResult<Copy> {
+    let policy = engine.policy(&engine.lock(), dentry, Creation::default());
+    judging::check_named(engine, 0, source, (dentry, &policy), true)?;
+    publish::reserve_commit(engine)?;
+    let id = engine.lock().txns.new_id();
+    let file = room::making_room(engine, || engine.store.create_staging(id))?;
+    let fill = || fill_copy(engine, id, &file, onto, (source, described));
+    let made = room::making_room_for(engine, described.len, fill);
+    let (path, key, described) = made.inspect_err(|_| {
+        engine.store.remove_staging(id).ok();
+    })?;
+    let ready = Ready {
+        onto: Some(onto),
+        ..Ready::new(id, Arc::new(file), described)
+    };
+    Ok(Copy {
+        dentry: dentry.clone(),
+        onto,
+        ready,
+        path: Arc::new(path.into()),
+        key,
+    })
+}
+
+pub(super) fn fill_copy(
+    engine: &Engine,
+    id: TxnId,
+    file: &File,
+    onto: NodeId,
+    (source, described): (&File, &journal::ContentInfo),
+) -> OpResult<(OwnedFd, (u64, u64), journal::ContentInfo)> {
+    at::copy_contents(source, file, described.len).map_err(|e| errno_of(&e))?;
+    // One file: owner, mode and times are those of what was written.
+    let original = at::reopen(source, OFlags::PATH)?;
+    metadata::apply_metadata(engine, file, Some(&original), None)?;
+    at::set_mtime(file, described.mtime_ns)?;
+    let mut described = journal::ContentInfo {
+        grown: None,
+        ..described.clone()
+    };
+    metadata::outgrow(&engine.lock(), onto, file, &mut described)?;
+    let path = at::open_path(&engine.store.staging, crate::store::id_name(id).as_ref())?;
+    let stat = at::stat(&path)?;
+    Ok((path, (stat.st_dev, stat.st_ino), described))
+}
+
+/// Commits copies, each if its name still has what it followed with.
+pub(super) fn publish_copies(engine: &Engine, state: &mut State, copies: Copies) {
+    let mut versions = Vec::new();
+    for copy in copies.made {
+        if current::current_if_any(engine, state, &copy.dentry) != Ok(Some(copy.onto)) {
+            engine.store.remove_staging(copy.ready.id).ok();
+            continue;
+        }
+        let dentry = &copy.dentry;
+        let version = state
+            .nodes
+            .create(NodeKind::File, copy.path, copy.key, dentry.clone());
+        state.names.renew_follower(dentry, version);
+        versions.push(NewVersion {
+            node: version,
+            dentry: copy.dentry,
+            ready: copy.ready,
+        });
+    }
+    publish::publish_all(engine, state, versions);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 
 use super::state::{sleep, sleep_until};
-use super::{Engine, State};
+use super::{Engine, State, current};
 use crate::group::Saver;
 use crate::namespace::NodeKind;
 use crate::runtime::Awaited;
@@ -73,51 +73,49 @@ pub(super) fn is_promised(state: &State, dentry: &Dentry) -> bool {
     state.txns.at(dentry).any(promises)
 }
 
-impl Engine {
-    /// Waits, on a worker, until it is decided what becomes of a transaction.
-    pub(super) fn await_decision(&self, id: TxnId) {
-        let mut state = self.lock();
-        while state.is_deciding(id) {
-            sleep(&mut state, &[Awaited::Transaction(id)]);
-        }
+/// Waits, on a worker, until it is decided what becomes of a transaction.
+pub(super) fn await_decision(engine: &Engine, id: TxnId) {
+    let mut state = engine.lock();
+    while state.is_deciding(id) {
+        sleep(&mut state, &[Awaited::Transaction(id)]);
     }
+}
 
-    /// Waits until it is decided of all closed transactions, but not for ever. Gives the state before another begins.
-    pub(super) fn await_all_decisions(&self, until: Instant) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
-        while state.txns.keys().any(|id| state.is_deciding(*id))
-            && Instant::now() < until
-            && !failpoint::mutant("C20-decided")
-        {
-            sleep_until(&mut state, &[Awaited::AnyTransaction], until);
-        }
-        state
+/// Waits until it is decided of all closed transactions, but not for ever. Gives the state before another begins.
+pub(super) fn await_all_decisions(engine: &Engine, until: Instant) -> MutexGuard<'_, State> {
+    let mut state = engine.lock();
+    while state.txns.keys().any(|id| state.is_deciding(*id))
+        && Instant::now() < until
+        && !failpoint::mutant("C20-decided")
+    {
+        sleep_until(&mut state, &[Awaited::AnyTransaction], until);
     }
+    state
+}
 
-    /// Waits until it is decided what becomes of new files of a directory.
-    pub(super) fn await_creations(&self, state: &mut MutexGuard<'_, State>, dir: NodeId) {
-        let creates = |state: &State, t: &Transaction| {
-            let is_new = t.purpose.creates() && t.dentry().dir == dir && !t.is_unlinked();
-            is_new && (t.phase.is_closing() || t.phase.is_held() && is_due(state, t))
-        };
-        while state.txns.values().any(|t| creates(state, t)) && !failpoint::mutant("C9-deciding") {
-            sleep(state, &[Awaited::Creation(dir)]);
-        }
+/// Waits until it is decided what becomes of new files of a directory.
+pub(super) fn await_creations(state: &mut MutexGuard<'_, State>, dir: NodeId) {
+    let creates = |state: &State, t: &Transaction| {
+        let is_new = t.purpose.creates() && t.dentry().dir == dir && !t.is_unlinked();
+        is_new && (t.phase.is_closing() || t.phase.is_held() && is_due(state, t))
+    };
+    while state.txns.values().any(|t| creates(state, t)) && !failpoint::mutant("C9-deciding") {
+        sleep(state, &[Awaited::Creation(dir)]);
     }
+}
 
-    /// Waits until it is decided of all that were closed under some names: what is done to these names next is later.
-    pub(super) fn await_decisions(&self, slots: &[&Dentry]) {
-        let mut state = self.lock();
-        let is_deciding = |state: &State, dentry: &&Dentry| state.deciding_under(dentry).is_some();
-        while let Some(dentry) = slots.iter().find(|dentry| is_deciding(&state, dentry)) {
-            sleep(&mut state, &[Awaited::Name((*dentry).clone())]);
-        }
+/// Waits until it is decided of all that were closed under some names: what is done to these names next is later.
+pub(super) fn await_decisions(engine: &Engine, slots: &[&Dentry]) {
+    let mut state = engine.lock();
+    let is_deciding = |state: &State, dentry: &&Dentry| state.deciding_under(dentry).is_some();
+    while let Some(dentry) = slots.iter().find(|dentry| is_deciding(&state, dentry)) {
+        sleep(&mut state, &[Awaited::Name((*dentry).clone())]);
     }
+}
 
-    pub(super) fn exists(&self, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
-        Ok(state.txns.at(dentry).any(is_as_good_as_there)
-            || self.current_if_any(state, dentry)?.is_some())
-    }
+pub(super) fn exists(engine: &Engine, state: &mut State, dentry: &Dentry) -> OpResult<bool> {
+    Ok(state.txns.at(dentry).any(is_as_good_as_there)
+        || current::current_if_any(engine, state, dentry)?.is_some())
 }
 
 /// Whether a saver of it has ended, so that it is about to be decided what becomes of it: who asks for the name waits for that.

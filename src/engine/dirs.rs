@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::handle::{DirEntry, Listing, OpenDirectory};
-use super::{Engine, State, pins, virtualdir};
+use super::{Engine, State, deciding, pins, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, proc};
 use crate::types::{Caller, HandleId, NodeId, OpResult, ROOT};
@@ -27,7 +27,9 @@ impl Engine {
         let entries = None;
         Ok(state.add_handle(Arc::new(OpenDirectory { node, entries })))
     }
+}
 
+impl Engine {
     /// The listing; read anew at offset 0, so rewinddir(3) sees what has changed.
     pub fn readdir(
         self: &Arc<Self>,
@@ -41,9 +43,8 @@ impl Engine {
             Err(e) => done(Err(e)),
             Ok((_, Some(entries))) if offset > 0 => done(Ok(entries)),
             Ok((node, _)) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    let listed = engine.list(caller, node).map(Arc::new);
+                self.on_worker(move |engine| {
+                    let listed = list(engine, caller, node).map(Arc::new);
                     if let Ok(listed) = &listed
                         && let Some(open) = engine.lock().handles.get_mut(handle)
                     {
@@ -55,7 +56,9 @@ impl Engine {
             }
         }
     }
+}
 
+impl Engine {
     /// closedir(3).
     pub fn releasedir(&self, handle: HandleId) {
         let closed = self.lock().handles.remove(handle);
@@ -65,72 +68,72 @@ impl Engine {
             self.freed.store(true, Ordering::Relaxed);
         }
     }
+}
 
-    fn list(&self, caller: Caller, node: NodeId) -> OpResult<Vec<DirEntry>> {
-        if virtualdir::is_virtual(node) {
-            return self.virtual_list(node);
-        }
-        let dir = self.dir_fd(&self.lock(), node)?;
-        let dev = at::stat(&*dir)?.st_dev;
-        let quietly = self.config.noatime || self.config.nodiratime;
-        let tgid = proc::tgid(caller.tid);
-        // Pending names move to the backing directory under this lock, so none is missed and none
-        // is seen twice.
-        let mut guard = self.lock();
-        // What has been closed is there (C2).
-        self.await_creations(&mut guard, node);
-        let state = &mut *guard;
-        let mut names: BTreeMap<OsString, (NodeId, FileType)> = BTreeMap::new();
-        for entry in rustix::fs::Dir::new(at::open_listing(&*dir, quietly)?)? {
-            let entry = entry?;
-            use std::os::unix::ffi::OsStrExt;
-            let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
-            if name == "." || name == ".." || Engine::is_state_dir(node, name) {
-                continue;
-            }
-            let kind = match entry.file_type() {
-                FileType::Unknown => at::stat_at(&*dir, name)?
-                    .map_or(FileType::Unknown, |s| FileType::from_raw_mode(s.st_mode)),
-                kind => kind,
-            };
-            let number = state.nodes.number((dev, entry.ino()));
-            let ino = state.shown_number(number);
-            names.insert(name.to_owned(), (ino, kind));
-        }
-        for (name, pending) in state.pending.in_dir(node) {
-            names.insert(name.clone(), (pending.node, FileType::RegularFile));
-        }
-        pins::lay_over(state, caller, node, &mut names);
-        for txn in state.txns.values() {
-            let own = tgid.is_some_and(|t| super::seeing::sees(state, txn, (t, caller.tid)));
-            if txn.dentry().dir == node
-                && !txn.is_unlinked()
-                && (txn.phase.is_open() || txn.phase.is_held())
-                && (txn.visibility.is_seen_by_all() || own)
-            {
-                let ino = txn.purpose.shown().unwrap_or(txn.node);
-                names.insert(txn.dentry().name.clone(), (ino, FileType::RegularFile));
-            }
-        }
-        let mut entries = vec![
-            DirEntry {
-                name: ".".into(),
-                ino: node,
-                kind: FileType::Directory,
-            },
-            DirEntry {
-                name: "..".into(),
-                ino: parent(state, node),
-                kind: FileType::Directory,
-            },
-        ];
-        entries.extend(
-            names
-                .into_iter()
-                .map(|(name, (ino, kind))| DirEntry { name, ino, kind }),
-        );
-        Ok(entries)
+fn list(engine: &Engine, caller: Caller, node: NodeId) -> OpResult<Vec<DirEntry>> {
+    if virtualdir::is_virtual(node) {
+        return virtualdir::virtual_list(engine, node);
     }
+    let dir = engine.dir_fd(&engine.lock(), node)?;
+    let dev = at::stat(&*dir)?.st_dev;
+    let quietly = engine.config.noatime || engine.config.nodiratime;
+    let tgid = proc::tgid(caller.tid);
+    // Pending names move to the backing directory under this lock, so none is missed and none
+    // is seen twice.
+    let mut guard = engine.lock();
+    // What has been closed is there (C2).
+    deciding::await_creations(&mut guard, node);
+    let state = &mut *guard;
+    let mut names: BTreeMap<OsString, (NodeId, FileType)> = BTreeMap::new();
+    for entry in rustix::fs::Dir::new(at::open_listing(&*dir, quietly)?)? {
+        let entry = entry?;
+        use std::os::unix::ffi::OsStrExt;
+        let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." || Engine::is_state_dir(node, name) {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => at::stat_at(&*dir, name)?
+                .map_or(FileType::Unknown, |s| FileType::from_raw_mode(s.st_mode)),
+            kind => kind,
+        };
+        let number = state.nodes.number((dev, entry.ino()));
+        let ino = state.shown_number(number);
+        names.insert(name.to_owned(), (ino, kind));
+    }
+    for (name, pending) in state.pending.in_dir(node) {
+        names.insert(name.clone(), (pending.node, FileType::RegularFile));
+    }
+    pins::lay_over(state, caller, node, &mut names);
+    for txn in state.txns.values() {
+        let own = tgid.is_some_and(|t| super::seeing::sees(state, txn, (t, caller.tid)));
+        if txn.dentry().dir == node
+            && !txn.is_unlinked()
+            && (txn.phase.is_open() || txn.phase.is_held())
+            && (txn.visibility.is_seen_by_all() || own)
+        {
+            let ino = txn.purpose.shown().unwrap_or(txn.node);
+            names.insert(txn.dentry().name.clone(), (ino, FileType::RegularFile));
+        }
+    }
+    let mut entries = vec![
+        DirEntry {
+            name: ".".into(),
+            ino: node,
+            kind: FileType::Directory,
+        },
+        DirEntry {
+            name: "..".into(),
+            ino: parent(state, node),
+            kind: FileType::Directory,
+        },
+    ];
+    entries.extend(
+        names
+            .into_iter()
+            .map(|(name, (ino, kind))| DirEntry { name, ino, kind }),
+    );
+    Ok(entries)
 }
 
 fn parent(state: &State, node: NodeId) -> NodeId {

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use super::publication::Publication;
 use super::rest::{AT_REST, may_commit_so_far};
 use super::target::check_target;
-use super::{Durability, Engine, State};
+use super::{Durability, Engine, State, deciding};
 use crate::sys::failpoint;
 use crate::txn::{Content, Transaction};
 use crate::types::{Dentry, OpResult, Seq, TxnId};
@@ -26,7 +26,7 @@ pub(super) fn check_due(
         Publication::Link => false,
         Publication::Stay | Publication::Rest => true,
     };
-    if !replaces && engine.exists(state, to)? && !failpoint::mutant("C11-noreplace") {
+    if !replaces && deciding::exists(engine, state, to)? && !failpoint::mutant("C11-noreplace") {
         return Err(Errno::EXIST);
     }
     let txn = state.txns.get(&id).filter(|t| is_still_due(t, how, to));
@@ -41,29 +41,27 @@ pub(super) fn is_still_due(txn: &Transaction, how: Publication, to: &Dentry) -> 
     !stays || (txn.dentry() == to && may_commit_so_far(txn))
 }
 
-impl Engine {
-    /// Whether what is written so far may be published so, for who has the content.
-    pub(super) fn may_be_published(content: &mut Content, how: Publication) -> OpResult<()> {
-        if let Some(failure) = &content.failed {
-            return Err(failure.errno);
-        }
-        if how == Publication::Rest {
-            let rests = content.changed && content.rests_for(AT_REST);
-            if !rests || !(failpoint::mutant("C21-rest") || content.is_whole()?) {
-                return Err(Errno::NODATA);
-            }
-        }
-        failpoint::delay("COMMITFS_PUBLISH_DELAY_MS");
-        Ok(())
+/// Whether what is written so far may be published so, for who has the content.
+pub(super) fn may_be_published(content: &mut Content, how: Publication) -> OpResult<()> {
+    if let Some(failure) = &content.failed {
+        return Err(failure.errno);
     }
-
-    /// What was published of an open file its close acknowledges, as it does what it commits itself: where
-    /// closes are durable, and where the program has called fsync before that (C7).
-    pub(super) fn owe(&self, txn: &Transaction, how: Publication, seq: Seq) {
-        let has_synced = how == Publication::Rest && txn.has_synced();
-        let stays = matches!(how, Publication::Stay | Publication::Rest);
-        if stays && (has_synced || self.config.durability == Durability::Sync) {
-            txn.staging.owe(seq);
+    if how == Publication::Rest {
+        let rests = content.changed && content.rests_for(AT_REST);
+        if !rests || !(failpoint::mutant("C21-rest") || content.is_whole()?) {
+            return Err(Errno::NODATA);
         }
+    }
+    failpoint::delay("COMMITFS_PUBLISH_DELAY_MS");
+    Ok(())
+}
+
+/// What was published of an open file its close acknowledges, as it does what it commits itself: where
+/// closes are durable, and where the program has called fsync before that (C7).
+pub(super) fn owe(engine: &Engine, txn: &Transaction, how: Publication, seq: Seq) {
+    let has_synced = how == Publication::Rest && txn.has_synced();
+    let stays = matches!(how, Publication::Stay | Publication::Rest);
+    if stays && (has_synced || engine.config.durability == Durability::Sync) {
+        txn.staging.owe(seq);
     }
 }

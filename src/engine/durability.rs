@@ -22,7 +22,7 @@ pub(super) const BACKLOG_WAIT: Duration = Duration::from_secs(30);
 /// Who commits waits so long for a durable close that it would overtake again.
 pub(super) const GIVE_WAY: Duration = Duration::from_millis(200);
 
-/// A durable close that others have overtaken: see [`Engine::give_way`].
+/// A durable close that others have overtaken: see [`give_way`].
 pub(super) struct Overtaken<'a>(&'a Engine);
 
 impl Drop for Overtaken<'_> {
@@ -35,185 +35,183 @@ impl Drop for Overtaken<'_> {
     }
 }
 
-impl Engine {
-    /// There is something to checkpoint.
-    pub(super) fn wake_checkpoint(&self, state: &mut State) {
-        if state.checkpoint.due.is_none() {
-            state.checkpoint.due = Some(Instant::now() + self.config.bound.mul_f32(0.2));
-            self.checkpoint_wanted.notify_one();
-        }
+/// There is something to checkpoint.
+pub(super) fn wake_checkpoint(engine: &Engine, state: &mut State) {
+    if state.checkpoint.due.is_none() {
+        state.checkpoint.due = Some(Instant::now() + engine.config.bound.mul_f32(0.2));
+        engine.checkpoint_wanted.notify_one();
     }
+}
 
-    /// Waits until all that is committed so far lies in the backing directory, durably.
-    pub(super) fn checkpoint_all(&self) -> OpResult<()> {
-        let mut state = self.lock();
-        let target = state.checkpoint.next_whole();
-        state.checkpoint.wanted = state.checkpoint.wanted.max(target);
-        state.checkpoint.write_out = true;
-        self.checkpoint_wanted.notify_one();
-        while state.checkpoint.rounds < target {
-            if let Some(failed) = state.checkpoint.failed {
-                return Err(failed);
-            }
-            sleep(&mut state, &[Awaited::Round]);
-        }
-        state.checkpoint.trouble().map_or(Ok(()), Err)
-    }
-
-    /// Waits until a commit survives a power cut, in the backing directory or in the journal.
-    pub(super) fn await_durable(&self, seq: Seq) -> OpResult<()> {
-        let mut state = self.lock();
-        state.checkpoint.awaiting += 1;
-        let mut failed = state.checkpoint.failed;
-        let own = state.checkpoint.next_whole();
-        while self.sequencer.durable() < seq && failed.is_none() {
-            if !state.checkpoint.busy {
-                self.want_round(&mut state);
-            }
-            sleep(&mut state, &[Awaited::Round]);
-            let stuck = state
-                .checkpoint
-                .stuck
-                .filter(|_| state.checkpoint.rounds >= own);
-            failed = state.checkpoint.failed.or(stuck);
-        }
-        state.checkpoint.awaiting -= 1;
-        let is_durable = self.sequencer.durable() >= seq;
-        failed.filter(|_| !is_durable).map_or(Ok(()), Err)
-    }
-
-    /// Answers once a commit survives a power cut, waiting for nothing itself.
-    pub(super) fn when_durable(
-        &self,
-        seq: Seq,
-        answer: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        let mut state = self.lock();
-        if self.sequencer.durable() >= seq {
-            drop(state);
-            return answer(Ok(()));
-        }
+/// Waits until all that is committed so far lies in the backing directory, durably.
+pub(super) fn checkpoint_all(engine: &Engine) -> OpResult<()> {
+    let mut state = engine.lock();
+    let target = state.checkpoint.next_whole();
+    state.checkpoint.wanted = state.checkpoint.wanted.max(target);
+    state.checkpoint.write_out = true;
+    engine.checkpoint_wanted.notify_one();
+    while state.checkpoint.rounds < target {
         if let Some(failed) = state.checkpoint.failed {
-            drop(state);
-            return answer(Err(failed));
+            return Err(failed);
         }
-        state.checkpoint.parked.push(Parked {
-            seq,
-            answer: Box::new(answer),
-        });
-        self.want_round(&mut state);
+        sleep(&mut state, &[Awaited::Round]);
     }
+    state.checkpoint.trouble().map_or(Ok(()), Err)
+}
 
-    /// Asks for a round, and wakes the checkpoint if it does not know of that, or enough have come.
-    pub(super) fn want_round(&self, state: &mut State) {
-        let first = state.checkpoint.wanted <= state.checkpoint.rounds;
-        let target = state.checkpoint.next_whole();
-        state.checkpoint.wanted = state.checkpoint.wanted.max(target);
-        if first || state.checkpoint.is_worth_a_round() {
-            self.checkpoint_wanted.notify_one();
+/// Waits until a commit survives a power cut, in the backing directory or in the journal.
+pub(super) fn await_durable(engine: &Engine, seq: Seq) -> OpResult<()> {
+    let mut state = engine.lock();
+    state.checkpoint.awaiting += 1;
+    let mut failed = state.checkpoint.failed;
+    let own = state.checkpoint.next_whole();
+    while engine.sequencer.durable() < seq && failed.is_none() {
+        if !state.checkpoint.busy {
+            want_round(engine, &mut state);
         }
+        sleep(&mut state, &[Awaited::Round]);
+        let stuck = state
+            .checkpoint
+            .stuck
+            .filter(|_| state.checkpoint.rounds >= own);
+        failed = state.checkpoint.failed.or(stuck);
     }
+    state.checkpoint.awaiting -= 1;
+    let is_durable = engine.sequencer.durable() >= seq;
+    failed.filter(|_| !is_durable).map_or(Ok(()), Err)
+}
 
-    /// A close waits while too many commits wait for the disk: each holds descriptors and space.
-    /// Not for ever, and not for a disk that is full.
-    pub(super) fn await_backlog(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
-        let begun = Instant::now();
-        while self.has_backlog(state) && begun.elapsed() < BACKLOG_WAIT {
-            state.checkpoint.due = Some(Instant::now());
-            self.checkpoint_wanted.notify_one();
-            sleep_until(state, &[Awaited::Round], begun + BACKLOG_WAIT);
-        }
+/// Answers once a commit survives a power cut, waiting for nothing itself.
+pub(super) fn when_durable(
+    engine: &Engine,
+    seq: Seq,
+    answer: impl FnOnce(OpResult<()>) + Send + 'static,
+) {
+    let mut state = engine.lock();
+    if engine.sequencer.durable() >= seq {
+        drop(state);
+        return answer(Ok(()));
     }
+    if let Some(failed) = state.checkpoint.failed {
+        drop(state);
+        return answer(Err(failed));
+    }
+    state.checkpoint.parked.push(Parked {
+        seq,
+        answer: Box::new(answer),
+    });
+    want_round(engine, &mut state);
+}
 
-    /// A durable close needs a moment in which all that was committed is on the medium: whoever would
-    /// commit lets it have one.
-    pub(super) fn give_way(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
-        let until = Instant::now() + GIVE_WAY;
-        if failpoint::mutant("C7-way") {
+/// Asks for a round, and wakes the checkpoint if it does not know of that, or enough have come.
+pub(super) fn want_round(engine: &Engine, state: &mut State) {
+    let first = state.checkpoint.wanted <= state.checkpoint.rounds;
+    let target = state.checkpoint.next_whole();
+    state.checkpoint.wanted = state.checkpoint.wanted.max(target);
+    if first || state.checkpoint.is_worth_a_round() {
+        engine.checkpoint_wanted.notify_one();
+    }
+}
+
+/// A close waits while too many commits wait for the disk: each holds descriptors and space.
+/// Not for ever, and not for a disk that is full.
+pub(super) fn await_backlog(engine: &Engine, state: &mut parking_lot::MutexGuard<'_, State>) {
+    let begun = Instant::now();
+    while has_backlog(engine, state) && begun.elapsed() < BACKLOG_WAIT {
+        state.checkpoint.due = Some(Instant::now());
+        engine.checkpoint_wanted.notify_one();
+        sleep_until(state, &[Awaited::Round], begun + BACKLOG_WAIT);
+    }
+}
+
+/// A durable close needs a moment in which all that was committed is on the medium: whoever would
+/// commit lets it have one.
+pub(super) fn give_way(state: &mut parking_lot::MutexGuard<'_, State>) {
+    let until = Instant::now() + GIVE_WAY;
+    if failpoint::mutant("C7-way") {
+        return;
+    }
+    while state.checkpoint.overtaken > 0 && state.checkpoint.trouble().is_none() {
+        if !sleep_until(state, &[Awaited::Overtaken, Awaited::Round], until) {
             return;
         }
-        while state.checkpoint.overtaken > 0 && state.checkpoint.trouble().is_none() {
-            if !sleep_until(state, &[Awaited::Overtaken, Awaited::Round], until) {
-                return;
-            }
-        }
     }
+}
 
-    /// Whether so many commits wait for the disk that the next should wait, too.
-    pub(super) fn has_backlog(&self, state: &State) -> bool {
-        let most = BACKLOG.min(self.config.descriptors / 8);
-        let most = failpoint::number("COMMITFS_BACKLOG", most);
-        self.sequencer.backlog() > most && state.checkpoint.trouble().is_none()
+/// Whether so many commits wait for the disk that the next should wait, too.
+pub(super) fn has_backlog(engine: &Engine, state: &State) -> bool {
+    let most = BACKLOG.min(engine.config.descriptors / 8);
+    let most = failpoint::number("COMMITFS_BACKLOG", most);
+    engine.sequencer.backlog() > most && state.checkpoint.trouble().is_none()
+}
+
+/// Whether the data of every commit so far is on the medium once the journal is.
+pub(super) fn all_synced(engine: &Engine, state: &State) -> bool {
+    !state.unsynced.has_dirs()
+        && !state.unsynced.has_appended()
+        && !state.checkpoint.takes_unsynced
+        && !engine.sequencer.is_barred()
+        && state
+            .pending
+            .iter()
+            .all(|(_, p)| (p.synced || p.journalled) && p.unwritten.is_none())
+}
+
+/// Every earlier commit's data is on the medium when this returns; their records may still
+/// have to be synced with the journal.
+pub(super) fn sync_pending(engine: &Engine) -> OpResult<()> {
+    let clean = all_synced(engine, &engine.lock());
+    if clean || failpoint::mutant("C19-prefix") {
+        return Ok(());
     }
+    checkpoint_all(engine)
+}
 
-    /// Whether the data of every commit so far is on the medium once the journal is.
-    pub(super) fn all_synced(&self, state: &State) -> bool {
-        !state.unsynced.has_dirs()
-            && !state.unsynced.has_appended()
-            && !state.checkpoint.takes_unsynced
-            && !self.sequencer.is_barred()
-            && state
-                .pending
-                .iter()
-                .all(|(_, p)| (p.synced || p.journalled) && p.unwritten.is_none())
+/// Marks a directory as changed in place: the next checkpoint makes it durable first, so that the
+/// order of commits holds across both ways.
+pub(crate) fn mark_dirty(engine: &Engine, state: &mut State, dir: NodeId) {
+    if let Ok(fd) = state.nodes.fd(dir) {
+        state.unsynced.note_dir(dir, fd);
     }
+    wake_checkpoint(engine, state);
+}
 
-    /// Every earlier commit's data is on the medium when this returns; their records may still
-    /// have to be synced with the journal.
-    pub(super) fn sync_pending(&self) -> OpResult<()> {
-        let clean = self.all_synced(&self.lock());
-        if clean || failpoint::mutant("C19-prefix") {
-            return Ok(());
-        }
-        self.checkpoint_all()
+/// Makes everything journalled so far durable.
+pub(super) fn sync_journal(engine: &Engine) -> OpResult<()> {
+    let synced = engine.sequencer.sync();
+    synced.inspect_err(|errno| journal_is_lost(engine, &mut engine.lock(), *errno))
+}
+
+/// Makes the first appends to the journal durable: see [`Sequencer::sync_to`](crate::commit::Sequencer::sync_to).
+pub(super) fn sync_journal_to(engine: &Engine, appends: u64) -> OpResult<()> {
+    if failpoint::mutant("C7-inlined-flush") {
+        return Ok(());
     }
+    let synced = engine.sequencer.sync_to(appends);
+    synced.inspect_err(|errno| journal_is_lost(engine, &mut engine.lock(), *errno))
+}
 
-    /// Marks a directory as changed in place: the next checkpoint makes it durable first, so that the
-    /// order of commits holds across both ways.
-    pub(crate) fn mark_dirty(&self, state: &mut State, dir: NodeId) {
-        if let Ok(fd) = state.nodes.fd(dir) {
-            state.unsynced.note_dir(dir, fd);
-        }
-        self.wake_checkpoint(state);
-    }
+/// Makes everything journalled so far durable for who holds the state.
+pub(super) fn sync_journal_now(engine: &Engine, state: &mut State) -> OpResult<()> {
+    let synced = engine.sequencer.sync();
+    synced.inspect_err(|errno| journal_is_lost(engine, state, *errno))
+}
 
-    /// Makes everything journalled so far durable.
-    pub(super) fn sync_journal(&self) -> OpResult<()> {
-        let synced = self.sequencer.sync();
-        synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
-    }
+/// A second try would be told that all is well, which proves nothing.
+pub(super) fn journal_is_lost(engine: &Engine, state: &mut State, errno: Errno) {
+    log::error!("the journal can't be made durable: {errno}; new commits are refused");
+    state.fail_checkpoint(errno);
+    engine.checkpoint_wanted.notify_one();
+}
 
-    /// Makes the first appends to the journal durable: see [`Sequencer::sync_to`](crate::commit::Sequencer::sync_to).
-    pub(super) fn sync_journal_to(&self, appends: u64) -> OpResult<()> {
-        if failpoint::mutant("C7-inlined-flush") {
-            return Ok(());
-        }
-        let synced = self.sequencer.sync_to(appends);
-        synced.inspect_err(|errno| self.journal_is_lost(&mut self.lock(), *errno))
-    }
-
-    /// Makes everything journalled so far durable for who holds the state.
-    pub(super) fn sync_journal_now(&self, state: &mut State) -> OpResult<()> {
-        let synced = self.sequencer.sync();
-        synced.inspect_err(|errno| self.journal_is_lost(state, *errno))
-    }
-
-    /// A second try would be told that all is well, which proves nothing.
-    pub(super) fn journal_is_lost(&self, state: &mut State, errno: Errno) {
-        log::error!("the journal can't be made durable: {errno}; new commits are refused");
-        state.fail_checkpoint(errno);
-        self.checkpoint_wanted.notify_one();
-    }
-
-    /// That a transaction has begun, as the journal is told.
-    pub(super) fn begin_record(state: &State, txn: &Transaction, claim: bool) -> Record {
-        Record::Begin {
-            id: txn.staging_id,
-            path: state.nodes.path(txn.dentry()).unwrap_or_default(),
-            claim,
-            pid: txn.participants.opener(),
-            started_ns: now_ns(),
-        }
+/// That a transaction has begun, as the journal is told.
+pub(super) fn begin_record(state: &State, txn: &Transaction, claim: bool) -> Record {
+    Record::Begin {
+        id: txn.staging_id,
+        path: state.nodes.path(txn.dentry()).unwrap_or_default(),
+        claim,
+        pid: txn.participants.opener(),
+        started_ns: now_ns(),
     }
 }
 

@@ -7,66 +7,65 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::{Engine, State};
+use super::documents::texts;
+use super::{Engine, State, current, ledger, locking, metadata};
 use crate::namespace::Shown;
 use crate::sys::failpoint;
 use crate::txn::Staging;
 use crate::types::{NodeId, OpResult, TxnId};
 
-impl Engine {
-    /// Whether its own program has emptied the name since a transaction was written.
-    pub(super) fn is_emptied(&self, id: TxnId) -> bool {
-        let state = self.lock();
-        let emptied = state.txns.get(&id).is_some_and(|t| t.purpose.is_emptied());
-        emptied && !failpoint::mutant("C9-emptied")
-    }
+/// Whether its own program has emptied the name since a transaction was written.
+pub(super) fn is_emptied(engine: &Engine, id: TxnId) -> bool {
+    let state = engine.lock();
+    let emptied = state.txns.get(&id).is_some_and(|t| t.purpose.is_emptied());
+    emptied && !failpoint::mutant("C9-emptied")
+}
 
-    /// Goes on from what the name means now. `adds`: a new log that has nothing yet goes on as one, and
-    /// its first line comes behind that. On a worker.
-    pub(super) fn take_over_emptied(
-        &self,
-        id: TxnId,
-        staging: &Arc<Staging>,
-        adds: bool,
-    ) -> OpResult<()> {
-        let dentry = self.lock().txns.get(&id).map(|t| t.dentry().clone());
-        let mut content = staging.lock();
-        let mut guard = self.lock_materialized(&dentry.ok_or(Errno::IO)?)?;
-        let state = &mut *guard;
-        let Some(txn) = state.txns.get_mut(&id) else {
-            return Ok(());
-        };
-        let Some(by) = txn.purpose.take_emptied() else {
-            return Ok(());
-        };
-        let (dentry, node) = (txn.dentry().clone(), txn.node);
-        let is_log = txn.purpose.is_log();
-        let stays = adds && is_log && !failpoint::mutant("C10-own-save");
-        if stays || state.txns.contains_key(&by) {
-            // Nothing is committed of it yet, and nothing was left.
-            drop(guard);
-            return content.truncate(0);
-        }
-        let Some(current) = self.current_if_any(state, &dentry)? else {
-            return Ok(());
-        };
-        let fd = state.nodes.fd(current)?;
-        content.take_over(Shown::growing(&state.nodes, current)?);
-        self.refresh_metadata(&content.file, staging, &fd)?;
-        self.goes_on_from(state, id, current);
+/// Goes on from what the name means now. `adds`: a new log that has nothing yet goes on as one, and
+/// its first line comes behind that. On a worker.
+pub(super) fn take_over_emptied(
+    engine: &Engine,
+    id: TxnId,
+    staging: &Arc<Staging>,
+    adds: bool,
+) -> OpResult<()> {
+    let dentry = engine.lock().txns.get(&id).map(|t| t.dentry().clone());
+    let mut content = staging.lock();
+    let mut guard = texts::lock_materialized(engine, &dentry.ok_or(Errno::IO)?)?;
+    let state = &mut *guard;
+    let Some(txn) = state.txns.get_mut(&id) else {
+        return Ok(());
+    };
+    let Some(by) = txn.purpose.take_emptied() else {
+        return Ok(());
+    };
+    let (dentry, node) = (txn.dentry().clone(), txn.node);
+    let is_log = txn.purpose.is_log();
+    let stays = adds && is_log && !failpoint::mutant("C10-own-save");
+    if stays || state.txns.contains_key(&by) {
+        // Nothing is committed of it yet, and nothing was left.
         drop(guard);
-        drop(content);
-        self.tell_moved(node);
-        Ok(())
+        return content.truncate(0);
     }
+    let Some(current) = current::current_if_any(engine, state, &dentry)? else {
+        return Ok(());
+    };
+    let fd = state.nodes.fd(current)?;
+    content.take_over(Shown::growing(&state.nodes, current)?);
+    metadata::refresh_metadata(engine, &content.file, staging, &fd)?;
+    goes_on_from(state, id, current);
+    drop(guard);
+    drop(content);
+    locking::tell_moved(engine, node);
+    Ok(())
+}
 
-    /// A transaction has nothing of its own, and a version of its name for a base.
-    fn goes_on_from(&self, state: &mut State, id: TxnId, current: NodeId) {
-        let body = state.files.body(current);
-        if let Some(txn) = state.txns.get_mut(&id) {
-            txn.purpose.start_anew_from(current, body);
-            txn.visibility.end_claim();
-        }
-        Engine::note_rebased(state, id, current);
+/// A transaction has nothing of its own, and a version of its name for a base.
+fn goes_on_from(state: &mut State, id: TxnId, current: NodeId) {
+    let body = state.files.body(current);
+    if let Some(txn) = state.txns.get_mut(&id) {
+        txn.purpose.start_anew_from(current, body);
+        txn.visibility.end_claim();
     }
+    ledger::note_rebased(state, id, current);
 }

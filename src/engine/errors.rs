@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Engine, State};
+use super::{Engine, State, advice};
 use crate::store::{Rejected, Unseen, id_name};
 use crate::sys::failpoint;
 use crate::txn::Abort;
@@ -74,87 +74,88 @@ impl State {
     }
 }
 
-impl Engine {
-    /// What was to be the version of a name isn't; `rejected` has it, if there was anything.
-    pub(super) fn remember_error(
-        &self,
-        state: &mut State,
-        dentry: &Dentry,
-        abort: &Abort,
-        (pid, command): (u32, &str),
-        rejected: Option<TxnId>,
-    ) {
-        if failpoint::mutant("C22") {
-            return;
-        }
-        let path = self.path_of(state, dentry);
-        let mut unseen = Unseen::of(&path, abort.to_string(), pid);
-        unseen.command = command.to_owned();
-        unseen.rejected = rejected.map(id_name);
-        if matches!(abort, Abort::Guard(_)) && rejected.is_none() {
-            unseen.remedy = Some(format!("commitfs rules explain {}", self.shell_path(&path)));
-        }
-        state.names.note_error(dentry, unseen.clone());
-        // All of a round is told once.
-        let last = state
-            .errors
-            .all
-            .back()
-            .map(|last| (&last.rejected, &last.reason));
-        let is_told = last == Some((&unseen.rejected, &unseen.reason));
-        if !(is_told && matches!(abort, Abort::Round(_))) {
+/// What was to be the version of a name isn't; `rejected` has it, if there was anything.
+pub(super) fn remember_error(
+    engine: &Engine,
+    state: &mut State,
+    dentry: &Dentry,
+    abort: &Abort,
+    (pid, command): (u32, &str),
+    rejected: Option<TxnId>,
+) {
+    if failpoint::mutant("C22") {
+        return;
+    }
+    let path = engine.path_of(state, dentry);
+    let mut unseen = Unseen::of(&path, abort.to_string(), pid);
+    unseen.command = command.to_owned();
+    unseen.rejected = rejected.map(id_name);
+    if matches!(abort, Abort::Guard(_)) && rejected.is_none() {
+        unseen.remedy = Some(format!(
+            "commitfs rules explain {}",
+            advice::shell_path(engine, &path)
+        ));
+    }
+    state.names.note_error(dentry, unseen.clone());
+    // All of a round is told once.
+    let last = state
+        .errors
+        .all
+        .back()
+        .map(|last| (&last.rejected, &last.reason));
+    let is_told = last == Some((&unseen.rejected, &unseen.reason));
+    if !(is_told && matches!(abort, Abort::Round(_))) {
+        state.errors.add(unseen);
+    }
+}
+
+/// Content that was kept is gone for good: nobody has asked for that.
+pub(super) fn report_dropped(state: &mut State, dropped: &[Rejected], why: &str) {
+    for one in dropped {
+        let unseen = Unseen::of_dropped(one, why);
+        if !failpoint::mutant("C5-drop-told") {
             state.errors.add(unseen);
         }
     }
+}
 
-    /// Content that was kept is gone for good: nobody has asked for that.
-    pub(super) fn report_dropped(&self, state: &mut State, dropped: &[Rejected], why: &str) {
-        for one in dropped {
-            let unseen = Unseen::of_dropped(one, why);
-            if !failpoint::mutant("C5-drop-told") {
-                state.errors.add(unseen);
-            }
-        }
-    }
+/// Errors that status has shown count as read.
+pub(super) fn mark_errors_read(engine: &Engine) {
+    let mut state = engine.lock();
+    state.errors.mark_read();
+    drop(state);
+    keep_unread(engine);
+}
 
-    /// Errors that status has shown count as read.
-    pub(super) fn mark_errors_read(&self) {
-        let mut state = self.lock();
-        state.errors.mark_read();
-        drop(state);
-        self.keep_unread();
-    }
+/// How many nobody has read.
+pub(super) fn unread(engine: &Engine) -> usize {
+    engine.lock().errors.unread().count()
+}
 
-    /// How many nobody has read.
-    pub(super) fn unread(&self) -> usize {
-        self.lock().errors.unread().count()
+/// Writes down those nobody has read, if that has changed: for the next mount.
+pub(super) fn keep_unread(engine: &Engine) {
+    // One writer at a time, so that the last list is the one that stays.
+    let _turn = engine.keeping_unread.lock();
+    let mut state = engine.lock();
+    if !std::mem::take(&mut state.errors.has_changed) || failpoint::mutant("C22-kept") {
+        return;
     }
+    let unread: Vec<Unseen> = state.errors.unread().cloned().collect();
+    drop(state);
+    if let Err(e) = engine.store.keep_unread(&unread) {
+        log::error!("errors can't be kept for the next mount: {e}");
+        engine.lock().errors.has_changed = true;
+    }
+}
 
-    /// Writes down those nobody has read, if that has changed: for the next mount.
-    pub(super) fn keep_unread(&self) {
-        // One writer at a time, so that the last list is the one that stays.
-        let _turn = self.keeping_unread.lock();
-        let mut state = self.lock();
-        if !std::mem::take(&mut state.errors.has_changed) || failpoint::mutant("C22-kept") {
-            return;
-        }
-        let unread: Vec<Unseen> = state.errors.unread().cloned().collect();
-        drop(state);
-        if let Err(e) = self.store.keep_unread(&unread) {
-            log::error!("errors can't be kept for the next mount: {e}");
-            self.lock().errors.has_changed = true;
-        }
+/// Takes over what nobody has read before the last mount ended.
+pub(super) fn take_over_unread(engine: &Engine) {
+    let unread = engine.store.kept_unread().unwrap_or_default();
+    if !unread.is_empty() {
+        log::warn!(
+            "{} errors from before this mount, which nobody has read: `commitfs status` shows them",
+            unread.len()
+        );
     }
-
-    /// Takes over what nobody has read before the last mount ended.
-    pub(super) fn take_over_unread(&self) {
-        let unread = self.store.kept_unread().unwrap_or_default();
-        if !unread.is_empty() {
-            log::warn!(
-                "{} errors from before this mount, which nobody has read: `commitfs status` shows them",
-                unread.len()
-            );
-        }
-        self.lock().errors.all.extend(unread);
-    }
+    engine.lock().errors.all.extend(unread);
 }

@@ -11,13 +11,19 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
+use super::append::streams;
 use super::barrier::JUDGEMENTS;
 use super::checkpoint::tell_begun;
-use super::names::open_at;
+use super::documents::texts;
+use super::names::{open_at, renaming};
+use super::open::beginning;
 use super::publication::Publication;
 use super::resting::publish_in_place;
 use super::target::check_target;
-use super::{Durability, Engine, State, rounds};
+use super::{
+    Durability, Engine, State, aborting, barrier, current, durability, finishing, io, judging,
+    names, prepare, publishing, resolve, room, rounds,
+};
 use crate::guard::{Guard, Replaces};
 use crate::journal::Record;
 use crate::namespace::NodeKind;
@@ -49,171 +55,184 @@ impl ExchangeSide {
 /// A name, the one that it exchanges with, and what it gives.
 type Side<'a> = (&'a Dentry, &'a Dentry, ExchangeSide);
 
-impl Engine {
-    pub(super) fn exchange_now(&self, caller: Caller, from: &Dentry, to: &Dentry) -> OpResult<()> {
-        let mut tries = 0;
-        let sides = loop {
-            tries += 1;
-            let sides = [
-                (from, to, self.side(caller, from)?),
-                (to, from, self.side(caller, to)?),
-            ];
-            match self.exchange_sides(caller, sides) {
-                Ok(true) => break sides,
-                Ok(false) if tries < JUDGEMENTS => {}
-                Ok(false) => return Err(Errno::BUSY),
-                Err(Errno::NOENT)
-                    if sides.iter().any(|(.., side)| side.has_ended(&self.lock())) => {}
-                Err(e) => return Err(e),
+pub(super) fn exchange_now(
+    engine: &Engine,
+    caller: Caller,
+    from: &Dentry,
+    to: &Dentry,
+) -> OpResult<()> {
+    let mut tries = 0;
+    let sides = loop {
+        tries += 1;
+        let sides = [
+            (from, to, side(engine, caller, from)?),
+            (to, from, side(engine, caller, to)?),
+        ];
+        match exchange_sides(engine, caller, sides) {
+            Ok(true) => break sides,
+            Ok(false) if tries < JUDGEMENTS => {}
+            Ok(false) => return Err(Errno::BUSY),
+            Err(Errno::NOENT)
+                if sides
+                    .iter()
+                    .any(|(.., side)| side.has_ended(&engine.lock())) => {}
+            Err(e) => return Err(e),
+        }
+    };
+    for (.., side) in sides {
+        if let ExchangeSide::Written(id) = side {
+            publish_written(engine, caller, id);
+        }
+    }
+    if engine.config.durability == Durability::Sync {
+        durability::checkpoint_all(engine)?;
+    }
+    Ok(())
+}
+
+/// Gives whether they have changed places: not if somebody else has put something under one of the
+/// names that has not been judged.
+fn exchange_sides(engine: &Engine, caller: Caller, sides: [Side<'_>; 2]) -> OpResult<bool> {
+    let mut judged = [None; 2];
+    // What may be refused comes before anybody sees anything of it.
+    for ((dentry, other, side), judged) in sides.iter().zip(&mut judged) {
+        match *side {
+            ExchangeSide::Hidden(id) => {
+                // It gets its first version under the name that it has.
+                check_written(engine, caller, id, dentry)?;
+                check_written(engine, caller, id, other)?;
             }
-        };
-        for (.., side) in sides {
-            if let ExchangeSide::Written(id) = side {
-                self.publish_written(caller, id);
+            ExchangeSide::Written(id) => check_written(engine, caller, id, other)?,
+            ExchangeSide::Version => {
+                *judged = renaming::check_moved(engine, caller, dentry, other)?
             }
         }
-        if self.config.durability == Durability::Sync {
-            self.checkpoint_all()?;
-        }
-        Ok(())
     }
-
-    /// Gives whether they have changed places: not if somebody else has put something under one of the
-    /// names that has not been judged.
-    fn exchange_sides(&self, caller: Caller, sides: [Side<'_>; 2]) -> OpResult<bool> {
-        let mut judged = [None; 2];
-        // What may be refused comes before anybody sees anything of it.
-        for ((dentry, other, side), judged) in sides.iter().zip(&mut judged) {
-            match *side {
-                ExchangeSide::Hidden(id) => {
-                    // It gets its first version under the name that it has.
-                    self.check_written(caller, id, dentry)?;
-                    self.check_written(caller, id, other)?;
-                }
-                ExchangeSide::Written(id) => self.check_written(caller, id, other)?,
-                ExchangeSide::Version => *judged = self.check_moved(caller, dentry, other)?,
+    for ((dentry, other, side), judged) in sides.iter().zip(&mut judged) {
+        match *side {
+            ExchangeSide::Hidden(id) => bring_out(engine, caller, id, dentry)?,
+            ExchangeSide::Written(id)
+                if matches!(judge_written(engine, id, dentry), Ok(Ok(()))) =>
+            {
+                publish_written(engine, caller, id);
             }
+            ExchangeSide::Written(_) => {}
+            ExchangeSide::Version => continue,
         }
-        for ((dentry, other, side), judged) in sides.iter().zip(&mut judged) {
-            match *side {
-                ExchangeSide::Hidden(id) => self.bring_out(caller, id, dentry)?,
-                ExchangeSide::Written(id)
-                    if matches!(self.judge_written(id, dentry), Ok(Ok(()))) =>
-                {
-                    self.publish_written(caller, id);
-                }
-                ExchangeSide::Written(_) => {}
-                ExchangeSide::Version => continue,
-            }
-            *judged = self.check_moved(caller, dentry, other)?;
-        }
-        let [(from, to, _), _] = sides;
-        let is_judged = |one, other| {
-            let mut both = judged.into_iter().zip([Some(one), other]);
-            both.all(|(judged, found)| judged.is_none() || judged == found)
-        };
-        let exchanged = self.checkpoint_until(|engine, barrier| {
-            engine.rename_step(from, to, RenameFlags::EXCHANGE, is_judged, barrier)
-        })?;
-        Ok(exchanged.is_some())
+        *judged = renaming::check_moved(engine, caller, dentry, other)?;
     }
+    let [(from, to, _), _] = sides;
+    let is_judged = |one, other| {
+        let mut both = judged.into_iter().zip([Some(one), other]);
+        both.all(|(judged, found)| judged.is_none() || judged == found)
+    };
+    let exchanged = barrier::checkpoint_until(engine, |engine, barrier| {
+        renaming::rename_step(engine, from, to, RenameFlags::EXCHANGE, is_judged, barrier)
+    })?;
+    Ok(exchanged.is_some())
+}
 
-    fn side(&self, caller: Caller, dentry: &Dentry) -> OpResult<ExchangeSide> {
-        let mut state = self.lock();
-        let own = self.own_transaction(&mut state, caller, dentry);
-        if self.current_if_any(&mut state, dentry)?.is_some() {
-            let written = own.filter(|id| state.txns.get(id).is_some_and(|t| t.would_commit()));
-            return Ok(written.map_or(ExchangeSide::Version, ExchangeSide::Written));
-        }
-        let claim = || state.txns.seen_by_all_at(dentry).next();
-        let hidden = own.or_else(|| claim().map(|t| t.id));
-        Ok(hidden.map_or(ExchangeSide::Version, ExchangeSide::Hidden))
+fn side(engine: &Engine, caller: Caller, dentry: &Dentry) -> OpResult<ExchangeSide> {
+    let mut state = engine.lock();
+    let own = resolve::own_transaction(engine, &mut state, caller, dentry);
+    if current::current_if_any(engine, &mut state, dentry)?.is_some() {
+        let written = own.filter(|id| state.txns.get(id).is_some_and(|t| t.would_commit()));
+        return Ok(written.map_or(ExchangeSide::Version, ExchangeSide::Written));
     }
+    let claim = || state.txns.seen_by_all_at(dentry).next();
+    let hidden = own.or_else(|| claim().map(|t| t.id));
+    Ok(hidden.map_or(ExchangeSide::Version, ExchangeSide::Hidden))
+}
 
-    /// Whether what a transaction holds so far may get a name.
-    fn check_written(&self, caller: Caller, id: TxnId, name: &Dentry) -> OpResult<()> {
-        if failpoint::mutant("C11-refused") {
-            return Ok(());
-        }
-        let judged = self.judge_written(id, name)?;
-        judged.map_err(|abort| self.refuse(name, abort, caller.tid))
+/// Whether what a transaction holds so far may get a name.
+fn check_written(engine: &Engine, caller: Caller, id: TxnId, name: &Dentry) -> OpResult<()> {
+    if failpoint::mutant("C11-refused") {
+        return Ok(());
     }
+    let judged = judge_written(engine, id, name)?;
+    judged.map_err(|abort| aborting::refuse(engine, name, abort, caller.tid))
+}
 
-    /// What the guard of a name says of it.
-    fn judge_written(&self, id: TxnId, name: &Dentry) -> OpResult<Result<(), Abort>> {
-        let (staging, policy, stays) = {
-            let state = self.lock();
-            let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
-            let policy = self.policy(&state, name, Creation::default());
-            (txn.staging.clone(), policy, txn.dentry() == name)
-        };
-        let judges = policy.mode == Mode::Atomic && policy.guard != Guard::None;
-        if judges {
-            self.copy_base(&staging).ok();
-        }
-        let mut content = staging.lock();
-        match &content.failed {
-            // It has no first version either.
-            Some(failure) if stays => return Err(failure.errno),
-            // What is committed goes, as after the close.
-            Some(_) => return Ok(Ok(())),
-            None => {}
-        }
-        if !judges {
-            return Ok(Ok(()));
-        }
-        content.copy_base()?;
-        let how = match stays {
-            true => self.replaces(id, &content),
-            false => Replaces::Whole,
-        };
-        Ok(self.check_guard(&mut content, name, &policy, how))
+/// What the guard of a name says of it.
+fn judge_written(engine: &Engine, id: TxnId, name: &Dentry) -> OpResult<Result<(), Abort>> {
+    let (staging, policy, stays) = {
+        let state = engine.lock();
+        let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
+        let policy = engine.policy(&state, name, Creation::default());
+        (txn.staging.clone(), policy, txn.dentry() == name)
+    };
+    let judges = policy.mode == Mode::Atomic && policy.guard != Guard::None;
+    if judges {
+        room::copy_base(engine, &staging).ok();
     }
-
-    /// A new file gets its first version under the name that it has: there has to be something to
-    /// exchange.
-    fn bring_out(&self, caller: Caller, id: TxnId, dentry: &Dentry) -> OpResult<()> {
-        match self.unpublished_stream(id) {
-            Some(handle) => self.publish_first(id, handle, 0, b"").map(drop),
-            None => self
-                .publish_open(
-                    caller.tid,
-                    id,
-                    dentry,
-                    Publication::Rename(RenameFlags::empty()),
-                )
-                .map(drop),
-        }
+    let mut content = staging.lock();
+    match &content.failed {
+        // It has no first version either.
+        Some(failure) if stays => return Err(failure.errno),
+        // What is committed goes, as after the close.
+        Some(_) => return Ok(Ok(())),
+        None => {}
     }
-
-    /// What the caller has written so far is what others find at once under the new name, as after a
-    /// rename of an open file (C11). What can't be committed yet, half a document say, is judged at
-    /// the close.
-    fn publish_written(&self, caller: Caller, id: TxnId) {
-        let dentry = self.lock().txns.get(&id).map(|t| t.dentry().clone());
-        let Some(dentry) = dentry.filter(|_| self.unpublished_stream(id).is_none()) else {
-            return;
-        };
-        match publish_in_place(self, caller.tid, id) {
-            Ok(()) | Err(Errno::NODATA) => {}
-            Err(e) => log::info!(
-                "{}: in an exchange, what is written is not committed yet: {e}",
-                self.show(&self.lock(), &dentry)
-            ),
-        }
+    if !judges {
+        return Ok(Ok(()));
     }
+    content.copy_base()?;
+    let how = match stays {
+        true => judging::replaces(engine, id, &content),
+        false => Replaces::Whole,
+    };
+    Ok(judging::check_guard(
+        engine,
+        &mut content,
+        name,
+        &policy,
+        how,
+    ))
+}
 
-    /// The transactions of two names have changed places with what these mean.
-    pub(super) fn exchange_writers(&self, state: &mut State, from: &Dentry, to: &Dentry) {
-        if failpoint::mutant("C11-exchange") {
-            return;
-        }
-        let (here, there) = (open_at(state, from), open_at(state, to));
-        for (ids, dentry) in [(here, to), (there, from)] {
-            for id in ids {
-                self.retarget(state, id, dentry);
-                self.journal_moved(state, id);
-            }
+/// A new file gets its first version under the name that it has: there has to be something to
+/// exchange.
+fn bring_out(engine: &Engine, caller: Caller, id: TxnId, dentry: &Dentry) -> OpResult<()> {
+    match streams::unpublished_stream(engine, id) {
+        Some(handle) => streams::publish_first(engine, id, handle, 0, b"").map(drop),
+        None => publishing::publish_open(
+            engine,
+            caller.tid,
+            id,
+            dentry,
+            Publication::Rename(RenameFlags::empty()),
+        )
+        .map(drop),
+    }
+}
+
+/// What the caller has written so far is what others find at once under the new name, as after a
+/// rename of an open file (C11). What can't be committed yet, half a document say, is judged at
+/// the close.
+fn publish_written(engine: &Engine, caller: Caller, id: TxnId) {
+    let dentry = engine.lock().txns.get(&id).map(|t| t.dentry().clone());
+    let Some(dentry) = dentry.filter(|_| streams::unpublished_stream(engine, id).is_none()) else {
+        return;
+    };
+    match publish_in_place(engine, caller.tid, id) {
+        Ok(()) | Err(Errno::NODATA) => {}
+        Err(e) => log::info!(
+            "{}: in an exchange, what is written is not committed yet: {e}",
+            engine.show(&engine.lock(), &dentry)
+        ),
+    }
+}
+
+/// The transactions of two names have changed places with what these mean.
+pub(super) fn exchange_writers(engine: &Engine, state: &mut State, from: &Dentry, to: &Dentry) {
+    if failpoint::mutant("C11-exchange") {
+        return;
+    }
+    let (here, there) = (open_at(state, from), open_at(state, to));
+    for (ids, dentry) in [(here, to), (there, from)] {
+        for id in ids {
+            names::retarget(engine, state, id, dentry);
+            names::journal_moved(engine, state, id);
         }
     }
 }
@@ -243,7 +262,7 @@ pub(super) fn rename_staged(
         let mut guard = engine.lock();
         let state = &mut *guard;
         check_target(engine, state, to)?;
-        let left = engine.left_at(state, from).ok().flatten();
+        let left = names::left_at(engine, state, from).ok().flatten();
         let policy = engine.policy(state, to, Creation::default());
         rounds::leave_before_move(state, id);
         let txn = state.txns.get_mut(&id).ok_or(Errno::NOENT)?;
@@ -253,8 +272,8 @@ pub(super) fn rename_staged(
         }
         txn.policy.group = policy.group;
         txn.purpose.end_stream();
-        engine.retarget(state, id, to);
-        engine.journal_target(state, id);
+        names::retarget(engine, state, id, to);
+        names::journal_target(engine, state, id);
         rounds::enter(engine, state, id);
         if let Some(txn) = state.txns.get(&id) {
             let (id, round) = (txn.staging_id, txn.round().unwrap_or_default());
@@ -266,7 +285,7 @@ pub(super) fn rename_staged(
         close_moved(engine, id, Ok(()))?;
     }
     if left.is_some() {
-        engine.unlink_moved(caller, from, left)?;
+        renaming::unlink_moved(engine, caller, from, left)?;
     }
     Ok(())
 }
@@ -275,17 +294,17 @@ pub(super) fn rename_staged(
 fn close_moved(engine: &Engine, id: TxnId, moved: OpResult<()>) -> OpResult<()> {
     let staging = engine.lock().txns.get(&id).map(|txn| txn.staging.clone());
     let staging = staging.ok_or(Errno::NOENT)?;
-    let prepared = moved.and_then(|()| engine.prepare(id, &staging, 0));
+    let prepared = moved.and_then(|()| prepare::prepare(engine, id, &staging, 0));
     let mut state = engine.lock();
     let refusal = state
         .txns
         .get(&id)
         .and_then(|txn| txn.preparation.refusal());
     let refusal = refusal.map(|abort| abort.errno());
-    let aborted = engine.finish(&mut state, id);
+    let aborted = finishing::finish(engine, &mut state, id);
     drop(state);
     if let Some(aborted) = aborted {
-        engine.finish_aborted(aborted);
+        aborting::finish_aborted(engine, aborted);
     }
     prepared.and(refusal.map_or(Ok(()), Err))
 }
@@ -300,7 +319,7 @@ pub(super) fn rename_into_group(
 ) -> OpResult<bool> {
     let pid = proc::tgid(caller.tid).unwrap_or(0);
     let (id, file, left) = {
-        let mut guard = engine.lock_materialized(from)?;
+        let mut guard = texts::lock_materialized(engine, from)?;
         let state = &mut *guard;
         let policy = engine.policy(state, to, Creation::default());
         if policy.group.is_none() || from == to || pid == 0 {
@@ -312,15 +331,15 @@ pub(super) fn rename_into_group(
                 .get(id)
                 .is_some_and(|n| n.kind == NodeKind::File)
         };
-        let source = engine.current(state, from)?;
-        let base = engine.current_if_any(state, to)?;
+        let source = current::current(engine, state, from)?;
+        let base = current::current_if_any(engine, state, to)?;
         let are_files = is_file(state, source) && base.is_none_or(|base| is_file(state, base));
         if !are_files || base == Some(source) {
             return Ok(false);
         }
         let file = at::reopen_quietly(&*state.nodes.fd(source)?)?;
-        let left = engine.left_at(state, from)?;
-        let id = engine.begin_on(state, to.clone(), Begun::by_open(base, false, true))?;
+        let left = names::left_at(engine, state, from)?;
+        let id = beginning::begin_on(engine, state, to.clone(), Begun::by_open(base, false, true))?;
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.participants.open(pid, caller.tid);
             txn.participants.join(pid, caller.tid, false);
@@ -334,7 +353,7 @@ pub(super) fn rename_into_group(
     };
     let staging = engine.lock().txns.get(&id).map(|txn| txn.staging.clone());
     let copied = staging.ok_or(Errno::NOENT).and_then(|staging| {
-        engine.change_staged(&staging, "rename", |content| {
+        io::change_staged(engine, &staging, "rename", |content| {
             copy_into(content, &staging, &file)
         })
     });
@@ -348,7 +367,7 @@ pub(super) fn rename_into_group(
         txn.phase.close();
     }
     close_moved(engine, id, copied)?;
-    engine.unlink_moved(caller, from, left)?;
+    renaming::unlink_moved(engine, caller, from, left)?;
     Ok(true)
 }
 

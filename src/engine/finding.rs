@@ -7,68 +7,62 @@ use rustix::io::Errno;
 
 use super::resolve::{Resolved, attr_counted};
 use super::state::sleep_until;
-use super::{Engine, STABLE, State, virtualdir};
+use super::{Engine, STABLE, State, lines, resolve, retries, virtualdir};
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode};
 use crate::runtime::Awaited;
 use crate::sys::failpoint;
 use crate::types::{Attr, Caller, Dentry, NodeId, OpResult, now_ns};
 
-impl Engine {
-    pub(super) fn lookup_waiting(
-        self: &Arc<Self>,
-        caller: Caller,
-        dentry: &Dentry,
-    ) -> OpResult<Attr> {
-        loop {
-            let mut state = self.lock();
-            match self.resolve(&mut state, caller, dentry, true)? {
-                Resolved::Node(id) => {
-                    self.count_lookup(&mut state, caller, dentry, id);
-                    match attr_counted(self, state, id) {
-                        // Not once more to what has ended.
-                        Err(Errno::STALE) => self.leave_retry_at(caller.tid, id),
-                        other => return other,
-                    }
-                }
-                Resolved::Wait(deadline) => {
-                    sleep_until(&mut state, &[Awaited::Name(dentry.clone())], deadline);
-                }
-            }
-        }
-    }
-
-    pub(super) fn try_lookup(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        dentry: &Dentry,
-    ) -> OpResult<Option<NodeId>> {
-        match self.resolve(state, caller, dentry, true)? {
+pub(super) fn lookup_waiting(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    dentry: &Dentry,
+) -> OpResult<Attr> {
+    loop {
+        let mut state = engine.lock();
+        match resolve::resolve(engine, &mut state, caller, dentry, true)? {
             Resolved::Node(id) => {
-                self.count_lookup(state, caller, dentry, id);
-                Ok(Some(id))
+                count_lookup(&mut state, caller, dentry, id);
+                match attr_counted(engine, state, id) {
+                    // Not once more to what has ended.
+                    Err(Errno::STALE) => retries::leave_retry_at(engine, caller.tid, id),
+                    other => return other,
+                }
             }
-            Resolved::Wait(_) => Ok(None),
+            Resolved::Wait(deadline) => {
+                sleep_until(&mut state, &[Awaited::Name(dentry.clone())], deadline);
+            }
         }
     }
+}
 
-    pub(super) fn count_lookup(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        dentry: &Dentry,
-        id: NodeId,
-    ) {
-        if let Some(node) = state.nodes.get_mut(id) {
-            node.lookups += 1;
+pub(super) fn try_lookup(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    dentry: &Dentry,
+) -> OpResult<Option<NodeId>> {
+    match resolve::resolve(engine, state, caller, dentry, true)? {
+        Resolved::Node(id) => {
+            count_lookup(state, caller, dentry, id);
+            Ok(Some(id))
         }
-        if state.lookups.len() > 8192 {
-            state.lookups.clear();
-        }
-        state.lookups.insert(caller.tid, (dentry.clone(), id));
+        Resolved::Wait(_) => Ok(None),
     }
+}
 
+pub(super) fn count_lookup(state: &mut State, caller: Caller, dentry: &Dentry, id: NodeId) {
+    if let Some(node) = state.nodes.get_mut(id) {
+        node.lookups += 1;
+    }
+    if state.lookups.len() > 8192 {
+        state.lookups.clear();
+    }
+    state.lookups.insert(caller.tid, (dentry.clone(), id));
+}
+
+impl Engine {
     /// The kernel gives back lookups.
     pub fn forget(&self, id: NodeId, count: u64) {
         if virtualdir::is_virtual(id) {
@@ -131,5 +125,5 @@ pub(super) fn is_at_rest(engine: &Engine, state: &State, dentry: &Dentry, id: No
     let policy = engine.policy(state, dentry, Creation::default());
     // Under such a rule it depends on who asks.
     let is_pinned = policy.pinned().is_some() && !failpoint::mutant("C23-pin-kept");
-    policy.mode == Mode::Atomic && !Engine::watches(&policy) && !is_pinned
+    policy.mode == Mode::Atomic && !lines::watches(&policy) && !is_pinned
 }

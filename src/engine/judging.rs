@@ -5,10 +5,11 @@ use std::fs::File;
 
 use rustix::io::Errno;
 
-use super::Engine;
+use super::documents::texts;
 use super::merging::MergeOutcome;
 use super::passed::look_at_passed;
 use super::target::check_target;
+use super::{Engine, aborting, current, merging, metadata, overlaid, room};
 use crate::guard::{Guard, Replaces, Verdict, examine, judge};
 use crate::namespace::NodeKind;
 use crate::rules::Policy;
@@ -28,181 +29,183 @@ pub(super) fn is_told(abort: &Abort, is_last: bool, policy: &Policy) -> bool {
     }
 }
 
-impl Engine {
-    /// Whether a transaction's content may be published under a name.
-    pub(super) fn check_guard(
-        &self,
-        content: &mut Content,
-        dentry: &Dentry,
-        policy: &Policy,
-        how: Replaces,
-    ) -> Result<(), Abort> {
-        if policy.guard == Guard::None || failpoint::mutant("C21") {
-            return Ok(());
-        }
-        let failed = |errno| Abort::FailedWrite {
-            what: "guard",
-            errno,
+/// Whether a transaction's content may be published under a name.
+pub(super) fn check_guard(
+    engine: &Engine,
+    content: &mut Content,
+    dentry: &Dentry,
+    policy: &Policy,
+    how: Replaces,
+) -> Result<(), Abort> {
+    if policy.guard == Guard::None || failpoint::mutant("C21") {
+        return Ok(());
+    }
+    let failed = |errno| Abort::FailedWrite {
+        what: "guard",
+        errno,
+    };
+    let verdict = content.examine(policy.guard).map_err(failed)?;
+    judge(policy.guard, &verdict, how, policy.allow_empty)
+        .decide(|| verdict_on_current(engine, dentry, policy.guard))
+        .map_err(failed)?
+        .map_err(|violation| Abort::Guard(violation.to_string()))
+}
+
+/// How a transaction's content takes the place of what is there: who edits a file (`r+`,
+/// truncate) has not chosen all of it, unless it has emptied the file first.
+pub(super) fn replaces(engine: &Engine, id: TxnId, content: &Content) -> Replaces {
+    let edits = !content.is_anew()
+        && engine
+            .lock()
+            .txns
+            .get(&id)
+            .is_some_and(|t| t.purpose.edits());
+    match edits && !failpoint::mutant("C21-edits") {
+        true => Replaces::InPlace,
+        false => Replaces::Whole,
+    }
+}
+
+/// Whether a file may get another name, by a rename or link (`over`: what has the name now is
+/// replaced), for the thread `by`. A refusal is told, counted and remembered.
+pub(super) fn check_named(
+    engine: &Engine,
+    by: u32,
+    file: &File,
+    (to, policy): (&Dentry, &Policy),
+    over: bool,
+) -> OpResult<()> {
+    if policy.guard == Guard::None || failpoint::mutant("C21") {
+        return Ok(());
+    }
+    let len = file.metadata().map_err(|e| errno_of(&e))?.len();
+    let verdict = examine(policy.guard, file, len).map_err(|e| errno_of(&e))?;
+    judge(policy.guard, &verdict, Replaces::Whole, policy.allow_empty)
+        .decide(|| match over {
+            true => verdict_on_current(engine, to, policy.guard),
+            false => Ok(None),
+        })?
+        .map_err(|v| aborting::refuse(engine, to, Abort::Guard(v.to_string()), by))?;
+    count_malformed(engine, matches!(verdict, Verdict::Malformed(_)));
+    Ok(())
+}
+
+/// Content was published that its guard finds odd.
+pub(super) fn count_malformed(engine: &Engine, is_malformed: bool) {
+    engine.lock().counters.malformed += u64::from(is_malformed);
+}
+
+/// Whether the guard lets a name have what was fsync'd. If not, all that was staged is kept for
+/// rejected.
+pub(super) fn permits_fsynced(
+    engine: &Engine,
+    id: TxnId,
+    staging: &Staging,
+    dentry: &Dentry,
+    policy: &Policy,
+) -> bool {
+    if policy.guard == Guard::None {
+        return true;
+    }
+    let (verdict, how) = {
+        let content = staging.lock();
+        let len = content.fsynced_len();
+        let file = &*content.readable().file;
+        let verdict = len.and_then(|len| examine(policy.guard, file, len).ok());
+        (verdict, replaces(engine, id, &content))
+    };
+    verdict.is_some_and(|new| {
+        judge(policy.guard, &new, how, policy.allow_empty)
+            .decide(|| verdict_on_current(engine, dentry, policy.guard))
+            .is_ok_and(|permitted| permitted.is_ok())
+    })
+}
+
+/// A killed writer, or one that left half a document, had called fsync: what it made durable,
+/// or more if the guard permits, becomes the version (C7).
+pub(super) fn rescue(engine: &Engine, id: TxnId, staging: &Staging) {
+    let (dentry, policy, then) = {
+        let state = engine.lock();
+        let Some(txn) = state.txns.get(&id) else {
+            return;
         };
-        let verdict = content.examine(policy.guard).map_err(failed)?;
-        judge(policy.guard, &verdict, how, policy.allow_empty)
-            .decide(|| self.verdict_on_current(dentry, policy.guard))
-            .map_err(failed)?
-            .map_err(|violation| Abort::Guard(violation.to_string()))
-    }
-
-    /// How a transaction's content takes the place of what is there: who edits a file (`r+`,
-    /// truncate) has not chosen all of it, unless it has emptied the file first.
-    pub(super) fn replaces(&self, id: TxnId, content: &Content) -> Replaces {
-        let edits =
-            !content.is_anew() && self.lock().txns.get(&id).is_some_and(|t| t.purpose.edits());
-        match edits && !failpoint::mutant("C21-edits") {
-            true => Replaces::InPlace,
-            false => Replaces::Whole,
-        }
-    }
-
-    /// Whether a file may get another name, by a rename or link (`over`: what has the name now is
-    /// replaced), for the thread `by`. A refusal is told, counted and remembered.
-    pub(super) fn check_named(
-        &self,
-        by: u32,
-        file: &File,
-        (to, policy): (&Dentry, &Policy),
-        over: bool,
-    ) -> OpResult<()> {
-        if policy.guard == Guard::None || failpoint::mutant("C21") {
-            return Ok(());
-        }
-        let len = file.metadata().map_err(|e| errno_of(&e))?.len();
-        let verdict = examine(policy.guard, file, len).map_err(|e| errno_of(&e))?;
-        judge(policy.guard, &verdict, Replaces::Whole, policy.allow_empty)
-            .decide(|| match over {
-                true => self.verdict_on_current(to, policy.guard),
-                false => Ok(None),
-            })?
-            .map_err(|v| self.refuse(to, Abort::Guard(v.to_string()), by))?;
-        self.count_malformed(matches!(verdict, Verdict::Malformed(_)));
-        Ok(())
-    }
-
-    /// Content was published that its guard finds odd.
-    pub(super) fn count_malformed(&self, is_malformed: bool) {
-        self.lock().counters.malformed += u64::from(is_malformed);
-    }
-
-    /// Whether the guard lets a name have what was fsync'd. If not, all that was staged is kept for
-    /// rejected.
-    pub(super) fn permits_fsynced(
-        &self,
-        id: TxnId,
-        staging: &Staging,
-        dentry: &Dentry,
-        policy: &Policy,
-    ) -> bool {
-        if policy.guard == Guard::None {
-            return true;
-        }
-        let (verdict, how) = {
-            let content = staging.lock();
-            let len = content.fsynced_len();
-            let file = &*content.readable().file;
-            let verdict = len.and_then(|len| examine(policy.guard, file, len).ok());
-            (verdict, self.replaces(id, &content))
-        };
-        verdict.is_some_and(|new| {
-            judge(policy.guard, &new, how, policy.allow_empty)
-                .decide(|| self.verdict_on_current(dentry, policy.guard))
-                .is_ok_and(|permitted| permitted.is_ok())
-        })
-    }
-
-    /// A killed writer, or one that left half a document, had called fsync: what it made durable,
-    /// or more if the guard permits, becomes the version (C7).
-    pub(super) fn rescue(&self, id: TxnId, staging: &Staging) {
-        let (dentry, policy, then) = {
-            let state = self.lock();
-            let Some(txn) = state.txns.get(&id) else {
-                return;
-            };
-            if txn.death().is_none() && txn.preparation.refusal().is_none() {
-                return;
-            }
-            let then = txn.promise.current_at_fsync();
-            (txn.dentry().clone(), txn.policy.clone(), then)
-        };
-        // Somebody has committed the name since the fsync: that is newer.
-        let current = self.current_if_any(&mut self.lock(), &dentry);
-        let by_parts = staging.lock().is_by_parts();
-        let edited = self.edited(&mut self.lock(), id);
-        if current != Ok(then) && edited.filter(|_| by_parts).is_none() {
+        if txn.death().is_none() && txn.preparation.refusal().is_none() {
             return;
         }
-        let prepare = || self.prepare_content(id, staging, &dentry, &policy, (false, true));
-        let mut ready = prepare();
-        if ready.is_err()
-            && self.permits_fsynced(id, staging, &dentry, &policy)
-            && staging.lock().cut_back_to_fsynced()
-        {
-            ready = prepare();
-        }
-        let mut state = self.lock();
-        if let (Ok(ready), Some(txn)) = (ready, state.txns.get_mut(&id)) {
-            txn.preparation.finish(ready, false);
-            txn.participants.forgive_deaths();
-            let path = self.show(&state, &dentry);
-            log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
-        }
+        let then = txn.promise.current_at_fsync();
+        (txn.dentry().clone(), txn.policy.clone(), then)
+    };
+    // Somebody has committed the name since the fsync: that is newer.
+    let current = current::current_if_any(engine, &mut engine.lock(), &dentry);
+    let by_parts = staging.lock().is_by_parts();
+    let edited = overlaid::edited(engine, &mut engine.lock(), id);
+    if current != Ok(then) && edited.filter(|_| by_parts).is_none() {
+        return;
     }
+    let prepare = || prepare_content(engine, id, staging, &dentry, &policy, (false, true));
+    let mut ready = prepare();
+    if ready.is_err()
+        && permits_fsynced(engine, id, staging, &dentry, &policy)
+        && staging.lock().cut_back_to_fsynced()
+    {
+        ready = prepare();
+    }
+    let mut state = engine.lock();
+    if let (Ok(ready), Some(txn)) = (ready, state.txns.get_mut(&id)) {
+        txn.preparation.finish(ready, false);
+        txn.participants.forgive_deaths();
+        let path = engine.show(&state, &dentry);
+        log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
+    }
+}
 
-    /// What the guard says of the version that would be replaced.
-    fn verdict_on_current(&self, dentry: &Dentry, guard: Guard) -> OpResult<Option<Verdict>> {
-        let fd = {
-            let mut state = self.lock_materialized(dentry)?;
-            let Some(id) = self.current_if_any(&mut state, dentry)? else {
-                return Ok(None);
-            };
-            match state.nodes.get(id) {
-                Some(node) if node.kind == NodeKind::File => state.nodes.fd(id)?,
-                _ => return Ok(None),
-            }
+/// What the guard says of the version that would be replaced.
+fn verdict_on_current(engine: &Engine, dentry: &Dentry, guard: Guard) -> OpResult<Option<Verdict>> {
+    let fd = {
+        let mut state = texts::lock_materialized(engine, dentry)?;
+        let Some(id) = current::current_if_any(engine, &mut state, dentry)? else {
+            return Ok(None);
         };
-        let file = at::reopen_quietly(&*fd)?;
-        let len = file.metadata().map_err(|e| errno_of(&e))?.len();
-        examine(guard, &file, len)
-            .map(Some)
-            .map_err(|e| errno_of(&e))
-    }
+        match state.nodes.get(id) {
+            Some(node) if node.kind == NodeKind::File => state.nodes.fd(id)?,
+            _ => return Ok(None),
+        }
+    };
+    let file = at::reopen_quietly(&*fd)?;
+    let len = file.metadata().map_err(|e| errno_of(&e))?.len();
+    examine(guard, &file, len)
+        .map(Some)
+        .map_err(|e| errno_of(&e))
+}
 
-    pub(super) fn prepare_content(
-        &self,
-        id: TxnId,
-        staging: &Staging,
-        dentry: &Dentry,
-        policy: &Policy,
-        (sure, takes_added): (bool, bool),
-    ) -> Result<Ready, Abort> {
-        self.copy_base(staging).ok();
-        let mut content = staging.lock();
-        if let Some(failure) = &content.failed {
-            return Err(Abort::FailedWrite {
-                what: failure.what,
-                errno: failure.errno,
-            });
-        }
-        let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
-        content.copy_base().map_err(failed("copy"))?;
-        look_at_passed(&self.store, &mut content).map_err(failed("write"))?;
-        let edits = self
-            .take_parts(id, &mut content, takes_added)
-            .map_err(failed("copy"))?;
-        if takes_added {
-            self.take_added(&mut content).map_err(failed("copy"))?;
-        }
-        let attributes = |content: &mut Content| self.apply_attributes(id, content, dentry, false);
-        let target = (dentry, policy);
-        make_ready(self, id, &mut content, target, (sure, edits), attributes)
+pub(super) fn prepare_content(
+    engine: &Engine,
+    id: TxnId,
+    staging: &Staging,
+    dentry: &Dentry,
+    policy: &Policy,
+    (sure, takes_added): (bool, bool),
+) -> Result<Ready, Abort> {
+    room::copy_base(engine, staging).ok();
+    let mut content = staging.lock();
+    if let Some(failure) = &content.failed {
+        return Err(Abort::FailedWrite {
+            what: failure.what,
+            errno: failure.errno,
+        });
     }
+    let failed = |what: &'static str| move |errno: Errno| Abort::FailedWrite { what, errno };
+    content.copy_base().map_err(failed("copy"))?;
+    look_at_passed(&engine.store, &mut content).map_err(failed("write"))?;
+    let edits =
+        overlaid::take_parts(engine, id, &mut content, takes_added).map_err(failed("copy"))?;
+    if takes_added {
+        overlaid::take_added(engine, &mut content).map_err(failed("copy"))?;
+    }
+    let attributes =
+        |content: &mut Content| texts::apply_attributes(engine, id, content, dentry, false);
+    let target = (dentry, policy);
+    make_ready(engine, id, &mut content, target, (sure, edits), attributes)
 }
 
 /// What is all staged by now is judged, described, and given the attributes of what it replaces.
@@ -219,8 +222,8 @@ pub(super) fn make_ready(
     check_target(engine, &engine.lock(), dentry)
         .map_err(|errno| Abort::VanishedTarget { errno })?;
     check_limit(engine, id, content)?;
-    let how = engine.replaces(id, content);
-    engine.check_guard(content, dentry, policy, how)?;
+    let how = replaces(engine, id, content);
+    check_guard(engine, content, dentry, policy, how)?;
     if sure {
         failpoint::fail_point("prepare").map_err(failed("prepare"))?;
     }
@@ -236,11 +239,10 @@ pub(super) fn make_ready(
         let save = state.registry.saves.get(&id);
         save.and_then(|s| s.base.clone())
     };
-    let (onto, outcome) = engine.reconcile(dentry, policy, base.as_ref(), &content.file)?;
+    let (onto, outcome) = merging::reconcile(engine, dentry, policy, base.as_ref(), &content.file)?;
     let is_newer = onto != like.map(|(version, _)| version);
     if let Some(since) = onto.filter(|_| is_newer && !content.times_set) {
-        engine
-            .outgrow(&engine.lock(), since, &content.file, &mut described)
+        metadata::outgrow(&engine.lock(), since, &content.file, &mut described)
             .map_err(failed("setting attributes"))?;
     }
     failpoint::crash_point("staging-written");

@@ -1,7 +1,7 @@
 //! What is a stream, which is shown line by line while it grows, and what is a document, which is
 //! whole at its close (C10).
 
-use super::{Engine, State};
+use super::{Engine, State, current};
 use crate::guard::{Guard, JsonLines, ReadAt, Verdict};
 use crate::namespace::NodeKind;
 use crate::rules::{OnConflict, Policy, Record as RecordRule, Stream};
@@ -28,7 +28,7 @@ pub(super) fn by_json_lines(policy: &Policy) -> bool {
     policy.guard == Guard::Json
         && policy.record != Some(RecordRule::Close)
         // A save that merges builds on what its thread has read.
-        && !Engine::watches(policy)
+        && !watches(policy)
         && !failpoint::mutant("C10-json")
 }
 
@@ -98,86 +98,84 @@ pub(super) enum Next {
     Document,
 }
 
-impl Engine {
-    /// Whether the current version of a name is known to be lines of JSON, `len` bytes in all.
-    pub(super) fn knows_json_lines(state: &State, node: NodeId, len: u64) -> bool {
-        len > 0 && state.nodes.get(node).is_some_and(|n| n.json_lines == len)
-    }
+/// Whether the current version of a name is known to be lines of JSON, `len` bytes in all.
+pub(super) fn knows_json_lines(state: &State, node: NodeId, len: u64) -> bool {
+    len > 0 && state.nodes.get(node).is_some_and(|n| n.json_lines == len)
+}
 
-    /// Looks whether a version is lines of JSON, at least two. Reads it, unless that is known.
-    pub(super) fn learn_json_lines(&self, id: NodeId) -> OpResult<bool> {
-        let (fd, known) = {
-            let state = self.lock();
-            let Some(node) = state.nodes.get(id).filter(|n| n.kind == NodeKind::File) else {
-                return Ok(false);
-            };
-            (state.nodes.fd(id)?, node.json_lines)
+/// Looks whether a version is lines of JSON, at least two. Reads it, unless that is known.
+pub(super) fn learn_json_lines(engine: &Engine, id: NodeId) -> OpResult<bool> {
+    let (fd, known) = {
+        let state = engine.lock();
+        let Some(node) = state.nodes.get(id).filter(|n| n.kind == NodeKind::File) else {
+            return Ok(false);
         };
-        let file = at::reopen_quietly(&*fd)?;
-        let len = file.metadata().map_err(|e| errno_of(&e))?.len();
-        if known == len && len > 0 {
-            return Ok(true);
-        }
-        let mut json = JsonLines::default();
-        let mut piece = vec![0; PIECE];
-        while json.position() < len && json.lines().is_some() {
-            let want = PIECE.min(usize::try_from(len - json.position()).unwrap_or(PIECE));
-            let read = file.read_at(&mut piece[..want], json.position());
-            match read.map_err(|e| errno_of(&e))? {
-                0 => return Ok(false),
-                read => json.feed(&piece[..read]),
-            }
-        }
-        let are_lines = json.whole_lines().is_some_and(|lines| lines >= LEAST);
-        if are_lines && let Some(node) = self.lock().nodes.get_mut(id) {
-            node.json_lines = len;
-        }
-        Ok(are_lines)
+        (state.nodes.fd(id)?, node.json_lines)
+    };
+    let file = at::reopen_quietly(&*fd)?;
+    let len = file.metadata().map_err(|e| errno_of(&e))?.len();
+    if known == len && len > 0 {
+        return Ok(true);
     }
+    let mut json = JsonLines::default();
+    let mut piece = vec![0; PIECE];
+    while json.position() < len && json.lines().is_some() {
+        let want = PIECE.min(usize::try_from(len - json.position()).unwrap_or(PIECE));
+        let read = file.read_at(&mut piece[..want], json.position());
+        match read.map_err(|e| errno_of(&e))? {
+            0 => return Ok(false),
+            read => json.feed(&piece[..read]),
+        }
+    }
+    let are_lines = json.whole_lines().is_some_and(|lines| lines >= LEAST);
+    if are_lines && let Some(node) = engine.lock().nodes.get_mut(id) {
+        node.json_lines = len;
+    }
+    Ok(are_lines)
+}
 
-    /// Learns whether what a name means now is lines of JSON.
-    pub(super) fn learn_current_json_lines(&self, dentry: &Dentry) -> OpResult<bool> {
-        let current = {
-            let mut state = self.lock();
-            self.current(&mut state, dentry)?
-        };
-        self.learn_json_lines(current)
-    }
+/// Learns whether what a name means now is lines of JSON.
+pub(super) fn learn_current_json_lines(engine: &Engine, dentry: &Dentry) -> OpResult<bool> {
+    let current = {
+        let mut state = engine.lock();
+        current::current(engine, &mut state, dentry)?
+    };
+    learn_json_lines(engine, current)
+}
 
-    /// Whether a version under a name may turn out to be lines of JSON, and nobody has looked: for
-    /// who opens it to append.
-    pub(super) fn has_json_lines_to_learn(&self, id: NodeId) -> bool {
-        let guard = self.lock();
-        let state = &*guard;
-        let node = state.nodes.get(id).filter(|n| n.kind == NodeKind::File);
-        let Some((node, dentry)) = node.and_then(|n| Some((n, n.at.as_ref()?))) else {
-            return false;
-        };
-        let policy = self.policy(state, dentry, crate::rules::Creation::default());
-        if node.direct > 0 || !by_json_lines(&policy) {
-            return false;
-        }
-        let len = state.nodes.fd(id).and_then(|fd| at::stat(&*fd));
-        len.is_ok_and(|s| s.st_size > 0 && node.json_lines != s.st_size as u64)
+/// Whether a version under a name may turn out to be lines of JSON, and nobody has looked: for
+/// who opens it to append.
+pub(super) fn has_json_lines_to_learn(engine: &Engine, id: NodeId) -> bool {
+    let guard = engine.lock();
+    let state = &*guard;
+    let node = state.nodes.get(id).filter(|n| n.kind == NodeKind::File);
+    let Some((node, dentry)) = node.and_then(|n| Some((n, n.at.as_ref()?))) else {
+        return false;
+    };
+    let policy = engine.policy(state, dentry, crate::rules::Creation::default());
+    if node.direct > 0 || !by_json_lines(&policy) {
+        return false;
     }
+    let len = state.nodes.fd(id).and_then(|fd| at::stat(&*fd));
+    len.is_ok_and(|s| s.st_size > 0 && node.json_lines != s.st_size as u64)
+}
 
-    /// Whether who opens a version to append adds lines to it, and which.
-    pub(super) fn adds_lines(&self, state: &State, id: NodeId, policy: &Policy) -> Option<Stream> {
-        if by_lines(policy) {
-            return Some(Stream::Lines);
-        }
-        let len = || {
-            let fd = state.nodes.fd(id).ok()?;
-            u64::try_from(at::stat(&*fd).ok()?.st_size).ok()
-        };
-        let known = by_json_lines(policy) && Engine::knows_json_lines(state, id, len()?);
-        known.then_some(Stream::Json)
+/// Whether who opens a version to append adds lines to it, and which.
+pub(super) fn adds_lines(state: &State, id: NodeId, policy: &Policy) -> Option<Stream> {
+    if by_lines(policy) {
+        return Some(Stream::Lines);
     }
+    let len = || {
+        let fd = state.nodes.fd(id).ok()?;
+        u64::try_from(at::stat(&*fd).ok()?.st_size).ok()
+    };
+    let known = by_json_lines(policy) && knows_json_lines(state, id, len()?);
+    known.then_some(Stream::Json)
+}
 
-    /// Whether what becomes of a stale save is for this module to say.
-    pub(super) fn watches(policy: &Policy) -> bool {
-        policy.on_conflict != OnConflict::Last && !failpoint::mutant("C17")
-    }
+/// Whether what becomes of a stale save is for this module to say.
+pub(super) fn watches(policy: &Policy) -> bool {
+    policy.on_conflict != OnConflict::Last && !failpoint::mutant("C17")
 }
 
 /// Whether a rule makes a stream of what begins by emptying its file.

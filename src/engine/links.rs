@@ -10,9 +10,13 @@ use rustix::io::Errno;
 
 use super::barrier::{Barrier, Step};
 use super::deciding::is_promised;
-use super::names::refuse_state_dir;
+use super::documents::texts;
+use super::names::{refuse_state_dir, replaced};
 use super::publication::Publication;
-use super::{Engine, State, pins, virtualdir};
+use super::{
+    Engine, State, barrier, copies, current, deciding, durability, judging, pins, publish,
+    publishing, resolve, virtualdir,
+};
 use crate::guard::Guard;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode};
@@ -51,148 +55,153 @@ impl Engine {
             name: name.to_owned(),
         };
         pins::leave_names(self, caller.tid, &[&to]);
-        let engine = self.clone();
-        self.pool
-            .run(move || done(engine.link_now(caller, node, &to)));
+        self.on_worker(move |engine| done(link_now(engine, caller, node, &to)));
     }
+}
 
-    /// What it has found may be replaced at any moment, and be gone then: it begins again. The kernel would only do so once.
-    fn link_now(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Attr> {
-        let is_there = || self.lock().nodes.get(node).is_some_and(|n| !n.dead);
-        for _ in 1..TRIES {
-            match self.link_found(caller, node, to) {
-                Err(Errno::STALE) if is_there() && !failpoint::mutant("C6-link-again") => {}
-                linked => return linked,
-            }
+/// What it has found may be replaced at any moment, and be gone then: it begins again. The kernel would only do so once.
+fn link_now(engine: &Engine, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Attr> {
+    let is_there = || engine.lock().nodes.get(node).is_some_and(|n| !n.dead);
+    for _ in 1..TRIES {
+        match link_found(engine, caller, node, to) {
+            Err(Errno::STALE) if is_there() && !failpoint::mutant("C6-link-again") => {}
+            linked => return linked,
         }
-        self.link_found(caller, node, to)
     }
+    link_found(engine, caller, node, to)
+}
 
-    fn link_found(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Attr> {
-        let closed = self.lock().deciding_at(node);
-        if let Some(closed) = closed {
-            self.await_decision(closed);
-        }
-        let (node, open) = {
-            let mut state = self.lock();
-            if self.exists(&mut state, to)? {
-                return Err(Errno::EXIST);
-            }
-            match state.nodes.get(node).ok_or(Errno::STALE)?.kind {
-                NodeKind::Private(id) if state.txns.contains_key(&id) => {
-                    match self.untouched_base(&mut state, id)? {
-                        Some(base) => (base, None),
-                        None => (node, Some(id)),
-                    }
-                }
-                NodeKind::Dir => return Err(Errno::PERM),
-                _ => (node, None),
-            }
-        };
-        if let Some(id) = open {
-            return match self.publish_open(caller.tid, id, to, Publication::Link) {
-                Ok(published) => self.attr_after_lookup(published.version),
-                Err(Errno::NOENT) if self.lock().has_ended(id) => self.link_found(caller, node, to),
-                Err(e) => Err(e),
-            };
-        }
-        let linked = self.checkpoint_judged(
-            || self.check_linked(caller, node, to),
-            |judged, barrier| self.link_step((node, judged), to, barrier),
-        )?;
-        // What is kept of a name goes by the one that it was found under.
-        Ok(Attr {
-            name_ttl: super::VOLATILE,
-            ..self.attr(linked)?
-        })
+fn link_found(engine: &Engine, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Attr> {
+    let closed = engine.lock().deciding_at(node);
+    if let Some(closed) = closed {
+        deciding::await_decision(engine, closed);
     }
-
-    /// The version that a transaction still is, having written nothing.
-    fn untouched_base(&self, state: &mut State, id: TxnId) -> OpResult<Option<NodeId>> {
-        let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
-        let (dentry, base, touched) =
-            (txn.dentry().clone(), txn.purpose.base(), txn.would_commit());
-        let current = self.current_if_any(state, &dentry)?;
-        Ok(base.filter(|base| !touched && current == Some(*base)))
-    }
-
-    /// A new name for existing content commits that name, so its guard has a say. Gives the version that
-    /// it has to be, if any guard judges.
-    fn check_linked(&self, caller: Caller, node: NodeId, to: &Dentry) -> OpResult<Option<NodeId>> {
-        let node = self.newest(&mut self.lock(), node)?;
-        self.materialize(node)?;
-        failpoint::delay("COMMITFS_LINK_DELAY_MS");
-        let (fd, policy, is_file) = {
-            let state = self.lock();
-            let n = state.nodes.get(node).ok_or(Errno::STALE)?;
-            (
-                state.nodes.fd(node)?,
-                self.policy(&state, to, Creation::default()),
-                n.kind == NodeKind::File,
-            )
-        };
-        if !is_file || policy.guard == Guard::None || policy.mode == Mode::Direct {
-            return Ok(None);
-        }
-        let file = at::reopen_quietly(&*fd)?;
-        self.check_named(caller.tid, &file, (to, &policy), false)?;
-        Ok(Some(node))
-    }
-
-    /// Gives the node that has got the name; `None` if it isn't the one that was judged.
-    fn link_step(
-        &self,
-        (node, judged): (NodeId, Option<NodeId>),
-        to: &Dentry,
-        barrier: &mut Barrier,
-    ) -> OpResult<Step<Option<NodeId>>> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if self.exists(state, to)? {
+    let (node, open) = {
+        let mut state = engine.lock();
+        if deciding::exists(engine, &mut state, to)? {
             return Err(Errno::EXIST);
         }
-        if self.must_checkpoint(state, barrier) {
-            return Ok(Step::CheckpointFirst);
-        }
-        let node = self.newest(state, node)?;
-        if judged.is_some_and(|judged| judged != node) {
-            return Ok(Step::Done(None));
-        }
-        if state.nodes.get(node).is_some_and(|n| n.pending) {
-            // A patch has come since; what is linked lies in its place.
-            return Ok(Step::CheckpointFirst);
-        }
-        let dir = self.dir_fd(state, to.dir)?;
-        if is_promised(state, to)
-            && let Some(path) = state.nodes.path(to)
-        {
-            let inode = state.nodes.get(node).ok_or(Errno::STALE)?.key.1;
-            let along = [Vec::new(), Vec::new()];
-            self.announce_moved(state, (&path, &path), inode, false, along)?;
-        }
-        self.sequencer.barrier()?;
-        pins::note_change(self, state, to, None);
-        at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
-        let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
-        n.lookups += 1;
-        let linked = n.at.clone();
-        self.mark_dirty(state, to.dir);
-        self.overtake(state, to, Seq::default());
-        if let Some(linked) = linked {
-            self.follow_writers(state, &linked, to, node);
-        }
-        Ok(Step::Done(Some(node)))
-    }
-
-    /// The version that has taken a node's place since it was looked up.
-    fn newest(&self, state: &mut State, node: NodeId) -> OpResult<NodeId> {
-        let n = state.nodes.get(node).ok_or(Errno::STALE)?;
-        match (&n.at, n.superseded) {
-            (Some(dentry), true) => {
-                let dentry = dentry.clone();
-                self.current(state, &dentry)
+        match state.nodes.get(node).ok_or(Errno::STALE)?.kind {
+            NodeKind::Private(id) if state.txns.contains_key(&id) => {
+                match untouched_base(engine, &mut state, id)? {
+                    Some(base) => (base, None),
+                    None => (node, Some(id)),
+                }
             }
-            _ => Ok(node),
+            NodeKind::Dir => return Err(Errno::PERM),
+            _ => (node, None),
         }
+    };
+    if let Some(id) = open {
+        return match publishing::publish_open(engine, caller.tid, id, to, Publication::Link) {
+            Ok(published) => resolve::attr_after_lookup(engine, published.version),
+            Err(Errno::NOENT) if engine.lock().has_ended(id) => {
+                link_found(engine, caller, node, to)
+            }
+            Err(e) => Err(e),
+        };
+    }
+    let linked = barrier::checkpoint_judged(
+        engine,
+        || check_linked(engine, caller, node, to),
+        |judged, barrier| link_step(engine, (node, judged), to, barrier),
+    )?;
+    // What is kept of a name goes by the one that it was found under.
+    Ok(Attr {
+        name_ttl: super::VOLATILE,
+        ..resolve::attr(engine, linked)?
+    })
+}
+
+/// The version that a transaction still is, having written nothing.
+fn untouched_base(engine: &Engine, state: &mut State, id: TxnId) -> OpResult<Option<NodeId>> {
+    let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+    let (dentry, base, touched) = (txn.dentry().clone(), txn.purpose.base(), txn.would_commit());
+    let current = current::current_if_any(engine, state, &dentry)?;
+    Ok(base.filter(|base| !touched && current == Some(*base)))
+}
+
+/// A new name for existing content commits that name, so its guard has a say. Gives the version that
+/// it has to be, if any guard judges.
+fn check_linked(
+    engine: &Engine,
+    caller: Caller,
+    node: NodeId,
+    to: &Dentry,
+) -> OpResult<Option<NodeId>> {
+    let node = newest(engine, &mut engine.lock(), node)?;
+    texts::materialize(engine, node)?;
+    failpoint::delay("COMMITFS_LINK_DELAY_MS");
+    let (fd, policy, is_file) = {
+        let state = engine.lock();
+        let n = state.nodes.get(node).ok_or(Errno::STALE)?;
+        (
+            state.nodes.fd(node)?,
+            engine.policy(&state, to, Creation::default()),
+            n.kind == NodeKind::File,
+        )
+    };
+    if !is_file || policy.guard == Guard::None || policy.mode == Mode::Direct {
+        return Ok(None);
+    }
+    let file = at::reopen_quietly(&*fd)?;
+    judging::check_named(engine, caller.tid, &file, (to, &policy), false)?;
+    Ok(Some(node))
+}
+
+/// Gives the node that has got the name; `None` if it isn't the one that was judged.
+fn link_step(
+    engine: &Engine,
+    (node, judged): (NodeId, Option<NodeId>),
+    to: &Dentry,
+    barrier: &mut Barrier,
+) -> OpResult<Step<Option<NodeId>>> {
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    if deciding::exists(engine, state, to)? {
+        return Err(Errno::EXIST);
+    }
+    if barrier::must_checkpoint(engine, state, barrier) {
+        return Ok(Step::CheckpointFirst);
+    }
+    let node = newest(engine, state, node)?;
+    if judged.is_some_and(|judged| judged != node) {
+        return Ok(Step::Done(None));
+    }
+    if state.nodes.get(node).is_some_and(|n| n.pending) {
+        // A patch has come since; what is linked lies in its place.
+        return Ok(Step::CheckpointFirst);
+    }
+    let dir = engine.dir_fd(state, to.dir)?;
+    if is_promised(state, to)
+        && let Some(path) = state.nodes.path(to)
+    {
+        let inode = state.nodes.get(node).ok_or(Errno::STALE)?.key.1;
+        let along = [Vec::new(), Vec::new()];
+        replaced::announce_moved(engine, state, (&path, &path), inode, false, along)?;
+    }
+    engine.sequencer.barrier()?;
+    pins::note_change(engine, state, to, None);
+    at::link(&*state.nodes.fd(node)?, &*dir, &to.name)?;
+    let n = state.nodes.get_mut(node).ok_or(Errno::STALE)?;
+    n.lookups += 1;
+    let linked = n.at.clone();
+    durability::mark_dirty(engine, state, to.dir);
+    publish::overtake(engine, state, to, Seq::default());
+    if let Some(linked) = linked {
+        copies::follow_writers(state, &linked, to, node);
+    }
+    Ok(Step::Done(Some(node)))
+}
+
+/// The version that has taken a node's place since it was looked up.
+fn newest(engine: &Engine, state: &mut State, node: NodeId) -> OpResult<NodeId> {
+    let n = state.nodes.get(node).ok_or(Errno::STALE)?;
+    match (&n.at, n.superseded) {
+        (Some(dentry), true) => {
+            let dentry = dentry.clone();
+            current::current(engine, state, &dentry)
+        }
+        _ => Ok(node),
     }
 }

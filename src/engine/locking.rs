@@ -14,9 +14,12 @@ use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
 use super::commit_points::written_by;
+use super::documents::texts;
 use super::handle::{Asked, Closing, FlushRest, OpenFile, Progress, VersionReader};
 use super::state::sleep_until;
-use super::{Engine, State, pins};
+use super::{
+    Engine, State, commit_points, current, durability, io, ledger, metadata, overlaid, pins, state,
+};
 use crate::locks::{FileId, Lock, LockKind, Mode, closes_cycle};
 use crate::namespace::{NodeKind, Shown};
 use crate::runtime::{Awaited, Waiting};
@@ -82,7 +85,9 @@ impl Engine {
     pub fn learn_owner(&self, owner: u64) {
         self.lock().locks.learn_posix(owner);
     }
+}
 
+impl Engine {
     /// fcntl(F_GETLK): the first lock that stands against the request.
     pub fn getlk(&self, request: &LockRequest) -> Option<Lock> {
         let state = self.lock();
@@ -95,23 +100,25 @@ impl Engine {
         let own = request.mode.is_none();
         state.locks.first_against(file, &wanted, own)
     }
+}
 
-    /// Which call a lock request comes from, asked of the thread that waits for its answer.
-    fn kind_of_request(caller: Caller, request: &LockRequest) -> LockKind {
-        let is_part = request.start != 0 || request.end != crate::locks::END;
-        let call = match failpoint::mutant("C12-calls") {
-            true => None,
-            false => proc::call_of(caller.tid),
-        };
-        match call {
-            Some(Call::Flock) => LockKind::Flock,
-            Some(Call::Fcntl(libc::F_SETLK | libc::F_SETLKW)) => LockKind::Posix,
-            Some(Call::Fcntl(libc::F_OFD_SETLK | libc::F_OFD_SETLKW)) => LockKind::OpenFile,
-            _ if is_part => LockKind::Fcntl,
-            _ => LockKind::Unknown,
-        }
+/// Which call a lock request comes from, asked of the thread that waits for its answer.
+fn kind_of_request(caller: Caller, request: &LockRequest) -> LockKind {
+    let is_part = request.start != 0 || request.end != crate::locks::END;
+    let call = match failpoint::mutant("C12-calls") {
+        true => None,
+        false => proc::call_of(caller.tid),
+    };
+    match call {
+        Some(Call::Flock) => LockKind::Flock,
+        Some(Call::Fcntl(libc::F_SETLK | libc::F_SETLKW)) => LockKind::Posix,
+        Some(Call::Fcntl(libc::F_OFD_SETLK | libc::F_OFD_SETLKW)) => LockKind::OpenFile,
+        _ if is_part => LockKind::Fcntl,
+        _ => LockKind::Unknown,
     }
+}
 
+impl Engine {
     /// flock(2), fcntl(F_SETLK), fcntl(F_SETLKW).
     pub fn setlk(
         self: &Arc<Self>,
@@ -120,373 +127,368 @@ impl Engine {
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         let request = LockRequest {
-            kind: Engine::kind_of_request(caller, &request),
+            kind: kind_of_request(caller, &request),
             ..request
         };
         let Some(mode) = request.mode else {
             // The kernel names no process in an unlock.
             let pid = proc::tgid(caller.tid).unwrap_or(caller.tid);
-            return self.unlock(LockRequest { pid, ..request }, done);
+            return unlock(self, LockRequest { pid, ..request }, done);
         };
         // To share what was held alone lets others look: it is an unlock, too.
-        let writers = match mode == Mode::Shared && self.holds_alone(&request) {
-            true => self.written_under(&request),
+        let writers = match mode == Mode::Shared && holds_alone(self, &request) {
+            true => written_under(self, &request),
             false => Vec::new(),
         };
         if writers.is_empty() {
-            return self.lock_or_wait(caller, request, mode, done);
+            return lock_or_wait(self, caller, request, mode, done);
         }
-        let engine = self.clone();
-        self.pool.run(move || {
+        self.on_worker(move |engine| {
             for txn in writers {
-                engine.commit_point(txn, caller.tid);
+                commit_points::commit_point(engine, txn, caller.tid);
             }
-            engine.lock_or_wait(caller, request, mode, done);
+            lock_or_wait(engine, caller, request, mode, done);
         });
     }
+}
 
-    fn holds_alone(&self, request: &LockRequest) -> bool {
-        let state = self.lock();
-        let file = state.file_of(request.node);
-        state.locks.holds_alone(file, &request.lock(Mode::Shared))
-    }
+fn holds_alone(engine: &Engine, request: &LockRequest) -> bool {
+    let state = engine.lock();
+    let file = state.file_of(request.node);
+    state.locks.holds_alone(file, &request.lock(Mode::Shared))
+}
 
-    fn lock_or_wait(
-        self: &Arc<Self>,
-        caller: Caller,
-        request: LockRequest,
-        mode: Mode,
-        done: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        match self.try_lock(&request, mode) {
-            Ok(()) => self.after_grant(caller, request, done),
-            Err(_) if !request.wait => {
-                let mut state = self.lock();
-                let path = self.show_node(&state, request.node);
-                state.lock_stats.note(&path, |t| t.refused += 1);
-                drop(state);
-                done(Err(Errno::AGAIN));
-            }
-            Err(blocked) => {
-                let engine = self.clone();
-                let gives_way = blocked.gives_way;
-                self.pool.run(move || {
-                    match engine.wait_for_lock(caller, &request, mode, gives_way) {
-                        Ok(()) => engine.after_grant(caller, request, done),
-                        Err(e) => done(Err(e)),
-                    }
-                });
-            }
+fn lock_or_wait(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    request: LockRequest,
+    mode: Mode,
+    done: impl FnOnce(OpResult<()>) + Send + 'static,
+) {
+    match try_lock(engine, &request, mode) {
+        Ok(()) => after_grant(engine, caller, request, done),
+        Err(_) if !request.wait => {
+            let mut state = engine.lock();
+            let path = engine.show_node(&state, request.node);
+            state.lock_stats.note(&path, |t| t.refused += 1);
+            drop(state);
+            done(Err(Errno::AGAIN));
         }
-    }
-
-    /// Grants the lock, or says what stands against it.
-    fn try_lock(&self, request: &LockRequest, mode: Mode) -> Result<(), Blocked> {
-        self.try_lock_in(&mut self.lock(), request, mode)
-    }
-
-    fn try_lock_in(
-        &self,
-        state: &mut State,
-        request: &LockRequest,
-        mode: Mode,
-    ) -> Result<(), Blocked> {
-        let file = state.file_of(request.node);
-        let at = state.nodes.get(request.node).and_then(|n| n.at.clone());
-        let wanted = Lock {
-            at,
-            ..request.lock(mode)
-        };
-        state.locks.learn_from(&wanted);
-        let (holds, gave_up) = state.locks.convert_flock(file, &wanted);
-        if gave_up {
-            self.note_ended(state, file);
-        }
-        if holds {
-            return Ok(());
-        }
-        let by: Vec<u32> = state.locks.against(file, &wanted).map(|l| l.pid).collect();
-        // Those who have waited for what was given up just now have their turn first.
-        let waits = |w: &Waiting| w.lock.as_ref().is_some_and(|(of, _)| *of == file);
-        let gives_way = gave_up && request.wait && state.waits.all().any(waits);
-        if (by.is_empty() && !gives_way) || failpoint::mutant("C12-exclusion") {
-            state.locks.grant(file, wanted);
-            state.files.note_locked(file);
-            // Editors that wait for the slot need not any longer: the lock serialises.
-            state.wake(Awaited::Locks(file));
-            return Ok(());
-        }
-        Err(Blocked { by, gives_way })
-    }
-
-    fn wait_for_lock(
-        &self,
-        caller: Caller,
-        request: &LockRequest,
-        mode: Mode,
-        gives_way: bool,
-    ) -> OpResult<()> {
-        let mut state = self.lock();
-        let file = state.file_of(request.node);
-        if gives_way {
-            self.poll_signals(&mut state, caller, &[Awaited::Locks(file)])?;
-        }
-        let ticket = state.waits.new_ticket();
-        let since = Instant::now();
-        let wanted = request.lock(mode);
-        let result = loop {
-            let blockers = match self.try_lock_in(&mut state, request, mode) {
-                Ok(()) => break Ok(()),
-                Err(blocked) => blocked.by,
-            };
-            let others = state.waits.all().filter_map(|w| w.lock.as_ref());
-            let others = others.map(|(file, lock)| (*file, lock));
-            if state.locks.closes_cycle(file, &wanted, others) {
-                break Err(Errno::DEADLK);
-            }
-            // flock gives up the lock that it converts before it waits, so two that share it and both want it alone don't
-            // wait for each other. Where the calls can't be told apart it does so once that is seen to be needed.
-            let is_flock = state.locks.kind(&wanted) == LockKind::Unknown;
-            if is_flock
-                && closes_cycle(request.pid, &blockers, &state.waits.graph())
-                && state.locks.release(file, &wanted)
-            {
-                self.note_ended(&mut state, file);
-                continue;
-            }
-            let path = self.show_node(&state, request.node);
-            state.waits.note(
-                ticket,
-                Waiting {
-                    pid: request.pid,
-                    path,
-                    what: "lock",
-                    lock: Some((file, wanted.clone())),
-                    since,
-                    blockers,
-                },
-            );
-            // It may be part of another file by now: what was staged is a version.
-            let locks = [Awaited::Locks(state.file_of(request.node))];
-            if let Err(e) = self.poll_signals(&mut state, caller, &locks) {
-                break Err(e);
-            }
-        };
-        let waiting = state.waits.end(ticket);
-        let path = match waiting {
-            Some(waiting) => waiting.path,
-            None => self.show_node(&state, request.node),
-        };
-        state.note_waited(&path, since, result.is_err());
-        result
-    }
-
-    /// Waits for one of these to happen, but not long; EINTR when the thread has a signal to take.
-    pub(super) fn poll_signals(
-        &self,
-        state: &mut MutexGuard<'_, State>,
-        caller: Caller,
-        events: &[Awaited],
-    ) -> OpResult<()> {
-        sleep_until(state, events, Instant::now() + signal_look());
-        let signalled =
-            MutexGuard::unlocked(state, || proc::pending_fatal_or_any_signal(caller.tid));
-        if signalled { Err(Errno::INTR) } else { Ok(()) }
-    }
-
-    /// The barrier: what is read through the description from now on is the current version.
-    fn after_grant(
-        self: &Arc<Self>,
-        caller: Caller,
-        request: LockRequest,
-        done: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        if failpoint::mutant("C12-barrier") {
-            return done(Ok(()));
-        }
-        let handle = request.handle;
-        pins::pass_barrier(self, caller.tid);
-        let Some(file) = self.lock().handles.get(handle).cloned() else {
-            return done(Ok(()));
-        };
-        let progress = file.granted(self, Asked { caller, handle }, request.node);
-        if let Progress::Done(Err(_)) = progress {
-            self.release_range(&request);
-        }
-        let again = move |engine: &Arc<Engine>, done| engine.after_grant(caller, request, done);
-        self.go_on(progress, done, again);
-    }
-
-    /// A reader, and those who share the kernel's pages with it, read the current version from now on.
-    pub(super) fn move_reader(
-        &self,
-        caller: Caller,
-        handle: HandleId,
-        node: NodeId,
-    ) -> OpResult<()> {
-        let Some(dentry) = self.lock().nodes.get(node).and_then(|n| n.at.clone()) else {
-            return Ok(());
-        };
-        let mut guard = self.lock_materialized(&dentry)?;
-        let state = &mut *guard;
-        let Some(current) = self.current_if_any(state, &dentry)? else {
-            return Ok(());
-        };
-        pins::note_granted(self, state, caller, (&dentry, handle));
-        if current == node || state.file_of(current) != state.file_of(node) {
-            return Ok(());
-        }
-        let (fd, shown) = (state.nodes.fd(current)?, Shown::of(&state.nodes, current)?);
-        let shares_pages = match state.nodes.get_mut(node) {
-            Some(n) => {
-                n.forwarded = Some(fd);
-                n.cached && !self.uncached()
-            }
-            None => false,
-        };
-        self.note_read(state, caller, &dentry, Some((current, &shown.file)));
-        let moved: Arc<dyn OpenFile> = Arc::new(VersionReader {
-            node,
-            read: shown,
-            passes: AtomicBool::new(false),
-        });
-        if shares_pages {
-            // The kernel's pages are those of all who read there.
-            for other in state.handles.values_mut() {
-                if other.reads() == Some(node) {
-                    other.clone_from(&moved);
+        Err(blocked) => {
+            let gives_way = blocked.gives_way;
+            engine.on_worker(move |engine| {
+                match wait_for_lock(engine, caller, &request, mode, gives_way) {
+                    Ok(()) => after_grant(engine, caller, request, done),
+                    Err(e) => done(Err(e)),
                 }
-            }
-        } else if let Some(reader) = state.handles.get_mut(handle)
-            && reader.reads().is_some()
+            });
+        }
+    }
+}
+
+/// Grants the lock, or says what stands against it.
+fn try_lock(engine: &Engine, request: &LockRequest, mode: Mode) -> Result<(), Blocked> {
+    try_lock_in(engine, &mut engine.lock(), request, mode)
+}
+
+fn try_lock_in(
+    engine: &Engine,
+    state: &mut State,
+    request: &LockRequest,
+    mode: Mode,
+) -> Result<(), Blocked> {
+    let file = state.file_of(request.node);
+    let at = state.nodes.get(request.node).and_then(|n| n.at.clone());
+    let wanted = Lock {
+        at,
+        ..request.lock(mode)
+    };
+    state.locks.learn_from(&wanted);
+    let (holds, gave_up) = state.locks.convert_flock(file, &wanted);
+    if gave_up {
+        state::note_ended(engine, state, file);
+    }
+    if holds {
+        return Ok(());
+    }
+    let by: Vec<u32> = state.locks.against(file, &wanted).map(|l| l.pid).collect();
+    // Those who have waited for what was given up just now have their turn first.
+    let waits = |w: &Waiting| w.lock.as_ref().is_some_and(|(of, _)| *of == file);
+    let gives_way = gave_up && request.wait && state.waits.all().any(waits);
+    if (by.is_empty() && !gives_way) || failpoint::mutant("C12-exclusion") {
+        state.locks.grant(file, wanted);
+        state.files.note_locked(file);
+        // Editors that wait for the slot need not any longer: the lock serialises.
+        state.wake(Awaited::Locks(file));
+        return Ok(());
+    }
+    Err(Blocked { by, gives_way })
+}
+
+fn wait_for_lock(
+    engine: &Engine,
+    caller: Caller,
+    request: &LockRequest,
+    mode: Mode,
+    gives_way: bool,
+) -> OpResult<()> {
+    let mut state = engine.lock();
+    let file = state.file_of(request.node);
+    if gives_way {
+        poll_signals(&mut state, caller, &[Awaited::Locks(file)])?;
+    }
+    let ticket = state.waits.new_ticket();
+    let since = Instant::now();
+    let wanted = request.lock(mode);
+    let result = loop {
+        let blockers = match try_lock_in(engine, &mut state, request, mode) {
+            Ok(()) => break Ok(()),
+            Err(blocked) => blocked.by,
+        };
+        let others = state.waits.all().filter_map(|w| w.lock.as_ref());
+        let others = others.map(|(file, lock)| (*file, lock));
+        if state.locks.closes_cycle(file, &wanted, others) {
+            break Err(Errno::DEADLK);
+        }
+        // flock gives up the lock that it converts before it waits, so two that share it and both want it alone don't
+        // wait for each other. Where the calls can't be told apart it does so once that is seen to be needed.
+        let is_flock = state.locks.kind(&wanted) == LockKind::Unknown;
+        if is_flock
+            && closes_cycle(request.pid, &blockers, &state.waits.graph())
+            && state.locks.release(file, &wanted)
         {
-            *reader = moved;
+            state::note_ended(engine, &mut state, file);
+            continue;
         }
-        drop(guard);
-        self.tell_moved(node);
-        Ok(())
-    }
-
-    /// What is read at a node is another version from now on.
-    pub(super) fn tell_moved(&self, node: NodeId) {
-        let Some(notify) = self.notify.get() else {
-            return;
-        };
-        if self.uncached() {
-            notify.attributes_changed(node);
-        } else {
-            // Before a lock is said to be granted: the kernel's pages may hold what was read.
-            notify.attributes_changed_by_now(node);
-        }
-    }
-
-    /// An editor that has written nothing yet starts from the current version; one that has sees
-    /// what others have written beside that.
-    pub(super) fn rebase(&self, id: TxnId, asked_on: NodeId) -> OpResult<()> {
-        let staging = match self.lock().txns.get(&id) {
-            Some(txn) => txn.staging.clone(),
-            None => return Ok(()),
-        };
-        let mut content = staging.lock();
-        let dentry = self.lock().txns.get(&id).map(|txn| txn.dentry().clone());
-        let Some(dentry) = dentry else {
-            return Ok(());
-        };
-        if content.passes() {
-            // It makes all of its content, and the kernel writes on in the file that holds it.
-            return Ok(());
-        }
-        if content.changed && content.is_by_parts() {
-            self.take_parts(id, &mut content, true)?;
-            drop(content);
-            self.tell_moved(asked_on);
-            return Ok(());
-        }
-        let mut guard = self.lock_materialized(&dentry)?;
-        let state = &mut *guard;
-        let Some(txn) = state.txns.get(&id) else {
-            return Ok(());
-        };
-        let (dentry, base, empties) = (
-            txn.dentry().clone(),
-            txn.purpose.base(),
-            txn.purpose.empties(),
+        let path = engine.show_node(&state, request.node);
+        state.waits.note(
+            ticket,
+            Waiting {
+                pid: request.pid,
+                path,
+                what: "lock",
+                lock: Some((file, wanted.clone())),
+                since,
+                blockers,
+            },
         );
-        if content.changed || empties {
-            return Ok(());
+        // It may be part of another file by now: what was staged is a version.
+        let locks = [Awaited::Locks(state.file_of(request.node))];
+        if let Err(e) = poll_signals(&mut state, caller, &locks) {
+            break Err(e);
         }
-        let Some(current) = self.current_if_any(state, &dentry)? else {
-            return Ok(());
-        };
-        if base == Some(current) {
-            return Ok(());
-        }
-        let node = state.nodes.get(current).ok_or(Errno::STALE)?;
-        if node.kind != NodeKind::File {
-            return Ok(());
-        }
-        let fd = state.nodes.fd(current)?;
-        content.start_from(Shown::growing(&state.nodes, current)?);
-        self.refresh_metadata(&content.file, &staging, &fd)?;
-        let body = state.files.body(current);
-        if let Some(txn) = state.txns.get_mut(&id) {
-            txn.purpose.rebase(current, body);
-            txn.visibility.end();
-        }
-        Engine::note_rebased(state, id, current);
-        drop(guard);
-        drop(content);
-        self.tell_moved(asked_on);
-        Ok(())
-    }
+    };
+    let waiting = state.waits.end(ticket);
+    let path = match waiting {
+        Some(waiting) => waiting.path,
+        None => engine.show_node(&state, request.node),
+    };
+    state.note_waited(&path, since, result.is_err());
+    result
+}
 
-    fn unlock(
-        self: &Arc<Self>,
-        request: LockRequest,
-        done: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        let engine = self.clone();
-        let writers = self.written_under(&request);
-        if writers.is_empty() {
-            self.release_range(&request);
-            return done(Ok(()));
+/// Waits for one of these to happen, but not long; EINTR when the thread has a signal to take.
+pub(super) fn poll_signals(
+    state: &mut MutexGuard<'_, State>,
+    caller: Caller,
+    events: &[Awaited],
+) -> OpResult<()> {
+    sleep_until(state, events, Instant::now() + signal_look());
+    let signalled = MutexGuard::unlocked(state, || proc::pending_fatal_or_any_signal(caller.tid));
+    if signalled { Err(Errno::INTR) } else { Ok(()) }
+}
+
+/// The barrier: what is read through the description from now on is the current version.
+fn after_grant(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    request: LockRequest,
+    done: impl FnOnce(OpResult<()>) + Send + 'static,
+) {
+    if failpoint::mutant("C12-barrier") {
+        return done(Ok(()));
+    }
+    let handle = request.handle;
+    pins::pass_barrier(engine, caller.tid);
+    let Some(file) = engine.lock().handles.get(handle).cloned() else {
+        return done(Ok(()));
+    };
+    let progress = file.granted(engine, Asked { caller, handle }, request.node);
+    if let Progress::Done(Err(_)) = progress {
+        release_range(engine, &request);
+    }
+    let again = move |engine: &Arc<Engine>, done| after_grant(engine, caller, request, done);
+    io::go_on(engine, progress, done, again);
+}
+
+/// A reader, and those who share the kernel's pages with it, read the current version from now on.
+pub(super) fn move_reader(
+    engine: &Engine,
+    caller: Caller,
+    handle: HandleId,
+    node: NodeId,
+) -> OpResult<()> {
+    let Some(dentry) = engine.lock().nodes.get(node).and_then(|n| n.at.clone()) else {
+        return Ok(());
+    };
+    let mut guard = texts::lock_materialized(engine, &dentry)?;
+    let state = &mut *guard;
+    let Some(current) = current::current_if_any(engine, state, &dentry)? else {
+        return Ok(());
+    };
+    pins::note_granted(engine, state, caller, (&dentry, handle));
+    if current == node || state.file_of(current) != state.file_of(node) {
+        return Ok(());
+    }
+    let (fd, shown) = (state.nodes.fd(current)?, Shown::of(&state.nodes, current)?);
+    let shares_pages = match state.nodes.get_mut(node) {
+        Some(n) => {
+            n.forwarded = Some(fd);
+            n.cached && !engine.uncached()
         }
-        self.pool.run(move || {
-            for txn in writers {
-                // The kernel names no thread in an unlock.
-                engine.commit_point(txn, 0);
+        None => false,
+    };
+    ledger::note_read(engine, state, caller, &dentry, Some((current, &shown.file)));
+    let moved: Arc<dyn OpenFile> = Arc::new(VersionReader {
+        node,
+        read: shown,
+        passes: AtomicBool::new(false),
+    });
+    if shares_pages {
+        // The kernel's pages are those of all who read there.
+        for other in state.handles.values_mut() {
+            if other.reads() == Some(node) {
+                other.clone_from(&moved);
             }
-            engine.release_range(&request);
-            done(Ok(()));
-        });
-    }
-
-    /// Open transactions of the file that the process which unlocks takes part in and has written:
-    /// through the locked description or another one (lock by a reader, write by a writer).
-    fn written_under(&self, request: &LockRequest) -> Vec<TxnId> {
-        let state = self.lock();
-        let file = state.file_of(request.node);
-        if !state.locks.holds(file, request.owner) {
-            return Vec::new();
         }
-        let open = state.handles.get(request.handle);
-        let through = open.and_then(|open| open.writes_in());
-        written_by(&state, file, request.pid, through)
+    } else if let Some(reader) = state.handles.get_mut(handle)
+        && reader.reads().is_some()
+    {
+        *reader = moved;
     }
+    drop(guard);
+    tell_moved(engine, node);
+    Ok(())
+}
 
-    fn release_range(&self, request: &LockRequest) {
-        let mut state = self.lock();
-        let file = state.file_of(request.node);
-        state.locks.release(file, &request.lock(Mode::Shared));
-        self.note_ended(&mut state, file);
+/// What is read at a node is another version from now on.
+pub(super) fn tell_moved(engine: &Engine, node: NodeId) {
+    let Some(notify) = engine.notify.get() else {
+        return;
+    };
+    if engine.uncached() {
+        notify.attributes_changed(node);
+    } else {
+        // Before a lock is said to be granted: the kernel's pages may hold what was read.
+        notify.attributes_changed_by_now(node);
     }
+}
 
-    /// A close by a process: its fcntl locks of the file go, once what it wrote is committed.
-    pub(super) fn release_posix(&self, file: FileId, owner: u64) {
-        let mut state = self.lock();
-        if state.locks.release_posix(file, owner) {
-            self.note_ended(&mut state, file);
+/// An editor that has written nothing yet starts from the current version; one that has sees
+/// what others have written beside that.
+pub(super) fn rebase(engine: &Engine, id: TxnId, asked_on: NodeId) -> OpResult<()> {
+    let staging = match engine.lock().txns.get(&id) {
+        Some(txn) => txn.staging.clone(),
+        None => return Ok(()),
+    };
+    let mut content = staging.lock();
+    let dentry = engine.lock().txns.get(&id).map(|txn| txn.dentry().clone());
+    let Some(dentry) = dentry else {
+        return Ok(());
+    };
+    if content.passes() {
+        // It makes all of its content, and the kernel writes on in the file that holds it.
+        return Ok(());
+    }
+    if content.changed && content.is_by_parts() {
+        overlaid::take_parts(engine, id, &mut content, true)?;
+        drop(content);
+        tell_moved(engine, asked_on);
+        return Ok(());
+    }
+    let mut guard = texts::lock_materialized(engine, &dentry)?;
+    let state = &mut *guard;
+    let Some(txn) = state.txns.get(&id) else {
+        return Ok(());
+    };
+    let (dentry, base, empties) = (
+        txn.dentry().clone(),
+        txn.purpose.base(),
+        txn.purpose.empties(),
+    );
+    if content.changed || empties {
+        return Ok(());
+    }
+    let Some(current) = current::current_if_any(engine, state, &dentry)? else {
+        return Ok(());
+    };
+    if base == Some(current) {
+        return Ok(());
+    }
+    let node = state.nodes.get(current).ok_or(Errno::STALE)?;
+    if node.kind != NodeKind::File {
+        return Ok(());
+    }
+    let fd = state.nodes.fd(current)?;
+    content.start_from(Shown::growing(&state.nodes, current)?);
+    metadata::refresh_metadata(engine, &content.file, &staging, &fd)?;
+    let body = state.files.body(current);
+    if let Some(txn) = state.txns.get_mut(&id) {
+        txn.purpose.rebase(current, body);
+        txn.visibility.end();
+    }
+    ledger::note_rebased(state, id, current);
+    drop(guard);
+    drop(content);
+    tell_moved(engine, asked_on);
+    Ok(())
+}
+
+fn unlock(
+    engine: &Arc<Engine>,
+    request: LockRequest,
+    done: impl FnOnce(OpResult<()>) + Send + 'static,
+) {
+    let writers = written_under(engine, &request);
+    if writers.is_empty() {
+        release_range(engine, &request);
+        return done(Ok(()));
+    }
+    engine.on_worker(move |engine| {
+        for txn in writers {
+            // The kernel names no thread in an unlock.
+            commit_points::commit_point(engine, txn, 0);
         }
+        release_range(engine, &request);
+        done(Ok(()));
+    });
+}
+
+/// Open transactions of the file that the process which unlocks takes part in and has written:
+/// through the locked description or another one (lock by a reader, write by a writer).
+fn written_under(engine: &Engine, request: &LockRequest) -> Vec<TxnId> {
+    let state = engine.lock();
+    let file = state.file_of(request.node);
+    if !state.locks.holds(file, request.owner) {
+        return Vec::new();
+    }
+    let open = state.handles.get(request.handle);
+    let through = open.and_then(|open| open.writes_in());
+    written_by(&state, file, request.pid, through)
+}
+
+fn release_range(engine: &Engine, request: &LockRequest) {
+    let mut state = engine.lock();
+    let file = state.file_of(request.node);
+    state.locks.release(file, &request.lock(Mode::Shared));
+    state::note_ended(engine, &mut state, file);
+}
+
+/// A close by a process: its fcntl locks of the file go, once what it wrote is committed.
+pub(super) fn release_posix(engine: &Engine, file: FileId, owner: u64) {
+    let mut state = engine.lock();
+    if state.locks.release_posix(file, owner) {
+        state::note_ended(engine, &mut state, file);
     }
 }
 
@@ -496,7 +498,7 @@ pub(super) fn end_unchanged(engine: &Engine, close: &Closing, rest: FlushRest) -
     let FlushRest::Unchanged { owed, ended } = rest else {
         return Ok(());
     };
-    engine.commit_written(close.by.caller, close.locked_file(), None);
-    engine.release_posix(close.file, close.owner);
-    ended.and_then(|()| engine.await_durable(owed))
+    commit_points::commit_written(engine, close.by.caller, close.locked_file(), None);
+    release_posix(engine, close.file, close.owner);
+    ended.and_then(|()| durability::await_durable(engine, owed))
 }

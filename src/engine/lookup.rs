@@ -5,10 +5,15 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::append::sizes;
 use super::finding::keep_file;
 use super::resolve::{OPENING, attr_counted};
 use super::virtualdir::{CONTENTS, DIR, FILES, REJECTED};
-use super::{Engine, VOLATILE, virtualdir};
+use super::watch_requests;
+use super::{
+    Engine, VOLATILE, claims, current, finding, ledger, resolve, serving, stat, virtualdir,
+    watchers,
+};
 use crate::namespace::{DropNames, NodeKind};
 use crate::store::parse_id;
 use crate::sys::watch_helper::{self};
@@ -24,7 +29,7 @@ impl Engine {
         done: impl FnOnce(OpResult<Attr>) + Send + 'static,
     ) {
         if virtualdir::is_virtual(dir) || Engine::is_state_dir(dir, name) {
-            return done(self.virtual_lookup(caller, dir, name));
+            return done(virtual_lookup(self, caller, dir, name));
         }
         let dentry = Dentry {
             dir,
@@ -33,135 +38,138 @@ impl Engine {
         let mut state = self.lock();
         if state.may_be_unbound(caller.tid, &dentry) {
             drop(state);
-            if let Some(goal) = self.unbound_goal(caller.tid, &dentry) {
-                let engine = self.clone();
-                return self
-                    .pool
-                    .run(move || engine.lookup_and_serve(caller, dentry, goal, done));
+            if let Some(goal) = serving::unbound_goal(self, caller.tid, &dentry) {
+                return self.on_worker(move |engine| {
+                    serving::lookup_and_serve(engine, caller, dentry, goal, done)
+                });
             }
             state = self.lock();
         }
-        match self.try_lookup(&mut state, caller, &dentry) {
+        match finding::try_lookup(self, &mut state, caller, &dentry) {
             Ok(Some(found)) => {
                 let is_claimed = state.names.is_claimed(&dentry);
                 match attr_counted(self, state, found) {
                     // Now, as the caller waits.
                     Ok(mut attr) => {
                         if is_claimed {
-                            self.note_taken(caller, &dentry);
+                            claims::note_taken(self, caller, &dentry);
                         }
                         keep_file(self, &dentry, &mut attr);
                         done(Ok(attr));
                     }
                     // It has committed nothing and ended meanwhile: the name means something else now.
                     Err(Errno::STALE) => {
-                        let engine = self.clone();
-                        self.pool
-                            .run(move || done(engine.lookup_waiting(caller, &dentry)));
+                        self.on_worker(move |engine| {
+                            done(finding::lookup_waiting(engine, caller, &dentry))
+                        });
                     }
                     Err(e) => done(Err(e)),
                 }
             }
             Err(e) => {
                 if e == Errno::NOENT {
-                    self.note_read(&mut state, caller, &dentry, None);
+                    ledger::note_read(self, &mut state, caller, &dentry, None);
                 }
                 drop(state);
                 done(Err(e));
             }
             Ok(None) => {
                 drop(state);
-                let engine = self.clone();
-                self.pool
-                    .run(move || done(engine.lookup_waiting(caller, &dentry)));
+                self.on_worker(move |engine| {
+                    done(finding::lookup_waiting(engine, caller, &dentry))
+                });
             }
         }
     }
+}
 
+impl Engine {
     /// Attributes, of an open description where one is given.
     pub fn getattr(&self, caller: Caller, id: NodeId, handle: Option<HandleId>) -> OpResult<Attr> {
         if virtualdir::is_virtual(id) {
-            return self.virtual_attr(id);
+            return virtualdir::virtual_attr(self, id);
         }
-        let mut attr = match self.attr(id) {
-            Err(Errno::STALE) => self.attr_of_gone(id)?,
+        let mut attr = match resolve::attr(self, id) {
+            Err(Errno::STALE) => attr_of_gone(self, id)?,
             found => found?,
         };
         if attr.ttl == OPENING {
             attr.ttl = VOLATILE;
         }
         attr.ino = self.lock().shown_number(id);
-        if let Some(length) = self.length_with_tail(caller, id, handle) {
+        if let Some(length) = sizes::length_with_tail(self, caller, id, handle) {
             attr.stat.st_size = i64::try_from(length).unwrap_or(i64::MAX);
             attr.ttl = VOLATILE;
         }
         Ok(attr)
     }
+}
 
+impl Engine {
     /// Target of a symlink.
     pub fn readlink(&self, id: NodeId) -> OpResult<Vec<u8>> {
         let fd = self.lock().nodes.fd(id)?;
         Ok(rustix::fs::readlinkat(&*fd, c"", Vec::new())?.into_bytes())
     }
+}
 
-    /// The kernel looks at permissions before it opens what it has looked up. If that has ended
-    /// meanwhile without a commit, it is the open that has to send the caller round (see `open_gone`):
-    /// it is looked up once more only.
-    pub(super) fn attr_of_gone(&self, id: NodeId) -> OpResult<Attr> {
-        let mut state = self.lock();
-        let gone = state.nodes.get(id).filter(|n| n.dead);
-        let dentry = gone.and_then(|n| n.at.clone());
-        let remains = gone.and_then(|n| n.remains.as_deref().copied());
-        let dentry = dentry.ok_or(Errno::STALE)?;
-        let current = self.current_if_any(&mut state, &dentry)?;
-        let current = current.and_then(|id| state.nodes.get(id));
-        let ttl = VOLATILE;
-        match current.filter(|n| n.kind == NodeKind::File) {
-            Some(node) => Ok(Attr {
-                ttl,
-                ..self.attr_of(&state, node)?
-            }),
-            // As it was when it went.
-            None => Ok(Attr {
-                ino: id,
-                stat: remains.ok_or(Errno::STALE)?,
-                ttl,
-                name_ttl: VOLATILE,
-            }),
+/// The kernel looks at permissions before it opens what it has looked up. If that has ended
+/// meanwhile without a commit, it is the open that has to send the caller round (see `open_gone`):
+/// it is looked up once more only.
+pub(super) fn attr_of_gone(engine: &Engine, id: NodeId) -> OpResult<Attr> {
+    let mut state = engine.lock();
+    let gone = state.nodes.get(id).filter(|n| n.dead);
+    let dentry = gone.and_then(|n| n.at.clone());
+    let remains = gone.and_then(|n| n.remains.as_deref().copied());
+    let dentry = dentry.ok_or(Errno::STALE)?;
+    let current = current::current_if_any(engine, &mut state, &dentry)?;
+    let current = current.and_then(|id| state.nodes.get(id));
+    let ttl = VOLATILE;
+    match current.filter(|n| n.kind == NodeKind::File) {
+        Some(node) => Ok(Attr {
+            ttl,
+            ..stat::attr_of(&state, node)?
+        }),
+        // As it was when it went.
+        None => Ok(Attr {
+            ino: id,
+            stat: remains.ok_or(Errno::STALE)?,
+            ttl,
+            name_ttl: VOLATILE,
+        }),
+    }
+}
+
+pub(super) fn virtual_lookup(
+    engine: &Engine,
+    caller: Caller,
+    dir: NodeId,
+    name: &OsStr,
+) -> OpResult<Attr> {
+    let node = match dir {
+        ROOT => DIR,
+        DIR if watchers::is_watch_helper(engine, caller) && name != watch_helper::POLLABLE => {
+            return watch_requests::watch_helper_lookup(engine, name);
         }
-    }
-
-    pub(super) fn virtual_lookup(
-        &self,
-        caller: Caller,
-        dir: NodeId,
-        name: &OsStr,
-    ) -> OpResult<Attr> {
-        let node = match dir {
-            ROOT => DIR,
-            DIR if self.is_watch_helper(caller) && name != watch_helper::POLLABLE => {
-                return self.watch_helper_lookup(name);
-            }
-            DIR => {
-                FILES
-                    .iter()
-                    .find(|(n, _)| name == *n)
-                    .ok_or(Errno::NOENT)?
-                    .1
-            }
-            REJECTED => {
-                let text = name.to_str().ok_or(Errno::NOENT)?;
-                let (id, meta) = match text.strip_suffix(".meta") {
-                    Some(id) => (id, 1),
-                    None => (text, 0),
-                };
-                let id = parse_id(OsStr::new(id)).ok_or(Errno::NOENT)?;
-                NodeId(CONTENTS.0 + 2 * id.0 + meta)
-            }
-            _ => return Err(Errno::NOTDIR),
-        };
-        self.virtual_attr(node)
-    }
+        DIR => {
+            FILES
+                .iter()
+                .find(|(n, _)| name == *n)
+                .ok_or(Errno::NOENT)?
+                .1
+        }
+        REJECTED => {
+            let text = name.to_str().ok_or(Errno::NOENT)?;
+            let (id, meta) = match text.strip_suffix(".meta") {
+                Some(id) => (id, 1),
+                None => (text, 0),
+            };
+            let id = parse_id(OsStr::new(id)).ok_or(Errno::NOENT)?;
+            NodeId(CONTENTS.0 + 2 * id.0 + meta)
+        }
+        _ => return Err(Errno::NOTDIR),
+    };
+    virtualdir::virtual_attr(engine, node)
 }
 
 /// The path of a name, relative to the mount point; `None`: its directory is gone.

@@ -1,26 +1,24 @@
 //! Pages of shared mappings, as the kernel writes them back: whole, whatever of them was changed
 //! (`numpy.load(mmap_mode="r+")`, four workers of which each fills its own rows).
 
-use super::Engine;
 use super::io::{is_full, write_staged};
 use super::setid::Gone;
+use super::{Engine, io};
 use crate::txn::{Content, Staging};
 use crate::types::OpResult;
 
-impl Engine {
-    /// Writes what a page has that its base hasn't (C9): the rest is as its process has seen it, and
-    /// others may have written there since. On a worker.
-    pub(super) fn write_pages(
-        &self,
-        staging: &Staging,
-        data: &[u8],
-        offset: u64,
-        kill: Gone,
-    ) -> OpResult<()> {
-        self.change_staged(staging, "write", |content| {
-            write_changed(content, data, offset, kill)
-        })
-    }
+/// Writes what a page has that its base hasn't (C9): the rest is as its process has seen it, and
+/// others may have written there since. On a worker.
+pub(super) fn write_pages(
+    engine: &Engine,
+    staging: &Staging,
+    data: &[u8],
+    offset: u64,
+    kill: Gone,
+) -> OpResult<()> {
+    io::change_staged(engine, staging, "write", |content| {
+        write_changed(content, data, offset, kill)
+    })
 }
 
 fn write_changed(content: &mut Content, page: &[u8], offset: u64, kill: Gone) -> OpResult<()> {

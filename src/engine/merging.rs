@@ -13,8 +13,8 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::documents::Parsed;
-use super::{Engine, State};
+use super::documents::{Parsed, texts};
+use super::{Engine, State, current, ledger, metadata, overlaid, room};
 use crate::conflict::{Base, Text, Why, goes_back, read_document_in};
 use crate::journal;
 use crate::json::{self, Document};
@@ -55,210 +55,214 @@ pub(super) struct MergedFile {
     pub content: journal::ContentInfo,
 }
 
-impl Engine {
-    /// The current version's document, as merges read it, and its file. ESTALE: its node is gone.
-    fn document_of(&self, node: NodeId) -> OpResult<(Document, Arc<File>)> {
-        self.materialize(node)?;
-        let fd = self.lock().nodes.fd(node)?;
-        let read = Parsed::read(node, &fd);
-        read.map(|parsed| (parsed.document, fd))
-            .map_err(|refusal| refusal.errno)
-    }
+/// The current version's document, as merges read it, and its file. ESTALE: its node is gone.
+fn document_of(engine: &Engine, node: NodeId) -> OpResult<(Document, Arc<File>)> {
+    texts::materialize(engine, node)?;
+    let fd = engine.lock().nodes.fd(node)?;
+    let read = Parsed::read(node, &fd);
+    read.map(|parsed| (parsed.document, fd))
+        .map_err(|refusal| refusal.errno)
+}
 
-    /// Whether what a transaction has prepared still fits the current version.
-    pub(super) fn still_fits(&self, state: &mut State, id: TxnId) -> bool {
-        let Some(txn) = state.txns.get(&id) else {
+/// Whether what a transaction has prepared still fits the current version.
+pub(super) fn still_fits(engine: &Engine, state: &mut State, id: TxnId) -> bool {
+    let Some(txn) = state.txns.get(&id) else {
+        return true;
+    };
+    let (dentry, ready) = (txn.dentry().clone(), txn.preparation.ready());
+    let onto = ready.map(|c| c.onto);
+    let made_of = ready.filter(|c| c.by_parts).map(|c| c.edits);
+    if made_of.is_some() {
+        if txn.is_unlinked() || txn.is_doomed() {
             return true;
-        };
-        let (dentry, ready) = (txn.dentry().clone(), txn.preparation.ready());
-        let onto = ready.map(|c| c.onto);
-        let made_of = ready.filter(|c| c.by_parts).map(|c| c.edits);
-        if made_of.is_some() {
-            if txn.is_unlinked() || txn.is_doomed() {
-                return true;
-            }
-            // Under a rule for conflicts that decides.
-            if let Some(edited) = self.edited(state, id) {
-                return Some(Some(edited)) == made_of;
-            }
         }
-        let save = state.registry.saves.get(&id);
-        let is_bound = save.is_some_and(|s| s.base.is_some());
-        let Some(onto) = onto.filter(|_| is_bound) else {
-            return true;
-        };
-        self.current_if_any(state, &dentry).ok().flatten() == onto
+        // Under a rule for conflicts that decides.
+        if let Some(edited) = overlaid::edited(engine, state, id) {
+            return Some(Some(edited)) == made_of;
+        }
     }
+    let save = state.registry.saves.get(&id);
+    let is_bound = save.is_some_and(|s| s.base.is_some());
+    let Some(onto) = onto.filter(|_| is_bound) else {
+        return true;
+    };
+    current::current_if_any(engine, state, &dentry)
+        .ok()
+        .flatten()
+        == onto
+}
 
-    /// Merges what was written (`mine`, attributes and all) into the current version, if it builds
-    /// on another one. Gives the version that it was held against, too.
-    pub(super) fn reconcile(
-        &self,
-        dentry: &Dentry,
-        policy: &Policy,
-        base: Option<&Base>,
-        mine: &File,
-    ) -> Result<(Option<NodeId>, MergeOutcome), Abort> {
-        let mut current = self.current_file(dentry);
-        let Some((base, theirs)) = base.zip(current) else {
-            return Ok((current, MergeOutcome::AsWritten));
-        };
-        let stale = Self::is_stale(base, Some(theirs));
-        let doubtful = base.doubts.as_ref().is_some_and(|doubts| {
-            let goes_back = goes_back(doubts, mine);
-            goes_back.unwrap_or(stale && doubts.is_own_save) && !failpoint::mutant("C17-back")
-        });
-        if !stale && !doubtful {
-            return Ok((current, MergeOutcome::AsWritten));
-        }
-        if policy.on_conflict == OnConflict::Fail {
-            return Err(Abort::Conflict);
-        }
-        if doubtful {
-            self.note_uncertain(dentry);
-            return Ok((current, MergeOutcome::Overwrites(Why::Uncertain)));
-        }
-        let mut theirs = theirs;
-        let document = loop {
-            match self.document_of(theirs) {
-                // Its node is gone, be it that another version has been committed, or that nobody
-                // needed it any more.
-                Err(Errno::STALE) => match self.current_file(dentry) {
-                    Some(now) => (theirs, current) = (now, Some(now)),
-                    None => break None,
-                },
-                read => break read.ok(),
-            }
-        };
-        let (document, theirs) = document.unzip();
-        let outcome = match self.merged_text(dentry, policy, base, mine, document) {
-            Ok(Some(text)) => {
-                self.stage_merged(&text, mine, theirs.as_deref())
-                    .map_err(|errno| Abort::FailedWrite {
-                        what: "merge",
-                        errno,
-                    })?
-            }
-            Ok(None) => MergeOutcome::AsWritten,
-            Err(why) => MergeOutcome::Overwrites(why),
-        };
-        Ok((current, outcome))
+/// Merges what was written (`mine`, attributes and all) into the current version, if it builds
+/// on another one. Gives the version that it was held against, too.
+pub(super) fn reconcile(
+    engine: &Engine,
+    dentry: &Dentry,
+    policy: &Policy,
+    base: Option<&Base>,
+    mine: &File,
+) -> Result<(Option<NodeId>, MergeOutcome), Abort> {
+    let mut current = current_file(engine, dentry);
+    let Some((base, theirs)) = base.zip(current) else {
+        return Ok((current, MergeOutcome::AsWritten));
+    };
+    let stale = ledger::is_stale(base, Some(theirs));
+    let doubtful = base.doubts.as_ref().is_some_and(|doubts| {
+        let goes_back = goes_back(doubts, mine);
+        goes_back.unwrap_or(stale && doubts.is_own_save) && !failpoint::mutant("C17-back")
+    });
+    if !stale && !doubtful {
+        return Ok((current, MergeOutcome::AsWritten));
     }
+    if policy.on_conflict == OnConflict::Fail {
+        return Err(Abort::Conflict);
+    }
+    if doubtful {
+        note_uncertain(engine, dentry);
+        return Ok((current, MergeOutcome::Overwrites(Why::Uncertain)));
+    }
+    let mut theirs = theirs;
+    let document = loop {
+        match document_of(engine, theirs) {
+            // Its node is gone, be it that another version has been committed, or that nobody
+            // needed it any more.
+            Err(Errno::STALE) => match current_file(engine, dentry) {
+                Some(now) => (theirs, current) = (now, Some(now)),
+                None => break None,
+            },
+            read => break read.ok(),
+        }
+    };
+    let (document, theirs) = document.unzip();
+    let outcome = match merged_text(engine, dentry, policy, base, mine, document) {
+        Ok(Some(text)) => {
+            stage_merged(engine, &text, mine, theirs.as_deref()).map_err(|errno| {
+                Abort::FailedWrite {
+                    what: "merge",
+                    errno,
+                }
+            })?
+        }
+        Ok(None) => MergeOutcome::AsWritten,
+        Err(why) => MergeOutcome::Overwrites(why),
+    };
+    Ok((current, outcome))
+}
 
-    fn note_uncertain(&self, dentry: &Dentry) {
-        let mut state = self.lock();
+fn note_uncertain(engine: &Engine, dentry: &Dentry) {
+    let mut state = engine.lock();
+    log::info!(
+        "{}: it is not certain what was saved builds on: the last close wins",
+        engine.show(&state, dentry)
+    );
+    state.counters.uncertain_bases += 1;
+}
+
+fn current_file(engine: &Engine, dentry: &Dentry) -> Option<NodeId> {
+    let mut state = engine.lock();
+    let current = current::current_if_any(engine, &mut state, dentry)
+        .ok()
+        .flatten();
+    current.filter(|c| {
+        state
+            .nodes
+            .get(*c)
+            .is_some_and(|n| n.kind == NodeKind::File)
+    })
+}
+
+/// `None`: the result is what was written.
+fn merged_text(
+    engine: &Engine,
+    dentry: &Dentry,
+    policy: &Policy,
+    base: &Base,
+    mine: &File,
+    theirs: Option<Document>,
+) -> Result<Option<String>, Why> {
+    let name = |engine: &Engine| engine.show(&engine.lock(), dentry);
+    let old = match &base.text {
+        Text::Missing => Document::parse(b"").ok(),
+        Text::Kept(kept) => read_document_in(&kept.file),
+        Text::Dropped => None,
+    };
+    let mine = read_document_in(mine);
+    let Ok(counters) = json::Policy::new(&policy.counters) else {
+        return Err(Why::Uncertain);
+    };
+    if !base.is_certain || matches!(base.text, Text::Dropped) {
+        note_uncertain(engine, dentry);
+        return Err(Why::Uncertain);
+    }
+    let (Some(old), Some(mine), Some(theirs)) = (old, mine, theirs) else {
+        log::info!("{}: can't be merged: the last close wins", name(engine));
+        engine.lock().counters.unmerged += 1;
+        return Err(Why::NoDocument);
+    };
+    let old = if failpoint::mutant("C17-base") {
+        theirs.clone()
+    } else {
+        old
+    };
+    let (merged, conflicts) = Document::merge(&old, &mine, &theirs, &counters);
+    let mut state = engine.lock();
+    state.counters.merges += 1;
+    state.counters.merge_conflicts += conflicts.len() as u64;
+    drop(state);
+    if !conflicts.is_empty() {
+        let places: Vec<String> = conflicts
+            .iter()
+            .take(5)
+            .map(|c| format!("{:?}", c.pointer.to_string()))
+            .collect();
         log::info!(
-            "{}: it is not certain what was saved builds on: the last close wins",
-            self.show(&state, dentry)
+            "{}: merged; both had changed {}: the last close won there",
+            name(engine),
+            places.join(", ")
         );
-        state.counters.uncertain_bases += 1;
     }
+    let text = merged.to_text();
+    Ok((text != mine.to_text()).then_some(text))
+}
 
-    fn current_file(&self, dentry: &Dentry) -> Option<NodeId> {
-        let mut state = self.lock();
-        let current = self.current_if_any(&mut state, dentry).ok().flatten();
-        current.filter(|c| {
-            state
-                .nodes
-                .get(*c)
-                .is_some_and(|n| n.kind == NodeKind::File)
+/// Writes a merged text to a staging file with the attributes of what it stands for.
+fn stage_merged(
+    engine: &Engine,
+    text: &str,
+    mine: &File,
+    theirs: Option<&File>,
+) -> OpResult<MergeOutcome> {
+    let id = engine.lock().txns.new_id();
+    let file = room::making_room(engine, || engine.store.create_staging(id))?;
+    let with_metadata = || -> OpResult<MergedFile> {
+        file.write_all_at(text.as_bytes(), 0)
+            .map_err(|e| errno_of(&e))?;
+        let like = at::reopen(mine, OFlags::PATH)?;
+        metadata::apply_metadata(engine, &file, Some(&like), None)?;
+        at::set_mtime(&file, mtime_ns(&at::stat(mine)?))?;
+        if let Some(theirs) = theirs {
+            super::metadata::outgrow_mtime(&file, mtime_ns(&at::stat(theirs)?))?;
+        }
+        let path = at::open_path(&engine.store.staging, crate::store::id_name(id).as_ref())?;
+        let stat = at::stat(&path)?;
+        Ok(MergedFile {
+            id,
+            key: (stat.st_dev, stat.st_ino),
+            path: Arc::new(path.into()),
+            content: journal::ContentInfo {
+                len: text.len() as u64,
+                crc: Some(crc32c::crc32c(text.as_bytes())),
+                inline: None,
+                mtime_ns: mtime_ns(&stat),
+                grown: None,
+                parts: None,
+            },
+            file: Arc::new(file.try_clone().map_err(|e| errno_of(&e))?),
         })
-    }
-
-    /// `None`: the result is what was written.
-    fn merged_text(
-        &self,
-        dentry: &Dentry,
-        policy: &Policy,
-        base: &Base,
-        mine: &File,
-        theirs: Option<Document>,
-    ) -> Result<Option<String>, Why> {
-        let name = |engine: &Engine| engine.show(&engine.lock(), dentry);
-        let old = match &base.text {
-            Text::Missing => Document::parse(b"").ok(),
-            Text::Kept(kept) => read_document_in(&kept.file),
-            Text::Dropped => None,
-        };
-        let mine = read_document_in(mine);
-        let Ok(counters) = json::Policy::new(&policy.counters) else {
-            return Err(Why::Uncertain);
-        };
-        if !base.is_certain || matches!(base.text, Text::Dropped) {
-            self.note_uncertain(dentry);
-            return Err(Why::Uncertain);
-        }
-        let (Some(old), Some(mine), Some(theirs)) = (old, mine, theirs) else {
-            log::info!("{}: can't be merged: the last close wins", name(self));
-            self.lock().counters.unmerged += 1;
-            return Err(Why::NoDocument);
-        };
-        let old = if failpoint::mutant("C17-base") {
-            theirs.clone()
-        } else {
-            old
-        };
-        let (merged, conflicts) = Document::merge(&old, &mine, &theirs, &counters);
-        let mut state = self.lock();
-        state.counters.merges += 1;
-        state.counters.merge_conflicts += conflicts.len() as u64;
-        drop(state);
-        if !conflicts.is_empty() {
-            let places: Vec<String> = conflicts
-                .iter()
-                .take(5)
-                .map(|c| format!("{:?}", c.pointer.to_string()))
-                .collect();
-            log::info!(
-                "{}: merged; both had changed {}: the last close won there",
-                name(self),
-                places.join(", ")
-            );
-        }
-        let text = merged.to_text();
-        Ok((text != mine.to_text()).then_some(text))
-    }
-
-    /// Writes a merged text to a staging file with the attributes of what it stands for.
-    fn stage_merged(
-        &self,
-        text: &str,
-        mine: &File,
-        theirs: Option<&File>,
-    ) -> OpResult<MergeOutcome> {
-        let id = self.lock().txns.new_id();
-        let file = self.making_room(|| self.store.create_staging(id))?;
-        let with_metadata = || -> OpResult<MergedFile> {
-            file.write_all_at(text.as_bytes(), 0)
-                .map_err(|e| errno_of(&e))?;
-            let like = at::reopen(mine, OFlags::PATH)?;
-            self.apply_metadata(&file, Some(&like), None)?;
-            at::set_mtime(&file, mtime_ns(&at::stat(mine)?))?;
-            if let Some(theirs) = theirs {
-                super::metadata::outgrow_mtime(&file, mtime_ns(&at::stat(theirs)?))?;
-            }
-            let path = at::open_path(&self.store.staging, crate::store::id_name(id).as_ref())?;
-            let stat = at::stat(&path)?;
-            Ok(MergedFile {
-                id,
-                key: (stat.st_dev, stat.st_ino),
-                path: Arc::new(path.into()),
-                content: journal::ContentInfo {
-                    len: text.len() as u64,
-                    crc: Some(crc32c::crc32c(text.as_bytes())),
-                    inline: None,
-                    mtime_ns: mtime_ns(&stat),
-                    grown: None,
-                    parts: None,
-                },
-                file: Arc::new(file.try_clone().map_err(|e| errno_of(&e))?),
-            })
-        };
-        let merged = with_metadata().inspect_err(|_| {
-            self.store.remove_staging(id).ok();
-        })?;
-        Ok(MergeOutcome::Merged(Box::new(merged)))
-    }
+    };
+    let merged = with_metadata().inspect_err(|_| {
+        engine.store.remove_staging(id).ok();
+    })?;
+    Ok(MergeOutcome::Merged(Box::new(merged)))
 }
 
 impl MergedFile {

@@ -80,7 +80,7 @@ mod strays;
 mod target;
 mod turns;
 mod virtualdir;
-mod watch_helper;
+mod watch_requests;
 mod watchers;
 mod xattrs;
 
@@ -211,6 +211,12 @@ impl Engine {
     /// says whether to detach a mount that is still in use.
     pub fn set_stop(&self, stop: Box<dyn Fn(bool) + Send + Sync>) {
         self.stop.set(stop).ok();
+    }
+
+    /// Has a worker do what may block.
+    pub(crate) fn on_worker(self: &Arc<Self>, job: impl FnOnce(&Arc<Engine>) + Send + 'static) {
+        let engine = self.clone();
+        self.pool.run(move || job(&engine));
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

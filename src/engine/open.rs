@@ -5,14 +5,14 @@
 //! looks the path up once more, and the lookup of that thread answers the private node (see
 //! `docs/design.md`, "The second lookup"). Programs never see the ESTALE.
 
-mod arriving;
-mod beginning;
-mod creating;
-mod direct;
-mod joining;
-mod passing;
-mod requests;
-mod writing;
+pub(super) mod arriving;
+pub(super) mod beginning;
+pub(super) mod creating;
+pub(super) mod direct;
+pub(super) mod joining;
+pub(super) mod passing;
+pub(super) mod requests;
+pub(super) mod writers;
 
 pub use creating::{CreateRequest, Created};
 pub use passing::give_up;

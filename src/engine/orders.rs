@@ -6,35 +6,33 @@ use super::Engine;
 use crate::store::parse_id;
 use crate::types::TxnId;
 
-impl Engine {
-    /// Drops rejected contents, as somebody has asked: all, or none if one isn't there.
-    pub(super) fn drop_rejected(&self, ids: &[String]) -> Result<(), String> {
-        let kept = self.store.list_rejected().map_err(|e| e.to_string())?;
-        let there = |id: &String| {
-            let number = parse_id(id.as_ref()).filter(|id| kept.iter().any(|r| r.id == *id));
-            number.ok_or_else(|| format!("{id}: no such rejected content"))
-        };
-        let ids: Vec<TxnId> = ids.iter().map(there).collect::<Result<_, _>>()?;
-        for id in ids {
-            self.store.drop_rejected(id).map_err(|e| e.to_string())?;
-        }
-        Ok(())
+/// Drops rejected contents, as somebody has asked: all, or none if one isn't there.
+pub(super) fn drop_rejected(engine: &Engine, ids: &[String]) -> Result<(), String> {
+    let kept = engine.store.list_rejected().map_err(|e| e.to_string())?;
+    let there = |id: &String| {
+        let number = parse_id(id.as_ref()).filter(|id| kept.iter().any(|r| r.id == *id));
+        number.ok_or_else(|| format!("{id}: no such rejected content"))
+    };
+    let ids: Vec<TxnId> = ids.iter().map(there).collect::<Result<_, _>>()?;
+    for id in ids {
+        engine.store.drop_rejected(id).map_err(|e| e.to_string())?;
     }
+    Ok(())
+}
 
-    /// A process restores rejected content by writing it to a path.
-    pub(super) fn note_restoring(&self, path: &Path, pid: u32) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let of: Vec<TxnId> = state
-            .txns
-            .values()
-            .filter(|t| t.participants.opener() == pid && self.path_of(state, t.dentry()) == path)
-            .map(|t| t.id)
-            .collect();
-        for id in of {
-            if let Some(txn) = state.txns.get_mut(&id) {
-                txn.purpose.restore();
-            }
+/// A process restores rejected content by writing it to a path.
+pub(super) fn note_restoring(engine: &Engine, path: &Path, pid: u32) {
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    let of: Vec<TxnId> = state
+        .txns
+        .values()
+        .filter(|t| t.participants.opener() == pid && engine.path_of(state, t.dentry()) == path)
+        .map(|t| t.id)
+        .collect();
+    for id in of {
+        if let Some(txn) = state.txns.get_mut(&id) {
+            txn.purpose.restore();
         }
     }
 }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Engine;
+use super::documents::edits;
 use crate::json::Limits;
 use crate::types::{Caller, NodeId, OpResult};
 
@@ -130,37 +131,35 @@ impl PieceAttribute {
     }
 }
 
-impl Engine {
-    /// Sets one of our own attributes, be it in pieces.
-    pub(super) fn set_own_xattr(
-        self: &Arc<Self>,
-        caller: Caller,
-        node: NodeId,
-        name: &OsStr,
-        value: &[u8],
-        done: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        match PieceAttribute::parse(name) {
-            None => self.set_document(caller, node, name, value, done),
-            Some(PieceAttribute::Part { token, offset }) => {
-                done(self.pieces.add((caller.uid, token), offset, value));
-            }
-            Some(PieceAttribute::Whole { token, name }) => {
-                let key = (caller.uid, token);
-                let text = match number(value).and_then(|len| self.pieces.take(&key, len)) {
-                    Ok(text) => text,
-                    Err(e) => return done(Err(e)),
-                };
-                let engine = self.clone();
-                let whole = text.clone();
-                self.set_document(caller, node, &name, &whole, move |result| {
-                    // The kernel tries once more after an ESTALE, with this attribute alone.
-                    if result == Err(Errno::STALE) {
-                        engine.pieces.put_back(key, text);
-                    }
-                    done(result);
-                });
-            }
+/// Sets one of our own attributes, be it in pieces.
+pub(super) fn set_own_xattr(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    node: NodeId,
+    name: &OsStr,
+    value: &[u8],
+    done: impl FnOnce(OpResult<()>) + Send + 'static,
+) {
+    match PieceAttribute::parse(name) {
+        None => edits::set_document(engine, caller, node, name, value, done),
+        Some(PieceAttribute::Part { token, offset }) => {
+            done(engine.pieces.add((caller.uid, token), offset, value));
+        }
+        Some(PieceAttribute::Whole { token, name }) => {
+            let key = (caller.uid, token);
+            let text = match number(value).and_then(|len| engine.pieces.take(&key, len)) {
+                Ok(text) => text,
+                Err(e) => return done(Err(e)),
+            };
+            let kept = engine.clone();
+            let whole = text.clone();
+            edits::set_document(engine, caller, node, &name, &whole, move |result| {
+                // The kernel tries once more after an ESTALE, with this attribute alone.
+                if result == Err(Errno::STALE) {
+                    kept.pieces.put_back(key, text);
+                }
+                done(result);
+            });
         }
     }
 }

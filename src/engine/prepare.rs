@@ -15,318 +15,338 @@ use super::probe::CloseProbe;
 use super::publish::COMMIT_RECORD;
 use super::target::check_target;
 use super::watchers::Watchers;
-use super::{Durability, Engine, State, rounds};
+use super::{
+    Durability, Engine, State, durability, judging, ledger, lines, metadata, probe, publish,
+    publishing, rounds, turns,
+};
 use crate::journal::Record;
 use crate::rules::Policy;
 use crate::sys::{failpoint, proc};
 use crate::txn::{Abort, Content, Flush, KeptContent, Kin, Last, Ready, Staging, Transaction};
 use crate::types::{Dentry, OpResult, TxnId};
 
-impl Engine {
-    /// Does all that can fail. An error is for close() to report.
-    pub(super) fn prepare(&self, id: TxnId, staging: &Arc<Staging>, pid: u32) -> OpResult<()> {
-        // Whoever renames it again and again keeps nobody waiting for ever.
-        for _ in 0..16 {
-            if let Some(result) = self.prepare_once(id, staging, pid, false) {
-                return result;
-            }
-            let is_left = |t: &Transaction| t.would_commit() || t.phase.is_closing();
-            if self.lock().txns.get(&id).is_some_and(|t| !is_left(t)) {
-                // All of it was published meanwhile.
-                return Ok(());
-            }
+/// Does all that can fail. An error is for close() to report.
+pub(super) fn prepare(
+    engine: &Engine,
+    id: TxnId,
+    staging: &Arc<Staging>,
+    pid: u32,
+) -> OpResult<()> {
+    // Whoever renames it again and again keeps nobody waiting for ever.
+    for _ in 0..16 {
+        if let Some(result) = prepare_once(engine, id, staging, pid, false) {
+            return result;
         }
-        self.prepare_once(id, staging, pid, true).unwrap_or(Ok(()))
+        let is_left = |t: &Transaction| t.would_commit() || t.phase.is_closing();
+        if engine.lock().txns.get(&id).is_some_and(|t| !is_left(t)) {
+            // All of it was published meanwhile.
+            return Ok(());
+        }
     }
+    prepare_once(engine, id, staging, pid, true).unwrap_or(Ok(()))
+}
 
-    /// `None` if it has got another name meanwhile, or was published under one: what is left is judged
-    /// anew, unless it is to be taken `anyhow`.
-    fn prepare_once(
-        &self,
-        id: TxnId,
-        staging: &Arc<Staging>,
-        pid: u32,
-        anyhow: bool,
-    ) -> Option<OpResult<()>> {
-        let mut watched = turn_of(&self.lock(), id);
-        if let Some(dentry) = &watched {
-            self.take_turn(dentry, id);
-        }
-        let (mut probe, ends, doomed, merged_before, policy, (judged, since)) = {
-            let mut state = self.lock();
-            let is_at = |d: &Dentry| state.txns.get(&id).is_some_and(|t| t.dentry() == d);
-            // Whoever renames or ends it ends the turn that it has, but not one that it was still waiting for.
-            if let Some(left) = watched.take_if(|d| !is_at(d) && !failpoint::mutant("C10-turn")) {
-                self.end_turn(&mut state, &left, id);
-                if !anyhow && state.txns.contains_key(&id) {
-                    return None;
-                }
-            }
-            let Some(txn) = state.txns.get(&id) else {
-                return Some(told_of_ended(&state, id));
-            };
-            let before = txn.preparation.ready().filter(|c| c.merged.is_some());
-            (
-                self.probe(&state, txn, pid),
-                txn.phase.is_closing(),
-                txn.is_doomed(),
-                before.map(|c| c.id),
-                txn.policy.clone(),
-                (Judged::of(txn), txn.preparation.findings()),
-            )
-        };
-        if !ends
-            && pid != 0
-            && probe.is_held()
-            && staging.lock().failed.is_none()
-            && leave_to_holder(self, id, &probe)
-        {
-            return Some(Ok(()));
-        }
-        let looked = Instant::now();
-        let mut last = probe.look();
-        let sure = last != Last::No;
-        let takes_added = (sure || ends) && !doomed;
-        let result = self
-            .prepare_content(id, staging, &judged.dentry, &policy, (sure, takes_added))
-            .and_then(|ready| self.promise(id, staging, &judged, ready, sure.then_some(pid)));
-        // An error that only the last close may tell: now it is worth to look at all descriptors.
-        if last == Last::Likely && matches!(result, Err(Abort::Guard(_) | Abort::Conflict)) {
-            last = probe.look_at_all();
-        }
-        let sure = last != Last::No;
-        if !sure {
-            failpoint::delay("COMMITFS_UNSURE_DELAY_MS");
-        }
-        if failpoint::mutant("C3") && !sure {
-            self.publish_open(0, id, &judged.dentry, super::publication::Publication::Stay)
-                .ok();
-        }
-        let content = staging.lock();
-        let mut state = self.lock();
-        let is_as_judged = |txn: &Transaction| judged.is(txn) || txn.is_unlinked();
-        let is_as_judged = state.txns.get(&id).is_none_or(is_as_judged);
-        let is_overtaken = |txn: &Transaction| txn.preparation.has_overtaken(&result, since);
-        let is_overtaken = state.txns.get(&id).is_some_and(is_overtaken);
-        if !anyhow && (!is_as_judged && !failpoint::mutant("C14-judged") || is_overtaken) {
-            if let Some(dentry) = &watched {
-                self.end_turn(&mut state, dentry, id);
-            }
-            return None;
-        }
-        if let Some(id) = merged_before {
-            // Only now: what close() has promised before holds until something newer does.
-            self.sequencer.append(&Record::Unprepared { id }).ok();
-        }
-        if let Some(dentry) = watched
-            .as_ref()
-            .filter(|_| !(sure || ends) || result.is_err())
-        {
-            self.end_turn(&mut state, dentry, id);
-        }
-        if let Some(dentry) = &watched
-            && sure
-        {
-            let mapped = state
-                .txns
-                .get(&id)
-                .is_none_or(|t| t.participants.may_be_mapped());
-            let at_once = last == Last::Surely && !mapped;
-            state.await_release(dentry, id, at_once);
-        }
-        let found = Conclusion {
-            judged,
-            policy,
-            kin: probe.kin,
-            flush: Flush::of(last, looked, pid),
-            is_overtaken,
-        };
-        Some(conclude(self, &mut state, id, (found, &content), result))
+/// `None` if it has got another name meanwhile, or was published under one: what is left is judged
+/// anew, unless it is to be taken `anyhow`.
+fn prepare_once(
+    engine: &Engine,
+    id: TxnId,
+    staging: &Arc<Staging>,
+    pid: u32,
+    anyhow: bool,
+) -> Option<OpResult<()>> {
+    let mut watched = turn_of(&engine.lock(), id);
+    if let Some(dentry) = &watched {
+        turns::take_turn(engine, dentry, id);
     }
-
-    /// Prepares on the dispatcher, if there is nothing to wait for: what is small, and all staged by one who can't have left a
-    /// mapping; with a guard that is content already, and nobody to take turns with. `None`: it is for a worker.
-    pub(super) fn prepare_at_once(
-        &self,
-        id: TxnId,
-        staging: &Staging,
-        (pid, _): (u32, u32),
-    ) -> Option<OpResult<()>> {
-        if self.config.durability == Durability::Sync
-            || !self.watchers.get().is_some_and(Watchers::nobody_polls)
-            || leaves_it_to_workers()
-        {
-            return None;
-        }
-        // Held to the end, so that no worker gets at it in between.
-        let mut content = match failpoint::mutant("C2-at-once") {
-            true => staging.lock(),
-            false => staging.try_lock()?,
-        };
-        let (mut probe, policy, judged) = {
-            let state = self.lock();
-            if has_to_wait(self, &state) {
+    let (mut probe, ends, doomed, merged_before, policy, (judged, since)) = {
+        let mut state = engine.lock();
+        let is_at = |d: &Dentry| state.txns.get(&id).is_some_and(|t| t.dentry() == d);
+        // Whoever renames or ends it ends the turn that it has, but not one that it was still waiting for.
+        if let Some(left) = watched.take_if(|d| !is_at(d) && !failpoint::mutant("C10-turn")) {
+            turns::end_turn(&mut state, &left, id);
+            if !anyhow && state.txns.contains_key(&id) {
                 return None;
             }
-            let txn = state.txns.get(&id).filter(|t| is_simple(&state, t, pid))?;
-            let probe = self.probe(&state, txn, pid);
-            (probe, txn.policy.clone(), Judged::of(txn))
-        };
-        if !content.is_quickly_prepared(policy.guard) || !probe.is_short() {
-            return None;
         }
-        if pid != 0 && probe.is_held() && leave_to_holder(self, id, &probe) {
-            return Some(Ok(()));
-        }
-        failpoint::delay("COMMITFS_FLUSH_DELAY_MS");
-        let last = probe.look();
-        let sure = last != Last::No;
-        let mut waits = false;
-        let attributes = |content: &mut Content| {
-            let state = self.lock();
-            waits = state.is_unwritten_at(&judged.dentry);
-            match waits {
-                true => Err(Errno::AGAIN),
-                false => self.attributes_of_current(state, id, content, &judged.dentry, false),
-            }
+        let Some(txn) = state.txns.get(&id) else {
+            return Some(told_of_ended(&state, id));
         };
-        let target = (&judged.dentry, &policy);
-        let ready = make_ready(self, id, &mut content, target, (sure, None), attributes);
-        if waits {
-            return None;
-        }
-        let by = sure.then_some(pid);
-        let result = match ready {
-            Ok(ready) => promise_at_once(self, id, &judged, ready, by)?,
-            Err(abort) => Err(abort),
-        };
-        let mut state = self.lock();
-        if !state.txns.get(&id).is_some_and(|txn| judged.is(txn)) {
-            return None;
-        }
-        let found = Conclusion {
-            judged,
-            policy,
-            kin: probe.kin,
-            flush: Flush::now(last, pid),
-            is_overtaken: false,
-        };
-        Some(conclude(self, &mut state, id, (found, &content), result))
+        let before = txn.preparation.ready().filter(|c| c.merged.is_some());
+        (
+            probe::probe(&state, txn, pid),
+            txn.phase.is_closing(),
+            txn.is_doomed(),
+            before.map(|c| c.id),
+            txn.policy.clone(),
+            (Judged::of(txn), txn.preparation.findings()),
+        )
+    };
+    if !ends
+        && pid != 0
+        && probe.is_held()
+        && staging.lock().failed.is_none()
+        && leave_to_holder(engine, id, &probe)
+    {
+        return Some(Ok(()));
     }
+    let looked = Instant::now();
+    let mut last = probe.look();
+    let sure = last != Last::No;
+    let takes_added = (sure || ends) && !doomed;
+    let result = judging::prepare_content(
+        engine,
+        id,
+        staging,
+        &judged.dentry,
+        &policy,
+        (sure, takes_added),
+    )
+    .and_then(|ready| promise(engine, id, staging, &judged, ready, sure.then_some(pid)));
+    // An error that only the last close may tell: now it is worth to look at all descriptors.
+    if last == Last::Likely && matches!(result, Err(Abort::Guard(_) | Abort::Conflict)) {
+        last = probe.look_at_all();
+    }
+    let sure = last != Last::No;
+    if !sure {
+        failpoint::delay("COMMITFS_UNSURE_DELAY_MS");
+    }
+    if failpoint::mutant("C3") && !sure {
+        publishing::publish_open(
+            engine,
+            0,
+            id,
+            &judged.dentry,
+            super::publication::Publication::Stay,
+        )
+        .ok();
+    }
+    let content = staging.lock();
+    let mut state = engine.lock();
+    let is_as_judged = |txn: &Transaction| judged.is(txn) || txn.is_unlinked();
+    let is_as_judged = state.txns.get(&id).is_none_or(is_as_judged);
+    let is_overtaken = |txn: &Transaction| txn.preparation.has_overtaken(&result, since);
+    let is_overtaken = state.txns.get(&id).is_some_and(is_overtaken);
+    if !anyhow && (!is_as_judged && !failpoint::mutant("C14-judged") || is_overtaken) {
+        if let Some(dentry) = &watched {
+            turns::end_turn(&mut state, dentry, id);
+        }
+        return None;
+    }
+    if let Some(id) = merged_before {
+        // Only now: what close() has promised before holds until something newer does.
+        engine.sequencer.append(&Record::Unprepared { id }).ok();
+    }
+    if let Some(dentry) = watched
+        .as_ref()
+        .filter(|_| !(sure || ends) || result.is_err())
+    {
+        turns::end_turn(&mut state, dentry, id);
+    }
+    if let Some(dentry) = &watched
+        && sure
+    {
+        let mapped = state
+            .txns
+            .get(&id)
+            .is_none_or(|t| t.participants.may_be_mapped());
+        let at_once = last == Last::Surely && !mapped;
+        state.await_release(dentry, id, at_once);
+    }
+    let found = Conclusion {
+        judged,
+        policy,
+        kin: probe.kin,
+        flush: Flush::of(last, looked, pid),
+        is_overtaken,
+    };
+    Some(conclude(engine, &mut state, id, (found, &content), result))
+}
 
-    /// After this a close may be told that it went well: the journal knows, should the daemon end
-    /// before RELEASE comes.
-    fn promise(
-        &self,
-        id: TxnId,
-        staging: &Staging,
-        judged: &Judged,
-        mut ready: Ready,
-        last_by: Option<u32>,
-    ) -> Result<Ready, Abort> {
-        let failed = |errno| Abort::FailedWrite {
-            what: "journalling",
-            errno,
-        };
-        let (fsynced, dead) = {
-            let mut state = self.lock();
-            self.await_backlog(&mut state);
-            let fsynced = state.txns.get(&id).is_some_and(Transaction::has_synced);
-            if self.config.durability == Durability::Async && !fsynced {
-                self.give_way(&mut state);
+/// Prepares on the dispatcher, if there is nothing to wait for: what is small, and all staged by one who can't have left a
+/// mapping; with a guard that is content already, and nobody to take turns with. `None`: it is for a worker.
+pub(super) fn prepare_at_once(
+    engine: &Engine,
+    id: TxnId,
+    staging: &Staging,
+    (pid, _): (u32, u32),
+) -> Option<OpResult<()>> {
+    if engine.config.durability == Durability::Sync
+        || !engine.watchers.get().is_some_and(Watchers::nobody_polls)
+        || leaves_it_to_workers()
+    {
+        return None;
+    }
+    // Held to the end, so that no worker gets at it in between.
+    let mut content = match failpoint::mutant("C2-at-once") {
+        true => staging.lock(),
+        false => staging.try_lock()?,
+    };
+    let (mut probe, policy, judged) = {
+        let state = engine.lock();
+        if has_to_wait(engine, &state) {
+            return None;
+        }
+        let txn = state.txns.get(&id).filter(|t| is_simple(&state, t, pid))?;
+        let probe = probe::probe(&state, txn, pid);
+        (probe, txn.policy.clone(), Judged::of(txn))
+    };
+    if !content.is_quickly_prepared(policy.guard) || !probe.is_short() {
+        return None;
+    }
+    if pid != 0 && probe.is_held() && leave_to_holder(engine, id, &probe) {
+        return Some(Ok(()));
+    }
+    failpoint::delay("COMMITFS_FLUSH_DELAY_MS");
+    let last = probe.look();
+    let sure = last != Last::No;
+    let mut waits = false;
+    let attributes = |content: &mut Content| {
+        let state = engine.lock();
+        waits = state.is_unwritten_at(&judged.dentry);
+        match waits {
+            true => Err(Errno::AGAIN),
+            false => {
+                metadata::attributes_of_current(engine, state, id, content, &judged.dentry, false)
             }
-            if let Some(errno) = state.checkpoint.failed {
-                return Err(failed(errno));
-            }
-            let Some(noted) = note_preparing(self, &mut state, id, judged, &mut ready) else {
-                return Ok(ready);
-            };
-            noted
-        };
-        self.reserve_commit().map_err(failed)?;
-        failpoint::delay("COMMITFS_PROMISE_DELAY_MS");
-        let Some(by) = last_by.filter(|_| !dead) else {
+        }
+    };
+    let target = (&judged.dentry, &policy);
+    let ready = make_ready(engine, id, &mut content, target, (sure, None), attributes);
+    if waits {
+        return None;
+    }
+    let by = sure.then_some(pid);
+    let result = match ready {
+        Ok(ready) => promise_at_once(engine, id, &judged, ready, by)?,
+        Err(abort) => Err(abort),
+    };
+    let mut state = engine.lock();
+    if !state.txns.get(&id).is_some_and(|txn| judged.is(txn)) {
+        return None;
+    }
+    let found = Conclusion {
+        judged,
+        policy,
+        kin: probe.kin,
+        flush: Flush::now(last, pid),
+        is_overtaken: false,
+    };
+    Some(conclude(engine, &mut state, id, (found, &content), result))
+}
+
+/// After this a close may be told that it went well: the journal knows, should the daemon end
+/// before RELEASE comes.
+fn promise(
+    engine: &Engine,
+    id: TxnId,
+    staging: &Staging,
+    judged: &Judged,
+    mut ready: Ready,
+    last_by: Option<u32>,
+) -> Result<Ready, Abort> {
+    let failed = |errno| Abort::FailedWrite {
+        what: "journalling",
+        errno,
+    };
+    let (fsynced, dead) = {
+        let mut state = engine.lock();
+        durability::await_backlog(engine, &mut state);
+        let fsynced = state.txns.get(&id).is_some_and(Transaction::has_synced);
+        if engine.config.durability == Durability::Async && !fsynced {
+            durability::give_way(&mut state);
+        }
+        if let Some(errno) = state.checkpoint.failed {
+            return Err(failed(errno));
+        }
+        let Some(noted) = note_preparing(engine, &mut state, id, judged, &mut ready) else {
             return Ok(ready);
         };
-        let durable = self.config.durability == Durability::Sync || fsynced;
-        if durable && !failpoint::mutant("C7-close") {
-            ready.synced = self.make_durable(id, staging, &mut ready, judged, by)?;
-        } else {
-            journal_prepared(self, id, judged, &mut ready, by)?;
-        }
-        failpoint::crash_point("prepared-journalled");
-        Ok(ready)
+        noted
+    };
+    publish::reserve_commit(engine).map_err(failed)?;
+    failpoint::delay("COMMITFS_PROMISE_DELAY_MS");
+    let Some(by) = last_by.filter(|_| !dead) else {
+        return Ok(ready);
+    };
+    let durable = engine.config.durability == Durability::Sync || fsynced;
+    if durable && !failpoint::mutant("C7-close") {
+        ready.synced = make_durable(engine, id, staging, &mut ready, judged, by)?;
+    } else {
+        journal_prepared(engine, id, judged, &mut ready, by)?;
     }
+    failpoint::crash_point("prepared-journalled");
+    Ok(ready)
+}
 
-    /// The order of commits holds on the medium, too: all earlier ones first, then this. Gives whether
-    /// there was anything to promise.
-    fn make_durable(
-        &self,
-        id: TxnId,
-        staging: &Staging,
-        ready: &mut Ready,
-        judged: &Judged,
-        by: u32,
-    ) -> Result<bool, Abort> {
-        let failed = |errno| Abort::FailedWrite {
-            what: "journalling",
-            errno,
-        };
-        let already = match ready.merged {
-            Some(_) => None,
-            None => {
-                // What an fsync alone has promised is judged again after a power cut, and more severely.
-                let is_whole = staging.lock().is_whole() == Ok(true);
-                promised_already(self, id, ready, judged, (by, is_whole))?
-            }
-        };
-        if let Some(appends) = already {
-            self.sync_journal_to(appends).map_err(failed)?;
-            return Ok(true);
+/// The order of commits holds on the medium, too: all earlier ones first, then this. Gives whether
+/// there was anything to promise.
+fn make_durable(
+    engine: &Engine,
+    id: TxnId,
+    staging: &Staging,
+    ready: &mut Ready,
+    judged: &Judged,
+    by: u32,
+) -> Result<bool, Abort> {
+    let failed = |errno| Abort::FailedWrite {
+        what: "journalling",
+        errno,
+    };
+    let already = match ready.merged {
+        Some(_) => None,
+        None => {
+            // What an fsync alone has promised is judged again after a power cut, and more severely.
+            let is_whole = staging.lock().is_whole() == Ok(true);
+            promised_already(engine, id, ready, judged, (by, is_whole))?
         }
-        let is_merged = ready.merged.is_some();
-        let (staging_id, mut kept) = if is_merged {
-            // Not what was written: if the journal ended there, it would be rolled forward, over
-            // what it has been merged with.
-            rustix::fs::fdatasync(&*ready.file).map_err(failed)?;
-            failpoint::sync("C7-sync-staging", || self.store.sync_staging_dir()).map_err(failed)?;
-            (ready.id, KeptContent::on_medium(ready.content.clone()))
-        } else {
-            let mut content = staging.lock();
-            let kept = keep(self, &mut content).map_err(failed)?;
-            (content.id, kept)
-        };
-        let mut overtaken = None;
-        loop {
-            self.sync_pending().map_err(failed)?;
-            let mut state = self.lock();
-            // Others may have committed while the disk was waited for.
-            if !self.all_synced(&state) && !failpoint::mutant("C19-prefix") {
-                overtaken.get_or_insert_with(|| Overtaken::new(self, &mut state));
-                continue;
-            }
-            let Some(path) = judged.path(self, &state, (id, ready))? else {
-                return Ok(false);
-            };
-            self.tell_parts(&mut state, id, &mut ready.content);
-            self.tell_parts(&mut state, id, &mut kept.content);
-            let mut records = kept.records(staging_id);
-            records.extend(rounds::promised(&state, id, ready, path));
-            let appends = self.sequencer.append_all(&records).map_err(failed)?;
-            kept.is_told(appends);
-            if let Some(txn) = state.txns.get_mut(&id) {
-                if is_merged {
-                    txn.note_durable_merge(ready.id);
-                } else {
-                    txn.promise.note_durable(kept);
-                }
-                txn.preparation.note_promised(ready, by);
-            }
-            drop(state);
-            drop(overtaken);
-            let synced = self.sync_journal_to(appends);
-            return synced.map(|()| true).map_err(failed);
+    };
+    if let Some(appends) = already {
+        durability::sync_journal_to(engine, appends).map_err(failed)?;
+        return Ok(true);
+    }
+    let is_merged = ready.merged.is_some();
+    let (staging_id, mut kept) = if is_merged {
+        // Not what was written: if the journal ended there, it would be rolled forward, over
+        // what it has been merged with.
+        rustix::fs::fdatasync(&*ready.file).map_err(failed)?;
+        failpoint::sync("C7-sync-staging", || engine.store.sync_staging_dir()).map_err(failed)?;
+        (ready.id, KeptContent::on_medium(ready.content.clone()))
+    } else {
+        let mut content = staging.lock();
+        let kept = keep(engine, &mut content).map_err(failed)?;
+        (content.id, kept)
+    };
+    let mut overtaken = None;
+    loop {
+        durability::sync_pending(engine).map_err(failed)?;
+        let mut state = engine.lock();
+        // Others may have committed while the disk was waited for.
+        if !durability::all_synced(engine, &state) && !failpoint::mutant("C19-prefix") {
+            overtaken.get_or_insert_with(|| Overtaken::new(engine, &mut state));
+            continue;
         }
+        let Some(path) = judged.path(engine, &state, (id, ready))? else {
+            return Ok(false);
+        };
+        publish::tell_parts(engine, &mut state, id, &mut ready.content);
+        publish::tell_parts(engine, &mut state, id, &mut kept.content);
+        let mut records = kept.records(staging_id);
+        records.extend(rounds::promised(&state, id, ready, path));
+        let appends = engine.sequencer.append_all(&records).map_err(failed)?;
+        kept.is_told(appends);
+        if let Some(txn) = state.txns.get_mut(&id) {
+            if is_merged {
+                txn.note_durable_merge(ready.id);
+            } else {
+                txn.promise.note_durable(kept);
+            }
+            txn.preparation.note_promised(ready, by);
+        }
+        drop(state);
+        drop(overtaken);
+        let synced = durability::sync_journal_to(engine, appends);
+        return synced.map(|()| true).map_err(failed);
     }
 }
 
@@ -388,7 +408,7 @@ fn leave_to_holder(engine: &Engine, id: TxnId, probe: &CloseProbe) -> bool {
     };
     txn.participants.learn(probe.kin.clone());
     let dentry = txn.dentry().clone();
-    engine.end_turn(&mut state, &dentry, id);
+    turns::end_turn(&mut state, &dentry, id);
     true
 }
 
@@ -401,7 +421,7 @@ fn note_preparing(
     judged: &Judged,
     ready: &mut Ready,
 ) -> Option<(bool, bool)> {
-    ready.version = engine.next_version(state, &judged.dentry);
+    ready.version = publish::next_version(engine, state, &judged.dentry);
     let is_newest = |t: &&mut Transaction| judged.is(t) && !t.preparation.is_newer_than(ready);
     let txn = state.txns.get_mut(&id).filter(is_newest)?;
     txn.participants.note_dead_mapping();
@@ -433,7 +453,7 @@ fn journal_prepared(
     let Some(path) = judged.path(engine, &state, (id, ready))? else {
         return Ok(());
     };
-    engine.tell_parts(&mut state, id, &mut ready.content);
+    publish::tell_parts(engine, &mut state, id, &mut ready.content);
     if let Some(txn) = state.txns.get_mut(&id) {
         txn.promise.note_prepared();
         txn.preparation.note_promised(ready, by);
@@ -446,7 +466,7 @@ fn journal_prepared(
     })
 }
 
-/// Promises what need not be on the medium, where nobody has to be let through or given room first: see [`Engine::promise`].
+/// Promises what need not be on the medium, where nobody has to be let through or given room first: see [`promise`].
 fn promise_at_once(
     engine: &Engine,
     id: TxnId,
@@ -480,7 +500,9 @@ fn has_to_wait(engine: &Engine, state: &State) -> bool {
         return false;
     }
     let checkpoint = &state.checkpoint;
-    checkpoint.overtaken > 0 || checkpoint.failed.is_some() || engine.has_backlog(state)
+    checkpoint.overtaken > 0
+        || checkpoint.failed.is_some()
+        || durability::has_backlog(engine, state)
 }
 
 /// Whether a test wants it so: it holds a close up, or takes out what is done on a worker alone.
@@ -572,7 +594,7 @@ fn refused(
     }
     if let Some(dentry) = dentry {
         let by = state.registry.saves.get(&id).and_then(|s| s.by);
-        Engine::note_refused(state, &dentry, by.map(|(actor, _)| actor));
+        ledger::note_refused(state, &dentry, by.map(|(actor, _)| actor));
     }
     if is_told && !silent {
         return Err(errno);
@@ -584,7 +606,7 @@ fn refused(
 fn turn_of(state: &State, id: TxnId) -> Option<Dentry> {
     let txn = state.txns.get(&id)?;
     let edits = txn.purpose.edits() && may_be_added_to(&txn.policy);
-    (Engine::watches(&txn.policy) || edits).then(|| txn.dentry().clone())
+    (lines::watches(&txn.policy) || edits).then(|| txn.dentry().clone())
 }
 
 /// What a close is told whose transaction has ended before it. By force (C20), if an unmount by force is under way: then what it
@@ -606,7 +628,7 @@ fn promised_already(
     (by, is_whole): (u32, bool),
 ) -> Result<Option<u64>, Abort> {
     let mut state = engine.lock();
-    engine.tell_parts(&mut state, id, &mut ready.content);
+    publish::tell_parts(engine, &mut state, id, &mut ready.content);
     let txn = state.txns.get(&id).filter(|t| judged.is(t));
     let promise = txn.map(|t| &t.promise).filter(|p| p.overtaken().is_none());
     let kept = promise

@@ -99,96 +99,94 @@ impl Looks {
     }
 }
 
-impl Engine {
-    pub(super) fn probe(&self, state: &State, txn: &Transaction, closer: u32) -> CloseProbe {
-        let participants = &txn.participants;
-        CloseProbe {
-            looks: Looks::of(state, txn),
-            members: participants.others(closer).collect(),
-            holders: participants.sure_holders().collect(),
-            closer,
-            last_pid: participants.last_pid_at_open(),
-            hopeless: closer == 0 || txn.phase.descriptions() > 1 || participants.shares_node(),
-            noted: false,
-            kin: participants.kin().clone(),
-        }
+pub(super) fn probe(state: &State, txn: &Transaction, closer: u32) -> CloseProbe {
+    let participants = &txn.participants;
+    CloseProbe {
+        looks: Looks::of(state, txn),
+        members: participants.others(closer).collect(),
+        holders: participants.sure_holders().collect(),
+        closer,
+        last_pid: participants.last_pid_at_open(),
+        hopeless: closer == 0 || txn.phase.descriptions() > 1 || participants.shares_node(),
+        noted: false,
+        kin: participants.kin().clone(),
     }
+}
 
-    /// Whether the last FLUSH, which had few looks to go by, was the last after all.
-    pub(super) fn is_surely_last(&self, id: TxnId) -> bool {
-        let probe = {
-            let state = self.lock();
-            let txn = state.txns.get(&id);
-            let Some((txn, flush)) = txn.and_then(|t| Some((t, t.preparation.flush()?))) else {
-                return false;
-            };
-            match flush.last {
-                Last::No => return false,
-                Last::Surely => return true,
-                Last::Likely if failpoint::mutant("C12-duplicate") => return true,
-                Last::Likely => (flush.at, self.probe(&state, txn, flush.by)),
-            }
-        };
-        self.resolve_doubt(id, probe)
-    }
-
-    /// Looks at all there is. A FLUSH that was not the last promises nothing.
-    fn resolve_doubt(&self, id: TxnId, (at, mut probe): (Instant, CloseProbe)) -> bool {
-        let last = probe.look_at_all() == Last::Surely;
-        let mut state = self.lock();
-        let Some(txn) = state.txns.get_mut(&id) else {
+/// Whether the last FLUSH, which had few looks to go by, was the last after all.
+pub(super) fn is_surely_last(engine: &Engine, id: TxnId) -> bool {
+    let probe = {
+        let state = engine.lock();
+        let txn = state.txns.get(&id);
+        let Some((txn, flush)) = txn.and_then(|t| Some((t, t.preparation.flush()?))) else {
             return false;
         };
-        txn.participants.learn(probe.kin);
-        let Some(last) = txn.preparation.resolve_doubt(at, last) else {
-            return false;
-        };
-        if let Some(ready) = txn.preparation.ready().filter(|_| !last) {
-            let id = ready.id;
-            self.sequencer.append(&Record::Unprepared { id }).ok();
+        match flush.last {
+            Last::No => return false,
+            Last::Surely => return true,
+            Last::Likely if failpoint::mutant("C12-duplicate") => return true,
+            Last::Likely => (flush.at, probe(&state, txn, flush.by)),
         }
-        last
-    }
+    };
+    resolve_doubt(engine, id, probe)
+}
 
-    /// Closes that were likely the last and that no RELEASE has followed. The watch calls it.
-    pub(super) fn resolve_doubts(&self) {
-        if failpoint::mutant("C18-doubt") {
-            return;
-        }
-        let doubtful: Vec<(TxnId, (Instant, CloseProbe))> = {
-            let state = self.lock();
-            let is_open = |t: &&Transaction| t.phase.is_open() && t.preparation.is_prepared();
-            let doubtful = state.txns.values().filter(is_open).filter_map(|t| {
-                let flush = t.preparation.flush().filter(|f| f.last == Last::Likely)?;
-                let probe = || (flush.at, self.probe(&state, t, flush.by));
-                (flush.at.elapsed() > DOUBT).then(|| (t.id, probe()))
-            });
-            doubtful.collect()
-        };
-        for (id, probe) in doubtful {
-            self.resolve_doubt(id, probe);
-        }
+/// Looks at all there is. A FLUSH that was not the last promises nothing.
+fn resolve_doubt(engine: &Engine, id: TxnId, (at, mut probe): (Instant, CloseProbe)) -> bool {
+    let last = probe.look_at_all() == Last::Surely;
+    let mut state = engine.lock();
+    let Some(txn) = state.txns.get_mut(&id) else {
+        return false;
+    };
+    txn.participants.learn(probe.kin);
+    let Some(last) = txn.preparation.resolve_doubt(at, last) else {
+        return false;
+    };
+    if let Some(ready) = txn.preparation.ready().filter(|_| !last) {
+        let id = ready.id;
+        engine.sequencer.append(&Record::Unprepared { id }).ok();
     }
+    last
+}
 
-    /// Whoever has closed and has no mapping of it has no part in what becomes of it any more, however
-    /// it ends. On the worker that answers the FLUSH `tid` waits for, the `closes`-th of its process.
-    pub(super) fn look_for_mapping(&self, id: TxnId, tid: u32, (pid, closes): (u32, u32)) {
-        let looks = {
-            let state = self.lock();
-            let matters = |t: &&Transaction| t.participants.matters_if_mapped(pid);
-            let txn = state.txns.get(&id).filter(matters);
-            txn.map(|txn| Looks::of(&state, txn))
-        };
-        let Some(looks) = looks else {
-            return;
-        };
-        let wanted = |ino| looks.may_map(ino);
-        if proc::has_mapped(tid, &wanted) != Some(false) || failpoint::mutant("C4-closed") {
-            return;
-        }
-        if let Some(txn) = self.lock().txns.get_mut(&id) {
-            txn.participants.left_no_mapping(pid, closes);
-        }
+/// Closes that were likely the last and that no RELEASE has followed. The watch calls it.
+pub(super) fn resolve_doubts(engine: &Engine) {
+    if failpoint::mutant("C18-doubt") {
+        return;
+    }
+    let doubtful: Vec<(TxnId, (Instant, CloseProbe))> = {
+        let state = engine.lock();
+        let is_open = |t: &&Transaction| t.phase.is_open() && t.preparation.is_prepared();
+        let doubtful = state.txns.values().filter(is_open).filter_map(|t| {
+            let flush = t.preparation.flush().filter(|f| f.last == Last::Likely)?;
+            let probe = || (flush.at, probe(&state, t, flush.by));
+            (flush.at.elapsed() > DOUBT).then(|| (t.id, probe()))
+        });
+        doubtful.collect()
+    };
+    for (id, probe) in doubtful {
+        resolve_doubt(engine, id, probe);
+    }
+}
+
+/// Whoever has closed and has no mapping of it has no part in what becomes of it any more, however
+/// it ends. On the worker that answers the FLUSH `tid` waits for, the `closes`-th of its process.
+pub(super) fn look_for_mapping(engine: &Engine, id: TxnId, tid: u32, (pid, closes): (u32, u32)) {
+    let looks = {
+        let state = engine.lock();
+        let matters = |t: &&Transaction| t.participants.matters_if_mapped(pid);
+        let txn = state.txns.get(&id).filter(matters);
+        txn.map(|txn| Looks::of(&state, txn))
+    };
+    let Some(looks) = looks else {
+        return;
+    };
+    let wanted = |ino| looks.may_map(ino);
+    if proc::has_mapped(tid, &wanted) != Some(false) || failpoint::mutant("C4-closed") {
+        return;
+    }
+    if let Some(txn) = engine.lock().txns.get_mut(&id) {
+        txn.participants.left_no_mapping(pid, closes);
     }
 }
 

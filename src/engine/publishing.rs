@@ -10,13 +10,17 @@ use parking_lot::MutexGuard;
 use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
+use super::documents::texts;
 use super::due::check_due;
 use super::merging::MergeOutcome;
-use super::names::Left;
+use super::names::{Left, replaced};
 use super::overlaid::copied;
 use super::passed::look_at_passed;
 use super::publication::Publication;
-use super::{Engine, State};
+use super::{
+    Engine, State, aborting, copies, current, due, durability, growing, judging, ledger, lines,
+    merging, metadata, names, overlaid, publish, room, turns,
+};
 use crate::conflict::{Actor, Saved, Why};
 use crate::guard::Replaces;
 use crate::journal::{ContentInfo, Record};
@@ -135,82 +139,80 @@ struct Parted {
     promised: Option<ContentInfo>,
 }
 
-impl Engine {
-    /// C11: a rename or link of a file that is still being written commits what is written so far under the new name, as thread `tid` asks for.
-    pub(super) fn publish_open(
-        &self,
-        tid: u32,
-        id: TxnId,
-        to: &Dentry,
-        how: Publication,
-    ) -> OpResult<Published> {
-        failpoint::delay("COMMITFS_CHOSEN_DELAY_MS");
-        let txn = self.lock().txns.get(&id).map(|txn| txn.dentry().clone());
-        let Some(from) = txn.filter(|_| !how.links()) else {
-            return self.publish_now(tid, id, to, how);
-        };
-        // Others add nothing to what is replaced.
-        self.take_turn(&from, id);
-        let published = self.publish_now(tid, id, to, how);
-        self.end_turn(&mut self.lock(), &from, id);
-        let published = published?;
-        let renewed = self.renew_followers(id, published.version);
-        renewed
-            .inspect_err(|e| log::warn!("links stay behind: {e}"))
-            .ok();
-        Ok(published)
-    }
+/// C11: a rename or link of a file that is still being written commits what is written so far under the new name, as thread `tid` asks for.
+pub(super) fn publish_open(
+    engine: &Engine,
+    tid: u32,
+    id: TxnId,
+    to: &Dentry,
+    how: Publication,
+) -> OpResult<Published> {
+    failpoint::delay("COMMITFS_CHOSEN_DELAY_MS");
+    let txn = engine.lock().txns.get(&id).map(|txn| txn.dentry().clone());
+    let Some(from) = txn.filter(|_| !how.links()) else {
+        return publish_now(engine, tid, id, to, how);
+    };
+    // Others add nothing to what is replaced.
+    turns::take_turn(engine, &from, id);
+    let published = publish_now(engine, tid, id, to, how);
+    turns::end_turn(&mut engine.lock(), &from, id);
+    let published = published?;
+    let renewed = copies::renew_followers(engine, id, published.version);
+    renewed
+        .inspect_err(|e| log::warn!("links stay behind: {e}"))
+        .ok();
+    Ok(published)
+}
 
-    fn publish_now(
-        &self,
-        tid: u32,
-        id: TxnId,
-        to: &Dentry,
-        how: Publication,
-    ) -> OpResult<Published> {
-        let (staging, policy) = {
-            let state = self.lock();
-            let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
-            let policy = self.policy(&state, to, Creation::default());
-            (txn.staging.clone(), policy)
-        };
-        self.copy_base(&staging).ok();
-        let mut content = staging.lock();
-        Engine::may_be_published(&mut content, how)?;
-        content.copy_base()?;
-        look_at_passed(&self.store, &mut content)?;
-        let publishing = Publishing {
-            replaces: match how.stays() {
-                true => self.replaces(id, &content),
-                false => Replaces::Whole,
-            },
-            engine: self,
-            tid,
-            id,
-            to,
-            how,
-            policy,
-        };
-        let mut aside = Aside::of(self, content)?;
-        let mut draft = publishing.judge(&mut aside.content)?;
-        let mut fresh = publishing.fresh(&aside)?;
-        self.reserve_commit()?;
-        failpoint::delay("COMMITFS_MOVE_DELAY_MS");
-        let decided = publishing.decide(&staging, &mut aside.content, &mut draft)?;
-        let (mut guard, by) = (decided.state, decided.by);
-        let state = &mut *guard;
-        if let Err(e) = check_due(self, state, id, how, to) {
-            discard(&self.store, decided.outcome);
-            return Err(e);
-        }
-        let parted = publishing.part(state, &mut aside, draft, &mut fresh, decided.outcome)?;
-        drop(aside);
-        let (version, fresh_id) = (parted.version, fresh.id);
-        let promised = parted.promised.clone();
-        let left = publishing.put_under_name(state, parted, by)?;
-        publishing.go_on(state, version, fresh_id, promised)?;
-        Ok(Published { version, left })
+fn publish_now(
+    engine: &Engine,
+    tid: u32,
+    id: TxnId,
+    to: &Dentry,
+    how: Publication,
+) -> OpResult<Published> {
+    let (staging, policy) = {
+        let state = engine.lock();
+        let txn = state.txns.get(&id).ok_or(Errno::NOENT)?;
+        let policy = engine.policy(&state, to, Creation::default());
+        (txn.staging.clone(), policy)
+    };
+    room::copy_base(engine, &staging).ok();
+    let mut content = staging.lock();
+    due::may_be_published(&mut content, how)?;
+    content.copy_base()?;
+    look_at_passed(&engine.store, &mut content)?;
+    let publishing = Publishing {
+        replaces: match how.stays() {
+            true => judging::replaces(engine, id, &content),
+            false => Replaces::Whole,
+        },
+        engine,
+        tid,
+        id,
+        to,
+        how,
+        policy,
+    };
+    let mut aside = Aside::of(engine, content)?;
+    let mut draft = publishing.judge(&mut aside.content)?;
+    let mut fresh = publishing.fresh(&aside)?;
+    publish::reserve_commit(engine)?;
+    failpoint::delay("COMMITFS_MOVE_DELAY_MS");
+    let decided = publishing.decide(&staging, &mut aside.content, &mut draft)?;
+    let (mut guard, by) = (decided.state, decided.by);
+    let state = &mut *guard;
+    if let Err(e) = check_due(engine, state, id, how, to) {
+        discard(&engine.store, decided.outcome);
+        return Err(e);
     }
+    let parted = publishing.part(state, &mut aside, draft, &mut fresh, decided.outcome)?;
+    drop(aside);
+    let (version, fresh_id) = (parted.version, fresh.id);
+    let promised = parted.promised.clone();
+    let left = publishing.put_under_name(state, parted, by)?;
+    publishing.go_on(state, version, fresh_id, promised)?;
+    Ok(Published { version, left })
 }
 
 /// A merge is not committed.
@@ -229,7 +231,7 @@ impl<'a> Publishing<'a> {
         if self.how.stays() && !content.changed {
             return Err(Errno::NODATA);
         }
-        let like = engine.apply_attributes(self.id, content, self.to, !self.how.stays())?;
+        let like = texts::apply_attributes(engine, self.id, content, self.to, !self.how.stays())?;
         Ok(Draft {
             described: content.describe()?,
             edits,
@@ -238,10 +240,9 @@ impl<'a> Publishing<'a> {
     }
 
     fn ask_guard(&self, content: &mut Content) -> OpResult<()> {
-        let permitted = self
-            .engine
-            .check_guard(content, self.to, &self.policy, self.replaces);
-        permitted.map_err(|abort| self.engine.refuse(self.to, abort, self.tid))
+        let permitted =
+            judging::check_guard(self.engine, content, self.to, &self.policy, self.replaces);
+        permitted.map_err(|abort| aborting::refuse(self.engine, self.to, abort, self.tid))
     }
 
     /// Takes over what others have written and added; of a link, nothing. Gives the version that it is an edit of.
@@ -249,8 +250,8 @@ impl<'a> Publishing<'a> {
         if self.how.links() {
             return Ok(None);
         }
-        let edits = self.engine.take_parts(self.id, content, true)?;
-        self.engine.take_added(content)?;
+        let edits = overlaid::take_parts(self.engine, self.id, content, true)?;
+        overlaid::take_added(self.engine, content)?;
         Ok(edits)
     }
 
@@ -268,7 +269,7 @@ impl<'a> Publishing<'a> {
             });
         }
         let id = engine.lock().txns.new_id();
-        let file = engine.making_room(|| engine.store.create_staging(id))?;
+        let file = room::making_room(engine, || engine.store.create_staging(id))?;
         let mut fresh = Fresh {
             engine,
             id,
@@ -290,7 +291,7 @@ impl<'a> Publishing<'a> {
             let len = content.file.metadata().map_err(|e| errno_of(&e))?.len();
             at::copy_contents(&content.file, &file, len).map_err(|e| errno_of(&e))?;
         }
-        self.engine.apply_metadata(&file, Some(&old), None)?;
+        metadata::apply_metadata(self.engine, &file, Some(&old), None)?;
         self.made(fresh_id, file, content)
     }
 
@@ -329,20 +330,25 @@ impl<'a> Publishing<'a> {
         loop {
             let (by, base) = match self.how.links() {
                 true => (None, None),
-                false => engine.base_of_open(id, to, &self.policy, self.how),
+                false => ledger::base_of_open(engine, id, to, &self.policy, self.how),
             };
-            let reconciled = engine.reconcile(to, &self.policy, base.as_ref(), &content.file);
+            let reconciled =
+                merging::reconcile(engine, to, &self.policy, base.as_ref(), &content.file);
             let (onto, outcome) = reconciled.map_err(|abort| {
-                Engine::note_refused(&mut engine.lock(), to, by.map(|(actor, _)| actor));
-                engine.refuse(to, abort, self.tid)
+                ledger::note_refused(&mut engine.lock(), to, by.map(|(actor, _)| actor));
+                aborting::refuse(engine, to, abort, self.tid)
             })?;
             let mut state = engine.lock();
-            let current = engine.current_if_any(&mut state, to).ok().flatten();
+            let current = current::current_if_any(engine, &mut state, to)
+                .ok()
+                .flatten();
             let grown = content.grown().filter(|_| !self.how.links());
             let by_parts = !self.how.links() && content.is_by_parts();
-            let edited = by_parts.then(|| engine.edited(&mut state, id)).flatten();
-            let has_all =
-                engine.has_all_added(grown) && (edited.is_none() || edited == draft.edits);
+            let edited = by_parts
+                .then(|| overlaid::edited(engine, &mut state, id))
+                .flatten();
+            let has_all = growing::has_all_added(engine, grown)
+                && (edited.is_none() || edited == draft.edits);
             if has_all && (base.is_none() || current == onto) {
                 self.renew(&state, current, (staging, content, &outcome), draft)?;
                 return Ok(Decided { state, by, outcome });
@@ -367,16 +373,14 @@ impl<'a> Publishing<'a> {
     ) -> OpResult<()> {
         let is_newer = current != draft.like.map(|(version, _)| version);
         if let Some(since) = current.filter(|_| is_newer && !content.times_set) {
-            self.engine
-                .outgrow(state, since, &content.file, &mut draft.described)?;
+            metadata::outgrow(state, since, &content.file, &mut draft.described)?;
         }
         if self.how.stays() {
             let file = match outcome {
                 MergeOutcome::Merged(merged) => &merged.file,
                 _ => &content.file,
             };
-            self.engine
-                .renew_attributes(state, current, (file, staging), draft.like);
+            metadata::renew_attributes(self.engine, state, current, (file, staging), draft.like);
         }
         Ok(())
     }
@@ -419,13 +423,13 @@ impl<'a> Publishing<'a> {
         }
         if let Some(txn) = state.txns.get(&self.id) {
             let by = txn.participants.to_who();
-            Engine::note_overlaid(state, self.to, by, overlaid);
+            overlaid::note_overlaid(state, self.to, by, overlaid);
         }
         let why = outcome.overwrites();
         let is_merged = matches!(outcome, MergeOutcome::Merged(_));
         let (version, ready) = match outcome {
             MergeOutcome::Merged(merged) => {
-                self.engine.leave_written(state, published_id, version);
+                publish::leave_written(self.engine, state, published_id, version);
                 let (path, key, to) = (merged.path.clone(), merged.key, self.to.clone());
                 let node = state.nodes.create(NodeKind::File, path, key, to);
                 (node, merged.ready(published.clone(), None))
@@ -462,7 +466,7 @@ impl<'a> Publishing<'a> {
     ) -> OpResult<Option<Left>> {
         let (engine, id, to) = (self.engine, self.id, self.to);
         let (version, from) = (parted.version, state.txns[&id].dentry().clone());
-        let replaced = engine.current_if_any(state, to)?;
+        let replaced = current::current_if_any(engine, state, to)?;
         let lost = match self.how.renames() {
             // Another file takes the name.
             true => state.added_to(to, replaced),
@@ -473,17 +477,17 @@ impl<'a> Publishing<'a> {
         if ready.merged.is_none() && !self.how.links() {
             ready.kept = state.txns[&id].promise.kept().cloned();
         }
-        engine.publish(state, to, ready, version);
+        publish::publish(engine, state, to, ready, version);
         if self.how.links() {
             if let Some(linked) = state.nodes.get_mut(version) {
                 // The kernel gets to know it by the answer.
                 linked.lookups += 1;
             }
-            engine.follow_writers(state, &from, to, version);
+            copies::follow_writers(state, &from, to, version);
             return Ok(None);
         }
         let left = match self.how.renames() {
-            true => engine.left_at(state, &from).ok().flatten(),
+            true => names::left_at(engine, state, &from).ok().flatten(),
             false => None,
         };
         let saved = Saved {
@@ -493,11 +497,11 @@ impl<'a> Publishing<'a> {
             is_uncertain: parted.why == Some(Why::Uncertain),
         };
         let by = by.map(|(actor, _)| actor);
-        engine.note_published(state, id, to, by, saved, parted.file);
+        ledger::note_published(state, id, to, by, saved, parted.file);
         if self.how.renames() {
             state.names.unname(to, lost);
             state.names.move_appenders(&from, to);
-            engine.retarget(state, id, to);
+            names::retarget(engine, state, id, to);
         }
         Ok(left)
     }
@@ -514,9 +518,9 @@ impl<'a> Publishing<'a> {
         let author = txn.map_or(0, |t| t.participants.opener_tid());
         let counts = self.how.renames() || self.how == Publication::Rest;
         if let (Some(_), Some(lost)) = (why, replaced) {
-            engine.note_unmerged(state, author, to, (lost, version), why);
-        } else if counts && !Engine::watches(&self.policy) {
-            engine.note_replaced(state, author, Some(author), to, (replaced, version));
+            replaced::note_unmerged(engine, state, author, to, (lost, version), why);
+        } else if counts && !lines::watches(&self.policy) {
+            replaced::note_replaced(engine, state, author, Some(author), to, (replaced, version));
         }
     }
 
@@ -531,7 +535,7 @@ impl<'a> Publishing<'a> {
         let engine = self.engine;
         let (body, seq) = (state.files.body(version), engine.sequencer.last());
         let txn = state.txns.get_mut(&self.id).ok_or(Errno::STALE)?;
-        engine.owe(txn, self.how, seq);
+        due::owe(engine, txn, self.how, seq);
         txn.staging_id = fresh;
         txn.promise.go_on(promised.clone());
         txn.preparation.start_anew(!self.how.links());
@@ -541,7 +545,7 @@ impl<'a> Publishing<'a> {
         }
         state.wake_for(self.id, self.to);
         let txn = &state.txns[&self.id];
-        let begin = Engine::begin_record(state, txn, txn.is_there());
+        let begin = durability::begin_record(state, txn, txn.is_there());
         engine.sequencer.append(&begin)?;
         if let Some(grouped) = super::rounds::grouped(txn) {
             engine.sequencer.append(&grouped)?;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Engine;
 use super::handle::Unlock;
+use super::{Engine, state};
 use crate::types::{HandleId, NodeId};
 
 impl Engine {
@@ -11,9 +11,8 @@ impl Engine {
     pub fn release(self: &Arc<Self>, node: NodeId, handle: HandleId, owner: Option<u64>) {
         let half = self.lock().handles.get(handle).cloned();
         if let Some(file) = half.filter(|file| file.may_hold_half()) {
-            let engine = self.clone();
-            return self.pool.run(move || {
-                file.leave_half(&engine, handle);
+            return self.on_worker(move |engine| {
+                file.leave_half(engine, handle);
                 drop(file);
                 engine.release(node, handle, owner);
             });
@@ -27,7 +26,7 @@ impl Engine {
         super::pins::note_closed(&mut state, handle);
         match state.handles.remove(handle) {
             Some(file) => file.release(self, state, unlock),
-            None => self.give_back(&mut state, &unlock),
+            None => state::give_back(self, &mut state, &unlock),
         }
     }
 }

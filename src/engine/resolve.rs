@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::deciding::is_due;
 use super::seeing::sees;
-use super::{Engine, State, VOLATILE, pins};
+use super::{Engine, State, VOLATILE, current, pins, stat};
 use crate::group::PinnedMember;
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint, proc};
@@ -34,13 +34,13 @@ pub(super) enum Resolved {
     Wait(Instant),
 }
 
-/// As [`Engine::attr_after_lookup`], for who holds the state, which is given back.
+/// As [`attr_after_lookup`], for who holds the state, which is given back.
 pub(super) fn attr_counted(
     engine: &Engine,
     state: MutexGuard<'_, State>,
     id: NodeId,
 ) -> OpResult<Attr> {
-    let result = attr_in(engine, state, id);
+    let result = attr_in(state, id);
     if result.is_err() {
         let fd = engine.lock().nodes.forget(id, 1);
         engine.defer_close(fd);
@@ -49,13 +49,13 @@ pub(super) fn attr_counted(
 }
 
 /// Attributes of any node, for who holds the state, which is given back.
-fn attr_in(engine: &Engine, state: MutexGuard<'_, State>, id: NodeId) -> OpResult<Attr> {
+fn attr_in(state: MutexGuard<'_, State>, id: NodeId) -> OpResult<Attr> {
     let node = state.nodes.get(id).ok_or(Errno::STALE)?;
     let NodeKind::Private(txn) = node.kind else {
-        return engine.attr_of(&state, node);
+        return stat::attr_of(&state, node);
     };
     let Some(txn) = state.txns.get(&txn) else {
-        return engine.attr_of(&state, node);
+        return stat::attr_of(&state, node);
     };
     let staging = txn.staging.clone();
     let fd = state.nodes.fd(id)?;
@@ -83,113 +83,115 @@ fn attr_in(engine: &Engine, state: MutexGuard<'_, State>, id: NodeId) -> OpResul
     })
 }
 
-impl Engine {
-    /// Attributes for a lookup's answer. The node may have been forgotten only after the answer.
-    pub(super) fn attr_after_lookup(&self, id: NodeId) -> OpResult<Attr> {
-        attr_counted(self, self.lock(), id)
-    }
+/// Attributes for a lookup's answer. The node may have been forgotten only after the answer.
+pub(super) fn attr_after_lookup(engine: &Engine, id: NodeId) -> OpResult<Attr> {
+    attr_counted(engine, engine.lock(), id)
+}
 
-    /// Attributes of any node.
-    pub(super) fn attr(&self, id: NodeId) -> OpResult<Attr> {
-        attr_in(self, self.lock(), id)
-    }
+/// Attributes of any node.
+pub(super) fn attr(engine: &Engine, id: NodeId) -> OpResult<Attr> {
+    attr_in(engine.lock(), id)
+}
 
-    /// See the module. With `wait`, says when a commit of the name is about to be completed.
-    pub(super) fn resolve(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        dentry: &Dentry,
-        wait: bool,
-    ) -> OpResult<Resolved> {
-        if let Some(node) = state.end_of_retry(caller.tid, dentry) {
-            return Ok(Resolved::Node(node));
-        }
-        if let Some(node) = self.own_view(state, caller, dentry) {
-            return Ok(Resolved::Node(node));
-        }
-        if let Some(claim) = state.txns.seen_by_all_at(dentry).next() {
-            return Ok(Resolved::Node(claim.node));
-        }
-        match pins::find(self, state, caller, dentry) {
-            Some(PinnedMember::Version(node)) => return Ok(Resolved::Node(node)),
-            Some(PinnedMember::Absent) => return Err(Errno::NOENT),
-            Some(PinnedMember::Lost) => return Err(Errno::STALE),
-            Some(PinnedMember::Current) => return self.current(state, dentry).map(Resolved::Node),
-            None => {}
-        }
-        if wait
-            && !failpoint::mutant("C2-settle")
-            && let Some(deadline) = self.about_to_commit(state, dentry)
-        {
-            return Ok(Resolved::Wait(deadline));
-        }
-        self.current(state, dentry).map(Resolved::Node)
+/// See the module. With `wait`, says when a commit of the name is about to be completed.
+pub(super) fn resolve(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    dentry: &Dentry,
+    wait: bool,
+) -> OpResult<Resolved> {
+    if let Some(node) = state.end_of_retry(caller.tid, dentry) {
+        return Ok(Resolved::Node(node));
     }
-
-    /// The staged view of a transaction the caller takes part in.
-    fn own_view(&self, state: &mut State, caller: Caller, dentry: &Dentry) -> Option<NodeId> {
-        let id = self.own_transaction(state, caller, dentry)?;
-        let node = state.txns.get(&id)?.node;
-        // Closed, it is waited for like anybody's.
-        state.deciding_at(node).is_none().then_some(node)
+    if let Some(node) = own_view(engine, state, caller, dentry) {
+        return Ok(Resolved::Node(node));
     }
-
-    /// The newest open transaction of a name that the caller takes part in.
-    pub(super) fn own_transaction(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        dentry: &Dentry,
-    ) -> Option<TxnId> {
-        let candidates: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
-        if candidates.is_empty() || failpoint::mutant("C1-own-view") {
-            return None;
-        }
-        if failpoint::mutant("C1") {
-            return candidates.first().copied();
-        }
-        let tgid = proc::tgid(caller.tid)?;
-        candidates.into_iter().find(|id| {
-            // What the program sees is what is there, not what it has left behind empty.
-            state
-                .txns
-                .get(id)
-                .is_some_and(|txn| sees(state, txn, (tgid, caller.tid)))
-                && !self.is_no_op(state, *id)
-        })
+    if let Some(claim) = state.txns.seen_by_all_at(dentry).next() {
+        return Ok(Resolved::Node(claim.node));
     }
+    match pins::find(engine, state, caller, dentry) {
+        Some(PinnedMember::Version(node)) => return Ok(Resolved::Node(node)),
+        Some(PinnedMember::Absent) => return Err(Errno::NOENT),
+        Some(PinnedMember::Lost) => return Err(Errno::STALE),
+        Some(PinnedMember::Current) => {
+            return current::current(engine, state, dentry).map(Resolved::Node);
+        }
+        None => {}
+    }
+    if wait
+        && !failpoint::mutant("C2-settle")
+        && let Some(deadline) = about_to_commit(state, dentry)
+    {
+        return Ok(Resolved::Wait(deadline));
+    }
+    current::current(engine, state, dentry).map(Resolved::Node)
+}
 
-    /// Until when to wait for a close of this name that is about to be completed.
-    fn about_to_commit(&self, state: &State, dentry: &Dentry) -> Option<Instant> {
-        let now = Instant::now();
-        let followed = state.names.leaders(dentry).iter();
-        let followed = followed.filter_map(|id| state.txns.get(id));
+/// The staged view of a transaction the caller takes part in.
+fn own_view(engine: &Engine, state: &mut State, caller: Caller, dentry: &Dentry) -> Option<NodeId> {
+    let id = own_transaction(engine, state, caller, dentry)?;
+    let node = state.txns.get(&id)?.node;
+    // Closed, it is waited for like anybody's.
+    state.deciding_at(node).is_none().then_some(node)
+}
+
+/// The newest open transaction of a name that the caller takes part in.
+pub(super) fn own_transaction(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    dentry: &Dentry,
+) -> Option<TxnId> {
+    let candidates: Vec<TxnId> = state.txns.at(dentry).map(|t| t.id).collect();
+    if candidates.is_empty() || failpoint::mutant("C1-own-view") {
+        return None;
+    }
+    if failpoint::mutant("C1") {
+        return candidates.first().copied();
+    }
+    let tgid = proc::tgid(caller.tid)?;
+    candidates.into_iter().find(|id| {
+        // What the program sees is what is there, not what it has left behind empty.
         state
             .txns
-            .at(dentry)
-            .chain(followed)
-            .filter_map(|t| {
-                if t.phase.is_held() {
-                    return is_due(state, t).then_some(now + SURE_WAIT);
-                }
-                if t.phase.is_closing() {
-                    return Some(now + SURE_WAIT);
-                }
-                let flush = t.preparation.flush()?;
-                let life = match flush.last {
-                    Last::Surely | Last::Likely => SURE_WAIT,
-                    Last::No => UNSURE_WAIT,
-                };
-                let deadline = flush.at + life;
-                (deadline > now && t.preparation.is_prepared()).then_some(deadline)
-            })
-            .max()
-    }
+            .get(id)
+            .is_some_and(|txn| sees(state, txn, (tgid, caller.tid)))
+            && !current::is_no_op(engine, state, *id)
+    })
+}
+
+/// Until when to wait for a close of this name that is about to be completed.
+fn about_to_commit(state: &State, dentry: &Dentry) -> Option<Instant> {
+    let now = Instant::now();
+    let followed = state.names.leaders(dentry).iter();
+    let followed = followed.filter_map(|id| state.txns.get(id));
+    state
+        .txns
+        .at(dentry)
+        .chain(followed)
+        .filter_map(|t| {
+            if t.phase.is_held() {
+                return is_due(state, t).then_some(now + SURE_WAIT);
+            }
+            if t.phase.is_closing() {
+                return Some(now + SURE_WAIT);
+            }
+            let flush = t.preparation.flush()?;
+            let life = match flush.last {
+                Last::Surely | Last::Likely => SURE_WAIT,
+                Last::No => UNSURE_WAIT,
+            };
+            let deadline = flush.at + life;
+            (deadline > now && t.preparation.is_prepared()).then_some(deadline)
+        })
+        .max()
 }
 
 /// What a name means now, and whether a commit is about to change that.
 pub(super) fn name_now(engine: &Engine, state: &mut State, dentry: &Dentry) -> pins::NameNow {
-    let current = engine.current_if_any(state, dentry).ok().flatten();
-    (current, engine.about_to_commit(state, dentry).is_some())
+    let current = current::current_if_any(engine, state, dentry)
+        .ok()
+        .flatten();
+    (current, about_to_commit(state, dentry).is_some())
 }

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::{Engine, State};
+use super::{Engine, State, advice};
 use crate::file::Held;
 use crate::guard::Guard;
 use crate::rules::{Creation, Mode, quoted};
@@ -35,28 +35,26 @@ pub(super) fn may_commit_so_far(txn: &Transaction) -> bool {
         && !txn.has_lost_a_writer()
 }
 
-impl Engine {
-    /// Those that no rule publishes by now, with the rule that would.
-    pub(super) fn kept_open(&self, state: &State) -> Vec<Held> {
-        let would_help = |held: &&Held| {
-            let rules = &self.rules.read().rules;
-            let policy = rules.decide(held.path.as_ref(), Creation::default());
-            let is_guarded = policy.guard != Guard::None && policy.mode == Mode::Atomic;
-            is_guarded && !policy.publishes_at_rest()
-        };
-        let mut all: Vec<Held> = state.kept_open.paths.values().cloned().collect();
-        all.retain(|held| would_help(&held));
-        all.sort_by(|a, b| (b.count, &a.path).cmp(&(a.count, &b.path)));
-        all.truncate(SHOWN);
-        for held in &mut all {
-            held.help = "it is kept open, and nobody else sees what is written before it is closed; a rule that shows each whole \
+/// Those that no rule publishes by now, with the rule that would.
+pub(super) fn kept_open(engine: &Engine, state: &State) -> Vec<Held> {
+    let would_help = |held: &&Held| {
+        let rules = &engine.rules.read().rules;
+        let policy = rules.decide(held.path.as_ref(), Creation::default());
+        let is_guarded = policy.guard != Guard::None && policy.mode == Mode::Atomic;
+        is_guarded && !policy.publishes_at_rest()
+    };
+    let mut all: Vec<Held> = state.kept_open.paths.values().cloned().collect();
+    all.retain(|held| would_help(&held));
+    all.sort_by(|a, b| (b.count, &a.path).cmp(&(a.count, &b.path)));
+    all.truncate(SHOWN);
+    for held in &mut all {
+        held.help = "it is kept open, and nobody else sees what is written before it is closed; a rule that shows each whole \
                          text half a second after it was written, also of what is open"
                 .to_owned();
-            held.rule = rule_for(&held.path);
-            held.command_to_add = self.command_to_add(&held.path, &[("publish", "whole")]);
-        }
-        all
+        held.rule = rule_for(&held.path);
+        held.command_to_add = advice::command_to_add(engine, &held.path, &[("publish", "whole")]);
     }
+    all
 }
 
 impl State {

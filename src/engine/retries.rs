@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::open::{beginning, joining};
 use super::opening::{FRESH, Goal, OpenStep, Opened, Pass, PendingOpen, Way, writes};
 use super::{Engine, State};
 use crate::namespace::NodeKind;
@@ -73,174 +74,172 @@ impl State {
     }
 }
 
-impl Engine {
-    /// Sends a thread round; its second lookup finds what the name means by then, and is served there.
-    pub(super) fn retry_anew(
-        &self,
-        state: &mut State,
-        tid: u32,
-        (dentry, old): (Dentry, NodeId),
-        goal: Goal,
-    ) -> Errno {
-        let way = Way::Anew { failed: None };
-        if tid != 0 && !failpoint::mutant("C1-walk-anew") {
-            let note = PendingOpen::new(dentry, old, goal, way);
-            if let Some(before) = state.pending_opens.insert(tid, note) {
-                self.drop_way(state, before.way);
-            }
-        }
-        Errno::STALE
-    }
-
-    /// A lookup has found nothing but what has ended: it would find that for ever.
-    pub(super) fn leave_retry_at(self: &Arc<Self>, tid: u32, node: NodeId) {
-        let way = self.lock().leave_way_to(tid, node);
-        if let Some(way) = way {
-            leave(self, way);
+/// Sends a thread round; its second lookup finds what the name means by then, and is served there.
+pub(super) fn retry_anew(
+    engine: &Engine,
+    state: &mut State,
+    tid: u32,
+    (dentry, old): (Dentry, NodeId),
+    goal: Goal,
+) -> Errno {
+    let way = Way::Anew { failed: None };
+    if tid != 0 && !failpoint::mutant("C1-walk-anew") {
+        let note = PendingOpen::new(dentry, old, goal, way);
+        if let Some(before) = state.pending_opens.insert(tid, note) {
+            drop_way(engine, state, before.way);
         }
     }
+    Errno::STALE
+}
 
-    /// The note of a thread that does what it was about to do when it was sent round; any other is over.
-    pub(super) fn take_pending_open(
-        &self,
-        state: &mut State,
-        tid: u32,
-        goal: Goal,
-    ) -> Option<PendingOpen> {
-        let note = state.pending_opens.remove(&tid)?;
-        if note.goal == goal && note.is_of(tid) {
-            return Some(note);
-        }
-        self.drop_way(state, note.way);
-        None
-    }
-
-    /// A thread creates a file: whatever it was sent round for before is over.
-    pub(super) fn end_retry(self: &Arc<Self>, tid: u32) {
-        let mut guard = self.lock();
-        let note = guard.pending_opens.remove(&tid);
-        drop(guard);
-        if let Some(note) = note {
-            leave(self, note.way);
-        }
-    }
-
-    pub(super) fn drop_way(&self, state: &mut State, way: Way) {
-        if let Way::Own { txn, .. } = way {
-            self.drop_unopened(state, txn);
-        }
-    }
-
-    /// Drops notes that nobody comes back for.
-    pub(super) fn sweep_retries(self: &Arc<Self>) {
-        let over: Vec<u32> = {
-            let mut state = self.lock();
-            for note in state.pending_opens.values_mut() {
-                if let Way::Anew {
-                    failed: Some(looks),
-                } = &mut note.way
-                {
-                    *looks += 1;
-                }
-            }
-            let over = state
-                .pending_opens
-                .iter()
-                .filter(|(tid, note)| note.is_over(**tid));
-            over.map(|(tid, _)| *tid).collect()
-        };
-        for tid in over {
-            self.end_retry(tid);
-        }
-    }
-
-    /// The second lookup didn't come by: a magic link, an O_PATH handle, a bind mount.
-    pub(super) fn open_unwalked(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        note: &PendingOpen,
-        flags: OFlags,
-    ) -> OpResult<OpenStep> {
-        let prepared = note.own();
-        if let Some(NodeKind::Private(own)) = state.nodes.get(note.old).map(|n| n.kind)
-            && state.txns.contains_key(&own)
-        {
-            if let Some(prepared) = prepared {
-                self.drop_unopened(state, prepared);
-            }
-            if flags.contains(OFlags::TRUNC) {
-                return self.empty_and_join(state, caller, own, flags);
-            }
-            return self.join(state, caller, own, flags).map(OpenStep::Done);
-        }
-        let opened = match prepared {
-            Some(prepared) => self.open_shared(state, caller, prepared, flags),
-            None => self.open_unlinked(state, caller, note, flags),
-        };
-        opened.map(OpenStep::Done)
-    }
-
-    /// An open of a file that has lost its name, through a description of it.
-    pub(super) fn open_unlinked(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        note: &PendingOpen,
-        flags: OFlags,
-    ) -> OpResult<Opened> {
-        if !writes(flags) {
-            return Err(Errno::STALE);
-        }
-        // What somebody has staged is not the caller's to go on from.
-        let is_version = state
-            .nodes
-            .get(note.old)
-            .is_some_and(|n| n.kind == NodeKind::File);
-        let empties = flags.contains(OFlags::TRUNC) || !is_version;
-        let remains = state.nodes.get(note.old).is_some_and(|n| !n.dead);
-        let begun = Begun::by_open(remains.then_some(note.old), false, empties);
-        let id = self.begin_on(state, note.dentry.clone(), begun)?;
-        if let Some(txn) = state.txns.get_mut(&id) {
-            txn.unlink();
-        }
-        self.open_shared(state, caller, id, flags)
-    }
-
-    /// Serves a writer on the readers' node, its pages uncached. With O_TRUNC the kernel drops the node's
-    /// pages and takes it for empty until it asks for the attributes, as every read and stat does then.
-    /// Only in a mapping that is touched meanwhile there is nothing (SIGBUS), as on the plain directory
-    /// always. To refuse would lose what the program saves.
-    pub(super) fn open_shared(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        txn: TxnId,
-        flags: OFlags,
-    ) -> OpResult<Opened> {
-        let opened = self.join(state, caller, txn, flags)?;
-        Ok(as_shared(self, state, txn, opened, flags))
-    }
-
-    /// Sends a thread round to a common transaction, which is opened for it at once: others may write
-    /// and close it before the lookup is over.
-    pub(super) fn retry_to_common(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        (dentry, old): (Dentry, NodeId),
-        txn: TxnId,
-        flags: OFlags,
-    ) -> OpResult<Errno> {
-        let opened = self.join(state, caller, txn, flags)?;
-        let node = state.txns.get(&txn).ok_or(Errno::STALE)?.node;
-        let note = PendingOpen::new(dentry, old, Goal::Open(flags), Way::Opened { node, opened });
-        state.pending_opens.insert(caller.tid, note);
-        Ok(Errno::STALE)
+/// A lookup has found nothing but what has ended: it would find that for ever.
+pub(super) fn leave_retry_at(engine: &Arc<Engine>, tid: u32, node: NodeId) {
+    let way = engine.lock().leave_way_to(tid, node);
+    if let Some(way) = way {
+        leave(engine, way);
     }
 }
 
-/// See [`Engine::open_shared`]: what was opened on a transaction.
+/// The note of a thread that does what it was about to do when it was sent round; any other is over.
+pub(super) fn take_pending_open(
+    engine: &Engine,
+    state: &mut State,
+    tid: u32,
+    goal: Goal,
+) -> Option<PendingOpen> {
+    let note = state.pending_opens.remove(&tid)?;
+    if note.goal == goal && note.is_of(tid) {
+        return Some(note);
+    }
+    drop_way(engine, state, note.way);
+    None
+}
+
+/// A thread creates a file: whatever it was sent round for before is over.
+pub(super) fn end_retry(engine: &Arc<Engine>, tid: u32) {
+    let mut guard = engine.lock();
+    let note = guard.pending_opens.remove(&tid);
+    drop(guard);
+    if let Some(note) = note {
+        leave(engine, note.way);
+    }
+}
+
+pub(super) fn drop_way(engine: &Engine, state: &mut State, way: Way) {
+    if let Way::Own { txn, .. } = way {
+        beginning::drop_unopened(engine, state, txn);
+    }
+}
+
+/// Drops notes that nobody comes back for.
+pub(super) fn sweep_retries(engine: &Arc<Engine>) {
+    let over: Vec<u32> = {
+        let mut state = engine.lock();
+        for note in state.pending_opens.values_mut() {
+            if let Way::Anew {
+                failed: Some(looks),
+            } = &mut note.way
+            {
+                *looks += 1;
+            }
+        }
+        let over = state
+            .pending_opens
+            .iter()
+            .filter(|(tid, note)| note.is_over(**tid));
+        over.map(|(tid, _)| *tid).collect()
+    };
+    for tid in over {
+        end_retry(engine, tid);
+    }
+}
+
+/// The second lookup didn't come by: a magic link, an O_PATH handle, a bind mount.
+pub(super) fn open_unwalked(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    note: &PendingOpen,
+    flags: OFlags,
+) -> OpResult<OpenStep> {
+    let prepared = note.own();
+    if let Some(NodeKind::Private(own)) = state.nodes.get(note.old).map(|n| n.kind)
+        && state.txns.contains_key(&own)
+    {
+        if let Some(prepared) = prepared {
+            beginning::drop_unopened(engine, state, prepared);
+        }
+        if flags.contains(OFlags::TRUNC) {
+            return joining::empty_and_join(engine, state, caller, own, flags);
+        }
+        return joining::join(engine, state, caller, own, flags).map(OpenStep::Done);
+    }
+    let opened = match prepared {
+        Some(prepared) => open_shared(engine, state, caller, prepared, flags),
+        None => open_unlinked(engine, state, caller, note, flags),
+    };
+    opened.map(OpenStep::Done)
+}
+
+/// An open of a file that has lost its name, through a description of it.
+pub(super) fn open_unlinked(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    note: &PendingOpen,
+    flags: OFlags,
+) -> OpResult<Opened> {
+    if !writes(flags) {
+        return Err(Errno::STALE);
+    }
+    // What somebody has staged is not the caller's to go on from.
+    let is_version = state
+        .nodes
+        .get(note.old)
+        .is_some_and(|n| n.kind == NodeKind::File);
+    let empties = flags.contains(OFlags::TRUNC) || !is_version;
+    let remains = state.nodes.get(note.old).is_some_and(|n| !n.dead);
+    let begun = Begun::by_open(remains.then_some(note.old), false, empties);
+    let id = beginning::begin_on(engine, state, note.dentry.clone(), begun)?;
+    if let Some(txn) = state.txns.get_mut(&id) {
+        txn.unlink();
+    }
+    open_shared(engine, state, caller, id, flags)
+}
+
+/// Serves a writer on the readers' node, its pages uncached. With O_TRUNC the kernel drops the node's
+/// pages and takes it for empty until it asks for the attributes, as every read and stat does then.
+/// Only in a mapping that is touched meanwhile there is nothing (SIGBUS), as on the plain directory
+/// always. To refuse would lose what the program saves.
+pub(super) fn open_shared(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    txn: TxnId,
+    flags: OFlags,
+) -> OpResult<Opened> {
+    let opened = joining::join(engine, state, caller, txn, flags)?;
+    Ok(as_shared(engine, state, txn, opened, flags))
+}
+
+/// Sends a thread round to a common transaction, which is opened for it at once: others may write
+/// and close it before the lookup is over.
+pub(super) fn retry_to_common(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    (dentry, old): (Dentry, NodeId),
+    txn: TxnId,
+    flags: OFlags,
+) -> OpResult<Errno> {
+    let opened = joining::join(engine, state, caller, txn, flags)?;
+    let node = state.txns.get(&txn).ok_or(Errno::STALE)?.node;
+    let note = PendingOpen::new(dentry, old, Goal::Open(flags), Way::Opened { node, opened });
+    state.pending_opens.insert(caller.tid, note);
+    Ok(Errno::STALE)
+}
+
+/// See [`open_shared`]: what was opened on a transaction.
 pub(super) fn as_shared(
     engine: &Engine,
     state: &mut State,
@@ -270,7 +269,7 @@ pub(super) fn as_other(opened: Opened) -> Opened {
 pub(super) fn leave(engine: &Arc<Engine>, way: Way) {
     match way {
         Way::Opened { node, opened } => engine.release(node, opened.handle, None),
-        way => engine.drop_way(&mut engine.lock(), way),
+        way => drop_way(engine, &mut engine.lock(), way),
     }
 }
 

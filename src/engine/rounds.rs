@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::deciding::wake_watch;
 use super::finishing::leave;
 use super::publish::commit_all;
-use super::{Engine, State};
+use super::{Engine, State, growing, merging, state, turns};
 use crate::conflict::Save;
 use crate::group::{Entering, GroupRound, Saver, Verdict};
 use crate::journal::Record;
@@ -216,7 +216,7 @@ pub(super) fn hold(engine: &Engine, state: &mut State, id: TxnId) -> bool {
         engine.sequencer.use_kept(bytes);
         discard(engine, state, replaced);
     }
-    engine.end_turn(state, &dentry, id);
+    turns::end_turn(state, &dentry, id);
     let file = state.file_of(node);
     if had_slot {
         let (path, held) = (engine.show(state, &dentry), started.elapsed());
@@ -225,7 +225,7 @@ pub(super) fn hold(engine: &Engine, state: &mut State, id: TxnId) -> bool {
     for owner in releases {
         state.locks.release_posix(file, owner);
     }
-    engine.note_ended(state, file);
+    state::note_ended(engine, state, file);
     state.wake(Awaited::Transaction(id));
     state.wake(Awaited::AnyTransaction);
     state.wake_for(id, &dentry);
@@ -310,7 +310,7 @@ pub(super) fn fits(engine: &Engine, state: &mut State, id: TxnId) -> bool {
         .preparation
         .ready()
         .and_then(|ready| ready.grown.clone());
-    is_prepared && engine.has_all_added(grown) && engine.still_fits(state, id)
+    is_prepared && growing::has_all_added(engine, grown) && merging::still_fits(engine, state, id)
 }
 
 /// What of a round has no place any more.
@@ -391,7 +391,7 @@ pub(super) fn publish(
     for (id, committed, save, node) in left {
         leave(engine, state, (id, committed), save);
         let file = state.file_of(node);
-        engine.note_ended(state, file);
+        state::note_ended(engine, state, file);
     }
 }
 

@@ -79,16 +79,14 @@ fn note_gone(staging: &Staging, gone: Gone) {
     }
 }
 
-impl Engine {
-    /// The kernel says that a write to staged content takes set-id bits.
-    pub(super) fn note_kill(&self, id: TxnId, staging: &Staging, caller: Caller) -> Gone {
-        let fd = {
-            let state = self.lock();
-            let node = state.txns.get(&id).map(|t| t.node);
-            node.and_then(|node| state.nodes.fd(node).ok())
-        };
-        let gone = fd.map_or(0, |fd| gone_of(&*fd, caller));
-        note_gone(staging, gone);
-        gone
-    }
+/// The kernel says that a write to staged content takes set-id bits.
+pub(super) fn note_kill(engine: &Engine, id: TxnId, staging: &Staging, caller: Caller) -> Gone {
+    let fd = {
+        let state = engine.lock();
+        let node = state.txns.get(&id).map(|t| t.node);
+        node.and_then(|node| state.nodes.fd(node).ok())
+    };
+    let gone = fd.map_or(0, |fd| gone_of(&*fd, caller));
+    note_gone(staging, gone);
+    gone
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::aborting::Aborted;
 use super::deciding::has_ended;
-use super::rounds::{TICK, TRIES, carried, close, fits, has_no_place, publish, use_freed};
-use super::{Engine, State};
+use super::rounds::{TICK, TRIES, carried, close, fits, has_no_place, use_freed};
+use super::{Engine, State, aborting, finishing, prepare};
+use super::{publish, rounds};
 use crate::group::{End, Saver, Verdict};
 use crate::journal::Record;
 use crate::sys::{failpoint, pidfd};
@@ -24,7 +25,7 @@ pub(super) fn look_after(
         let state = &mut *guard;
         use_freed(engine, state);
         for id in std::mem::take(&mut state.txns.rounds.dropped) {
-            aborted.extend(engine.finish(state, id));
+            aborted.extend(finishing::finish(engine, state, id));
         }
         let ids: Vec<TxnId> = state.txns.rounds.all().map(|round| round.id).collect();
         let mut savers = Vec::new();
@@ -61,7 +62,7 @@ pub(super) fn reject(engine: &Engine, state: &mut State, id: TxnId, why: &str) -
                 .append(&Record::Unprepared { id: ready.id })
                 .ok();
         }
-        aborted.extend(engine.finish(state, id));
+        aborted.extend(finishing::finish(engine, state, id));
     }
     aborted
 }
@@ -71,7 +72,7 @@ pub(super) fn make_fit(engine: &Engine, unfit: &[TxnId]) -> Option<String> {
     for id in unfit {
         let staging = engine.lock().txns.get(id).map(|txn| txn.staging.clone());
         if let Some(staging) = staging {
-            engine.prepare(*id, &staging, 0).ok();
+            prepare::prepare(engine, *id, &staging, 0).ok();
         }
         let state = engine.lock();
         if let Some(txn) = state.txns.get(id)
@@ -86,20 +87,21 @@ pub(super) fn make_fit(engine: &Engine, unfit: &[TxnId]) -> Option<String> {
             engine.sequencer.append(&record).ok();
         }
     }
-    engine.reserve_commit().err().map(|errno| errno.to_string())
+    publish::reserve_commit(engine)
+        .err()
+        .map(|errno| errno.to_string())
 }
 
 /// What isn't committed goes to rejected on a worker: other rounds don't wait for the disk meanwhile.
 pub(super) fn finish_later(engine: &Arc<Engine>, aborted: Vec<Aborted>) {
     if !aborted.is_empty() {
-        let worker = engine.clone();
-        engine.pool.run(move || finish_now(&worker, aborted));
+        engine.on_worker(move |engine| finish_now(engine, aborted));
     }
 }
 
 pub(super) fn finish_now(engine: &Engine, aborted: Vec<Aborted>) {
     for aborted in aborted {
-        engine.finish_aborted(aborted);
+        aborting::finish_aborted(engine, aborted);
     }
 }
 
@@ -135,7 +137,7 @@ pub(super) fn decide(engine: &Engine, id: TxnId, last: bool) -> Vec<Aborted> {
             .filter(|id| !fits(engine, state, *id))
             .collect();
         if unfit.is_empty() && engine.sequencer.reserve(0).is_ok() {
-            publish(engine, state, id, incomplete);
+            rounds::publish(engine, state, id, incomplete);
             break;
         }
         close(state, id, Verdict::Publish { incomplete }, &ids);

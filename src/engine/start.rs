@@ -6,11 +6,13 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::append::{streams, tails};
 use super::copies::Copies;
 use super::state::sleep;
 use super::{
-    Engine, State, append, documents, errors, files, handle, live_rules, pieces, settling,
-    strangers,
+    Engine, State, aborting, append, checkpoint, copies, documents, errors, files, finishing,
+    handle, ledger, live_rules, locklist, merging, overlaid, overwrites, pieces, prepare, probe,
+    resting, retries, settling, stale_claims, strangers, strays,
 };
 use crate::commit::{CheckpointRequest, Growing, Sequencer, Unsynced};
 use crate::conflict::{Ledger, Overwrites, Registry};
@@ -123,123 +125,128 @@ impl Engine {
     ) -> OpResult<Arc<Engine>> {
         let engine = assembled(store, rules, config, recovered)?;
         crate::sys::spare::fill();
-        engine.take_over_unread();
-        engine.start_checkpoint()?;
-        engine.start_watch()?;
+        errors::take_over_unread(&engine);
+        checkpoint::start_checkpoint(&engine)?;
+        start_watch(&engine)?;
         settling::start_watch(&engine)?;
-        engine.start_looking_for_strays();
+        strays::start_looking_for_strays(&engine);
         Ok(engine)
     }
+}
 
-    /// The watch: sweeps notes nobody came back for, reports idle holders (C3).
-    pub(super) fn start_watch(self: &std::sync::Arc<Self>) -> crate::types::OpResult<()> {
-        let engine = std::sync::Arc::downgrade(self);
-        std::thread::Builder::new()
-            .name("watch".into())
-            .spawn(move || {
-                while let Some(engine) = engine.upgrade() {
-                    engine.sweep_retries();
-                    engine.sweep();
-                    super::pins::sweep(&engine);
-                    engine.flush_old_tails();
-                    engine.look_after_rest();
-                    engine.warn_of_old_locks();
-                    engine.look_after_claims();
-                    engine.pieces.sweep();
-                    engine.keep_overlaid();
-                    engine.keep_unread();
-                    engine.look_after_parties();
-                    engine.guess_counters();
-                    engine.keep_log_small();
-                    engine.lock().overwrites.texts.forget_old();
-                    drop(engine);
-                    std::thread::sleep(std::time::Duration::from_millis(250));
-                }
-            })
-            .map(drop)
-            .map_err(|e| crate::types::errno_of(&e))
-    }
-
-    /// A mount may stand for months.
-    pub(super) fn keep_log_small(&self) {
-        if self.config.log == super::LogTo::File
-            && let Err(e) = self.store.turn_log_over()
-        {
-            log::debug!("the log goes on growing: {e}");
-        }
-    }
-
-    pub(super) fn sweep(&self) {
-        self.resolve_doubts();
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if self.should_rotate(state) {
-            self.rotate(state);
-        }
-        state.files.tidy(&state.nodes);
-        if state.pending.is_empty() && state.txns.is_empty() && !state.checkpoint.busy {
-            state.nodes.reap_directories(state.names.in_use());
-        }
-        let idle: Vec<_> = state
-            .txns
-            .values()
-            .filter(|t| t.phase.is_open() && t.participants.idle_holders().is_none())
-            .filter(|t| {
-                t.preparation
-                    .flush()
-                    .is_some_and(|f| f.at.elapsed() > IDLE_AFTER)
-            })
-            .filter(|t| !t.participants.sure_holders().any(proc::lives))
-            .map(|t| {
-                (
-                    t.id,
-                    super::probe::Looks::of(state, t),
-                    t.participants.pids().collect::<Vec<_>>(),
-                )
-            })
-            .collect();
-        let shrunk = state.nodes.shrink();
-        drop(guard);
-        if self.freed.swap(false, Ordering::Relaxed) || shrunk {
-            crate::sys::heap::give_back();
-        }
-        for (id, looks, writers) in idle {
-            self.report_idle(id, &looks, &writers);
-        }
-    }
-
-    pub(super) fn report_idle(&self, id: TxnId, looks: &super::probe::Looks, writers: &[u32]) {
-        let ours = |ino, how| looks.may_be(ino, how);
-        let may_hold = |pid: &u32| {
-            let holding = proc::holds(*pid, MOST_LOOKS, &ours);
-            matches!(holding, proc::Holding::Yes | proc::Holding::Unlikely)
-        };
-        if writers.iter().any(may_hold) {
-            return;
-        }
-        let holds = |pid: &u32| proc::holds(*pid, u64::MAX, &ours) == proc::Holding::Yes;
-        let holders: Vec<u32> = proc::all_pids().into_iter().filter(|p| holds(p)).collect();
-        let mut state = self.lock();
-        let Some(txn) = state.txns.get_mut(&id) else {
-            return;
-        };
-        txn.participants.note_idle(holders.clone());
-        let dentry = txn.dentry().clone();
-        let path = self.show(&state, &dentry);
-        drop(state);
-        let who: Vec<String> = holders
-            .iter()
-            .map(|p| format!("{p} ({})", proc::command(*p)))
-            .collect();
-        log::warn!(
-            "{path}: its writer is gone, but it is not committed while still held open by {}",
-            if who.is_empty() {
-                "a mapping or a descriptor in transit".to_owned()
-            } else {
-                who.join(", ")
+/// The watch: sweeps notes nobody came back for, reports idle holders (C3).
+pub(super) fn start_watch(engine: &std::sync::Arc<Engine>) -> crate::types::OpResult<()> {
+    let engine = std::sync::Arc::downgrade(engine);
+    std::thread::Builder::new()
+        .name("watch".into())
+        .spawn(move || {
+            while let Some(engine) = engine.upgrade() {
+                retries::sweep_retries(&engine);
+                sweep(&engine);
+                super::pins::sweep(&engine);
+                tails::flush_old_tails(&engine);
+                resting::look_after_rest(&engine);
+                locklist::warn_of_old_locks(&engine);
+                stale_claims::look_after_claims(&engine);
+                engine.pieces.sweep();
+                overlaid::keep_overlaid(&engine);
+                errors::keep_unread(&engine);
+                ledger::look_after_parties(&engine);
+                overwrites::guess_counters(&engine);
+                keep_log_small(&engine);
+                engine.lock().overwrites.texts.forget_old();
+                drop(engine);
+                std::thread::sleep(std::time::Duration::from_millis(250));
             }
-        );
+        })
+        .map(drop)
+        .map_err(|e| crate::types::errno_of(&e))
+}
+
+/// A mount may stand for months.
+pub(super) fn keep_log_small(engine: &Engine) {
+    if engine.config.log == super::LogTo::File
+        && let Err(e) = engine.store.turn_log_over()
+    {
+        log::debug!("the log goes on growing: {e}");
     }
+}
+
+pub(super) fn sweep(engine: &Engine) {
+    probe::resolve_doubts(engine);
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    if checkpoint::should_rotate(engine, state) {
+        checkpoint::rotate(engine, state);
+    }
+    state.files.tidy(&state.nodes);
+    if state.pending.is_empty() && state.txns.is_empty() && !state.checkpoint.busy {
+        state.nodes.reap_directories(state.names.in_use());
+    }
+    let idle: Vec<_> = state
+        .txns
+        .values()
+        .filter(|t| t.phase.is_open() && t.participants.idle_holders().is_none())
+        .filter(|t| {
+            t.preparation
+                .flush()
+                .is_some_and(|f| f.at.elapsed() > IDLE_AFTER)
+        })
+        .filter(|t| !t.participants.sure_holders().any(proc::lives))
+        .map(|t| {
+            (
+                t.id,
+                super::probe::Looks::of(state, t),
+                t.participants.pids().collect::<Vec<_>>(),
+            )
+        })
+        .collect();
+    let shrunk = state.nodes.shrink();
+    drop(guard);
+    if engine.freed.swap(false, Ordering::Relaxed) || shrunk {
+        crate::sys::heap::give_back();
+    }
+    for (id, looks, writers) in idle {
+        report_idle(engine, id, &looks, &writers);
+    }
+}
+
+pub(super) fn report_idle(
+    engine: &Engine,
+    id: TxnId,
+    looks: &super::probe::Looks,
+    writers: &[u32],
+) {
+    let ours = |ino, how| looks.may_be(ino, how);
+    let may_hold = |pid: &u32| {
+        let holding = proc::holds(*pid, MOST_LOOKS, &ours);
+        matches!(holding, proc::Holding::Yes | proc::Holding::Unlikely)
+    };
+    if writers.iter().any(may_hold) {
+        return;
+    }
+    let holds = |pid: &u32| proc::holds(*pid, u64::MAX, &ours) == proc::Holding::Yes;
+    let holders: Vec<u32> = proc::all_pids().into_iter().filter(|p| holds(p)).collect();
+    let mut state = engine.lock();
+    let Some(txn) = state.txns.get_mut(&id) else {
+        return;
+    };
+    txn.participants.note_idle(holders.clone());
+    let dentry = txn.dentry().clone();
+    let path = engine.show(&state, &dentry);
+    drop(state);
+    let who: Vec<String> = holders
+        .iter()
+        .map(|p| format!("{p} ({})", proc::command(*p)))
+        .collect();
+    log::warn!(
+        "{path}: its writer is gone, but it is not committed while still held open by {}",
+        if who.is_empty() {
+            "a mapping or a descriptor in transit".to_owned()
+        } else {
+            who.join(", ")
+        }
+    );
 }
 
 /// Of how many descriptors of a writer the watch looks at each, four times a second.
@@ -248,58 +255,60 @@ pub(super) const MOST_LOOKS: u64 = 1024;
 /// How long a description may be held by a process that merely inherited it before it is told.
 pub(super) const IDLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 
-impl Engine {
-    /// The kernel throws queued RELEASEs away with a connection. No reference is left by then:
-    /// what was prepared is committed as if they had come, in the order of the closes.
-    fn finish_flushed(&self) {
-        let mut state = self.lock();
-        let mut flushed: Vec<_> = state
-            .txns
-            .values()
-            .filter(|t| t.preparation.is_prepared() && !t.phase.is_held())
-            .filter_map(|t| Some((t.preparation.flush()?.at, t.id)))
-            .collect();
-        flushed.sort_unstable();
-        let mut all = Vec::new();
-        for (_, id) in flushed {
-            // One before it may have edited the same file.
-            let mut copies = Copies::default();
-            if (!self.still_fits(&mut state, id) || state.names.is_followed(id))
-                && let Some(txn) = state.txns.get_mut(&id)
-            {
-                txn.phase.close();
-                let (staging, pid) = (txn.staging.clone(), txn.participants.last_closer());
-                drop(state);
-                self.prepare(id, &staging, pid).ok();
-                copies = self.copies_of_prepared(id);
-                state = self.lock();
-            }
-            all.extend(self.finish_with(&mut state, id, copies));
+/// The kernel throws queued RELEASEs away with a connection. No reference is left by then:
+/// what was prepared is committed as if they had come, in the order of the closes.
+fn finish_flushed(engine: &Engine) {
+    let mut state = engine.lock();
+    let mut flushed: Vec<_> = state
+        .txns
+        .values()
+        .filter(|t| t.preparation.is_prepared() && !t.phase.is_held())
+        .filter_map(|t| Some((t.preparation.flush()?.at, t.id)))
+        .collect();
+    flushed.sort_unstable();
+    let mut all = Vec::new();
+    for (_, id) in flushed {
+        // One before it may have edited the same file.
+        let mut copies = Copies::default();
+        if (!merging::still_fits(engine, &mut state, id) || state.names.is_followed(id))
+            && let Some(txn) = state.txns.get_mut(&id)
+        {
+            txn.phase.close();
+            let (staging, pid) = (txn.staging.clone(), txn.participants.last_closer());
+            drop(state);
+            prepare::prepare(engine, id, &staging, pid).ok();
+            copies = copies::copies_of_prepared(engine, id);
+            state = engine.lock();
         }
-        drop(state);
-        for aborted in all {
-            self.finish_aborted(aborted);
-        }
+        all.extend(finishing::finish_with(engine, &mut state, id, copies));
     }
+    drop(state);
+    for aborted in all {
+        aborting::finish_aborted(engine, aborted);
+    }
+}
 
+impl Engine {
     /// An unmount didn't come about.
     pub fn stay(&self) {
         let mut state = self.lock();
         state.unmount = Unmount::No;
         crate::sys::interrupt::go_on();
     }
+}
 
+impl Engine {
     /// After the last request: brings everything into the backing directory.
     pub fn shut_down(&self) {
         // The end of the connection and who unmounts by force come here both, and the first to be
         // through ends the process.
         let _turn = self.shutting_down.lock();
         failpoint::delay("COMMITFS_SHUTDOWN_DELAY_MS");
-        self.finish_flushed();
+        finish_flushed(self);
         settling::end_all(self);
-        self.flush_all_tails();
-        self.keep_all_overlaid();
-        self.keep_unread();
+        streams::flush_all_tails(self);
+        overlaid::keep_all_overlaid(self);
+        errors::keep_unread(self);
         let mut state = self.lock();
         state.checkpoint.stop = true;
         let rounds = state.checkpoint.rounds;
@@ -320,7 +329,7 @@ impl Engine {
                 // What is done to the files until the next mount is nobody's append.
                 state.growing = crate::commit::Growing::default();
             }
-            self.rotate(&mut state);
+            checkpoint::rotate(self, &mut state);
         }
     }
 }

@@ -2,72 +2,70 @@
 
 use std::time::Duration;
 
-use super::{DIR_TIMES, Engine, STABLE, State, VOLATILE};
+use super::{DIR_TIMES, STABLE, State, VOLATILE};
 use crate::namespace::{Node, NodeKind};
 use crate::sys::{at, failpoint};
 use crate::types::{Attr, NodeId, OpResult, mtime_ns, seconds_of};
 
-impl Engine {
-    /// Attributes of a node that isn't a transaction's.
-    pub(crate) fn attr_of(&self, state: &State, node: &Node) -> OpResult<Attr> {
-        if let Some(current) = &node.forwarded {
-            // Readers that were granted a lock have moved on to this version (C12).
-            return Ok(Attr {
-                ino: node.id,
-                stat: at::stat(&**current)?,
-                ttl: VOLATILE,
-                name_ttl: VOLATILE,
-            });
-        }
-        let mut stat = at::stat(&*state.nodes.fd(node.id)?)?;
-        if let Some((applied, told)) = node.ctime_shift.as_deref().copied()
-            && (stat.st_ctime, stat.st_ctime_nsec) == applied
-        {
-            (stat.st_ctime, stat.st_ctime_nsec) = told;
-        }
-        if let Some(told) = &node.unwritten {
-            stat.st_size = i64::try_from(told.len).unwrap_or(i64::MAX);
-            (stat.st_mtime, stat.st_mtime_nsec) = seconds_of(told.mtime_ns);
-            (stat.st_ctime, stat.st_ctime_nsec) = (stat.st_mtime, stat.st_mtime_nsec);
-        }
-        stat.st_nlink = stat.st_nlink.saturating_sub(node.covered.into());
-        if node.nameless && !failpoint::mutant("C8-nameless") {
-            stat.st_nlink = 0;
-        } else if node.superseded && stat.st_nlink == 0 {
-            // As by a rewrite in place. link(2) by path could meet it in between, and a link
-            // count of 0 is ENOENT there.
-            stat.st_nlink = 1;
-        }
-        if node.grows() {
-            let end = node.end().load(std::sync::atomic::Ordering::Acquire);
-            stat.st_size = stat.st_size.min(i64::try_from(end).unwrap_or(i64::MAX));
-        }
-        // The kernel doesn't know that a close has changed the directory, or an append the file, or
-        // that who opens a document finds a later text than the one it looked up.
-        let changes = node.kind == NodeKind::Dir && state.txns.creates_in(node.id)
+/// Attributes of a node that isn't a transaction's.
+pub(crate) fn attr_of(state: &State, node: &Node) -> OpResult<Attr> {
+    if let Some(current) = &node.forwarded {
+        // Readers that were granted a lock have moved on to this version (C12).
+        return Ok(Attr {
+            ino: node.id,
+            stat: at::stat(&**current)?,
+            ttl: VOLATILE,
+            name_ttl: VOLATILE,
+        });
+    }
+    let mut stat = at::stat(&*state.nodes.fd(node.id)?)?;
+    if let Some((applied, told)) = node.ctime_shift.as_deref().copied()
+        && (stat.st_ctime, stat.st_ctime_nsec) == applied
+    {
+        (stat.st_ctime, stat.st_ctime_nsec) = told;
+    }
+    if let Some(told) = &node.unwritten {
+        stat.st_size = i64::try_from(told.len).unwrap_or(i64::MAX);
+        (stat.st_mtime, stat.st_mtime_nsec) = seconds_of(told.mtime_ns);
+        (stat.st_ctime, stat.st_ctime_nsec) = (stat.st_mtime, stat.st_mtime_nsec);
+    }
+    stat.st_nlink = stat.st_nlink.saturating_sub(node.covered.into());
+    if node.nameless && !failpoint::mutant("C8-nameless") {
+        stat.st_nlink = 0;
+    } else if node.superseded && stat.st_nlink == 0 {
+        // As by a rewrite in place. link(2) by path could meet it in between, and a link
+        // count of 0 is ENOENT there.
+        stat.st_nlink = 1;
+    }
+    if node.grows() {
+        let end = node.end().load(std::sync::atomic::Ordering::Acquire);
+        stat.st_size = stat.st_size.min(i64::try_from(end).unwrap_or(i64::MAX));
+    }
+    // The kernel doesn't know that a close has changed the directory, or an append the file, or
+    // that who opens a document finds a later text than the one it looked up.
+    let changes = node.kind == NodeKind::Dir && state.txns.creates_in(node.id)
             || node.grows()
             // Who adds a line to it is told its length with that.
             || state.has_appenders(node)
             || node.shown_as.is_some()
             || node.unwritten.is_some();
-        let ttl = match node.kind {
-            _ if changes => VOLATILE,
-            NodeKind::Dir => DIR_TIMES,
-            _ => STABLE,
-        };
-        Ok(Attr {
-            ino: node.id,
-            stat,
-            ttl,
-            name_ttl: name_ttl(state, node),
-        })
-    }
+    let ttl = match node.kind {
+        _ if changes => VOLATILE,
+        NodeKind::Dir => DIR_TIMES,
+        _ => STABLE,
+    };
+    Ok(Attr {
+        ino: node.id,
+        stat,
+        ttl,
+        name_ttl: name_ttl(state, node),
+    })
+}
 
-    /// Modification time of a version in nanoseconds since the epoch, as programs see it.
-    pub(super) fn mtime_of(&self, state: &State, id: NodeId) -> Option<i128> {
-        let attr = self.attr_of(state, state.nodes.get(id)?).ok()?;
-        Some(mtime_ns(&attr.stat))
-    }
+/// Modification time of a version in nanoseconds since the epoch, as programs see it.
+pub(super) fn mtime_of(state: &State, id: NodeId) -> Option<i128> {
+    let attr = attr_of(state, state.nodes.get(id)?).ok()?;
+    Some(mtime_ns(&attr.stat))
 }
 
 /// How long the kernel may go by the name of what isn't a file: it changes by requests for this very name, and the kernel, which

@@ -212,31 +212,29 @@ pub(super) fn sleep_until(
     !timed_out
 }
 
-impl Engine {
-    /// Locks of a file were given back: counts them, and wakes who waits for that.
-    pub(super) fn note_ended(&self, state: &mut State, file: FileId) {
-        state.wake(Awaited::Locks(file));
-        for ended in state.locks.take_ended() {
-            let path = match &ended.at {
-                Some(dentry) => self.show(state, dentry),
-                None => self.show_node(state, ended.node),
-            };
-            state
-                .lock_stats
-                .note(&path, |t| t.holds.observe(ended.held));
-        }
+/// Locks of a file were given back: counts them, and wakes who waits for that.
+pub(super) fn note_ended(engine: &Engine, state: &mut State, file: FileId) {
+    state.wake(Awaited::Locks(file));
+    for ended in state.locks.take_ended() {
+        let path = match &ended.at {
+            Some(dentry) => engine.show(state, dentry),
+            None => engine.show_node(state, ended.node),
+        };
+        state
+            .lock_stats
+            .note(&path, |t| t.holds.observe(ended.held));
     }
+}
 
-    /// Locks that end with a description.
-    pub(super) fn give_back(&self, state: &mut State, unlock: &Unlock) {
-        state.locks.forget_handle(unlock.handle);
-        let mut released = state.locks.release_handle(unlock.file, unlock.handle);
-        if let Some(owner) = unlock.owner {
-            released |= state.locks.release_flock(unlock.file, owner);
-            state.locks.forget_flock(owner);
-        }
-        if released {
-            self.note_ended(state, unlock.file);
-        }
+/// Locks that end with a description.
+pub(super) fn give_back(engine: &Engine, state: &mut State, unlock: &Unlock) {
+    state.locks.forget_handle(unlock.handle);
+    let mut released = state.locks.release_handle(unlock.file, unlock.handle);
+    if let Some(owner) = unlock.owner {
+        released |= state.locks.release_flock(unlock.file, owner);
+        state.locks.forget_flock(owner);
+    }
+    if released {
+        note_ended(engine, state, unlock.file);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Durability, Engine, State, pins};
+use super::{Durability, Engine, State, advice, live_rules, locklist, overwrites, pins, rest};
 use crate::group::GroupRound;
 use crate::store::id_name;
 use crate::types::path_hex;
@@ -244,7 +244,7 @@ impl Engine {
     /// The mount as it is now.
     pub fn status(&self) -> Status {
         let rejected = self.store.list_rejected().unwrap_or_default();
-        self.guess_counters();
+        overwrites::guess_counters(self);
         let mut state = self.lock();
         state.errors.note_told(&rejected);
         let mut aborts: BTreeMap<&'static str, u64> = REASONS.iter().map(|r| (*r, 0)).collect();
@@ -265,8 +265,8 @@ impl Engine {
                 on: no_detection.is_none(),
                 why: no_detection.unwrap_or_default(),
             },
-            features: self.features_now(),
-            transactions: self.open_transactions(&state),
+            features: features_now(self),
+            transactions: open_transactions(self, &state),
             counters: CounterValues {
                 commits: state.counters.commits,
                 aborts,
@@ -284,7 +284,7 @@ impl Engine {
                 stale_patches: state.counters.stale_patches,
                 patch_retries: state.counters.patch_retries,
             },
-            locks: Engine::lock_totals(&state),
+            locks: locklist::lock_totals(&state),
             latency: state.metrics.told(std::time::Instant::now()),
             pending: state.pending.len(),
             trouble: DiskTrouble {
@@ -296,62 +296,62 @@ impl Engine {
                 count: rejected.len(),
                 bytes: rejected.iter().map(|r| r.len).sum(),
             },
-            overwritten: self.with_commands(state.overwrites.list()),
-            kept_open: self.kept_open(&state),
-            rules: self.rules_told(),
+            overwritten: overwrites::with_commands(self, state.overwrites.list()),
+            kept_open: rest::kept_open(self, &state),
+            rules: live_rules::rules_told(self),
             log: self.config.log,
-            errors: unread.map(|u| self.told(u, &rejected)).collect(),
+            errors: unread.map(|u| advice::told(self, u, &rejected)).collect(),
         }
     }
+}
 
-    fn features_now(&self) -> Vec<Feature> {
-        let mut features = self.features.get().cloned().unwrap_or_default();
-        let untold = self.untold.lock().clone();
-        features.push(Feature {
-            name: "supersession_events",
-            on: untold.is_none(),
-            why: untold.unwrap_or_default(),
-        });
-        features
-    }
+fn features_now(engine: &Engine) -> Vec<Feature> {
+    let mut features = engine.features.get().cloned().unwrap_or_default();
+    let untold = engine.untold.lock().clone();
+    features.push(Feature {
+        name: "supersession_events",
+        on: untold.is_none(),
+        why: untold.unwrap_or_default(),
+    });
+    features
+}
 
-    pub(super) fn open_transactions(&self, state: &State) -> Vec<OpenTransaction> {
-        let mut open: Vec<_> = state
-            .txns
-            .values()
-            .filter(|t| !t.phase.is_reserved())
-            .map(|t| OpenTransaction {
-                id: id_name(t.staging_id),
-                path: self.show(state, t.dentry()),
-                path_hex: path_hex(&self.path_of(state, t.dentry())),
-                pid: t.participants.opener(),
-                command: t.participants.to_who().1,
-                age_ms: u64::try_from(t.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                bytes: t
-                    .staging
-                    .try_lock()
-                    .and_then(|c| c.size().ok())
-                    .unwrap_or(0),
-                state: if t.phase.is_held() {
-                    "waits for its group"
-                } else if t.preparation.is_prepared() {
-                    "prepared"
-                } else {
-                    "open"
-                },
-                idle_holders: t.participants.idle_holders().unwrap_or_default().to_vec(),
-            })
-            .collect();
-        open.sort_by_key(|t| std::cmp::Reverse(t.age_ms));
-        open
-    }
+pub(super) fn open_transactions(engine: &Engine, state: &State) -> Vec<OpenTransaction> {
+    let mut open: Vec<_> = state
+        .txns
+        .values()
+        .filter(|t| !t.phase.is_reserved())
+        .map(|t| OpenTransaction {
+            id: id_name(t.staging_id),
+            path: engine.show(state, t.dentry()),
+            path_hex: path_hex(&engine.path_of(state, t.dentry())),
+            pid: t.participants.opener(),
+            command: t.participants.to_who().1,
+            age_ms: u64::try_from(t.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            bytes: t
+                .staging
+                .try_lock()
+                .and_then(|c| c.size().ok())
+                .unwrap_or(0),
+            state: if t.phase.is_held() {
+                "waits for its group"
+            } else if t.preparation.is_prepared() {
+                "prepared"
+            } else {
+                "open"
+            },
+            idle_holders: t.participants.idle_holders().unwrap_or_default().to_vec(),
+        })
+        .collect();
+    open.sort_by_key(|t| std::cmp::Reverse(t.age_ms));
+    open
+}
 
-    /// A text file's worth of status.
-    pub(super) fn status_text(&self) -> Vec<u8> {
-        let mut text = serde_json::to_vec_pretty(&self.status()).unwrap_or_default();
-        text.push(b'\n');
-        text
-    }
+/// A text file's worth of status.
+pub(super) fn status_text(engine: &Engine) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(&engine.status()).unwrap_or_default();
+    text.push(b'\n');
+    text
 }
 
 /// Members of one round that are listed.

@@ -53,13 +53,11 @@ impl Strangers {
     }
 }
 
-impl Engine {
-    /// Takes note of who opens a file.
-    pub(super) fn meet(&self, caller: Caller, flags: OFlags) {
-        let reads = flags & OFlags::RWMODE == OFlags::RDONLY;
-        if caller.tid != 0 || reads || self.strangers.met.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        log::warn!("killed-writer detection: off {WHY}");
+/// Takes note of who opens a file.
+pub(super) fn meet(engine: &Engine, caller: Caller, flags: OFlags) {
+    let reads = flags & OFlags::RWMODE == OFlags::RDONLY;
+    if caller.tid != 0 || reads || engine.strangers.met.swap(true, Ordering::Relaxed) {
+        return;
     }
+    log::warn!("killed-writer detection: off {WHY}");
 }

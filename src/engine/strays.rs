@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::Engine;
 use super::xattrs::DOCUMENT;
+use super::{Engine, advice};
 use crate::store::{STATE_DIR, Unseen};
 use crate::sys::{at, failpoint};
 use crate::types::{errno_of, quoted_for_shell};
@@ -22,63 +22,59 @@ const MOST: usize = 20_000;
 /// So much of a value is shown.
 const SHOWN: usize = 200;
 
-impl Engine {
-    /// Begins to look, in a thread of its own: a tree may be large.
-    pub(super) fn start_looking_for_strays(self: &Arc<Self>) {
-        let engine = Arc::downgrade(self);
-        let look = move || {
-            let Some(root) = engine.upgrade().and_then(|e| e.store.root.try_clone().ok()) else {
-                return;
-            };
-            for (path, name, value) in strays(root) {
-                if let Some(engine) = engine.upgrade() {
-                    engine.report_stray(&path, &name, &value);
-                }
-            }
+/// Begins to look, in a thread of its own: a tree may be large.
+pub(super) fn start_looking_for_strays(engine: &Arc<Engine>) {
+    let engine = Arc::downgrade(engine);
+    let look = move || {
+        let Some(root) = engine.upgrade().and_then(|e| e.store.root.try_clone().ok()) else {
+            return;
         };
-        let started = std::thread::Builder::new()
-            .name("strays".into())
-            .spawn(look);
-        if let Err(e) = started {
-            log::warn!(
-                "patches set while unmounted are not looked for: {}",
-                errno_of(&e)
-            );
+        for (path, name, value) in strays(root) {
+            if let Some(engine) = engine.upgrade() {
+                report_stray(&engine, &path, &name, &value);
+            }
         }
-    }
-
-    fn report_stray(&self, path: &Path, name: &OsStr, value: &[u8]) {
-        let name = name.to_string_lossy();
-        let shown = String::from_utf8_lossy(&value[..value.len().min(SHOWN)]);
-        let reason = format!(
-            "it was set as the attribute {name} while nothing was mounted here: {shown}; apply it with `commitfs json`, then `setfattr -x {name}`"
+    };
+    let started = std::thread::Builder::new()
+        .name("strays".into())
+        .spawn(look);
+    if let Err(e) = started {
+        log::warn!(
+            "patches set while unmounted are not looked for: {}",
+            errno_of(&e)
         );
-        log::warn!("{}: a patch changed nothing: {reason}", path.display());
-        let mut state = self.lock();
-        let known = |u: &Unseen| u.reason == reason && Path::new(&u.path) == path;
-        if !state.errors.all().any(known) {
-            let mut unseen = Unseen::of(path, reason, 0);
-            unseen.remedy = Some(self.way_to_apply(path, &name, value));
-            state.errors.add(unseen);
-        }
     }
 }
 
-impl Engine {
-    /// Commands that make the edit, or take the attribute away where it is too long to be given here.
-    fn way_to_apply(&self, path: &Path, name: &str, value: &[u8]) -> String {
-        let file = self.shell_path(path);
-        let remove = format!("setfattr -x {name} {file}");
-        let edit = ["patch", "merge"]
-            .into_iter()
-            .find(|edit| name.ends_with(&format!(".json.{edit}")));
-        match (edit, std::str::from_utf8(value)) {
-            (Some(edit), Ok(value)) if value.len() <= SHOWN => {
-                let value = quoted_for_shell(Path::new(value));
-                format!("commitfs json {edit} {file} {value} && {remove}")
-            }
-            _ => remove,
+fn report_stray(engine: &Engine, path: &Path, name: &OsStr, value: &[u8]) {
+    let name = name.to_string_lossy();
+    let shown = String::from_utf8_lossy(&value[..value.len().min(SHOWN)]);
+    let reason = format!(
+        "it was set as the attribute {name} while nothing was mounted here: {shown}; apply it with `commitfs json`, then `setfattr -x {name}`"
+    );
+    log::warn!("{}: a patch changed nothing: {reason}", path.display());
+    let mut state = engine.lock();
+    let known = |u: &Unseen| u.reason == reason && Path::new(&u.path) == path;
+    if !state.errors.all().any(known) {
+        let mut unseen = Unseen::of(path, reason, 0);
+        unseen.remedy = Some(way_to_apply(engine, path, &name, value));
+        state.errors.add(unseen);
+    }
+}
+
+/// Commands that make the edit, or take the attribute away where it is too long to be given here.
+fn way_to_apply(engine: &Engine, path: &Path, name: &str, value: &[u8]) -> String {
+    let file = advice::shell_path(engine, path);
+    let remove = format!("setfattr -x {name} {file}");
+    let edit = ["patch", "merge"]
+        .into_iter()
+        .find(|edit| name.ends_with(&format!(".json.{edit}")));
+    match (edit, std::str::from_utf8(value)) {
+        (Some(edit), Ok(value)) if value.len() <= SHOWN => {
+            let value = quoted_for_shell(Path::new(value));
+            format!("commitfs json {edit} {file} {value} && {remove}")
         }
+        _ => remove,
     }
 }
 

@@ -28,40 +28,38 @@ impl State {
     }
 }
 
-impl Engine {
-    /// Waits until nobody else is between merge and commit of the name.
-    pub(super) fn take_turn(&self, dentry: &Dentry, id: TxnId) {
-        let mut state = self.lock();
-        loop {
-            let until = match state.names.turn(dentry) {
-                Some((other, until)) if other != id && until > Instant::now() => until,
-                _ => break,
-            };
-            sleep_until(&mut state, &[Awaited::Turn(dentry.clone())], until);
-        }
-        let until = Instant::now() + TURN;
-        state.names.take_turn(dentry, id, until);
+/// Waits until nobody else is between merge and commit of the name.
+pub(super) fn take_turn(engine: &Engine, dentry: &Dentry, id: TxnId) {
+    let mut state = engine.lock();
+    loop {
+        let until = match state.names.turn(dentry) {
+            Some((other, until)) if other != id && until > Instant::now() => until,
+            _ => break,
+        };
+        sleep_until(&mut state, &[Awaited::Turn(dentry.clone())], until);
     }
+    let until = Instant::now() + TURN;
+    state.names.take_turn(dentry, id, until);
+}
 
-    /// Whether a save is between its merge and its commit.
-    pub(super) fn is_turn_taken(&self, dentry: &Dentry) -> bool {
-        self.lock().names.is_turn_taken(dentry)
+/// Whether a save is between its merge and its commit.
+pub(super) fn is_turn_taken(engine: &Engine, dentry: &Dentry) -> bool {
+    engine.lock().names.is_turn_taken(dentry)
+}
+
+/// Waits until none is, be it that its turn is over.
+pub(super) fn await_turn(engine: &Engine, dentry: &Dentry) {
+    let mut state = engine.lock();
+    while let Some((_, until)) = state.names.turn(dentry)
+        && until > Instant::now()
+    {
+        sleep_until(&mut state, &[Awaited::Turn(dentry.clone())], until);
     }
+}
 
-    /// Waits until none is, be it that its turn is over.
-    pub(super) fn await_turn(&self, dentry: &Dentry) {
-        let mut state = self.lock();
-        while let Some((_, until)) = state.names.turn(dentry)
-            && until > Instant::now()
-        {
-            sleep_until(&mut state, &[Awaited::Turn(dentry.clone())], until);
-        }
-    }
-
-    /// The commit has come, or won't.
-    pub(super) fn end_turn(&self, state: &mut State, dentry: &Dentry, id: TxnId) {
-        if state.names.change_turn(dentry, id, None) {
-            state.wake(Awaited::Turn(dentry.clone()));
-        }
+/// The commit has come, or won't.
+pub(super) fn end_turn(state: &mut State, dentry: &Dentry, id: TxnId) {
+    if state.names.change_turn(dentry, id, None) {
+        state.wake(Awaited::Turn(dentry.clone()));
     }
 }

@@ -24,7 +24,10 @@ use serde::{Deserialize, Serialize};
 use super::deciding::DECISION_LIMIT;
 use super::handle::{ControlFile, DirEntry, OpenFile, TextFile, VersionReader};
 use super::status::OpenTransaction;
-use super::{Engine, Opened, Pass, VOLATILE};
+use super::{
+    Engine, Opened, Pass, VOLATILE, deciding, durability, errors, live_rules, locklist, orders,
+    status,
+};
 use crate::namespace::Shown;
 use crate::rules::Creation;
 use crate::runtime::Unmount;
@@ -167,184 +170,191 @@ impl From<OpenTransaction> for Blocker {
     }
 }
 
+pub(super) fn virtual_attr(engine: &Engine, node: NodeId) -> OpResult<Attr> {
+    let mut stat = at::stat(&engine.store.state)?;
+    let (kind, mode, size) = match node {
+        DIR | REJECTED => (FileType::Directory, 0o500, 0),
+        // Larger than it will be: programs that read to the size get all of it, and the end
+        // is told by a short read.
+        STATUS | LOCKS => (FileType::RegularFile, 0o400, 1 << 20),
+        CONTROL => (FileType::RegularFile, 0o600, 0),
+        LOCK => (FileType::RegularFile, 0o400, 32),
+        RULES => {
+            let size = engine.store.rules_text()?.len();
+            (FileType::RegularFile, 0o400, size as i64)
+        }
+        LOG => {
+            let log = at::stat(&engine.store.open_log()?)?;
+            (FileType::RegularFile, 0o400, log.st_size)
+        }
+        _ => {
+            let (id, meta) = content_of(node).ok_or(Errno::NOENT)?;
+            let size = if meta {
+                engine.store.rejected_meta(id)?.len() as i64
+            } else {
+                let found = at::stat_at(&engine.store.rejected, id_name(id).as_ref())?;
+                found.ok_or(Errno::NOENT)?.st_size
+            };
+            (FileType::RegularFile, 0o400, size)
+        }
+    };
+    stat.st_mode = kind.as_raw_mode() | mode;
+    stat.st_size = size;
+    stat.st_nlink = if kind == FileType::Directory { 2 } else { 1 };
+    Ok(Attr {
+        ino: node,
+        stat,
+        ttl: VOLATILE,
+        name_ttl: VOLATILE,
+    })
+}
+
+pub(super) fn virtual_open(engine: &Engine, node: NodeId, flags: OFlags) -> OpResult<Opened> {
+    let reads_only = !flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+    let of_text = |text: Vec<u8>| Arc::new(TextFile(Arc::new(text)));
+    let all_of = |file: File| {
+        let read = Shown::all_of(Arc::new(file));
+        Arc::new(VersionReader {
+            node,
+            read,
+            passes: AtomicBool::new(false),
+        })
+    };
+    let file: Arc<dyn OpenFile> = match node {
+        CONTROL => Arc::new(ControlFile::default()),
+        _ if !reads_only => return Err(Errno::ROFS),
+        STATUS => of_text(status::status_text(engine)),
+        LOCKS => of_text(locklist::locks_text(engine)),
+        RULES => of_text(engine.store.rules_text()?),
+        LOG => all_of(engine.store.open_log()?),
+        LOCK => of_text(format!("{}\n", std::process::id()).into_bytes()),
+        _ => {
+            let (id, meta) = content_of(node).ok_or(Errno::ISDIR)?;
+            match meta {
+                true => of_text(engine.store.rejected_meta(id)?),
+                false => all_of(engine.store.open_rejected(id)?),
+            }
+        }
+    };
+    let handle = engine.lock().add_handle(file);
+    Ok(Opened {
+        handle,
+        keep_cache: false,
+        // Sizes are not known before the open.
+        direct_io: true,
+        no_flush: true,
+        pass: Pass::Never,
+    })
+}
+
+pub(super) fn virtual_list(engine: &Engine, node: NodeId) -> OpResult<Vec<DirEntry>> {
+    let entry = |name: &str, ino, kind| DirEntry {
+        name: name.into(),
+        ino,
+        kind,
+    };
+    let mut entries = vec![
+        entry(".", node, FileType::Directory),
+        entry(
+            "..",
+            if node == DIR { ROOT } else { DIR },
+            FileType::Directory,
+        ),
+    ];
+    match node {
+        DIR => entries.extend(FILES.iter().map(|(name, ino)| {
+            let kind = if *ino == REJECTED {
+                FileType::Directory
+            } else {
+                FileType::RegularFile
+            };
+            entry(name, *ino, kind)
+        })),
+        REJECTED => {
+            for r in engine.store.list_rejected()? {
+                let ino = NodeId(CONTENTS.0 + 2 * r.id.0);
+                entries.push(entry(&id_name(r.id), ino, FileType::RegularFile));
+                entries.push(entry(
+                    &format!("{}.meta", id_name(r.id)),
+                    ino.next(),
+                    FileType::RegularFile,
+                ));
+            }
+        }
+        _ => return Err(Errno::NOTDIR),
+    }
+    Ok(entries)
+}
+
+/// A command written to the control file. On a worker.
+pub(super) fn control(engine: &Arc<Engine>, handle: HandleId, data: &[u8]) -> OpResult<()> {
+    let command: ControlCommand = serde_json::from_slice(data).map_err(|e| {
+        log::warn!("control: {e}");
+        Errno::INVAL
+    })?;
+    let answer = obey(engine, &command);
+    let text = serde_json::to_vec(&answer).unwrap_or_default();
+    if let Some(open) = engine.lock().handles.get_mut(handle) {
+        *open = Arc::new(ControlFile(Arc::new(text)));
+    }
+    Ok(())
+}
+
+fn obey(engine: &Arc<Engine>, command: &ControlCommand) -> Answer {
+    match command {
+        ControlCommand::ErrorsRead => {
+            errors::mark_errors_read(engine);
+            Answer::of(Ok(()))
+        }
+        ControlCommand::Sync => {
+            Answer::of(durability::checkpoint_all(engine).map_err(|e| e.to_string()))
+        }
+        ControlCommand::Drop { ids } => Answer::of(orders::drop_rejected(engine, ids)),
+        ControlCommand::Restoring {
+            path,
+            path_hex,
+            pid,
+        } => {
+            orders::note_restoring(engine, &path_of(path, path_hex.as_deref()), *pid);
+            Answer::of(Ok(()))
+        }
+        ControlCommand::Rules {
+            text,
+            source,
+            instead_of,
+        } => Answer::of(live_rules::take_rules(
+            engine,
+            text,
+            source,
+            instead_of.as_deref(),
+        )),
+        ControlCommand::Explain {
+            path,
+            path_hex,
+            empty,
+            exclusive,
+        } => {
+            let creation = Creation {
+                exclusive: *exclusive,
+                empty: *empty,
+            };
+            let path = path_of(path, path_hex.as_deref());
+            Answer {
+                explained: engine.rules.read().rules.explained(&path, creation),
+                ..Answer::of(Ok(()))
+            }
+        }
+        ControlCommand::Unmount { force, check } => engine.ask_unmount(*force, *check),
+    }
+}
+
 impl Engine {
-    pub(super) fn virtual_attr(&self, node: NodeId) -> OpResult<Attr> {
-        let mut stat = at::stat(&self.store.state)?;
-        let (kind, mode, size) = match node {
-            DIR | REJECTED => (FileType::Directory, 0o500, 0),
-            // Larger than it will be: programs that read to the size get all of it, and the end
-            // is told by a short read.
-            STATUS | LOCKS => (FileType::RegularFile, 0o400, 1 << 20),
-            CONTROL => (FileType::RegularFile, 0o600, 0),
-            LOCK => (FileType::RegularFile, 0o400, 32),
-            RULES => {
-                let size = self.store.rules_text()?.len();
-                (FileType::RegularFile, 0o400, size as i64)
-            }
-            LOG => {
-                let log = at::stat(&self.store.open_log()?)?;
-                (FileType::RegularFile, 0o400, log.st_size)
-            }
-            _ => {
-                let (id, meta) = content_of(node).ok_or(Errno::NOENT)?;
-                let size = if meta {
-                    self.store.rejected_meta(id)?.len() as i64
-                } else {
-                    let found = at::stat_at(&self.store.rejected, id_name(id).as_ref())?;
-                    found.ok_or(Errno::NOENT)?.st_size
-                };
-                (FileType::RegularFile, 0o400, size)
-            }
-        };
-        stat.st_mode = kind.as_raw_mode() | mode;
-        stat.st_size = size;
-        stat.st_nlink = if kind == FileType::Directory { 2 } else { 1 };
-        Ok(Attr {
-            ino: node,
-            stat,
-            ttl: VOLATILE,
-            name_ttl: VOLATILE,
-        })
-    }
-
-    pub(super) fn virtual_open(&self, node: NodeId, flags: OFlags) -> OpResult<Opened> {
-        let reads_only = !flags.intersects(OFlags::WRONLY | OFlags::RDWR);
-        let of_text = |text: Vec<u8>| Arc::new(TextFile(Arc::new(text)));
-        let all_of = |file: File| {
-            let read = Shown::all_of(Arc::new(file));
-            Arc::new(VersionReader {
-                node,
-                read,
-                passes: AtomicBool::new(false),
-            })
-        };
-        let file: Arc<dyn OpenFile> = match node {
-            CONTROL => Arc::new(ControlFile::default()),
-            _ if !reads_only => return Err(Errno::ROFS),
-            STATUS => of_text(self.status_text()),
-            LOCKS => of_text(self.locks_text()),
-            RULES => of_text(self.store.rules_text()?),
-            LOG => all_of(self.store.open_log()?),
-            LOCK => of_text(format!("{}\n", std::process::id()).into_bytes()),
-            _ => {
-                let (id, meta) = content_of(node).ok_or(Errno::ISDIR)?;
-                match meta {
-                    true => of_text(self.store.rejected_meta(id)?),
-                    false => all_of(self.store.open_rejected(id)?),
-                }
-            }
-        };
-        let handle = self.lock().add_handle(file);
-        Ok(Opened {
-            handle,
-            keep_cache: false,
-            // Sizes are not known before the open.
-            direct_io: true,
-            no_flush: true,
-            pass: Pass::Never,
-        })
-    }
-
-    pub(super) fn virtual_list(&self, node: NodeId) -> OpResult<Vec<DirEntry>> {
-        let entry = |name: &str, ino, kind| DirEntry {
-            name: name.into(),
-            ino,
-            kind,
-        };
-        let mut entries = vec![
-            entry(".", node, FileType::Directory),
-            entry(
-                "..",
-                if node == DIR { ROOT } else { DIR },
-                FileType::Directory,
-            ),
-        ];
-        match node {
-            DIR => entries.extend(FILES.iter().map(|(name, ino)| {
-                let kind = if *ino == REJECTED {
-                    FileType::Directory
-                } else {
-                    FileType::RegularFile
-                };
-                entry(name, *ino, kind)
-            })),
-            REJECTED => {
-                for r in self.store.list_rejected()? {
-                    let ino = NodeId(CONTENTS.0 + 2 * r.id.0);
-                    entries.push(entry(&id_name(r.id), ino, FileType::RegularFile));
-                    entries.push(entry(
-                        &format!("{}.meta", id_name(r.id)),
-                        ino.next(),
-                        FileType::RegularFile,
-                    ));
-                }
-            }
-            _ => return Err(Errno::NOTDIR),
-        }
-        Ok(entries)
-    }
-
-    /// A command written to the control file. On a worker.
-    pub(super) fn control(self: &Arc<Self>, handle: HandleId, data: &[u8]) -> OpResult<()> {
-        let command: ControlCommand = serde_json::from_slice(data).map_err(|e| {
-            log::warn!("control: {e}");
-            Errno::INVAL
-        })?;
-        let answer = self.obey(&command);
-        let text = serde_json::to_vec(&answer).unwrap_or_default();
-        if let Some(open) = self.lock().handles.get_mut(handle) {
-            *open = Arc::new(ControlFile(Arc::new(text)));
-        }
-        Ok(())
-    }
-
-    fn obey(self: &Arc<Self>, command: &ControlCommand) -> Answer {
-        match command {
-            ControlCommand::ErrorsRead => {
-                self.mark_errors_read();
-                Answer::of(Ok(()))
-            }
-            ControlCommand::Sync => Answer::of(self.checkpoint_all().map_err(|e| e.to_string())),
-            ControlCommand::Drop { ids } => Answer::of(self.drop_rejected(ids)),
-            ControlCommand::Restoring {
-                path,
-                path_hex,
-                pid,
-            } => {
-                self.note_restoring(&path_of(path, path_hex.as_deref()), *pid);
-                Answer::of(Ok(()))
-            }
-            ControlCommand::Rules {
-                text,
-                source,
-                instead_of,
-            } => Answer::of(self.take_rules(text, source, instead_of.as_deref())),
-            ControlCommand::Explain {
-                path,
-                path_hex,
-                empty,
-                exclusive,
-            } => {
-                let creation = Creation {
-                    exclusive: *exclusive,
-                    empty: *empty,
-                };
-                let path = path_of(path, path_hex.as_deref());
-                Answer {
-                    explained: self.rules.read().rules.explained(&path, creation),
-                    ..Answer::of(Ok(()))
-                }
-            }
-            ControlCommand::Unmount { force, check } => self.ask_unmount(*force, *check),
-        }
-    }
-
     /// Unmounts unless open transactions stand against it (C20).
     pub fn ask_unmount(self: &Arc<Self>, force: bool, check: bool) -> Answer {
         let placed = if force || check {
             Ok(())
         } else {
-            self.checkpoint_all()
+            durability::checkpoint_all(self)
         };
         if let Err(e) = placed {
             // The plain files would be older than what programs have been told is saved.
@@ -362,8 +372,8 @@ impl Engine {
                 } else {
                     DECISION_LIMIT
                 };
-            let mut state = self.await_all_decisions(until);
-            let open = self.open_transactions(&state);
+            let mut state = deciding::await_all_decisions(self, until);
+            let open = status::open_transactions(self, &state);
             if (open.is_empty() || force) && !check {
                 // Without force the kernel refuses as long as anything is open, which is no
                 // reason to refuse somebody's save.
@@ -380,7 +390,7 @@ impl Engine {
                 ok: open.is_empty(),
                 error: (!open.is_empty()).then(|| format!("{} open transactions", open.len())),
                 open: open.into_iter().map(Blocker::from).collect(),
-                unread: self.unread(),
+                unread: errors::unread(self),
                 ..Answer::default()
             };
         }
@@ -391,7 +401,7 @@ impl Engine {
             ok: true,
             error: None,
             open: open.into_iter().map(Blocker::from).collect(),
-            unread: self.unread(),
+            unread: errors::unread(self),
             ..Answer::default()
         }
     }

@@ -71,94 +71,95 @@ impl Watchers {
 impl Engine {
     /// Starts telling watchers; once, when the mount stands. An error says why they aren't told.
     pub fn start_watch_helper(self: &Arc<Self>) -> Result<(), String> {
-        let started = self.try_start_watch_helper();
+        let started = try_start_watch_helper(self);
         if let Err(why) = &started {
             *self.untold.lock() = Some(why.clone());
         }
         started
     }
+}
 
-    fn try_start_watch_helper(self: &Arc<Self>) -> Result<(), String> {
-        if failpoint::feature_off("supersession_events") || failpoint::mutant("C8-watchers") {
-            return Err("switched off".to_owned());
-        }
-        let directory = self.config.mountpoint.join(STATE_DIR);
-        let failed = |e: std::io::Error| format!("the watch helper can't be started: {e}");
-        let watch_helper = WatchHelper::start(&directory).map_err(failed)?;
-        let (sender, news) = channel();
-        let watchers = Watchers {
-            news: sender,
-            watch_helper: AtomicU32::new(watch_helper.pid()),
-            turn: AtomicU64::new(0),
-            lingering: AtomicUsize::new(0),
-            has_been_polled: AtomicBool::new(false),
-        };
-        // At once: looks at other processes' descriptors don't only come with closes.
-        watchers.news.send(News::Poll).ok();
-        self.watchers.set(watchers).ok();
-        *self.untold.lock() = None;
-        let engine = Arc::downgrade(self);
-        std::thread::Builder::new()
-            .name("watchers".into())
-            .spawn(move || keep_telling(&engine, watch_helper, &news))
-            .map_err(failed)?;
-        Ok(())
+fn try_start_watch_helper(engine: &Arc<Engine>) -> Result<(), String> {
+    if failpoint::feature_off("supersession_events") || failpoint::mutant("C8-watchers") {
+        return Err("switched off".to_owned());
     }
+    let directory = engine.config.mountpoint.join(STATE_DIR);
+    let failed = |e: std::io::Error| format!("the watch helper can't be started: {e}");
+    let watch_helper = WatchHelper::start(&directory).map_err(failed)?;
+    let (sender, news) = channel();
+    let watchers = Watchers {
+        news: sender,
+        watch_helper: AtomicU32::new(watch_helper.pid()),
+        turn: AtomicU64::new(0),
+        lingering: AtomicUsize::new(0),
+        has_been_polled: AtomicBool::new(false),
+    };
+    // At once: looks at other processes' descriptors don't only come with closes.
+    watchers.news.send(News::Poll).ok();
+    engine.watchers.set(watchers).ok();
+    *engine.untold.lock() = None;
+    let engine = Arc::downgrade(engine);
+    std::thread::Builder::new()
+        .name("watchers".into())
+        .spawn(move || keep_telling(&engine, watch_helper, &news))
+        .map_err(failed)?;
+    Ok(())
+}
 
-    /// A name means another version than `old` now.
-    pub(super) fn supersede(&self, state: &mut State, dentry: &Dentry, old: Option<NodeId>) {
-        if let Some(old) = old {
-            state.nodes.drop_name(old);
-        }
-        let known = old.filter(|id| state.nodes.get(*id).is_some_and(|n| n.lookups > 0));
-        self.tell(dentry, known);
+/// A name means another version than `old` now.
+pub(super) fn supersede(engine: &Engine, state: &mut State, dentry: &Dentry, old: Option<NodeId>) {
+    if let Some(old) = old {
+        state.nodes.drop_name(old);
     }
+    let known = old.filter(|id| state.nodes.get(*id).is_some_and(|n| n.lookups > 0));
+    tell(engine, dentry, known);
+}
 
-    /// The version a name means has grown in place, of which its own watchers hear by themselves.
-    pub(super) fn grown(&self, dentry: &Dentry) {
-        self.tell(dentry, None);
-    }
+/// The version a name means has grown in place, of which its own watchers hear by themselves.
+pub(super) fn grown(engine: &Engine, dentry: &Dentry) {
+    tell(engine, dentry, None);
+}
 
-    fn tell(&self, dentry: &Dentry, old: Option<NodeId>) {
-        let Some(watchers) = self.watchers.get() else {
-            return;
-        };
-        if (old.is_some() || watchers.lingering.load(Ordering::Relaxed) > 0)
-            && watchers.watch_helper.load(Ordering::Relaxed) != 0
-        {
-            let news = News::Changed(dentry.clone(), old);
-            watchers.news.send(news).ok();
-        }
+fn tell(engine: &Engine, dentry: &Dentry, old: Option<NodeId>) {
+    let Some(watchers) = engine.watchers.get() else {
+        return;
+    };
+    if (old.is_some() || watchers.lingering.load(Ordering::Relaxed) > 0)
+        && watchers.watch_helper.load(Ordering::Relaxed) != 0
+    {
+        let news = News::Changed(dentry.clone(), old);
+        watchers.news.send(news).ok();
     }
+}
 
-    fn kernel_knows(&self, id: NodeId) -> bool {
-        self.lock().nodes.get(id).is_some_and(|n| n.lookups > 0)
-    }
+fn kernel_knows(engine: &Engine, id: NodeId) -> bool {
+    engine.lock().nodes.get(id).is_some_and(|n| n.lookups > 0)
+}
 
-    fn how_to_tell(&self, id: NodeId) -> Option<WatchOrder> {
-        let fd = self.lock().nodes.fd(id).ok()?;
-        match at::stat(&*fd).ok()?.st_mode & 0o111 {
-            0 => Some(WatchOrder::Rewritten),
-            _ => Some(WatchOrder::Attributes),
-        }
+fn how_to_tell(engine: &Engine, id: NodeId) -> Option<WatchOrder> {
+    let fd = engine.lock().nodes.fd(id).ok()?;
+    match at::stat(&*fd).ok()?.st_mode & 0o111 {
+        0 => Some(WatchOrder::Rewritten),
+        _ => Some(WatchOrder::Attributes),
     }
+}
 
-    fn watch_helper_gone(&self) {
-        log::warn!(
-            "the watch helper is gone: programs that watch single files miss commits from now on"
-        );
-        *self.untold.lock() = Some("the watch helper is gone".to_owned());
-        if let Some(watchers) = self.watchers.get() {
-            watchers.watch_helper.store(0, Ordering::Relaxed);
-        }
+fn watch_helper_gone(engine: &Engine) {
+    log::warn!(
+        "the watch helper is gone: programs that watch single files miss commits from now on"
+    );
+    *engine.untold.lock() = Some("the watch helper is gone".to_owned());
+    if let Some(watchers) = engine.watchers.get() {
+        watchers.watch_helper.store(0, Ordering::Relaxed);
     }
+}
 
-    /// Whether the watch helper asks: what it does to a version is to be seen by its watchers only.
-    pub(super) fn is_watch_helper(&self, caller: Caller) -> bool {
-        self.watchers.get().is_some_and(|w| {
-            caller.tid != 0 && w.watch_helper.load(Ordering::Relaxed) == caller.tid
-        })
-    }
+/// Whether the watch helper asks: what it does to a version is to be seen by its watchers only.
+pub(super) fn is_watch_helper(engine: &Engine, caller: Caller) -> bool {
+    engine
+        .watchers
+        .get()
+        .is_some_and(|w| caller.tid != 0 && w.watch_helper.load(Ordering::Relaxed) == caller.tid)
 }
 
 fn keep_telling(engine: &Weak<Engine>, mut watch_helper: WatchHelper, news: &Receiver<News>) {
@@ -173,7 +174,7 @@ fn keep_telling(engine: &Weak<Engine>, mut watch_helper: WatchHelper, news: &Rec
             let (dentry, old) = match news {
                 News::Changed(dentry, old) => (dentry, old),
                 News::Poll if watch_helper.have_polled().is_ok() => continue,
-                News::Poll => return engine.watch_helper_gone(),
+                News::Poll => return watch_helper_gone(&engine),
             };
             if let Some(old) = old {
                 let versions = lingering.entry(dentry.clone()).or_default();
@@ -184,7 +185,7 @@ fn keep_telling(engine: &Weak<Engine>, mut watch_helper: WatchHelper, news: &Rec
             touched.insert(dentry);
         }
         lingering.retain(|_, versions| {
-            versions.retain(|id| engine.kernel_knows(*id));
+            versions.retain(|id| kernel_knows(&engine, *id));
             versions.drain(..versions.len().saturating_sub(MOST));
             !versions.is_empty()
         });
@@ -196,10 +197,10 @@ fn keep_telling(engine: &Weak<Engine>, mut watch_helper: WatchHelper, news: &Rec
             continue;
         }
         for id in touched.iter().filter_map(|s| lingering.get(s)).flatten() {
-            if let Some(how) = engine.how_to_tell(*id)
+            if let Some(how) = how_to_tell(&engine, *id)
                 && watch_helper.tell(id.0, how).is_err()
             {
-                return engine.watch_helper_gone();
+                return watch_helper_gone(&engine);
             }
         }
         touched.clear();

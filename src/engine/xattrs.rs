@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::{Engine, virtualdir};
+use super::documents::{edits, texts};
+use super::{Engine, attrs, pieces, publish, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint};
 use crate::txn::{OURS, Own, VERSION};
@@ -42,33 +43,35 @@ impl Engine {
         }
         let name = &*full_name(name);
         if name.as_bytes().starts_with(DOCUMENT) {
-            return self.get_document(caller, node, name, done);
+            return edits::get_document(self, caller, node, name, done);
         }
         if name.as_bytes().starts_with(OURS) {
-            return done(self.own_xattr(node, name));
+            return done(own_xattr(self, node, name));
         }
         let fd = self.lock().nodes.fd(node);
         done(fd.and_then(|fd| at::get_xattr(&*fd, name)?.ok_or(Errno::NODATA)));
     }
+}
 
-    fn own_xattr(&self, node: NodeId, name: &OsStr) -> OpResult<Vec<u8>> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        match name.to_str() {
-            Some(VERSION) => Ok(self.version_of(state, node).to_string().into_bytes()),
-            Some("user.commitfs.error") => {
-                let dentry = state
-                    .nodes
-                    .get(node)
-                    .and_then(|n| n.at.clone())
-                    .ok_or(Errno::NODATA)?;
-                let error = state.names.error(&dentry).ok_or(Errno::NODATA)?;
-                serde_json::to_vec(error).map_err(|_| Errno::IO)
-            }
-            _ => Err(Errno::NODATA),
+fn own_xattr(engine: &Engine, node: NodeId, name: &OsStr) -> OpResult<Vec<u8>> {
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    match name.to_str() {
+        Some(VERSION) => Ok(publish::version_of(state, node).to_string().into_bytes()),
+        Some("user.commitfs.error") => {
+            let dentry = state
+                .nodes
+                .get(node)
+                .and_then(|n| n.at.clone())
+                .ok_or(Errno::NODATA)?;
+            let error = state.names.error(&dentry).ok_or(Errno::NODATA)?;
+            serde_json::to_vec(error).map_err(|_| Errno::IO)
         }
+        _ => Err(Errno::NODATA),
     }
+}
 
+impl Engine {
     /// setxattr(2).
     pub fn setxattr(
         self: &Arc<Self>,
@@ -84,56 +87,66 @@ impl Engine {
         }
         let name = &*full_name(name);
         if name.as_bytes().starts_with(OURS) {
-            return self.set_own_xattr(caller, node, name, value, done);
+            return pieces::set_own_xattr(self, caller, node, name, value, done);
         }
         let node = super::attrs::meant(self, caller, node);
-        if self.is_dirty(node) || self.is_private(node) {
-            let (engine, name, value) = (self.clone(), name.to_owned(), value.to_vec());
-            return self.pool.run(move || {
-                let settled = engine.materialize(node);
-                done(settled.and_then(|()| engine.set_stored(node, &name, &value, flags)));
+        if texts::is_dirty(self, node) || attrs::is_private(self, node) {
+            let (name, value) = (name.to_owned(), value.to_vec());
+            return self.on_worker(move |engine| {
+                let settled = texts::materialize(engine, node);
+                done(settled.and_then(|()| set_stored(engine, node, &name, &value, flags)));
             });
         }
-        done(self.set_stored(node, name, value, flags));
+        done(set_stored(self, node, name, value, flags));
     }
+}
 
-    fn set_stored(&self, node: NodeId, name: &OsStr, value: &[u8], flags: i32) -> OpResult<()> {
-        self.change_stored(node, name, |fd| at::set_xattr(fd, name, value, flags))
-    }
+fn set_stored(
+    engine: &Engine,
+    node: NodeId,
+    name: &OsStr,
+    value: &[u8],
+    flags: i32,
+) -> OpResult<()> {
+    change_stored(engine, node, name, |fd| {
+        at::set_xattr(fd, name, value, flags)
+    })
+}
 
-    /// Changes an attribute of a node's file. An open transaction keeps what was set through its own descriptor, be it that what
-    /// it has staged is being published.
-    fn change_stored(
-        &self,
-        node: NodeId,
-        name: &OsStr,
-        change: impl FnOnce(&File) -> OpResult<()>,
-    ) -> OpResult<()> {
-        let open = {
-            let state = self.lock();
-            let id = match state.nodes.get(node).map(|n| n.kind) {
-                Some(NodeKind::Private(id)) => Some(id),
-                _ => None,
-            };
-            id.and_then(|id| Some((id, state.txns.get(&id)?.staging.clone())))
+/// Changes an attribute of a node's file. An open transaction keeps what was set through its own descriptor, be it that what
+/// it has staged is being published.
+fn change_stored(
+    engine: &Engine,
+    node: NodeId,
+    name: &OsStr,
+    change: impl FnOnce(&File) -> OpResult<()>,
+) -> OpResult<()> {
+    let open = {
+        let state = engine.lock();
+        let id = match state.nodes.get(node).map(|n| n.kind) {
+            Some(NodeKind::Private(id)) => Some(id),
+            _ => None,
         };
-        let mut content = open.as_ref().map(|(_, staging)| staging.lock());
-        if let Some(content) = &mut content {
-            content.copy_base()?;
-        }
-        let fd = self.lock().nodes.fd(node)?;
-        change(&fd)?;
-        if let Some((id, staging)) = &open {
-            // Where nothing is written it is a change of the file all the same.
-            self.changes_now(*id);
-            staging.set_own(Own::Xattrs);
-            if name == "system.posix_acl_access" {
-                staging.set_own(Own::Mode);
-            }
-        }
-        Ok(())
+        id.and_then(|id| Some((id, state.txns.get(&id)?.staging.clone())))
+    };
+    let mut content = open.as_ref().map(|(_, staging)| staging.lock());
+    if let Some(content) = &mut content {
+        content.copy_base()?;
     }
+    let fd = engine.lock().nodes.fd(node)?;
+    change(&fd)?;
+    if let Some((id, staging)) = &open {
+        // Where nothing is written it is a change of the file all the same.
+        attrs::changes_now(engine, *id);
+        staging.set_own(Own::Xattrs);
+        if name == "system.posix_acl_access" {
+            staging.set_own(Own::Mode);
+        }
+    }
+    Ok(())
+}
 
+impl Engine {
     /// removexattr(2).
     pub fn removexattr(
         self: &Arc<Self>,
@@ -143,24 +156,26 @@ impl Engine {
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
         let node = super::attrs::meant(self, caller, node);
-        let (engine, name) = (self.clone(), full_name(name).into_owned());
-        let remove = move || done(engine.remove_stored(node, &name));
-        match self.is_private(node) {
-            true => self.pool.run(remove),
-            false => remove(),
+        let name = full_name(name).into_owned();
+        let remove = move |engine: &Arc<Engine>| done(remove_stored(engine, node, &name));
+        match attrs::is_private(self, node) {
+            true => self.on_worker(remove),
+            false => remove(self),
         }
     }
+}
 
-    fn remove_stored(&self, node: NodeId, name: &OsStr) -> OpResult<()> {
-        // What was set while nothing was mounted is an ordinary attribute, and may go.
-        let is_ours = name.as_bytes().starts_with(OURS) && !name.as_bytes().starts_with(DOCUMENT);
-        if virtualdir::is_virtual(node) || is_ours {
-            return Err(Errno::NODATA);
-        }
-        self.materialize(node)?;
-        self.change_stored(node, name, |fd| at::remove_xattr(fd, name))
+fn remove_stored(engine: &Engine, node: NodeId, name: &OsStr) -> OpResult<()> {
+    // What was set while nothing was mounted is an ordinary attribute, and may go.
+    let is_ours = name.as_bytes().starts_with(OURS) && !name.as_bytes().starts_with(DOCUMENT);
+    if virtualdir::is_virtual(node) || is_ours {
+        return Err(Errno::NODATA);
     }
+    texts::materialize(engine, node)?;
+    change_stored(engine, node, name, |fd| at::remove_xattr(fd, name))
+}
 
+impl Engine {
     /// listxattr(2): names, each ended by a zero byte.
     pub fn listxattr(&self, node: NodeId) -> OpResult<Vec<u8>> {
         if virtualdir::is_virtual(node) {

@@ -10,7 +10,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 /// Calls that are counted by name, wherever they are.
-pub const COUNTED: [&str; 3] = ["notify_all", "run", "mutant"];
+pub const COUNTED: [&str; 4] = ["notify_all", "run", "on_worker", "mutant"];
 
 /// A function with its own lines, its signature included.
 #[derive(Debug)]

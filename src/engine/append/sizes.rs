@@ -9,41 +9,39 @@ use crate::file::Appender;
 use crate::sys::{failpoint, proc};
 use crate::types::{Caller, HandleId, NodeId, OpResult};
 
-impl Engine {
-    /// The length in bytes that the caller is told of a node, through a description if one is named: with the unfinished line, where
-    /// it reads that or has written it. `None`: that of the file.
-    pub(in crate::engine) fn length_with_tail(
-        &self,
-        caller: Caller,
-        node: NodeId,
-        handle: Option<HandleId>,
-    ) -> Option<u64> {
-        let appenders: Vec<Arc<Appender>> = {
-            let state = self.lock();
-            if let Some(file) = handle.and_then(|handle| state.handles.get(handle).cloned()) {
-                drop(state);
-                return file.length_with_tail();
-            }
-            let dentry = state.nodes.get(node)?.at.as_ref()?;
-            let here = state
-                .names
-                .appenders(dentry)
-                .iter()
-                .filter(|a| a.node == node);
-            here.cloned().collect()
-        };
-        if failpoint::mutant("C10-length") {
-            return None;
+/// The length in bytes that the caller is told of a node, through a description if one is named: with the unfinished line, where
+/// it reads that or has written it. `None`: that of the file.
+pub(in crate::engine) fn length_with_tail(
+    engine: &Engine,
+    caller: Caller,
+    node: NodeId,
+    handle: Option<HandleId>,
+) -> Option<u64> {
+    let appenders: Vec<Arc<Appender>> = {
+        let state = engine.lock();
+        if let Some(file) = handle.and_then(|handle| state.handles.get(handle).cloned()) {
+            drop(state);
+            return file.length_with_tail();
         }
-        // What is being written to at this moment is not waited for.
-        let held = appenders.iter().filter_map(|a| a.inner.try_lock());
-        let held: Vec<_> = held.filter(|inner| !inner.tail.is_empty()).collect();
-        let length = held.first()?.read.length().ok()?;
-        let process = proc::tgid(caller.tid)?;
-        let tails = held.iter().filter(|inner| inner.by.contains(&process));
-        let tails: Vec<u64> = tails.map(|inner| inner.tail.len() as u64).collect();
-        (!tails.is_empty()).then(|| length + tails.iter().sum::<u64>())
+        let dentry = state.nodes.get(node)?.at.as_ref()?;
+        let here = state
+            .names
+            .appenders(dentry)
+            .iter()
+            .filter(|a| a.node == node);
+        here.cloned().collect()
+    };
+    if failpoint::mutant("C10-length") {
+        return None;
     }
+    // What is being written to at this moment is not waited for.
+    let held = appenders.iter().filter_map(|a| a.inner.try_lock());
+    let held: Vec<_> = held.filter(|inner| !inner.tail.is_empty()).collect();
+    let length = held.first()?.read.length().ok()?;
+    let process = proc::tgid(caller.tid)?;
+    let tails = held.iter().filter(|inner| inner.by.contains(&process));
+    let tails: Vec<u64> = tails.map(|inner| inner.tail.len() as u64).collect();
+    (!tails.is_empty()).then(|| length + tails.iter().sum::<u64>())
 }
 
 impl Appender {

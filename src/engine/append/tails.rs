@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::super::handle::OpenFile;
-use super::super::{Engine, lines};
+use super::super::{Engine, errors, lines};
+use super::records;
 use crate::file::{AppendPlace, Appender, Unfinished};
 use crate::rules::Stream;
 use crate::sys::{failpoint, proc};
@@ -24,70 +25,72 @@ pub(super) fn is_half(appender: &Appender, inner: &Unfinished) -> bool {
     appender.stream == Stream::Json && !inner.tail.is_empty() && !lines::is_json_value(&inner.tail)
 }
 
-impl Engine {
-    /// Makes the unfinished line visible. Half a JSON value stays unfinished (C21).
-    pub(super) fn flush_tail(&self, appender: &Appender, inner: &mut Unfinished) -> OpResult<()> {
-        if inner.tail.is_empty() || is_half(appender, inner) {
+/// Makes the unfinished line visible. Half a JSON value stays unfinished (C21).
+pub(super) fn flush_tail(
+    engine: &Engine,
+    appender: &Appender,
+    inner: &mut Unfinished,
+) -> OpResult<()> {
+    if inner.tail.is_empty() || is_half(appender, inner) {
+        return Ok(());
+    }
+    let tail = std::mem::take(&mut inner.tail);
+    let added = records::append_records(engine, appender, inner, &tail);
+    if let Err(e) = added {
+        inner.failed = Some(e);
+        if !failpoint::mutant("C5-tail") {
+            inner.tail = tail;
+        }
+        return Err(e);
+    }
+    (inner.since, inner.failed) = (None, None);
+    // Nobody has written any of the next one.
+    inner.by.clear();
+    if let Some(notify) = engine.notify.get() {
+        notify.attributes_changed(appender.node);
+    }
+    Ok(())
+}
+
+/// A close, an fsync: the unfinished line waits no longer. If the process that closes was
+/// killed, the line is dropped, unless others are writing it.
+pub(in crate::engine) fn finish_appender(
+    engine: &Engine,
+    appender: &Appender,
+    killed: Option<u32>,
+) -> OpResult<()> {
+    let mut inner = appender.inner.lock();
+    if let Some(killed) = killed {
+        if !inner.by.contains(&killed) {
             return Ok(());
         }
-        let tail = std::mem::take(&mut inner.tail);
-        let added = self.append_records(appender, inner, &tail);
-        if let Err(e) = added {
-            inner.failed = Some(e);
-            if !failpoint::mutant("C5-tail") {
-                inner.tail = tail;
-            }
-            return Err(e);
+        if !inner.tail.is_empty() {
+            log::info!(
+                "an unfinished line of {} bytes is dropped: its writer was ended by a signal",
+                inner.tail.len()
+            );
         }
-        (inner.since, inner.failed) = (None, None);
-        // Nobody has written any of the next one.
+        inner.tail.clear();
         inner.by.clear();
-        if let Some(notify) = self.notify.get() {
-            notify.attributes_changed(appender.node);
-        }
-        Ok(())
+        inner.since = None;
+        return Ok(());
     }
+    flush_tail(engine, appender, &mut inner)
+}
 
-    /// A close, an fsync: the unfinished line waits no longer. If the process that closes was
-    /// killed, the line is dropped, unless others are writing it.
-    pub(in crate::engine) fn finish_appender(
-        &self,
-        appender: &Appender,
-        killed: Option<u32>,
-    ) -> OpResult<()> {
-        let mut inner = appender.inner.lock();
-        if let Some(killed) = killed {
-            if !inner.by.contains(&killed) {
-                return Ok(());
-            }
-            if !inner.tail.is_empty() {
-                log::info!(
-                    "an unfinished line of {} bytes is dropped: its writer was ended by a signal",
-                    inner.tail.len()
-                );
-            }
-            inner.tail.clear();
-            inner.by.clear();
-            inner.since = None;
-            return Ok(());
-        }
-        self.flush_tail(appender, &mut inner)
+/// Unfinished lines that have waited long enough.
+pub(in crate::engine) fn flush_old_tails(engine: &Engine) {
+    let patience = failpoint::number("COMMITFS_LINE_PATIENCE_MS", PATIENCE);
+    let patience = Duration::from_millis(patience);
+    for (_, file) in adding_lines(engine) {
+        file.flush_old_tail(engine, patience);
     }
+}
 
-    /// Unfinished lines that have waited long enough.
-    pub(in crate::engine) fn flush_old_tails(&self) {
-        let patience = failpoint::number("COMMITFS_LINE_PATIENCE_MS", PATIENCE);
-        let patience = Duration::from_millis(patience);
-        for (_, file) in self.adding_lines() {
-            file.flush_old_tail(self, patience);
-        }
-    }
-
-    pub(super) fn adding_lines(&self) -> Vec<(HandleId, Arc<dyn OpenFile>)> {
-        let state = self.lock();
-        let adding = state.handles.iter().filter(|(_, file)| file.adds_lines());
-        adding.map(|(handle, f)| (*handle, f.clone())).collect()
-    }
+pub(super) fn adding_lines(engine: &Engine) -> Vec<(HandleId, Arc<dyn OpenFile>)> {
+    let state = engine.lock();
+    let adding = state.handles.iter().filter(|(_, file)| file.adds_lines());
+    adding.map(|(handle, f)| (*handle, f.clone())).collect()
 }
 
 impl Appender {
@@ -96,7 +99,7 @@ impl Appender {
         if let Some(mut inner) = self.inner.try_lock()
             && self.stream != Stream::Json
             && inner.since.is_some_and(|s| s.elapsed() >= patience)
-            && let Err(e) = engine.flush_tail(self, &mut inner)
+            && let Err(e) = flush_tail(engine, self, &mut inner)
         {
             // The disk is given as long again.
             inner.since = Some(Instant::now());
@@ -106,7 +109,7 @@ impl Appender {
 
     /// The unfinished line of a description that has ended without a close.
     pub(in crate::engine) fn flush_tail_for_good(&self, engine: &Engine) {
-        engine.flush_tail(self, &mut self.inner.lock()).ok();
+        flush_tail(engine, self, &mut self.inner.lock()).ok();
         self.report_left(engine);
     }
 
@@ -130,7 +133,7 @@ impl Appender {
             let opener = self.opening.opener;
             let command = proc::comm(opener).unwrap_or_default();
             let who = (opener, command.as_str());
-            engine.remember_error(&mut state, &dentry, &abort, who, None);
+            errors::remember_error(engine, &mut state, &dentry, &abort, who, None);
         } else {
             log::error!("an unfinished line of {len} bytes of a removed file is lost: {errno}");
         }

@@ -7,116 +7,115 @@ use rustix::io::Errno;
 
 use super::super::handle::{Asked, WriteRequest};
 use super::super::opening::{Opened, Pass};
-use super::super::{Engine, State, lines, setid};
+use super::super::{Engine, State, durability, lines, setid};
+use super::{records, streams, tails};
 use crate::file::{Appender, Opening};
 use crate::namespace::Shown;
 use crate::rules::Stream;
 use crate::sys::{failpoint, proc};
 use crate::types::{Caller, Dentry, NodeId, OpResult};
 
-impl Engine {
-    /// An appender of a committed version.
-    pub(in crate::engine) fn open_appender(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        id: NodeId,
-        dentry: Dentry,
-        (flags, stream): (OFlags, Stream),
-    ) -> OpResult<Opened> {
-        let read = Shown::open(&state.nodes, id, self.reading(flags))?;
-        state.nodes.drop_name(id);
-        let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
-        node.readers += 1;
-        let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
-        let opening = Opening::with(flags, (opener, caller.tid));
-        let appender = Appender::new(id, (true, opening), stream, dentry.clone(), read);
-        state.names.enlist(&dentry, &appender);
-        let handle = state.add_handle(appender);
-        Ok(Opened {
-            handle,
-            keep_cache: true,
-            direct_io: true,
-            no_flush: false,
-            pass: Pass::Never,
-        })
-    }
+/// An appender of a committed version.
+pub(in crate::engine) fn open_appender(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    id: NodeId,
+    dentry: Dentry,
+    (flags, stream): (OFlags, Stream),
+) -> OpResult<Opened> {
+    let read = Shown::open(&state.nodes, id, engine.reading(flags))?;
+    state.nodes.drop_name(id);
+    let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
+    node.readers += 1;
+    let opener = proc::tgid(caller.tid).unwrap_or(caller.tid);
+    let opening = Opening::with(flags, (opener, caller.tid));
+    let appender = Appender::new(id, (true, opening), stream, dentry.clone(), read);
+    state.names.enlist(&dentry, &appender);
+    let handle = state.add_handle(appender);
+    Ok(Opened {
+        handle,
+        keep_cache: true,
+        direct_io: true,
+        no_flush: false,
+        pass: Pass::Never,
+    })
+}
 
-    /// A write through an appending description. On a worker.
-    pub(in crate::engine) fn append_now(
-        &self,
-        asked: Asked,
-        appender: &Appender,
-        request: WriteRequest,
-        data: &[u8],
-    ) -> OpResult<()> {
-        let caller = asked.caller;
-        let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
-        self.give_way(&mut self.lock());
-        let mut inner = appender.inner.lock();
-        // A stream that goes back is one no longer, and a mapping's pages have their places.
-        let WriteRequest {
-            offset, writeback, ..
-        } = request;
-        let goes_on = appender.always || offset == inner.read.length()? + inner.tail.len() as u64;
-        let end = lines::whole(data, appender.stream);
-        let breaks = match appender.stream {
-            Stream::Lines => false,
-            Stream::Table => lines::in_blocks(appender.stream, data),
-            Stream::Json => {
-                let longest = inner.tail.len() + data.len() > LONGEST_JSON;
-                longest || !lines::are_json(&inner.tail, &data[..end])
-            }
-        };
-        if inner.left || writeback || !goes_on || breaks {
-            drop(inner);
-            return self.write_left(asked, appender, request, data);
+/// A write through an appending description. On a worker.
+pub(in crate::engine) fn append_now(
+    engine: &Engine,
+    asked: Asked,
+    appender: &Appender,
+    request: WriteRequest,
+    data: &[u8],
+) -> OpResult<()> {
+    let caller = asked.caller;
+    let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
+    durability::give_way(&mut engine.lock());
+    let mut inner = appender.inner.lock();
+    // A stream that goes back is one no longer, and a mapping's pages have their places.
+    let WriteRequest {
+        offset, writeback, ..
+    } = request;
+    let goes_on = appender.always || offset == inner.read.length()? + inner.tail.len() as u64;
+    let end = lines::whole(data, appender.stream);
+    let breaks = match appender.stream {
+        Stream::Lines => false,
+        Stream::Table => lines::in_blocks(appender.stream, data),
+        Stream::Json => {
+            let longest = inner.tail.len() + data.len() > LONGEST_JSON;
+            longest || !lines::are_json(&inner.tail, &data[..end])
         }
-        if failpoint::mutant("C10-lines") {
-            return self.append_records(appender, &mut inner, data);
-        }
-        if request.kill {
-            let gone = setid::gone_of(&*inner.read.file, caller);
-            setid::clear_set_id(&inner.read.file, gone)?;
-        }
-        if end == 0 {
-            let before = inner.tail.len();
-            inner.tail.extend_from_slice(data);
-            inner.by.insert(by);
-            inner.since.get_or_insert_with(Instant::now);
-            let long = inner.tail.len() > LONGEST && appender.stream != Stream::Json;
-            return if long || appender.opening.sync {
-                // A write that fails adds nothing; what others were told of waits on.
-                self.flush_tail(appender, &mut inner)
-                    .inspect_err(|_| inner.tail.truncate(before))
-            } else {
-                Ok(())
-            };
-        }
-        let (lines, rest) = data.split_at(end);
-        let whole: Vec<u8>;
-        let records = if inner.tail.is_empty() {
-            lines
-        } else {
-            whole = [inner.tail.as_slice(), lines].concat();
-            &whole
-        };
-        match self.append_records(appender, &mut inner, records) {
-            // Somebody has made it a document.
-            Err(Errno::BADMSG) if appender.stream == Stream::Json => {
-                drop(inner);
-                return self.write_left(asked, appender, request, data);
-            }
-            other => other?,
-        }
-        inner.hold(rest, by);
-        if appender.opening.sync {
-            self.flush_tail(appender, &mut inner)?;
-            drop(inner);
-            self.checkpoint_all()?;
-        }
-        Ok(())
+    };
+    if inner.left || writeback || !goes_on || breaks {
+        drop(inner);
+        return streams::write_left(engine, asked, appender, request, data);
     }
+    if failpoint::mutant("C10-lines") {
+        return records::append_records(engine, appender, &mut inner, data);
+    }
+    if request.kill {
+        let gone = setid::gone_of(&*inner.read.file, caller);
+        setid::clear_set_id(&inner.read.file, gone)?;
+    }
+    if end == 0 {
+        let before = inner.tail.len();
+        inner.tail.extend_from_slice(data);
+        inner.by.insert(by);
+        inner.since.get_or_insert_with(Instant::now);
+        let long = inner.tail.len() > LONGEST && appender.stream != Stream::Json;
+        return if long || appender.opening.sync {
+            // A write that fails adds nothing; what others were told of waits on.
+            tails::flush_tail(engine, appender, &mut inner)
+                .inspect_err(|_| inner.tail.truncate(before))
+        } else {
+            Ok(())
+        };
+    }
+    let (lines, rest) = data.split_at(end);
+    let whole: Vec<u8>;
+    let records = if inner.tail.is_empty() {
+        lines
+    } else {
+        whole = [inner.tail.as_slice(), lines].concat();
+        &whole
+    };
+    match records::append_records(engine, appender, &mut inner, records) {
+        // Somebody has made it a document.
+        Err(Errno::BADMSG) if appender.stream == Stream::Json => {
+            drop(inner);
+            return streams::write_left(engine, asked, appender, request, data);
+        }
+        other => other?,
+    }
+    inner.hold(rest, by);
+    if appender.opening.sync {
+        tails::flush_tail(engine, appender, &mut inner)?;
+        drop(inner);
+        durability::checkpoint_all(engine)?;
+    }
+    Ok(())
 }
 
 /// An unfinished line longer than this doesn't wait.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use serde_json::json;
 
-use super::super::{Durability, Engine, pins};
+use super::super::{Durability, Engine, current, durability, pins, room, turns};
 use super::kept::EditOutcome;
 use super::request::{Done, EditKind, Refusal, Request};
-use super::{Parsed, commit};
+use super::{Parsed, commit, texts};
 use crate::json::{AnyPatch, Document, JsonError, Limits, PatchError, PatchErrorKind, Pointer};
 use crate::namespace;
 use crate::store::Owner;
@@ -98,250 +98,245 @@ impl From<PatchError> for Refusal {
     }
 }
 
-impl Engine {
-    /// Sets an attribute of a document.
-    pub(in crate::engine) fn set_document(
-        self: &Arc<Self>,
-        caller: Caller,
-        node: NodeId,
-        name: &OsStr,
-        value: &[u8],
-        done: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        let (kind, expected) = match EditAttribute::parse(name) {
-            Some(EditAttribute::Patch(version)) => (EditKind::Patch, version),
-            Some(EditAttribute::Merge(version)) => (EditKind::Merge, version),
-            Some(EditAttribute::Replace(version)) => (EditKind::Replace, version),
-            _ => return done(Err(Errno::OPNOTSUPP)),
+/// Sets an attribute of a document.
+pub(in crate::engine) fn set_document(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    node: NodeId,
+    name: &OsStr,
+    value: &[u8],
+    done: impl FnOnce(OpResult<()>) + Send + 'static,
+) {
+    let (kind, expected) = match EditAttribute::parse(name) {
+        Some(EditAttribute::Patch(version)) => (EditKind::Patch, version),
+        Some(EditAttribute::Merge(version)) => (EditKind::Merge, version),
+        Some(EditAttribute::Replace(version)) => (EditKind::Replace, version),
+        _ => return done(Err(Errno::OPNOTSUPP)),
+    };
+    pins::leave_at(engine, caller.tid, node);
+    let request = Request {
+        node,
+        by: caller.tid,
+        kind,
+        expected,
+        value: value.to_vec(),
+    };
+    if let Some(edited) = edit_at_once(engine, &request) {
+        let seq = edited.as_ref().map_or(Seq::default(), |done| done.seq);
+        let outcome = note_outcome(engine, caller, edited.map(|done| done.result));
+        return match engine.config.durability {
+            Durability::Sync if outcome.is_ok() => durability::when_durable(engine, seq, done),
+            _ => done(outcome),
         };
-        pins::leave_at(self, caller.tid, node);
-        let request = Request {
-            node,
-            by: caller.tid,
-            kind,
-            expected,
-            value: value.to_vec(),
-        };
-        if let Some(edited) = self.edit_at_once(&request) {
-            let seq = edited.as_ref().map_or(Seq::default(), |done| done.seq);
-            let outcome = self.note_outcome(caller, edited.map(|done| done.result));
-            return match self.config.durability {
-                Durability::Sync if outcome.is_ok() => self.when_durable(seq, done),
-                _ => done(outcome),
-            };
-        }
-        let engine = self.clone();
-        self.pool
-            .run(move || done(engine.note_outcome(caller, engine.edit(&request))));
     }
+    engine.on_worker(move |engine| done(note_outcome(engine, caller, edit(engine, &request))));
+}
 
-    fn note_outcome(&self, caller: Caller, edited: Result<Vec<u8>, Refusal>) -> OpResult<()> {
-        let outcome = match &edited {
-            Ok(result) => EditOutcome::Done(result.clone()),
-            Err(refusal) => EditOutcome::Refused(refusal.reason.clone()),
-        };
-        let before = self.documents.remember(caller.tid, outcome.clone());
-        match &edited {
-            Ok(_) => self.lock().counters.patches += 1,
-            // The kernel tries once more after an ESTALE.
-            Err(refusal) if refusal.errno == Errno::STALE && before != Some(outcome) => {
-                self.lock().counters.stale_patches += 1;
-            }
-            Err(_) => {}
+fn note_outcome(engine: &Engine, caller: Caller, edited: Result<Vec<u8>, Refusal>) -> OpResult<()> {
+    let outcome = match &edited {
+        Ok(result) => EditOutcome::Done(result.clone()),
+        Err(refusal) => EditOutcome::Refused(refusal.reason.clone()),
+    };
+    let before = engine.documents.remember(caller.tid, outcome.clone());
+    match &edited {
+        Ok(_) => engine.lock().counters.patches += 1,
+        // The kernel tries once more after an ESTALE.
+        Err(refusal) if refusal.errno == Errno::STALE && before != Some(outcome) => {
+            engine.lock().counters.stale_patches += 1;
         }
-        edited.map(drop).map_err(|refusal| refusal.errno)
+        Err(_) => {}
     }
+    edited.map(drop).map_err(|refusal| refusal.errno)
+}
 
-    /// A small patch of a document that is in memory, and nobody else is editing. `None`: it may
-    /// have to wait.
-    fn edit_at_once(&self, request: &Request) -> Option<Result<Done, Refusal>> {
-        let small = request.value.len() <= AT_ONCE && request.kind != EditKind::Replace;
-        if !small {
-            return None;
-        }
-        let dentry = self.dentry_of_document(request.by, request.node).ok()?;
-        let kept = self.documents.of(&dentry);
-        let mut parsed = kept.try_lock()?;
-        let patch = request.patch().ok()?;
-        let at_hand = |p: &Parsed| self.is_hot(&dentry, p) && patch.is_local(&p.document);
-        let may_wait = {
-            let state = self.lock();
-            self.has_backlog(&state) || state.checkpoint.overtaken > 0
-        };
-        if may_wait || pins::keeps(self, &dentry) || !parsed.as_ref().is_some_and(at_hand) {
-            return None;
-        }
-        if self.is_turn_taken(&dentry) {
-            return None;
-        }
-        match self.edit_once(&dentry, &mut parsed, &patch, request, true) {
-            Ok(done) => done.map(Ok),
-            Err(refusal) if refusal.errno == Errno::NOSPC => None,
-            Err(refusal) => Some(Err(refusal)),
-        }
+/// A small patch of a document that is in memory, and nobody else is editing. `None`: it may
+/// have to wait.
+fn edit_at_once(engine: &Engine, request: &Request) -> Option<Result<Done, Refusal>> {
+    let small = request.value.len() <= AT_ONCE && request.kind != EditKind::Replace;
+    if !small {
+        return None;
     }
-
-    /// Gives the result for `user.commitfs.json.result`.
-    fn edit(&self, request: &Request) -> Result<Vec<u8>, Refusal> {
-        let patch = match request.kind {
-            EditKind::Replace => None,
-            EditKind::Patch | EditKind::Merge => Some(request.patch()?),
-        };
-        {
-            let mut state = self.lock();
-            self.await_backlog(&mut state);
-            self.give_way(&mut state);
-        }
-        let mut found_room = false;
-        loop {
-            let dentry = self.dentry_of_document(request.by, request.node)?;
-            let kept = self.documents.of(&dentry);
-            let gone = self.reaper.closes().ended();
-            self.await_turn(&dentry);
-            let mut parsed = kept.lock();
-            let edited = match &patch {
-                Some(patch) => self.edit_once(&dentry, &mut parsed, patch, request, false),
-                None => self.replace_once(&dentry, &mut parsed, request),
-            };
-            let bytes = parsed.as_ref().map_or(0, |p| p.document.text_len());
-            drop(parsed);
-            self.documents.account(&dentry, bytes);
-            match edited {
-                Ok(Some(done)) => {
-                    if self.config.durability == Durability::Sync {
-                        self.await_durable(done.seq)?;
-                    }
-                    return Ok(done.result);
-                }
-                // Somebody has committed meanwhile: once more, on that.
-                Ok(None) => self.lock().counters.patch_retries += 1,
-                Err(refusal) if found_room || !refusal.is_full() => return Err(refusal),
-                Err(refusal) => {
-                    let owner = || Owner::of(&*self.lock().nodes.fd(request.node).ok()?);
-                    if !self.find_room(gone, refusal.errno, owner) {
-                        return Err(refusal);
-                    }
-                    found_room = true;
-                }
-            }
-        }
+    let dentry = dentry_of_document(engine, request.by, request.node).ok()?;
+    let kept = engine.documents.of(&dentry);
+    let mut parsed = kept.try_lock()?;
+    let patch = request.patch().ok()?;
+    let at_hand = |p: &Parsed| commit::is_hot(engine, &dentry, p) && patch.is_local(&p.document);
+    let may_wait = {
+        let state = engine.lock();
+        durability::has_backlog(engine, &state) || state.checkpoint.overtaken > 0
+    };
+    if may_wait || pins::keeps(engine, &dentry) || !parsed.as_ref().is_some_and(at_hand) {
+        return None;
     }
-
-    /// `None`: somebody has committed meanwhile.
-    fn edit_once(
-        &self,
-        dentry: &Dentry,
-        parsed: &mut Option<Parsed>,
-        patch: &AnyPatch,
-        request: &Request,
-        at_once: bool,
-    ) -> Result<Option<Done>, Refusal> {
-        let base = self.base_of_edit(dentry)?;
-        if at_once && parsed.as_ref().is_none_or(|p| p.node != base.node) {
-            return Ok(None);
-        }
-        self.check_access(request.node, &base)?;
-        base.expect_version(request.expected)?;
-        let parsed = self.current_document(&base, parsed)?;
-        if request.value.len() > commit::JOURNALLED || pins::keeps(self, dentry) {
-            // The version before goes another way, and somebody may still open it.
-            self.write_text_of(dentry, parsed)?;
-        }
-        let applied = patch.apply(&mut parsed.document, &Limits::default())?;
-        let (version, seq) = if applied.changed {
-            match self.commit_edit(&base, parsed, request) {
-                Ok(Some(edited)) => (edited.version, edited.seq),
-                not => {
-                    parsed.document.revert(applied.undo);
-                    return not.map(|_| None).map_err(Refusal::from);
-                }
-            }
-        } else {
-            // What it found may not be durable yet.
-            (base.version, self.sequencer.last())
-        };
-        let result = result_text(version, &parsed.document, applied.target.as_ref());
-        Ok(Some(Done { result, seq }))
+    if turns::is_turn_taken(engine, &dentry) {
+        return None;
     }
-
-    /// The name whose document an attribute of a node speaks of.
-    fn dentry_of_document(&self, tid: u32, node: NodeId) -> Result<Dentry, Refusal> {
-        let mut state = self.lock();
-        let at = state.nodes.get(node).and_then(|n| n.at.clone());
-        let looked_up = super::super::seeing::looked_up(&state, tid, node).cloned();
-        if let Some(dentry) = looked_up.filter(|dentry| at.as_ref() != Some(dentry))
-            && self.current_if_any(&mut state, &dentry) == Ok(Some(node))
-        {
-            // By another of its names.
-            return Ok(dentry);
-        }
-        let node = state.nodes.get(node).ok_or(Errno::STALE)?;
-        match (&node.kind, &node.at) {
-            (namespace::NodeKind::Private(txn), _) if state.txns.contains_key(txn) => {
-                Ok(state.txns[txn].dentry().clone())
-            }
-            (namespace::NodeKind::File | namespace::NodeKind::Private(_), Some(dentry))
-                if !node.unlinked || node.superseded =>
-            {
-                Ok(dentry.clone())
-            }
-            (namespace::NodeKind::File | namespace::NodeKind::Private(_), _) => {
-                Err(Errno::NOENT.into())
-            }
-            _ => Err(Errno::OPNOTSUPP.into()),
-        }
+    match edit_once(engine, &dentry, &mut parsed, &patch, request, true) {
+        Ok(done) => done.map(Ok),
+        Err(refusal) if refusal.errno == Errno::NOSPC => None,
+        Err(refusal) => Some(Err(refusal)),
     }
+}
 
-    /// Reads an attribute of a document.
-    pub(in crate::engine) fn get_document(
-        self: &Arc<Self>,
-        caller: Caller,
-        node: NodeId,
-        name: &OsStr,
-        done: impl FnOnce(OpResult<Vec<u8>>) + Send + 'static,
-    ) {
-        let outcome = self.documents.outcome(caller.tid);
-        match (EditAttribute::parse(name), outcome) {
-            (Some(EditAttribute::Result), Some(EditOutcome::Done(result))) => done(Ok(result)),
-            (Some(EditAttribute::Error), Some(EditOutcome::Refused(reason))) => {
-                done(Ok(reason.into_bytes()));
-            }
-            (Some(EditAttribute::Value(pointer)), _) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    let value = engine.value_at(caller.tid, node, &pointer);
-                    if let Err(refusal) = &value {
-                        let reason = EditOutcome::Refused(refusal.reason.clone());
-                        engine.documents.remember(caller.tid, reason);
-                    }
-                    done(value.map_err(|refusal| refusal.errno));
-                });
-            }
-            _ => done(Err(Errno::NODATA)),
-        }
+/// Gives the result for `user.commitfs.json.result`.
+fn edit(engine: &Engine, request: &Request) -> Result<Vec<u8>, Refusal> {
+    let patch = match request.kind {
+        EditKind::Replace => None,
+        EditKind::Patch | EditKind::Merge => Some(request.patch()?),
+    };
+    {
+        let mut state = engine.lock();
+        durability::await_backlog(engine, &mut state);
+        durability::give_way(&mut state);
     }
-
-    fn value_at(&self, tid: u32, node: NodeId, pointer: &str) -> Result<Vec<u8>, Refusal> {
-        let pointer = Pointer::parse(pointer).map_err(|e| Refusal {
-            errno: Errno::INVAL,
-            reason: e.to_string(),
-        })?;
-        let dentry = self.dentry_of_document(tid, node)?;
-        let kept = self.documents.of(&dentry);
+    let mut found_room = false;
+    loop {
+        let dentry = dentry_of_document(engine, request.by, request.node)?;
+        let kept = engine.documents.of(&dentry);
+        let gone = engine.reaper.closes().ended();
+        turns::await_turn(engine, &dentry);
         let mut parsed = kept.lock();
-        let base = self.base_of_edit(&dentry)?;
-        self.check_access(node, &base)?;
-        let document = &self.current_document(&base, &mut parsed)?.document;
-        let value = pointer.resolve(document.value()).map_err(|e| Refusal {
-            errno: Errno::NODATA,
-            reason: e.to_string(),
-        });
-        let text = value.map(|v| v.to_string().into_bytes());
-        let bytes = document.text_len();
+        let edited = match &patch {
+            Some(patch) => edit_once(engine, &dentry, &mut parsed, patch, request, false),
+            None => replace_once(engine, &dentry, &mut parsed, request),
+        };
+        let bytes = parsed.as_ref().map_or(0, |p| p.document.text_len());
         drop(parsed);
-        self.documents.account(&dentry, bytes);
-        text
+        engine.documents.account(&dentry, bytes);
+        match edited {
+            Ok(Some(done)) => {
+                if engine.config.durability == Durability::Sync {
+                    durability::await_durable(engine, done.seq)?;
+                }
+                return Ok(done.result);
+            }
+            // Somebody has committed meanwhile: once more, on that.
+            Ok(None) => engine.lock().counters.patch_retries += 1,
+            Err(refusal) if found_room || !refusal.is_full() => return Err(refusal),
+            Err(refusal) => {
+                let owner = || Owner::of(&*engine.lock().nodes.fd(request.node).ok()?);
+                if !room::find_room(engine, gone, refusal.errno, owner) {
+                    return Err(refusal);
+                }
+                found_room = true;
+            }
+        }
     }
+}
+
+/// `None`: somebody has committed meanwhile.
+fn edit_once(
+    engine: &Engine,
+    dentry: &Dentry,
+    parsed: &mut Option<Parsed>,
+    patch: &AnyPatch,
+    request: &Request,
+    at_once: bool,
+) -> Result<Option<Done>, Refusal> {
+    let base = commit::base_of_edit(engine, dentry)?;
+    if at_once && parsed.as_ref().is_none_or(|p| p.node != base.node) {
+        return Ok(None);
+    }
+    commit::check_access(engine, request.node, &base)?;
+    base.expect_version(request.expected)?;
+    let parsed = commit::current_document(engine, &base, parsed)?;
+    if request.value.len() > commit::JOURNALLED || pins::keeps(engine, dentry) {
+        // The version before goes another way, and somebody may still open it.
+        texts::write_text_of(engine, dentry, parsed)?;
+    }
+    let applied = patch.apply(&mut parsed.document, &Limits::default())?;
+    let (version, seq) = if applied.changed {
+        match commit::commit_edit(engine, &base, parsed, request) {
+            Ok(Some(edited)) => (edited.version, edited.seq),
+            not => {
+                parsed.document.revert(applied.undo);
+                return not.map(|_| None).map_err(Refusal::from);
+            }
+        }
+    } else {
+        // What it found may not be durable yet.
+        (base.version, engine.sequencer.last())
+    };
+    let result = result_text(version, &parsed.document, applied.target.as_ref());
+    Ok(Some(Done { result, seq }))
+}
+
+/// The name whose document an attribute of a node speaks of.
+fn dentry_of_document(engine: &Engine, tid: u32, node: NodeId) -> Result<Dentry, Refusal> {
+    let mut state = engine.lock();
+    let at = state.nodes.get(node).and_then(|n| n.at.clone());
+    let looked_up = super::super::seeing::looked_up(&state, tid, node).cloned();
+    if let Some(dentry) = looked_up.filter(|dentry| at.as_ref() != Some(dentry))
+        && current::current_if_any(engine, &mut state, &dentry) == Ok(Some(node))
+    {
+        // By another of its names.
+        return Ok(dentry);
+    }
+    let node = state.nodes.get(node).ok_or(Errno::STALE)?;
+    match (&node.kind, &node.at) {
+        (namespace::NodeKind::Private(txn), _) if state.txns.contains_key(txn) => {
+            Ok(state.txns[txn].dentry().clone())
+        }
+        (namespace::NodeKind::File | namespace::NodeKind::Private(_), Some(dentry))
+            if !node.unlinked || node.superseded =>
+        {
+            Ok(dentry.clone())
+        }
+        (namespace::NodeKind::File | namespace::NodeKind::Private(_), _) => {
+            Err(Errno::NOENT.into())
+        }
+        _ => Err(Errno::OPNOTSUPP.into()),
+    }
+}
+
+/// Reads an attribute of a document.
+pub(in crate::engine) fn get_document(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    node: NodeId,
+    name: &OsStr,
+    done: impl FnOnce(OpResult<Vec<u8>>) + Send + 'static,
+) {
+    let outcome = engine.documents.outcome(caller.tid);
+    match (EditAttribute::parse(name), outcome) {
+        (Some(EditAttribute::Result), Some(EditOutcome::Done(result))) => done(Ok(result)),
+        (Some(EditAttribute::Error), Some(EditOutcome::Refused(reason))) => {
+            done(Ok(reason.into_bytes()));
+        }
+        (Some(EditAttribute::Value(pointer)), _) => {
+            engine.on_worker(move |engine| {
+                let value = value_at(engine, caller.tid, node, &pointer);
+                if let Err(refusal) = &value {
+                    let reason = EditOutcome::Refused(refusal.reason.clone());
+                    engine.documents.remember(caller.tid, reason);
+                }
+                done(value.map_err(|refusal| refusal.errno));
+            });
+        }
+        _ => done(Err(Errno::NODATA)),
+    }
+}
+
+fn value_at(engine: &Engine, tid: u32, node: NodeId, pointer: &str) -> Result<Vec<u8>, Refusal> {
+    let pointer = Pointer::parse(pointer).map_err(|e| Refusal {
+        errno: Errno::INVAL,
+        reason: e.to_string(),
+    })?;
+    let dentry = dentry_of_document(engine, tid, node)?;
+    let kept = engine.documents.of(&dentry);
+    let mut parsed = kept.lock();
+    let base = commit::base_of_edit(engine, &dentry)?;
+    commit::check_access(engine, node, &base)?;
+    let document = &commit::current_document(engine, &base, &mut parsed)?.document;
+    let value = pointer.resolve(document.value()).map_err(|e| Refusal {
+        errno: Errno::NODATA,
+        reason: e.to_string(),
+    });
+    let text = value.map(|v| v.to_string().into_bytes());
+    let bytes = document.text_len();
+    drop(parsed);
+    engine.documents.account(&dentry, bytes);
+    text
 }
 
 /// `{"version": N, "value": V}`; without the value where there is none, or it is too large.
@@ -356,38 +351,36 @@ fn result_text(version: Version, document: &Document, target: Option<&Pointer>) 
     }
 }
 
-impl Engine {
-    /// Makes the text the next version, byte for byte. `None`: somebody has committed meanwhile.
-    fn replace_once(
-        &self,
-        dentry: &Dentry,
-        parsed: &mut Option<Parsed>,
-        request: &Request,
-    ) -> Result<Option<Done>, Refusal> {
-        let text = request.value.as_slice();
-        let document = checked(text)?;
-        if let Some(replaced) = parsed {
-            // Somebody may still open what is replaced here.
-            self.write_text_of(dentry, replaced)?;
-        }
-        let base = self.base_of_edit(dentry)?;
-        self.check_access(request.node, &base)?;
-        base.expect_version(request.expected)?;
-        let Some(edited) = self.commit_text(&base, text)? else {
-            return Ok(None);
-        };
-        *parsed = Some(Parsed {
-            node: edited.node,
-            document,
-            base: (text.len() as u64, crc32c::crc32c(text)),
-            unwritten: None,
-        });
-        let version = edited.version;
-        Ok(Some(Done {
-            result: json!({ "version": version.0 }).to_string().into_bytes(),
-            seq: edited.seq,
-        }))
+/// Makes the text the next version, byte for byte. `None`: somebody has committed meanwhile.
+fn replace_once(
+    engine: &Engine,
+    dentry: &Dentry,
+    parsed: &mut Option<Parsed>,
+    request: &Request,
+) -> Result<Option<Done>, Refusal> {
+    let text = request.value.as_slice();
+    let document = checked(text)?;
+    if let Some(replaced) = parsed {
+        // Somebody may still open what is replaced here.
+        texts::write_text_of(engine, dentry, replaced)?;
     }
+    let base = commit::base_of_edit(engine, dentry)?;
+    commit::check_access(engine, request.node, &base)?;
+    base.expect_version(request.expected)?;
+    let Some(edited) = commit::commit_text(engine, &base, text)? else {
+        return Ok(None);
+    };
+    *parsed = Some(Parsed {
+        node: edited.node,
+        document,
+        base: (text.len() as u64, crc32c::crc32c(text)),
+        unwritten: None,
+    });
+    let version = edited.version;
+    Ok(Some(Done {
+        result: json!({ "version": version.0 }).to_string().into_bytes(),
+        seq: edited.seq,
+    }))
 }
 
 /// A text that can be edited from now on, and nothing else.

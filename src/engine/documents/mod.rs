@@ -6,10 +6,10 @@
 //! an edit parses, journals and changes nothing but itself: see `texts` for when its text is
 //! written.
 
-mod commit;
-mod edits;
-mod kept;
-mod request;
-mod texts;
+pub(super) mod commit;
+pub(super) mod edits;
+pub(super) mod kept;
+pub(super) mod request;
+pub(super) mod texts;
 
 pub(super) use kept::{Documents, Parsed};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
-use super::super::{Engine, State};
+use super::super::append::{reading, streams, tails, writing};
+use super::super::{Engine, State, close, commit_points, durability, locking, state};
 use super::{
     Allocation, Asked, Closing, FlushRest, OpenFile, Opening, Progress, Source, Unlock, Worked,
     WriteRequest, WriteRest, later, leave_node,
@@ -19,7 +20,7 @@ impl OpenFile for Appender {
     }
 
     fn read_waiting(&self, engine: &Engine, offset: u64, size: u32) -> OpResult<Vec<u8>> {
-        engine.read_appender(self, offset, size)
+        reading::read_appender(engine, self, offset, size)
     }
 
     fn write(
@@ -43,7 +44,7 @@ impl OpenFile for Appender {
         data: &[u8],
         _rest: WriteRest,
     ) -> Worked {
-        Some(engine.append_now(by, self, request, data))
+        Some(writing::append_now(engine, by, self, request, data))
     }
 
     fn truncate(self: Arc<Self>, _engine: &Arc<Engine>, by: Asked, _size: u64) -> Progress {
@@ -60,8 +61,8 @@ impl OpenFile for Appender {
 
     fn fsync(self: Arc<Self>, _engine: &Arc<Engine>) -> Progress {
         later(move |engine| {
-            let added = engine.finish_appender(&self, None);
-            Some(added.and_then(|()| engine.checkpoint_all()))
+            let added = tails::finish_appender(engine, &self, None);
+            Some(added.and_then(|()| durability::checkpoint_all(engine)))
         })
     }
 
@@ -72,7 +73,7 @@ impl OpenFile for Appender {
         close: &Closing,
     ) -> Progress<FlushRest> {
         drop(state);
-        let killed = Engine::killed_flusher(close.by.caller);
+        let killed = streams::killed_flusher(close.by.caller);
         Progress::Rest(FlushRest::Tail { killed })
     }
 
@@ -80,15 +81,15 @@ impl OpenFile for Appender {
         let FlushRest::Tail { killed } = rest else {
             return Some(Ok(()));
         };
-        if killed.is_none() && engine.leave_half_line(close.by, self) {
+        if killed.is_none() && streams::leave_half_line(engine, close.by, self) {
             return None;
         }
-        engine.commit_written(close.by.caller, close.locked_file(), None);
-        let settled = engine.finish_appender(self, killed);
-        engine.release_posix(close.file, close.owner);
+        commit_points::commit_written(engine, close.by.caller, close.locked_file(), None);
+        let settled = tails::finish_appender(engine, self, killed);
+        locking::release_posix(engine, close.file, close.owner);
         Some(settled.and_then(|()| match killed {
             Some(_) => Ok(()),
-            None => engine.acknowledge(self.last()),
+            None => close::acknowledge(engine, self.last()),
         }))
     }
 
@@ -103,16 +104,15 @@ impl OpenFile for Appender {
         state.names.delist(&self);
         leave_node(engine, state, self.node, |n| n.readers -= 1);
         if self.may_be_left() {
-            let (appender, on) = (self.clone(), engine.clone());
-            engine.pool.run(move || appender.report_left(&on));
+            let appender = self.clone();
+            engine.on_worker(move |engine| appender.report_left(engine));
         }
-        engine.give_back(state, &unlock);
+        state::give_back(engine, state, &unlock);
     }
 
     fn granted(self: Arc<Self>, _engine: &Arc<Engine>, _by: Asked, _node: NodeId) -> Progress {
         later(move |engine| {
-            engine
-                .move_appender(&self)
+            reading::move_appender(engine, &self)
                 .inspect_err(|e| log::warn!("a locked appender reads on in its version: {e}"))
                 .ok();
             Some(Ok(()))
@@ -155,7 +155,7 @@ impl OpenFile for Appender {
 /// What adds no lines goes on on a copy, with what was asked for.
 fn goes_on_staged(appender: Arc<Appender>, by: Asked) -> Progress {
     later(move |engine| {
-        let left = engine.leave_stream(by.caller, by.handle, &appender, false);
+        let left = streams::leave_stream(engine, by.caller, by.handle, &appender, false);
         left.err().map(Err)
     })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::Engine;
+use super::super::{Engine, virtualdir};
 use super::{Asked, OpenFile, Progress, Source, Worked, WriteRequest, WriteRest};
 use crate::types::OpResult;
 
@@ -36,6 +36,6 @@ impl OpenFile for ControlFile {
         data: &[u8],
         _rest: WriteRest,
     ) -> Worked {
-        Some(engine.control(by.handle, data))
+        Some(virtualdir::control(engine, by.handle, data))
     }
 }

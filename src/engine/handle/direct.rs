@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::super::io::is_full;
 use super::super::setid::{Gone, clear_set_id, drop_set_id, gone_of};
-use super::super::{Engine, State};
+use super::super::{Engine, State, room, state};
 use super::{
     Allocation, Asked, INLINE_WRITE, OpenFile, Progress, Source, Unlock, Worked, WriteRequest,
     WriteRest, later, leave_node, seek_in,
@@ -68,7 +68,9 @@ impl OpenFile for DirectFile {
         let WriteRest::MakingRoom { kill } = rest else {
             return Some(Err(Errno::BADF));
         };
-        Some(engine.making_room(|| write_requested(&self.file, data, request, kill)))
+        Some(room::making_room(engine, || {
+            write_requested(&self.file, data, request, kill)
+        }))
     }
 
     fn truncate(self: Arc<Self>, _engine: &Arc<Engine>, by: Asked, size: u64) -> Progress {
@@ -87,7 +89,7 @@ impl OpenFile for DirectFile {
             let Allocation { mode, offset, len } = range;
             let how = FallocateFlags::from_bits_retain(mode as u32);
             let allocate = || rustix::fs::fallocate(&*self.file, how, offset, len);
-            let allocated = engine.making_room_for(len, allocate);
+            let allocated = room::making_room_for(engine, len, allocate);
             Some(allocated.and_then(|()| drop_set_id(&*self.file, by.caller, None)))
         })
     }
@@ -104,7 +106,7 @@ impl OpenFile for DirectFile {
         if !self.writes {
             return Err(Errno::BADF);
         }
-        engine.making_room(|| write_direct(&self.file, data, offset, 0))?;
+        room::making_room(engine, || write_direct(&self.file, data, offset, 0))?;
         drop_set_id(&*self.file, caller, None)
     }
 
@@ -120,7 +122,7 @@ impl OpenFile for DirectFile {
     ) {
         let state = &mut *guard;
         leave_node(engine, state, self.node, |n| n.direct -= 1);
-        engine.give_back(state, &unlock);
+        state::give_back(engine, state, &unlock);
     }
 
     fn pass(&self) -> Option<Arc<File>> {

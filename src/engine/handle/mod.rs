@@ -26,7 +26,7 @@ use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
 use super::setid::Gone;
-use super::{Engine, State};
+use super::{Engine, State, state};
 use crate::file::Opening;
 use crate::locks::FileId;
 use crate::namespace::Node;
@@ -153,7 +153,7 @@ pub(super) trait OpenFile: Debug + Send + Sync {
         mut state: MutexGuard<'_, State>,
         unlock: Unlock,
     ) {
-        engine.give_back(&mut state, &unlock);
+        state::give_back(engine, &mut state, &unlock);
     }
 
     /// A lock was granted that was asked for at `node`: what is read from now on is the current version (C12).

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 
-use super::super::{Engine, State};
+use super::super::{Engine, State, current, durability, locking, state};
 use super::{Asked, OpenFile, Progress, Source, Unlock, later, leave_node, seek_in};
 use crate::namespace::Shown;
 use crate::sys::failpoint;
@@ -40,7 +40,7 @@ impl OpenFile for VersionReader {
 
     /// A version that was read and fsync'd through the reader's descriptor: make what is committed so far durable.
     fn fsync(self: Arc<Self>, _engine: &Arc<Engine>) -> Progress {
-        later(|engine| Some(engine.checkpoint_all()))
+        later(|engine| Some(durability::checkpoint_all(engine)))
     }
 
     fn release(
@@ -51,7 +51,7 @@ impl OpenFile for VersionReader {
     ) {
         let state = &mut *guard;
         leave_node(engine, state, self.node, |n| n.readers -= 1);
-        engine.give_back(state, &unlock);
+        state::give_back(engine, state, &unlock);
     }
 
     fn granted(self: Arc<Self>, engine: &Arc<Engine>, by: Asked, _node: NodeId) -> Progress {
@@ -62,8 +62,7 @@ impl OpenFile for VersionReader {
             return Progress::Done(stays.then_some(()).ok_or(Errno::STALE));
         }
         let moved = move |engine: &Engine| {
-            engine
-                .move_reader(by.caller, by.handle, node)
+            locking::move_reader(engine, by.caller, by.handle, node)
                 .inspect_err(|e| log::warn!("a locked reader stays at its version: {e}"))
                 .ok();
         };
@@ -92,6 +91,10 @@ impl OpenFile for VersionReader {
 /// Whether nothing has come in the place of a version.
 fn is_current(engine: &Engine, state: &mut State, node: NodeId) -> bool {
     let dentry = state.nodes.get(node).and_then(|n| n.at.clone());
-    let current = dentry.and_then(|dentry| engine.current_if_any(state, &dentry).ok().flatten());
+    let current = dentry.and_then(|dentry| {
+        current::current_if_any(engine, state, &dentry)
+            .ok()
+            .flatten()
+    });
     current.is_none_or(|current| current == node || state.file_of(current) != state.file_of(node))
 }

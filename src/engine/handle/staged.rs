@@ -7,9 +7,12 @@ use parking_lot::MutexGuard;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::super::append::streams;
 use super::super::io::{is_full, read_at, unless_full, write_staged};
 use super::super::setid::{Gone, drop_set_id};
-use super::super::{Engine, State};
+use super::super::{
+    Engine, State, attrs, close, emptied, io, locking, mapped, prepare, room, setid, state,
+};
 use super::{
     Allocation, Asked, Closing, FlushRest, INLINE_WRITE, OpenFile, Opening, Progress, Source,
     Unlock, Worked, WriteRequest, WriteRest, close_unwritten, later, seek_in,
@@ -55,7 +58,7 @@ impl OpenFile for StagedFile {
         request: WriteRequest,
         data: &[u8],
     ) -> Progress<WriteRest> {
-        if engine.is_emptied(self.txn) {
+        if emptied::is_emptied(engine, self.txn) {
             return Progress::Rest(WriteRest::TakeOver);
         }
         let WriteRequest {
@@ -65,19 +68,19 @@ impl OpenFile for StagedFile {
             writeback,
         } = request;
         let caller = by.caller;
-        let stream = match engine.note_write(self.txn, caller, offset + data.len() as u64) {
+        let stream = match io::note_write(engine, self.txn, caller, offset + data.len() as u64) {
             Ok(stream) => stream,
-            Err(_) if !engine.is_staged(by.handle) => return Progress::Again,
+            Err(_) if !io::is_staged(engine, by.handle) => return Progress::Again,
             Err(e) => return Progress::Done(Err(e)),
         };
         // The pages of a mapping have their places.
         let adds = stream && (!writeback || failpoint::mutant("C10-pages"));
-        if adds && engine.shows_lines(self.txn, &self.staging, (offset, appends), data) {
+        if adds && io::shows_lines(engine, self.txn, &self.staging, (offset, appends), data) {
             let by = proc::tgid(caller.tid).unwrap_or(caller.tid);
             return Progress::Rest(WriteRest::FirstLines { by });
         }
         let kill = match kill {
-            true => engine.note_kill(self.txn, &self.staging, caller),
+            true => setid::note_kill(engine, self.txn, &self.staging, caller),
             false => 0,
         };
         if writeback {
@@ -104,17 +107,23 @@ impl OpenFile for StagedFile {
     ) -> Worked {
         let (txn, staging) = (self.txn, &self.staging);
         match rest {
-            WriteRest::TakeOver => begun_anew(engine.take_over_emptied(txn, staging, true)),
+            WriteRest::TakeOver => {
+                begun_anew(emptied::take_over_emptied(engine, txn, staging, true))
+            }
             WriteRest::FirstLines { by: pid } => {
-                match engine.publish_first(txn, by.handle, pid, data) {
+                match streams::publish_first(engine, txn, by.handle, pid, data) {
                     // Somebody else has brought it into being (a rename, say): this adds to it.
                     Ok(None) => None,
                     born => Some(born.map(drop)),
                 }
             }
-            WriteRest::Pages { kill } => {
-                Some(engine.write_pages(staging, data, request.offset, kill))
-            }
+            WriteRest::Pages { kill } => Some(mapped::write_pages(
+                engine,
+                staging,
+                data,
+                request.offset,
+                kill,
+            )),
             WriteRest::MakingRoom { kill } => {
                 Some(self.retry_write(engine, data, request.offset, kill))
             }
@@ -127,26 +136,31 @@ impl OpenFile for StagedFile {
 
     fn truncate(self: Arc<Self>, engine: &Arc<Engine>, by: Asked, size: u64) -> Progress {
         let txn = self.txn;
-        if engine.is_emptied(txn) {
+        if emptied::is_emptied(engine, txn) {
             return later(move |engine| {
-                begun_anew(engine.take_over_emptied(txn, &self.staging, false))
+                begun_anew(emptied::take_over_emptied(
+                    engine,
+                    txn,
+                    &self.staging,
+                    false,
+                ))
             });
         }
         if !self.writes {
             return Progress::Done(Err(Errno::INVAL));
         }
-        match engine.note_write(txn, by.caller, size) {
-            Err(_) if !engine.is_staged(by.handle) => return Progress::Again,
+        match io::note_write(engine, txn, by.caller, size) {
+            Err(_) if !io::is_staged(engine, by.handle) => return Progress::Again,
             Err(e) => return Progress::Done(Err(e)),
             Ok(_) => {}
         }
         later(move |engine| {
             if size > 0 {
-                let copy = || engine.copy_base(&self.staging);
+                let copy = || room::copy_base(engine, &self.staging);
                 interrupt::on_behalf_of(by.caller.tid, copy).ok();
             }
             let mut content = self.staging.lock();
-            if !engine.changes_now(txn) {
+            if !attrs::changes_now(engine, txn) {
                 return None;
             }
             let cut = content.truncate(size);
@@ -160,16 +174,16 @@ impl OpenFile for StagedFile {
         }
         let Allocation { mode, offset, len } = range;
         let txn = self.txn;
-        match engine.note_write(txn, by.caller, offset.saturating_add(len)) {
-            Err(_) if !engine.is_staged(by.handle) => return Progress::Again,
+        match io::note_write(engine, txn, by.caller, offset.saturating_add(len)) {
+            Err(_) if !io::is_staged(engine, by.handle) => return Progress::Again,
             Err(e) => return Progress::Done(Err(e)),
             Ok(_) => {}
         }
         later(move |engine| {
             let mut changes = true;
-            let allocated = engine.making_room_in(&self.staging, len, || {
+            let allocated = room::making_room_in(engine, &self.staging, len, || {
                 let mut content = self.staging.lock();
-                changes = engine.changes_now(txn);
+                changes = attrs::changes_now(engine, txn);
                 if !changes {
                     return Ok(());
                 }
@@ -196,9 +210,9 @@ impl OpenFile for StagedFile {
         if !self.writes {
             return Err(Errno::BADF);
         }
-        engine.note_write(self.txn, caller, offset + data.len() as u64)?;
-        engine.change_staged(&self.staging, "write", |content| {
-            if !engine.changes_now(self.txn) {
+        io::note_write(engine, self.txn, caller, offset + data.len() as u64)?;
+        io::change_staged(engine, &self.staging, "write", |content| {
+            if !attrs::changes_now(engine, self.txn) {
                 // It is a log by now. Who is told so reads and writes, as for any other.
                 return Err(Errno::BADF);
             }
@@ -210,7 +224,7 @@ impl OpenFile for StagedFile {
     fn fsync(self: Arc<Self>, _engine: &Arc<Engine>) -> Progress {
         later(move |engine| {
             Some(match self.writes {
-                true => engine.fsync_txn(self.txn, &self.staging),
+                true => io::fsync_txn(engine, self.txn, &self.staging),
                 false => Ok(()),
             })
         })
@@ -223,7 +237,7 @@ impl OpenFile for StagedFile {
         close: &Closing,
     ) -> Progress<FlushRest> {
         match self.writes {
-            true => engine.flush_writer(state, self.txn, &self.staging, close),
+            true => close::flush_writer(engine, state, self.txn, &self.staging, close),
             false => close_unwritten(state, close),
         }
     }
@@ -240,14 +254,14 @@ impl OpenFile for StagedFile {
         // What was written under locks that this gives back is committed first.
         match close.locked {
             true => None,
-            false => engine.prepare_at_once(self.txn, &self.staging, closer),
+            false => prepare::prepare_at_once(engine, self.txn, &self.staging, closer),
         }
     }
 
     fn flush_rest(&self, engine: &Engine, close: &Closing, rest: FlushRest) -> Worked {
         match rest {
             FlushRest::Content { closer } => {
-                engine.flush_content(self.txn, &self.staging, close, closer)
+                close::flush_content(engine, self.txn, &self.staging, close, closer)
             }
             FlushRest::Tail { .. } | FlushRest::Unchanged { .. } => Some(Ok(())),
         }
@@ -260,15 +274,14 @@ impl OpenFile for StagedFile {
         unlock: Unlock,
     ) {
         match self.writes {
-            true => engine.release_writer(state, self.txn, &self.staging, unlock),
-            false => engine.give_back(&mut state, &unlock),
+            true => close::release_writer(engine, state, self.txn, &self.staging, unlock),
+            false => state::give_back(engine, &mut state, &unlock),
         }
     }
 
     fn granted(self: Arc<Self>, _engine: &Arc<Engine>, _by: Asked, node: NodeId) -> Progress {
         later(move |engine| {
-            engine
-                .rebase(self.txn, node)
+            locking::rebase(engine, self.txn, node)
                 .inspect_err(|e| log::warn!("a locked editor stays at its base: {e}"))
                 .ok();
             Some(Ok(()))
@@ -331,14 +344,14 @@ impl StagedFile {
             false => result,
         };
         Some(match result {
-            Ok(()) if self.opening.sync => engine.fsync_txn(self.txn, &self.staging),
+            Ok(()) if self.opening.sync => io::fsync_txn(engine, self.txn, &self.staging),
             other => other,
         })
     }
 
     /// Writes again as often as room can be made.
     fn retry_write(&self, engine: &Engine, data: &[u8], offset: u64, kill: Gone) -> OpResult<()> {
-        engine.change_staged(&self.staging, "write", |content| {
+        io::change_staged(engine, &self.staging, "write", |content| {
             write_staged(content, data, offset, kill)
         })
     }

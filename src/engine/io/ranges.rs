@@ -3,8 +3,8 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::super::Engine;
 use super::super::handle::{Allocation, Asked};
+use super::super::{Engine, io, shared};
 use crate::types::{Caller, HandleId, OpResult, errno_of};
 
 impl Engine {
@@ -18,7 +18,7 @@ impl Engine {
         len: u64,
         done: impl FnOnce(OpResult<()>) + Send + 'static,
     ) {
-        let file = match self.opened(handle) {
+        let file = match io::opened(self, handle) {
             Ok(file) => file,
             Err(e) => return done(Err(e)),
         };
@@ -27,9 +27,11 @@ impl Engine {
         let again = move |engine: &Arc<Engine>, done| {
             engine.fallocate(caller, handle, mode, offset, len, done);
         };
-        self.go_on(progress, done, again);
+        io::go_on(self, progress, done, again);
     }
+}
 
+impl Engine {
     /// lseek(2) with SEEK_DATA or SEEK_HOLE.
     pub fn seek(
         self: &Arc<Self>,
@@ -38,13 +40,14 @@ impl Engine {
         hole: bool,
         done: impl FnOnce(OpResult<u64>) + Send + 'static,
     ) {
-        let engine = self.clone();
-        self.pool.run(move || {
-            let opened = engine.opened(handle);
+        self.on_worker(move |engine| {
+            let opened = io::opened(engine, handle);
             done(opened.and_then(|file| file.seek(offset, hole)));
         });
     }
+}
 
+impl Engine {
     /// copy_file_range(2) between two descriptions.
     #[allow(clippy::too_many_arguments)]
     pub fn copy_range(
@@ -57,33 +60,40 @@ impl Engine {
         len: u64,
         done: impl FnOnce(OpResult<u32>) + Send + 'static,
     ) {
-        let engine = self.clone();
-        self.pool.run(move || {
-            done(engine.copy_now(caller, from, from_offset, to, to_offset, len));
+        self.on_worker(move |engine| {
+            done(copy_now(
+                engine,
+                caller,
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+            ));
         });
     }
+}
 
-    fn copy_now(
-        &self,
-        caller: Caller,
-        from: HandleId,
-        from_offset: u64,
-        to: HandleId,
-        to_offset: u64,
-        len: u64,
-    ) -> OpResult<u32> {
-        let (source, len) = self.opened(from)?.copy_source(from_offset, len)?;
-        // Through memory, a piece at a time: the staged content's checksum and JSON state see
-        // every byte, and the kernel asks again for the rest.
-        let mut data = vec![0u8; usize::try_from(len.min(4 << 20)).unwrap_or(4 << 20)];
-        let read = source
-            .read_at(&mut data, from_offset)
-            .map_err(|e| errno_of(&e))?;
-        let data = &data[..read];
-        if self.opened_to_write(to, to_offset, data).1 {
-            self.decide_by(caller, to, to_offset, data)?;
-        }
-        self.opened(to)?.copy_in(self, caller, data, to_offset)?;
-        Ok(read as u32)
+fn copy_now(
+    engine: &Engine,
+    caller: Caller,
+    from: HandleId,
+    from_offset: u64,
+    to: HandleId,
+    to_offset: u64,
+    len: u64,
+) -> OpResult<u32> {
+    let (source, len) = io::opened(engine, from)?.copy_source(from_offset, len)?;
+    // Through memory, a piece at a time: the staged content's checksum and JSON state see
+    // every byte, and the kernel asks again for the rest.
+    let mut data = vec![0u8; usize::try_from(len.min(4 << 20)).unwrap_or(4 << 20)];
+    let read = source
+        .read_at(&mut data, from_offset)
+        .map_err(|e| errno_of(&e))?;
+    let data = &data[..read];
+    if io::opened_to_write(engine, to, to_offset, data).1 {
+        shared::decide_by(engine, caller, to, to_offset, data)?;
     }
+    io::opened(engine, to)?.copy_in(engine, caller, data, to_offset)?;
+    Ok(read as u32)
 }

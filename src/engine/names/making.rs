@@ -7,7 +7,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::super::{Engine, pins};
+use super::super::open::creating;
+use super::super::{Engine, attrs, deciding, durability, pins, resolve};
 use super::refuse_state_dir;
 use crate::namespace::NodeKind;
 use crate::sys::at;
@@ -23,7 +24,8 @@ impl Engine {
         mode: u32,
         umask: u32,
     ) -> OpResult<Attr> {
-        self.make(
+        make(
+            self,
             caller,
             dir,
             name,
@@ -32,7 +34,9 @@ impl Engine {
             umask,
         )
     }
+}
 
+impl Engine {
     /// mknod(2): fifos, sockets, devices, and empty files.
     #[allow(clippy::too_many_arguments)]
     pub fn mknod(
@@ -45,7 +49,8 @@ impl Engine {
         rdev: u32,
     ) -> OpResult<Attr> {
         let kind = FileType::from_raw_mode(mode);
-        self.make(
+        make(
+            self,
             caller,
             dir,
             name,
@@ -56,7 +61,9 @@ impl Engine {
             umask,
         )
     }
+}
 
+impl Engine {
     /// symlink(2).
     pub fn symlink(
         &self,
@@ -65,7 +72,8 @@ impl Engine {
         name: &OsStr,
         target: &Path,
     ) -> OpResult<Attr> {
-        self.make(
+        make(
+            self,
             caller,
             dir,
             name,
@@ -74,78 +82,78 @@ impl Engine {
             0,
         )
     }
+}
 
-    fn make(
-        &self,
-        caller: Caller,
-        dir: NodeId,
-        name: &OsStr,
-        mode: u32,
-        create: impl FnOnce(&File, &OsStr) -> OpResult<()>,
-        umask: u32,
-    ) -> OpResult<Attr> {
-        refuse_state_dir(dir, name)?;
-        let dentry = Dentry {
-            dir,
-            name: name.to_owned(),
-        };
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if self.exists(state, &dentry)? {
-            return Err(Errno::EXIST);
-        }
-        let parent = self.dir_fd(state, dir)?;
-        let (mode, uid, gid) = self.fresh(&parent, caller, mode)?;
-        self.sequencer.barrier()?;
-        pins::note_change(self, state, &dentry, None);
-        create(&parent, name)?;
-        let fd = File::from(at::open_path(&*parent, name)?);
-        let finished = self.finish_made(&parent, &fd, mode, (uid, gid), umask);
-        let stat = finished.inspect_err(|_| {
-            let flag = match at::stat(&fd).map(|s| FileType::from_raw_mode(s.st_mode)) {
-                Ok(FileType::Directory) => AtFlags::REMOVEDIR,
-                _ => AtFlags::empty(),
-            };
-            rustix::fs::unlinkat(&*parent, name, flag).ok();
-        })?;
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => NodeKind::Dir,
-            FileType::RegularFile => NodeKind::File,
-            _ => NodeKind::Special,
-        };
-        let key = (stat.st_dev, stat.st_ino);
-        let node = state.nodes.adopt(kind, fd, key, dentry);
-        node.lookups += 1;
-        let id = node.id;
-        self.mark_dirty(state, dir);
-        drop(guard);
-        self.attr(id)
+fn make(
+    engine: &Engine,
+    caller: Caller,
+    dir: NodeId,
+    name: &OsStr,
+    mode: u32,
+    create: impl FnOnce(&File, &OsStr) -> OpResult<()>,
+    umask: u32,
+) -> OpResult<Attr> {
+    refuse_state_dir(dir, name)?;
+    let dentry = Dentry {
+        dir,
+        name: name.to_owned(),
+    };
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    if deciding::exists(engine, state, &dentry)? {
+        return Err(Errno::EXIST);
     }
+    let parent = engine.dir_fd(state, dir)?;
+    let (mode, uid, gid) = creating::fresh(&parent, caller, mode)?;
+    engine.sequencer.barrier()?;
+    pins::note_change(engine, state, &dentry, None);
+    create(&parent, name)?;
+    let fd = File::from(at::open_path(&*parent, name)?);
+    let finished = finish_made(engine, &parent, &fd, mode, (uid, gid), umask);
+    let stat = finished.inspect_err(|_| {
+        let flag = match at::stat(&fd).map(|s| FileType::from_raw_mode(s.st_mode)) {
+            Ok(FileType::Directory) => AtFlags::REMOVEDIR,
+            _ => AtFlags::empty(),
+        };
+        rustix::fs::unlinkat(&*parent, name, flag).ok();
+    })?;
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => NodeKind::Dir,
+        FileType::RegularFile => NodeKind::File,
+        _ => NodeKind::Special,
+    };
+    let key = (stat.st_dev, stat.st_ino);
+    let node = state.nodes.adopt(kind, fd, key, dentry);
+    node.lookups += 1;
+    let id = node.id;
+    durability::mark_dirty(engine, state, dir);
+    drop(guard);
+    resolve::attr(engine, id)
+}
 
-    fn finish_made(
-        &self,
-        parent: &File,
-        fd: &File,
-        mode: u32,
-        (uid, gid): (u32, u32),
-        umask: u32,
-    ) -> OpResult<rustix::fs::Stat> {
-        let mut stat = at::stat(fd)?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if self.config.privileged && (stat.st_uid, stat.st_gid) != (uid, gid) {
-            at::chown(fd, Some(uid), Some(gid))?;
-        }
-        if kind != FileType::Symlink {
-            // A directory in a setgid directory is setgid itself.
-            let inherited = if kind == FileType::Directory {
-                at::stat(parent)?.st_mode & 0o2000
-            } else {
-                0
-            };
-            at::chmod(fd, (mode & 0o7777) | inherited)?;
-            self.inherit_acl(parent, fd, mode, umask)?;
-        }
-        stat = at::stat(fd)?;
-        Ok(stat)
+fn finish_made(
+    engine: &Engine,
+    parent: &File,
+    fd: &File,
+    mode: u32,
+    (uid, gid): (u32, u32),
+    umask: u32,
+) -> OpResult<rustix::fs::Stat> {
+    let mut stat = at::stat(fd)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if engine.config.privileged && (stat.st_uid, stat.st_gid) != (uid, gid) {
+        at::chown(fd, Some(uid), Some(gid))?;
     }
+    if kind != FileType::Symlink {
+        // A directory in a setgid directory is setgid itself.
+        let inherited = if kind == FileType::Directory {
+            at::stat(parent)?.st_mode & 0o2000
+        } else {
+            0
+        };
+        at::chmod(fd, (mode & 0o7777) | inherited)?;
+        attrs::inherit_acl(parent, fd, mode, umask)?;
+    }
+    stat = at::stat(fd)?;
+    Ok(stat)
 }

@@ -5,285 +5,283 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::super::append::writing;
+use super::super::documents::texts;
 use super::super::opening::{Goal, OpenRequest, OpenStep, Opened, PendingOpen, Way, writes};
 use super::super::pins::Arriving;
 use super::super::resolve::name_now;
 use super::super::retries::Arrival;
 use super::super::shared::{is_database, is_edit};
-use super::super::{Engine, State, pins, retries, seeing};
+use super::super::{
+    Engine, State, current, deciding, durability, growing, ledger, lines, pins, retries, seeing,
+    shared, strangers,
+};
+use super::{beginning, direct, joining, writers};
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Mode as RuleMode, Stream};
 use crate::sys::failpoint;
 use crate::txn::Begun;
 use crate::types::{Caller, Dentry, NodeId, OpResult, TxnId};
 
-impl Engine {
-    /// A truncate(2) at a version's node: like an open for writing, it is sent round.
-    pub(in crate::engine) fn begin_truncate(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        id: NodeId,
-        dentry: Dentry,
-    ) -> OpResult<TxnId> {
-        // Not the node the caller came by: another version may have been committed since.
-        let base = self.current_if_any(state, &dentry)?.ok_or(Errno::NOENT)?;
-        let txn = self.begin_on(state, dentry.clone(), Begun::Edit(base))?;
-        if let Some(txn) = state.txns.get_mut(&txn) {
-            txn.participants.expect_thread(caller.tid);
-        }
-        self.note_begin(state, caller.tid, txn);
-        if caller.tid == 0 {
-            return Ok(txn);
-        }
-        let way = Way::Own { txn, empties: None };
-        let note = PendingOpen::new(dentry, id, Goal::Truncate, way);
-        state.pending_opens.insert(caller.tid, note);
-        Err(Errno::STALE)
+/// A truncate(2) at a version's node: like an open for writing, it is sent round.
+pub(in crate::engine) fn begin_truncate(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    id: NodeId,
+    dentry: Dentry,
+) -> OpResult<TxnId> {
+    // Not the node the caller came by: another version may have been committed since.
+    let base = current::current_if_any(engine, state, &dentry)?.ok_or(Errno::NOENT)?;
+    let txn = beginning::begin_on(engine, state, dentry.clone(), Begun::Edit(base))?;
+    if let Some(txn) = state.txns.get_mut(&txn) {
+        txn.participants.expect_thread(caller.tid);
     }
-
-    pub(in crate::engine) fn open_looked_up(
-        self: &Arc<Self>,
-        caller: Caller,
-        node: NodeId,
-        request: OpenRequest,
-        done: impl FnOnce(OpResult<Opened>) + Send + 'static,
-    ) {
-        match retries::arrive(self, caller, node, Goal::Open(request.flags)) {
-            Arrival::Opened(opened) => done(Ok(opened)),
-            _ => self.open_arrived(caller, node, request, done),
-        }
+    ledger::note_begin(engine, state, caller.tid, txn);
+    if caller.tid == 0 {
+        return Ok(txn);
     }
+    let way = Way::Own { txn, empties: None };
+    let note = PendingOpen::new(dentry, id, Goal::Truncate, way);
+    state.pending_opens.insert(caller.tid, note);
+    Err(Errno::STALE)
+}
 
-    pub(in crate::engine) fn open_arrived(
-        self: &Arc<Self>,
-        caller: Caller,
-        node: NodeId,
-        request: OpenRequest,
-        done: impl FnOnce(OpResult<Opened>) + Send + 'static,
-    ) {
-        self.meet(caller, request.flags);
-        if self.is_dirty(node) {
-            let engine = self.clone();
-            return self.pool.run(move || match engine.materialize(node) {
-                Ok(()) => engine.open_looked_up(caller, node, request, done),
-                Err(errno) => done(Err(errno)),
-            });
-        }
-        let unwritten = pins::unwritten_beside(self, node);
-        if !unwritten.is_empty() {
-            let engine = self.clone();
-            return self.pool.run(move || {
-                // Who pins a generation may read these later.
-                for dentry in unwritten {
-                    engine.write_out(&dentry).ok();
-                }
-                engine.open_materialized(caller, node, request, done);
-            });
-        }
-        let adds = request.flags.contains(OFlags::APPEND) && !request.flags.contains(OFlags::TRUNC);
-        if adds && self.has_json_lines_to_learn(node) {
-            let engine = self.clone();
-            return self.pool.run(move || {
-                // What can't be read is opened as a document.
-                engine.learn_json_lines(node).ok();
-                engine.open_materialized(caller, node, request, done);
-            });
-        }
-        if self.has_to_come_out(caller, node, request.flags) {
-            let engine = self.clone();
-            return self.pool.run(move || {
-                // Should the disk fail, the version that is there is opened as any other.
-                engine.checkpoint_all().ok();
-                engine.open_materialized(caller, node, request, done);
-            });
-        }
-        self.open_materialized(caller, node, request, done);
+pub(in crate::engine) fn open_looked_up(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    node: NodeId,
+    request: OpenRequest,
+    done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+) {
+    match retries::arrive(engine, caller, node, Goal::Open(request.flags)) {
+        Arrival::Opened(opened) => done(Ok(opened)),
+        _ => open_arrived(engine, caller, node, request, done),
     }
+}
 
-    pub(in crate::engine) fn open_materialized(
-        self: &Arc<Self>,
-        caller: Caller,
-        node: NodeId,
-        request: OpenRequest,
-        done: impl FnOnce(OpResult<Opened>) + Send + 'static,
-    ) {
-        match self.open_now(caller, node, request.flags) {
-            Ok(OpenStep::Done(opened)) if self.dirty_editor(opened.handle).is_some() => {
-                let engine = self.clone();
-                self.pool
-                    .run(move || done(engine.materialize_editor(opened)));
+pub(in crate::engine) fn open_arrived(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    node: NodeId,
+    request: OpenRequest,
+    done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+) {
+    strangers::meet(engine, caller, request.flags);
+    if texts::is_dirty(engine, node) {
+        return engine.on_worker(move |engine| match texts::materialize(engine, node) {
+            Ok(()) => open_looked_up(engine, caller, node, request, done),
+            Err(errno) => done(Err(errno)),
+        });
+    }
+    let unwritten = pins::unwritten_beside(engine, node);
+    if !unwritten.is_empty() {
+        return engine.on_worker(move |engine| {
+            // Who pins a generation may read these later.
+            for dentry in unwritten {
+                texts::write_out(engine, &dentry).ok();
             }
-            Ok(OpenStep::Done(opened)) => match self.grown_in_place(opened.handle) {
-                Some(file) => {
-                    let engine = self.clone();
-                    self.pool
-                        .run(move || done(engine.end_growing(file).map(|()| opened)));
-                }
-                None => done(Ok(opened)),
-            },
-            Ok(OpenStep::Wait(dentry)) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    let opened = engine.open_waiting(caller, node, &dentry, request.flags);
-                    done(opened.and_then(|opened| engine.materialize_editor(opened)));
+            open_materialized(engine, caller, node, request, done);
+        });
+    }
+    let adds = request.flags.contains(OFlags::APPEND) && !request.flags.contains(OFlags::TRUNC);
+    if adds && lines::has_json_lines_to_learn(engine, node) {
+        return engine.on_worker(move |engine| {
+            // What can't be read is opened as a document.
+            lines::learn_json_lines(engine, node).ok();
+            open_materialized(engine, caller, node, request, done);
+        });
+    }
+    if has_to_come_out(engine, caller, node, request.flags) {
+        return engine.on_worker(move |engine| {
+            // Should the disk fail, the version that is there is opened as any other.
+            durability::checkpoint_all(engine).ok();
+            open_materialized(engine, caller, node, request, done);
+        });
+    }
+    open_materialized(engine, caller, node, request, done);
+}
+
+pub(in crate::engine) fn open_materialized(
+    engine: &Arc<Engine>,
+    caller: Caller,
+    node: NodeId,
+    request: OpenRequest,
+    done: impl FnOnce(OpResult<Opened>) + Send + 'static,
+) {
+    match open_now(engine, caller, node, request.flags) {
+        Ok(OpenStep::Done(opened)) if texts::dirty_editor(engine, opened.handle).is_some() => {
+            engine.on_worker(move |engine| done(materialize_editor(engine, opened)));
+        }
+        Ok(OpenStep::Done(opened)) => match growing::grown_in_place(engine, opened.handle) {
+            Some(file) => {
+                engine.on_worker(move |engine| {
+                    done(growing::end_growing(engine, file).map(|()| opened))
                 });
             }
-            Ok(OpenStep::Undecided(txn)) => {
-                let engine = self.clone();
-                self.pool.run(move || {
-                    engine.await_decision(txn);
-                    engine.open_looked_up(caller, node, request, done);
-                });
-            }
-            Ok(OpenStep::InUse(txn)) => {
-                let engine = self.clone();
-                self.pool.run(
-                    move || match engine.join_emptied(caller, txn, request.flags) {
-                        Err(Errno::STALE) => engine.open_looked_up(caller, node, request, done),
-                        opened => done(opened),
-                    },
-                );
-            }
-            Err(e) => done(Err(e)),
+            None => done(Ok(opened)),
+        },
+        Ok(OpenStep::Wait(dentry)) => {
+            engine.on_worker(move |engine| {
+                let opened = writers::open_waiting(engine, caller, node, &dentry, request.flags);
+                done(opened.and_then(|opened| materialize_editor(engine, opened)));
+            });
         }
+        Ok(OpenStep::Undecided(txn)) => {
+            engine.on_worker(move |engine| {
+                deciding::await_decision(engine, txn);
+                open_looked_up(engine, caller, node, request, done);
+            });
+        }
+        Ok(OpenStep::InUse(txn)) => {
+            engine.on_worker(move |engine| {
+                match joining::join_emptied(engine, caller, txn, request.flags) {
+                    Err(Errno::STALE) => open_looked_up(engine, caller, node, request, done),
+                    opened => done(opened),
+                }
+            });
+        }
+        Err(e) => done(Err(e)),
     }
+}
 
-    /// Whether what was committed under a direct name is still to be brought into the backing
-    /// directory: it was renamed to it, say. Only there it is shared.
-    pub(in crate::engine) fn has_to_come_out(
-        &self,
-        caller: Caller,
-        id: NodeId,
-        flags: OFlags,
-    ) -> bool {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let Some(node) = state.nodes.get(id).filter(|n| n.kind == NodeKind::File) else {
-            return false;
-        };
-        let looked_up = seeing::looked_up(state, caller.tid, id);
-        let Some(dentry) = looked_up.or(node.at.as_ref()) else {
-            return false;
-        };
-        let is_pending = state.pending.get(dentry.dir, &dentry.name).is_some();
-        if !is_pending || node.direct > 0 || failpoint::mutant("C14") {
-            return false;
-        }
-        let dentry = dentry.clone();
-        self.policy(state, &dentry, Creation::default()).mode == RuleMode::Direct
-            || self.is_companion(state, &dentry, flags)
-            || is_edit(flags)
-                && is_database(state, id) == Ok(true)
-                && !failpoint::mutant("C14-in-place")
+/// Whether what was committed under a direct name is still to be brought into the backing
+/// directory: it was renamed to it, say. Only there it is shared.
+pub(in crate::engine) fn has_to_come_out(
+    engine: &Engine,
+    caller: Caller,
+    id: NodeId,
+    flags: OFlags,
+) -> bool {
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    let Some(node) = state.nodes.get(id).filter(|n| n.kind == NodeKind::File) else {
+        return false;
+    };
+    let looked_up = seeing::looked_up(state, caller.tid, id);
+    let Some(dentry) = looked_up.or(node.at.as_ref()) else {
+        return false;
+    };
+    let is_pending = state.pending.get(dentry.dir, &dentry.name).is_some();
+    if !is_pending || node.direct > 0 || failpoint::mutant("C14") {
+        return false;
     }
+    let dentry = dentry.clone();
+    engine.policy(state, &dentry, Creation::default()).mode == RuleMode::Direct
+        || shared::is_companion(engine, state, &dentry, flags)
+        || is_edit(flags)
+            && is_database(state, id) == Ok(true)
+            && !failpoint::mutant("C14-in-place")
+}
 
-    /// See [`Engine::materialize_base`].
-    pub(in crate::engine) fn materialize_editor(
-        self: &Arc<Self>,
-        opened: Opened,
-    ) -> OpResult<Opened> {
-        let Some(txn) = self.dirty_editor(opened.handle) else {
-            return Ok(opened);
-        };
-        let settled = self.materialize_base(txn);
-        settled.map(|()| opened).inspect_err(|_| {
-            // The kernel closes nothing that it was not given.
-            let node = self.lock().txns.get(&txn).map(|t| t.node);
-            if let Some(node) = node {
-                self.release(node, opened.handle, None);
-            }
-        })
+/// See `texts::materialize_base`.
+pub(in crate::engine) fn materialize_editor(
+    engine: &Arc<Engine>,
+    opened: Opened,
+) -> OpResult<Opened> {
+    let Some(txn) = texts::dirty_editor(engine, opened.handle) else {
+        return Ok(opened);
+    };
+    let settled = texts::materialize_base(engine, txn);
+    settled.map(|()| opened).inspect_err(|_| {
+        // The kernel closes nothing that it was not given.
+        let node = engine.lock().txns.get(&txn).map(|t| t.node);
+        if let Some(node) = node {
+            engine.release(node, opened.handle, None);
+        }
+    })
+}
+
+pub(in crate::engine) fn open_now(
+    engine: &Engine,
+    caller: Caller,
+    id: NodeId,
+    flags: OFlags,
+) -> OpResult<OpenStep> {
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    if let Some(txn) = state.deciding_at(id) {
+        return Ok(OpenStep::Undecided(txn));
     }
-
-    pub(in crate::engine) fn open_now(
-        &self,
-        caller: Caller,
-        id: NodeId,
-        flags: OFlags,
-    ) -> OpResult<OpenStep> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if let Some(txn) = state.deciding_at(id) {
-            return Ok(OpenStep::Undecided(txn));
-        }
-        // An open through a path is looked up right before; one through a magic link is not.
-        let looked_up = seeing::looked_up(state, caller.tid, id).cloned();
-        state.lookups.remove(&caller.tid);
-        let note = self.take_pending_open(state, caller.tid, Goal::Open(flags));
-        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        let unwalked = note.as_ref().filter(|n| n.old == id && !n.looked_up);
-        let is_read = !writes(flags) && node.kind == NodeKind::File && !node.dead;
-        if let Some(note) = unwalked.filter(|_| !is_read) {
-            return self.open_unwalked(state, caller, note, flags);
-        }
-        let by_name =
-            unwalked.is_none() && (looked_up.is_some() || state.nodes.kept_names.is_kept(id));
-        let waited = note.is_some();
-        if let NodeKind::Private(txn) = node.kind
-            && state.txns.contains_key(&txn)
+    // An open through a path is looked up right before; one through a magic link is not.
+    let looked_up = seeing::looked_up(state, caller.tid, id).cloned();
+    state.lookups.remove(&caller.tid);
+    let note = retries::take_pending_open(engine, state, caller.tid, Goal::Open(flags));
+    let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+    let unwalked = note.as_ref().filter(|n| n.old == id && !n.looked_up);
+    let is_read = !writes(flags) && node.kind == NodeKind::File && !node.dead;
+    if let Some(note) = unwalked.filter(|_| !is_read) {
+        return retries::open_unwalked(engine, state, caller, note, flags);
+    }
+    let by_name = unwalked.is_none() && (looked_up.is_some() || state.nodes.kept_names.is_kept(id));
+    let waited = note.is_some();
+    if let NodeKind::Private(txn) = node.kind
+        && state.txns.contains_key(&txn)
+    {
+        let walked = looked_up;
+        let opened =
+            writers::open_private(engine, state, caller, txn, (flags, note), walked.as_ref());
+        // It may have another name by now than the one that its opener looks up once more.
+        if let Some(note) = state.pending_opens.get_mut(&caller.tid)
+            && let Some(walked) = walked
         {
-            let walked = looked_up;
-            let opened = self.open_private(state, caller, txn, (flags, note), walked.as_ref());
-            // It may have another name by now than the one that its opener looks up once more.
-            if let Some(note) = state.pending_opens.get_mut(&caller.tid)
-                && let Some(walked) = walked
-            {
-                note.dentry = walked;
-            }
-            return opened;
+            note.dentry = walked;
         }
-        if let Some(prepared) = note.and_then(|n| n.own()) {
-            self.drop_unopened(state, prepared);
-        }
-        let node = state.nodes.get(id).ok_or(Errno::STALE)?;
-        if node.dead {
-            let dentry = looked_up.or_else(|| node.at.clone());
-            return self.open_gone(state, caller, id, dentry, flags);
-        }
-        match node.kind {
-            NodeKind::Dir => return Err(Errno::ISDIR),
-            NodeKind::Special => return Err(Errno::NXIO),
-            NodeKind::Private(_) | NodeKind::File => {}
-        }
+        return opened;
+    }
+    if let Some(prepared) = note.and_then(|n| n.own()) {
+        beginning::drop_unopened(engine, state, prepared);
+    }
+    let node = state.nodes.get(id).ok_or(Errno::STALE)?;
+    if node.dead {
         let dentry = looked_up.or_else(|| node.at.clone());
-        leave_pinned(self, state, caller, (id, dentry.as_ref()), flags)?;
-        if self.opens_direct(state, id, dentry.as_ref(), flags)? {
-            return self
-                .open_direct(state, caller, id, flags)
-                .map(OpenStep::Done);
-        }
-        if !writes(flags) {
-            let found = (id, dentry.as_ref(), (by_name, waited));
-            return open_to_read(self, state, caller, found, flags);
-        }
-        let dentry = dentry.ok_or(Errno::STALE)?;
-        if let Some(stream) = stream_to_add_to(self, state, (id, &dentry), flags) {
-            return self
-                .open_appender(state, caller, id, dentry, (flags, stream))
-                .map(OpenStep::Done);
-        }
-        self.open_for_writing(state, caller, id, dentry, flags, false)
+        return open_gone(engine, state, caller, id, dentry, flags);
     }
+    match node.kind {
+        NodeKind::Dir => return Err(Errno::ISDIR),
+        NodeKind::Special => return Err(Errno::NXIO),
+        NodeKind::Private(_) | NodeKind::File => {}
+    }
+    let dentry = looked_up.or_else(|| node.at.clone());
+    leave_pinned(engine, state, caller, (id, dentry.as_ref()), flags)?;
+    if shared::opens_direct(engine, state, id, dentry.as_ref(), flags)? {
+        return direct::open_direct(engine, state, caller, id, flags).map(OpenStep::Done);
+    }
+    if !writes(flags) {
+        let found = (id, dentry.as_ref(), (by_name, waited));
+        return open_to_read(engine, state, caller, found, flags);
+    }
+    let dentry = dentry.ok_or(Errno::STALE)?;
+    if let Some(stream) = stream_to_add_to(engine, state, (id, &dentry), flags) {
+        return writing::open_appender(engine, state, caller, id, dentry, (flags, stream))
+            .map(OpenStep::Done);
+    }
+    writers::open_for_writing(engine, state, caller, id, dentry, flags, false)
+}
 
-    /// At the node of a transaction that has committed nothing and ended since it was looked up. The
-    /// kernel looks it up once more only: whoever it is has to be served then.
-    pub(in crate::engine) fn open_gone(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        id: NodeId,
-        dentry: Option<Dentry>,
-        flags: OFlags,
-    ) -> OpResult<OpenStep> {
-        let dentry = dentry.ok_or(Errno::STALE)?;
-        let policy = self.policy(state, &dentry, Creation::default());
-        let adds = flags.contains(OFlags::APPEND) && super::super::lines::by_lines(&policy);
-        if !writes(flags) || policy.mode == RuleMode::Direct || adds {
-            return Err(self.retry_anew(state, caller.tid, (dentry, id), Goal::Open(flags)));
-        }
-        self.open_for_writing(state, caller, id, dentry, flags, false)
+/// At the node of a transaction that has committed nothing and ended since it was looked up. The
+/// kernel looks it up once more only: whoever it is has to be served then.
+pub(in crate::engine) fn open_gone(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    id: NodeId,
+    dentry: Option<Dentry>,
+    flags: OFlags,
+) -> OpResult<OpenStep> {
+    let dentry = dentry.ok_or(Errno::STALE)?;
+    let policy = engine.policy(state, &dentry, Creation::default());
+    let adds = flags.contains(OFlags::APPEND) && super::super::lines::by_lines(&policy);
+    if !writes(flags) || policy.mode == RuleMode::Direct || adds {
+        return Err(retries::retry_anew(
+            engine,
+            state,
+            caller.tid,
+            (dentry, id),
+            Goal::Open(flags),
+        ));
     }
+    writers::open_for_writing(engine, state, caller, id, dentry, flags, false)
 }
 
 /// An open for reading of a version that was found `by_name`, or of one that a description leads to. `waited`: it is the end of a
@@ -300,10 +298,16 @@ fn open_to_read(
         Arriving::Lost => Err(Errno::STALE),
         Arriving::Anew => {
             let found = (dentry.cloned().ok_or(Errno::STALE)?, id);
-            Err(engine.retry_anew(state, caller.tid, found, Goal::Open(flags)))
+            Err(retries::retry_anew(
+                engine,
+                state,
+                caller.tid,
+                found,
+                Goal::Open(flags),
+            ))
         }
         Arriving::Here(pinned) => {
-            let opened = engine.open_version(state, caller, id, dentry, flags)?;
+            let opened = joining::open_version(engine, state, caller, id, dentry, flags)?;
             pins::note_opened(state, caller.tid, pinned.as_ref(), opened.handle);
             Ok(OpenStep::Done(opened))
         }
@@ -319,7 +323,7 @@ fn stream_to_add_to(
 ) -> Option<Stream> {
     let adds = flags.contains(OFlags::APPEND) && !flags.contains(OFlags::TRUNC);
     let policy = adds.then(|| engine.policy(state, dentry, Creation::default()))?;
-    let stream = engine.adds_lines(state, id, &policy);
+    let stream = lines::adds_lines(state, id, &policy);
     stream.filter(|_| !state.unmount.is_forced())
 }
 
@@ -335,10 +339,16 @@ fn leave_pinned(
         return Ok(());
     };
     let had = pins::leave(engine, state, caller.tid, dentry);
-    match had && engine.current_if_any(state, dentry)? != Some(id) {
+    match had && current::current_if_any(engine, state, dentry)? != Some(id) {
         true => {
             let found = (dentry.clone(), id);
-            Err(engine.retry_anew(state, caller.tid, found, Goal::Open(flags)))
+            Err(retries::retry_anew(
+                engine,
+                state,
+                caller.tid,
+                found,
+                Goal::Open(flags),
+            ))
         }
         false => Ok(()),
     }

@@ -7,59 +7,57 @@ use rustix::io::Errno;
 
 use super::super::handle::DirectFile;
 use super::super::opening::{Opened, writes};
-use super::super::{Engine, State};
+use super::super::{Engine, State, ledger};
 use super::passing::of_direct;
 use crate::sys::at;
 use crate::types::{Caller, NodeId, OpResult};
 
-impl Engine {
-    pub(super) fn open_direct(
-        &self,
-        state: &mut State,
-        caller: Caller,
-        id: NodeId,
-        flags: OFlags,
-    ) -> OpResult<Opened> {
-        let writes = writes(flags);
-        let fd = state.nodes.fd(id)?;
-        let wanted = flags
-            & (OFlags::ACCMODE | OFlags::TRUNC | OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC);
-        let wanted = wanted | (self.reading(flags) & OFlags::NOATIME);
-        // A write-only description still gets reads from the kernel: partial pages.
-        let wanted = if writes {
-            (wanted - OFlags::WRONLY) | OFlags::RDWR
-        } else {
-            wanted
-        };
-        let file = at::reopen(&*fd, wanted).or_else(|e| match e {
-            Errno::ACCESS => at::reopen(&*fd, flags & !OFlags::EXCL),
-            e => Err(e),
-        })?;
-        if flags.contains(OFlags::TRUNC) {
-            crate::engine::setid::drop_set_id(&*fd, caller, None)?;
-        }
-        if writes {
-            state.nodes.drop_name(id);
-        }
-        let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
-        node.direct += 1;
-        node.written_in_place |= writes;
-        node.cached = true;
-        node.ends().release();
-        if writes {
-            self.note_direct_author(state, id, caller.tid);
-        }
-        let handle = state.add_handle(Arc::new(DirectFile {
-            node: id,
-            file: Arc::new(file),
-            writes,
-        }));
-        Ok(Opened {
-            handle,
-            keep_cache: !flags.contains(OFlags::TRUNC),
-            direct_io: false,
-            no_flush: false,
-            pass: of_direct(&fd, flags, writes),
-        })
+pub(super) fn open_direct(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    id: NodeId,
+    flags: OFlags,
+) -> OpResult<Opened> {
+    let writes = writes(flags);
+    let fd = state.nodes.fd(id)?;
+    let wanted =
+        flags & (OFlags::ACCMODE | OFlags::TRUNC | OFlags::APPEND | OFlags::DSYNC | OFlags::SYNC);
+    let wanted = wanted | (engine.reading(flags) & OFlags::NOATIME);
+    // A write-only description still gets reads from the kernel: partial pages.
+    let wanted = if writes {
+        (wanted - OFlags::WRONLY) | OFlags::RDWR
+    } else {
+        wanted
+    };
+    let file = at::reopen(&*fd, wanted).or_else(|e| match e {
+        Errno::ACCESS => at::reopen(&*fd, flags & !OFlags::EXCL),
+        e => Err(e),
+    })?;
+    if flags.contains(OFlags::TRUNC) {
+        crate::engine::setid::drop_set_id(&*fd, caller, None)?;
     }
+    if writes {
+        state.nodes.drop_name(id);
+    }
+    let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
+    node.direct += 1;
+    node.written_in_place |= writes;
+    node.cached = true;
+    node.ends().release();
+    if writes {
+        ledger::note_direct_author(engine, state, id, caller.tid);
+    }
+    let handle = state.add_handle(Arc::new(DirectFile {
+        node: id,
+        file: Arc::new(file),
+        writes,
+    }));
+    Ok(Opened {
+        handle,
+        keep_cache: !flags.contains(OFlags::TRUNC),
+        direct_io: false,
+        no_flush: false,
+        pass: of_direct(&fd, flags, writes),
+    })
 }

@@ -8,7 +8,8 @@ use rustix::io::Errno;
 
 use super::super::opening::{Goal, OpenRequest, Opened, Way, writes};
 use super::super::retries::{Arrival, arrive, as_other, as_shared};
-use super::super::{Engine, virtualdir};
+use super::super::{Engine, current, retries, virtualdir, watch_requests, watchers};
+use super::{arriving, joining};
 use crate::namespace::NodeKind;
 use crate::sys::failpoint;
 use crate::types::{Caller, HandleId, NodeId, OpResult};
@@ -23,18 +24,17 @@ impl Engine {
         done: impl FnOnce(OpResult<Opened>) + Send + 'static,
     ) {
         if virtualdir::is_virtual(node) {
-            return done(self.virtual_open(node, request.flags));
+            return done(virtualdir::virtual_open(self, node, request.flags));
         }
-        if self.is_watch_helper(caller) {
-            return done(Ok(self.watch_helper_open()));
+        if watchers::is_watch_helper(self, caller) {
+            return done(Ok(watch_requests::watch_helper_open(self)));
         }
         if failpoint::number("COMMITFS_OPEN_DELAY_MS", 0) == 0 {
             return open_at_last(self, caller, node, request, done);
         }
-        let engine = self.clone();
-        self.pool.run(move || {
+        self.on_worker(move |engine| {
             failpoint::delay("COMMITFS_OPEN_DELAY_MS");
-            open_at_last(&engine, caller, node, request, move |opened| {
+            open_at_last(engine, caller, node, request, move |opened| {
                 if matches!(opened, Err(Errno::STALE)) {
                     // It is on its second lookup so much later.
                     failpoint::delay("COMMITFS_OPEN_DELAY_MS");
@@ -64,10 +64,10 @@ pub(in crate::engine) fn open_at_last(
 ) {
     match arrive(engine, caller, node, Goal::Open(request.flags)) {
         Arrival::Opened(opened) => done(Ok(opened)),
-        Arrival::Plain => engine.open_arrived(caller, node, request, done),
+        Arrival::Plain => arriving::open_arrived(engine, caller, node, request, done),
         Arrival::Elsewhere => {
             let at_last = engine.clone();
-            engine.open_arrived(caller, node, request, move |opened| match opened {
+            arriving::open_arrived(engine, caller, node, request, move |opened| match opened {
                 Err(Errno::STALE) => done(open_on_the_spot(&at_last, caller, node, request.flags)),
                 opened => done(opened),
             });
@@ -86,19 +86,19 @@ pub(in crate::engine) fn open_on_the_spot(
     let note = state.pending_opens.remove(&caller.tid);
     let note = note.filter(|n| n.old == node).ok_or(Errno::STALE)?;
     match note.way {
-        Way::Own { txn, .. } => engine.open_shared(&mut state, caller, txn, flags),
+        Way::Own { txn, .. } => retries::open_shared(engine, &mut state, caller, txn, flags),
         Way::Opened { node, opened } => match state.nodes.get(node).map(|n| n.kind) {
             Some(NodeKind::Private(txn)) => Ok(as_shared(engine, &mut state, txn, opened, flags)),
             _ => Ok(opened),
         },
         Way::Anew { .. } if !writes(flags) && !failpoint::mutant("C1-walk-dead") => {
             // What it was about to read is gone.
-            let current = engine.current_if_any(&mut state, &note.dentry)?;
+            let current = current::current_if_any(engine, &mut state, &note.dentry)?;
             let current = current.ok_or(Errno::NOENT)?;
             let dentry = Some(&note.dentry);
-            let opened = engine.open_version(&mut state, caller, current, dentry, flags)?;
+            let opened = joining::open_version(engine, &mut state, caller, current, dentry, flags)?;
             Ok(as_other(opened))
         }
-        Way::Anew { .. } => engine.open_unlinked(&mut state, caller, &note, flags),
+        Way::Anew { .. } => retries::open_unlinked(engine, &mut state, caller, &note, flags),
     }
 }
