@@ -82,6 +82,75 @@ fn folders_use_each_other_in_one_direction() {
     );
 }
 
+/// The rooms of the engine, from the top, each with its files: what it uses lies below it, or in it. docs/design.md says what they are for.
+const ROOMS: [(&str, &str); 8] = [
+    (
+        "requests",
+        "attrs dirs exchange finding links lookup names/making names/renaming open/creating open/requests serving \
+         stale_claims start strays watch_requests xattrs",
+    ),
+    (
+        "descriptions",
+        "append append/reading append/records append/streams append/tails append/writing close commit_points emptied \
+         handle/appender handle/direct handle/directory handle/reader handle/staged handle/text handle/watch_helper io \
+         io/ranges locking mapped open open/arriving open/joining open/writers retries slots",
+    ),
+    (
+        "deciding",
+        "checkpoint copies finishing judging merging names prepare publishing resting rounds settling",
+    ),
+    (
+        "documents",
+        "documents/commit documents/edits documents/kept documents/mod documents/request documents/texts pieces",
+    ),
+    ("admin", "handle/control locklist status virtualdir"),
+    (
+        "versions",
+        "aborting append/adding append/ends append/places append/sizes append/targets barrier due durability growing \
+         names/replaced open/beginning open/direct open/passing overlaid publish room shared",
+    ),
+    (
+        "meaning",
+        "claims deciding ledger live_rules metadata overwrites pending_opens pins probe release resolve seeing stat turns",
+    ),
+    (
+        "base",
+        "abandon advice current errors files handle/listing handle/mod handle/table lines mod opening orders own_saves \
+         passed publication rest setid state strangers target watchers",
+    ),
+];
+
+#[test]
+fn rooms_of_the_engine_use_what_is_below_them() {
+    let source = source();
+    let rooms = ROOMS.iter().enumerate().flat_map(|(at, (_, files))| {
+        let files = files.split_whitespace();
+        files.map(move |file| (format!("engine/{file}.rs"), at))
+    });
+    let rooms: BTreeMap<String, usize> = rooms.collect();
+    let files = source
+        .lines
+        .keys()
+        .filter(|file| file.starts_with("engine/"));
+    let of_none: Vec<_> = files.filter(|file| !rooms.contains_key(*file)).collect();
+    assert!(of_none.is_empty(), "in no room: {of_none:?}");
+    let gone: Vec<_> = rooms
+        .keys()
+        .filter(|file| !source.lines.contains_key(*file))
+        .collect();
+    assert!(gone.is_empty(), "in a room, and not there: {gone:?}");
+    let mut wrong = Vec::new();
+    for (from, to) in &source.uses {
+        if let (Some(above), Some(below)) = (rooms.get(from), rooms.get(to))
+            && below < above
+        {
+            let (above, below) = (ROOMS[*above].0, ROOMS[*below].0);
+            wrong.push(format!("{from} of {above} uses {to} of {below}"));
+        }
+    }
+    assert_eq!(wrong, NONE);
+}
+
 #[test]
 fn no_type_grows_beyond_its_limit() {
     let source = source();

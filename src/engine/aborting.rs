@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::target::check_target;
 use super::{Engine, State, current, durability, errors, room};
+use crate::conflict::Save;
 use crate::guard::Guard;
 use crate::journal::Record;
 use crate::namespace::NodeKind;
@@ -177,4 +178,18 @@ pub(super) fn refuse(engine: &Engine, dentry: &Dentry, abort: Abort, by: u32) ->
     );
     errors::remember_error(engine, &mut state, dentry, &abort, (pid, &command), None);
     errno
+}
+
+/// A transaction has ended, by a commit of this content if by any.
+pub(super) fn leave(
+    engine: &Engine,
+    state: &mut State,
+    (id, committed): (TxnId, Option<TxnId>),
+    save: Option<Save>,
+) {
+    state.forget_save(id);
+    let merges = save.map(|s| s.merges).unwrap_or_default();
+    for merge in merges.into_iter().filter(|merge| committed != Some(*merge)) {
+        engine.store.remove_staging(merge).ok();
+    }
 }

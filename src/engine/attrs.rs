@@ -8,11 +8,11 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::documents::texts;
+use super::metadata::ACCESS;
 use super::open::{arriving, beginning};
 use super::opening::Goal;
 use super::retries::arrive;
 use super::setid::drop_set_id;
-use super::xattrs::ACCESS;
 use super::{
     Engine, State, close, current, deciding, io, pins, retries, seeing, shared, virtualdir,
     watch_requests, watchers,
@@ -219,7 +219,7 @@ fn truncate_path(
         Ok(Truncation::Open(txn, staging, was_sent)) => {
             engine.on_worker(move |engine| {
                 let mut content = staging.lock();
-                if !changes_now(engine, txn) {
+                if !io::changes_now(engine, txn) {
                     drop(content);
                     return truncate_path(engine, caller, node, (size, was_sent), done);
                 }
@@ -306,21 +306,6 @@ fn truncate_begin(
         begun => begun,
     };
     begun.map(Truncation::Alone)
-}
-
-/// Who holds a transaction's content is about to change it. `false`: what was staged may be a version
-/// by now, since it has been closed meanwhile, or a new log has got its first one.
-pub(super) fn changes_now(engine: &Engine, id: TxnId) -> bool {
-    let mut state = engine.lock();
-    let is_open = state.txns.get(&id).is_some_and(|t| !t.phase.is_closing());
-    if is_open {
-        io::unprepare(engine, &mut state, id);
-        if let Some(txn) = state.txns.get_mut(&id) {
-            // Though its program has emptied the name: this comes after that.
-            txn.purpose.note_write();
-        }
-    }
-    is_open || failpoint::mutant("C10-cut")
 }
 
 fn truncate_commit(engine: &Arc<Engine>, caller: Caller, id: TxnId, size: u64) -> OpResult<()> {

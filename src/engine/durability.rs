@@ -10,7 +10,7 @@ use crate::commit::Parked;
 use crate::journal::Record;
 use crate::runtime::Awaited;
 use crate::sys::failpoint;
-use crate::txn::Transaction;
+use crate::txn::{Content, KeptContent, Transaction};
 use crate::types::{NodeId, OpResult, Seq, now_ns};
 
 /// More commits than this don't wait for the disk at a time.
@@ -221,3 +221,22 @@ impl<'a> Overtaken<'a> {
         Overtaken(engine)
     }
 }
+
+/// Has the content on the medium, once the journal is: a small one in the journal itself.
+pub(super) fn keep(engine: &Engine, content: &mut Content) -> OpResult<KeptContent> {
+    if !failpoint::feature_off("inline_content")
+        && let Some((content, whole)) = content.inline()?
+        && engine
+            .sequencer
+            .reserve(whole.bytes.len() as u64 + AHEAD)
+            .is_ok()
+    {
+        return Ok(KeptContent::in_journal(content, whole));
+    }
+    let described = content.fsync()?;
+    failpoint::sync("C7-sync-staging", || engine.store.sync_staging_dir())?;
+    Ok(KeptContent::on_medium(described))
+}
+
+/// Room in the journal for what is told with a content.
+pub(super) const AHEAD: u64 = 16 << 10;

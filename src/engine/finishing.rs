@@ -2,10 +2,9 @@
 
 use parking_lot::MutexGuard;
 
-use super::aborting::{Aborted, ending};
+use super::aborting::{Aborted, ending, leave};
 use super::copies::Copies;
 use super::{Engine, State, aborting, copies, publish, rounds, state, turns};
-use crate::conflict::Save;
 use crate::journal::Record;
 use crate::txn::Abort;
 use crate::types::TxnId;
@@ -77,19 +76,5 @@ pub(super) fn abort_by_force(engine: &Engine, mut state: MutexGuard<'_, State>, 
     drop(state);
     for aborted in all {
         aborting::finish_aborted(engine, aborted);
-    }
-}
-
-/// A transaction has ended, by a commit of this content if by any.
-pub(super) fn leave(
-    engine: &Engine,
-    state: &mut State,
-    (id, committed): (TxnId, Option<TxnId>),
-    save: Option<Save>,
-) {
-    state.forget_save(id);
-    let merges = save.map(|s| s.merges).unwrap_or_default();
-    for merge in merges.into_iter().filter(|merge| committed != Some(*merge)) {
-        engine.store.remove_staging(merge).ok();
     }
 }

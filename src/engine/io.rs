@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::durability::keep;
 use super::handle::{Asked, OpenFile, Progress, Source, WriteRequest};
 use super::lines::{self, Next};
 use super::setid::{Gone, clear_set_id};
@@ -14,15 +15,13 @@ use super::{Engine, State, current, durability, overlaid, publish, room, shared}
 use crate::journal::Record;
 use crate::rules::Stream;
 use crate::sys::{at, failpoint};
-use crate::txn::{Content, KeptContent, Staging};
+use crate::txn::{Content, Staging};
 use crate::types::{Caller, HandleId, OpResult, TxnId, errno_of};
 
 pub(super) mod ranges;
 
 /// An O_EXCL creation larger than this is hidden like any new file (C6).
 const CLAIM_LIMIT: u64 = 4096;
-/// Room in the journal for what is told with a content.
-const AHEAD: u64 = 16 << 10;
 
 /// A description that is used.
 pub(super) fn opened(engine: &Engine, handle: HandleId) -> OpResult<Arc<dyn OpenFile>> {
@@ -413,18 +412,17 @@ pub(super) fn read_at(file: &File, offset: u64, size: u32) -> OpResult<Vec<u8>> 
     Ok(data)
 }
 
-/// Has the content on the medium, once the journal is: a small one in the journal itself.
-pub(super) fn keep(engine: &Engine, content: &mut Content) -> OpResult<KeptContent> {
-    if !failpoint::feature_off("inline_content")
-        && let Some((content, whole)) = content.inline()?
-        && engine
-            .sequencer
-            .reserve(whole.bytes.len() as u64 + AHEAD)
-            .is_ok()
-    {
-        return Ok(KeptContent::in_journal(content, whole));
+/// Who holds a transaction's content is about to change it. `false`: what was staged may be a version
+/// by now, since it has been closed meanwhile, or a new log has got its first one.
+pub(super) fn changes_now(engine: &Engine, id: TxnId) -> bool {
+    let mut state = engine.lock();
+    let is_open = state.txns.get(&id).is_some_and(|t| !t.phase.is_closing());
+    if is_open {
+        unprepare(engine, &mut state, id);
+        if let Some(txn) = state.txns.get_mut(&id) {
+            // Though its program has emptied the name: this comes after that.
+            txn.purpose.note_write();
+        }
     }
-    let described = content.fsync()?;
-    failpoint::sync("C7-sync-staging", || engine.store.sync_staging_dir())?;
-    Ok(KeptContent::on_medium(described))
+    is_open || failpoint::mutant("C10-cut")
 }

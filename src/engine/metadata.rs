@@ -176,3 +176,5 @@ pub(super) fn outgrow_mtime(file: &File, before: i128) -> OpResult<i128> {
 pub(super) fn ctime(stat: &rustix::fs::Stat) -> (i64, u64) {
     (stat.st_ctime, stat.st_ctime_nsec)
 }
+
+pub(super) const ACCESS: &str = "system.posix_acl_access";

@@ -50,6 +50,7 @@ mod overlaid;
 mod overwrites;
 mod own_saves;
 mod passed;
+mod pending_opens;
 mod pieces;
 mod pins;
 mod prepare;

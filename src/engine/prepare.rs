@@ -7,8 +7,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::durability::Overtaken;
-use super::io::keep;
+use super::durability::{Overtaken, keep};
 use super::judging::{is_told, make_ready};
 use super::lines::may_be_added_to;
 use super::probe::CloseProbe;

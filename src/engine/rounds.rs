@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::aborting::leave;
 use super::deciding::wake_watch;
-use super::finishing::leave;
 use super::publish::commit_all;
 use super::{Engine, State, growing, merging, state, turns};
 use crate::conflict::Save;

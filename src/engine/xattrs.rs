@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::documents::{edits, texts};
-use super::{Engine, attrs, pieces, publish, virtualdir};
+use super::{Engine, attrs, io, pieces, publish, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, failpoint};
 use crate::txn::{OURS, Own, VERSION};
@@ -137,7 +137,7 @@ fn change_stored(
     change(&fd)?;
     if let Some((id, staging)) = &open {
         // Where nothing is written it is a change of the file all the same.
-        attrs::changes_now(engine, *id);
+        io::changes_now(engine, *id);
         staging.set_own(Own::Xattrs);
         if name == "system.posix_acl_access" {
             staging.set_own(Own::Mode);
@@ -192,5 +192,3 @@ impl Engine {
         Ok(all)
     }
 }
-
-pub(super) const ACCESS: &str = "system.posix_acl_access";

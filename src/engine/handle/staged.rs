@@ -11,7 +11,7 @@ use super::super::append::streams;
 use super::super::io::{is_full, read_at, unless_full, write_staged};
 use super::super::setid::{Gone, drop_set_id};
 use super::super::{
-    Engine, State, attrs, close, emptied, io, locking, mapped, prepare, room, setid, state,
+    Engine, State, close, emptied, io, locking, mapped, prepare, room, setid, state,
 };
 use super::{
     Allocation, Asked, Closing, FlushRest, INLINE_WRITE, OpenFile, Opening, Progress, Source,
@@ -160,7 +160,7 @@ impl OpenFile for StagedFile {
                 interrupt::on_behalf_of(by.caller.tid, copy).ok();
             }
             let mut content = self.staging.lock();
-            if !attrs::changes_now(engine, txn) {
+            if !io::changes_now(engine, txn) {
                 return None;
             }
             let cut = content.truncate(size);
@@ -183,7 +183,7 @@ impl OpenFile for StagedFile {
             let mut changes = true;
             let allocated = room::making_room_in(engine, &self.staging, len, || {
                 let mut content = self.staging.lock();
-                changes = attrs::changes_now(engine, txn);
+                changes = io::changes_now(engine, txn);
                 if !changes {
                     return Ok(());
                 }
@@ -212,7 +212,7 @@ impl OpenFile for StagedFile {
         }
         io::note_write(engine, self.txn, caller, offset + data.len() as u64)?;
         io::change_staged(engine, &self.staging, "write", |content| {
-            if !attrs::changes_now(engine, self.txn) {
+            if !io::changes_now(engine, self.txn) {
                 // It is a log by now. Who is told so reads and writes, as for any other.
                 return Err(Errno::BADF);
             }
