@@ -15,7 +15,7 @@ use super::append::streams;
 use super::barrier::JUDGEMENTS;
 use super::checkpoint::tell_begun;
 use super::documents::texts;
-use super::names::{open_at, renaming};
+use super::names::{moving, open_at};
 use super::open::beginning;
 use super::publication::Publication;
 use super::resting::publish_in_place;
@@ -103,9 +103,7 @@ fn exchange_sides(engine: &Engine, caller: Caller, sides: [Side<'_>; 2]) -> OpRe
                 check_written(engine, caller, id, other)?;
             }
             ExchangeSide::Written(id) => check_written(engine, caller, id, other)?,
-            ExchangeSide::Version => {
-                *judged = renaming::check_moved(engine, caller, dentry, other)?
-            }
+            ExchangeSide::Version => *judged = moving::check_moved(engine, caller, dentry, other)?,
         }
     }
     for ((dentry, other, side), judged) in sides.iter().zip(&mut judged) {
@@ -119,7 +117,7 @@ fn exchange_sides(engine: &Engine, caller: Caller, sides: [Side<'_>; 2]) -> OpRe
             ExchangeSide::Written(_) => {}
             ExchangeSide::Version => continue,
         }
-        *judged = renaming::check_moved(engine, caller, dentry, other)?;
+        *judged = moving::check_moved(engine, caller, dentry, other)?;
     }
     let [(from, to, _), _] = sides;
     let is_judged = |one, other| {
@@ -127,7 +125,7 @@ fn exchange_sides(engine: &Engine, caller: Caller, sides: [Side<'_>; 2]) -> OpRe
         both.all(|(judged, found)| judged.is_none() || judged == found)
     };
     let exchanged = barrier::checkpoint_until(engine, |engine, barrier| {
-        renaming::rename_step(engine, from, to, RenameFlags::EXCHANGE, is_judged, barrier)
+        moving::rename_step(engine, from, to, RenameFlags::EXCHANGE, is_judged, barrier)
     })?;
     Ok(exchanged.is_some())
 }
@@ -285,7 +283,7 @@ pub(super) fn rename_staged(
         close_moved(engine, id, Ok(()))?;
     }
     if left.is_some() {
-        renaming::unlink_moved(engine, caller, from, left)?;
+        moving::unlink_moved(engine, caller, from, left)?;
     }
     Ok(())
 }
@@ -367,7 +365,7 @@ pub(super) fn rename_into_group(
         txn.phase.close();
     }
     close_moved(engine, id, copied)?;
-    renaming::unlink_moved(engine, caller, from, left)?;
+    moving::unlink_moved(engine, caller, from, left)?;
     Ok(true)
 }
 

@@ -26,6 +26,8 @@ use crate::txn::Transaction;
 use crate::types::{Caller, Dentry, NodeId, OpResult, TxnId, Version};
 
 pub(super) mod making;
+pub(super) mod merged;
+pub(super) mod moving;
 pub(super) mod renaming;
 pub(super) mod replaced;
 

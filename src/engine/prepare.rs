@@ -45,6 +45,51 @@ pub(super) fn prepare(
     prepare_once(engine, id, staging, pid, true).unwrap_or(Ok(()))
 }
 
+/// A close whose content is about to be judged.
+struct Close {
+    probe: CloseProbe,
+    /// It was the last: RELEASE has come.
+    ends: bool,
+    doomed: bool,
+    merged_before: Option<TxnId>,
+    policy: Policy,
+    judged: Judged,
+    since: u64,
+}
+
+impl Close {
+    /// Or what there is to say at once; `None`: it is to begin anew.
+    fn begin(
+        state: &mut State,
+        id: TxnId,
+        pid: u32,
+        watched: &mut Option<Dentry>,
+        anyhow: bool,
+    ) -> Result<Close, Option<OpResult<()>>> {
+        let is_at = |d: &Dentry| state.txns.get(&id).is_some_and(|t| t.dentry() == d);
+        // Whoever renames or ends it ends the turn that it has, but not one that it was still waiting for.
+        if let Some(left) = watched.take_if(|d| !is_at(d) && !failpoint::mutant("C10-turn")) {
+            turns::end_turn(state, &left, id);
+            if !anyhow && state.txns.contains_key(&id) {
+                return Err(None);
+            }
+        }
+        let Some(txn) = state.txns.get(&id) else {
+            return Err(Some(told_of_ended(state, id)));
+        };
+        let before = txn.preparation.ready().filter(|c| c.merged.is_some());
+        Ok(Close {
+            probe: probe::probe(state, txn, pid),
+            ends: txn.phase.is_closing(),
+            doomed: txn.is_doomed(),
+            merged_before: before.map(|c| c.id),
+            policy: txn.policy.clone(),
+            judged: Judged::of(txn),
+            since: txn.preparation.findings(),
+        })
+    }
+}
+
 /// `None` if it has got another name meanwhile, or was published under one: what is left is judged
 /// anew, unless it is to be taken `anyhow`.
 fn prepare_once(
@@ -58,29 +103,19 @@ fn prepare_once(
     if let Some(dentry) = &watched {
         turns::take_turn(engine, dentry, id);
     }
-    let (mut probe, ends, doomed, merged_before, policy, (judged, since)) = {
-        let mut state = engine.lock();
-        let is_at = |d: &Dentry| state.txns.get(&id).is_some_and(|t| t.dentry() == d);
-        // Whoever renames or ends it ends the turn that it has, but not one that it was still waiting for.
-        if let Some(left) = watched.take_if(|d| !is_at(d) && !failpoint::mutant("C10-turn")) {
-            turns::end_turn(&mut state, &left, id);
-            if !anyhow && state.txns.contains_key(&id) {
-                return None;
-            }
-        }
-        let Some(txn) = state.txns.get(&id) else {
-            return Some(told_of_ended(&state, id));
-        };
-        let before = txn.preparation.ready().filter(|c| c.merged.is_some());
-        (
-            probe::probe(&state, txn, pid),
-            txn.phase.is_closing(),
-            txn.is_doomed(),
-            before.map(|c| c.id),
-            txn.policy.clone(),
-            (Judged::of(txn), txn.preparation.findings()),
-        )
+    let close = match Close::begin(&mut engine.lock(), id, pid, &mut watched, anyhow) {
+        Ok(close) => close,
+        Err(why) => return why,
     };
+    let Close {
+        mut probe,
+        ends,
+        doomed,
+        merged_before,
+        policy,
+        judged,
+        since,
+    } = close;
     if !ends
         && pid != 0
         && probe.is_held()

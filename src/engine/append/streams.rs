@@ -10,16 +10,16 @@ use rustix::io::Errno;
 use super::super::documents::texts;
 use super::super::handle::{Asked, StagedFile, WriteRequest};
 use super::super::open::{beginning, joining};
-use super::super::{Engine, current, finishing, io, ledger, lines, publish, setid, target};
+use super::super::{Engine, State, current, finishing, io, ledger, lines, publish, setid, target};
 use super::tails::is_half;
 use super::{records, tails};
-use crate::file::{AppendPlace, Appender, Opening};
+use crate::file::{AppendPlace, Appender, Opening, Unfinished};
 use crate::journal::Record;
 use crate::namespace::{NodeKind, Shown};
 use crate::rules::Stream;
 use crate::sys::{failpoint, proc};
 use crate::txn::{Begun, Ready, Staging, Transaction};
-use crate::types::{Caller, HandleId, OpResult, Seq, TxnId, errno_of};
+use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, Seq, TxnId, errno_of};
 
 /// Whether a description's close, or its end, leaves half a JSON value: it goes on on a copy then,
 /// for the guard to judge. An earlier close by another process is none.
@@ -166,20 +166,8 @@ pub(in crate::engine) fn publish_first(
     // Who has asked for it through a description that is closed by now adds nothing.
     let asked = writers.iter().find(|(writer, ..)| *writer == handle);
     let (handle, ..) = *asked.or(writers.first()).ok_or(Errno::NOENT)?;
-    state.remove_transaction(id);
-    ledger::note_author(state, node, id);
-    state.forget_save(id);
-    if let Some(n) = state.nodes.get_mut(node) {
-        n.kind = NodeKind::File;
-        n.at = Some(dentry.clone());
-        n.readers += writers.len() as u32;
-        if first.is_some() {
-            (n.superseded, n.unlinked) = (true, true);
-        }
-    }
-    if let Some((current, _)) = &first {
-        state.same_file(node, *current);
-    }
+    let before = first.as_ref().map(|(current, _)| *current);
+    become_version(state, (id, node), &dentry, writers.len(), before);
     let read = match &first {
         Some((_, shown)) => shown.clone(),
         None => Shown {
@@ -213,24 +201,59 @@ pub(in crate::engine) fn publish_first(
         return Ok(Some(seq));
     }
     drop(guard);
+    let added = add_staged(engine, appender, &mut inner, (&ready, end, lines), by);
+    added?;
+    inner.hold(rest, by);
+    Ok(Some(appender.last()))
+}
+
+/// A new file's descriptions write it no longer: `writers` add lines to what it has become. `first`: to the version that
+/// has come before it.
+fn become_version(
+    state: &mut State,
+    (id, node): (TxnId, NodeId),
+    dentry: &Dentry,
+    writers: usize,
+    first: Option<NodeId>,
+) {
+    state.remove_transaction(id);
+    ledger::note_author(state, node, id);
+    state.forget_save(id);
+    if let Some(n) = state.nodes.get_mut(node) {
+        n.kind = NodeKind::File;
+        n.at = Some(dentry.clone());
+        n.readers += writers as u32;
+        if first.is_some() {
+            (n.superseded, n.unlinked) = (true, true);
+        }
+    }
+    if let Some(current) = first {
+        state.same_file(node, current);
+    }
+}
+
+/// Adds what was staged, and these lines, to the version that has come first.
+fn add_staged(
+    engine: &Engine,
+    appender: &Appender,
+    inner: &mut Unfinished,
+    (ready, end, lines): (&Ready, u64, &[u8]),
+    by: u32,
+) -> OpResult<()> {
     let mut whole = vec![0; usize::try_from(end).map_err(|_| Errno::FBIG)?];
     let read = ready.file.read_exact_at(&mut whole, 0);
     read.map_err(|e| errno_of(&e))?;
     whole.extend_from_slice(lines);
-    let added = records::append_records(engine, appender, &mut inner, &whole);
+    let added = records::append_records(engine, appender, inner, &whole);
     engine.store.remove_staging(ready.id).ok();
-    engine
-        .sequencer
-        .append(&Record::Abort { id: ready.id })
-        .ok();
-    if let Err(e) = added {
+    let id = ready.id;
+    engine.sequencer.append(&Record::Abort { id }).ok();
+    if added.is_err() {
         // This write fails; what it has acknowledged before is tried again by the close.
         whole.truncate(whole.len() - lines.len());
         inner.hold(&whole, by);
-        return Err(e);
     }
-    inner.hold(rest, by);
-    Ok(Some(appender.last()))
+    added
 }
 
 /// A description of a file that still has to get its first version, by its first line.

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::super::handle::StagedFile;
 use super::super::opening::{Goal, OpenStep, Opened, Pass, PendingOpen, Way, writes};
 use super::super::shared::is_outsider;
-use super::super::{Engine, State, current, ledger, retries, seeing, shared, slots};
+use super::super::{Engine, State, current, ledger, lines, retries, seeing, shared, slots};
 use super::beginning::Beginning;
 use super::{beginning, joining};
 use crate::file::Opening;
@@ -105,6 +105,45 @@ fn read_staged(
     })
 }
 
+/// A transaction for who opens to write. It takes the writer slot, if it is to (`slot`: beside a silent holder), or is common (`shares`).
+fn begin_to_write(
+    engine: &Engine,
+    state: &mut State,
+    caller: Caller,
+    beginning: Beginning,
+    (flags, slot, shares): (OFlags, Option<bool>, bool),
+) -> OpResult<TxnId> {
+    let txn = beginning::begin(engine, state, beginning)?;
+    if let Some(t) = state.txns.get_mut(&txn) {
+        if let Some(beside) = slot {
+            t.slot.take(beside);
+        }
+        t.participants.expect(proc::tgid(caller.tid).unwrap_or(0));
+        let how = (flags.contains(OFlags::TRUNC), flags.contains(OFlags::RDWR));
+        let streams = lines::is_stream_by_rule(&t.policy, how);
+        let stream = streams.then_some(Stream::Lines);
+        t.purpose.note_lines(false, stream);
+        if shares {
+            t.visibility.make_common();
+        }
+    }
+    ledger::note_begin(engine, state, caller.tid, txn);
+    if flags.contains(OFlags::TRUNC) {
+        drop_set_id(state, caller, txn)?;
+    }
+    Ok(txn)
+}
+
+/// The transaction at whose node an open has come, if it is the caller's.
+fn own_at(state: &State, caller: Caller, node: NodeId) -> Option<TxnId> {
+    let own = match state.nodes.get(node).map(|n| n.kind) {
+        Some(NodeKind::Private(own)) => state.txns.get(&own),
+        _ => None,
+    };
+    let own = own.filter(|txn| !is_outsider(state, txn, caller));
+    own.map(|txn| txn.id)
+}
+
 /// A writer at a node that isn't its own: sends it round to a private one. `waited`: it has
 /// waited for the writer slot, or given up doing so.
 pub(in crate::engine) fn open_for_writing(
@@ -130,12 +169,7 @@ pub(in crate::engine) fn open_for_writing(
         }
         return Ok(OpenStep::Wait(dentry));
     }
-    let own = match state.nodes.get(id).map(|n| n.kind) {
-        Some(NodeKind::Private(own)) => state.txns.get(&own),
-        _ => None,
-    };
-    let own = own.filter(|txn| !is_outsider(state, txn, caller));
-    let own = own.map(|txn| txn.id);
+    let own = own_at(state, caller, id);
     if base.is_none() && own.is_none() && caller.tid != 0 {
         // It is gone. Whether it is to be made anew, the kernel knows.
         return Err(retries::retry_anew(
@@ -158,36 +192,19 @@ pub(in crate::engine) fn open_for_writing(
             flags,
         )?);
     }
-    let txn = beginning::begin(
-        engine,
-        state,
-        Beginning {
-            reading: engine.reading(flags),
-            dentry: dentry.clone(),
-            begun: Begun::by_open(base, false, flags.contains(OFlags::TRUNC)),
-            policy,
-            fresh: None,
-            // Nothing is committed yet: it is the file that the caller has just created.
-            like: base.is_none().then_some(id),
-        },
-    )?;
-    if let Some(t) = state.txns.get_mut(&txn) {
-        if takes_slot {
-            t.slot.take(waited && beside);
-        }
-        t.participants.expect(proc::tgid(caller.tid).unwrap_or(0));
-        let how = (flags.contains(OFlags::TRUNC), flags.contains(OFlags::RDWR));
-        let streams = super::super::lines::is_stream_by_rule(&t.policy, how);
-        let stream = streams.then_some(Stream::Lines);
-        t.purpose.note_lines(false, stream);
-        if shares {
-            t.visibility.make_common();
-        }
-    }
-    ledger::note_begin(engine, state, caller.tid, txn);
-    if flags.contains(OFlags::TRUNC) {
-        drop_set_id(state, caller, txn)?;
-    }
+    let slot = takes_slot.then_some(waited && beside);
+    let begun = Begun::by_open(base, false, flags.contains(OFlags::TRUNC));
+    // Nothing is committed yet: it is the file that the caller has just created.
+    let like = base.is_none().then_some(id);
+    let beginning = Beginning {
+        reading: engine.reading(flags),
+        dentry: dentry.clone(),
+        begun,
+        policy,
+        fresh: None,
+        like,
+    };
+    let txn = begin_to_write(engine, state, caller, beginning, (flags, slot, shares))?;
     if caller.tid == 0 {
         return retries::open_shared(engine, state, caller, txn, flags).map(OpenStep::Done);
     }
