@@ -114,8 +114,8 @@ const ROOMS: [(&str, &str); 8] = [
     ),
     (
         "base",
-        "abandon advice current errors files handle/listing handle/mod handle/table lines mod opening orders own_saves \
-         passed publication rest setid state strangers target watchers",
+        "abandon advice current directories errors files handle/listing handle/mod handle/table lines mod opening orders own_saves \
+         passed publication rest savers setid state strangers target watchers",
     ),
 ];
 

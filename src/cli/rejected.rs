@@ -225,6 +225,10 @@ fn restore_round(
     }
     for (one, place) in places {
         let own = id_name(one.id);
+        // One that was made for them has gone with them.
+        if let Some(parent) = place.parent() {
+            std::fs::create_dir_all(parent).ok();
+        }
         write(dir, &own, &mut open(dir, &own)?, &place)?;
     }
     Ok(exit::OK)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::documents::texts;
-use super::{Engine, State, durability, publish, room, rounds, stat};
+use super::{Engine, State, directories, durability, publish, room, rounds, stat};
 use crate::commit::{Broken, CheckpointItem, Round, Todo};
 use crate::journal::{Edit, JournalError, Record};
 use crate::runtime::Awaited;
@@ -275,7 +275,8 @@ pub(super) fn rotate(engine: &Engine, state: &mut State) {
         let records = txns.into_iter().flat_map(|t| records_of(engine, state, t));
         records.collect::<Vec<Record>>()
     };
-    let (older, newer) = (records(older), records(newer));
+    let (older, mut newer) = (records(older), records(newer));
+    newer.extend(directories::all_begun(state));
     let complete = rounds::carried(state);
     let (next_id, growing) = (state.txns.last_id().next(), &mut state.growing);
     let aborting = state.txns.aborting();

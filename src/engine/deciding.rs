@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
+use super::savers::wake_watch;
 use super::state::{sleep, sleep_until};
-use super::{Engine, State, current};
-use crate::group::Saver;
+use super::{Engine, State, current, directories};
 use crate::namespace::NodeKind;
 use crate::runtime::Awaited;
-use crate::sys::{failpoint, pidfd, proc};
+use crate::sys::failpoint;
 use crate::txn::Transaction;
 use crate::types::{Dentry, NodeId, OpResult, TxnId};
 
@@ -121,28 +121,11 @@ pub(super) fn exists(engine: &Engine, state: &mut State, dentry: &Dentry) -> OpR
 /// Whether a saver of it has ended, so that it is about to be decided what becomes of it: who asks for the name waits for that.
 pub(super) fn is_due(state: &State, txn: &Transaction) -> bool {
     let round = txn.round().and_then(|round| state.txns.rounds.get(round));
-    let has_ended = |saver: &Saver| saver.ended.is_some() || has_ended(saver);
-    let is_due =
-        round.is_some_and(|round| !round.is_written() && round.savers.iter().all(has_ended));
+    let is_due = round.is_some_and(directories::is_due);
     if is_due {
         wake_watch(state);
     }
     is_due
-}
-
-/// Whether a process that takes part in a round has ended.
-pub(super) fn has_ended(saver: &Saver) -> bool {
-    match &saver.process {
-        Some(process) => pidfd::has_ended(process),
-        None => !proc::lives(saver.pid),
-    }
-}
-
-/// The thread that looks after rounds has something to do.
-pub(super) fn wake_watch(state: &State) {
-    if let Some(watch) = &state.txns.rounds.watch {
-        watch.unpark();
-    }
 }
 
 /// Transactions that are being decided upon hold up an unmount no longer than this.

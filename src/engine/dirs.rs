@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::handle::{DirEntry, Listing, OpenDirectory};
-use super::{Engine, State, deciding, pins, virtualdir};
+use super::{Engine, State, deciding, directories, pins, virtualdir};
 use crate::namespace::NodeKind;
 use crate::sys::{at, proc};
 use crate::types::{Caller, HandleId, NodeId, OpResult, ROOT};
@@ -83,6 +83,7 @@ fn list(engine: &Engine, caller: Caller, node: NodeId) -> OpResult<Vec<DirEntry>
     let mut guard = engine.lock();
     // What has been closed is there (C2).
     deciding::await_creations(&mut guard, node);
+    directories::await_due(&mut guard, node);
     let state = &mut *guard;
     let mut names: BTreeMap<OsString, (NodeId, FileType)> = BTreeMap::new();
     for entry in rustix::fs::Dir::new(at::open_listing(&*dir, quietly)?)? {
@@ -106,15 +107,18 @@ fn list(engine: &Engine, caller: Caller, node: NodeId) -> OpResult<Vec<DirEntry>
     }
     pins::lay_over(state, caller, node, &mut names);
     for txn in state.txns.values() {
-        let own = tgid.is_some_and(|t| super::seeing::sees(state, txn, (t, caller.tid)));
+        let own = || tgid.is_some_and(|t| super::seeing::sees(state, txn, (t, caller.tid)));
         if txn.dentry().dir == node
             && !txn.is_unlinked()
             && (txn.phase.is_open() || txn.phase.is_held())
-            && (txn.visibility.is_seen_by_all() || own)
+            && (txn.visibility.is_seen_by_all() || own())
         {
             let ino = txn.purpose.shown().unwrap_or(txn.node);
             names.insert(txn.dentry().name.clone(), (ino, FileType::RegularFile));
         }
+    }
+    for hidden in directories::hidden_in(state, node, tgid) {
+        names.remove(&hidden);
     }
     let mut entries = vec![
         DirEntry {

@@ -18,6 +18,7 @@ mod commit_points;
 mod copies;
 mod current;
 mod deciding;
+mod directories;
 mod dirs;
 mod documents;
 mod due;
@@ -65,6 +66,7 @@ mod resting;
 mod retries;
 mod room;
 mod rounds;
+mod savers;
 mod seeing;
 mod serving;
 mod setid;
@@ -230,7 +232,17 @@ impl Engine {
             .nodes
             .path(dentry)
             .unwrap_or_else(|| PathBuf::from(&dentry.name));
-        self.rules.read().rules.decide(&path, creation)
+        let rules = self.rules.read();
+        let policy = rules.rules.decide(&path, creation);
+        match &policy.group {
+            Some(member)
+                if member.group.directory.is_some()
+                    && directories::place(self, state, dentry, member).is_none() =>
+            {
+                rules.rules.decide_alone(&path, creation)
+            }
+            _ => policy,
+        }
     }
 
     /// A path, relative to the root; what isn't known of it is `?`.

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use super::barrier::{Barrier, Step};
 use super::deciding::is_as_good_as_there;
 use super::{
-    Engine, State, barrier, checkpoint, current, deciding, durability, overwrites, pins, publish,
-    resolve, shared, stat, turns, virtualdir,
+    Engine, State, barrier, checkpoint, current, deciding, directories, durability, overwrites,
+    pins, publish, resolve, shared, stat, turns, virtualdir,
 };
 use crate::journal::{Edit, Record};
 use crate::rules::{Creation, Mode as RuleMode};
@@ -68,6 +68,7 @@ impl Engine {
             name: name.to_owned(),
         };
         pins::leave_names(self, caller.tid, &[&dentry]);
+        directories::note_removal(self, caller, &dentry);
         if self.lock().deciding_under(&dentry).is_some() {
             return self.on_worker(move |engine| {
                 deciding::await_decisions(engine, &[&dentry]);
@@ -391,7 +392,11 @@ impl Engine {
     }
 }
 
-fn rmdir_step(engine: &Engine, dentry: &Dentry, barrier: &mut Barrier) -> OpResult<Step<()>> {
+pub(super) fn rmdir_step(
+    engine: &Engine,
+    dentry: &Dentry,
+    barrier: &mut Barrier,
+) -> OpResult<Step<()>> {
     let mut guard = engine.lock();
     let state = &mut *guard;
     let id = current::current(engine, state, dentry)?;

@@ -6,19 +6,18 @@
 //! How savers end is seen by a thread that sleeps while there are no rounds.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::aborting::leave;
-use super::deciding::wake_watch;
 use super::publish::commit_all;
-use super::{Engine, State, growing, merging, state, turns};
+use super::savers::{add_saver, note_end, wake_watch};
+use super::{Engine, State, directories, growing, merging, state, turns};
 use crate::conflict::Save;
 use crate::group::{Entering, GroupRound, Saver, Verdict};
 use crate::journal::Record;
 use crate::runtime::Awaited;
 use crate::store::Unseen;
-use crate::sys::{failpoint, pidfd, proc};
+use crate::sys::{failpoint, proc};
 use crate::txn::{Abort, Ready, Transaction, WriterSlot};
 use crate::types::TxnId;
 
@@ -56,6 +55,9 @@ pub(super) fn enter(engine: &Engine, state: &mut State, id: TxnId) {
         if txn.phase.is_held()
             && let Some(round) = state.txns.rounds.get_mut(round)
         {
+            if round.directory.is_some() {
+                add_saver(round, pid);
+            }
             let freed = round.reopen(&dentry, id, Instant::now());
             state.txns.rounds.freed += freed;
         }
@@ -74,26 +76,24 @@ pub(super) fn enter(engine: &Engine, state: &mut State, id: TxnId) {
         );
         return;
     }
+    let place = directories::place(engine, state, &dentry, &membership);
+    if membership.group.directory.is_some() && place.is_none() {
+        return;
+    }
     let entering = Entering {
         membership: &membership,
         dentry: &dentry,
         txn: id,
         pid,
+        place,
+        is_young: place.is_some_and(|place| directories::is_young(state, place.top, pid)),
         now: Instant::now(),
     };
     let mut rounds = std::mem::take(&mut state.txns.rounds);
     let descends = |pid, of| proc::is_self_or_descendant(pid, of);
     let round = rounds.enter(&entering, descends, || state.txns.new_id());
-    if let Some(round) = rounds.get_mut(round)
-        && !round.has_saver(pid)
-    {
-        let process = pidfd::pidfd(pid).map(Arc::new);
-        round.savers.push(Saver {
-            pid,
-            command: proc::comm(pid).unwrap_or_default(),
-            process,
-            ended: None,
-        });
+    if let Some(round) = rounds.get_mut(round) {
+        add_saver(round, pid);
     }
     state.txns.rounds = rounds;
     wake_watch(state);
@@ -191,6 +191,7 @@ pub(super) fn hold(engine: &Engine, state: &mut State, id: TxnId) -> bool {
         return false;
     };
     let dentry = txn.dentry().clone();
+    let is_restored = txn.purpose.is_restore();
     let at_end = txn.participants.was_closed_at_end() && !failpoint::mutant("C23-status");
     let closer = txn.participants.last_closer();
     txn.phase.hold();
@@ -206,10 +207,7 @@ pub(super) fn hold(engine: &Engine, state: &mut State, id: TxnId) -> bool {
     let bytes = EDIT + path.as_os_str().len() as u64 + parts;
     engine.sequencer.keep(bytes);
     let replaced = state.txns.rounds.get_mut(round).and_then(|round| {
-        match at_end {
-            true => round.await_end(),
-            false => round.note_closed(closer),
-        }
+        note_close(round, (closer, at_end), is_restored);
         round.save(&dentry, id, bytes, Instant::now())
     });
     if let Some((replaced, bytes)) = replaced {
@@ -231,6 +229,21 @@ pub(super) fn hold(engine: &Engine, state: &mut State, id: TxnId) -> bool {
     state.wake_for(id, &dentry);
     decide_at_once(engine, state, round);
     true
+}
+
+/// A process has closed a member, perhaps as it was ending.
+fn note_close(round: &mut GroupRound, (closer, at_end): (u32, bool), is_restored: bool) {
+    match at_end {
+        true => round.await_end(closer),
+        false => round.note_closed(closer),
+    }
+    if let Some(directory) = &mut round.directory {
+        directory.is_restored |= is_restored;
+        // Of another one that was killed a moment ago it need not have been seen yet.
+        let is_other = |s: &&mut Saver| s.pid != closer && !failpoint::mutant("C23-noted");
+        let others = round.savers.iter_mut().filter(is_other);
+        others.for_each(note_end);
+    }
 }
 
 /// What waited is replaced by a later save of the same round: it ends as if its name had been unlinked.
@@ -288,7 +301,10 @@ pub(super) fn refuse(state: &mut State, id: TxnId, why: &Abort) {
         let why = format!("{}: {why}", dentry.name.to_string_lossy());
         round.refuse(&dentry, id, why, Instant::now());
         let ids: Vec<TxnId> = round.saved().collect();
+        // What others save of a directory belongs to what is rejected.
+        let is_closed = round.directory.is_none();
         if let Some(verdict) = round.verdict(Instant::now())
+            && is_closed
             && !failpoint::mutant("C23-refused")
         {
             let round = round.id;
@@ -334,6 +350,7 @@ fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
     let Some(verdict) = round.verdict(Instant::now()) else {
         return;
     };
+    let is_of_directory = round.directory.is_some();
     let ids: Vec<TxnId> = round.saved().collect();
     if let Verdict::Publish { incomplete: None } = verdict
         && failpoint::fail_point("round-at-once").is_ok()
@@ -344,8 +361,11 @@ fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
     {
         return publish(engine, state, id, None);
     }
-    // Who asks for them waits, and what is saved next is of another round.
-    close(state, id, verdict, &ids);
+    // Who asks for them waits, and what is saved next is of another round, but for a directory that fails.
+    let fails = is_of_directory && matches!(verdict, Verdict::Reject(_));
+    if !fails {
+        close(state, id, verdict, &ids);
+    }
     wake_watch(state);
 }
 
@@ -381,6 +401,10 @@ pub(super) fn publish(
             all.push((txn, save));
         }
     }
+    if all.is_empty() {
+        // A directory without files.
+        return directories::note_end(engine, state, &round, false);
+    }
     note_published(engine, state, &round, &all, incomplete);
     match failpoint::mutant("C23-one-commit") {
         true => all
@@ -388,6 +412,7 @@ pub(super) fn publish(
             .for_each(|one| commit_all(engine, state, vec![one])),
         false => commit_all(engine, state, all),
     }
+    directories::note_end(engine, state, &round, false);
     for (id, committed, save, node) in left {
         leave(engine, state, (id, committed), save);
         let file = state.file_of(node);

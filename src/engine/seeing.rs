@@ -1,13 +1,16 @@
 //! Who sees what is being written, and by which name a thread has come to a node.
 
-use super::State;
 use super::probe::Looks;
+use super::{State, directories};
 use crate::sys::{failpoint, proc};
 use crate::txn::{Transaction, View};
 use crate::types::{Dentry, NodeId, TxnId};
 
 /// Whether what a thread of a process finds under the name is the staged content (C1).
 pub(super) fn sees(state: &State, txn: &Transaction, (tgid, tid): (u32, u32)) -> bool {
+    if directories::is_shared(state, txn, tgid) {
+        return true;
+    }
     let open_to_process = txn.is_open_to_its_process();
     match txn.participants.view((tgid, tid), open_to_process) {
         View::Staged => true,

@@ -4,14 +4,17 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::aborting::Aborted;
-use super::deciding::has_ended;
 use super::rounds::{TICK, TRIES, carried, close, fits, has_no_place, use_freed};
-use super::{Engine, State, aborting, finishing, prepare};
+use super::savers::note_end;
+use super::{Engine, State, aborting, barrier, current, directories, finishing, names, prepare};
 use super::{publish, rounds};
-use crate::group::{End, Saver, Verdict};
+use crate::group::Verdict;
 use crate::journal::Record;
-use crate::sys::{failpoint, pidfd};
+use crate::runtime::Awaited;
+use crate::sys::{failpoint, proc};
 use crate::txn::Abort;
 use crate::types::{OpResult, TxnId};
 
@@ -24,6 +27,7 @@ pub(super) fn look_after(
         let mut guard = engine.lock();
         let state = &mut *guard;
         use_freed(engine, state);
+        directories::end_removals(state);
         for id in std::mem::take(&mut state.txns.rounds.dropped) {
             aborted.extend(finishing::finish(engine, state, id));
         }
@@ -47,11 +51,12 @@ pub(super) fn look_after(
 
 /// All that was saved of a round goes to rejected.
 pub(super) fn reject(engine: &Engine, state: &mut State, id: TxnId, why: &str) -> Vec<Aborted> {
-    let Some(round) = state.txns.rounds.end(id) else {
+    let Some(mut round) = state.txns.rounds.end(id) else {
         return Vec::new();
     };
     engine.sequencer.use_kept(round.bytes());
-    state.txns.rounds.counts.rejected += 1;
+    let has_failed = round.directory.as_ref().is_some_and(|d| d.failed.is_some());
+    state.txns.rounds.counts.rejected += u64::from(!has_failed);
     let mut aborted = Vec::new();
     for id in round.saved() {
         if let Some(txn) = state.txns.get_mut(&id)
@@ -63,6 +68,16 @@ pub(super) fn reject(engine: &Engine, state: &mut State, id: TxnId, why: &str) -
                 .ok();
         }
         aborted.extend(finishing::finish(engine, state, id));
+    }
+    let is_over = round.is_bare() || failpoint::mutant("C23-failed");
+    match &round.directory {
+        Some(_) if is_over => directories::note_end(engine, state, &round, true),
+        Some(_) => {
+            // What others still save in it belongs to it.
+            round.fail(why, proc::Moment::now());
+            state.txns.rounds.go_on(round);
+        }
+        None => {}
     }
     aborted
 }
@@ -94,7 +109,7 @@ pub(super) fn make_fit(engine: &Engine, unfit: &[TxnId]) -> Option<String> {
 
 /// What isn't committed goes to rejected on a worker: other rounds don't wait for the disk meanwhile.
 pub(super) fn finish_later(engine: &Arc<Engine>, aborted: Vec<Aborted>) {
-    if !aborted.is_empty() {
+    if !aborted.is_empty() || !engine.lock().txns.rounds.husks.is_empty() {
         engine.on_worker(move |engine| finish_now(engine, aborted));
     }
 }
@@ -102,6 +117,51 @@ pub(super) fn finish_later(engine: &Arc<Engine>, aborted: Vec<Aborted>) {
 pub(super) fn finish_now(engine: &Engine, aborted: Vec<Aborted>) {
     for aborted in aborted {
         aborting::finish_aborted(engine, aborted);
+    }
+    remove_husks(engine);
+}
+
+/// Directories that were made for rounds that have failed go, the inner ones first, unless something else is in them.
+fn remove_husks(engine: &Engine) {
+    while let Some((husk, dentry)) = {
+        let state = engine.lock();
+        let last = state.txns.rounds.husks.last().copied();
+        last.map(|husk| {
+            (
+                husk,
+                state.nodes.get(husk.dir).and_then(|node| node.at.clone()),
+            )
+        })
+    } {
+        let removed = dentry.as_ref().map(|dentry| {
+            barrier::checkpoint_until(engine, |engine, barrier| {
+                let mut state = engine.lock();
+                let is_it = current::current(engine, &mut state, dentry) == Ok(husk.dir);
+                if !is_it || state.txns.creates_in(husk.dir) {
+                    return Err(Errno::NOENT);
+                }
+                drop(state);
+                names::rmdir_step(engine, dentry, barrier)
+            })
+        });
+        let mut state = engine.lock();
+        if let (Some(Err(errno)), Some(dentry)) = (removed, &dentry)
+            && errno != Errno::NOENT
+        {
+            let path = engine.show(&state, dentry);
+            log::info!("{path}: stays, though nothing that was saved in it is published: {errno}");
+        }
+        let husks = &mut state.txns.rounds.husks;
+        husks.retain(|other| other.dir != husk.dir);
+        if !husks.iter().any(|other| other.round == husk.round) {
+            engine
+                .sequencer
+                .append(&Record::Abort { id: husk.round })
+                .ok();
+        }
+        if let Some(dentry) = dentry {
+            state.wake(Awaited::Creation(dentry.dir));
+        }
     }
 }
 
@@ -113,9 +173,14 @@ pub(super) fn decide(engine: &Engine, id: TxnId, last: bool) -> Vec<Aborted> {
         let Some(round) = state.txns.rounds.get(id) else {
             break;
         };
+        let rest = match last {
+            true => round.rest(),
+            false => Duration::ZERO,
+        };
+        let now = Instant::now() + rest;
         let verdict = match failpoint::mutant("C23-decided") {
-            true => round.judge(Instant::now()),
-            false => round.verdict(Instant::now()),
+            true => round.judge(now),
+            false => round.verdict(now),
         };
         let ids: Vec<TxnId> = round.saved().collect();
         let verdict = match verdict {
@@ -124,6 +189,7 @@ pub(super) fn decide(engine: &Engine, id: TxnId, last: bool) -> Vec<Aborted> {
                 None => Verdict::Publish { incomplete },
             },
             Some(Verdict::Reject(why)) => Verdict::Reject(why),
+            None if last && round.is_bare() => Verdict::Publish { incomplete: None },
             None if last => Verdict::Reject("the file system was unmounted".to_owned()),
             None => break,
         };
@@ -188,6 +254,14 @@ pub(super) fn end_all(engine: &Engine) {
     for id in ids {
         aborted.extend(decide(engine, id, true));
     }
+    let mut guard = engine.lock();
+    let left: Vec<TxnId> = guard.txns.rounds.all().map(|round| round.id).collect();
+    for id in left {
+        if let Some(round) = guard.txns.rounds.end(id) {
+            directories::note_end(engine, &mut guard, &round, true);
+        }
+    }
+    drop(guard);
     finish_now(engine, aborted);
 }
 
@@ -203,23 +277,4 @@ pub(super) fn await_end(savers: &[Arc<std::os::fd::OwnedFd>]) {
         tv_nsec: TICK.as_nanos() as i64,
     };
     poll(&mut fds, Some(&tick)).ok();
-}
-
-/// Notes how a saver has ended, if it has.
-pub(super) fn note_end(saver: &mut Saver) {
-    if saver.ended.is_some() || !has_ended(saver) {
-        return;
-    }
-    let status = saver
-        .process
-        .as_ref()
-        .and_then(|fd| pidfd::status(saver.pid, fd));
-    let status = status.filter(|_| !failpoint::mutant("C23-status"));
-    saver.ended = Some(match status {
-        None | Some(0) => End::Well,
-        Some(status) if status & 0x7f != 0 => {
-            End::Badly(format!("was ended by signal {}", status & 0x7f))
-        }
-        Some(status) => End::Badly(format!("has ended with status {}", status >> 8 & 0xff)),
-    });
 }

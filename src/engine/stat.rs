@@ -77,7 +77,10 @@ pub(super) fn name_ttl(state: &State, node: &Node) -> Duration {
     let is_kept = match node.kind {
         NodeKind::Dir | NodeKind::Special => {
             let names = &state.nodes.kept_names;
-            !names.is_asked_each_time(node.id) && node.at.as_ref().is_none_or(is_nobodys)
+            !names.is_asked_each_time(node.id)
+                && node.at.as_ref().is_none_or(is_nobodys)
+                // It may go with its round.
+                && !super::directories::is_hidden(state, node.id)
         }
         NodeKind::File | NodeKind::Private(_) => false,
     };

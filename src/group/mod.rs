@@ -1,6 +1,7 @@
 //! Groups: files that become versions together (C23). Which paths belong to one is said by rules ([`Group`]); what one saver
 //! saves of a group is a round ([`Rounds`]), whose members wait until it is complete. Pure: knows of numbers, names and moments.
 
+mod directory;
 mod pattern;
 mod pins;
 mod rounds;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use directory::{DirectoryRule, FailedPart, Husk, Place, Removal, RoundDirectory};
 pub use pattern::{Pattern, PatternFault};
 pub use pins::{GroupKey, PinTold, PinnedMember, PinnedView, PinningThread, Pins};
 pub use rounds::{End, Entering, GroupCounts, GroupRound, RoundMember, Rounds, Saver, Verdict};
@@ -56,11 +58,16 @@ pub struct Group {
     pub on_incomplete: OnIncomplete,
     /// Which versions readers find.
     pub readers: Readers,
+    /// It is all that lies in a directory: the patterns are of paths in that, and the last matches any.
+    pub directory: Option<DirectoryRule>,
 }
 
 impl Group {
     /// Which member a path is, relative to the mount's root.
     pub fn find(self: &Arc<Group>, path: &Path) -> Option<Membership> {
+        if let Some(directory) = &self.directory {
+            return self.find_below(directory, path);
+        }
         let mut patterns = self.patterns.iter().enumerate();
         patterns.find_map(|(pattern, of)| {
             let binding = of.find(path)?;

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Binding, Group, Membership, OnIncomplete, Pins};
-use crate::types::{Dentry, TxnId};
+use super::{Binding, Group, Husk, Membership, OnIncomplete, Pins, Place, Removal, RoundDirectory};
+use crate::sys::proc;
+use crate::types::{Dentry, NodeId, TxnId};
 
 /// How a process has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Saver {
     pub process: Option<Arc<OwnedFd>>,
     /// How it has ended.
     pub ended: Option<End>,
+    /// It has closed a member as it was ending.
+    pub is_ending: bool,
 }
 
 /// A file of a round.
@@ -81,6 +84,8 @@ pub struct GroupRound {
     decided: Option<Verdict>,
     /// Some of it was closed by a process that was ending: how, is seen when it has ended.
     awaits_end: bool,
+    /// It is all that is saved in a directory, by whom ever.
+    pub directory: Option<RoundDirectory>,
 }
 
 /// Who opens a member.
@@ -94,6 +99,10 @@ pub struct Entering<'a> {
     pub txn: TxnId,
     /// The process.
     pub pid: u32,
+    /// The directory, if the group is one.
+    pub place: Option<Place>,
+    /// It was started since what was saved there before was rejected.
+    pub is_young: bool,
     /// When.
     pub now: Instant,
 }
@@ -133,6 +142,10 @@ pub struct Rounds {
     pub freed: u64,
     /// Transactions whose names were unlinked, or that others of their round have replaced: to be ended.
     pub dropped: Vec<TxnId>,
+    /// Directories that were made for rounds that have failed: they go, and aren't listed until then.
+    pub husks: Vec<Husk>,
+    /// Directories that are being removed.
+    pub removals: Vec<Removal>,
     /// The thread that looks after them.
     pub watch: Option<std::thread::Thread>,
     /// Which generations are pinned.
@@ -165,6 +178,11 @@ impl Rounds {
         self.open.remove(&id)
     }
 
+    /// One that has failed goes on, for what its savers still save.
+    pub fn go_on(&mut self, round: GroupRound) {
+        self.open.insert(round.id, round);
+    }
+
     /// A member is opened: into the round of its process, or of one that this descends from, or into a new one, numbered by
     /// `number`. Gives its number.
     pub fn enter(
@@ -180,12 +198,27 @@ impl Rounds {
                 && round.binding == membership.binding
                 && (round.has_saver(pid) || round.has_ancestor_of(pid, &descends))
         };
-        let id = self.open.values().find(is_its).map(|round| round.id);
-        let id = id.unwrap_or_else(number);
+        let id = match entering.place {
+            Some(place) => self.of_directory(place.top).map(|round| round.id),
+            None => self.open.values().find(is_its).map(|round| round.id),
+        };
+        let over = id.filter(|id| self.is_over_for(*id, entering));
+        let id = id.filter(|_| over.is_none()).unwrap_or_else(number);
+        let left = over.and_then(|over| self.open.remove(&over)?.directory);
         let round = self
             .open
             .entry(id)
             .or_insert_with(|| GroupRound::new(id, membership, entering.now));
+        if let Some(place) = entering.place {
+            let directory = round
+                .directory
+                .get_or_insert_with(|| RoundDirectory::new(place));
+            if let Some(left) = left {
+                // It is the same directory.
+                (directory.is_new, directory.hidden, directory.made) =
+                    (left.is_new, left.hidden, left.made);
+            }
+        }
         round.active = entering.now;
         round.change(entering.dentry, |member| {
             member.pattern = membership.pattern;
@@ -194,6 +227,46 @@ impl Rounds {
             }
         });
         id
+    }
+
+    /// The round of a directory that is open.
+    pub fn of_directory(&self, top: NodeId) -> Option<&GroupRound> {
+        let of = |round: &&GroupRound| round.directory.as_ref().is_some_and(|d| d.top == top);
+        self.open.values().find(|r| !r.is_deciding() && of(r))
+    }
+
+    /// A round of a directory begins before any of its members is opened, or goes on.
+    pub fn enter_directory(
+        &mut self,
+        membership: &Membership,
+        place: Place,
+        number: impl FnOnce() -> TxnId,
+        now: Instant,
+    ) -> &mut GroupRound {
+        let id = self.of_directory(place.top).map(|round| round.id);
+        let id = id.unwrap_or_else(number);
+        let round = self
+            .open
+            .entry(id)
+            .or_insert_with(|| GroupRound::new(id, membership, now));
+        round
+            .directory
+            .get_or_insert_with(|| RoundDirectory::new(place));
+        round.active = now;
+        round
+    }
+
+    fn is_over_for(&mut self, id: TxnId, entering: &Entering<'_>) -> bool {
+        let Some(round) = self.open.get_mut(&id) else {
+            return false;
+        };
+        let rests = entering.now.saturating_duration_since(round.active);
+        let has_rested = rests >= round.group.grace();
+        let is_bare = round.is_bare();
+        let directory = round.directory.as_mut();
+        directory.is_some_and(|directory| {
+            directory.is_over_for(entering.dentry, entering.is_young, has_rested) && is_bare
+        })
     }
 
     /// A transaction leaves its round: it has another name, was unlinked, or has changed nothing. A round without members ends.
@@ -206,7 +279,7 @@ impl Rounds {
             member.writing.retain(|t| *t != txn);
             member.saved.take_if(|saved| saved.txn == txn)
         });
-        if round.members.is_empty() {
+        if round.members.is_empty() && round.directory.is_none() {
             self.open.remove(&id);
         }
         left.map_or(0, |left| left.bytes)
@@ -229,6 +302,7 @@ impl GroupRound {
             bytes: 0,
             decided: None,
             awaits_end: false,
+            directory: None,
         }
     }
 
@@ -268,6 +342,11 @@ impl GroupRound {
             .any(|s| s.pid == pid && s.ended.is_none())
     }
 
+    /// Whether a process takes part, or descends from one that does.
+    pub fn is_of(&self, pid: u32, descends: impl Fn(u32, u32) -> bool) -> bool {
+        self.has_saver(pid) || self.has_ancestor_of(pid, descends)
+    }
+
     fn has_ancestor_of(&self, pid: u32, descends: impl Fn(u32, u32) -> bool) -> bool {
         let mut living = self.savers.iter().filter(|s| s.ended.is_none());
         living.any(|s| descends(pid, s.pid))
@@ -276,7 +355,7 @@ impl GroupRound {
     /// A process has closed a member, and was to go on: how it has ended since doesn't count for what was complete by that.
     pub fn note_closed(&mut self, pid: u32) {
         for saver in self.savers.iter_mut().filter(|s| s.pid == pid) {
-            saver.ended = None;
+            (saver.ended, saver.is_ending) = (None, false);
         }
     }
 
@@ -353,8 +432,68 @@ impl GroupRound {
     }
 
     /// Some of it was closed by a process that was ending.
-    pub fn await_end(&mut self) {
+    pub fn await_end(&mut self, pid: u32) {
         self.awaits_end = true;
+        for saver in self.savers.iter_mut().filter(|s| s.pid == pid) {
+            saver.is_ending = true;
+        }
+    }
+
+    /// Whether it is still to be seen how somebody has ended who has closed some of it.
+    fn is_awaiting_end(&self) -> bool {
+        match &self.directory {
+            // The ranks of a job end at their own times.
+            Some(_) => self.savers.iter().any(|s| s.is_ending && s.ended.is_none()),
+            None => self.awaits_end && !self.is_left(),
+        }
+    }
+
+    /// Whether what its group names is there.
+    pub fn has_named(&self) -> bool {
+        let is_closed = |pattern: usize| {
+            let there = self.there.get(pattern);
+            there.is_some_and(|(closed, _)| *closed > 0)
+        };
+        self.group.completing().all(is_closed)
+    }
+
+    /// Whether more of a directory is to be expected from others, as something is missing: ranks of a job begin and end at their
+    /// own times.
+    pub fn waits_for_others(&self) -> bool {
+        let Some(directory) = &self.directory else {
+            return false;
+        };
+        match directory.failed {
+            Some(_) => self.is_bare(),
+            None => {
+                let lacks = !self.is_bare() && !self.has_named();
+                lacks && !directory.is_restored && self.failure().is_none()
+            }
+        }
+    }
+
+    /// How much later than it would be now it is decided, if who saves it has ended.
+    pub fn rest(&self) -> Duration {
+        match self.is_left() {
+            true => self.group.grace(),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// Whether it is one of a directory without files.
+    pub fn is_bare(&self) -> bool {
+        self.directory.is_some() && self.members.is_empty()
+    }
+
+    /// All that was saved of it was rejected. Others of its savers may go on.
+    pub fn fail(&mut self, why: &str, at: proc::Moment) {
+        if let Some(directory) = &mut self.directory {
+            directory.fail(why, at, self.members.keys().cloned());
+        }
+        self.members.clear();
+        self.order.clear();
+        self.there.fill((0, 0));
+        (self.writing, self.bytes, self.decided) = (0, 0, None);
     }
 
     /// It is being decided: nothing joins it any more, and how its savers end from now on doesn't count.
@@ -402,19 +541,33 @@ impl GroupRound {
         if self.writing > 0 {
             return None;
         }
-        let is_closed = |pattern: usize| {
-            self.there
-                .get(pattern)
-                .is_some_and(|(closed, _)| *closed > 0)
-        };
-        let is_complete =
-            self.group.completing().all(is_closed) && (!self.awaits_end || self.is_left());
-        let is_late = now.saturating_duration_since(self.active) >= self.group.timeout;
-        if !is_complete && !self.is_left() && !is_late {
+        let quiet = now.saturating_duration_since(self.active);
+        let is_late = quiet >= self.group.timeout;
+        if let Some(directory) = &self.directory {
+            let failed = directory
+                .failed
+                .as_ref()
+                .map(|f| Verdict::Reject(f.why.clone()));
+            if self.members.is_empty() {
+                // Nothing is there; what has failed stays so as long as somebody may go on with it.
+                let is_over = match &failed {
+                    Some(_) => self.is_left() && quiet >= self.group.grace(),
+                    None => self.is_left() || is_late,
+                };
+                return is_over.then(|| failed.unwrap_or(Verdict::Publish { incomplete: None }));
+            }
+            if failed.is_some() {
+                return failed;
+            }
+        }
+        let is_settled = quiet >= self.group.settles() || self.is_left();
+        let is_complete = self.has_named() && !self.is_awaiting_end() && is_settled;
+        let is_over = self.is_left() && (!self.waits_for_others() || quiet >= self.group.grace());
+        if !is_complete && !is_over && !is_late {
             return None;
         }
         if let Some(why) = self.failure() {
-            return Some(self.fail(why));
+            return Some(self.failed(why));
         }
         if is_complete {
             return Some(Verdict::Publish { incomplete: None });
@@ -425,7 +578,7 @@ impl GroupRound {
             true => Verdict::Publish {
                 incomplete: Some((missing, format!("its saver has ended without {without}"))),
             },
-            false => self.fail(format!(
+            false => self.failed(format!(
                 "for {:?} nothing of it was saved, and there is no {without}",
                 self.group.timeout
             )),
@@ -452,7 +605,14 @@ impl GroupRound {
             .savers
             .iter()
             .any(|s| matches!(s.ended, Some(End::Badly(_))));
-        self.writing == 1 && !is_refused && !failed && self.group.completing().all(is_closed)
+        let failed = failed || self.directory.as_ref().is_some_and(|d| d.failed.is_some());
+        let waits =
+            !self.group.settles().is_zero() || self.directory.is_some() && self.is_awaiting_end();
+        self.writing == 1
+            && !is_refused
+            && !failed
+            && !waits
+            && self.group.completing().all(is_closed)
     }
 
     /// What stands against publishing it.
@@ -464,7 +624,7 @@ impl GroupRound {
         killed.or_else(|| self.members.values().find_map(|m| m.refused.clone()))
     }
 
-    fn fail(&self, why: String) -> Verdict {
+    fn failed(&self, why: String) -> Verdict {
         let publishes = self.group.on_incomplete == OnIncomplete::Commit && !self.order.is_empty();
         match publishes {
             true => Verdict::Publish {

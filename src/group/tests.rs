@@ -16,6 +16,7 @@ fn group(files: &[&str], optional: &[&str], complete: &[usize]) -> Arc<Group> {
         timeout: Duration::from_secs(60),
         on_incomplete: OnIncomplete::Reject,
         readers: Readers::Newest,
+        directory: None,
     })
 }
 
@@ -121,6 +122,8 @@ impl Bench {
             dentry: &dentry,
             txn: TxnId(txn),
             pid,
+            place: None,
+            is_young: false,
             now: self.now,
         };
         let last = &mut self.last;
@@ -138,6 +141,7 @@ impl Bench {
                 command: "saver".into(),
                 process: None,
                 ended: None,
+                is_ending: false,
             });
         }
         id

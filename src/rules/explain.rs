@@ -143,8 +143,14 @@ impl Rules {
     pub fn doubts(&self) -> Vec<String> {
         let mut doubts = Vec::new();
         for group in self.groups.iter() {
-            for pattern in &group.patterns {
-                let sample = pattern.sample();
+            let of_directory = group.directory.as_ref();
+            let named = match of_directory {
+                Some(_) => group.patterns.len() - 1,
+                None => group.patterns.len(),
+            };
+            for pattern in &group.patterns[..named] {
+                let dir = of_directory.map(|d| format!("{}/", d.pattern.sample()));
+                let sample = dir.unwrap_or_default() + &pattern.sample();
                 let path = Path::new(&sample);
                 let exclusive = Creation {
                     exclusive: true,
@@ -198,15 +204,45 @@ impl Rules {
             Readers::Newest => value,
             Readers::Pin => value + ", readers pin",
         };
-        let text = group.patterns[*pattern].written();
-        told(
-            value,
-            format!(
-                "{}:{}, group {}, {text:?}",
-                self.file, group.line, group.number
-            ),
-        )
+        let place = format!("{}:{}, group {}", self.file, group.line, group.number);
+        let text = match &group.directory {
+            Some(rule) => rule.pattern.written(),
+            None => group.patterns[*pattern].written(),
+        };
+        let why = format!("{place}, {text:?}{}", of_directory(&policy.group));
+        told(value, why)
     }
+}
+
+/// What a group that is a directory does with a file in it.
+fn of_directory(member: &Option<Membership>) -> String {
+    let Some(member) = member else {
+        return String::new();
+    };
+    let group = &member.group;
+    let Some((rule, dir)) = group.directory.as_ref().zip(member.directory()) else {
+        return String::new();
+    };
+    let when = match rule.existing {
+        true => "is saved",
+        false => "is new",
+    };
+    let named = group.complete.iter();
+    let named: Vec<String> = named
+        .map(|n| group.patterns[*n].filled(&member.binding))
+        .collect();
+    let mut until = Vec::new();
+    if !named.is_empty() {
+        until.push(format!("{} is there", named.join(", ")));
+    }
+    if !group.settles().is_zero() {
+        until.push(format!("nothing was written for {:?}", group.settles()));
+    }
+    format!(
+        ": while {} {when}, until {}",
+        dir.display(),
+        until.join(" and ")
+    )
 }
 
 /// The glob that matches one path alone.

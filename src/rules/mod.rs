@@ -7,6 +7,7 @@
 
 mod builtin;
 mod explain;
+mod of_directory;
 mod parse;
 mod policy;
 mod sample;
@@ -17,7 +18,7 @@ use std::{ffi::OsStr, fmt::Write as _, path::Path, sync::Arc};
 
 use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::group::{Group, Readers};
+use crate::group::{Group, Membership, Readers};
 use crate::guard::Guard;
 use crate::sys::failpoint;
 use policy::Settings;
@@ -231,13 +232,24 @@ impl Rules {
     /// How the file at `rel_path`, relative to the mount's root, is to be treated. The path need
     /// not be UTF-8.
     pub fn decide(&self, rel_path: &Path, creation: Creation) -> Policy {
+        let mut policy = self.decide_alone(rel_path, creation);
+        self.join_group(rel_path, creation, &mut policy);
+        policy
+    }
+
+    /// [`Rules::decide`], as if there were no groups.
+    pub fn decide_alone(&self, rel_path: &Path, creation: Creation) -> Policy {
         let mut settings = Settings::default();
         for rule in self.matching(rel_path, creation) {
             settings.complete_from(&rule.settings);
         }
-        let mut policy = settings.into_policy(&self.no_counters);
-        self.join_group(rel_path, creation, &mut policy);
-        policy
+        settings.into_policy(&self.no_counters)
+    }
+
+    /// The group of a directory: it is one, or lies in one.
+    pub fn group_of_directory(&self, rel_path: &Path) -> Option<Membership> {
+        let groups = self.groups.iter().filter(|_| !failpoint::mutant("C23"));
+        groups.into_iter().find_map(|g| g.find_directory(rel_path))
     }
 
     /// Makes a path's treatment that of a member, if it is one: what is written of it is staged to its close, by whatever its rules

@@ -10,6 +10,7 @@ use toml::{
 
 use super::{
     Origin, Rule,
+    of_directory::DirectoryTable,
     policy::{Choice, KEYS, Settings},
 };
 use crate::group::{Group, OnIncomplete, Pattern, Readers};
@@ -365,7 +366,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Patterns of one group at most: each open of a file compares its path with all.
 const MOST_PATTERNS: usize = 64;
 
-const GROUP_KEYS: &str = "files, optional, complete, timeout, on_incomplete and readers";
+const GROUP_KEYS: &str =
+    "files, optional, directory, existing, complete, settle, timeout, on_incomplete and readers";
 
 impl Choice for OnIncomplete {
     const NAMES: &'static [(&'static str, OnIncomplete)] = &[
@@ -385,6 +387,7 @@ struct GroupTable {
     files: Vec<Pattern>,
     optional: Vec<Pattern>,
     complete: Vec<Pattern>,
+    directory: DirectoryTable,
     timeout: Option<Duration>,
     on_incomplete: Option<OnIncomplete>,
     readers: Option<Readers>,
@@ -396,6 +399,9 @@ impl GroupTable {
             "files" => self.files = patterns(value)?,
             "optional" => self.optional = patterns(value)?,
             "complete" => self.complete = patterns(value)?,
+            "directory" => self.directory.pattern = Some(directory(value)?),
+            "existing" => self.directory.existing = Some(boolean(value)?),
+            "settle" => self.directory.settle = Some(duration(value)?),
             "timeout" => self.timeout = Some(duration(value)?),
             "on_incomplete" => self.on_incomplete = Some(choice(value)?),
             "readers" => self.readers = Some(choice(value)?),
@@ -411,10 +417,39 @@ impl GroupTable {
 
     /// What is wrong with it as a whole, at which key.
     fn group(self, number: u32, line: u32) -> Result<Group, (&'static str, Fault)> {
+        match self.directory.is_absent()? {
+            true => self.of_files(number, line),
+            false => self.of_directory(number, line),
+        }
+    }
+
+    fn of_directory(self, number: u32, line: u32) -> Result<Group, (&'static str, Fault)> {
+        for (key, patterns) in [("files", &self.files), ("optional", &self.optional)] {
+            if !patterns.is_empty() {
+                let problem = "a group has files or a directory, not both";
+                let remedy = "all files below a directory belong to its group; complete says which are waited for";
+                return Err((key, (problem.into(), remedy.into())));
+            }
+        }
+        let (rule, patterns) = self.directory.rule(&self.complete)?;
+        Ok(Group {
+            number,
+            line,
+            needed: 0,
+            complete: (0..patterns.len() - 1).collect(),
+            patterns,
+            timeout: self.timeout.unwrap_or(TIMEOUT),
+            on_incomplete: self.on_incomplete.unwrap_or(OnIncomplete::Reject),
+            readers: self.readers.unwrap_or(Readers::Newest),
+            directory: Some(rule),
+        })
+    }
+
+    fn of_files(self, number: u32, line: u32) -> Result<Group, (&'static str, Fault)> {
         let needed = self.files.len();
         let patterns: Vec<Pattern> = self.files.into_iter().chain(self.optional).collect();
         let Some(first) = patterns.first().filter(|_| needed > 0) else {
-            let remedy = "say which, as in files = [\"models/{s}.h5\", \"models/{s}.json\"]";
+            let remedy = "say which, as in files = [\"models/{s}.h5\", \"models/{s}.json\"], or directory = \"**/checkpoint-*\"";
             return Err(("files", ("the group has no files".into(), remedy.into())));
         };
         if patterns.len() > MOST_PATTERNS {
@@ -468,8 +503,14 @@ impl GroupTable {
             timeout: self.timeout.unwrap_or(TIMEOUT),
             on_incomplete: self.on_incomplete.unwrap_or(OnIncomplete::Reject),
             readers: self.readers.unwrap_or(Readers::Newest),
+            directory: None,
         })
     }
+}
+
+fn directory(value: &Value<'_>) -> Result<Pattern, Fault> {
+    let remedy = "give a pattern, as in \"**/checkpoint-*\"";
+    Pattern::parse(string(value, remedy)?)
 }
 
 fn patterns(value: &Value<'_>) -> Result<Vec<Pattern>, Fault> {

@@ -558,6 +558,65 @@ fn the_readers_of_a_group_pin_generations_where_a_rule_says_so() {
 }
 
 #[test]
+fn a_group_may_be_all_that_lies_in_a_directory() {
+    let rules = parse(
+        "[[group]]\ndirectory = \"**/checkpoint-*\"\ncomplete = [\"trainer_state.json\", \"*/x.db\"]\nsettle = \"2s\"\n\
+         [[group]]\ndirectory = \"best\"\nexisting = true\n",
+    );
+    let of = |path: &str| {
+        let group = rules.decide(Path::new(path), Creation::default()).group?;
+        Some((
+            group.group.number,
+            group.pattern,
+            group.directory()?.into_os_string(),
+        ))
+    };
+    let is = |path, expected: Option<(u32, usize, &str)>| {
+        assert_eq!(
+            of(path),
+            expected.map(|(n, p, d)| (n, p, d.into())),
+            "{path}"
+        );
+    };
+    is("out/checkpoint-1/a", Some((1, 2, "out/checkpoint-1")));
+    is(
+        "checkpoint-1/trainer_state.json",
+        Some((1, 0, "checkpoint-1")),
+    );
+    is(
+        "checkpoint-1/s/trainer_state.json",
+        Some((1, 2, "checkpoint-1")),
+    );
+    is("checkpoint-1/checkpoint-2/a", Some((1, 2, "checkpoint-1")));
+    is("tmp-checkpoint-1/a", None);
+    is("checkpoint-1", None);
+    is("a/best/b/c", Some((2, 0, "a/best")));
+    let directory = |path: &str| rules.group_of_directory(Path::new(path))?.directory();
+    assert_eq!(
+        directory("out/checkpoint-1"),
+        Some("out/checkpoint-1".into())
+    );
+    assert_eq!(directory("best/sub"), Some("best".into()));
+    assert_eq!(directory("out"), None);
+    let doubts = rules.doubts();
+    assert!(
+        doubts.len() == 1 && doubts[0].contains("group 1: \"/*/x.db\" is direct"),
+        "{doubts:?}"
+    );
+    let told = rules.explained(Path::new("checkpoint-1/a"), Creation::default());
+    assert_eq!(
+        told.last().unwrap().why,
+        "rules.toml:1, group 1, \"**/checkpoint-*\": while checkpoint-1 is new, until checkpoint-1/trainer_state.json, \
+         checkpoint-1/*/x.db is there and nothing was written for 2s"
+    );
+    let told = rules.explained(Path::new("best/a"), Creation::default());
+    assert_eq!(
+        told.last().unwrap().why,
+        "rules.toml:5, group 2, \"best\": while best is saved, until nothing was written for 10s"
+    );
+}
+
+#[test]
 fn what_is_no_group_is_refused_with_its_line_and_a_remedy() {
     for (text, problem) in [
         (
@@ -571,6 +630,38 @@ fn what_is_no_group_is_refused_with_its_line_and_a_remedy() {
         (
             "[[group]]\nfiles = [\"a\"]\nfoo = 1",
             "rules.toml:3, group 1, key foo: unknown key; the keys of a group are files",
+        ),
+        (
+            "[[group]]\ndirectory = \"d\"\nfiles = [\"a\"]",
+            "rules.toml:3, group 1, key files: a group has files or a directory, not both; all files below a directory belong",
+        ),
+        (
+            "[[group]]\ndirectory = [\"d\"]",
+            "group 1, key directory: expected a string, found array; give a pattern",
+        ),
+        (
+            "[[group]]\ndirectory = \"d/\"",
+            "group 1, key directory: \"d/\": it names no file",
+        ),
+        (
+            "[[group]]\ndirectory = \"d-{n}\"",
+            "group 1, key directory: \"d-{n}\" has {n} in braces; each directory is a group",
+        ),
+        (
+            "[[group]]\ndirectory = \"d\"\ncomplete = [\"{n}.json\"]",
+            "rules.toml:3, group 1, key complete: \"{n}.json\" has {n} in braces",
+        ),
+        (
+            "[[group]]\nfiles = [\"a\"]\nsettle = \"5s\"",
+            "rules.toml:3, group 1, key settle: it is for groups with a directory; say which",
+        ),
+        (
+            "[[group]]\nfiles = [\"a\"]\nexisting = true",
+            "group 1, key existing: it is for groups with a directory",
+        ),
+        (
+            "[[group]]\ndirectory = \"d\"\nexisting = \"yes\"",
+            "group 1, key existing: expected a boolean",
         ),
         (
             "[[group]]\nfiles = \"a\"",

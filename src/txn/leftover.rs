@@ -1,14 +1,24 @@
 //! What recovery finds staged and doesn't commit: it goes to rejected.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::Abort;
+use super::places::parent_of;
+use crate::rules::Rules;
 use crate::store::{Rejected, Store, Worth, id_name};
 use crate::sys::{at, failpoint};
 use crate::types::{TxnId, errno_of, now_ns, path_hex};
+
+/// Directories in directories are looked into so deep.
+const DEEPEST: u32 = 64;
 
 /// A staging file that belongs to no accepted commit.
 #[derive(Clone, Debug)]
@@ -32,6 +42,43 @@ pub struct Leftover {
 fn has_data(file: &File, only_daemon: bool) -> bool {
     let data = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0));
     !matches!(data, Err(Errno::NXIO)) && (only_daemon || !at::is_all_zeros(file).unwrap_or(false))
+}
+
+/// Directories of groups in which nothing is but what goes to rejected go, too: they would be listed as if something had been
+/// saved there. Before that goes, so that a recovery which is cut here begins anew. What can't be removed stays.
+pub(super) fn remove_emptied(store: &Store, rules: &Rules, leftovers: &[Leftover]) {
+    let rounds = leftovers.iter().filter(|leftover| leftover.round.is_some());
+    let paths = rounds.filter_map(|leftover| leftover.path.as_deref());
+    let tops = paths.filter_map(|path| rules.group_of_directory(path)?.directory());
+    let tops: BTreeSet<PathBuf> = tops.collect();
+    for top in tops.iter().filter(|_| !failpoint::mutant("C23-emptied")) {
+        if let Ok(Some((parent, name))) = parent_of(store, top)
+            && remove_empty(&parent, &name, 0)
+        {
+            at::sync_dir(parent.as_fd()).ok();
+        }
+    }
+}
+
+/// Removes a directory that has nothing in it but directories of which the same is true.
+fn remove_empty(parent: &OwnedFd, name: &OsStr, depth: u32) -> bool {
+    let remove = || rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR).is_ok();
+    if remove() {
+        return true;
+    }
+    let Ok(dir) = at::open_dir(parent, name) else {
+        return false;
+    };
+    let Ok(listing) = rustix::fs::Dir::read_from(&dir) else {
+        return false;
+    };
+    let names = listing.flatten().map(|e| e.file_name().to_bytes().to_vec());
+    for name in names.filter(|name| name != b"." && name != b"..") {
+        if depth >= DEEPEST || !remove_empty(&dir, OsStr::from_bytes(&name), depth + 1) {
+            return false;
+        }
+    }
+    remove()
 }
 
 /// Gives whether there was anything worth keeping.

@@ -21,6 +21,7 @@ mod participants;
 mod parts;
 mod passed;
 mod phase;
+mod places;
 mod preparation;
 mod promise;
 mod purpose;

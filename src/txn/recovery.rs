@@ -7,18 +7,18 @@
 //! journal that says "all of this is durable" stands before the first file is moved.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use super::gaps::{self, LastCommits, Lasts};
 use super::growth::{self, Growth};
-use super::leftover::reject;
+use super::leftover::{self, reject};
 use super::moves::Followed;
+use super::places::{have_places, parent_of};
 use super::told::{CompleteRounds, Recorded, SortedRecords, collect};
 use super::touched::Touched;
 use super::{part, replay};
@@ -255,6 +255,7 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
     let (applied, unplaced) =
         apply(store, &plan).map_err(io("putting committed versions in place"))?;
     failpoint::crash_point("recovery-applied");
+    leftover::remove_emptied(store, rules, &plan.leftovers);
     let mut rejected = 0;
     for leftover in plan.leftovers.iter().chain(&unplaced) {
         let was_kept = reject(store, leftover, only_daemon);
@@ -364,6 +365,7 @@ pub fn plan(
             (trusted, whole),
         )?;
     }
+    plan.leftovers.extend(rounds_begun(&transactions));
     for id in staged.difference(&used) {
         if let Some(file) = store.open_staging(*id)?
             && store.is_moved_away(&file)?
@@ -371,10 +373,16 @@ pub fn plan(
             plan.superfluous.push(*id);
             continue;
         }
-        let told = transactions.get(id);
-        plan.leftovers.push(left(*id, told));
+        plan.leftovers.push(left(*id, transactions.get(id)));
     }
     Ok(plan)
+}
+
+/// Rounds that the journal knows by the directories that were made for them.
+fn rounds_begun(transactions: &BTreeMap<TxnId, Recorded>) -> Vec<Leftover> {
+    let is_round = |(id, told): &(&TxnId, &Recorded)| told.round == Some(**id) && !told.aborted;
+    let begun = transactions.iter().filter(is_round);
+    begun.map(|(id, told)| left(*id, Some(told))).collect()
 }
 
 fn left(id: TxnId, told: Option<&Recorded>) -> Leftover {
@@ -544,7 +552,12 @@ fn roll_forward(
                 if edits.len() < complete[&round].len() {
                     continue;
                 }
-                std::mem::take(edits)
+                let edits = std::mem::take(edits);
+                if !have_places(store, &edits)? {
+                    // A power cut has taken their directory.
+                    continue;
+                }
+                edits
             }
             None => vec![edit],
         };
@@ -767,33 +780,6 @@ pub(super) fn found_at(store: &Store, path: &Path) -> Result<Option<(u64, bool)>
     };
     let is_dir = |mode| FileType::from_raw_mode(mode) == FileType::Directory;
     Ok(at::stat_at(&dir, &name)?.map(|stat| (stat.st_ino, is_dir(stat.st_mode))))
-}
-
-/// Directory and last name of a path below the root; `None` when a directory on the way is gone.
-/// Symlinks are never followed: the path was made of directories.
-fn parent_of(store: &Store, path: &Path) -> Result<Option<(OwnedFd, std::ffi::OsString)>, Errno> {
-    let mut dir = store.root.try_clone().map_err(|e| errno_of(&e))?;
-    let mut names: Vec<&OsStr> = Vec::new();
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => names.push(name),
-            _ => return Ok(None),
-        }
-    }
-    let Some((last, dirs)) = names.split_last() else {
-        return Ok(None);
-    };
-    if names[0] == crate::store::STATE_DIR {
-        return Ok(None);
-    }
-    for name in dirs {
-        dir = match at::open_dir(&dir, name) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-            Err(e) => return Err(e),
-        };
-    }
-    Ok(Some((dir, last.to_os_string())))
 }
 
 /// The data of what will be applied must be on the medium before any name changes.

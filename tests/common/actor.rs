@@ -360,7 +360,7 @@ impl Actor {
     }
 
     #[track_caller]
-    fn on_path(&mut self, operation: &str, path: &Path, args: &[&[u8]]) -> Answer {
+    pub fn on_path(&mut self, operation: &str, path: &Path, args: &[&[u8]]) -> Answer {
         let path = path.as_os_str().as_bytes();
         let all: Vec<&[u8]> = std::iter::once(path).chain(args.iter().copied()).collect();
         self.ask(operation, &all)

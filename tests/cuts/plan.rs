@@ -38,6 +38,8 @@ pub enum Kind {
     Victim,
     /// Saves three files that a rule groups (C23).
     Trio,
+    /// Makes, fills and removes directories that a rule groups.
+    Checkpointer,
     /// Syncs files of its own on the same disk, outside the mount: the file system may write out what
     /// others have done, in its own order.
     Neighbour,
@@ -65,18 +67,24 @@ pub const KINDS: &[Kind] = &[
     Kind::Neighbour,
     Kind::Trio,
     Kind::Trio,
+    Kind::Checkpointer,
+    Kind::Checkpointer,
 ];
 
 /// The files of a trio, in the order of their saves.
 pub const TRIO: [&str; 3] = ["trio.weights", "trio.metrics", "trio.metadata"];
 
-/// The rules of all: each trio is a group.
+/// What lies in a checkpoint, in the order of its saves; the last makes it complete.
+pub const CHECKPOINT: [&str; 4] = ["model", "part/state", "part/more", "end"];
+
+/// The rules of all: each trio is a group, and each checkpoint.
 pub fn rules() -> String {
     let files: Vec<String> = TRIO
         .iter()
         .map(|name| format!("\"w{{s}}/{name}\""))
         .collect();
-    format!("[[group]]\nfiles = [{}]\n", files.join(", "))
+    let trio = format!("[[group]]\nfiles = [{}]\n", files.join(", "));
+    trio + "[[group]]\ndirectory = \"w*/checkpoint-*\"\ncomplete = [\"end\"]\n"
 }
 
 pub const LOG: &str = "lines";
@@ -101,6 +109,13 @@ pub enum Step {
     },
     /// All three, each whole, of one number.
     Trio {
+        number: u64,
+        len: usize,
+        synced: bool,
+    },
+    /// A directory with all of its files, each whole, of one number.
+    Checkpoint {
+        path: String,
         number: u64,
         len: usize,
         synced: bool,
@@ -157,6 +172,9 @@ impl Step {
             Step::Trio { number, .. } => {
                 state.extend(TRIO.map(|name| (format!("w{me}/{name}"), *number)));
             }
+            Step::Checkpoint { path, number, .. } => {
+                state.extend(CHECKPOINT.map(|name| (format!("{path}/{name}"), *number)));
+            }
             Step::Line { path, number, .. } | Step::OneLine { path, number, .. } => {
                 state.insert(shared(path), *number);
             }
@@ -197,6 +215,7 @@ impl Step {
             Step::Save { way, .. } => matches!(way, Way::Synced | Way::Mapped),
             Step::OneLine { synced, .. }
             | Step::Edit { synced, .. }
+            | Step::Checkpoint { synced, .. }
             | Step::Trio { synced, .. } => *synced,
             Step::SyncLines | Step::SyncDirectory(_) => true,
             _ => false,
@@ -209,6 +228,7 @@ impl Step {
             self,
             Step::Save { .. }
                 | Step::Trio { .. }
+                | Step::Checkpoint { .. }
                 | Step::OneLine { .. }
                 | Step::SyncLines
                 | Step::CloseLines
@@ -363,6 +383,27 @@ impl Plan {
         }
     }
 
+    fn checkpointer(&mut self) {
+        let path = |number: u64| format!("checkpoint-{number}");
+        let len = 100 + self.random.below(9000) as usize;
+        let synced = self.random.one_in(4);
+        self.next.push_back(Step::Checkpoint {
+            path: self.own(&path(self.number)),
+            number: self.number,
+            len,
+            synced,
+        });
+        if self.number > 2 {
+            let old = self.own(&path(self.number - 2));
+            for name in CHECKPOINT {
+                self.next.push_back(Step::Unlink(format!("{old}/{name}")));
+            }
+            for directory in [format!("{old}/part"), old] {
+                self.next.push_back(Step::RemoveDirectory(directory));
+            }
+        }
+    }
+
     fn more(&mut self) {
         self.number += 1;
         let number = self.number;
@@ -418,6 +459,7 @@ impl Plan {
                     synced,
                 });
             }
+            Kind::Checkpointer => self.checkpointer(),
             Kind::Namer => self.namer(),
             Kind::Editor => {
                 let synced = self.random.one_in(5);

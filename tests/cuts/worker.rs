@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::content;
-use crate::plan::{DOCUMENT, GRID, KINDS, Plan, Step, TRIO, Way};
+use crate::plan::{CHECKPOINT, DOCUMENT, GRID, KINDS, Plan, Step, TRIO, Way};
 use crate::random::Random;
 
 /// Nanoseconds of the clock that all processes share.
@@ -145,18 +145,19 @@ impl Worker {
                 len,
                 synced,
             } => {
-                for name in TRIO {
-                    let path = self.root.join(format!("w{}/{name}", self.me));
-                    let mut file = File::create(path)?;
-                    file.write_all(&content::saved(self.me, *number, *len))?;
-                    // One of a round that isn't whole is kept, and not published: nothing is promised yet.
-                    if *synced {
-                        file.sync_all()?;
-                    }
-                    self.pause(2000);
-                    close(file)?;
-                }
-                Ok(())
+                let path = |name| format!("w{}/{name}", self.me);
+                self.save_round(&TRIO.map(path), *number, (*len, *synced))
+            }
+            Step::Checkpoint {
+                path,
+                number,
+                len,
+                synced,
+            } => {
+                fs::create_dir(self.root.join(path))?;
+                fs::create_dir(self.root.join(path).join("part"))?;
+                let paths = CHECKPOINT.map(|name| format!("{path}/{name}"));
+                self.save_round(&paths, *number, (*len, *synced))
             }
             Step::Line {
                 path,
@@ -214,6 +215,26 @@ impl Worker {
             }
             Step::KilledSave { path, number } => self.killed_save(path, *number),
         }
+    }
+
+    /// Files that a rule groups.
+    fn save_round(
+        &mut self,
+        paths: &[String],
+        number: u64,
+        (len, synced): (usize, bool),
+    ) -> io::Result<()> {
+        for path in paths {
+            let mut file = File::create(self.root.join(path))?;
+            file.write_all(&content::saved(self.me, number, len))?;
+            // One of a round that isn't whole is kept, and not published: nothing is promised yet.
+            if synced {
+                file.sync_all()?;
+            }
+            self.pause(2000);
+            close(file)?;
+        }
+        Ok(())
     }
 
     fn sync(&mut self, n: usize, file: &File, wanted: bool) -> io::Result<()> {

@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::super::open::creating;
-use super::super::{Engine, attrs, deciding, durability, pins, resolve};
+use super::super::{Engine, attrs, deciding, directories, durability, pins, resolve};
 use super::refuse_state_dir;
 use crate::namespace::NodeKind;
 use crate::sys::at;
@@ -123,10 +123,13 @@ fn make(
         _ => NodeKind::Special,
     };
     let key = (stat.st_dev, stat.st_ino);
-    let node = state.nodes.adopt(kind, fd, key, dentry);
+    let node = state.nodes.adopt(kind, fd, key, dentry.clone());
     node.lookups += 1;
     let id = node.id;
     durability::mark_dirty(engine, state, dir);
+    if kind == NodeKind::Dir {
+        directories::note_made(engine, state, caller, &dentry);
+    }
     drop(guard);
     resolve::attr(engine, id)
 }
