@@ -406,3 +406,50 @@ fn separate_mounts_hide_new_names_in_the_backing_directory_too() {
         "a plain file remains"
     );
 }
+
+/// How often the daemon has read something: once for each request, and what else it needs.
+fn reads(m: &Mount) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{}/io", m.daemon_pid())).expect("io");
+    let line = io.lines().find_map(|line| line.strip_prefix("syscr: "));
+    line.and_then(|n| n.parse().ok()).expect("syscr")
+}
+
+#[test]
+fn a_creation_says_how_long_its_attributes_hold() {
+    need_daemon!();
+    need_features!("created_attributes");
+    let create = "import os\n\
+        for n in range(100):\n    \
+            fd = os.open(f'{NAME}{n}', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)\n    \
+            os.write(fd, b'x' * 2048); os.close(fd)\n";
+    let cost = |m: &Mount| {
+        m.python(&create.replace("{NAME}", "warm")).ok();
+        let before = reads(m);
+        m.python(&create.replace("{NAME}", "f")).ok();
+        reads(m) - before
+    };
+    let with = cost(&mount!());
+    let without = cost(&mount!(
+        Mount::options().env("COMMITFS_WITHOUT", "created_attributes")
+    ));
+    println!(
+        "reads for 100 new files: {with}, and {without} where each is asked for its attributes"
+    );
+    assert!(with + 80 < without, "{with}, {without}");
+}
+
+#[test]
+fn who_looks_at_once_finds_nothing_of_a_new_file() {
+    let m = mount!();
+    let (mut writer, mut stranger) = (Actor::new(), Actor::new());
+    for n in 0..50 {
+        let path = m.path(format!("new-{n}.json"));
+        writer.open("f", "w", &path).unwrap();
+        let found = stranger.stat(&path);
+        assert!(found.is_err(), "a name that isn't there yet: {found:?}");
+        writer.write("f", "{}").unwrap();
+        assert_eq!(writer.fstat("f").unwrap().size, 2);
+        writer.close("f").unwrap();
+        assert_eq!(stranger.stat(&path).unwrap().size, 2);
+    }
+}

@@ -543,7 +543,7 @@ fn connect(
 ) -> io::Result<fuser::Session<Adapter>> {
     let dropper = Arc::new(NameDropper::default());
     let session = fuser::Session::from_fd(
-        Adapter::new(engine.clone(), dropper.clone()),
+        Adapter::new(engine.clone(), dropper.clone(), device.as_fd()),
         device,
         fuser::SessionACL::All,
         fuser::Config::default(),

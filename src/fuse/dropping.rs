@@ -15,6 +15,7 @@ mod walker;
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -24,6 +25,7 @@ use fuser::Notifier;
 use parking_lot::{Condvar, Mutex};
 
 use super::Adapter;
+use super::creation::Creations;
 use crate::engine::{Engine, is_file};
 use crate::namespace::{DropNames, DroppedName};
 use crate::types::{Dentry, NodeId};
@@ -82,12 +84,14 @@ impl std::fmt::Debug for ParkedAnswer {
 }
 
 impl Adapter {
-    /// Of an engine whose names are dropped so.
-    pub fn new(engine: Arc<Engine>, names: Arc<NameDropper>) -> Adapter {
+    /// Of an engine whose names are dropped so; `device` is the connection to the kernel.
+    pub fn new(engine: Arc<Engine>, names: Arc<NameDropper>, device: BorrowedFd<'_>) -> Adapter {
         let passing = Arc::default();
+        let creations = Arc::new(Creations::over(device));
         Adapter {
             engine,
             passing,
+            creations,
             names,
         }
     }

@@ -4,6 +4,7 @@
 //! from wherever the engine has them.
 
 mod convert;
+mod creation;
 mod dropping;
 mod notify;
 mod passing;
@@ -29,6 +30,7 @@ use crate::engine::{
 use crate::locks::{LockKind, Mode};
 use crate::sys::failpoint;
 use convert::{caller, errno, feature, handle_id, kind, lock_request, node_id, set_time};
+use creation::{CreateReply, Creations};
 pub use dropping::NameDropper;
 pub use notify::KernelNotify;
 use passing::{Passing, answer_create, answer_open};
@@ -39,6 +41,7 @@ use replies::{attributes, empty, entry, xattr};
 pub struct Adapter {
     engine: Arc<Engine>,
     passing: Arc<Passing>,
+    creations: Arc<Creations>,
     names: Arc<NameDropper>,
 }
 
@@ -47,7 +50,7 @@ impl Filesystem for Adapter {
         // RELEASE is a background request: held back above the limit, an OPEN would overtake it.
         config.set_max_background(u16::MAX).ok();
         config.set_congestion_threshold(u16::MAX).ok();
-        let mut features = vec![self.passing.offer(config)];
+        let mut features = vec![self.passing.offer(config), self.creations.feature()];
         for (name, flag, needed_for) in [
             (
                 "atomic_o_trunc",
@@ -324,6 +327,7 @@ impl Filesystem for Adapter {
             flags: OFlags::from_bits_retain(flags as u32),
         };
         let (engine, passing) = (self.engine.clone(), self.passing.clone());
+        let reply = CreateReply::of(&self.creations, req, reply);
         self.engine.create(caller(req), request, move |r| match r {
             Ok(created) => answer_create(reply, &engine, &passing, &created),
             Err(e) => reply.error(errno(e)),

@@ -10,13 +10,12 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fuser::{
-    BackingId, Errno, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyCreate, ReplyOpen,
-};
+use fuser::{BackingId, Errno, FileHandle, FopenFlags, InitFlags, KernelConfig, ReplyOpen};
 use parking_lot::Mutex;
 
-use super::convert::{attr_of, feature};
-use super::replies::{ENTRY_TTL, GENERATION, fopen_flags};
+use super::convert::feature;
+use super::creation::CreateReply;
+use super::replies::fopen_flags;
 use crate::engine::{Created, Engine, Feature, Opened, Pass, give_up};
 use crate::sys::{failpoint, mount};
 use crate::types::{HandleId, NodeId, OpResult};
@@ -184,20 +183,17 @@ pub(super) fn answer_open(
 
 /// [`answer_open`] for a file that was created with it.
 pub(super) fn answer_create(
-    reply: ReplyCreate,
+    reply: CreateReply,
     engine: &Arc<Engine>,
     passing: &Passing,
     created: &Created,
 ) {
     let (node, opened) = (created.attr.ino, &created.opened);
-    let (attr, handle) = (attr_of(&created.attr), FileHandle(opened.handle.0));
     match passing.serve(engine, node, opened, |file| reply.open_backing(file)) {
-        Served::Asks => {
-            reply.created(&ENTRY_TTL, &attr, GENERATION, handle, fopen_flags(opened));
-        }
+        Served::Asks => reply.created(&created.attr, opened.handle, fopen_flags(opened)),
         Served::Passes(backing) => {
             let flags = flags_beside(opened);
-            reply.created_passthrough(&ENTRY_TTL, &attr, GENERATION, handle, flags, &backing);
+            reply.created_passthrough(&created.attr, opened.handle, flags, &backing);
         }
         Served::Busy => reply.error(Errno::ETXTBSY),
     }

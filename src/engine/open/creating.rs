@@ -77,12 +77,16 @@ fn created(
     id: TxnId,
     opened: Opened,
 ) -> OpResult<Created> {
-    let node = state.txns.get(&id).ok_or(Errno::STALE)?.node;
+    let txn = state.txns.get(&id).ok_or(Errno::STALE)?;
+    let (node, is_common) = (txn.node, txn.visibility.is_common());
     if let Some(node) = state.nodes.get_mut(node) {
         node.lookups += 1;
     }
     drop(state);
-    let attr = resolve::attr(engine, node)?;
+    let mut attr = resolve::attr(engine, node)?;
+    if !is_common && attr.stat.st_mode & 0o6000 == 0 {
+        attr.ttl = resolve::OPENING;
+    }
     Ok(Created { attr, opened })
 }
 
