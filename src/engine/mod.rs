@@ -223,6 +223,7 @@ impl Engine {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        failpoint::schedule_point();
         self.state.lock()
     }
 

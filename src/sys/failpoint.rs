@@ -175,6 +175,50 @@ pub fn delay(variable: &str) {
     }
 }
 
+/// A test has threads overtake each other as they do on a busy machine (`COMMITFS_SCHEDULE=seed`): whoever is about to take the
+/// engine's lock, or begins a job, lets others go first now and then, for up to 20 ms.
+#[cfg(feature = "testing")]
+pub fn schedule_point() {
+    use std::cell::Cell;
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+    static SEED: LazyLock<Option<u64>> =
+        LazyLock::new(|| std::env::var("COMMITFS_SCHEDULE").ok()?.parse().ok());
+    static THREADS: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static RANDOM: Cell<u64> = const { Cell::new(0) };
+    }
+    let Some(seed) = *SEED else {
+        return;
+    };
+    let random = RANDOM.with(|random| {
+        let mut next = random.get();
+        if next == 0 {
+            let thread = THREADS.fetch_add(1, Ordering::Relaxed);
+            next = (seed ^ thread.wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1);
+        }
+        next ^= next << 13;
+        next ^= next >> 7;
+        next ^= next << 17;
+        random.set(next);
+        next
+    });
+    let micros = match (random >> 32) % 2048 {
+        0 => 20_000,
+        1..16 => 2_000,
+        16..64 => 200,
+        64..256 => return std::thread::yield_now(),
+        _ => return,
+    };
+    std::thread::sleep(Duration::from_micros(random % micros));
+}
+
+/// See the version with the feature `testing`.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+pub fn schedule_point() {}
+
 /// Whether a kernel feature is to be treated as missing (`COMMITFS_WITHOUT=name,name`): the suite
 /// runs with each optional one off.
 #[cfg(feature = "testing")]

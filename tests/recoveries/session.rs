@@ -104,6 +104,11 @@ impl Session {
             .args(durability.args())
             .args(["--network-ok"])
             .limit(Duration::from_secs(120));
+        // In every second one its threads overtake each other as on a busy machine.
+        let options = match random.below(2) {
+            0 => options.env("COMMITFS_SCHEDULE", seed + 1),
+            _ => options,
+        };
         let mut mount = workers::seeded(options).mount().expect("a mount");
         assert_eq!(disk.ask("settle"), "ok");
         let kinds = some(&mut random);
