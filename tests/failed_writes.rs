@@ -367,3 +367,46 @@ fn an_unmount_that_would_leave_commits_behind_is_refused_and_says_what_to_do() {
     m.remount();
     assert_content(m.read("f"), b"saved", "the next mount puts it in place");
 }
+
+#[test]
+fn an_unlink_that_fails_leaves_who_has_the_file_open_what_he_has_written() {
+    let full = format!("unlink:{}", libc::ENOSPC);
+    let mut m = mount!(
+        Mount::options()
+            .seed("f", "old")
+            .env("COMMITFS_FAIL_AT", full)
+    );
+    let (mut writer, mut other) = (Actor::new(), Actor::new());
+    writer.open("f", "r+", &m.path("f")).unwrap();
+    writer.pwrite("f", 0, b"new").unwrap();
+    writer.fsync("f").unwrap();
+    common::assert_errno(other.unlink(&m.path("f")), "ENOSPC");
+    writer.close("f").unwrap();
+    common::assert_content(m.read("f"), b"new", "closed");
+    // A program that is killed keeps what it has fsync'd, too.
+    writer.open("f", "r+", &m.path("f")).unwrap();
+    writer.pwrite("f", 0, b"NEW").unwrap();
+    writer.fsync("f").unwrap();
+    common::assert_errno(other.unlink(&m.path("f")), "ENOSPC");
+    m.kill_daemon();
+    m.clear_env();
+    m.remount();
+    common::assert_content(m.read("f"), b"NEW", "recovered");
+}
+
+#[test]
+fn a_first_line_that_can_not_be_shown_is_there_once_when_it_is_written_again() {
+    let full = format!("journal-reserve:{}:6", libc::ENOSPC);
+    let m = mount!(Mount::options().env("COMMITFS_FAIL_AT", full));
+    let mut writer = Actor::new();
+    writer.open("f", "a", &m.path("b.txt")).unwrap();
+    let mut failed = 0;
+    while let Err(why) = writer.write("f", "a line\n") {
+        assert_eq!(why.errno, "ENOSPC");
+        failed += 1;
+        assert!(failed < 20);
+    }
+    assert!(failed > 0);
+    writer.close("f").unwrap();
+    common::assert_content(m.read("b.txt"), b"a line\n", "written once");
+}

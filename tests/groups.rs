@@ -773,6 +773,33 @@ fn a_saver_that_is_killed_while_what_it_has_saved_is_being_published_takes_nothi
     assert_eq!(entries(&m), Vec::<Value>::new());
 }
 
+#[test]
+fn a_link_to_a_member_has_what_is_saved_once_all_of_it_is_published_and_not_before() {
+    for published in [true, false] {
+        let m = mount!(pair().seed("a.w", "old").seed("a.json", "0"));
+        let (mut saver, mut linker) = (Actor::new(), Actor::new());
+        saver.open("w", "r+", &m.path("a.w")).unwrap();
+        linker.link(&m.path("a.w"), &m.path("c")).unwrap();
+        saver.pwrite("w", 0, b"new").unwrap();
+        saver.close("w").unwrap();
+        assert_eq!(seen(&m, &mut linker, &["a.w", "c"]), some(&["old", "old"]));
+        match published {
+            true => {
+                saver.save(&m.path("a.json"), "1").unwrap();
+                let whole = ["new", "1", "new"];
+                eventually(Duration::from_secs(5), "published", || {
+                    seen(&m, &mut linker, &["a.w", "a.json", "c"]) == some(&whole)
+                });
+            }
+            false => {
+                saver.kill(libc::SIGKILL);
+                await_count(&m, "rejected", 1);
+                assert_eq!(seen(&m, &mut linker, &["a.w", "c"]), some(&["old", "old"]));
+            }
+        }
+    }
+}
+
 /// All three of one save, numbered.
 fn save_triple(saver: &mut Actor, m: &Mount, tag: u64) -> Result<(), common::Failure> {
     let weights = tag.to_be_bytes().repeat(2000);

@@ -203,8 +203,12 @@ fn unlink_step(
     if !direct && barrier::must_checkpoint(engine, state, barrier) {
         return Ok(Step::CheckpointFirst);
     }
-    discard(state, discarded);
+    if failpoint::mutant("C11-unlink-fails") {
+        discard(state, discarded);
+    }
     remove_backing(engine, state, caller, dentry, &dir, &stat)?;
+    // What is open there goes on if the file stays.
+    discard(state, discarded);
     Ok(Step::Done(()))
 }
 
@@ -220,9 +224,10 @@ fn remove_backing(
     let node = current::current_if_any(engine, state, dentry)?;
     let lost = state.added_to(dentry, node);
     engine.sequencer.barrier()?;
+    failpoint::fail_point("unlink")?;
+    rustix::fs::unlinkat(dir, &dentry.name, AtFlags::empty())?;
     pins::note_change(engine, state, dentry, node);
     overwrites::note_removed(state, caller.tid, dentry, node);
-    rustix::fs::unlinkat(dir, &dentry.name, AtFlags::empty())?;
     state.names.unname(dentry, lost);
     if stat.st_nlink == 1 {
         state.nodes.unlinked((stat.st_dev, stat.st_ino));

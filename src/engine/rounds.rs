@@ -358,6 +358,7 @@ fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
         && engine.sequencer.reserve(0).is_ok()
         && has_no_place(engine, state, &ids).is_none()
         && ids.iter().all(|id| fits(engine, state, *id))
+        && !ids.iter().any(|id| state.names.is_followed(*id))
     {
         return publish(engine, state, id, None);
     }

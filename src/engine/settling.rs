@@ -9,7 +9,9 @@ use rustix::io::Errno;
 use super::aborting::Aborted;
 use super::rounds::{TICK, TRIES, carried, close, fits, has_no_place, use_freed};
 use super::savers::note_end;
-use super::{Engine, State, aborting, barrier, current, directories, finishing, names, prepare};
+use super::{
+    Engine, State, aborting, barrier, copies, current, directories, finishing, names, prepare,
+};
 use super::{publish, rounds};
 use crate::group::Verdict;
 use crate::journal::Record;
@@ -80,6 +82,35 @@ pub(super) fn reject(engine: &Engine, state: &mut State, id: TxnId, why: &str) -
         None => {}
     }
     aborted
+}
+
+/// Publishes a round, and the copies for the links that follow some of it. Gives false if something has come between.
+fn publish_with_links(
+    engine: &Engine,
+    (round, incomplete): (TxnId, Option<(Vec<String>, String)>),
+    followed: &[TxnId],
+) -> bool {
+    let copies = |id: &TxnId| (*id, copies::copies_of_prepared(engine, *id));
+    let copies: Vec<_> = followed.iter().map(copies).collect();
+    let mut guard = engine.lock();
+    let state = &mut *guard;
+    let ids: Vec<TxnId> = match state.txns.rounds.get(round) {
+        Some(round) => round.saved().collect(),
+        None => Vec::new(),
+    };
+    let is_whole = ids.iter().all(|id| fits(engine, state, *id))
+        && copies.iter().all(|(id, copies)| copies.fit(state, *id))
+        && engine.sequencer.reserve(0).is_ok();
+    if is_whole {
+        rounds::publish(engine, state, round, incomplete);
+    }
+    for (_, copies) in copies {
+        match is_whole {
+            true => copies::publish_copies(engine, state, copies),
+            false => copies.remove(&engine.store),
+        }
+    }
+    is_whole
 }
 
 /// Prepares once more what others have overtaken, and makes room for the commit. Gives what stands against it.
@@ -202,12 +233,23 @@ pub(super) fn decide(engine: &Engine, id: TxnId, last: bool) -> Vec<Aborted> {
             .copied()
             .filter(|id| !fits(engine, state, *id))
             .collect();
-        if unfit.is_empty() && engine.sequencer.reserve(0).is_ok() {
+        let followed = |id: &&TxnId| state.names.is_followed(**id);
+        let followed: Vec<TxnId> = ids.iter().filter(followed).copied().collect();
+        if unfit.is_empty() && followed.is_empty() && engine.sequencer.reserve(0).is_ok() {
             rounds::publish(engine, state, id, incomplete);
             break;
         }
-        close(state, id, Verdict::Publish { incomplete }, &ids);
+        let publishing = Verdict::Publish {
+            incomplete: incomplete.clone(),
+        };
+        close(state, id, publishing, &ids);
         drop(guard);
+        if unfit.is_empty()
+            && !followed.is_empty()
+            && publish_with_links(engine, (id, incomplete), &followed)
+        {
+            break;
+        }
         let why = match tries < TRIES {
             true => make_fit(engine, &unfit),
             false => Some("others have changed it again and again".to_owned()),

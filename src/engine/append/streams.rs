@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -14,11 +15,11 @@ use super::super::{Engine, State, current, finishing, io, ledger, lines, publish
 use super::tails::is_half;
 use super::{records, tails};
 use crate::file::{AppendPlace, Appender, Opening, Unfinished};
-use crate::journal::Record;
+use crate::journal::{ContentInfo, Record};
 use crate::namespace::{NodeKind, Shown};
 use crate::rules::Stream;
 use crate::sys::{failpoint, proc};
-use crate::txn::{Begun, Ready, Staging, Transaction};
+use crate::txn::{Begun, Content, Ready, Staging, Transaction};
 use crate::types::{Caller, Dentry, HandleId, NodeId, OpResult, Seq, TxnId, errno_of};
 
 /// Whether a description's close, or its end, leaves half a JSON value: it goes on on a copy then,
@@ -137,14 +138,9 @@ pub(in crate::engine) fn publish_first(
     let stream = stream.flatten().unwrap_or(Stream::Lines);
     let (lines, rest) = data.split_at(lines::whole(data, stream));
     let end = content.size()?;
-    content.write(lines, end)?;
-    publish::reserve_commit(engine)?;
-    let described = content.describe()?;
-    let ready = Ready::new(content.id, content.file.clone(), described);
-    let dentry = engine.lock().txns.get(&id).map(|txn| txn.dentry().clone());
-    let dentry = dentry.ok_or(Errno::IO)?;
-    let mut guard = texts::lock_materialized(engine, &dentry)?;
+    let (mut guard, described) = add_first(engine, id, &mut content, lines)?;
     let state = &mut *guard;
+    let ready = Ready::new(content.id, content.file.clone(), described);
     let txn = state.txns.get(&id).ok_or(Errno::IO)?;
     if txn.is_unlinked() {
         // Nobody will ever see it, but for who writes it.
@@ -152,7 +148,6 @@ pub(in crate::engine) fn publish_first(
         let end = end + lines.len() as u64;
         return content.write(rest, end).map(|_| Some(Seq::default()));
     }
-    target::check_target(engine, state, txn.dentry())?;
     let (dentry, node, always) = (txn.dentry().clone(), txn.node, txn.purpose.appends());
     // Another process that was creating the file, too, may have come first: its version grows.
     let first = match current::current_if_any(engine, state, &dentry)? {
@@ -254,6 +249,39 @@ fn add_staged(
         inner.hold(&whole, by);
     }
     added
+}
+
+/// Adds a stream's first lines, and looks whether they can be published. Gives what that holds to the end; if they can't, they
+/// are not there: their program writes them again.
+fn add_first<'a>(
+    engine: &'a Engine,
+    id: TxnId,
+    content: &mut Content,
+    lines: &[u8],
+) -> OpResult<(MutexGuard<'a, State>, ContentInfo)> {
+    let end = content.size()?;
+    content.write(lines, end)?;
+    let added = describe_first(engine, id, content);
+    if added.is_err() && !failpoint::mutant("C10-first-line") {
+        content.truncate(end)?;
+    }
+    added
+}
+
+fn describe_first<'a>(
+    engine: &'a Engine,
+    id: TxnId,
+    content: &mut Content,
+) -> OpResult<(MutexGuard<'a, State>, ContentInfo)> {
+    publish::reserve_commit(engine)?;
+    let described = content.describe()?;
+    let dentry = engine.lock().txns.get(&id).map(|txn| txn.dentry().clone());
+    let guard = texts::lock_materialized(engine, &dentry.ok_or(Errno::IO)?)?;
+    let txn = guard.txns.get(&id).ok_or(Errno::IO)?;
+    if !txn.is_unlinked() {
+        target::check_target(engine, &guard, txn.dentry())?;
+    }
+    Ok((guard, described))
 }
 
 /// A description of a file that still has to get its first version, by its first line.
