@@ -29,8 +29,8 @@ const FIELDS: Limits = (
         ("Content", 19),
     ],
 );
-const CIRCLES: Limits = (4, &[("cli", 6), ("json", 5), ("txn", 5)]);
-const FILE_LINES: Limits = (700, &[("txn/recovery.rs", 979), ("txn/staging.rs", 724)]);
+const CIRCLES: Limits = (4, &[("cli", 6), ("json", 5)]);
+const FILE_LINES: Limits = (700, &[]);
 const FUNCTION_LINES: Limits = (
     70,
     &[

@@ -1,7 +1,7 @@
 //! Editors by parts after a crash (C9): what one has promised goes into what others have made of the
 //! file in place meanwhile, or have not, where a power cut has taken that.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::ops::Range;
@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::parts::{Parts, holds_any};
-use super::recovery::Plan;
-use super::replay::last_content;
-use super::told::Recorded;
 use crate::journal::{ContentInfo, Edit, GrownInfo};
 use crate::store::Store;
 use crate::sys::{at, failpoint};
-use crate::types::{TxnId, Version, errno_of, mtime_ns};
+use crate::txn::parts::{Parts, holds_any};
+use crate::txn::plan::Plan;
+use crate::txn::replay::last_content;
+use crate::txn::told::Recorded;
+use crate::types::{Seq, TxnId, Version, errno_of, mtime_ns};
 
 /// Where in the journal each name was last given a content that counts. What a power cut takes has
 /// overtaken nobody.
@@ -237,4 +237,20 @@ fn fill_gaps(
         content.mtime_ns = content.mtime_ns.max(mtime_ns(&stat) + 1000);
     }
     Ok(())
+}
+
+impl Plan {
+    pub(super) fn last_commits(&self, places: &BTreeMap<Seq, usize>) -> LastCommits {
+        let mut last = LastCommits::default();
+        for (seq, edits) in &self.accepted {
+            let place = places.get(seq).copied().unwrap_or(0);
+            for edit in edits {
+                let in_place = matches!(edit, Edit::Put { in_place: true, .. });
+                if let Some(path) = edit.put_path() {
+                    last.note(path, place, in_place);
+                }
+            }
+        }
+        last
+    }
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::recovery::open_target;
+use super::places::open_target;
 use crate::journal::{Edit, FileKey, Record};
 use crate::store::{Rejected, STATE_DIR, Store, Unseen, Worth, id_name};
 use crate::sys::{at, failpoint};

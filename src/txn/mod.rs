@@ -9,7 +9,9 @@
 //! space was reserved before, and an entry in memory.
 
 mod abort;
+mod apply;
 mod attributes;
+mod forward;
 mod gaps;
 mod growth;
 mod kin;
@@ -22,6 +24,8 @@ mod parts;
 mod passed;
 mod phase;
 mod places;
+mod plan;
+mod planning;
 mod preparation;
 mod promise;
 mod purpose;
@@ -37,6 +41,7 @@ mod touched;
 mod transaction;
 mod transactions;
 mod visibility;
+mod whole;
 
 pub use abort::Abort;
 pub use attributes::{

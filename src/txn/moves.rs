@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::recovery::found_at;
+use super::places::found_at;
 use crate::journal::{Edit, Record};
 use crate::store::Store;
 use crate::sys::failpoint;

@@ -1,6 +1,7 @@
 //! Where the files of some paths lie, or would.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 
@@ -46,4 +47,30 @@ pub(super) fn have_places(store: &Store, edits: &[Edit]) -> Result<bool, Errno> 
         }
     }
     Ok(true)
+}
+
+pub(super) fn open_target(store: &Store, path: &Path) -> Result<Option<File>, Errno> {
+    let Some((dir, name)) = parent_of(store, path)? else {
+        return Ok(None);
+    };
+    match at::stat_at(&dir, &name)? {
+        Some(stat)
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                == rustix::fs::FileType::RegularFile =>
+        {
+            let fd = at::open_path(&dir, &name)?;
+            at::reopen(&fd, rustix::fs::OFlags::RDONLY).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Inode number of what a path leads to, and whether that is a directory.
+pub(super) fn found_at(store: &Store, path: &Path) -> Result<Option<(u64, bool)>, Errno> {
+    use rustix::fs::FileType;
+    let Some((dir, name)) = parent_of(store, path)? else {
+        return Ok(None);
+    };
+    let is_dir = |mode| FileType::from_raw_mode(mode) == FileType::Directory;
+    Ok(at::stat_at(&dir, &name)?.map(|stat| (stat.st_ino, is_dir(stat.st_mode))))
 }

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::recovery::{Plan, open_target};
+use super::places::open_target;
+use super::plan::Plan;
 use crate::journal::{ContentInfo, Edit};
 use crate::json::{AnyPatch, Document, Limits};
 use crate::store::{Rejected, Store, Worth};

@@ -12,6 +12,9 @@ use syn::visit::{self, Visit};
 /// Calls that are counted by name, wherever they are.
 pub const COUNTED: [&str; 4] = ["notify_all", "run", "on_worker", "mutant"];
 
+/// Methods of maps, sets and ranges.
+const STANDARD: [&str; 4] = ["keys", "values", "contains", "contains_key"];
+
 /// A function with its own lines, its signature included.
 #[derive(Debug)]
 pub struct Function {
@@ -66,10 +69,10 @@ impl Source {
         let modules: BTreeMap<Vec<String>, String> = (source.lines.keys())
             .map(|file| (module_of(file), file.clone()))
             .collect();
-        // A method's name that only one type has tells the type.
+        // A method's name that only one type has tells the type, if it isn't one of the standard collections'.
         let mut owners: BTreeMap<&str, Option<&str>> = BTreeMap::new();
         for (of, methods) in &source.methods {
-            for name in methods.keys() {
+            for name in methods.keys().filter(|name| !STANDARD.contains(&&***name)) {
                 let owner = owners.entry(name).or_insert(Some(of));
                 if *owner != Some(of) {
                     *owner = None;
