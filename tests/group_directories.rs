@@ -857,3 +857,27 @@ fn a_rank_that_was_killed_a_moment_ago_counts() {
         assert_eq!(m.names(""), [""; 0], "{n}");
     }
 }
+
+#[test]
+fn a_rank_that_is_killed_when_it_has_made_the_directory_leaves_none_that_is_empty() {
+    let m = mount!(quick());
+    let (mut first, mut second) = (Actor::new(), Actor::new());
+    for n in 0..2 {
+        let dir = format!("checkpoint-{n}");
+        make(&mut first, &m, &dir);
+        first.kill(libc::SIGKILL);
+        first = Actor::new();
+        for _ in 0..20 * (1 - n) {
+            assert_eq!(m.names(""), [""; 0]);
+        }
+        if n == 1 {
+            save_all(&mut second, &m, &dir, &["a", "trainer_state.json"]);
+            await_count(&m, "rejected", 1);
+        }
+        second.exit(0);
+        second = Actor::new();
+        eventually(Duration::from_secs(5), "it is gone", || !m.exists(&dir));
+        assert_eq!(m.names(""), [""; 0]);
+    }
+    assert_eq!(entries(&m).len(), 1);
+}

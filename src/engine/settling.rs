@@ -13,7 +13,7 @@ use super::{
     Engine, State, aborting, barrier, copies, current, directories, finishing, names, prepare,
 };
 use super::{publish, rounds};
-use crate::group::Verdict;
+use crate::group::{FailedPart, Verdict};
 use crate::journal::Record;
 use crate::runtime::Awaited;
 use crate::sys::{failpoint, proc};
@@ -57,8 +57,10 @@ pub(super) fn reject(engine: &Engine, state: &mut State, id: TxnId, why: &str) -
         return Vec::new();
     };
     engine.sequencer.use_kept(round.bytes());
-    let has_failed = round.directory.as_ref().is_some_and(|d| d.failed.is_some());
-    state.txns.rounds.counts.rejected += u64::from(!has_failed);
+    let failed = round.directory.as_ref().and_then(|d| d.failed.as_ref());
+    let is_first = failed.is_none_or(FailedPart::is_empty) && !round.is_bare();
+    let is_over = failed.is_some() && round.is_bare() || failpoint::mutant("C23-failed");
+    state.txns.rounds.counts.rejected += u64::from(is_first || round.directory.is_none());
     let mut aborted = Vec::new();
     for id in round.saved() {
         if let Some(txn) = state.txns.get_mut(&id)
@@ -71,7 +73,6 @@ pub(super) fn reject(engine: &Engine, state: &mut State, id: TxnId, why: &str) -
         }
         aborted.extend(finishing::finish(engine, state, id));
     }
-    let is_over = round.is_bare() || failpoint::mutant("C23-failed");
     match &round.directory {
         Some(_) if is_over => directories::note_end(engine, state, &round, true),
         Some(_) => {

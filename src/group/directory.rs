@@ -166,6 +166,13 @@ pub struct Place {
     pub is_new: bool,
 }
 
+impl FailedPart {
+    /// Whether nothing was saved of it.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+}
+
 impl RoundDirectory {
     /// Of a directory of which nothing is known yet.
     pub(super) fn new(place: Place) -> RoundDirectory {

@@ -549,6 +549,13 @@ impl GroupRound {
                 .as_ref()
                 .map(|f| Verdict::Reject(f.why.clone()));
             if self.members.is_empty() {
+                let killed = self.failure().filter(|_| failed.is_none());
+                if let Some(why) =
+                    killed.filter(|_| self.group.on_incomplete == OnIncomplete::Reject)
+                {
+                    // Others may be about to save in what it has made.
+                    return Some(Verdict::Reject(why));
+                }
                 // Nothing is there; what has failed stays so as long as somebody may go on with it.
                 let is_over = match &failed {
                     Some(_) => self.is_left() && quiet >= self.group.grace(),
