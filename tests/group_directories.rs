@@ -881,3 +881,39 @@ fn a_rank_that_is_killed_when_it_has_made_the_directory_leaves_none_that_is_empt
     }
     assert_eq!(entries(&m).len(), 1);
 }
+
+#[test]
+fn a_directory_that_gets_a_name_outside_of_its_group_is_complete() {
+    let m = mount!(named());
+    let (mut reader, mut saver) = (Actor::new(), Actor::new());
+    make(&mut saver, &m, "checkpoint-1");
+    make(&mut saver, &m, "checkpoint-1/sub");
+    save_all(&mut saver, &m, "checkpoint-1", &["a", "sub/b"]);
+    let names = [
+        m.path("checkpoint-1"),
+        m.path("checkpoint-2"),
+        m.path("best"),
+    ];
+    saver.rename(&names[0], &names[1]).unwrap();
+    assert_eq!(listed(&mut reader, &m.path("")), [""; 0]);
+    saver.rename(&names[1], &names[2]).unwrap();
+    await_count(&m, "published", 1);
+    assert_eq!(listed(&mut reader, &m.path("")), ["best"]);
+    assert_eq!(listed(&mut reader, &names[2]), ["a", "sub"]);
+    assert_eq!(reader.cat(&names[2].join("sub/b")).unwrap(), b"{}");
+    saver.save(&names[2].join("c"), "{}").unwrap();
+    assert_eq!(listed(&mut reader, &names[2]), ["a", "c", "sub"]);
+}
+
+#[test]
+fn a_directory_that_is_written_elsewhere_and_renamed_needs_nothing() {
+    let m = mount!(named());
+    let (mut reader, mut saver) = (Actor::new(), Actor::new());
+    make(&mut saver, &m, "tmp-checkpoint-1");
+    save_all(&mut saver, &m, "tmp-checkpoint-1", &["a"]);
+    saver
+        .rename(&m.path("tmp-checkpoint-1"), &m.path("checkpoint-1"))
+        .unwrap();
+    assert_eq!(listed(&mut reader, &m.path("")), ["checkpoint-1"]);
+    assert_eq!(listed(&mut reader, &m.path("checkpoint-1")), ["a"]);
+}

@@ -313,6 +313,26 @@ pub(super) fn note_removal(engine: &Engine, caller: Caller, removed: &Dentry) {
     wake_watch(state);
 }
 
+/// A directory was renamed. If its group doesn't have the new name, that says that it is complete.
+pub(super) fn note_moved(engine: &Engine, state: &mut State, dir: NodeId) {
+    let Some(id) = state.txns.rounds.of_directory(dir).map(|round| round.id) else {
+        return;
+    };
+    let at = state.nodes.get(dir).and_then(|node| node.at.as_ref());
+    let Some(path) = at.and_then(|at| state.nodes.path(at)) else {
+        return;
+    };
+    let membership = engine.rules.read().rules.group_of_directory(&path);
+    if let Some(round) = state.txns.rounds.get_mut(id)
+        && membership.is_none_or(|m| m.group != round.group)
+        && let Some(directory) = &mut round.directory
+        && !failpoint::mutant("C23-moved")
+    {
+        directory.is_final = true;
+        wake_watch(state);
+    }
+}
+
 /// What is left of a directory is listed again once who has removed the rest of it has ended, or goes on with something else. One
 /// that was killed leaves half of it: that shows later.
 pub(super) fn end_removals(state: &mut State) {

@@ -106,8 +106,10 @@ pub struct RoundDirectory {
     pub made: Vec<NodeId>,
     /// What was saved of it was rejected, and some of its savers live on: what they save next goes the same way.
     pub failed: Option<FailedPart>,
-    /// It is brought back from rejected: nothing more is to come.
+    /// Nothing more is to come: it was brought back from rejected, and who has done that has ended.
     pub is_restored: bool,
+    /// Nothing more is to come: it has got another name, by which it is none of the group.
+    pub is_final: bool,
 }
 
 /// What is remembered of the part of a round that was rejected.
@@ -183,6 +185,7 @@ impl RoundDirectory {
             made: Vec::new(),
             failed: None,
             is_restored: false,
+            is_final: false,
         }
     }
 

@@ -454,7 +454,8 @@ impl GroupRound {
             let there = self.there.get(pattern);
             there.is_some_and(|(closed, _)| *closed > 0)
         };
-        self.group.completing().all(is_closed)
+        let is_final = self.directory.as_ref().is_some_and(|d| d.is_final);
+        is_final || self.group.completing().all(is_closed)
     }
 
     /// Whether more of a directory is to be expected from others, as something is missing: ranks of a job begin and end at their
@@ -567,7 +568,8 @@ impl GroupRound {
                 return failed;
             }
         }
-        let is_settled = quiet >= self.group.settles() || self.is_left();
+        let is_final = self.directory.as_ref().is_some_and(|d| d.is_final);
+        let is_settled = quiet >= self.group.settles() || self.is_left() || is_final;
         let is_complete = self.has_named() && !self.is_awaiting_end() && is_settled;
         let is_over = self.is_left() && (!self.waits_for_others() || quiet >= self.group.grace());
         if !is_complete && !is_over && !is_late {

@@ -9,8 +9,8 @@ use super::super::barrier::{Barrier, Step};
 use super::super::deciding::is_promised;
 use super::super::documents::texts;
 use super::super::{
-    Engine, State, barrier, current, deciding, durability, exchange, growing, judging, names, pins,
-    publish, watchers,
+    Engine, State, barrier, current, deciding, directories, durability, exchange, growing, judging,
+    names, pins, publish, watchers,
 };
 use super::{Left, Renamed, followers, open_at, replaced};
 use crate::commit::Changeset;
@@ -55,6 +55,7 @@ pub(in crate::engine) fn rename_step(
         return Ok(Step::CheckpointFirst);
     }
     rename_backing(engine, state, from, to, flags, source, target)?;
+    directories::note_moved(engine, state, source);
     pins::note_moved(state, (from, source), (to, target));
     Ok(Step::Done(Some((source, target))))
 }
