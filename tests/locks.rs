@@ -106,6 +106,35 @@ fn a_granted_lock_shows_a_reader_the_current_version() {
 }
 
 #[test]
+fn a_lock_is_never_granted_over_pages_of_a_superseded_version() {
+    need_features!("posix_locks", "flock_locks");
+    need_daemon!();
+    let m = mount!();
+    let (path, old, new) = (m.path("f"), vec![b'1'; 100_000], vec![b'2'; 100_000]);
+    m.save("f", &old);
+    let (mut reader, mut other) = (Actor::new(), Actor::new());
+    reader.open("f", "r", &path).unwrap();
+    other.open("f", "r", &path).unwrap();
+    assert_content(Some(reader.read_all("f").unwrap()), &old, "not locked");
+    m.save("f", &new);
+    // No other way to see the current version than to open the file again: the old one is in the kernel's pages.
+    match reader.ask("flock-shared", &[b"f"]) {
+        Ok(_) => assert_eq!(reader.pread("f", 0, 1).unwrap(), b"2", "under the lock"),
+        refused => assert_errno(refused, "ESTALE"),
+    }
+    reader.close("f").unwrap();
+    other.close("f").unwrap();
+    // What was refused is not held, and from now on this file is one that is locked.
+    other.open("f", "r", &path).unwrap();
+    other.ask("flock", &[b"f"]).expect("nobody holds it");
+    assert_content(Some(other.read_all("f").unwrap()), &new, "under the lock");
+    other.ask("funlock", &[b"f"]).unwrap();
+    m.save("f", &old);
+    other.ask("flock", &[b"f"]).expect("it moves");
+    assert_eq!(other.pread("f", 0, 1).unwrap(), b"1");
+}
+
+#[test]
 fn a_waiter_that_gets_the_lock_starts_from_what_the_holder_has_left() {
     need_features!("posix_locks", "flock_locks");
     need_daemon!();

@@ -352,7 +352,7 @@ pub(super) fn move_reader(
     let moved: Arc<dyn OpenFile> = Arc::new(VersionReader {
         node,
         read: shown,
-        passes: AtomicBool::new(false),
+        stays: AtomicBool::new(false),
     });
     if shares_pages {
         // The kernel's pages are those of all who read there.

@@ -217,7 +217,7 @@ pub(super) fn virtual_open(engine: &Engine, node: NodeId, flags: OFlags) -> OpRe
         Arc::new(VersionReader {
             node,
             read,
-            passes: AtomicBool::new(false),
+            stays: AtomicBool::new(false),
         })
     };
     let file: Arc<dyn OpenFile> = match node {

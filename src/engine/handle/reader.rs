@@ -20,8 +20,8 @@ pub(in crate::engine) struct VersionReader {
     pub node: NodeId,
     /// What it sees.
     pub read: Shown,
-    /// The kernel reads that by itself.
-    pub passes: AtomicBool,
+    /// The kernel reads that by itself, or finds it in its pages: this description can't move to another version.
+    pub stays: AtomicBool,
 }
 
 impl OpenFile for VersionReader {
@@ -56,8 +56,8 @@ impl OpenFile for VersionReader {
 
     fn granted(self: Arc<Self>, engine: &Arc<Engine>, by: Asked, _node: NodeId) -> Progress {
         let node = self.node;
-        if self.passes.load(Ordering::Relaxed) && !failpoint::mutant("C12-passed") {
-            // What the kernel reads by itself can't become another version. Better no lock than an old version under it.
+        if self.stays.load(Ordering::Relaxed) && !failpoint::mutant("C12-passed") {
+            // What the kernel reads without asking can't become another version. Better no lock than an old version under it.
             let stays = is_current(engine, &mut engine.lock(), node);
             return Progress::Done(stays.then_some(()).ok_or(Errno::STALE));
         }
@@ -83,7 +83,7 @@ impl OpenFile for VersionReader {
     }
 
     fn pass(&self) -> Option<Arc<File>> {
-        self.passes.store(true, Ordering::Relaxed);
+        self.stays.store(true, Ordering::Relaxed);
         Some(self.read.file.clone())
     }
 }

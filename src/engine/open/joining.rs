@@ -155,8 +155,10 @@ pub(in crate::engine) fn open_version(
     let node = state.nodes.get_mut(id).ok_or(Errno::STALE)?;
     node.readers += 1;
     node.cached |= !direct_io;
-    let (node, passes) = (id, AtomicBool::default());
-    let handle = state.add_handle(Arc::new(VersionReader { node, read, passes }));
+    // Nothing drops these pages when it is locked, where the kernel doesn't go by the time of modification.
+    let in_pages = !direct_io && engine.uncached() && !failpoint::mutant("C12-pages");
+    let (node, stays) = (id, AtomicBool::new(in_pages));
+    let handle = state.add_handle(Arc::new(VersionReader { node, read, stays }));
     Ok(Opened {
         handle,
         keep_cache: true,
