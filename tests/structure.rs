@@ -29,7 +29,7 @@ const FIELDS: Limits = (
         ("Content", 19),
     ],
 );
-const CIRCLES: Limits = (4, &[("cli", 6), ("json", 5)]);
+const CIRCLES: Limits = (4, &[("json", 5)]);
 const FILE_LINES: Limits = (700, &[]);
 const FUNCTION_LINES: Limits = (
     70,

@@ -229,3 +229,12 @@ fn brief(text: &str) -> String {
         None => text.to_owned(),
     }
 }
+
+/// What an edit came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// None on a plain directory.
+    pub(super) version: Option<u64>,
+    /// Its JSON text; none for edits that point at nothing, and where it is too large to tell.
+    pub(super) value: Option<String>,
+}

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use self::edit::Edit;
+use self::edit::{Changed, Edit};
 use self::output::Form;
 use self::target::Target;
 use self::trouble::Trouble;
@@ -135,15 +135,6 @@ impl How {
     fn form(&self) -> Form {
         Form::of(self.json, self.quiet)
     }
-}
-
-/// What an edit came to.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Changed {
-    /// None on a plain directory.
-    version: Option<u64>,
-    /// Its JSON text; none for edits that point at nothing, and where it is too large to tell.
-    value: Option<String>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<u8, Failure> {

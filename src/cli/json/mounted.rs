@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use super::edit::Edit;
+use super::edit::{Changed, Edit};
 use super::trouble::Trouble;
-use super::{Changed, update};
+use super::update;
 use crate::cli::random;
 use crate::json::{Document, Pointer, Value};
 use crate::sys::at;

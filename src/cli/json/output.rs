@@ -1,6 +1,6 @@
 //! What is printed.
 
-use super::Changed;
+use super::edit::Changed;
 use crate::cli::{Failure, exit, output};
 use crate::json::Value;
 

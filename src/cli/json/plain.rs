@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, FlockOperation};
 
-use super::Changed;
+use super::edit::Changed;
 use super::target;
 use super::trouble::Trouble;
 use crate::sys::at;

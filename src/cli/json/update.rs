@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::edit::Changed;
 use super::output::{self, Form};
 use super::target::{self, Target};
 use super::trouble::Trouble;
-use super::{Changed, mounted, plain};
+use super::{mounted, plain};
 use crate::cli::{Failure, exit, random};
 use crate::json::Document;
 
