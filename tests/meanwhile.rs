@@ -218,6 +218,39 @@ fn a_close_that_an_unmount_by_force_overtakes_says_so() {
 }
 
 #[test]
+fn an_fsync_that_an_unmount_by_force_overtakes_says_so() {
+    need_daemon!();
+    let mut m = mount!(Mount::options().env("COMMITFS_SHUTDOWN_DELAY_MS", 3000));
+    let mut writer = writing(&m, "f", "w", "whole");
+    let told = std::thread::scope(|scope| {
+        let umount = scope.spawn(|| m.command(&["umount", "--force"]));
+        a_moment();
+        let told = writer.fsync("f");
+        umount.join().unwrap();
+        told
+    });
+    assert!(told.is_err(), "fsync() was told all is well");
+    m.reap_daemon(SOON);
+    m.remount();
+    m.await_rejected("f", b"whole");
+}
+
+#[test]
+fn what_a_killed_writer_had_fsynced_replaces_nothing_that_others_close_meanwhile() {
+    need_daemon!();
+    let m = mount!(Mount::options().env("COMMITFS_RESCUE_DELAY_MS", 1500));
+    m.save("f", "old");
+    let mut killed = writing(&m, "f", "w", "fsync'd");
+    killed.fsync("f").unwrap();
+    let mut other = writing(&m, "f", "w", "closed later");
+    killed.kill(libc::SIGKILL);
+    a_moment();
+    other.close("f").unwrap();
+    m.await_rejected("f", b"fsync'd");
+    assert_content(m.read("f"), b"closed later", "the last close");
+}
+
+#[test]
 fn nobody_waits_for_an_editor_whose_file_got_another_name() {
     need_daemon!();
     let options = Mount::options().env("COMMITFS_PROMISE_DELAY_MS", 2000);

@@ -114,7 +114,7 @@ const ROOMS: [(&str, &str); 8] = [
     ),
     (
         "base",
-        "abandon advice current directories errors files handle/listing handle/mod handle/table lines mod opening orders own_saves \
+        "abandon advice current directories ended errors files handle/listing handle/mod handle/table lines mod opening orders own_saves \
          passed publication rest savers setid state strangers target watchers",
     ),
 ];

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::ended::overtaken_rescue;
 use super::target::check_target;
 use super::{Engine, State, current, durability, errors, room};
 use crate::conflict::Save;
@@ -31,6 +32,7 @@ pub(super) fn ending(
     id: TxnId,
 ) -> Option<Result<(), Option<Abort>>> {
     let adds_nothing = current::is_no_op(engine, state, id);
+    let overtaken = overtaken_rescue(engine, state, id);
     let txn = state.txns.get(&id)?;
     if txn.is_unlinked() || !txn.would_commit() || adds_nothing {
         return Some(Err(None));
@@ -44,9 +46,11 @@ pub(super) fn ending(
             what: "prepare",
             errno: Errno::IO,
         }),
-        (None, None) => check_target(engine, state, txn.dentry())
-            .err()
-            .map(|errno| Abort::VanishedTarget { errno }),
+        (None, None) => overtaken.or_else(|| {
+            check_target(engine, state, txn.dentry())
+                .err()
+                .map(|errno| Abort::VanishedTarget { errno })
+        }),
     };
     Some(abort.map_or(Ok(()), |abort| Err(Some(abort))))
 }

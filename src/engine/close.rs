@@ -13,11 +13,11 @@ use parking_lot::MutexGuard;
 use super::append::streams;
 use super::copies::RENEWALS;
 use super::deciding::DECISION_LIMIT;
+use super::ended::told_of_ended;
 use super::handle::{
     Asked, Closing, FlushRest, OpenFile, Progress, Unlock, Worked, close_unwritten,
 };
 use super::locking::end_unchanged;
-use super::prepare::told_of_ended;
 use super::{
     Durability, Engine, State, aborting, commit_points, copies, current, deciding, durability,
     finishing, growing, judging, locking, merging, prepare, probe, state,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::durability::keep;
+use super::ended::told_of_ended;
 use super::handle::{Asked, OpenFile, Progress, Source, WriteRequest};
 use super::lines::{self, Next};
 use super::setid::{Gone, clear_set_id};
@@ -302,6 +303,9 @@ pub(super) fn fsync_txn(engine: &Engine, id: TxnId, staging: &Staging) -> OpResu
     let promise = || {
         let mut kept = kept?;
         let mut state = engine.lock();
+        if !state.txns.contains_key(&id) && !failpoint::mutant("C20-fsync") {
+            told_of_ended(&state, id)?;
+        }
         // What others have put there is the file now, and must not be replaced by nothing. And what
         // is no transaction any more has become a version by its first line.
         let is_no_op = current::is_no_op(engine, &mut state, id);

@@ -14,7 +14,7 @@ use crate::guard::{Guard, Replaces, Verdict, examine, judge};
 use crate::namespace::NodeKind;
 use crate::rules::Policy;
 use crate::sys::{at, failpoint, proc};
-use crate::txn::{Abort, AsOf, Content, Ready, Staging};
+use crate::txn::{Abort, AsOf, Content, Ready, Rescue, Staging};
 use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of};
 
 /// Whether a close reports what stands against the commit. A guard's refusal and a conflict only the
@@ -124,16 +124,16 @@ pub(super) fn permits_fsynced(
 /// A killed writer, or one that left half a document, had called fsync: what it made durable,
 /// or more if the guard permits, becomes the version (C7).
 pub(super) fn rescue(engine: &Engine, id: TxnId, staging: &Staging) {
-    let (dentry, policy, then) = {
+    let (dentry, policy, then, abort) = {
         let state = engine.lock();
         let Some(txn) = state.txns.get(&id) else {
             return;
         };
-        if txn.death().is_none() && txn.preparation.refusal().is_none() {
+        let Some(abort) = txn.death().or(txn.preparation.refusal().cloned()) else {
             return;
-        }
+        };
         let then = txn.promise.current_at_fsync();
-        (txn.dentry().clone(), txn.policy.clone(), then)
+        (txn.dentry().clone(), txn.policy.clone(), then, abort)
     };
     // Somebody has committed the name since the fsync: that is newer.
     let current = current::current_if_any(engine, &mut engine.lock(), &dentry);
@@ -142,6 +142,7 @@ pub(super) fn rescue(engine: &Engine, id: TxnId, staging: &Staging) {
     if current != Ok(then) && edited.filter(|_| by_parts).is_none() {
         return;
     }
+    failpoint::delay("COMMITFS_RESCUE_DELAY_MS");
     let prepare = || prepare_content(engine, id, staging, &dentry, &policy, (false, true));
     let mut ready = prepare();
     if ready.is_err()
@@ -154,6 +155,11 @@ pub(super) fn rescue(engine: &Engine, id: TxnId, staging: &Staging) {
     if let (Ok(ready), Some(txn)) = (ready, state.txns.get_mut(&id)) {
         txn.preparation.finish(ready, false);
         txn.participants.forgive_deaths();
+        txn.promise.note_rescue(Rescue {
+            dentry: dentry.clone(),
+            over: then,
+            abort,
+        });
         let path = engine.show(&state, &dentry);
         log::info!("{path}: its writer was ended, but what it had fsync'd is kept");
     }

@@ -24,6 +24,7 @@ mod documents;
 mod due;
 mod durability;
 mod emptied;
+mod ended;
 mod errors;
 mod exchange;
 mod files;

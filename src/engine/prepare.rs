@@ -8,6 +8,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::durability::{Overtaken, keep};
+use super::ended::told_of_ended;
 use super::judging::{is_told, make_ready};
 use super::lines::may_be_added_to;
 use super::probe::CloseProbe;
@@ -641,15 +642,6 @@ fn turn_of(state: &State, id: TxnId) -> Option<Dentry> {
     let txn = state.txns.get(&id)?;
     let edits = txn.purpose.edits() && may_be_added_to(&txn.policy);
     (lines::watches(&txn.policy) || edits).then(|| txn.dentry().clone())
-}
-
-/// What a close is told whose transaction has ended before it. By force (C20), if an unmount by force is under way: then what it
-/// held is in rejected.
-pub(super) fn told_of_ended(state: &State, id: TxnId) -> OpResult<()> {
-    match state.unmount.is_forced() || state.txns.is_aborting(id) {
-        true => Err(Errno::IO),
-        false => Ok(()),
-    }
 }
 
 /// A close that adds nothing to what an fsync has promised: the journal is told that it is sure, which nobody waits for if the content is

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use super::abort::Abort;
 use crate::journal::{ContentInfo, Inlined, Record};
-use crate::types::{NodeId, Seq, TxnId};
+use crate::types::{Dentry, NodeId, Seq, TxnId};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub struct Promise {
     /// The commit that has given its name another version since the journal was told last what may
     /// be rolled forward of it: that is newer. 0: it is on the medium when the next journal is.
     overtaken: Option<Seq>,
+    /// It is committed for what was fsync'd.
+    rescue: Option<Rescue>,
 }
 
 /// A content that the journal says is on the medium.
@@ -69,7 +72,28 @@ struct Fsync {
     current: Option<NodeId>,
 }
 
+/// What a writer that was ended had fsync'd is committed all the same, in the place of one version.
+#[derive(Clone, Debug)]
+pub struct Rescue {
+    /// The name.
+    pub dentry: Dentry,
+    /// What was current there.
+    pub over: Option<NodeId>,
+    /// What keeps it from being committed if something else is by then.
+    pub abort: Abort,
+}
+
 impl Promise {
+    /// What was fsync'd is to be committed, though its writer was ended.
+    pub fn note_rescue(&mut self, rescue: Rescue) {
+        self.rescue = Some(rescue);
+    }
+
+    /// That, until it is a version.
+    pub fn rescue(&self) -> Option<&Rescue> {
+        self.rescue.as_ref()
+    }
+
     /// The program has called fsync, with this version being current: the content is told with it.
     pub fn note_fsync(&mut self, current: Option<NodeId>, content: KeptContent) {
         self.fsync = Some(Fsync { current });
@@ -107,6 +131,7 @@ impl Promise {
         if promised.is_none() {
             self.fsync = None;
         }
+        self.rescue = None;
         self.told = promised.map(KeptContent::on_medium);
     }
 
