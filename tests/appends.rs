@@ -859,3 +859,21 @@ fn a_child_of_who_has_cut_a_log_sees_what_its_parent_has_there_also_beside_other
     assert_content(child.cat(&m.path("log")).ok(), cut, "the child");
     assert_content(other.cat(&m.path("log")).ok(), b"one\ntwo\n", "the other");
 }
+
+#[test]
+fn appenders_that_are_seen_at_their_close_keep_each_others_lines() {
+    let rules = "[[rule]]\nglob = \"*.o\"\nrecord = \"close\"\n";
+    let m = mount!(Mount::options().rules(rules).seed("f.o", "1\n"));
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    for (name, actor, lines) in [
+        ("one", &mut one, "2\n3\n"),
+        ("other", &mut other, "another\n"),
+    ] {
+        actor.open(name, "a", &m.path("f.o")).unwrap();
+        actor.write(name, lines).unwrap();
+    }
+    m.sh("echo third >> f.o").ok();
+    other.close("other").unwrap();
+    one.close("one").unwrap();
+    assert_content(m.read("f.o"), b"1\n2\n3\nanother\nthird\n", "all of them");
+}

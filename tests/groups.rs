@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use commitfs::sys::failpoint::CRASH_POINTS;
-use common::{Actor, Disk, Mount, Options, Random, assert_errno, eventually, times};
+use common::{Actor, Disk, Live, Mount, Options, Random, assert_errno, eventually, times};
 use serde_json::Value;
 
 const PAIR: &str = "[[group]]\nfiles = [\"{s}.w\", \"{s}.json\"]\noptional = [\"{s}.o\"]\n";
@@ -797,6 +797,62 @@ fn a_link_to_a_member_has_what_is_saved_once_all_of_it_is_published_and_not_befo
                 assert_eq!(seen(&m, &mut linker, &["a.w", "c"]), some(&["old", "old"]));
             }
         }
+    }
+}
+
+#[test]
+fn what_others_have_appended_to_a_member_is_kept_beside_what_waits() {
+    let m = mount!(
+        pair()
+            .seed("a.w", "old")
+            .seed("a.json", "0")
+            .seed("a.o", "1\n")
+    );
+    let mut saver = Actor::new();
+    saver.open("o", "a", &m.path("a.o")).unwrap();
+    saver.write("o", "2\n3\n").unwrap();
+    saver.close("o").unwrap();
+    m.sh("echo other >> a.o").ok();
+    await_count(&m, "published", 1);
+    saver.save(&m.path("a.w"), "new").unwrap();
+    saver.save(&m.path("a.json"), "1").unwrap();
+    await_count(&m, "published", 2);
+    assert_eq!(m.text("a.o").as_deref(), Some("1\n2\n3\nother\n"));
+}
+
+#[test]
+fn a_round_is_published_once_a_child_that_wrote_some_of_it_has_ended_well_though_its_parent_goes_on()
+ {
+    let write_json = |status: i32| {
+        format!(
+            "import os, subprocess, sys, time\n\
+             open('a.w', 'w').write('new')\n\
+             f = open('a.json', 'w')\n\
+             child = subprocess.Popen(['sh', '-c', 'sleep 0.3; echo 1; exit {status}'], stdout=f)\n\
+             f.close()\n\
+             child.wait()\n\
+             print('done')\n\
+             time.sleep(60)\n"
+        )
+    };
+    for status in [0, 1] {
+        let m = mount!(pair().seed("a.w", "old").seed("a.json", "0"));
+        let mut parent = Live::python(m.mountpoint(), &write_json(status));
+        parent.expect("done");
+        let expected = match status {
+            0 => {
+                await_count(&m, "published", 1);
+                ("new", "1\n")
+            }
+            _ => {
+                await_count(&m, "rejected", 1);
+                ("old", "0")
+            }
+        };
+        let found = (m.text("a.w").unwrap(), m.text("a.json").unwrap());
+        assert_eq!((found.0.as_str(), found.1.as_str()), expected, "{status}");
+        parent.kill(libc::SIGKILL);
+        parent.finish();
     }
 }
 

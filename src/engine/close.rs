@@ -20,7 +20,7 @@ use super::handle::{
 use super::locking::end_unchanged;
 use super::{
     Durability, Engine, State, aborting, commit_points, copies, current, deciding, durability,
-    finishing, growing, judging, locking, merging, prepare, probe, state,
+    finishing, growing, judging, locking, merging, prepare, probe, rounds, state,
 };
 use crate::locks::FileId;
 use crate::sys::failpoint;
@@ -112,6 +112,7 @@ pub(super) fn flush_writer(
             });
         (closer, commits && !no_op)
     });
+    rounds::note_flush(state, id);
     if let Some((closer, true)) = staged {
         return Progress::Rest(FlushRest::Content { closer });
     }

@@ -270,7 +270,8 @@ pub(super) fn make_ready(
         onto: edits.or(onto),
         grown: content.grown(),
         by_parts: content.is_by_parts(),
-        edits: edits.filter(|_| content.is_by_parts()),
+        edits: edits.filter(|_| content.keeps_places()),
+        appended: content.has_appended(),
         like,
         judgement,
         ..Ready::new(content.id, content.file.clone(), described)

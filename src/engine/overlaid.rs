@@ -118,6 +118,7 @@ pub(super) fn take_parts(
     if !takes {
         return Ok(content.is_made_of(&shown)?.then_some(current));
     }
+    let appended = appended || content.has_appended();
     if content.take_parts(shown, appended)? == Some(false)
         && let Some(txn) = engine.lock().txns.get_mut(&id)
     {

@@ -591,11 +591,17 @@ fn put_of(engine: &Engine, state: &mut State, new: &NewVersion, version: Version
     let current = current::current_if_any(engine, state, dentry)
         .ok()
         .flatten();
-    let in_place = ready.edits.is_some_and(|edited| {
-        current.is_some_and(|c| state.files.body(c) == state.files.body(edited))
-    });
+    let in_place = ready
+        .edits
+        .filter(|_| ready.by_parts)
+        .is_some_and(|edited| {
+            current.is_some_and(|c| state.files.body(c) == state.files.body(edited))
+        });
     if let Some(edited) = ready.edits {
         state.files.edit(new.node, edited);
+    }
+    if ready.appended {
+        state.files.append_to(new.node);
     }
     Some(Edit::Put {
         path,

@@ -396,11 +396,9 @@ impl<'a> Publishing<'a> {
     ) -> OpResult<Parted> {
         let content = &mut aside.content;
         let node = state.txns[&self.id].node;
-        let edits = draft.edits.filter(|_| content.is_by_parts());
-        let overlaid = match self.how.links() {
-            true => Vec::new(),
-            false => content.take_overlaid(),
-        };
+        let edits = draft.edits.filter(|_| content.keeps_places());
+        let follows = !self.how.links();
+        let overlaid = follows.then(|| content.take_overlaid()).unwrap_or_default();
         let (published_id, made) = (content.id, fresh.made.take().ok_or(Errno::STALE)?);
         let old = at::stat(&made.old)?;
         let key = (old.st_dev, old.st_ino);
@@ -409,8 +407,8 @@ impl<'a> Publishing<'a> {
             None => content.continue_in(fresh.id, made.file, self.how.links()),
         };
         let promised = made.is_promised.then(|| draft.described.clone());
-        if let Some(promised) = &promised {
-            content.keep_promise(promised.clone());
+        if let Some(promised) = promised.clone() {
+            content.keep_promise(promised);
         }
         let key_of_fresh = (made.stat.st_dev, made.stat.st_ino);
         state
@@ -436,8 +434,9 @@ impl<'a> Publishing<'a> {
             }
             MergeOutcome::AsWritten | MergeOutcome::Overwrites(_) => {
                 let ready = Ready {
-                    by_parts: edits.is_some(),
+                    by_parts: edits.is_some() && content.is_by_parts(),
                     edits,
+                    appended: content.has_appended(),
                     ..Ready::new(published_id, published.clone(), draft.described)
                 };
                 (version, ready)

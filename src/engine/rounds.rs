@@ -231,6 +231,22 @@ pub(super) fn hold(engine: &Engine, state: &mut State, id: TxnId) -> bool {
     true
 }
 
+/// A process closes a member, and waits for the answer. One that is ending takes part, if it has written some of it: whom a saver
+/// has started, say. Later nobody could be asked how it has ended.
+pub(super) fn note_flush(state: &mut State, id: TxnId) {
+    let Some(txn) = state.txns.get(&id) else {
+        return;
+    };
+    let (round, at_end) = (txn.round(), txn.participants.was_closed_at_end());
+    let closer = txn.participants.last_closer();
+    let round = round.filter(|_| at_end && !failpoint::mutant("C23-awaited"));
+    if let Some(round) = round.and_then(|round| state.txns.rounds.get_mut(round))
+        && round.directory.is_none()
+    {
+        add_saver(round, closer);
+    }
+}
+
 /// A process has closed a member, perhaps as it was ending.
 fn note_close(round: &mut GroupRound, (closer, at_end): (u32, bool), is_restored: bool) {
     match at_end {

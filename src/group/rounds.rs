@@ -82,8 +82,6 @@ pub struct GroupRound {
     bytes: u64,
     /// What is becoming of it: nothing joins it.
     decided: Option<Verdict>,
-    /// Some of it was closed by a process that was ending: how, is seen when it has ended.
-    awaits_end: bool,
     /// It is all that is saved in a directory, by whom ever.
     pub directory: Option<RoundDirectory>,
 }
@@ -301,7 +299,6 @@ impl GroupRound {
             writing: 0,
             bytes: 0,
             decided: None,
-            awaits_end: false,
             directory: None,
         }
     }
@@ -433,7 +430,6 @@ impl GroupRound {
 
     /// Some of it was closed by a process that was ending.
     pub fn await_end(&mut self, pid: u32) {
-        self.awaits_end = true;
         for saver in self.savers.iter_mut().filter(|s| s.pid == pid) {
             saver.is_ending = true;
         }
@@ -441,11 +437,8 @@ impl GroupRound {
 
     /// Whether it is still to be seen how somebody has ended who has closed some of it.
     fn is_awaiting_end(&self) -> bool {
-        match &self.directory {
-            // The ranks of a job end at their own times.
-            Some(_) => self.savers.iter().any(|s| s.is_ending && s.ended.is_none()),
-            None => self.awaits_end && !self.is_left(),
-        }
+        // Who has started them, and others of the same job, may go on.
+        self.savers.iter().any(|s| s.is_ending && s.ended.is_none())
     }
 
     /// Whether what its group names is there.

@@ -374,10 +374,10 @@ impl Participants {
         self.last_closer
     }
 
-    /// Whether it was closed last by a process that was ending, not by one that goes on.
+    /// Whether it was closed last by one of those who take part that was ending, and doesn't go on.
     pub fn was_closed_at_end(&self) -> bool {
         let last = self.processes.get(&self.last_closer);
-        last.is_some_and(|process| process.closed && !process.closed_cleanly)
+        last.is_some_and(|last| last.closed && !last.closed_cleanly && last.takes_part())
     }
 
     /// Those that have opened it and never closed a descriptor: each holds one, as long as it lives.

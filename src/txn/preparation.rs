@@ -35,6 +35,8 @@ pub struct Ready {
     pub by_parts: bool,
     /// The version that it was made of.
     pub edits: Option<NodeId>,
+    /// Some of what was written of it was appended.
+    pub appended: bool,
     /// The version whose attributes it was given.
     pub like: Option<AsOf>,
     /// The how manieth judgement of this content has found it.
@@ -59,6 +61,7 @@ impl Ready {
             grown: None,
             by_parts: false,
             edits: None,
+            appended: false,
             like: None,
             judgement: 0,
         }

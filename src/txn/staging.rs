@@ -80,8 +80,7 @@ pub struct Content {
     seen: SeenPages,
     /// What was written over that copy: all else is as it is there, and nothing was cut off.
     parts: Option<Parts>,
-    /// Others had changed some of that, too.
-    overwrites: bool,
+    places: grown::Places,
     /// Some of it came by pages of a mapping.
     mapped: bool,
     /// Versions of others that have other bytes where pages of a mapping have some, too.
@@ -178,7 +177,7 @@ impl Staging {
             grown: None,
             seen: SeenPages::default(),
             parts: None,
-            overwrites: false,
+            places: grown::Places::default(),
             mapped: false,
             overlaid: Vec::new(),
             changed: false,
@@ -388,7 +387,7 @@ impl Content {
         self.grows_from(base, len);
         let by_parts = self.grown.is_some() && by_place(self.guard);
         self.parts = by_parts.then(Parts::default);
-        self.overwrites = false;
+        self.places.overwrites = false;
         Ok(())
     }
 

@@ -336,6 +336,9 @@ impl StagedFile {
                 true => content.size().unwrap_or(request.offset),
                 false => request.offset,
             };
+            if request.appends {
+                content.note_appended();
+            }
             let write = || first_try(&mut content, data, offset, kill);
             (offset, interrupt::on_behalf_of(caller.tid, write))
         };

@@ -14,6 +14,17 @@ pub struct GrownBase {
     pub(super) len: u64,
 }
 
+/// What has a place in the file that a content was copied from, and keeps it in what others have made of that.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// Others had changed some of what was written, too.
+    pub(super) overwrites: bool,
+    /// Some of it was appended, and has none.
+    pub(super) appended: bool,
+    /// What others had added came behind what it has added, and all before that stayed where it was.
+    pub(super) come_behind: bool,
+}
+
 impl GrownBase {
     /// Whether the content has all that was added.
     pub fn is_complete(&self) -> bool {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::super::passed::Passed;
 use super::{Content, Staging};
 use crate::guard::{Guard, Verdict};
-use crate::sys::at;
+use crate::sys::{at, failpoint};
 use crate::types::{OpResult, Seq, TxnId};
 
 /// What is read again for its checksum is no longer than this, in bytes.
@@ -80,6 +80,24 @@ impl Staging {
     /// A commit is owed from now on.
     pub fn owe(&self, seq: Seq) {
         self.owed.store(seq.0, Ordering::Release);
+    }
+}
+
+impl Content {
+    /// What is written now is appended.
+    pub fn note_appended(&mut self) {
+        self.places.appended = true;
+    }
+
+    /// Whether anything was.
+    pub fn has_appended(&self) -> bool {
+        self.places.appended && !failpoint::mutant("C10-behind")
+    }
+
+    /// Whether what others have written of the version that it was made of last has its place in this, too: it has what it
+    /// hasn't written from there, or differs by what was added behind.
+    pub fn keeps_places(&self) -> bool {
+        self.is_by_parts() || self.places.come_behind && self.has_appended()
     }
 }
 

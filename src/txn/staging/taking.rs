@@ -79,12 +79,12 @@ impl Content {
             fsynced.overwritten = true;
         }
         let taken = self.copy_gaps(&parts, grown, current, appended);
-        self.overwrites |= taken.inspect_err(|errno| self.fail(*errno, "copy"))?;
+        self.places.overwrites |= taken.inspect_err(|errno| self.fail(*errno, "copy"))?;
         if let Some(stat) = times {
             at::set_mtime(&self.file, mtime_ns(&stat))?;
             self.times_set = true;
         }
-        Ok(Some(self.overwrites))
+        Ok(Some(self.places.overwrites))
     }
 
     pub(super) fn copy_gaps(
@@ -98,6 +98,7 @@ impl Content {
         let mut overwrites = differ(parts, &grown.from.file, &current.file, 0..grown.len)?;
         let meets = holds_any(parts, &current.file, grown.len..own.min(whole))?;
         let comes_behind = meets && appended;
+        self.places.come_behind = comes_behind && parts.gaps(0..grown.len) == [0..grown.len];
         overwrites |= meets && !appended;
         if self.mapped && overwrites && self.covers(parts, &grown, &current)? {
             self.overlay(current.clone());
