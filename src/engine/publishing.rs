@@ -397,11 +397,12 @@ impl<'a> Publishing<'a> {
         let content = &mut aside.content;
         let node = state.txns[&self.id].node;
         let edits = draft.edits.filter(|_| content.keeps_places());
-        let follows = !self.how.links();
-        let overlaid = follows.then(|| content.take_overlaid()).unwrap_or_default();
+        let overlaid = match self.how.links() {
+            true => Vec::new(),
+            false => content.take_overlaid(),
+        };
         let (published_id, made) = (content.id, fresh.made.take().ok_or(Errno::STALE)?);
-        let old = at::stat(&made.old)?;
-        let key = (old.st_dev, old.st_ino);
+        let key = at::stat(&made.old).map(|old| (old.st_dev, old.st_ino))?;
         let published = match aside.written.take() {
             Some(_) => content.write_on_in(fresh.id, made.file, self.how.links()),
             None => content.continue_in(fresh.id, made.file, self.how.links()),

@@ -98,7 +98,7 @@ impl Content {
         let mut overwrites = differ(parts, &grown.from.file, &current.file, 0..grown.len)?;
         let meets = holds_any(parts, &current.file, grown.len..own.min(whole))?;
         let comes_behind = meets && appended;
-        self.places.come_behind = comes_behind && parts.gaps(0..grown.len) == [0..grown.len];
+        self.places.come_behind = comes_behind && parts.within(0..grown.len).is_empty();
         overwrites |= meets && !appended;
         if self.mapped && overwrites && self.covers(parts, &grown, &current)? {
             self.overlay(current.clone());
