@@ -7,7 +7,7 @@ use crate::namespace::NodeKind;
 use crate::rules::{OnConflict, Policy, Record as RecordRule, Stream};
 use crate::sys::{at, failpoint};
 use crate::txn::Content;
-use crate::types::{Dentry, NodeId, OpResult, errno_of};
+use crate::types::{Dentry, NodeId, OpResult, TxnId, errno_of};
 
 /// A table written in blocks of this size or more is a document: `DataFrame.to_csv`, a download.
 const BLOCK: usize = 4096;
@@ -21,6 +21,12 @@ pub(super) fn by_lines(policy: &Policy) -> bool {
     policy.guard == Guard::None
         && policy.record != Some(RecordRule::Close)
         && !failpoint::mutant("C10")
+}
+
+/// Whether what is appended shows at the close of a transaction, by rule or with the others of its group.
+pub(super) fn show_at_close(state: &State, id: TxnId) -> bool {
+    let txn = state.txns.get(&id);
+    txn.is_some_and(|t| t.round().is_some() || t.policy.record == Some(RecordRule::Close))
 }
 
 /// Whether they are where every line is a JSON value of its own, as trackers write them.

@@ -11,7 +11,7 @@ use super::super::append::streams;
 use super::super::io::{is_full, read_at, unless_full, write_staged};
 use super::super::setid::{Gone, drop_set_id};
 use super::super::{
-    Engine, State, close, emptied, io, locking, mapped, prepare, room, setid, state,
+    Engine, State, close, emptied, io, lines, locking, mapped, prepare, room, setid, state,
 };
 use super::{
     Allocation, Asked, Closing, FlushRest, INLINE_WRITE, OpenFile, Opening, Progress, Source,
@@ -336,7 +336,7 @@ impl StagedFile {
                 true => content.size().unwrap_or(request.offset),
                 false => request.offset,
             };
-            if request.appends {
+            if request.appends && lines::show_at_close(&engine.lock(), self.txn) {
                 content.note_appended();
             }
             let write = || first_try(&mut content, data, offset, kill);
