@@ -19,7 +19,7 @@ use crate::runtime::Awaited;
 use crate::store::Unseen;
 use crate::sys::{failpoint, proc};
 use crate::txn::{Abort, Ready, Transaction, WriterSlot};
-use crate::types::TxnId;
+use crate::types::{Dentry, TxnId};
 
 /// How long the watch sleeps while nothing is told by a saver's end.
 pub(super) const TICK: Duration = Duration::from_millis(50);
@@ -132,13 +132,11 @@ pub(super) fn promised(state: &State, id: TxnId, ready: &Ready, path: PathBuf) -
     if let Some(round) = round.filter(|round| round.is_complete_with(txn.dentry(), id))
         && !failpoint::mutant("C23-complete")
     {
-        let saved = round.saved().filter_map(|id| state.txns.get(&id));
-        let others = saved.filter(|t| t.dentry() != txn.dentry());
-        let members = others.filter_map(|t| Some(t.preparation.ready()?.id));
-        records.push(Record::Complete {
-            round: round.id,
-            members: members.chain([ready.id]).collect(),
-        });
+        records.push(complete_record(
+            state,
+            round,
+            Some((txn.dentry(), ready.id)),
+        ));
     }
     records
 }
@@ -149,17 +147,18 @@ pub(super) fn carried(state: &State) -> Vec<Record> {
     let rounds = state.txns.rounds.all();
     let complete = rounds.filter(|r| r.was_complete() && !failpoint::mutant("C23-carried"));
     complete
-        .map(|round| complete_record(state, round))
+        .map(|round| complete_record(state, round, None))
         .collect()
 }
 
-fn complete_record(state: &State, round: &GroupRound) -> Record {
+/// That all of a round is there, be it by a member that is just being closed, in whose place nothing else counts.
+fn complete_record(state: &State, round: &GroupRound, closing: Option<(&Dentry, TxnId)>) -> Record {
     let saved = round.saved().filter_map(|id| state.txns.get(&id));
+    let others = saved.filter(|t| closing.is_none_or(|(dentry, _)| t.dentry() != dentry));
+    let members = others.filter_map(|t| Some(t.preparation.ready()?.id));
     Record::Complete {
         round: round.id,
-        members: saved
-            .filter_map(|t| Some(t.preparation.ready()?.id))
-            .collect(),
+        members: members.chain(closing.map(|(_, id)| id)).collect(),
     }
 }
 
