@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use commitfs::sys::failpoint::CRASH_POINTS;
+use common::rounds::{await_count, entries, groups};
 use common::{Actor, Mount, Options, assert_errno, eventually, times};
-use serde_json::Value;
 
 const NAMED: &str =
     "[[group]]\ndirectory = \"**/checkpoint-*\"\ncomplete = [\"trainer_state.json\"]\n";
@@ -22,22 +22,6 @@ fn named() -> Options {
 /// As [`named`], and others are waited for but a moment.
 fn quick() -> Options {
     Mount::options().rules(&format!("{NAMED}settle = \"300ms\"\n"))
-}
-
-fn groups(m: &Mount) -> Value {
-    m.status()["groups"].clone()
-}
-
-/// Waits until so many rounds have been decided so.
-#[track_caller]
-fn await_count(m: &Mount, what: &str, count: u64) {
-    let holds = || groups(m)[what] == count;
-    eventually(Duration::from_secs(5), &format!("{count} {what}"), holds);
-}
-
-fn entries(m: &Mount) -> Vec<Value> {
-    let listed = m.command(&["rejected", "list", "--json"]).ok();
-    serde_json::from_str(&listed.out).unwrap()
 }
 
 /// What a program finds in a directory, sorted.

@@ -5,7 +5,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Actor, Disk, Mount, Options, assert_errno, eventually, stamped, times, version_of};
+use common::watching::stale_after_close_write;
+use common::{Actor, Disk, Mount, Options, assert_errno, eventually, times};
 use serde_json::Value;
 
 const PAIR: &str =
@@ -221,24 +222,8 @@ fn who_gets_the_number_of_another_has_not_what_that_has_pinned() {
 fn a_watcher_that_opens_the_same_file_again_sees_what_was_closed() {
     let rules = "[[group]]\nfiles = [\"f\"]\nreaders = \"pin\"\n";
     let m = mount!(Mount::options().rules(rules));
-    m.save("f", stamped(0, 100));
-    let (mut writer, mut watcher) = (Actor::new(), Actor::new());
-    let root = m.mountpoint().as_os_str().as_encoded_bytes();
-    let mask = libc::IN_CLOSE_WRITE.to_string();
-    watcher
-        .ask("inotify", &[b"w", mask.as_bytes(), root])
-        .unwrap();
-    let (mut stale, checks) = (0, times(500, 10_000));
-    for round in 1..=checks as u64 {
-        watcher.start("await-and-cat", &[b"w", root, b"f"]);
-        writer
-            .save(&m.path("f"), stamped(round, 100 + round as usize % 300))
-            .unwrap();
-        let content = watcher.finish().unwrap().remove(0);
-        if version_of(&content) != Ok(round) {
-            stale += 1;
-        }
-    }
+    let checks = times(500, 10_000);
+    let stale = stale_after_close_write(&m, checks);
     assert_eq!(stale, 0, "stale answers in {checks} checks");
 }
 

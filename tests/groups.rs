@@ -6,6 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use commitfs::sys::failpoint::CRASH_POINTS;
+use common::rounds::{await_count, entries, groups};
 use common::{Actor, Disk, Live, Mount, Options, Random, assert_errno, eventually, times};
 use serde_json::Value;
 
@@ -27,22 +28,6 @@ fn seen(m: &Mount, reader: &mut Actor, names: &[&str]) -> Vec<Option<String>> {
 
 fn some(texts: &[&str]) -> Vec<Option<String>> {
     texts.iter().map(|t| Some((*t).to_owned())).collect()
-}
-
-fn groups(m: &Mount) -> Value {
-    m.status()["groups"].clone()
-}
-
-/// Waits until so many rounds have been decided so.
-#[track_caller]
-fn await_count(m: &Mount, what: &str, count: u64) {
-    let holds = || groups(m)[what] == count;
-    eventually(Duration::from_secs(5), &format!("{count} {what}"), holds);
-}
-
-fn entries(m: &Mount) -> Vec<Value> {
-    let listed = m.command(&["rejected", "list", "--json"]).ok();
-    serde_json::from_str(&listed.out).unwrap()
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::watching::stale_after_close_write;
 use common::{Actor, Mount, assert_content, eventually, stamped, times, version_of};
 
 /// A mount with an old version of `f`.
@@ -333,24 +334,8 @@ fn every_open_stat_and_readdir_after_close_sees_the_new_version() {
 #[test]
 fn a_watcher_woken_by_close_write_sees_the_new_version() {
     let m = mount!();
-    m.save("f", stamped(0, 100));
-    let (mut writer, mut watcher) = (Actor::new(), Actor::new());
-    let root = m.mountpoint().as_os_str().as_encoded_bytes();
-    let mask = libc::IN_CLOSE_WRITE.to_string();
-    watcher
-        .ask("inotify", &[b"w", mask.as_bytes(), root])
-        .unwrap();
-    let (mut stale, checks) = (0, times(1_000, 10_000));
-    for round in 1..=checks as u64 {
-        watcher.start("await-and-cat", &[b"w", root, b"f"]);
-        writer
-            .save(&m.path("f"), stamped(round, 100 + round as usize % 300))
-            .unwrap();
-        let content = watcher.finish().unwrap().remove(0);
-        if version_of(&content) != Ok(round) {
-            stale += 1;
-        }
-    }
+    let checks = times(1_000, 10_000);
+    let stale = stale_after_close_write(&m, checks);
     assert_eq!(stale, 0, "stale answers in {checks} checks");
 }
 

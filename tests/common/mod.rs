@@ -20,9 +20,11 @@
 mod actor;
 mod disk;
 mod mount;
+pub mod rounds;
 pub mod run;
 #[path = "../helper/stamp.rs"]
 pub mod stamp;
+pub mod watching;
 #[path = "../helper/wire.rs"]
 mod wire;
 
