@@ -4,89 +4,14 @@
 //! Every method returns at once. What may block (copies, fsync, guards that read, waits for another
 //! transaction) runs on a worker, and the answer is given from there.
 
-#[cfg(feature = "testing")]
-mod abandon;
-mod aborting;
-mod advice;
-mod append;
-mod attrs;
-mod barrier;
-mod checkpoint;
-mod claims;
-mod close;
-mod commit_points;
-mod copies;
-mod current;
+mod admin;
+mod base;
 mod deciding;
-mod directories;
-mod dirs;
+mod descriptions;
 mod documents;
-mod due;
-mod durability;
-mod emptied;
-mod ended;
-mod errors;
-mod exchange;
-mod files;
-mod finding;
-mod finishing;
-mod growing;
-mod handle;
-mod io;
-mod judging;
-mod ledger;
-mod lines;
-mod links;
-mod live_rules;
-mod locking;
-mod locklist;
-mod lookup;
-mod mapped;
-mod merging;
-mod metadata;
-mod names;
-mod open;
-mod opening;
-mod orders;
-mod overlaid;
-mod overwrites;
-mod own_saves;
-mod passed;
-mod pending_opens;
-mod pieces;
-mod pins;
-mod prepare;
-mod probe;
-mod publication;
-mod publish;
-mod publishing;
-mod release;
-mod resolve;
-mod rest;
-mod resting;
-mod retries;
-mod room;
-mod rounds;
-mod savers;
-mod seeing;
-mod serving;
-mod setid;
-mod settling;
-mod shared;
-mod slots;
-mod stale_claims;
-mod start;
-mod stat;
-mod state;
-mod status;
-mod strangers;
-mod strays;
-mod target;
-mod turns;
-mod virtualdir;
-mod watch_requests;
-mod watchers;
-mod xattrs;
+mod meaning;
+mod requests;
+mod versions;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -99,6 +24,14 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use base::directories;
+use base::strangers::Strangers;
+use base::watchers::Watchers;
+use documents::Documents;
+use documents::pieces::Pieces;
+use meaning::live_rules::InForce;
+use versions::appends::adding::Appends;
+
 use crate::commit::Sequencer;
 use crate::namespace::NodeKind;
 use crate::rules::{Creation, Policy};
@@ -110,18 +43,19 @@ use crate::types::{Dentry, NodeId, OpResult, ROOT};
 pub use crate::runtime::{
     BOUNDS, Config, Counters, Durability, Histogram, LogTo, NameTotals, Totals, Unmount,
 };
+pub use admin::status::{Feature, Status};
+pub use admin::virtualdir::{Answer, Blocker, ControlCommand, is_virtual};
 #[cfg(feature = "testing")]
-pub use abandon::abandon;
-pub use advice::ErrorReport;
-pub use attrs::{SetAttr, SetTime};
-pub use handle::{DirEntry, Listing, WriteRequest};
-pub use locking::LockRequest;
-pub use lookup::{is_file, path_now, set_dropper};
-pub use open::{CreateRequest, Created, give_up};
-pub use opening::{OpenRequest, Opened, Pass};
-pub use state::State;
-pub use status::{Feature, Status};
-pub use virtualdir::{Answer, Blocker, ControlCommand, is_virtual};
+pub use base::abandon::abandon;
+pub use base::advice::ErrorReport;
+pub use base::handle::{DirEntry, Listing, WriteRequest};
+pub use base::opening::{OpenRequest, Opened, Pass};
+pub use base::state::State;
+pub use descriptions::locking::LockRequest;
+pub use requests::attrs::{SetAttr, SetTime};
+pub use requests::creating::{CreateRequest, Created};
+pub use requests::lookup::{is_file, path_now, set_dropper};
+pub use versions::passing::give_up;
 
 /// Attributes of what doesn't change behind the kernel's back.
 const STABLE: Duration = Duration::from_secs(3600);
@@ -144,7 +78,7 @@ pub trait Notify: Send + Sync {
 pub struct Engine {
     pub(crate) store: Store,
     /// Those in force; changed under the state's lock.
-    rules: RwLock<live_rules::InForce>,
+    rules: RwLock<InForce>,
     /// Held while a rules file is written.
     keeping_rules: Mutex<()>,
     pub(crate) config: Config,
@@ -154,7 +88,7 @@ pub struct Engine {
     /// Numbers of commits, and the journal. Its lock is taken after all others.
     pub(crate) sequencer: Sequencer,
     /// Taken after a content, and before `State`.
-    appends: append::Appends,
+    appends: Appends,
     /// Locks already told of: path, process, kind.
     warned: Mutex<std::collections::HashSet<(String, u32, String)>>,
     pub(crate) pool: Pool,
@@ -163,12 +97,12 @@ pub struct Engine {
     /// Much memory was freed: the watch gives it back to the system.
     freed: std::sync::atomic::AtomicBool,
     pub(crate) notify: OnceLock<Box<dyn Notify>>,
-    pub(crate) watchers: OnceLock<watchers::Watchers>,
+    pub(crate) watchers: OnceLock<Watchers>,
     /// Why watchers of files aren't told of commits, if they aren't.
     pub(crate) untold: Mutex<Option<String>>,
-    documents: documents::Documents,
-    pieces: pieces::Pieces,
-    pub(crate) features: OnceLock<Vec<status::Feature>>,
+    documents: Documents,
+    pieces: Pieces,
+    pub(crate) features: OnceLock<Vec<Feature>>,
     pub(crate) rejected_bound: RejectedBound,
     /// Held while unread errors are written down.
     keeping_unread: Mutex<()>,
@@ -178,7 +112,7 @@ pub struct Engine {
     shutting_down: Mutex<()>,
     /// Small files are read uncached: the kernel allows that together with mmap.
     uncached: std::sync::atomic::AtomicBool,
-    strangers: strangers::Strangers,
+    strangers: Strangers,
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
 }
 
@@ -197,7 +131,7 @@ impl Engine {
     }
 
     /// What the kernel offers and what of it is in use; set once, at the handshake.
-    pub fn set_features(&self, features: Vec<status::Feature>) {
+    pub fn set_features(&self, features: Vec<Feature>) {
         self.features.set(features).ok();
     }
 

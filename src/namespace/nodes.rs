@@ -86,7 +86,7 @@ pub struct Node {
     whole: OnceCell<Arc<AtomicU64>>,
     /// Length and checksum of the content it was committed with, if known.
     pub sum: Option<Sum>,
-    /// A document that is not written out: see `engine::documents`.
+    /// A document that is not written out: see ``engine::documents`.
     pub unwritten: Option<Box<CachedAttributes>>,
     /// Its pages may be in the kernel's cache.
     pub cached: bool,

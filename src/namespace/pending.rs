@@ -1,7 +1,7 @@
 //! Names that are committed but not yet in the backing directory.
 //!
 //! A commit is visible as soon as it stands here and in the journal. The file itself moves to its
-//! name when its data is durable (`engine::checkpoint`), so that the backing directory never holds
+//! name when its data is durable (`engine::deciding::checkpoint`), so that the backing directory never holds
 //! anything a power cut could tear. The set overlays the backing directory and only ever adds or
 //! replaces names; removals wait until the name is out of here.
 

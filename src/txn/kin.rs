@@ -3,7 +3,7 @@
 //! A descriptor is inherited at a fork from somebody who has it. Whoever has it and gives it up, by a close, an execve or
 //! its end, sends a FLUSH; and who sends one has its children still. So the children of each process that sends a FLUSH,
 //! noted then, are all that can have inherited it and take no part themselves. Who was once found to have none
-//! doesn't get one any more: nobody inherits twice. (Over a socket it may; see `engine::probe`.)
+//! doesn't get one any more: nobody inherits twice. (Over a socket it may; see `engine::meaning::probe`.)
 
 use std::collections::{HashMap, HashSet};
 

@@ -13,10 +13,15 @@ use std::time::Instant;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::super::{Engine, State, current, metadata, pins, publish, shared, stat};
-use super::kept::{self, Parsed};
-use super::request::{Refusal, Request};
-use super::texts;
+use crate::engine::base::current;
+use crate::engine::documents::kept;
+use crate::engine::documents::kept::Parsed;
+use crate::engine::documents::request;
+use crate::engine::documents::request::{Refusal, Request};
+use crate::engine::documents::texts;
+use crate::engine::meaning::{metadata, pins, stat};
+use crate::engine::versions::{publish, shared};
+use crate::engine::{Engine, State};
 use crate::journal::{ContentInfo, Edit};
 use crate::namespace::{CachedAttributes, Node, NodeKind, Pending, Unwritten};
 use crate::sys::{at, failpoint};
@@ -26,10 +31,10 @@ use crate::types::{Dentry, NodeId, OpResult, Seq, TxnId, Version, mtime_ns, now_
 /// Space is set aside in steps of this many bytes, so that a growing document asks for it seldom.
 const AHEAD: u64 = 64 << 10;
 /// A patch longer than this is not journalled: its result's text is written at once.
-pub(super) const JOURNALLED: usize = 256 << 10;
+pub const JOURNALLED: usize = 256 << 10;
 
 /// The version that an edit starts from.
-pub(super) struct DocumentBase {
+pub struct DocumentBase {
     pub dentry: Dentry,
     pub node: NodeId,
     pub version: Version,
@@ -38,7 +43,7 @@ pub(super) struct DocumentBase {
 }
 
 impl DocumentBase {
-    pub(super) fn expect_version(&self, expected: Option<u64>) -> Result<(), Refusal> {
+    pub(in crate::engine) fn expect_version(&self, expected: Option<u64>) -> Result<(), Refusal> {
         if expected.is_some_and(|e| Version(e) != self.version) {
             return Err(Refusal {
                 errno: Errno::STALE,
@@ -50,7 +55,7 @@ impl DocumentBase {
 }
 
 /// The version that an edit has made.
-pub(super) struct Edited {
+pub struct Edited {
     pub node: NodeId,
     pub version: Version,
     pub seq: Seq,
@@ -67,7 +72,7 @@ struct Staged {
     allocated: u64,
 }
 
-pub(super) fn base_of_edit(engine: &Engine, dentry: &Dentry) -> Result<DocumentBase, Refusal> {
+pub fn base_of_edit(engine: &Engine, dentry: &Dentry) -> Result<DocumentBase, Refusal> {
     let mut guard = engine.lock();
     let state = &mut *guard;
     if state.unmount.is_forced() {
@@ -100,11 +105,7 @@ pub(super) fn base_of_edit(engine: &Engine, dentry: &Dentry) -> Result<DocumentB
 
 /// Whether who was let to a node by its owner, mode and ACL may go on to the current version: a
 /// descriptor may be older than they are.
-pub(super) fn check_access(
-    engine: &Engine,
-    node: NodeId,
-    base: &DocumentBase,
-) -> Result<(), Refusal> {
+pub fn check_access(engine: &Engine, node: NodeId, base: &DocumentBase) -> Result<(), Refusal> {
     let state = engine.lock();
     let key = |id| state.nodes.get(id).map(|n| n.key);
     let is_private = |id| {
@@ -131,7 +132,7 @@ pub(super) fn check_access(
 }
 
 /// The parsed text of a version: as it was kept, or read.
-pub(super) fn current_document<'a>(
+pub fn current_document<'a>(
     engine: &Engine,
     base: &DocumentBase,
     parsed: &'a mut Option<Parsed>,
@@ -151,7 +152,7 @@ pub(super) fn current_document<'a>(
 }
 
 /// Whether a version's text is still to be written, and its staging file has space for it.
-pub(super) fn is_hot(engine: &Engine, dentry: &Dentry, parsed: &Parsed) -> bool {
+pub fn is_hot(engine: &Engine, dentry: &Dentry, parsed: &Parsed) -> bool {
     let state = engine.lock();
     let head = state.pending.get(dentry.dir, &dentry.name);
     head.filter(|p| p.node == parsed.node)
@@ -161,14 +162,14 @@ pub(super) fn is_hot(engine: &Engine, dentry: &Dentry, parsed: &Parsed) -> bool 
 
 /// Commits the edited document as the next version of what it was made of. `None`: that is not
 /// current any more.
-pub(super) fn commit_edit(
+pub fn commit_edit(
     engine: &Engine,
     base: &DocumentBase,
     parsed: &mut Parsed,
     request: &Request,
 ) -> OpResult<Option<Edited>> {
     let edited = if request.value.len() > JOURNALLED {
-        let text = super::request::text_of(&parsed.document);
+        let text = request::text_of(&parsed.document);
         let edited = commit_text(engine, base, text.as_bytes())?;
         if edited.is_some() {
             parsed.base = (text.len() as u64, crc32c::crc32c(text.as_bytes()));
@@ -184,11 +185,7 @@ pub(super) fn commit_edit(
 }
 
 /// Commits a text as the next version of its base.
-pub(super) fn commit_text(
-    engine: &Engine,
-    base: &DocumentBase,
-    text: &[u8],
-) -> OpResult<Option<Edited>> {
+pub fn commit_text(engine: &Engine, base: &DocumentBase, text: &[u8]) -> OpResult<Option<Edited>> {
     let staged = with_space(engine, new_staged(engine, base)?, text.len() as u64)?;
     let mtime_ns = next_mtime(&engine.lock(), base);
     let written = write_text(&staged.file, text, mtime_ns);
@@ -330,7 +327,7 @@ fn publish_unwritten(
         id: staged.id,
         version,
         base: staged.fresh.then_some(parsed.base),
-        merge: request.kind == super::request::EditKind::Merge,
+        merge: request.kind == request::EditKind::Merge,
         patch: request.value.clone(),
         mtime_ns: told.mtime_ns,
     };

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use serde_json::json;
 
-use super::super::{Durability, Engine, current, durability, pins, room, turns};
-use super::kept::EditOutcome;
-use super::request::{Done, EditKind, Refusal, Request};
-use super::{Parsed, commit, texts};
+use crate::engine::base::current;
+use crate::engine::documents::kept::EditOutcome;
+use crate::engine::documents::request::{Done, EditKind, Refusal, Request};
+use crate::engine::documents::{Parsed, commit, texts};
+use crate::engine::meaning::{pins, seeing, turns};
+use crate::engine::versions::{durability, room};
+use crate::engine::{Durability, Engine};
 use crate::json::{AnyPatch, Document, JsonError, Limits, PatchError, PatchErrorKind, Pointer};
 use crate::namespace;
 use crate::store::Owner;
@@ -99,7 +102,7 @@ impl From<PatchError> for Refusal {
 }
 
 /// Sets an attribute of a document.
-pub(in crate::engine) fn set_document(
+pub fn set_document(
     engine: &Arc<Engine>,
     caller: Caller,
     node: NodeId,
@@ -265,7 +268,7 @@ fn edit_once(
 fn dentry_of_document(engine: &Engine, tid: u32, node: NodeId) -> Result<Dentry, Refusal> {
     let mut state = engine.lock();
     let at = state.nodes.get(node).and_then(|n| n.at.clone());
-    let looked_up = super::super::seeing::looked_up(&state, tid, node).cloned();
+    let looked_up = seeing::looked_up(&state, tid, node).cloned();
     if let Some(dentry) = looked_up.filter(|dentry| at.as_ref() != Some(dentry))
         && current::current_if_any(engine, &mut state, &dentry) == Ok(Some(node))
     {
@@ -290,7 +293,7 @@ fn dentry_of_document(engine: &Engine, tid: u32, node: NodeId) -> Result<Dentry,
 }
 
 /// Reads an attribute of a document.
-pub(in crate::engine) fn get_document(
+pub fn get_document(
     engine: &Arc<Engine>,
     caller: Caller,
     node: NodeId,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::request::Refusal;
+use crate::engine::documents::request::Refusal;
 use crate::json::{Document, JsonError, Limits};
 use crate::sys::at;
 use crate::types::{Dentry, NodeId, TxnId, errno_of};
@@ -19,20 +19,20 @@ const KEPT_OUTCOMES: usize = 4096;
 
 /// What a thread's last edit came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum EditOutcome {
+pub enum EditOutcome {
     Done(Vec<u8>),
     Refused(String),
 }
 
 /// A parsed document, and the version that it is the text of.
 #[derive(Debug)]
-pub(in crate::engine) struct Parsed {
+pub struct Parsed {
     pub node: NodeId,
     pub document: Document,
     /// Length in bytes and crc32c of the text in the file that edits build on.
-    pub(super) base: (u64, u32),
+    pub(in crate::engine) base: (u64, u32),
     /// Where its text is still to be written.
-    pub(super) unwritten: Option<UnwrittenEdits>,
+    pub(in crate::engine) unwritten: Option<UnwrittenEdits>,
 }
 
 impl Parsed {
@@ -59,7 +59,7 @@ impl Parsed {
 
 /// A staging file that waits for its text.
 #[derive(Debug)]
-pub(super) struct UnwrittenEdits {
+pub struct UnwrittenEdits {
     pub id: TxnId,
     pub file: Arc<File>,
     /// Modification time it is to have, in nanoseconds since the epoch.
@@ -79,14 +79,14 @@ struct Kept {
 
 /// The engine's side of documents.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Documents {
+pub struct Documents {
     kept: Mutex<HashMap<Dentry, Kept>>,
     outcomes: Mutex<(HashMap<u32, EditOutcome>, VecDeque<u32>)>,
 }
 
 impl Documents {
     /// The place of a document, to be locked for an edit.
-    pub(super) fn of(&self, dentry: &Dentry) -> Arc<Mutex<Option<Parsed>>> {
+    pub(in crate::engine) fn of(&self, dentry: &Dentry) -> Arc<Mutex<Option<Parsed>>> {
         let mut kept = self.kept.lock();
         let entry = kept.entry(dentry.clone()).or_insert_with(|| Kept {
             parsed: Arc::default(),
@@ -99,14 +99,14 @@ impl Documents {
     }
 
     /// Says since when a document's text is nowhere else.
-    pub(super) fn note_unwritten(&self, dentry: &Dentry, since: Option<Instant>) {
+    pub(in crate::engine) fn note_unwritten(&self, dentry: &Dentry, since: Option<Instant>) {
         if let Some(entry) = self.kept.lock().get_mut(dentry) {
             entry.unwritten = since;
         }
     }
 
     /// Whether a document's text is nowhere else.
-    pub(super) fn is_unwritten(&self, dentry: &Dentry) -> bool {
+    pub(in crate::engine) fn is_unwritten(&self, dentry: &Dentry) -> bool {
         let kept = self.kept.lock();
         kept.get(dentry).is_some_and(|k| k.unwritten.is_some())
     }
@@ -120,7 +120,7 @@ impl Documents {
     }
 
     /// Notes a document's size, and forgets those that were used least recently beyond the limit.
-    pub(super) fn account(&self, dentry: &Dentry, bytes: usize) {
+    pub(in crate::engine) fn account(&self, dentry: &Dentry, bytes: usize) {
         let mut kept = self.kept.lock();
         if let Some(entry) = kept.get_mut(dentry) {
             entry.bytes = bytes;
@@ -139,7 +139,11 @@ impl Documents {
     }
 
     /// Gives what was remembered of the thread before.
-    pub(super) fn remember(&self, tid: u32, outcome: EditOutcome) -> Option<EditOutcome> {
+    pub(in crate::engine) fn remember(
+        &self,
+        tid: u32,
+        outcome: EditOutcome,
+    ) -> Option<EditOutcome> {
         // All threads of other pid namespaces have this number.
         if tid == 0 {
             return None;
@@ -157,7 +161,7 @@ impl Documents {
         before
     }
 
-    pub(super) fn outcome(&self, tid: u32) -> Option<EditOutcome> {
+    pub(in crate::engine) fn outcome(&self, tid: u32) -> Option<EditOutcome> {
         self.outcomes.lock().0.get(&tid).cloned()
     }
 }

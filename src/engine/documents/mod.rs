@@ -6,10 +6,11 @@
 //! an edit parses, journals and changes nothing but itself: see `texts` for when its text is
 //! written.
 
-pub(super) mod commit;
-pub(super) mod edits;
-pub(super) mod kept;
-pub(super) mod request;
-pub(super) mod texts;
+pub mod commit;
+pub mod edits;
+pub mod kept;
+pub mod pieces;
+pub mod request;
+pub mod texts;
 
-pub(super) use kept::{Documents, Parsed};
+pub use crate::engine::documents::kept::{Documents, Parsed};

@@ -8,7 +8,7 @@ use crate::types::{NodeId, Seq};
 
 /// What is to be done to a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EditKind {
+pub enum EditKind {
     /// By RFC 6902.
     Patch,
     /// By RFC 7396.
@@ -18,7 +18,7 @@ pub(super) enum EditKind {
 }
 
 /// An edit that was asked for.
-pub(super) struct Request {
+pub struct Request {
     pub node: NodeId,
     /// Thread that asks.
     pub by: u32,
@@ -30,7 +30,7 @@ pub(super) struct Request {
 }
 
 /// What an edit came to.
-pub(super) struct Done {
+pub struct Done {
     /// For `user.commitfs.json.result`.
     pub result: Vec<u8>,
     /// The commit that has to be durable for it.
@@ -39,12 +39,12 @@ pub(super) struct Done {
 
 /// Why an edit or a read was refused.
 #[derive(Debug)]
-pub(in crate::engine) struct Refusal {
+pub struct Refusal {
     pub(in crate::engine) errno: Errno,
     pub reason: String,
 }
 
-pub(super) fn text_of(document: &Document) -> String {
+pub fn text_of(document: &Document) -> String {
     if failpoint::mutant("C16") {
         return document.value().to_string();
     }
@@ -52,7 +52,7 @@ pub(super) fn text_of(document: &Document) -> String {
 }
 
 impl Request {
-    pub(super) fn patch(&self) -> Result<AnyPatch, PatchError> {
+    pub(in crate::engine) fn patch(&self) -> Result<AnyPatch, PatchError> {
         AnyPatch::parse(
             self.kind == EditKind::Merge,
             &self.value,
@@ -62,7 +62,7 @@ impl Request {
 }
 
 impl Refusal {
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::engine) fn is_full(&self) -> bool {
         matches!(self.errno, Errno::NOSPC | Errno::DQUOT)
     }
 }

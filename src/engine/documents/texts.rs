@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::super::{Engine, State, metadata, publish};
-use super::kept::Parsed;
-use super::request;
 use crate::commit::Changeset;
+use crate::engine::documents::kept::Parsed;
+use crate::engine::documents::request;
+use crate::engine::meaning::metadata;
+use crate::engine::versions::publish;
+use crate::engine::{Engine, State};
 use crate::journal::{ContentInfo, Edit};
 use crate::namespace::Pending;
 use crate::sys::{at, failpoint};
@@ -16,7 +18,7 @@ use crate::txn::{AsOf, Content, write_text};
 use crate::types::{Dentry, HandleId, NodeId, OpResult, TxnId, seconds_of};
 
 /// Writes the text of a name's version, if that is still to be done.
-pub(in crate::engine) fn write_out(engine: &Engine, dentry: &Dentry) -> OpResult<()> {
+pub fn write_out(engine: &Engine, dentry: &Dentry) -> OpResult<()> {
     let kept = engine.documents.of(dentry);
     let mut parsed = kept.lock();
     match parsed.as_mut() {
@@ -26,11 +28,7 @@ pub(in crate::engine) fn write_out(engine: &Engine, dentry: &Dentry) -> OpResult
 }
 
 /// Writes the text of a name's version, for who holds the document.
-pub(in crate::engine) fn write_text_of(
-    engine: &Engine,
-    dentry: &Dentry,
-    parsed: &mut Parsed,
-) -> OpResult<()> {
+pub fn write_text_of(engine: &Engine, dentry: &Dentry, parsed: &mut Parsed) -> OpResult<()> {
     let Some(unwritten) = &parsed.unwritten else {
         return Ok(());
     };
@@ -49,7 +47,7 @@ pub(in crate::engine) fn write_text_of(
 
 /// A staging file has its text. Unless somebody has replaced it meanwhile, the journal has no
 /// more need of the edits that led to it.
-pub(in crate::engine) fn note_written(
+pub fn note_written(
     engine: &Engine,
     dentry: &Dentry,
     id: TxnId,
@@ -83,14 +81,14 @@ pub(in crate::engine) fn note_written(
 }
 
 /// Whether a version's text is still to be written: see [`materialize`].
-pub(in crate::engine) fn is_dirty(engine: &Engine, node: NodeId) -> bool {
+pub fn is_dirty(engine: &Engine, node: NodeId) -> bool {
     let state = engine.lock();
     state.nodes.get(node).is_some_and(|n| n.unwritten.is_some())
 }
 
 /// Has a version's text written before somebody looks at it; that of the last one, if edits
 /// have followed that share its file.
-pub(in crate::engine) fn materialize(engine: &Engine, node: NodeId) -> OpResult<()> {
+pub fn materialize(engine: &Engine, node: NodeId) -> OpResult<()> {
     let dentry = {
         let state = engine.lock();
         match state.nodes.get(node) {
@@ -122,7 +120,7 @@ pub(in crate::engine) fn materialize(engine: &Engine, node: NodeId) -> OpResult<
 
 /// An in-place editor reads what it is based on: that has to be written by then. It may be
 /// a later version in the same file, which is its base then.
-pub(in crate::engine) fn materialize_base(engine: &Engine, id: TxnId) -> OpResult<()> {
+pub fn materialize_base(engine: &Engine, id: TxnId) -> OpResult<()> {
     let (dentry, staging) = {
         let state = engine.lock();
         let Some(txn) = state.txns.get(&id).filter(|t| t.purpose.edits()) else {
@@ -148,7 +146,7 @@ pub(in crate::engine) fn materialize_base(engine: &Engine, id: TxnId) -> OpResul
 }
 
 /// The transaction that a description has begun on a document that may not be written out.
-pub(in crate::engine) fn dirty_editor(engine: &Engine, handle: HandleId) -> Option<TxnId> {
+pub fn dirty_editor(engine: &Engine, handle: HandleId) -> Option<TxnId> {
     let state = engine.lock();
     let txn = state.handles.get(handle)?.transaction()?;
     let edited = state.txns.get(&txn).filter(|t| t.purpose.edits())?;
@@ -159,7 +157,7 @@ pub(in crate::engine) fn dirty_editor(engine: &Engine, handle: HandleId) -> Opti
 }
 
 /// Writes the text of a name's current version, if that is still to be done. Gives the state, in which it is written.
-pub(in crate::engine) fn lock_materialized<'a>(
+pub fn lock_materialized<'a>(
     engine: &'a Engine,
     dentry: &Dentry,
 ) -> OpResult<parking_lot::MutexGuard<'a, State>> {
@@ -183,13 +181,13 @@ pub(in crate::engine) fn lock_materialized<'a>(
 }
 
 /// How long a document's text may stay in memory and in the journal alone.
-pub(in crate::engine) fn text_delay(engine: &Engine) -> Duration {
+pub fn text_delay(engine: &Engine) -> Duration {
     TEXT_DELAY.min(engine.config.bound / 2)
 }
 
 /// Owner, mode and the like of the version as it is now, and a modification time later than
 /// its (C8). Gives the version. A rename keeps the file's own but for the time (`keeps_own`).
-pub(in crate::engine) fn apply_attributes(
+pub fn apply_attributes(
     engine: &Engine,
     id: TxnId,
     content: &mut Content,
@@ -218,4 +216,4 @@ impl State {
 }
 
 /// A document's text is written to its file after this, if nobody has asked for it before.
-pub(in crate::engine) const TEXT_DELAY: Duration = Duration::from_millis(500);
+pub const TEXT_DELAY: Duration = Duration::from_millis(500);
