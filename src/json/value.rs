@@ -1,13 +1,10 @@
 //! JSON values.
 
-use std::fmt;
-
 use super::array::Array;
 use super::number::Number;
 use super::object::Object;
-use super::style::{Layout, Style};
+use super::style::Layout;
 use super::text::Text;
-use super::write;
 
 /// A JSON value. Two are equal if they mean the same: numbers by their value, strings by what they
 /// say, objects in any order.
@@ -100,12 +97,5 @@ impl Value {
                 });
             }
         }
-    }
-}
-
-impl fmt::Display for Value {
-    /// On one line, without spaces.
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&write::value_text(self, &Style::compact()))
     }
 }

@@ -1,10 +1,19 @@
 //! From values back to text.
 
+use std::fmt;
+
 use super::array::Array;
 use super::object::Object;
 use super::style::Style;
 use super::text::{Text, push_ascii};
 use super::value::Value;
+
+impl fmt::Display for Value {
+    /// On one line, without spaces.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&value_text(self, &Style::compact()))
+    }
+}
 
 /// The whole text of a document, which has `size` bytes.
 pub(super) fn document_text(value: &Value, style: &Style, size: usize) -> String {
