@@ -19,7 +19,7 @@ use crate::store::{DAEMON_LOG, LOG_LIMIT, OLD_LOG, STATE_DIR, Store, StoreError}
 use crate::sys::background::{self, ReadyWriter, StartOutcome};
 use crate::sys::mount::{self as sysmount, FsKind, MountError, MountFlags, MountRequest};
 use crate::sys::{failpoint, proc, signals};
-use crate::txn::recovery::{RecoveryError, recover};
+use crate::txn::recovery::{Recovered, RecoveryError, recover};
 use crate::types::errno_of;
 
 /// When a commit survives a power cut.
@@ -423,11 +423,13 @@ fn renames(store: &Store) -> Result<bool, Errno> {
     }
 }
 
-fn start(plan: &MountPlan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure> {
-    let refused = |e: std::io::Error| Failure::new(exit::REFUSED, e);
-    signals::block().map_err(refused)?;
-    let descriptors = background::raise_nofile_limit();
-    let store = Store::open(&plan.backing).map_err(store_failure)?;
+fn refused(e: io::Error) -> Failure {
+    Failure::new(exit::REFUSED, e)
+}
+
+/// The state directory, if files of its file system can be replaced by rename.
+fn open_store(backing: &Path) -> Result<Store, Failure> {
+    let store = Store::open(backing).map_err(store_failure)?;
     let renames = renames(&store).map_err(|e| {
         let hint = match e {
             Errno::NOSPC | Errno::DQUOT => {
@@ -435,29 +437,30 @@ fn start(plan: &MountPlan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Fai
             }
             _ => "",
         };
-        Failure::new(
-            exit::BAD_INPUT,
-            format!("{}: {e}{hint}", plan.backing.display()),
-        )
+        Failure::new(exit::BAD_INPUT, format!("{}: {e}{hint}", backing.display()))
     })?;
-    if !renames {
-        return Err(Failure::new(
-            exit::BAD_INPUT,
-            format!(
-                "{}: its file system can't replace a file by rename; use another",
-                plan.backing.display()
-            ),
-        ));
+    if renames {
+        return Ok(store);
     }
-    let rules = load_rules(plan.rules_file.as_deref(), &plan.backing)?;
-    let recovered = recover(&store, &rules).map_err(recovery_failure)?;
+    Err(Failure::new(
+        exit::BAD_INPUT,
+        format!(
+            "{}: its file system can't replace a file by rename; use another",
+            backing.display()
+        ),
+    ))
+}
+
+/// What the last mount has left is brought in order, and told of.
+fn recover_store(store: &Store, rules: &Rules, backing: &Path) -> Result<Recovered, Failure> {
+    let recovered = recover(store, rules).map_err(recovery_failure)?;
     store
         .record_pid(std::process::id())
         .map_err(|e| refused(e.into()))?;
     if recovered.applied + recovered.rejected > 0 {
         log::warn!(
             "{}: recovered: {} versions put in place, {} unfinished contents kept in rejected",
-            plan.backing.display(),
+            backing.display(),
             recovered.applied,
             recovered.rejected
         );
@@ -465,50 +468,53 @@ fn start(plan: &MountPlan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Fai
     if let Err(e) = store.keep_reserve() {
         log::warn!(
             "{}: nothing can be saved until there is room: {e}",
-            plan.backing.display()
+            backing.display()
         );
     }
-    let log = match store.logs_here() {
-        true => LogTo::File,
-        false if logging::is_journal() => LogTo::Journal,
-        false => LogTo::Stderr,
-    };
-    // Before the mount stands: it starts a process and kills it.
-    let no_detection = detection();
-    let source = plan.backing.to_string_lossy();
+    Ok(recovered)
+}
+
+/// What the engine is told of the mount. Starts a process and kills it, so it comes before the mount stands.
+fn config(plan: &MountPlan, store: &Store, descriptors: u64) -> Config {
+    Config {
+        durability: plan.durability,
+        bound: plan.bound,
+        privileged: rustix::process::geteuid().is_root(),
+        descriptors,
+        lock_timeout: plan.lock_timeout,
+        lock_warn: plan.lock_warn,
+        noatime: plan.options.flags.contains(MountFlags::NOATIME),
+        nodiratime: plan.options.flags.contains(MountFlags::NODIRATIME),
+        mountpoint: plan.mountpoint.clone(),
+        rules_file: plan.rules_file.clone(),
+        log: match store.logs_here() {
+            true => LogTo::File,
+            false if logging::is_journal() => LogTo::Journal,
+            false => LogTo::Stderr,
+        },
+        no_killed_writer_detection: detection(),
+    }
+}
+
+fn start(plan: &MountPlan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Failure> {
+    signals::block().map_err(refused)?;
+    let descriptors = background::raise_nofile_limit();
+    let store = open_store(&plan.backing)?;
+    let rules = load_rules(plan.rules_file.as_deref(), &plan.backing)?;
+    let recovered = recover_store(&store, &rules, &plan.backing)?;
+    let config = config(plan, &store, descriptors);
+    let no_detection = config.no_killed_writer_detection.clone();
     let mounted = sysmount::mount(&MountRequest {
         mountpoint: &plan.mountpoint,
-        source: &source,
-        allow_other: plan
-            .options
-            .allow_other
-            .unwrap_or(rustix::process::geteuid().is_root()),
+        source: &plan.backing.to_string_lossy(),
+        allow_other: plan.options.allow_other.unwrap_or(config.privileged),
         default_permissions: true,
         read_only: plan.options.read_only,
         flags: plan.options.flags,
         max_read: None,
     })
     .map_err(mount_failure)?;
-    let engine = Engine::start(
-        store,
-        rules,
-        Config {
-            durability: plan.durability,
-            bound: plan.bound,
-            privileged: rustix::process::geteuid().is_root(),
-            descriptors,
-            lock_timeout: plan.lock_timeout,
-            lock_warn: plan.lock_warn,
-            noatime: plan.options.flags.contains(MountFlags::NOATIME),
-            nodiratime: plan.options.flags.contains(MountFlags::NODIRATIME),
-            mountpoint: plan.mountpoint.clone(),
-            rules_file: plan.rules_file.clone(),
-            log,
-            no_killed_writer_detection: no_detection.clone(),
-        },
-        recovered,
-    )
-    .map_err(|e| refused(e.into()))?;
+    let engine = Engine::start(store, rules, config, recovered).map_err(|e| refused(e.into()))?;
     let session = connect(&engine, mounted.device, &plan.mountpoint).map_err(|e| {
         sysmount::unmount(&plan.mountpoint, true).ok();
         refused(e)
@@ -516,7 +522,8 @@ fn start(plan: &MountPlan) -> Result<(fuser::Session<Adapter>, Arc<Engine>), Fai
     if let Err(why) = engine.start_watch_helper() {
         log::warn!("programs that watch single files miss commits: {why}");
     }
-    engine.set_stop(stopper(&engine, plan.mountpoint.clone()));
+    let stop = stopper(&engine, plan.mountpoint.clone());
+    engine.kernel.set_stop(stop);
     let asked = Arc::downgrade(&engine);
     signals::listen(move |signal| {
         if let Some(engine) = asked.upgrade() {
@@ -548,7 +555,9 @@ fn connect(
         fuser::SessionACL::All,
         fuser::Config::default(),
     )?;
-    engine.set_notify(Box::new(KernelNotify::start(session.notifier())?));
+    engine
+        .kernel
+        .set_notify(Box::new(KernelNotify::start(session.notifier())?));
     if !failpoint::feature_off("kept_files") {
         match dropper.start(engine, session.notifier(), mountpoint) {
             Ok(()) => set_dropper(engine, dropper),

@@ -57,8 +57,11 @@ pub fn run(arguments: &Arguments) -> Result<u8, Failure> {
     Ok(if unread { exit::TROUBLE } else { exit::OK })
 }
 
+fn text(v: &Value) -> String {
+    output::escaped(v.as_str().unwrap_or("?")).into_owned()
+}
+
 fn for_people(s: &Value) -> String {
-    let text = |v: &Value| output::escaped(v.as_str().unwrap_or("?")).into_owned();
     let mut out = format!(
         "{} over {} (process {}, durability {})\n",
         text(&s["mountpoint"]),
@@ -66,6 +69,24 @@ fn for_people(s: &Value) -> String {
         s["pid"],
         text(&s["durability"])
     );
+    out += &counters_for_people(s);
+    out += &aborts_for_people(s);
+    out += &trouble_for_people(s);
+    out += &features_for_people(s);
+    out += &pins_for_people(&s["groups"]["pins"]);
+    for t in s["transactions"].as_array().into_iter().flatten() {
+        out += &open_for_people(t);
+    }
+    out += &proposals_for_people(s);
+    for e in s["errors"].as_array().into_iter().flatten() {
+        out += &error_for_people(e);
+    }
+    out
+}
+
+/// What was done, and what there was of locks.
+fn counters_for_people(s: &Value) -> String {
+    let mut out = String::new();
     let c = &s["counters"];
     out += &format!(
         "commits {}, waiting to be written out {}, overwritten updates {}, rejected {} ({} bytes kept)\n",
@@ -101,6 +122,13 @@ fn for_people(s: &Value) -> String {
             c["malformed"]
         );
     }
+    out
+}
+
+/// What was not committed, and why.
+fn aborts_for_people(s: &Value) -> String {
+    let mut out = String::new();
+    let c = &s["counters"];
     let aborts: Vec<String> = c["aborts"]
         .as_object()
         .into_iter()
@@ -111,6 +139,12 @@ fn for_people(s: &Value) -> String {
     if !aborts.is_empty() {
         out += &format!("not committed: {}\n", aborts.join(", "));
     }
+    out
+}
+
+/// What is wrong with the disk.
+fn trouble_for_people(s: &Value) -> String {
+    let mut out = String::new();
     if let Some(failed) = s["failed"].as_str() {
         out += &format!(
             "COMMITS CAN'T BE MADE DURABLE: {failed}; unmount, look at the disk, mount again\n"
@@ -121,6 +155,12 @@ fn for_people(s: &Value) -> String {
             "COMMITS CAN'T BE PUT IN PLACE: {stuck}; they are kept in .commitfs, and it is tried again; if the disk is full, make room\n"
         );
     }
+    out
+}
+
+/// What of the kernel's is in use.
+fn features_for_people(s: &Value) -> String {
+    let mut out = String::new();
     let detection = &s["killed_writer_detection"];
     out += &match detection["on"].as_bool() {
         Some(true) => "killed-writer detection: on\n".to_owned(),
@@ -139,10 +179,12 @@ fn for_people(s: &Value) -> String {
     if !off.is_empty() {
         out += &format!("features not in use: {}\n", off.join(", "));
     }
-    out += &pins_for_people(&s["groups"]["pins"]);
-    for t in s["transactions"].as_array().into_iter().flatten() {
-        out += &open_for_people(t);
-    }
+    out
+}
+
+/// What a rule would help with.
+fn proposals_for_people(s: &Value) -> String {
+    let mut out = String::new();
     for o in s["overwritten"].as_array().into_iter().flatten() {
         out += &format!(
             "OVERWRITTEN {}: {} times somebody's update, last by {} ({}); {}{}\n",
@@ -166,9 +208,6 @@ fn for_people(s: &Value) -> String {
         );
         out += &proposal(held);
     }
-    for e in s["errors"].as_array().into_iter().flatten() {
-        out += &error_for_people(e);
-    }
     out
 }
 
@@ -185,7 +224,6 @@ fn pins_for_people(pins: &Value) -> String {
 
 /// An open transaction.
 fn open_for_people(t: &Value) -> String {
-    let text = |v: &Value| output::escaped(v.as_str().unwrap_or("?")).into_owned();
     let mut out = format!(
         "open: {}  by {} ({})  {} ms, {} bytes, {}",
         text(&t["path"]),
@@ -250,7 +288,6 @@ pub(super) fn past_locks(name: &Value) -> String {
 
 /// An error: when, under which id, where; what; and the command to run next.
 fn error_for_people(e: &Value) -> String {
-    let text = |v: &Value| output::escaped(v.as_str().unwrap_or("?")).into_owned();
     let dropped = e["dropped_bytes"].is_u64() || e["published"] == true;
     let when = LocalTime::of(e["time_ns"].as_i64().unwrap_or_default());
     let mut out = format!(

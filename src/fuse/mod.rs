@@ -3,6 +3,7 @@
 //! One dispatcher thread takes the requests in order; no callback here waits. Answers are given
 //! from wherever the engine has them.
 
+mod capabilities;
 mod convert;
 mod creation;
 mod dropping;
@@ -29,6 +30,7 @@ use crate::engine::{
 };
 use crate::locks::{LockKind, Mode};
 use crate::sys::failpoint;
+use capabilities::CAPABILITIES;
 use convert::{caller, errno, feature, handle_id, kind, lock_request, node_id, set_time};
 use creation::{CreateReply, Creations};
 pub use dropping::NameDropper;
@@ -51,54 +53,7 @@ impl Filesystem for Adapter {
         config.set_max_background(u16::MAX).ok();
         config.set_congestion_threshold(u16::MAX).ok();
         let mut features = vec![self.passing.offer(config), self.creations.feature()];
-        for (name, flag, needed_for) in [
-            (
-                "atomic_o_trunc",
-                InitFlags::FUSE_ATOMIC_O_TRUNC,
-                "telling who truncates",
-            ),
-            (
-                "handle_killpriv_v2",
-                InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-                "one request less per write",
-            ),
-            (
-                "parallel_dirops",
-                InitFlags::FUSE_PARALLEL_DIROPS,
-                "concurrent lookups",
-            ),
-            (
-                "posix_acl",
-                InitFlags::FUSE_POSIX_ACL,
-                "access control lists",
-            ),
-            (
-                "posix_locks",
-                InitFlags::FUSE_POSIX_LOCKS,
-                "fcntl locks across versions",
-            ),
-            (
-                "flock_locks",
-                InitFlags::FUSE_FLOCK_LOCKS,
-                "flock across versions",
-            ),
-            (
-                "direct_io_allow_mmap",
-                InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-                "locks that move an open description to a newer version",
-            ),
-            ("dont_mask", InitFlags::FUSE_DONT_MASK, "default ACLs"),
-            (
-                "cache_symlinks",
-                InitFlags::FUSE_CACHE_SYMLINKS,
-                "fewer readlinks",
-            ),
-            (
-                "async_dio",
-                InitFlags::FUSE_ASYNC_DIO,
-                "O_DIRECT in parallel",
-            ),
-        ] {
+        for (name, flag, needed_for) in CAPABILITIES {
             let off = failpoint::feature_off(name);
             let on = !off && config.add_capabilities(flag).is_ok();
             let why = match (on, off) {
@@ -124,8 +79,8 @@ impl Filesystem for Adapter {
                 .add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA)
                 .ok();
         }
-        self.engine.set_uncached(uncached);
-        self.engine.set_features(features);
+        self.engine.kernel.set_uncached(uncached);
+        self.engine.kernel.set_features(features);
         Ok(())
     }
 
