@@ -19,23 +19,12 @@ type Limits = (usize, &'static [(&'static str, usize)]);
 
 /// What is beyond its goal today. A number here may only fall; what has reached its goal leaves the list.
 const METHODS: Limits = (60, &[]);
-const FIELDS: Limits = (
-    15,
-    &[
-        ("State", 24),
-        ("Node", 28),
-        ("Engine", 25),
-        ("Status", 20),
-        ("Content", 19),
-    ],
-);
-const CIRCLES: Limits = (4, &[("json", 5)]);
+const FIELDS: Limits = (15, &[("Node", 28), ("Engine", 16), ("Content", 19)]);
+const CIRCLES: Limits = (4, &[]);
 const FILE_LINES: Limits = (700, &[]);
 const FUNCTION_LINES: Limits = (
     70,
     &[
-        ("start", 111),
-        ("for_people", 114),
         ("append_now", 74),
         ("publish_first", 90),
         ("leave_stream", 76),
@@ -44,7 +33,6 @@ const FUNCTION_LINES: Limits = (
         ("rename_backing", 116),
         ("open_for_writing", 77),
         ("create_now", 129),
-        ("Adapter::init", 82),
         ("push_record", 74),
         ("plan", 105),
         ("collect", 95),

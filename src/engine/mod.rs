@@ -13,10 +13,12 @@ mod meaning;
 mod requests;
 mod versions;
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,7 +30,6 @@ use base::directories;
 use base::strangers::Strangers;
 use base::watchers::Watchers;
 use documents::Documents;
-use documents::pieces::Pieces;
 use meaning::live_rules::InForce;
 use versions::appends::adding::Appends;
 
@@ -79,8 +80,6 @@ pub struct Engine {
     pub(crate) store: Store,
     /// Those in force; changed under the state's lock.
     rules: RwLock<InForce>,
-    /// Held while a rules file is written.
-    keeping_rules: Mutex<()>,
     pub(crate) config: Config,
     state: Mutex<State>,
     /// The checkpoint has orders.
@@ -89,31 +88,111 @@ pub struct Engine {
     pub(crate) sequencer: Sequencer,
     /// Taken after a content, and before `State`.
     appends: Appends,
-    /// Locks already told of: path, process, kind.
-    warned: Mutex<std::collections::HashSet<(String, u32, String)>>,
+    documents: Documents,
     pub(crate) pool: Pool,
     /// Closes files on their way out.
     reaper: Reaper,
-    /// Much memory was freed: the watch gives it back to the system.
-    freed: std::sync::atomic::AtomicBool,
-    pub(crate) notify: OnceLock<Box<dyn Notify>>,
-    pub(crate) watchers: OnceLock<Watchers>,
-    /// Why watchers of files aren't told of commits, if they aren't.
-    pub(crate) untold: Mutex<Option<String>>,
-    documents: Documents,
-    pieces: Pieces,
-    pub(crate) features: OnceLock<Vec<Feature>>,
+    /// What the kernel offers, and is told.
+    pub kernel: Kernel,
+    watching: Watching,
+    watch: Watch,
+    turns: Turns,
     pub(crate) rejected_bound: RejectedBound,
-    /// Held while unread errors are written down.
-    keeping_unread: Mutex<()>,
-    /// One at a time compares saves with what they have replaced.
-    comparing: Mutex<()>,
-    /// Held while everything is brought into the backing directory after the last request.
-    shutting_down: Mutex<()>,
-    /// Small files are read uncached: the kernel allows that together with mmap.
-    uncached: std::sync::atomic::AtomicBool,
     strangers: Strangers,
+}
+
+/// What the kernel offers, and is told of its own accord.
+#[derive(Default)]
+pub struct Kernel {
+    notify: OnceLock<Box<dyn Notify>>,
+    features: OnceLock<Vec<Feature>>,
+    /// Small files are read uncached: the kernel allows that together with mmap.
+    uncached: AtomicBool,
+    /// Ends the session; the argument says whether to detach a mount that is in use.
     stop: OnceLock<Box<dyn Fn(bool) + Send + Sync>>,
+}
+
+impl Kernel {
+    /// Where changes are told; set once, when the mount stands.
+    pub fn set_notify(&self, notify: Box<dyn Notify>) {
+        self.notify.set(notify).ok();
+    }
+
+    /// Whom changes are told, once the mount stands.
+    fn notify(&self) -> Option<&dyn Notify> {
+        Some(&**self.notify.get()?)
+    }
+
+    /// What it offers and what of that is in use; set once, at the handshake.
+    pub fn set_features(&self, features: Vec<Feature>) {
+        self.features.set(features).ok();
+    }
+
+    /// It allows uncached descriptions to be mapped; set once, at the handshake.
+    pub fn set_uncached(&self, allowed: bool) {
+        self.uncached.store(allowed, Ordering::Relaxed);
+    }
+
+    /// Whether small files are read uncached.
+    fn uncached(&self) -> bool {
+        self.uncached.load(Ordering::Relaxed)
+    }
+
+    /// What to call when an unmount was asked for and nothing stands against it; the argument
+    /// says whether to detach a mount that is still in use.
+    pub fn set_stop(&self, stop: Box<dyn Fn(bool) + Send + Sync>) {
+        self.stop.set(stop).ok();
+    }
+}
+
+/// How watchers of superseded versions are told of new ones.
+struct Watching {
+    watchers: OnceLock<Watchers>,
+    /// Why they aren't told, if they aren't.
+    untold: Mutex<Option<String>>,
+}
+
+impl Default for Watching {
+    fn default() -> Watching {
+        Watching {
+            watchers: OnceLock::new(),
+            untold: Mutex::new(Some("not mounted yet".to_owned())),
+        }
+    }
+}
+
+impl Watching {
+    /// Who watch superseded versions, if they can be told of others.
+    fn watchers(&self) -> Option<&Watchers> {
+        self.watchers.get()
+    }
+
+    /// Whether it is known that nobody polls a version.
+    fn nobody_polls(&self) -> bool {
+        self.watchers().is_some_and(Watchers::nobody_polls)
+    }
+}
+
+/// What the watch keeps between its looks.
+#[derive(Default)]
+struct Watch {
+    /// Locks already told of: path, process, kind.
+    warned: Mutex<HashSet<(String, u32, String)>>,
+    /// Much memory was freed: it is to go back to the system.
+    freed: AtomicBool,
+}
+
+/// What one thread does at a time; each is held while that is done, with no other lock taken before.
+#[derive(Default)]
+struct Turns {
+    /// A rules file is written.
+    rules: Mutex<()>,
+    /// Unread errors are written down.
+    unread: Mutex<()>,
+    /// Saves are compared with what they have replaced.
+    comparison: Mutex<()>,
+    /// Everything is brought into the backing directory after the last request.
+    shutdown: Mutex<()>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -125,32 +204,6 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Where changes are told; set once, when the mount stands.
-    pub fn set_notify(&self, notify: Box<dyn Notify>) {
-        self.notify.set(notify).ok();
-    }
-
-    /// What the kernel offers and what of it is in use; set once, at the handshake.
-    pub fn set_features(&self, features: Vec<Feature>) {
-        self.features.set(features).ok();
-    }
-
-    /// The kernel allows uncached descriptions to be mapped; set once, at the handshake.
-    pub fn set_uncached(&self, allowed: bool) {
-        self.uncached
-            .store(allowed, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    pub(crate) fn uncached(&self) -> bool {
-        self.uncached.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    /// What to call when an unmount was asked for and nothing stands against it; the argument
-    /// says whether to detach a mount that is still in use.
-    pub fn set_stop(&self, stop: Box<dyn Fn(bool) + Send + Sync>) {
-        self.stop.set(stop).ok();
-    }
-
     /// Has a worker do what may block.
     pub(crate) fn on_worker(self: &Arc<Self>, job: impl FnOnce(&Arc<Engine>) + Send + 'static) {
         let engine = self.clone();

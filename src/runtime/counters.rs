@@ -36,3 +36,10 @@ pub struct Counters {
     /// Contents published though they go wrong in their middle, by their guards.
     pub malformed: u64,
 }
+
+impl Counters {
+    /// Counts a transaction that ended otherwise.
+    pub fn note_abort(&mut self, reason: &'static str) {
+        *self.aborts.entry(reason).or_default() += 1;
+    }
+}

@@ -116,9 +116,11 @@ impl Simulated {
             no_killed_writer_detection: None,
         };
         let engine = Engine::start(store, rules, config, recovered).expect("an engine");
-        engine.set_uncached(true);
-        engine.set_features(Vec::new());
-        engine.set_notify(Box::new(Told(Arc::downgrade(&self.kernel))));
+        engine.kernel.set_uncached(true);
+        engine.kernel.set_features(Vec::new());
+        engine
+            .kernel
+            .set_notify(Box::new(Told(Arc::downgrade(&self.kernel))));
         set_dropper(&engine, Arc::new(Told(Arc::downgrade(&self.kernel))));
         self.kernel.begin(engine);
     }

@@ -148,14 +148,14 @@ fn held_locks(engine: &Engine, state: &State) -> Vec<LockEntry> {
 /// What there was of locks since the mount.
 pub fn lock_totals(state: &State) -> LockTotals {
     LockTotals {
-        all: state.lock_stats.all.clone(),
-        names: state.lock_stats.names(MOST_SHOWN),
+        all: state.tally.lock_stats.all.clone(),
+        names: state.tally.lock_stats.names(MOST_SHOWN),
     }
 }
 
 pub fn locks_text(engine: &Engine) -> Vec<u8> {
     let now = engine.lock_entries().into_iter().map(LockLine::Now);
-    let past = engine.lock().lock_stats.names(usize::MAX);
+    let past = engine.lock().tally.lock_stats.names(usize::MAX);
     let past = past.into_iter().map(|name| PastLocks {
         state: "past",
         name,
@@ -178,7 +178,7 @@ pub fn warn_of_old_locks(engine: &Engine) {
         .filter(|e| e.state == "held" && e.age_ms >= limit);
     for e in old {
         let key = (e.path.clone(), e.pid, e.kind.clone());
-        if engine.warned.lock().insert(key) {
+        if engine.watch.warned.lock().insert(key) {
             log::warn!(
                 "{}: {} held by {} ({}) for {} s",
                 e.path,

@@ -186,9 +186,9 @@ pub struct CounterValues {
     pub patch_retries: u64,
 }
 
-/// The answer to `commitfs status`.
+/// Which mount it is.
 #[derive(Clone, Debug, Serialize)]
-pub struct Status {
+pub struct MountTold {
     /// Version of the daemon.
     pub version: &'static str,
     /// Its process.
@@ -199,6 +199,32 @@ pub struct Status {
     pub mountpoint: String,
     /// `async` or `sync`.
     pub durability: &'static str,
+    /// Where the daemon's log goes: `file` (`.commitfs/daemon.log`), `journal` or `stderr`.
+    pub log: crate::engine::LogTo,
+}
+
+impl MountTold {
+    fn of(engine: &Engine) -> MountTold {
+        MountTold {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            backing: engine.store.path.to_string_lossy().into_owned(),
+            mountpoint: engine.config.mountpoint.to_string_lossy().into_owned(),
+            durability: match engine.config.durability {
+                Durability::Async => "async",
+                Durability::Sync => "sync",
+            },
+            log: engine.config.log,
+        }
+    }
+}
+
+/// The answer to `commitfs status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Which mount it is.
+    #[serde(flatten)]
+    pub mount: MountTold,
     /// C4.
     pub killed_writer_detection: Detection,
     /// Optional features.
@@ -226,8 +252,6 @@ pub struct Status {
     pub kept_open: Vec<crate::file::Held>,
     /// The rules in force.
     pub rules: live_rules::RulesTold,
-    /// Where the daemon's log goes: `file` (`.commitfs/daemon.log`), `journal` or `stderr`.
-    pub log: crate::engine::LogTo,
     /// Errors nobody has read yet.
     pub errors: Vec<crate::engine::ErrorReport>,
 }
@@ -249,21 +273,14 @@ impl Engine {
         let rejected = self.store.list_rejected().unwrap_or_default();
         overwrites::guess_counters(self);
         let mut state = self.lock();
-        state.errors.note_told(&rejected);
+        state.tally.errors.note_told(&rejected);
         let mut aborts: BTreeMap<&'static str, u64> = REASONS.iter().map(|r| (*r, 0)).collect();
-        aborts.extend(state.counters.aborts.iter().map(|(k, v)| (*k, *v)));
-        let unread = state.errors.unread();
+        aborts.extend(state.tally.counters.aborts.iter().map(|(k, v)| (*k, *v)));
+        let unread = state.tally.errors.unread();
         let no_detection = self.config.no_killed_writer_detection.clone();
         let no_detection = no_detection.or_else(|| self.strangers.why());
         Status {
-            version: env!("CARGO_PKG_VERSION"),
-            pid: std::process::id(),
-            backing: self.store.path.to_string_lossy().into_owned(),
-            mountpoint: self.config.mountpoint.to_string_lossy().into_owned(),
-            durability: match self.config.durability {
-                Durability::Async => "async",
-                Durability::Sync => "sync",
-            },
+            mount: MountTold::of(self),
             killed_writer_detection: Detection {
                 on: no_detection.is_none(),
                 why: no_detection.unwrap_or_default(),
@@ -271,46 +288,45 @@ impl Engine {
             features: features_now(self),
             transactions: open_transactions(self, &state),
             counters: CounterValues {
-                commits: state.counters.commits,
+                commits: state.tally.counters.commits,
                 aborts,
-                overwritten_updates: state.counters.overwritten,
-                rejected: state.counters.rejected,
-                lock_timeouts: state.counters.lock_timeouts,
-                stale_claims: state.counters.stale_claims,
-                malformed: state.counters.malformed,
-                passed: state.metrics.passed,
-                merges: state.counters.merges,
-                merge_conflicts: state.counters.merge_conflicts,
-                uncertain_bases: state.counters.uncertain_bases,
-                unmerged: state.counters.unmerged,
-                patches: state.counters.patches,
-                stale_patches: state.counters.stale_patches,
-                patch_retries: state.counters.patch_retries,
+                overwritten_updates: state.tally.counters.overwritten,
+                rejected: state.tally.counters.rejected,
+                lock_timeouts: state.tally.counters.lock_timeouts,
+                stale_claims: state.tally.counters.stale_claims,
+                malformed: state.tally.counters.malformed,
+                passed: state.tally.metrics.passed,
+                merges: state.tally.counters.merges,
+                merge_conflicts: state.tally.counters.merge_conflicts,
+                uncertain_bases: state.tally.counters.uncertain_bases,
+                unmerged: state.tally.counters.unmerged,
+                patches: state.tally.counters.patches,
+                stale_patches: state.tally.counters.stale_patches,
+                patch_retries: state.tally.counters.patch_retries,
             },
             locks: locklist::lock_totals(&state),
-            latency: state.metrics.told(std::time::Instant::now()),
+            latency: state.tally.metrics.told(std::time::Instant::now()),
             pending: state.pending.len(),
             trouble: DiskTrouble {
-                failed: state.checkpoint.failed.map(|e| e.to_string()),
-                stuck: state.checkpoint.stuck.map(|e| e.to_string()),
+                failed: state.backlog.checkpoint.failed.map(|e| e.to_string()),
+                stuck: state.backlog.checkpoint.stuck.map(|e| e.to_string()),
             },
             groups: groups_told(self, &state),
             rejected: RejectedSum {
                 count: rejected.len(),
                 bytes: rejected.iter().map(|r| r.len).sum(),
             },
-            overwritten: overwrites::with_commands(self, state.overwrites.list()),
+            overwritten: overwrites::with_commands(self, state.conflicts.overwrites.list()),
             kept_open: rest::kept_open(self, &state),
             rules: live_rules::rules_told(self),
-            log: self.config.log,
             errors: unread.map(|u| advice::told(self, u, &rejected)).collect(),
         }
     }
 }
 
 fn features_now(engine: &Engine) -> Vec<Feature> {
-    let mut features = engine.features.get().cloned().unwrap_or_default();
-    let untold = engine.untold.lock().clone();
+    let mut features = engine.kernel.features.get().cloned().unwrap_or_default();
+    let untold = engine.watching.untold.lock().clone();
     features.push(Feature {
         name: "supersession_events",
         on: untold.is_none(),

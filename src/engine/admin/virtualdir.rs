@@ -355,7 +355,7 @@ impl Engine {
                 ..Answer::default()
             };
         }
-        if let Some(stop) = self.stop.get() {
+        if let Some(stop) = self.kernel.stop.get() {
             stop(force);
         }
         Answer {

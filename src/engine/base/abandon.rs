@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// # Panics
 /// Something that was begun doesn't end.
 pub fn abandon(engine: Arc<Engine>) {
-    engine.lock().checkpoint.abandoned = true;
+    engine.lock().backlog.checkpoint.abandoned = true;
     engine.checkpoint_wanted.notify_one();
     engine.pool.end();
     let begun = Instant::now();

@@ -69,7 +69,7 @@ impl State {
     /// What was rejected just now is all there is of a name (see [`Unseen::resumable`]).
     pub(in crate::engine) fn offer_what_there_is(&mut self, dentry: &Dentry) {
         let told = self.names.error_mut(dentry).into_iter();
-        for told in told.chain(self.errors.all.back_mut()) {
+        for told in told.chain(self.tally.errors.all.back_mut()) {
             told.resumable = told.rejected.is_some();
         }
     }
@@ -100,13 +100,14 @@ pub fn remember_error(
     state.names.note_error(dentry, unseen.clone());
     // All of a round is told once.
     let last = state
+        .tally
         .errors
         .all
         .back()
         .map(|last| (&last.rejected, &last.reason));
     let is_told = last == Some((&unseen.rejected, &unseen.reason));
     if !(is_told && matches!(abort, Abort::Round(_))) {
-        state.errors.add(unseen);
+        state.tally.errors.add(unseen);
     }
 }
 
@@ -115,7 +116,7 @@ pub fn report_dropped(state: &mut State, dropped: &[Rejected], why: &str) {
     for one in dropped {
         let unseen = Unseen::of_dropped(one, why);
         if !failpoint::mutant("C5-drop-told") {
-            state.errors.add(unseen);
+            state.tally.errors.add(unseen);
         }
     }
 }
@@ -123,29 +124,29 @@ pub fn report_dropped(state: &mut State, dropped: &[Rejected], why: &str) {
 /// Errors that status has shown count as read.
 pub fn mark_errors_read(engine: &Engine) {
     let mut state = engine.lock();
-    state.errors.mark_read();
+    state.tally.errors.mark_read();
     drop(state);
     keep_unread(engine);
 }
 
 /// How many nobody has read.
 pub fn unread(engine: &Engine) -> usize {
-    engine.lock().errors.unread().count()
+    engine.lock().tally.errors.unread().count()
 }
 
 /// Writes down those nobody has read, if that has changed: for the next mount.
 pub fn keep_unread(engine: &Engine) {
     // One writer at a time, so that the last list is the one that stays.
-    let _turn = engine.keeping_unread.lock();
+    let _turn = engine.turns.unread.lock();
     let mut state = engine.lock();
-    if !std::mem::take(&mut state.errors.has_changed) || failpoint::mutant("C22-kept") {
+    if !std::mem::take(&mut state.tally.errors.has_changed) || failpoint::mutant("C22-kept") {
         return;
     }
-    let unread: Vec<Unseen> = state.errors.unread().cloned().collect();
+    let unread: Vec<Unseen> = state.tally.errors.unread().cloned().collect();
     drop(state);
     if let Err(e) = engine.store.keep_unread(&unread) {
         log::error!("errors can't be kept for the next mount: {e}");
-        engine.lock().errors.has_changed = true;
+        engine.lock().tally.errors.has_changed = true;
     }
 }
 
@@ -158,5 +159,5 @@ pub fn take_over_unread(engine: &Engine) {
             unread.len()
         );
     }
-    engine.lock().errors.all.extend(unread);
+    engine.lock().tally.errors.all.extend(unread);
 }

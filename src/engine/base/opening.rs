@@ -172,7 +172,8 @@ impl PendingOpen {
 impl State {
     /// Whether the open that a transaction was begun for is still to come.
     pub(in crate::engine) fn is_awaited(&self, id: TxnId) -> bool {
-        self.pending_opens
+        self.walks
+            .pending_opens
             .values()
             .any(|note| note.own() == Some(id))
     }

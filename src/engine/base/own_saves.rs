@@ -11,14 +11,14 @@ use crate::types::{Dentry, NodeId};
 
 /// Whether a version was saved by this process itself: nobody else's update.
 pub fn is_own_save(state: &State, pid: u32, version: NodeId) -> bool {
-    let author = state.registry.author(version);
+    let author = state.conflicts.registry.author(version);
     author.is_some_and(|a| pid != 0 && a.pid == pid) && !failpoint::mutant("C17-own")
 }
 
 /// Whether a version was saved by a process that this one has started as a step of its own, and that has ended: to be
 /// asked while the process waits.
 pub fn is_past_step(state: &State, pid: u32, version: NodeId) -> bool {
-    let author = state.registry.author(version);
+    let author = state.conflicts.registry.author(version);
     author.is_some_and(|a| pid != 0 && a.step_of == Some(pid) && !proc::lives(a.pid))
 }
 
@@ -33,10 +33,14 @@ pub fn note_text_saved(
     mine: &Arc<File>,
 ) {
     let outstanding = match is_own {
-        true => state.overwrites.texts.outstanding(tid, dentry),
+        true => state.conflicts.overwrites.texts.outstanding(tid, dentry),
         false => Vec::new(),
     };
-    let doubts = state.overwrites.texts.note_saved(tid, dentry, mine);
+    let doubts = state
+        .conflicts
+        .overwrites
+        .texts
+        .note_saved(tid, dentry, mine);
     let Some(replaced) = replaced else {
         return;
     };
@@ -51,7 +55,7 @@ pub fn note_text_saved(
             .map(|f| (outstanding, f)),
     };
     if let Some((earlier, later)) = doubts {
-        state.overwrites.doubt(Doubtful {
+        state.conflicts.overwrites.doubt(Doubtful {
             dentry: dentry.clone(),
             earlier,
             later,
@@ -74,7 +78,7 @@ pub fn note_text_moved(
     let Ok(mine) = fd.and_then(|fd| at::reopen_quietly(&*fd)) else {
         return;
     };
-    let pid = state.registry.author(by).map_or(tid, |a| a.pid);
+    let pid = state.conflicts.registry.author(by).map_or(tid, |a| a.pid);
     let command = proc::comm(pid).unwrap_or_default();
     let who = (tid, (pid, command.as_str()));
     note_text_saved(state, who, dentry, (replaced, by), is_own, &Arc::new(mine));

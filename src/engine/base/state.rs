@@ -15,11 +15,12 @@ use parking_lot::{Condvar, MutexGuard};
 use rustix::io::Errno;
 
 use crate::commit::{CheckpointRequest, Growing, Unsynced};
+use crate::conflict::{Ledger, Overwrites, Registry};
 use crate::engine::Engine;
-use crate::engine::base::errors;
+use crate::engine::base::errors::ErrorLog;
 use crate::engine::base::files::Files;
 use crate::engine::base::handle::{Handles, OpenFile, Unlock};
-use crate::engine::base::opening;
+use crate::engine::base::opening::PendingOpen;
 use crate::file::{KeptOpen, NameTable, Overlaid, Unnamed};
 use crate::locks::{FileId, LockTable};
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
@@ -40,58 +41,82 @@ pub struct State {
     pub(in crate::engine) handles: Handles,
     /// What is known of single files, by their names.
     pub names: NameTable,
-    /// Last number given to a description.
-    pub last_handle: HandleId,
-    /// Who is on a second lookup, by thread.
-    pub(in crate::engine) pending_opens: HashMap<u32, opening::PendingOpen>,
-    /// The name each thread looked up last.
-    pub lookups: HashMap<u32, (Dentry, NodeId)>,
-    /// What the next round brings to the medium besides pending names.
-    pub unsynced: Unsynced,
-    /// Files to which records are added in place, as the journal knows of them.
-    pub growing: Growing,
-    /// The checkpoint's orders.
-    pub checkpoint: CheckpointRequest,
-    /// Counters for status.
-    pub counters: Counters,
-    /// Errors that nobody may have seen.
-    pub(in crate::engine) errors: errors::ErrorLog,
-    /// Versions of which bytes were overwritten, and that are to be kept.
-    pub(in crate::engine) overlaid: Vec<Overlaid>,
+    /// How threads have come to where they are.
+    pub(in crate::engine) walks: Walks,
+    /// What is still to be brought to the medium, besides pending names.
+    pub backlog: Backlog,
+    /// What status tells.
+    pub(in crate::engine) tally: Tally,
     /// Advisory locks.
     pub locks: LockTable,
-    /// How long was waited for locks, and how long they were held.
-    pub lock_stats: LockStats,
     /// Versions of a file that locks know by an earlier one.
     pub files: Files,
     /// Who waits for a lock or a writer slot.
     pub waits: Waits,
     /// Whether an unmount is under way.
     pub unmount: Unmount,
-    /// What saves build on, for names with a rule for conflicts.
-    pub(in crate::engine) ledger: crate::conflict::Ledger,
-    /// Who reads and saves them.
-    pub(in crate::engine) registry: crate::conflict::Registry,
-    /// How long commits take.
-    pub(in crate::engine) metrics: Metrics,
-    /// What threads have seen, and overwritten without having seen it.
-    pub(in crate::engine) overwrites: crate::conflict::Overwrites,
+    /// What saves build on, and overwrite.
+    pub(in crate::engine) conflicts: Conflicts,
     /// Files that their writers keep open and rewrite.
     pub(in crate::engine) kept_open: KeptOpen,
+}
+
+/// The last lookups of threads.
+#[derive(Debug, Default)]
+pub struct Walks {
+    /// Who is on a second lookup, by thread.
+    pub(in crate::engine) pending_opens: HashMap<u32, PendingOpen>,
+    /// The name each thread looked up last.
+    pub lookups: HashMap<u32, (Dentry, NodeId)>,
+}
+
+/// What a round of the checkpoint is about, besides pending names.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// What the next round brings to the medium.
+    pub unsynced: Unsynced,
+    /// Files to which records are added in place, as the journal knows of them.
+    pub growing: Growing,
+    /// The checkpoint's orders.
+    pub checkpoint: CheckpointRequest,
+    /// Versions of which bytes were overwritten, and that are to be kept.
+    pub(in crate::engine) overlaid: Vec<Overlaid>,
+}
+
+/// What is counted and remembered for people.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Counters for status.
+    pub counters: Counters,
+    /// Errors that nobody may have seen.
+    pub(in crate::engine) errors: ErrorLog,
+    /// How long was waited for locks, and how long they were held.
+    pub lock_stats: LockStats,
+    /// How long commits take.
+    pub(in crate::engine) metrics: Metrics,
+}
+
+/// Reads and saves of names with a rule for conflicts, or that are watched for lost updates.
+#[derive(Debug, Default)]
+pub struct Conflicts {
+    /// What saves build on.
+    pub(in crate::engine) ledger: Ledger,
+    /// Who reads and saves.
+    pub(in crate::engine) registry: Registry,
+    /// What threads have seen, and overwritten without having seen it.
+    pub(in crate::engine) overwrites: Overwrites,
 }
 
 impl State {
     /// What can't be written now can't be at all: those who wait for a round are told.
     pub(in crate::engine) fn fail_checkpoint(&mut self, errno: Errno) {
-        self.checkpoint.failed = Some(errno);
+        self.backlog.checkpoint.failed = Some(errno);
         self.wake(Awaited::Round);
     }
 
     /// Number for a new description.
     pub(in crate::engine) fn add_handle(&mut self, file: Arc<dyn OpenFile>) -> HandleId {
-        self.last_handle = self.last_handle.next();
-        self.handles.insert(self.last_handle, file);
-        self.last_handle
+        self.handles.add(file)
     }
 
     /// Whether somebody has it open to add lines to it.
@@ -181,7 +206,7 @@ impl State {
     /// Counts a wait that has ended.
     pub(in crate::engine) fn note_waited(&mut self, path: &str, since: Instant, in_vain: bool) {
         let waited = since.elapsed();
-        self.lock_stats.note(path, |totals| {
+        self.tally.lock_stats.note(path, |totals| {
             totals.waits.observe(waited);
             totals.given_up += u64::from(in_vain);
         });
@@ -223,6 +248,7 @@ pub fn note_ended(engine: &Engine, state: &mut State, file: FileId) {
             None => engine.show_node(state, ended.node),
         };
         state
+            .tally
             .lock_stats
             .note(&path, |t| t.holds.observe(ended.held));
     }

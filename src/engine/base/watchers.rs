@@ -73,7 +73,7 @@ impl Engine {
     pub fn start_watch_helper(self: &Arc<Self>) -> Result<(), String> {
         let started = try_start_watch_helper(self);
         if let Err(why) = &started {
-            *self.untold.lock() = Some(why.clone());
+            *self.watching.untold.lock() = Some(why.clone());
         }
         started
     }
@@ -96,8 +96,8 @@ fn try_start_watch_helper(engine: &Arc<Engine>) -> Result<(), String> {
     };
     // At once: looks at other processes' descriptors don't only come with closes.
     watchers.news.send(News::Poll).ok();
-    engine.watchers.set(watchers).ok();
-    *engine.untold.lock() = None;
+    engine.watching.watchers.set(watchers).ok();
+    *engine.watching.untold.lock() = None;
     let engine = Arc::downgrade(engine);
     std::thread::Builder::new()
         .name("watchers".into())
@@ -121,7 +121,7 @@ pub fn grown(engine: &Engine, dentry: &Dentry) {
 }
 
 fn tell(engine: &Engine, dentry: &Dentry, old: Option<NodeId>) {
-    let Some(watchers) = engine.watchers.get() else {
+    let Some(watchers) = engine.watching.watchers() else {
         return;
     };
     if (old.is_some() || watchers.lingering.load(Ordering::Relaxed) > 0)
@@ -148,8 +148,8 @@ fn watch_helper_gone(engine: &Engine) {
     log::warn!(
         "the watch helper is gone: programs that watch single files miss commits from now on"
     );
-    *engine.untold.lock() = Some("the watch helper is gone".to_owned());
-    if let Some(watchers) = engine.watchers.get() {
+    *engine.watching.untold.lock() = Some("the watch helper is gone".to_owned());
+    if let Some(watchers) = engine.watching.watchers() {
         watchers.watch_helper.store(0, Ordering::Relaxed);
     }
 }
@@ -157,8 +157,8 @@ fn watch_helper_gone(engine: &Engine) {
 /// Whether the watch helper asks: what it does to a version is to be seen by its watchers only.
 pub fn is_watch_helper(engine: &Engine, caller: Caller) -> bool {
     engine
-        .watchers
-        .get()
+        .watching
+        .watchers()
         .is_some_and(|w| caller.tid != 0 && w.watch_helper.load(Ordering::Relaxed) == caller.tid)
 }
 
@@ -189,7 +189,7 @@ fn keep_telling(engine: &Weak<Engine>, mut watch_helper: WatchHelper, news: &Rec
             versions.drain(..versions.len().saturating_sub(MOST));
             !versions.is_empty()
         });
-        if let Some(watchers) = engine.watchers.get() {
+        if let Some(watchers) = engine.watching.watchers() {
             watchers.lingering.store(lingering.len(), Ordering::Relaxed);
         }
         if engine.lock().unmount.is_under_way() {

@@ -29,8 +29,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub fn should_rotate(engine: &Engine, state: &State) -> bool {
     let limit = failpoint::number("COMMITFS_JOURNAL_LIMIT", ROTATE);
     engine.sequencer.is_outgrown(limit)
-        && !state.checkpoint.busy
-        && !state.unsynced.has_dirs()
+        && !state.backlog.checkpoint.busy
+        && !state.backlog.unsynced.has_dirs()
         && !engine.sequencer.is_barred()
 }
 
@@ -45,13 +45,13 @@ pub fn start_checkpoint(engine: &Arc<Engine>) -> OpResult<()> {
 
 fn checkpoint_loop(engine: &Engine) {
     let mut state = engine.lock();
-    while !state.checkpoint.abandoned {
+    while !state.backlog.checkpoint.abandoned {
         let work = !state.pending.is_empty()
             || !engine.sequencer.are_durable()
-            || !state.unsynced.is_empty();
-        match state.checkpoint.next(work, Instant::now()) {
+            || !state.backlog.unsynced.is_empty();
+        match state.backlog.checkpoint.next(work, Instant::now()) {
             Todo::Leave => {
-                state.checkpoint.rounds += 1;
+                state.backlog.checkpoint.rounds += 1;
                 state.wake(Awaited::Round);
                 return;
             }
@@ -60,11 +60,11 @@ fn checkpoint_loop(engine: &Engine) {
                 engine.checkpoint_wanted.wait(&mut state);
             }
             Todo::Round => {
-                let waiting = state.checkpoint.waiting();
+                let waiting = state.backlog.checkpoint.waiting();
                 state = round(engine, state);
-                state.checkpoint.usual = state.checkpoint.waiting();
+                state.backlog.checkpoint.usual = state.backlog.checkpoint.waiting();
                 state = give_answers(engine, state, waiting);
-                if state.checkpoint.stop && state.checkpoint.failed.is_some() {
+                if state.backlog.checkpoint.stop && state.backlog.checkpoint.failed.is_some() {
                     return;
                 }
             }
@@ -84,7 +84,7 @@ fn give_answers<'a>(
     asked: usize,
 ) -> parking_lot::MutexGuard<'a, State> {
     let durable = engine.sequencer.durable();
-    let answers = state.checkpoint.answers(durable, asked);
+    let answers = state.backlog.checkpoint.answers(durable, asked);
     if answers.is_empty() {
         return state;
     }
@@ -99,22 +99,23 @@ fn round<'a>(
     engine: &'a Engine,
     mut state: parking_lot::MutexGuard<'a, State>,
 ) -> parking_lot::MutexGuard<'a, State> {
-    state.checkpoint.busy = true;
-    state.checkpoint.due = None;
-    let all = std::mem::take(&mut state.checkpoint.write_out) || state.checkpoint.stop;
+    state.backlog.checkpoint.busy = true;
+    state.backlog.checkpoint.due = None;
+    let all =
+        std::mem::take(&mut state.backlog.checkpoint.write_out) || state.backlog.checkpoint.stop;
     drop(state);
     let written = write_out_texts(engine, all);
     let round = take_along(engine);
     let result = round.run(&engine.store, &engine.sequencer, |item| apply(engine, item));
     let result = result.map(|stuck| stuck.or(written.err()));
     let mut state = engine.lock();
-    state.checkpoint.busy = false;
-    state.checkpoint.takes_unsynced = false;
-    state.checkpoint.rounds += 1;
+    state.backlog.checkpoint.busy = false;
+    state.backlog.checkpoint.takes_unsynced = false;
+    state.backlog.checkpoint.rounds += 1;
     engine.sequencer.end_round(round.start, result.is_ok());
     match result {
         Ok(stuck) => {
-            state.checkpoint.stuck = stuck;
+            state.backlog.checkpoint.stuck = stuck;
             after_round(engine, &mut state, &round);
             if stuck.is_none() {
                 engine.store.keep_reserve().ok();
@@ -233,9 +234,9 @@ fn keep_dir_times(state: &mut State, dir: NodeId, told: &rustix::fs::Stat) {
 fn after_round(engine: &Engine, state: &mut State, round: &Round) {
     let upto = round.start.upto;
     let last = engine.sequencer.last();
-    state.metrics.note_durable(upto, last, Instant::now());
+    state.tally.metrics.note_durable(upto, last, Instant::now());
     for (node, seq, _) in &round.appended {
-        if state.unsynced.end_append(*node, *seq) {
+        if state.backlog.unsynced.end_append(*node, *seq) {
             if let Some(n) = state.nodes.get_mut(*node) {
                 n.added_to = false;
             }
@@ -243,7 +244,7 @@ fn after_round(engine: &Engine, state: &mut State, round: &Round) {
             engine.defer_close(fd);
         }
     }
-    for id in state.unsynced.take_deletes(upto) {
+    for id in state.backlog.unsynced.take_deletes(upto) {
         room::remove_staging(engine, id);
     }
     let mut staged: Vec<TxnId> = Vec::new();
@@ -256,7 +257,7 @@ fn after_round(engine: &Engine, state: &mut State, round: &Round) {
         upto,
         |record| matches!(record, Record::Commit { edits, .. } if edits.iter().any(is_staged)),
     );
-    if !state.pending.is_empty() || state.unsynced.has_appended() {
+    if !state.pending.is_empty() || state.backlog.unsynced.has_appended() {
         durability::wake_checkpoint(engine, state);
     }
     if should_rotate(engine, state) {
@@ -282,7 +283,7 @@ pub fn rotate(engine: &Engine, state: &mut State) {
     let (older, mut newer) = (records(older), records(newer));
     newer.extend(directories::all_begun(state));
     let complete = rounds::carried(state);
-    let (next_id, growing) = (state.txns.last_id().next(), &mut state.growing);
+    let (next_id, growing) = (state.txns.last_id().next(), &mut state.backlog.growing);
     let aborting = state.txns.aborting();
     let carry = |unapplied: &[&Record], durable| {
         let mut carried = growing.carry(unapplied, durable);
@@ -297,7 +298,7 @@ pub fn rotate(engine: &Engine, state: &mut State) {
         .sequencer
         .start_anew(engine.store.state.as_fd(), next_id, carry);
     match begun {
-        Ok(()) => state.growing.carried(),
+        Ok(()) => state.backlog.growing.carried(),
         Err(e @ JournalError::NameInDoubt { .. }) => {
             log::error!("{e}; new commits are refused");
             state.fail_checkpoint(Errno::IO);
@@ -353,12 +354,12 @@ fn take_along(engine: &Engine) -> Round {
     let _appends = engine.appends.lock();
     let mut guard = engine.lock();
     let state = &mut *guard;
-    state.checkpoint.takes_unsynced = !durability::all_synced(engine, state);
+    state.backlog.checkpoint.takes_unsynced = !durability::all_synced(engine, state);
     let committed = (&state.nodes, &state.pending);
     Round::of(
         engine.sequencer.begin_round(),
         committed,
-        &mut state.unsynced,
+        &mut state.backlog.unsynced,
     )
 }
 
@@ -366,17 +367,17 @@ fn note_broken(state: &mut State, round: Round, why: Broken) {
     match why {
         Broken::Later(errno) => {
             log::error!("commits wait to be brought into place: {errno}; it is tried again");
-            state.checkpoint.stuck = Some(errno);
-            state.checkpoint.due = Some(Instant::now() + AGAIN);
+            state.backlog.checkpoint.stuck = Some(errno);
+            state.backlog.checkpoint.due = Some(Instant::now() + AGAIN);
         }
         Broken::Lost(errno) => {
             log::error!(
                 "commits can't be made durable: {errno}; they are kept in .commitfs/staging, and new ones are refused"
             );
-            state.checkpoint.failed = Some(errno);
+            state.backlog.checkpoint.failed = Some(errno);
         }
     }
-    round.give_back(why, &mut state.unsynced);
+    round.give_back(why, &mut state.backlog.unsynced);
 }
 
 /// Tells the journal of a transaction that has begun, or goes on.

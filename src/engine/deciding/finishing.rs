@@ -23,12 +23,15 @@ pub fn finish(engine: &Engine, state: &mut State, id: TxnId) -> Option<Aborted> 
         _ => {}
     }
     let txn = state.remove_transaction(id)?;
-    let save = state.registry.saves.get(&id).cloned();
+    let save = state.conflicts.registry.saves.get(&id).cloned();
     turns::end_turn(state, txn.dentry(), id);
     let file = state.file_of(txn.node);
     if txn.slot.is_held() {
         let (path, held) = (engine.show(state, txn.dentry()), txn.started.elapsed());
-        state.lock_stats.note(&path, |t| t.holds.observe(held));
+        state
+            .tally
+            .lock_stats
+            .note(&path, |t| t.holds.observe(held));
     }
     let releases = txn.releases.clone();
     let committed = txn.preparation.ready().map(|c| c.id);

@@ -96,7 +96,7 @@ pub fn check_named(
 
 /// Content was published that its guard finds odd.
 pub fn count_malformed(engine: &Engine, is_malformed: bool) {
-    engine.lock().counters.malformed += u64::from(is_malformed);
+    engine.lock().tally.counters.malformed += u64::from(is_malformed);
 }
 
 /// Whether the guard lets a name have what was fsync'd. If not, all that was staged is kept for
@@ -246,7 +246,7 @@ pub fn make_ready(
     content.dirty = false;
     let base = {
         let state = engine.lock();
-        let save = state.registry.saves.get(&id);
+        let save = state.conflicts.registry.saves.get(&id);
         save.and_then(|s| s.base.clone())
     };
     let (onto, outcome) = merging::reconcile(engine, dentry, policy, base.as_ref(), &content.file)?;
@@ -256,11 +256,11 @@ pub fn make_ready(
             .map_err(failed("setting attributes"))?;
     }
     failpoint::crash_point("staging-written");
-    if let Some(save) = engine.lock().registry.saves.get_mut(&id) {
+    if let Some(save) = engine.lock().conflicts.registry.saves.get_mut(&id) {
         save.overwrites = outcome.overwrites();
     }
     if let MergeOutcome::Merged(merged) = outcome {
-        if let Some(save) = engine.lock().registry.saves.get_mut(&id) {
+        if let Some(save) = engine.lock().conflicts.registry.saves.get_mut(&id) {
             save.merges.push(merged.id);
         }
         let ready = merged.ready(content.file.clone(), onto);

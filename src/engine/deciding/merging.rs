@@ -84,7 +84,7 @@ pub fn still_fits(engine: &Engine, state: &mut State, id: TxnId) -> bool {
             return Some(Some(edited)) == made_of;
         }
     }
-    let save = state.registry.saves.get(&id);
+    let save = state.conflicts.registry.saves.get(&id);
     let is_bound = save.is_some_and(|s| s.base.is_some());
     let Some(onto) = onto.filter(|_| is_bound) else {
         return true;
@@ -157,7 +157,7 @@ fn note_uncertain(engine: &Engine, dentry: &Dentry) {
         "{}: it is not certain what was saved builds on: the last close wins",
         engine.show(&state, dentry)
     );
-    state.counters.uncertain_bases += 1;
+    state.tally.counters.uncertain_bases += 1;
 }
 
 fn current_file(engine: &Engine, dentry: &Dentry) -> Option<NodeId> {
@@ -198,7 +198,7 @@ fn merged_text(
     }
     let (Some(old), Some(mine), Some(theirs)) = (old, mine, theirs) else {
         log::info!("{}: can't be merged: the last close wins", name(engine));
-        engine.lock().counters.unmerged += 1;
+        engine.lock().tally.counters.unmerged += 1;
         return Err(Why::NoDocument);
     };
     let old = if failpoint::mutant("C17-base") {
@@ -208,8 +208,8 @@ fn merged_text(
     };
     let (merged, conflicts) = Document::merge(&old, &mine, &theirs, &counters);
     let mut state = engine.lock();
-    state.counters.merges += 1;
-    state.counters.merge_conflicts += conflicts.len() as u64;
+    state.tally.counters.merges += 1;
+    state.tally.counters.merge_conflicts += conflicts.len() as u64;
     drop(state);
     if !conflicts.is_empty() {
         let places: Vec<String> = conflicts

@@ -252,7 +252,7 @@ fn discard_transactions(engine: &Engine, state: &mut State, dentry: &Dentry) -> 
                 .ok();
             rounds::drop_unlinked(state, id_of);
             // It has no link any more.
-            if let Some(notify) = engine.notify.get() {
+            if let Some(notify) = engine.kernel.notify() {
                 notify.attributes_changed(node);
             }
         }
@@ -269,8 +269,8 @@ fn drop_pending(engine: &Engine, state: &mut State, dentry: &Dentry) {
     let lost = state.added_to(dentry, Some(pending.node));
     state.names.unname(dentry, lost);
     let seq = publish::journal_commit(engine, state, Edit::Drop { path }.into());
-    state.counters.commits -= 1;
-    state.unsynced.delete_after(seq, pending.id);
+    state.tally.counters.commits -= 1;
+    state.backlog.unsynced.delete_after(seq, pending.id);
     if let Some(node) = state.nodes.get_mut(pending.node) {
         node.nameless = true;
     }
@@ -406,7 +406,7 @@ pub fn rmdir_step(engine: &Engine, dentry: &Dentry, barrier: &mut Barrier) -> Op
     if let Some(node) = state.nodes.get_mut(id) {
         node.unlinked = true;
     }
-    state.unsynced.forget_dir(id);
+    state.backlog.unsynced.forget_dir(id);
     orphan_transactions(engine, state, id);
     durability::mark_dirty(engine, state, dentry.dir);
     Ok(Step::Done(()))

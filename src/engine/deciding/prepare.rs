@@ -12,7 +12,6 @@ use crate::engine::base::lines;
 use crate::engine::base::lines::may_be_added_to;
 use crate::engine::base::publication;
 use crate::engine::base::target::check_target;
-use crate::engine::base::watchers::Watchers;
 use crate::engine::deciding::judging::{is_told, make_ready};
 use crate::engine::deciding::{judging, publishing, rounds};
 use crate::engine::meaning::probe::CloseProbe;
@@ -204,7 +203,7 @@ pub fn prepare_at_once(
     (pid, _): (u32, u32),
 ) -> Option<OpResult<()>> {
     if engine.config.durability == Durability::Sync
-        || !engine.watchers.get().is_some_and(Watchers::nobody_polls)
+        || !engine.watching.nobody_polls()
         || leaves_it_to_workers()
     {
         return None;
@@ -288,7 +287,7 @@ fn promise(
         if engine.config.durability == Durability::Async && !fsynced {
             durability::give_way(&mut state);
         }
-        if let Some(errno) = state.checkpoint.failed {
+        if let Some(errno) = state.backlog.checkpoint.failed {
             return Err(failed(errno));
         }
         let Some(noted) = note_preparing(engine, &mut state, id, judged, &mut ready) else {
@@ -400,7 +399,7 @@ fn conclude(
     (found, content): (Conclusion, &Content),
     result: Result<Ready, Abort>,
 ) -> OpResult<()> {
-    if let Some(save) = state.registry.saves.get_mut(&id) {
+    if let Some(save) = state.conflicts.registry.saves.get_mut(&id) {
         save.closed = Some(proc::Moment::now());
     }
     let Some(txn) = state.txns.get_mut(&id) else {
@@ -531,7 +530,7 @@ fn has_to_wait(engine: &Engine, state: &State) -> bool {
     if failpoint::mutant("C19-at-once") {
         return false;
     }
-    let checkpoint = &state.checkpoint;
+    let checkpoint = &state.backlog.checkpoint;
     checkpoint.overtaken > 0
         || checkpoint.failed.is_some()
         || durability::has_backlog(engine, state)
@@ -548,7 +547,7 @@ fn leaves_it_to_workers() -> bool {
 
 /// Whether what a close of a transaction does can be done without a wait, as far as that is known of it.
 fn is_simple(state: &State, txn: &Transaction, closer: u32) -> bool {
-    let save = state.registry.saves.get(&txn.id);
+    let save = state.conflicts.registry.saves.get(&txn.id);
     let is_own = !txn.purpose.edits() && !txn.purpose.is_log() && save.is_none();
     let is_quiet = turn_of(state, txn.id).is_none() && !txn.has_synced();
     let is_untouched = txn
@@ -625,7 +624,7 @@ fn refused(
             .ok();
     }
     if let Some(dentry) = dentry {
-        let by = state.registry.saves.get(&id).and_then(|s| s.by);
+        let by = state.conflicts.registry.saves.get(&id).and_then(|s| s.by);
         ledger::note_refused(state, &dentry, by.map(|(actor, _)| actor));
     }
     if is_told && !silent {

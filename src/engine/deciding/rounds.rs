@@ -221,7 +221,10 @@ pub fn hold(engine: &Engine, state: &mut State, id: TxnId) -> bool {
     let file = state.file_of(node);
     if had_slot {
         let (path, held) = (engine.show(state, &dentry), started.elapsed());
-        state.lock_stats.note(&path, |t| t.holds.observe(held));
+        state
+            .tally
+            .lock_stats
+            .note(&path, |t| t.holds.observe(held));
     }
     for owner in releases {
         state.locks.release_posix(file, owner);
@@ -414,7 +417,7 @@ pub fn publish(
     engine.sequencer.use_kept(round.bytes());
     let (mut all, mut left) = (Vec::new(), Vec::new());
     for id in round.saved() {
-        let save = state.registry.saves.get(&id).cloned();
+        let save = state.conflicts.registry.saves.get(&id).cloned();
         if let Some(txn) = state.remove_transaction(id) {
             let committed = txn.preparation.ready().map(|ready| ready.id);
             left.push((id, committed, save.clone(), txn.node));
@@ -480,6 +483,6 @@ fn note_published(
         );
         let mut unseen = Unseen::of(&path, reason, pid);
         unseen.published = true;
-        state.errors.add(unseen);
+        state.tally.errors.add(unseen);
     }
 }

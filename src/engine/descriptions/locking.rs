@@ -173,7 +173,7 @@ fn lock_or_wait(
         Err(_) if !request.wait => {
             let mut state = engine.lock();
             let path = engine.show_node(&state, request.node);
-            state.lock_stats.note(&path, |t| t.refused += 1);
+            state.tally.lock_stats.note(&path, |t| t.refused += 1);
             drop(state);
             done(Err(Errno::AGAIN));
         }
@@ -347,7 +347,7 @@ pub fn move_reader(
     let shares_pages = match state.nodes.get_mut(node) {
         Some(n) => {
             n.forwarded = Some(fd);
-            n.cached && !engine.uncached()
+            n.cached && !engine.kernel.uncached()
         }
         None => false,
     };
@@ -376,10 +376,10 @@ pub fn move_reader(
 
 /// What is read at a node is another version from now on.
 pub fn tell_moved(engine: &Engine, node: NodeId) {
-    let Some(notify) = engine.notify.get() else {
+    let Some(notify) = engine.kernel.notify() else {
         return;
     };
-    if engine.uncached() {
+    if engine.kernel.uncached() {
         notify.attributes_changed(node);
     } else {
         // Before a lock is said to be granted: the kernel's pages may hold what was read.

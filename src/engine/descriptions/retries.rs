@@ -32,7 +32,7 @@ pub fn retry_anew(
     let way = Way::Anew { failed: None };
     if tid != 0 && !failpoint::mutant("C1-walk-anew") {
         let note = PendingOpen::new(dentry, old, goal, way);
-        if let Some(before) = state.pending_opens.insert(tid, note) {
+        if let Some(before) = state.walks.pending_opens.insert(tid, note) {
             drop_way(engine, state, before.way);
         }
     }
@@ -54,7 +54,7 @@ pub fn take_pending_open(
     tid: u32,
     goal: Goal,
 ) -> Option<PendingOpen> {
-    let note = state.pending_opens.remove(&tid)?;
+    let note = state.walks.pending_opens.remove(&tid)?;
     if note.goal == goal && note.is_of(tid) {
         return Some(note);
     }
@@ -65,7 +65,7 @@ pub fn take_pending_open(
 /// A thread creates a file: whatever it was sent round for before is over.
 pub fn end_retry(engine: &Arc<Engine>, tid: u32) {
     let mut guard = engine.lock();
-    let note = guard.pending_opens.remove(&tid);
+    let note = guard.walks.pending_opens.remove(&tid);
     drop(guard);
     if let Some(note) = note {
         leave(engine, note.way);
@@ -82,7 +82,7 @@ pub fn drop_way(engine: &Engine, state: &mut State, way: Way) {
 pub fn sweep_retries(engine: &Arc<Engine>) {
     let over: Vec<u32> = {
         let mut state = engine.lock();
-        for note in state.pending_opens.values_mut() {
+        for note in state.walks.pending_opens.values_mut() {
             if let Way::Anew {
                 failed: Some(looks),
             } = &mut note.way
@@ -91,6 +91,7 @@ pub fn sweep_retries(engine: &Arc<Engine>) {
             }
         }
         let over = state
+            .walks
             .pending_opens
             .iter()
             .filter(|(tid, note)| note.is_over(**tid));
@@ -182,7 +183,7 @@ pub fn retry_to_common(
     let opened = joining::join(engine, state, caller, txn, flags)?;
     let node = state.txns.get(&txn).ok_or(Errno::STALE)?.node;
     let note = PendingOpen::new(dentry, old, Goal::Open(flags), Way::Opened { node, opened });
-    state.pending_opens.insert(caller.tid, note);
+    state.walks.pending_opens.insert(caller.tid, note);
     Ok(Errno::STALE)
 }
 
@@ -234,10 +235,10 @@ pub enum Arrival {
 /// is closed otherwise.
 pub fn arrive(engine: &Arc<Engine>, caller: Caller, node: NodeId, goal: Goal) -> Arrival {
     let mut state = engine.lock();
-    let Some(note) = state.pending_opens.get(&caller.tid) else {
+    let Some(note) = state.walks.pending_opens.get(&caller.tid) else {
         return Arrival::Plain;
     };
-    let found = state.lookups.get(&caller.tid);
+    let found = state.walks.lookups.get(&caller.tid);
     let found = found
         .filter(|(_, at)| *at == node)
         .map(|(dentry, _)| dentry);
@@ -258,7 +259,7 @@ pub fn arrive(engine: &Arc<Engine>, caller: Caller, node: NodeId, goal: Goal) ->
         };
     };
     let wanted = at == node && note.goal == goal && note.is_of(caller.tid);
-    state.pending_opens.remove(&caller.tid);
+    state.walks.pending_opens.remove(&caller.tid);
     drop(state);
     if wanted {
         return Arrival::Opened(opened);

@@ -113,7 +113,7 @@ pub fn wait_for_slot<'a>(
         };
         let is_late = since.elapsed() > patience;
         if is_late || closes_cycle(pid, &[holder], &state.waits.graph()) {
-            state.counters.lock_timeouts += u64::from(is_late);
+            state.tally.counters.lock_timeouts += u64::from(is_late);
             gave_up = true;
             log::warn!(
                 "{}: {pid} goes on without the writer slot, which {holder} ({}) has held all the time",

@@ -333,7 +333,7 @@ fn publish_unwritten(
     };
     let seq = engine.sequencer.try_commit(edit.into())?;
     failpoint::crash_point("patch-journalled");
-    state.counters.commits += 1;
+    state.tally.counters.commits += 1;
     publish::note_journalled(engine, state, seq);
     let node = state.nodes.create(
         NodeKind::File,
@@ -349,7 +349,7 @@ fn publish_unwritten(
         let pending = staged.pending(node, seq, version, Some(unwritten));
         publish::put_pending(engine, state, &base.dentry, pending);
         let due = Instant::now() + texts::text_delay(engine);
-        state.checkpoint.due = state.checkpoint.due.map(|earlier| earlier.min(due));
+        state.backlog.checkpoint.due = state.backlog.checkpoint.due.map(|earlier| earlier.min(due));
     } else if let Some(head) = state.pending.get_mut(base.dentry.dir, &base.dentry.name) {
         (head.node, head.seq, head.version) = (node, seq, version);
         if let Some(unwritten) = &mut head.unwritten {

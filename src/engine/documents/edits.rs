@@ -142,10 +142,10 @@ fn note_outcome(engine: &Engine, caller: Caller, edited: Result<Vec<u8>, Refusal
     };
     let before = engine.documents.remember(caller.tid, outcome.clone());
     match &edited {
-        Ok(_) => engine.lock().counters.patches += 1,
+        Ok(_) => engine.lock().tally.counters.patches += 1,
         // The kernel tries once more after an ESTALE.
         Err(refusal) if refusal.errno == Errno::STALE && before != Some(outcome) => {
-            engine.lock().counters.stale_patches += 1;
+            engine.lock().tally.counters.stale_patches += 1;
         }
         Err(_) => {}
     }
@@ -166,7 +166,7 @@ fn edit_at_once(engine: &Engine, request: &Request) -> Option<Result<Done, Refus
     let at_hand = |p: &Parsed| commit::is_hot(engine, &dentry, p) && patch.is_local(&p.document);
     let may_wait = {
         let state = engine.lock();
-        durability::has_backlog(engine, &state) || state.checkpoint.overtaken > 0
+        durability::has_backlog(engine, &state) || state.backlog.checkpoint.overtaken > 0
     };
     if may_wait || pins::keeps(engine, &dentry) || !parsed.as_ref().is_some_and(at_hand) {
         return None;
@@ -214,7 +214,7 @@ fn edit(engine: &Engine, request: &Request) -> Result<Vec<u8>, Refusal> {
                 return Ok(done.result);
             }
             // Somebody has committed meanwhile: once more, on that.
-            Ok(None) => engine.lock().counters.patch_retries += 1,
+            Ok(None) => engine.lock().tally.counters.patch_retries += 1,
             Err(refusal) if found_room || !refusal.is_full() => return Err(refusal),
             Err(refusal) => {
                 let owner = || Owner::of(&*engine.lock().nodes.fd(request.node).ok()?);

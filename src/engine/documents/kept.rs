@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::engine::documents::pieces::Pieces;
 use crate::engine::documents::request::Refusal;
 use crate::json::{Document, JsonError, Limits};
 use crate::sys::at;
@@ -82,6 +83,7 @@ struct Kept {
 pub struct Documents {
     kept: Mutex<HashMap<Dentry, Kept>>,
     outcomes: Mutex<(HashMap<u32, EditOutcome>, VecDeque<u32>)>,
+    pub(in crate::engine) pieces: Pieces,
 }
 
 impl Documents {

@@ -6,6 +6,7 @@
 //! an edit parses, journals and changes nothing but itself: see `texts` for when its text is
 //! written.
 
+pub mod attributes;
 pub mod commit;
 pub mod edits;
 pub mod kept;

@@ -10,16 +10,13 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use crate::engine::Engine;
-use crate::engine::documents::edits;
 use crate::json::Limits;
-use crate::types::{Caller, NodeId, OpResult};
+use crate::types::OpResult;
 
 const DOCUMENT: &str = "user.commitfs.json.";
 /// Of all that is being collected, in bytes: twice the largest edit.
@@ -43,7 +40,8 @@ struct CollectedPieces {
 pub struct Pieces(Mutex<HashMap<PieceKey, CollectedPieces>>);
 
 impl Pieces {
-    fn add(&self, key: PieceKey, offset: usize, piece: &[u8]) -> OpResult<()> {
+    /// Adds a piece at its place; TOOBIG beyond the largest edit, AGAIN if others collect too much, INVAL out of order.
+    pub fn add(&self, key: PieceKey, offset: usize, piece: &[u8]) -> OpResult<()> {
         let mut all = self.0.lock();
         if offset == 0 {
             all.remove(&key);
@@ -69,7 +67,7 @@ impl Pieces {
     }
 
     /// Takes what has arrived, if it is all.
-    fn take(&self, key: &PieceKey, len: usize) -> OpResult<Vec<u8>> {
+    pub fn take(&self, key: &PieceKey, len: usize) -> OpResult<Vec<u8>> {
         let mut all = self.0.lock();
         match all.remove(key) {
             Some(collected) if collected.text.len() == len => Ok(collected.text),
@@ -77,34 +75,40 @@ impl Pieces {
         }
     }
 
-    fn put_back(&self, key: PieceKey, text: Vec<u8>) {
+    /// It is set once more.
+    pub fn put_back(&self, key: PieceKey, text: Vec<u8>) {
         let used = Instant::now();
         self.0.lock().insert(key, CollectedPieces { text, used });
     }
 
     /// Forgets what was begun and given up.
-    pub(in crate::engine) fn sweep(&self) {
+    pub fn sweep(&self) {
         self.0.lock().retain(|_, c| c.used.elapsed() < KEPT_FOR);
     }
 }
 
 /// An attribute that has to do with pieces.
 #[derive(Debug, PartialEq, Eq)]
-enum PieceAttribute {
+pub enum PieceAttribute {
+    /// A piece arrives.
     Part {
+        /// Whose, of its program's.
         token: String,
+        /// Its place in the whole, in bytes.
         offset: usize,
     },
     /// All has arrived; what remains is to set this attribute to it.
     Whole {
+        /// Of its pieces.
         token: String,
+        /// The attribute.
         name: OsString,
     },
 }
 
 impl PieceAttribute {
     /// `None`: not one of these.
-    fn parse(name: &OsStr) -> Option<PieceAttribute> {
+    pub fn parse(name: &OsStr) -> Option<PieceAttribute> {
         let rest = std::str::from_utf8(name.as_bytes()).ok()?;
         let (what, rest) = rest.strip_prefix(DOCUMENT)?.split_once(':')?;
         let (token, number) = match rest.split_once('@') {
@@ -129,44 +133,6 @@ impl PieceAttribute {
             _ => None,
         }
     }
-}
-
-/// Sets one of our own attributes, be it in pieces.
-pub fn set_own_xattr(
-    engine: &Arc<Engine>,
-    caller: Caller,
-    node: NodeId,
-    name: &OsStr,
-    value: &[u8],
-    done: impl FnOnce(OpResult<()>) + Send + 'static,
-) {
-    match PieceAttribute::parse(name) {
-        None => edits::set_document(engine, caller, node, name, value, done),
-        Some(PieceAttribute::Part { token, offset }) => {
-            done(engine.pieces.add((caller.uid, token), offset, value));
-        }
-        Some(PieceAttribute::Whole { token, name }) => {
-            let key = (caller.uid, token);
-            let text = match number(value).and_then(|len| engine.pieces.take(&key, len)) {
-                Ok(text) => text,
-                Err(e) => return done(Err(e)),
-            };
-            let kept = engine.clone();
-            let whole = text.clone();
-            edits::set_document(engine, caller, node, &name, &whole, move |result| {
-                // The kernel tries once more after an ESTALE, with this attribute alone.
-                if result == Err(Errno::STALE) {
-                    kept.pieces.put_back(key, text);
-                }
-                done(result);
-            });
-        }
-    }
-}
-
-fn number(value: &[u8]) -> OpResult<usize> {
-    let text = std::str::from_utf8(value).ok();
-    text.and_then(|t| t.parse().ok()).ok_or(Errno::INVAL)
 }
 
 #[cfg(test)]

@@ -37,6 +37,6 @@ pub fn note_taken(engine: &Engine, caller: Caller, dentry: &Dentry) {
     if matches!(proc::call_of(caller.tid), Some(proc::Call::Open(flags)) if creates(flags)) {
         let mut state = engine.lock();
         let path = engine.show(&state, dentry);
-        state.lock_stats.note(&path, |t| t.taken += 1);
+        state.tally.lock_stats.note(&path, |t| t.taken += 1);
     }
 }

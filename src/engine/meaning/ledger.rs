@@ -19,12 +19,14 @@ pub const GENERATIONS: usize = 4;
 /// Who asks, for the ledger.
 pub fn actor(state: &mut State, tid: u32) -> Option<Actor> {
     let pid = proc::tgid(tid)?;
-    let ledger = &mut state.ledger;
-    let process = state
-        .registry
-        .number(pid, GENERATIONS, &mut |process, ancestors| {
-            ledger.introduce(process, ancestors);
-        })?;
+    let ledger = &mut state.conflicts.ledger;
+    let process =
+        state
+            .conflicts
+            .registry
+            .number(pid, GENERATIONS, &mut |process, ancestors| {
+                ledger.introduce(process, ancestors);
+            })?;
     Some(Actor { process, tid })
 }
 
@@ -39,9 +41,10 @@ pub fn note_read(
     if let Some((version, file)) = read {
         let sum = state.nodes.sum(version);
         state
+            .conflicts
             .overwrites
             .note_read(caller.tid, dentry, (version, sum));
-        let texts = &mut state.overwrites.texts;
+        let texts = &mut state.conflicts.overwrites.texts;
         texts.note_read(caller.tid, dentry, version, file);
     }
     if !engine.rules.read().rules.has_conflict_rules() {
@@ -52,7 +55,7 @@ pub fn note_read(
         && let Some(actor) = actor(state, caller.tid)
     {
         let now = Some(proc::Moment::now());
-        state.ledger.note_read(dentry, actor, read, now);
+        state.conflicts.ledger.note_read(dentry, actor, read, now);
     }
 }
 
@@ -69,7 +72,7 @@ pub fn note_staged_read(state: &mut State, caller: Caller, id: TxnId) {
         && !failpoint::mutant("C17-staged")
     {
         let now = Some(proc::Moment::now());
-        state.ledger.note_staged_read(&dentry, actor, now);
+        state.conflicts.ledger.note_staged_read(&dentry, actor, now);
     }
 }
 
@@ -77,12 +80,12 @@ pub fn note_staged_read(state: &mut State, caller: Caller, id: TxnId) {
 pub fn note_begin(engine: &Engine, state: &mut State, tid: u32, id: TxnId) {
     let mut author = author(engine, state, tid);
     if let Some(txn) = state.txns.get(&id) {
-        state.overwrites.note_begin(tid, txn.dentry(), id);
-        author.step_of = state.overwrites.step_of(tid, txn.dentry());
+        state.conflicts.overwrites.note_begin(tid, txn.dentry(), id);
+        author.step_of = state.conflicts.overwrites.step_of(tid, txn.dentry());
         let is_past_step = |base: &NodeId| own_saves::is_past_step(state, author.pid, *base);
         author.after = txn.purpose.base().filter(is_past_step);
     }
-    state.registry.writers.insert(id, author);
+    state.conflicts.registry.writers.insert(id, author);
     let Some(txn) = state.txns.get(&id).filter(|t| lines::watches(&t.policy)) else {
         return;
     };
@@ -90,7 +93,7 @@ pub fn note_begin(engine: &Engine, state: &mut State, tid: u32, id: TxnId) {
     let (dentry, creates) = (txn.dentry().clone(), txn.purpose.creates());
     let policy = txn.policy.clone();
     let actor = author.actor;
-    let begun = state.ledger.now();
+    let begun = state.conflicts.ledger.now();
     let base = match (base, actor) {
         (Some(base), _) if edits => base_at(state, base),
         (_, Some(actor)) => known_base(state, &dentry, actor)
@@ -111,14 +114,14 @@ pub fn note_begin(engine: &Engine, state: &mut State, tid: u32, id: TxnId) {
         overwrites: None,
         closed: None,
     };
-    state.registry.saves.insert(id, save);
+    state.conflicts.registry.saves.insert(id, save);
 }
 
 /// An editor goes on from another version.
 pub fn note_rebased(state: &mut State, id: TxnId, version: NodeId) {
-    if state.registry.saves.contains_key(&id) {
+    if state.conflicts.registry.saves.contains_key(&id) {
         let base = base_at(state, version);
-        if let Some(save) = state.registry.saves.get_mut(&id) {
+        if let Some(save) = state.conflicts.registry.saves.get_mut(&id) {
             save.base = base;
         }
     }
@@ -130,7 +133,7 @@ pub fn base_at(state: &State, version: NodeId) -> Option<Base> {
     let file = at::reopen_quietly(&*fd).ok()?;
     Some(Base {
         version: Some(version),
-        text: state.ledger.keep(Arc::new(file)),
+        text: state.conflicts.ledger.keep(Arc::new(file)),
         is_certain: true,
         doubts: None,
     })
@@ -145,22 +148,23 @@ pub fn note_saved(
     written: Arc<File>,
     closed: Option<proc::Moment>,
 ) {
-    let text = state.ledger.keep(written);
+    let text = state.conflicts.ledger.keep(written);
     // A child may have been forked since the close, before this is known.
     let at = closed.unwrap_or_else(proc::Moment::now);
-    let registry = &state.registry;
+    let registry = &state.conflicts.registry;
     let has_ended = |process| registry.has_ended(process);
     let text = (text, Some(at));
     state
+        .conflicts
         .ledger
         .note_saved(dentry, actor, saved, text, has_ended);
 }
 
 /// What a thread, or its process, is known to go on from.
 pub fn known_base(state: &mut State, dentry: &Dentry, actor: Actor) -> Option<Base> {
-    let registry = &state.registry;
+    let registry = &state.conflicts.registry;
     let has_ended = |process| registry.has_ended(process);
-    state.ledger.base_of(dentry, actor, has_ended)
+    state.conflicts.ledger.base_of(dentry, actor, has_ended)
 }
 
 /// What a process that asks now has from its parent: certain if it was forked since that had
@@ -173,7 +177,10 @@ pub fn inherited_base(
     actor: Actor,
 ) -> Option<Base> {
     let start = || proc::Start::of_caller(proc::tgid(actor.tid)?);
-    let base = state.ledger.base_inherited(dentry, actor, start)?;
+    let base = state
+        .conflicts
+        .ledger
+        .base_inherited(dentry, actor, start)?;
     let is_meant = base.is_certain || policy.on_conflict == OnConflict::Merge;
     (is_meant && !failpoint::mutant("C17-forked")).then_some(base)
 }
@@ -181,7 +188,7 @@ pub fn inherited_base(
 /// A save was refused: its thread goes on from nothing that is known.
 pub fn note_refused(state: &mut State, dentry: &Dentry, actor: Option<Actor>) {
     if let Some(actor) = actor.filter(|_| !failpoint::mutant("C17-refused")) {
-        state.ledger.note_refused(dentry, actor);
+        state.conflicts.ledger.note_refused(dentry, actor);
     }
 }
 
@@ -199,15 +206,15 @@ pub fn author(engine: &Engine, state: &mut State, tid: u32) -> Author {
 
 /// Remembers who has written a version: it may be renamed over another name.
 pub fn note_author(state: &mut State, version: NodeId, id: TxnId) {
-    if let Some(author) = state.registry.writers.get(&id).copied() {
-        state.registry.note_author(version, author);
+    if let Some(author) = state.conflicts.registry.writers.get(&id).copied() {
+        state.conflicts.registry.note_author(version, author);
     }
 }
 
 /// Remembers who has written a file in place: it may be renamed over another name.
 pub fn note_direct_author(engine: &Engine, state: &mut State, file: NodeId, tid: u32) {
     let author = author(engine, state, tid);
-    state.registry.note_author(file, author);
+    state.conflicts.registry.note_author(file, author);
 }
 
 /// What a rename of a version over a name builds on: what its author knew of that name, or who
@@ -220,7 +227,11 @@ pub fn base_of_rename(
     policy: &Policy,
 ) -> Option<(Actor, Option<Base>)> {
     let renamer = actor(state, tid)?;
-    let author = state.registry.author(source).and_then(|a| a.actor);
+    let author = state
+        .conflicts
+        .registry
+        .author(source)
+        .and_then(|a| a.actor);
     let author = author.filter(|a| *a != renamer);
     if let Some(base) = author.and_then(|a| known_base(state, to, a)) {
         return Some((author?, Some(base)));
@@ -243,7 +254,7 @@ pub fn doubtful_base(
     if policy.on_conflict != OnConflict::Merge {
         return None;
     }
-    state.ledger.base_among_kin(dentry, actor?)
+    state.conflicts.ledger.base_among_kin(dentry, actor?)
 }
 
 /// What is published of an open transaction builds on, and whose it is.
@@ -260,11 +271,17 @@ pub fn base_of_open(
         return (None, None);
     }
     if matches!(how, Publication::Stay | Publication::Rest) {
-        let save = state.registry.saves.get(&id);
+        let save = state.conflicts.registry.saves.get(&id);
         return save.map_or((None, None), |s| (s.by, s.base.clone()));
     }
-    let begun = state.ledger.now();
-    let Some(actor) = state.registry.writers.get(&id).and_then(|w| w.actor) else {
+    let begun = state.conflicts.ledger.now();
+    let Some(actor) = state
+        .conflicts
+        .registry
+        .writers
+        .get(&id)
+        .and_then(|w| w.actor)
+    else {
         return (None, None);
     };
     (Some((actor, begun)), known_base(state, to, actor))
@@ -286,13 +303,13 @@ pub fn note_published(
     note_saved(state, to, actor, saved, written.clone(), None);
     let base = Base {
         version: (!saved.is_merged).then_some(saved.version),
-        text: state.ledger.keep(written),
+        text: state.conflicts.ledger.keep(written),
         is_certain: true,
         doubts: None,
     };
-    let save = state.registry.saves.entry(id).or_default();
+    let save = state.conflicts.registry.saves.entry(id).or_default();
     save.base = Some(base);
-    save.by = Some((actor, state.ledger.now()));
+    save.by = Some((actor, state.conflicts.ledger.now()));
 }
 
 /// Whether a save with this base has been overtaken by others.
@@ -304,7 +321,7 @@ pub fn is_stale(base: &Base, current: Option<NodeId>) -> bool {
 pub fn look_after_parties(engine: &Engine) {
     let mut guard = engine.lock();
     let state = &mut *guard;
-    let registry = &mut state.registry;
+    let registry = &mut state.conflicts.registry;
     if registry.known.is_empty() {
         return;
     }
@@ -317,14 +334,14 @@ pub fn look_after_parties(engine: &Engine) {
     let known = &registry.known;
     let authors = registry.authors.values().filter_map(|a| a.actor);
     let authors: HashSet<ProcessId> = authors.map(|a| a.process).collect();
-    state.ledger.forget_ended(
+    state.conflicts.ledger.forget_ended(
         |process| match known.get(&process) {
             Some(known) => known.gone.map(|at| now - at),
             None => Some(Duration::MAX),
         },
         |process| authors.contains(&process),
     );
-    let wanted = state.ledger.processes();
+    let wanted = state.conflicts.ledger.processes();
     registry.known.retain(|process, known| {
         let serves = |at| wanted.contains(process) && now - at < Duration::from_secs(120);
         known.gone.is_none_or(serves)

@@ -62,7 +62,7 @@ pub fn take_rules(
     source: &str,
     instead_of: Option<&str>,
 ) -> Result<(), String> {
-    let _turn = engine.keeping_rules.lock();
+    let _turn = engine.turns.rules.lock();
     let taken = Rules::parse(text, source)
         .map_err(|e| e.to_string())
         .and_then(|rules| {
@@ -103,7 +103,7 @@ fn put_in_force(engine: &Engine, rules: Rules) {
     let before = engine.rules.read().rules.clone();
     // Who reads and saves is known of names that a rule for conflicts is about. What was read while
     // it was not noted would be taken for a base that is older than it.
-    let mut ledger = std::mem::take(&mut state.ledger);
+    let mut ledger = std::mem::take(&mut state.conflicts.ledger);
     if !failpoint::mutant("C17-reload") {
         let is_watched = |rules: &Rules, dentry: &Dentry| {
             let path = engine.path_of(&state, dentry);
@@ -111,7 +111,7 @@ fn put_in_force(engine: &Engine, rules: Rules) {
         };
         ledger.keep_names(|dentry| is_watched(&before, dentry) && is_watched(&rules, dentry));
     }
-    state.ledger = ledger;
+    state.conflicts.ledger = ledger;
     *engine.rules.write() = InForce {
         rules,
         since: Some(Instant::now()),

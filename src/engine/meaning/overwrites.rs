@@ -38,7 +38,7 @@ pub fn note_overwritten(
     if state.is_empty(loss.lost) {
         return;
     }
-    state.counters.overwritten += 1;
+    state.tally.counters.overwritten += 1;
     let path = engine.show(state, dentry);
     log::info!("{path}: {pid} ({command}) replaced a version that it had not seen");
     let policy = engine.policy(state, dentry, Creation::default());
@@ -46,7 +46,10 @@ pub fn note_overwritten(
         return;
     }
     let merges = policy.on_conflict == OnConflict::Merge;
-    state.overwrites.count(&path, (pid, command), &loss, merges);
+    state
+        .conflicts
+        .overwrites
+        .count(&path, (pid, command), &loss, merges);
     if loss.why.is_none() {
         state.compare(path, (loss.lost, loss.by), loss.has_read);
     }
@@ -59,13 +62,16 @@ pub fn note_removed(state: &mut State, tid: u32, dentry: &Dentry, version: Optio
     };
     let sum = state.nodes.sum(version);
     let removed = (version, sum);
-    state.overwrites.note_removed(tid, dentry.clone(), removed);
+    state
+        .conflicts
+        .overwrites
+        .note_removed(tid, dentry.clone(), removed);
 }
 
 /// A save has become the version of a name that had none: whether what its thread removed before
 /// was an update that it had not seen.
 pub fn note_put_back(engine: &Engine, state: &mut State, txn: &Transaction, by: NodeId) {
-    let overwrites = &state.overwrites;
+    let overwrites = &state.conflicts.overwrites;
     let Some(removed) = overwrites.replaced_by(txn.id) else {
         return;
     };
@@ -97,7 +103,7 @@ pub fn note_followed(
     versions: (NodeId, NodeId),
     has_read: bool,
 ) {
-    if state.overwrites.has_any() {
+    if state.conflicts.overwrites.has_any() {
         let path = engine.show(state, dentry);
         state.compare(path, versions, has_read);
     }
@@ -107,15 +113,15 @@ pub fn note_followed(
 /// are what programs count by.
 pub fn guess_counters(engine: &Engine) {
     // Whoever asks waits for what the watch is comparing.
-    let _turn = engine.comparing.lock();
+    let _turn = engine.turns.comparison.lock();
     compare_own_saves(engine);
     loop {
-        let next = engine.lock().overwrites.next_to_compare();
+        let next = engine.lock().conflicts.overwrites.next_to_compare();
         let Some(pair) = next else {
             return;
         };
         if let Some((found, can_be_merged)) = pair.compare() {
-            let overwrites = &mut engine.lock().overwrites;
+            let overwrites = &mut engine.lock().conflicts.overwrites;
             overwrites.note_compared(&pair.path, found, can_be_merged);
         }
     }
@@ -124,7 +130,7 @@ pub fn guess_counters(engine: &Engine) {
 /// Counts saves that take back what their own program has saved.
 pub fn compare_own_saves(engine: &Engine) {
     loop {
-        let next = engine.lock().overwrites.next_doubtful();
+        let next = engine.lock().conflicts.overwrites.next_doubtful();
         let Some(save) = next else {
             return;
         };
@@ -152,8 +158,8 @@ impl State {
 
     /// A transaction has come to its end: what it builds on and replaces matters no more.
     pub(in crate::engine) fn forget_save(&mut self, id: TxnId) {
-        self.registry.forget(id);
-        self.overwrites.forget(id);
+        self.conflicts.registry.forget(id);
+        self.conflicts.overwrites.forget(id);
     }
 
     /// A thread has written a version, and closed it or renamed it there so long ago: what it has
@@ -166,7 +172,9 @@ impl State {
         ago: Duration,
     ) {
         let sum = self.nodes.sum(version);
-        self.overwrites.note_saved(tid, dentry, (version, sum), ago);
+        self.conflicts
+            .overwrites
+            .note_saved(tid, dentry, (version, sum), ago);
     }
 
     /// Files that serve as locks only are opened for writing all the time.
@@ -183,6 +191,6 @@ impl State {
     fn compare(&mut self, path: String, (lost, by): (NodeId, NodeId), has_read: bool) {
         let nodes = &self.nodes;
         let files = || nodes.fd(lost).ok().zip(nodes.fd(by).ok());
-        self.overwrites.compare(path, has_read, files);
+        self.conflicts.overwrites.compare(path, has_read, files);
     }
 }

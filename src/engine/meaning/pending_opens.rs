@@ -8,7 +8,7 @@ use crate::types::{Dentry, NodeId, TxnId};
 impl State {
     /// Whether what a thread finds under a name on its second lookup isn't certain yet, if it is on one.
     pub(in crate::engine) fn may_be_unbound(&self, tid: u32, dentry: &Dentry) -> bool {
-        let note = self.pending_opens.get(&tid);
+        let note = self.walks.pending_opens.get(&tid);
         note.is_some_and(|note| match note.way {
             Way::Anew { .. } => note.dentry.name == dentry.name,
             Way::Own { .. } => note.dentry.name == dentry.name && note.dentry.dir != dentry.dir,
@@ -33,6 +33,7 @@ impl State {
     /// The node that the second lookup of a thread finds under a name, if that is certain.
     pub(in crate::engine) fn end_of_retry(&mut self, tid: u32, dentry: &Dentry) -> Option<NodeId> {
         let note = self
+            .walks
             .pending_opens
             .get_mut(&tid)
             .filter(|n| n.dentry == *dentry)?;
@@ -49,7 +50,7 @@ impl State {
 
     /// What a lookup has led to has ended: its thread finds what the name means now. Gives where it led.
     pub(in crate::engine) fn leave_way_to(&mut self, tid: u32, node: NodeId) -> Option<Way> {
-        let note = self.pending_opens.get_mut(&tid)?;
+        let note = self.walks.pending_opens.get_mut(&tid)?;
         let leads_there = match note.way {
             Way::Own { txn, .. } => self.txns.get(&txn).is_none_or(|txn| txn.node == node),
             Way::Opened { node: at, .. } => at == node,

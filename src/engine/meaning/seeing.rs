@@ -29,7 +29,11 @@ pub fn has_inherited(state: &State, txn: &Transaction, tgid: u32) -> bool {
 
 /// The name by which a thread has come to a node, as far as it was looked up: one that the kernel keeps isn't.
 pub fn looked_up(state: &State, tid: u32, id: NodeId) -> Option<&Dentry> {
-    let (dentry, _) = state.lookups.get(&tid).filter(|(_, found)| *found == id)?;
+    let (dentry, _) = state
+        .walks
+        .lookups
+        .get(&tid)
+        .filter(|(_, found)| *found == id)?;
     let at = state.nodes.get(id).and_then(|n| n.at.as_ref());
     let is_kept = state.nodes.kept_names.is_kept(id) && !failpoint::mutant("C1-kept-lookup");
     (at == Some(dentry) || !is_kept).then_some(dentry)

@@ -121,7 +121,7 @@ impl Engine {
         let finish = move |size: OpResult<()>| {
             let changed = size.and_then(|()| self::change(&engine, target, &change));
             if target != node
-                && let Some(notify) = engine.notify.get()
+                && let Some(notify) = engine.kernel.notify()
             {
                 // The kernel takes it for a change of what it came by.
                 notify.attributes_changed_by_now(target);
@@ -304,7 +304,7 @@ fn truncate_begin(
     let begun = match arriving::begin_truncate(engine, state, caller, id, dentry) {
         // Not once more: its second lookup has led elsewhere.
         Err(Errno::STALE) if is_second => {
-            let note = state.pending_opens.remove(&caller.tid);
+            let note = state.walks.pending_opens.remove(&caller.tid);
             note.and_then(|note| note.own()).ok_or(Errno::STALE)
         }
         begun => begun,

@@ -69,7 +69,7 @@ impl Engine {
         if let Some(Ok((_, Some(entries)))) = closed.map(|closed| closed.listing())
             && entries.len() > LONG
         {
-            self.freed.store(true, Ordering::Relaxed);
+            self.watch.freed.store(true, Ordering::Relaxed);
         }
     }
 }

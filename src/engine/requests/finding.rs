@@ -56,10 +56,10 @@ pub fn count_lookup(state: &mut State, caller: Caller, dentry: &Dentry, id: Node
     if let Some(node) = state.nodes.get_mut(id) {
         node.lookups += 1;
     }
-    if state.lookups.len() > 8192 {
-        state.lookups.clear();
+    if state.walks.lookups.len() > 8192 {
+        state.walks.lookups.clear();
     }
-    state.lookups.insert(caller.tid, (dentry.clone(), id));
+    state.walks.lookups.insert(caller.tid, (dentry.clone(), id));
 }
 
 impl Engine {

@@ -179,7 +179,7 @@ impl Moving {
             return Ok(None);
         }
         let file = at::reopen_quietly(&*state.nodes.fd(source)?)?;
-        let begun = state.ledger.now();
+        let begun = state.conflicts.ledger.now();
         let known = ledger::base_of_rename(state, tid, source, to, policy);
         Ok(known.map(|(actor, base)| Moving {
             source,
@@ -200,13 +200,13 @@ fn refuse_merge(
     abort: Abort,
 ) -> Errno {
     // The kernel asks once more after an ESTALE.
-    let before = engine.lock().registry.refused.take();
+    let before = engine.lock().conflicts.registry.refused.take();
     if matches!(abort, Abort::Conflict) && before == Some(asked) {
         return abort.errno();
     }
     {
         let mut state = engine.lock();
-        state.registry.refused = Some(asked);
+        state.conflicts.registry.refused = Some(asked);
         ledger::note_refused(&mut state, to, Some(actor));
     }
     aborting::refuse(engine, to, abort, asked.0)

@@ -233,7 +233,7 @@ fn rename_backing(
     if is_dir {
         names::retarget_below(engine, state);
     } else {
-        state.counters.commits += 1;
+        state.tally.counters.commits += 1;
         store_version(state, source, version);
         if exchange {
             publish::end_claims(engine, state, to);
@@ -313,7 +313,7 @@ fn follow(engine: &Engine, state: &mut State, from: &Dentry, to: &Dentry, moved:
 /// Whoever has looked up a file that has another name now finds it there.
 pub fn move_names(state: &mut State, names: (&Dentry, &Dentry), nodes: (NodeId, Option<NodeId>)) {
     let ((from, to), (source, target)) = (names, nodes);
-    for (dentry, found) in state.lookups.values_mut() {
+    for (dentry, found) in state.walks.lookups.values_mut() {
         if *found == source && dentry == from {
             dentry.clone_from(to);
         } else if Some(*found) == target && dentry == to {

@@ -53,7 +53,7 @@ impl Engine {
     pub fn pass(&self, handle: HandleId) -> OpResult<Arc<File>> {
         let mut state = self.lock();
         let file = state.handles.get(handle).ok_or(Errno::BADF)?.pass();
-        state.metrics.passed += u64::from(file.is_some());
+        state.tally.metrics.passed += u64::from(file.is_some());
         file.ok_or(Errno::BADF)
     }
 }
@@ -88,7 +88,7 @@ pub fn open_on_the_spot(
     flags: OFlags,
 ) -> OpResult<Opened> {
     let mut state = engine.lock();
-    let note = state.pending_opens.remove(&caller.tid);
+    let note = state.walks.pending_opens.remove(&caller.tid);
     let note = note.filter(|n| n.old == node).ok_or(Errno::STALE)?;
     match note.way {
         Way::Own { txn, .. } => retries::open_shared(engine, &mut state, caller, txn, flags),

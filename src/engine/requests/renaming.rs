@@ -169,7 +169,7 @@ fn rename_now(
         let (source, lost) = rename_in_place(engine, caller, from, to, flags)?;
         if flags.is_empty() {
             let mut state = engine.lock();
-            let author = state.registry.author(source).map(|a| a.tid);
+            let author = state.conflicts.registry.author(source).map(|a| a.tid);
             replaced::note_replaced(engine, &mut state, caller.tid, author, to, (lost, source));
         }
     }

@@ -78,7 +78,7 @@ pub fn served(
         Ok(opened) => {
             let way = Way::Opened { node, opened };
             let note = PendingOpen::new(dentry, node, goal, way);
-            engine.lock().pending_opens.insert(caller.tid, note);
+            engine.lock().walks.pending_opens.insert(caller.tid, note);
             done(resolve::attr(engine, node));
         }
         // It has a transaction of its own now, or has to look once more.
@@ -108,7 +108,7 @@ pub fn served(
 /// leads into another directory by now.
 pub fn unbound_goal(engine: &Arc<Engine>, tid: u32, dentry: &Dentry) -> Option<Goal> {
     let state = engine.lock();
-    let note = state.pending_opens.get(&tid)?;
+    let note = state.walks.pending_opens.get(&tid)?;
     if !state.may_be_unbound(tid, dentry) || !note.is_of(tid) {
         return None;
     }
@@ -156,7 +156,7 @@ pub fn has_to_be_served(
     };
     let mut note = PendingOpen::new(dentry.clone(), node, goal, Way::Anew { failed: None });
     note.looked_up = true;
-    if let Some(before) = state.pending_opens.insert(caller.tid, note) {
+    if let Some(before) = state.walks.pending_opens.insert(caller.tid, note) {
         retries::drop_way(engine, state, before.way);
     }
     match has {
@@ -170,6 +170,7 @@ pub fn has_to_be_served(
 pub fn note_failed(engine: &Engine, tid: u32, dentry: &Dentry) {
     let mut state = engine.lock();
     if let Some(note) = state
+        .walks
         .pending_opens
         .get_mut(&tid)
         .filter(|n| n.dentry == *dentry)

@@ -69,7 +69,10 @@ pub fn ended_claims(engine: &Engine) -> Vec<(Dentry, NodeId, Option<Arc<File>>)>
     for (dentry, node, since) in claims {
         if !still_claims(engine, state, &dentry, node) {
             let (path, held) = (engine.show(state, &dentry), since.elapsed());
-            state.lock_stats.note(&path, |t| t.holds.observe(held));
+            state
+                .tally
+                .lock_stats
+                .note(&path, |t| t.holds.observe(held));
             state.names.end_claim(&dentry);
         }
     }
@@ -103,7 +106,7 @@ pub fn report_stale(
                 removed.push((dentry, node));
             }
         }
-        state.counters.stale_claims += 1;
+        state.tally.counters.stale_claims += 1;
     }
     removed
 }

@@ -1,35 +1,33 @@
 //! How an engine begins: its threads, and what they do by themselves; and how it ends.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::commit::{CheckpointRequest, Growing, Sequencer, Unsynced};
-use crate::conflict::{Ledger, Overwrites, Registry};
+use crate::commit::Sequencer;
+use crate::conflict::Overwrites;
 use crate::engine::admin::locklist;
-use crate::engine::base::state::sleep;
+use crate::engine::base::state::{Backlog, Conflicts, Tally, Walks, sleep};
 use crate::engine::base::{errors, files, handle, strangers};
 use crate::engine::deciding::copies::Copies;
 use crate::engine::deciding::{checkpoint, copies, finishing, merging, prepare, resting, settling};
 use crate::engine::descriptions::append::{streams, tails};
 use crate::engine::descriptions::retries;
-use crate::engine::documents::pieces;
 use crate::engine::meaning::{ledger, live_rules, overwrites, pins, probe};
 use crate::engine::requests::{stale_claims, strays};
 use crate::engine::versions::appends::adding::Appends;
 use crate::engine::versions::{aborting, overlaid};
-use crate::engine::{Engine, State, documents};
+use crate::engine::{Engine, Kernel, State, Turns, Watch, Watching, documents};
 use crate::file::{KeptOpen, NameTable};
 use crate::namespace::{Nodes, PendingSet};
 use crate::rules::Rules;
-use crate::runtime::{Awaited, Config, Counters, LockStats, Metrics, Pool, Reaper, Unmount, Waits};
+use crate::runtime::{Awaited, Config, Pool, Reaper, Unmount, Waits};
 use crate::store::{RejectedBound, Store};
 use crate::sys::{at, failpoint, proc};
 use crate::txn::Transactions;
 use crate::txn::recovery::Recovered;
-use crate::types::{HandleId, NodeId, OpResult, TxnId};
+use crate::types::{NodeId, OpResult, TxnId};
 
 /// The first number given to a file: below 2^53, which is as far as some programs can count, and from
 /// a range of this mount's own. `/proc/PID/fdinfo` of a descriptor on another file system, or another
@@ -59,25 +57,18 @@ fn first_state(store: &Store, config: &Config, last_id: TxnId) -> OpResult<State
         txns: Transactions::new(last_id),
         handles: handle::Handles::default(),
         names: NameTable::default(),
-        last_handle: HandleId(0),
-        pending_opens: HashMap::new(),
-        lookups: HashMap::new(),
-        unsynced: Unsynced::default(),
-        growing: Growing::default(),
-        checkpoint: CheckpointRequest::default(),
-        counters: Counters::default(),
-        overlaid: Vec::new(),
-        errors: errors::ErrorLog::default(),
+        walks: Walks::default(),
+        backlog: Backlog::default(),
+        tally: Tally::default(),
         locks: crate::locks::LockTable::default(),
-        lock_stats: LockStats::default(),
         files: files::Files::default(),
         waits: Waits::default(),
         unmount: Unmount::No,
-        ledger: Ledger::default(),
-        registry: Registry::default(),
-        overwrites: Overwrites::within(config.descriptors),
+        conflicts: Conflicts {
+            overwrites: Overwrites::within(config.descriptors),
+            ..Conflicts::default()
+        },
         kept_open: KeptOpen::default(),
-        metrics: Metrics::default(),
     })
 }
 
@@ -94,29 +85,20 @@ fn assembled(
     Ok(Arc::new(Engine {
         store,
         rules: RwLock::new(live_rules::InForce::of(rules)),
-        keeping_rules: Mutex::default(),
         config,
         state: Mutex::new(state),
         checkpoint_wanted: Condvar::new(),
         sequencer: Sequencer::new(recovered.journal, recovered.last_seq),
         appends: Appends::default(),
-        freed: std::sync::atomic::AtomicBool::new(false),
-        warned: Mutex::default(),
+        watch: Watch::default(),
         pool: Pool::default(),
         reaper,
-        notify: OnceLock::new(),
-        watchers: OnceLock::new(),
-        untold: Mutex::new(Some("not mounted yet".to_owned())),
+        watching: Watching::default(),
         documents: documents::Documents::default(),
-        pieces: pieces::Pieces::default(),
-        features: OnceLock::new(),
+        kernel: Kernel::default(),
+        turns: Turns::default(),
         rejected_bound,
-        keeping_unread: Mutex::default(),
-        comparing: Mutex::default(),
-        shutting_down: Mutex::default(),
-        uncached: std::sync::atomic::AtomicBool::new(false),
         strangers: strangers::Strangers::default(),
-        stop: OnceLock::new(),
     }))
 }
 
@@ -153,13 +135,13 @@ pub fn start_watch(engine: &std::sync::Arc<Engine>) -> crate::types::OpResult<()
                 resting::look_after_rest(&engine);
                 locklist::warn_of_old_locks(&engine);
                 stale_claims::look_after_claims(&engine);
-                engine.pieces.sweep();
+                engine.documents.pieces.sweep();
                 overlaid::keep_overlaid(&engine);
                 errors::keep_unread(&engine);
                 ledger::look_after_parties(&engine);
                 overwrites::guess_counters(&engine);
                 keep_log_small(&engine);
-                engine.lock().overwrites.texts.forget_old();
+                engine.lock().conflicts.overwrites.texts.forget_old();
                 drop(engine);
                 std::thread::sleep(std::time::Duration::from_millis(250));
             }
@@ -185,7 +167,7 @@ pub fn sweep(engine: &Engine) {
         checkpoint::rotate(engine, state);
     }
     state.files.tidy(&state.nodes);
-    if state.pending.is_empty() && state.txns.is_empty() && !state.checkpoint.busy {
+    if state.pending.is_empty() && state.txns.is_empty() && !state.backlog.checkpoint.busy {
         state.nodes.reap_directories(state.names.in_use());
     }
     let idle: Vec<_> = state
@@ -208,7 +190,7 @@ pub fn sweep(engine: &Engine) {
         .collect();
     let shrunk = state.nodes.shrink();
     drop(guard);
-    if engine.freed.swap(false, Ordering::Relaxed) || shrunk {
+    if engine.watch.freed.swap(false, Ordering::Relaxed) || shrunk {
         crate::sys::heap::give_back();
     }
     for (id, looks, writers) in idle {
@@ -302,7 +284,7 @@ impl Engine {
     pub fn shut_down(&self) {
         // The end of the connection and who unmounts by force come here both, and the first to be
         // through ends the process.
-        let _turn = self.shutting_down.lock();
+        let _turn = self.turns.shutdown.lock();
         failpoint::delay("COMMITFS_SHUTDOWN_DELAY_MS");
         finish_flushed(self);
         settling::end_all(self);
@@ -310,24 +292,27 @@ impl Engine {
         overlaid::keep_all_overlaid(self);
         errors::keep_unread(self);
         let mut state = self.lock();
-        state.checkpoint.stop = true;
-        let rounds = state.checkpoint.rounds;
+        state.backlog.checkpoint.stop = true;
+        let rounds = state.backlog.checkpoint.rounds;
         self.checkpoint_wanted.notify_one();
-        while state.checkpoint.rounds == rounds && state.checkpoint.failed.is_none() {
+        while state.backlog.checkpoint.rounds == rounds && state.backlog.checkpoint.failed.is_none()
+        {
             sleep(&mut state, &[Awaited::Round]);
         }
-        while !state.pending.is_empty() && state.checkpoint.trouble().is_none() {
+        while !state.pending.is_empty() && state.backlog.checkpoint.trouble().is_none() {
             sleep(&mut state, &[Awaited::Round]);
         }
-        if let (Some(e), waiting @ 1..) = (state.checkpoint.stuck, state.pending.iter().count()) {
+        if let (Some(e), waiting @ 1..) =
+            (state.backlog.checkpoint.stuck, state.pending.iter().count())
+        {
             log::error!(
                 "{waiting} commits can't be put in place: {e}; they are kept in .commitfs, and the next mount does it"
             );
         }
         if state.pending.is_empty() {
-            if !state.unsynced.has_appended() {
+            if !state.backlog.unsynced.has_appended() {
                 // What is done to the files until the next mount is nobody's append.
-                state.growing = crate::commit::Growing::default();
+                state.backlog.growing = crate::commit::Growing::default();
             }
             checkpoint::rotate(self, &mut state);
         }

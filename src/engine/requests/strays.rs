@@ -56,10 +56,10 @@ fn report_stray(engine: &Engine, path: &Path, name: &OsStr, value: &[u8]) {
     log::warn!("{}: a patch changed nothing: {reason}", path.display());
     let mut state = engine.lock();
     let known = |u: &Unseen| u.reason == reason && Path::new(&u.path) == path;
-    if !state.errors.all().any(known) {
+    if !state.tally.errors.all().any(known) {
         let mut unseen = Unseen::of(path, reason, 0);
         unseen.remedy = Some(way_to_apply(engine, path, &name, value));
-        state.errors.add(unseen);
+        state.tally.errors.add(unseen);
     }
 }
 

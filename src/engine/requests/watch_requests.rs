@@ -15,7 +15,7 @@ use crate::types::{Attr, NodeId, OpResult};
 pub fn watch_helper_lookup(engine: &Engine, name: &OsStr) -> OpResult<Attr> {
     if name == watch_helper::POLLED {
         // Requests come in order: all that had asked before are answered.
-        if let Some(watchers) = engine.watchers.get() {
+        if let Some(watchers) = engine.watching.watchers() {
             watchers.note_polled();
         }
         return Err(Errno::CANCELED);
@@ -25,7 +25,11 @@ pub fn watch_helper_lookup(engine: &Engine, name: &OsStr) -> OpResult<Attr> {
         // What it still has to tell must not keep the mount busy.
         return Err(Errno::CANCELED);
     }
-    if !engine.watchers.get().is_some_and(|w| w.takes_turn(turn)) {
+    if !engine
+        .watching
+        .watchers()
+        .is_some_and(|w| w.takes_turn(turn))
+    {
         // Not ENOENT: that would be remembered, too.
         return Err(Errno::CANCELED);
     }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::engine::Engine;
 use crate::engine::admin::virtualdir;
 use crate::engine::descriptions::io;
-use crate::engine::documents::pieces;
+use crate::engine::documents::attributes;
 use crate::engine::documents::{edits, texts};
 use crate::engine::requests::attrs;
 use crate::engine::versions::publish;
@@ -92,7 +92,7 @@ impl Engine {
         }
         let name = &*full_name(name);
         if name.as_bytes().starts_with(OURS) {
-            return pieces::set_own_xattr(self, caller, node, name, value, done);
+            return attributes::set_own_xattr(self, caller, node, name, value, done);
         }
         let node = attrs::meant(self, caller, node);
         if texts::is_dirty(self, node) || attrs::is_private(self, node) {

@@ -88,7 +88,7 @@ pub fn abort(
         node.forwarded = Some(Arc::new(base));
     }
     if let Some(abort) = &abort {
-        *state.counters.aborts.entry(abort.counter()).or_default() += 1;
+        state.tally.counters.note_abort(abort.counter());
         let kept = txn.staging.try_lock();
         let is_kept = !txn.purpose.is_restore() && kept.is_none_or(|c| c.size() != Ok(0));
         let kept = is_kept.then_some(txn.staging_id);
@@ -113,11 +113,7 @@ pub fn abort(
             state.offer_what_there_is(txn.dentry());
         }
     } else if txn.is_unlinked() {
-        *state
-            .counters
-            .aborts
-            .entry(Abort::Discarded.counter())
-            .or_default() += 1;
+        state.tally.counters.note_abort(Abort::Discarded.counter());
     }
     let path = engine.path_of(state, txn.dentry());
     engine.reaper.closes().begin();
@@ -158,7 +154,7 @@ pub fn finish_aborted(engine: &Engine, aborted: Aborted) {
     engine.sequencer.append(&Record::Abort { id }).ok();
     let mut state = engine.lock();
     state.txns.end_abort(aborted.txn.id);
-    state.counters.rejected += u64::from(kept);
+    state.tally.counters.rejected += u64::from(kept);
     drop(state);
     // Its space is free only when nobody has it open.
     drop(aborted);
@@ -173,7 +169,7 @@ pub fn refuse(engine: &Engine, dentry: &Dentry, abort: Abort, by: u32) -> Errno 
     let command = proc::comm(pid).unwrap_or_default();
     let mut state = engine.lock();
     let errno = abort.errno();
-    *state.counters.aborts.entry(abort.counter()).or_default() += 1;
+    state.tally.counters.note_abort(abort.counter());
     log::warn!(
         "{}: not put under this name: {abort}; asked for by {pid} ({command})",
         engine.show(&state, dentry)

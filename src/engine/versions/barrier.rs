@@ -78,8 +78,9 @@ pub fn must_checkpoint(engine: &Engine, state: &State, barrier: &mut Barrier) ->
     if failpoint::mutant("C19-barrier") || barrier.waived {
         return false;
     }
-    let waiting =
-        !state.pending.is_empty() || state.unsynced.has_appended() || state.checkpoint.busy;
+    let waiting = !state.pending.is_empty()
+        || state.backlog.unsynced.has_appended()
+        || state.backlog.checkpoint.busy;
     let in_journal = |target| {
         state
             .pending

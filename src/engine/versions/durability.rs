@@ -28,8 +28,8 @@ pub struct Overtaken<'a>(&'a Engine);
 impl Drop for Overtaken<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        state.checkpoint.overtaken -= 1;
-        if state.checkpoint.overtaken == 0 {
+        state.backlog.checkpoint.overtaken -= 1;
+        if state.backlog.checkpoint.overtaken == 0 {
             state.wake(Awaited::Overtaken);
         }
     }
@@ -37,8 +37,8 @@ impl Drop for Overtaken<'_> {
 
 /// There is something to checkpoint.
 pub fn wake_checkpoint(engine: &Engine, state: &mut State) {
-    if state.checkpoint.due.is_none() {
-        state.checkpoint.due = Some(Instant::now() + engine.config.bound.mul_f32(0.2));
+    if state.backlog.checkpoint.due.is_none() {
+        state.backlog.checkpoint.due = Some(Instant::now() + engine.config.bound.mul_f32(0.2));
         engine.checkpoint_wanted.notify_one();
     }
 }
@@ -46,37 +46,38 @@ pub fn wake_checkpoint(engine: &Engine, state: &mut State) {
 /// Waits until all that is committed so far lies in the backing directory, durably.
 pub fn checkpoint_all(engine: &Engine) -> OpResult<()> {
     let mut state = engine.lock();
-    let target = state.checkpoint.next_whole();
-    state.checkpoint.wanted = state.checkpoint.wanted.max(target);
-    state.checkpoint.write_out = true;
+    let target = state.backlog.checkpoint.next_whole();
+    state.backlog.checkpoint.wanted = state.backlog.checkpoint.wanted.max(target);
+    state.backlog.checkpoint.write_out = true;
     engine.checkpoint_wanted.notify_one();
-    while state.checkpoint.rounds < target {
-        if let Some(failed) = state.checkpoint.failed {
+    while state.backlog.checkpoint.rounds < target {
+        if let Some(failed) = state.backlog.checkpoint.failed {
             return Err(failed);
         }
         sleep(&mut state, &[Awaited::Round]);
     }
-    state.checkpoint.trouble().map_or(Ok(()), Err)
+    state.backlog.checkpoint.trouble().map_or(Ok(()), Err)
 }
 
 /// Waits until a commit survives a power cut, in the backing directory or in the journal.
 pub fn await_durable(engine: &Engine, seq: Seq) -> OpResult<()> {
     let mut state = engine.lock();
-    state.checkpoint.awaiting += 1;
-    let mut failed = state.checkpoint.failed;
-    let own = state.checkpoint.next_whole();
+    state.backlog.checkpoint.awaiting += 1;
+    let mut failed = state.backlog.checkpoint.failed;
+    let own = state.backlog.checkpoint.next_whole();
     while engine.sequencer.durable() < seq && failed.is_none() {
-        if !state.checkpoint.busy {
+        if !state.backlog.checkpoint.busy {
             want_round(engine, &mut state);
         }
         sleep(&mut state, &[Awaited::Round]);
         let stuck = state
+            .backlog
             .checkpoint
             .stuck
-            .filter(|_| state.checkpoint.rounds >= own);
-        failed = state.checkpoint.failed.or(stuck);
+            .filter(|_| state.backlog.checkpoint.rounds >= own);
+        failed = state.backlog.checkpoint.failed.or(stuck);
     }
-    state.checkpoint.awaiting -= 1;
+    state.backlog.checkpoint.awaiting -= 1;
     let is_durable = engine.sequencer.durable() >= seq;
     failed.filter(|_| !is_durable).map_or(Ok(()), Err)
 }
@@ -88,11 +89,11 @@ pub fn when_durable(engine: &Engine, seq: Seq, answer: impl FnOnce(OpResult<()>)
         drop(state);
         return answer(Ok(()));
     }
-    if let Some(failed) = state.checkpoint.failed {
+    if let Some(failed) = state.backlog.checkpoint.failed {
         drop(state);
         return answer(Err(failed));
     }
-    state.checkpoint.parked.push(Parked {
+    state.backlog.checkpoint.parked.push(Parked {
         seq,
         answer: Box::new(answer),
     });
@@ -101,10 +102,10 @@ pub fn when_durable(engine: &Engine, seq: Seq, answer: impl FnOnce(OpResult<()>)
 
 /// Asks for a round, and wakes the checkpoint if it does not know of that, or enough have come.
 pub fn want_round(engine: &Engine, state: &mut State) {
-    let first = state.checkpoint.wanted <= state.checkpoint.rounds;
-    let target = state.checkpoint.next_whole();
-    state.checkpoint.wanted = state.checkpoint.wanted.max(target);
-    if first || state.checkpoint.is_worth_a_round() {
+    let first = state.backlog.checkpoint.wanted <= state.backlog.checkpoint.rounds;
+    let target = state.backlog.checkpoint.next_whole();
+    state.backlog.checkpoint.wanted = state.backlog.checkpoint.wanted.max(target);
+    if first || state.backlog.checkpoint.is_worth_a_round() {
         engine.checkpoint_wanted.notify_one();
     }
 }
@@ -114,7 +115,7 @@ pub fn want_round(engine: &Engine, state: &mut State) {
 pub fn await_backlog(engine: &Engine, state: &mut parking_lot::MutexGuard<'_, State>) {
     let begun = Instant::now();
     while has_backlog(engine, state) && begun.elapsed() < BACKLOG_WAIT {
-        state.checkpoint.due = Some(Instant::now());
+        state.backlog.checkpoint.due = Some(Instant::now());
         engine.checkpoint_wanted.notify_one();
         sleep_until(state, &[Awaited::Round], begun + BACKLOG_WAIT);
     }
@@ -127,7 +128,7 @@ pub fn give_way(state: &mut parking_lot::MutexGuard<'_, State>) {
     if failpoint::mutant("C7-way") {
         return;
     }
-    while state.checkpoint.overtaken > 0 && state.checkpoint.trouble().is_none() {
+    while state.backlog.checkpoint.overtaken > 0 && state.backlog.checkpoint.trouble().is_none() {
         if !sleep_until(state, &[Awaited::Overtaken, Awaited::Round], until) {
             return;
         }
@@ -138,14 +139,14 @@ pub fn give_way(state: &mut parking_lot::MutexGuard<'_, State>) {
 pub fn has_backlog(engine: &Engine, state: &State) -> bool {
     let most = BACKLOG.min(engine.config.descriptors / 8);
     let most = failpoint::number("COMMITFS_BACKLOG", most);
-    engine.sequencer.backlog() > most && state.checkpoint.trouble().is_none()
+    engine.sequencer.backlog() > most && state.backlog.checkpoint.trouble().is_none()
 }
 
 /// Whether the data of every commit so far is on the medium once the journal is.
 pub fn all_synced(engine: &Engine, state: &State) -> bool {
-    !state.unsynced.has_dirs()
-        && !state.unsynced.has_appended()
-        && !state.checkpoint.takes_unsynced
+    !state.backlog.unsynced.has_dirs()
+        && !state.backlog.unsynced.has_appended()
+        && !state.backlog.checkpoint.takes_unsynced
         && !engine.sequencer.is_barred()
         && state
             .pending
@@ -167,7 +168,7 @@ pub fn sync_pending(engine: &Engine) -> OpResult<()> {
 /// order of commits holds across both ways.
 pub(crate) fn mark_dirty(engine: &Engine, state: &mut State, dir: NodeId) {
     if let Ok(fd) = state.nodes.fd(dir) {
-        state.unsynced.note_dir(dir, fd);
+        state.backlog.unsynced.note_dir(dir, fd);
     }
     wake_checkpoint(engine, state);
 }
@@ -213,7 +214,7 @@ pub fn begin_record(state: &State, txn: &Transaction, claim: bool) -> Record {
 
 impl<'a> Overtaken<'a> {
     pub(in crate::engine) fn new(engine: &'a Engine, state: &mut State) -> Overtaken<'a> {
-        state.checkpoint.overtaken += 1;
+        state.backlog.checkpoint.overtaken += 1;
         Overtaken(engine)
     }
 }

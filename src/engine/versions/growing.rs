@@ -29,28 +29,28 @@ pub fn tell_growing(
     path: &Path,
     len: u64,
 ) -> OpResult<()> {
-    if state.growing.knows(file) {
+    if state.backlog.growing.knows(file) {
         return Ok(());
     }
     let durable = engine.sequencer.durable();
-    state.growing.make_room(durable);
+    state.backlog.growing.make_room(durable);
     engine.sequencer.append(&Record::Growing {
         file,
         path: path.to_owned(),
         len,
     })?;
-    state.growing.tell(file, path, len);
+    state.backlog.growing.tell(file, path, len);
     Ok(())
 }
 
 /// Waits until what the journal tells of a file is on the medium. Holding nothing.
 pub fn await_told(engine: &Engine, file: FileKey) -> OpResult<()> {
-    let ticket = engine.lock().growing.ticket(file);
+    let ticket = engine.lock().backlog.growing.ticket(file);
     if !failpoint::mutant("C19-growing-told") {
         durability::sync_journal(engine)?;
     }
     failpoint::crash_point("growing-told");
-    engine.lock().growing.note_told(file, ticket);
+    engine.lock().backlog.growing.note_told(file, ticket);
     Ok(())
 }
 
@@ -76,7 +76,7 @@ pub fn note_grown_moved(
 
 fn growing_moved(engine: &Engine, state: &mut State, file: FileKey, path: &Path) {
     let from = engine.sequencer.first_appends().get(&file).copied();
-    let Some(end) = state.growing.move_to(file, path) else {
+    let Some(end) = state.backlog.growing.move_to(file, path) else {
         return;
     };
     let record = Record::Growing {
@@ -90,11 +90,11 @@ fn growing_moved(engine: &Engine, state: &mut State, file: FileKey, path: &Path)
 /// The file of a description in direct mode, if recovery would cut it off.
 pub fn grown_in_place(engine: &Engine, handle: HandleId) -> Option<FileKey> {
     let state = engine.lock();
-    if state.growing.is_empty() {
+    if state.backlog.growing.is_empty() {
         return None;
     }
     let file = key_of(state.handles.get(handle)?.in_place()?).ok()?;
-    state.growing.knows(file).then_some(file)
+    state.backlog.growing.knows(file).then_some(file)
 }
 
 /// Others write a file in place from here on (C14), and recovery must leave it as it is. Waits
@@ -102,7 +102,7 @@ pub fn grown_in_place(engine: &Engine, handle: HandleId) -> Option<FileKey> {
 pub fn end_growing(engine: &Engine, file: FileKey) -> OpResult<()> {
     {
         let mut state = engine.lock();
-        if !state.growing.forget(file) {
+        if !state.backlog.growing.forget(file) {
             return Ok(());
         }
         if failpoint::mutant("C14-settled") {

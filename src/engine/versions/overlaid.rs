@@ -26,6 +26,7 @@ pub fn note_overlaid(
     versions: Vec<Shown>,
 ) {
     state
+        .backlog
         .overlaid
         .extend(versions.into_iter().map(|version| Overlaid {
             dentry: dentry.clone(),
@@ -37,14 +38,14 @@ pub fn note_overlaid(
 
 /// Keeps what has come together, on a worker.
 pub fn keep_overlaid(engine: &Arc<Engine>) {
-    if !engine.lock().overlaid.is_empty() {
+    if !engine.lock().backlog.overlaid.is_empty() {
         engine.on_worker(move |engine| keep_all_overlaid(engine));
     }
 }
 
 /// Keeps what has come together, and waits for it.
 pub fn keep_all_overlaid(engine: &Engine) {
-    let all = std::mem::take(&mut engine.lock().overlaid);
+    let all = std::mem::take(&mut engine.lock().backlog.overlaid);
     for one in all {
         let what = format!(
             "bytes of it were overwritten with others by {} ({}), which had the file mapped",
@@ -60,8 +61,8 @@ pub fn keep_all_overlaid(engine: &Engine) {
         log::error!("{}: {reason}", path.display());
         let mut unseen = Unseen::of(&path, reason, one.by);
         unseen.rejected = kept.ok().map(id_name);
-        state.counters.rejected += u64::from(unseen.rejected.is_some());
-        state.errors.add(unseen);
+        state.tally.counters.rejected += u64::from(unseen.rejected.is_some());
+        state.tally.errors.add(unseen);
     }
 }
 

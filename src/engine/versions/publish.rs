@@ -140,7 +140,7 @@ fn note_committed(
     let by = txn.participants.to_who();
     overlaid::note_overlaid(state, txn.dentry(), by, overlaid.unwrap_or_default());
     if let Some(began) = txn.preparation.began() {
-        state.metrics.commits.observe(began.elapsed());
+        state.tally.metrics.commits.observe(began.elapsed());
     }
     // What others have committed since its close promised it is on the medium soon, too; so is
     // what a close that wasn't known to be the last has left.
@@ -260,7 +260,7 @@ pub fn put_pending(engine: &Engine, state: &mut State, dentry: &Dentry, pending:
             .map_or(0, |p| p.superseded.len());
         if waiting >= MANY_SUPERSEDED {
             // They take space: the checkpoint needn't wait until it is due.
-            state.checkpoint.due = Some(std::time::Instant::now());
+            state.backlog.checkpoint.due = Some(std::time::Instant::now());
             engine.checkpoint_wanted.notify_one();
         }
     }
@@ -362,17 +362,17 @@ pub fn journal_commit(engine: &Engine, state: &mut State, changes: Changeset) ->
     if written.is_err() {
         // Space was reserved, so this is the disk failing. What is committed stays visible;
         // the checkpoint tries to bring it out at once and latches the failure.
-        state.checkpoint.wanted = state.checkpoint.rounds + 1;
+        state.backlog.checkpoint.wanted = state.backlog.checkpoint.rounds + 1;
     }
     failpoint::crash_point("commit-journalled");
-    state.counters.commits += 1;
+    state.tally.counters.commits += 1;
     note_journalled(engine, state, seq);
     seq
 }
 
 /// A commit stands in the journal; it is to be applied.
 pub fn note_journalled(engine: &Engine, state: &mut State, seq: Seq) {
-    state.metrics.note_commit(seq, Instant::now());
+    state.tally.metrics.note_commit(seq, Instant::now());
     durability::wake_checkpoint(engine, state);
 }
 
@@ -502,7 +502,7 @@ fn renew(
 ) {
     let content = txn.staging.try_lock();
     let is_malformed = content.as_ref().is_some_and(|c| c.is_malformed());
-    state.counters.malformed += u64::from(is_malformed);
+    state.tally.counters.malformed += u64::from(is_malformed);
     let has_own_time = content.is_none_or(|c| c.times_set);
     metadata::renew_attributes(
         engine,
@@ -527,8 +527,11 @@ fn replaced_unseen(
 ) -> ReplacedUnseen {
     let author = txn.participants.opener_tid();
     let seen = match txn.purpose.rewrites() {
-        true => state.overwrites.last_seen_by_kin(author, txn.dentry()),
-        false => state.overwrites.last_seen(author, txn.dentry()),
+        true => state
+            .conflicts
+            .overwrites
+            .last_seen_by_kin(author, txn.dentry()),
+        false => state.conflicts.overwrites.last_seen(author, txn.dentry()),
     };
     let base = txn.purpose.base();
     let has_seen = match (save.and_then(|s| s.base.as_ref()), current) {
@@ -541,7 +544,11 @@ fn replaced_unseen(
         },
     };
     let lost = current.filter(|_| !has_seen && ready.merged.is_none());
-    let after = state.registry.writer(txn.id).and_then(|w| w.after);
+    let after = state
+        .conflicts
+        .registry
+        .writer(txn.id)
+        .and_then(|w| w.after);
     let is_own = |lost: &NodeId| {
         after == Some(*lost) || own_saves::is_own_save(state, txn.participants.opener(), *lost)
     };

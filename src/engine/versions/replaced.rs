@@ -23,7 +23,7 @@ pub fn note_replaced(
     to: &Dentry,
     (lost, by): (Option<NodeId>, NodeId),
 ) {
-    let seen = |state: &State, tid| state.overwrites.last_seen(tid, to).cloned();
+    let seen = |state: &State, tid| state.conflicts.overwrites.last_seen(tid, to).cloned();
     let author = author.filter(|tid| *tid != renamer);
     let seen_by_author = author.and_then(|tid| seen(state, tid));
     let seen_by_renamer = seen(state, renamer);
@@ -33,7 +33,7 @@ pub fn note_replaced(
     let reader = reader.unwrap_or(renamer);
     let seen = seen_by_author.as_ref().or(seen_by_renamer.as_ref());
     let unseen = lost.filter(|lost| seen.is_some_and(|s| !state.is_as_seen(s, *lost)));
-    let pid = state.registry.author(by).map_or(0, |a| a.pid);
+    let pid = state.conflicts.registry.author(by).map_or(0, |a| a.pid);
     let is_own = unseen.is_some_and(|lost| {
         own_saves::is_own_save(state, pid, lost) || own_saves::is_past_step(state, pid, lost)
     });

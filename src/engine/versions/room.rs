@@ -173,7 +173,7 @@ fn wait_for_deferred_closes(engine: &Engine, gone: u64) -> bool {
 /// Gives whether there may be any; waits for the checkpoint then.
 fn give_back_replaced(engine: &Engine) -> bool {
     let state = engine.lock();
-    let nothing = !state.unsynced.has_deletes() && state.pending.is_empty();
+    let nothing = !state.backlog.unsynced.has_deletes() && state.pending.is_empty();
     if nothing || failpoint::mutant("C5-room") {
         return false;
     }

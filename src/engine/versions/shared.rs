@@ -78,7 +78,7 @@ pub fn shares(engine: &Engine, policy: &Policy, flags: OFlags) -> bool {
             && matches!(policy.guard, Guard::None | Guard::Hdf5)
             && !lines::watches(policy)
             // Else its descriptions could not be mapped.
-            && engine.uncached()
+            && engine.kernel.uncached()
             && !failpoint::mutant("C14")
             && !failpoint::mutant("C14-shared")
 }

@@ -19,6 +19,8 @@ pub struct Handles {
     all: HashMap<HandleId, Arc<dyn OpenFile>>,
     of_txn: HashMap<TxnId, Vec<HandleId>>,
     showing: HashMap<NodeId, Vec<HandleId>>,
+    /// Last number given.
+    last: HandleId,
 }
 
 impl Handles {
@@ -40,6 +42,13 @@ impl Handles {
     /// All of them, to put others in their places that belong to the same.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Arc<dyn OpenFile>> {
         self.all.values_mut()
+    }
+
+    /// Puts a new one in, and gives its number.
+    pub fn add(&mut self, handle: Arc<dyn OpenFile>) -> HandleId {
+        self.last = self.last.next();
+        self.insert(self.last, handle);
+        self.last
     }
 
     /// Puts one in, in the place of what had its number.

@@ -84,20 +84,23 @@ fn add(
             len: bytes.len() as u64,
             crc: crc32c::crc32c(bytes),
         }))?;
-        state.metrics.note_commit(seq, Instant::now());
-        state.growing.append(key, seq, end);
+        state.tally.metrics.note_commit(seq, Instant::now());
+        state.backlog.growing.append(key, seq, end);
         appender.note_commit(seq);
         journalled = Some((seq, key));
     }
     if journalled.is_some() || target.dentry.is_some() {
         let seq = engine.sequencer.last();
-        state.unsynced.note_append(target.node, seq, file.clone());
+        state
+            .backlog
+            .unsynced
+            .note_append(target.node, seq, file.clone());
         if let Some(node) = state.nodes.get_mut(target.node) {
             node.added_to = true;
             let goes_on = appender.stream == Stream::Json && bytes.ends_with(b"\n");
             node.json_lines = if goes_on { end } else { 0 };
         }
-        state.counters.appends += 1;
+        state.tally.counters.appends += 1;
         durability::wake_checkpoint(engine, state);
     }
     let adding = engine.appends.begin(&file);
@@ -121,7 +124,7 @@ fn add(
 /// A commit that was journalled and couldn't be written.
 fn withdraw(engine: &Engine, seq: Seq, file: FileKey, end: u64) -> OpResult<()> {
     let mut state = engine.lock();
-    state.growing.withdraw(file, end);
+    state.backlog.growing.withdraw(file, end);
     engine.sequencer.withdraw(seq)
 }
 

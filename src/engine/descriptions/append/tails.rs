@@ -43,7 +43,7 @@ pub fn flush_tail(engine: &Engine, appender: &Appender, inner: &mut Unfinished) 
     (inner.since, inner.failed) = (None, None);
     // Nobody has written any of the next one.
     inner.by.clear();
-    if let Some(notify) = engine.notify.get() {
+    if let Some(notify) = engine.kernel.notify() {
         notify.attributes_changed(appender.node);
     }
     Ok(())

@@ -71,7 +71,7 @@ impl OpenFile for VersionReader {
                 .inspect_err(|e| log::warn!("a locked reader stays at its version: {e}"))
                 .ok();
         };
-        let waits = !engine.uncached() || engine.lock().pending.unwritten().next().is_some();
+        let waits = !engine.kernel.uncached() || engine.lock().pending.unwritten().next().is_some();
         if !waits {
             moved(engine);
             return Progress::Done(Ok(()));

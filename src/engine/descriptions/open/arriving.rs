@@ -45,7 +45,7 @@ pub fn begin_truncate(
     }
     let way = Way::Own { txn, empties: None };
     let note = PendingOpen::new(dentry, id, Goal::Truncate, way);
-    state.pending_opens.insert(caller.tid, note);
+    state.walks.pending_opens.insert(caller.tid, note);
     Err(Errno::STALE)
 }
 
@@ -194,7 +194,7 @@ pub fn open_now(engine: &Engine, caller: Caller, id: NodeId, flags: OFlags) -> O
     }
     // An open through a path is looked up right before; one through a magic link is not.
     let looked_up = seeing::looked_up(state, caller.tid, id).cloned();
-    state.lookups.remove(&caller.tid);
+    state.walks.lookups.remove(&caller.tid);
     let note = retries::take_pending_open(engine, state, caller.tid, Goal::Open(flags));
     let node = state.nodes.get(id).ok_or(Errno::STALE)?;
     let unwalked = note.as_ref().filter(|n| n.old == id && !n.looked_up);
@@ -211,7 +211,7 @@ pub fn open_now(engine: &Engine, caller: Caller, id: NodeId, flags: OFlags) -> O
         let opened =
             writers::open_private(engine, state, caller, txn, (flags, note), walked.as_ref());
         // It may have another name by now than the one that its opener looks up once more.
-        if let Some(note) = state.pending_opens.get_mut(&caller.tid)
+        if let Some(note) = state.walks.pending_opens.get_mut(&caller.tid)
             && let Some(walked) = walked
         {
             note.dentry = walked;

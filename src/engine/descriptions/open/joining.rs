@@ -81,7 +81,7 @@ pub fn join(
         keep_cache: true,
         // As for small readers: a lock may give who writes another base, also after emptying
         // the file. And before it writes to pages, the kernel asks for capabilities.
-        direct_io: streams || engine.uncached(),
+        direct_io: streams || engine.kernel.uncached(),
         no_flush: false,
         pass,
     })
@@ -142,9 +142,9 @@ pub fn open_version(
     let node = state.nodes.get(id).ok_or(Errno::STALE)?;
     let len = read.file.metadata().map_or(u64::MAX, |m| m.len());
     let locked = state.files.was_locked(state.file_of(id));
-    let direct_io = (len <= UNCACHED && engine.uncached())
+    let direct_io = (len <= UNCACHED && engine.kernel.uncached())
         || locked
-        || (engine.strangers.may_empty(node.at.as_ref()) && engine.uncached())
+        || (engine.strangers.may_empty(node.at.as_ref()) && engine.kernel.uncached())
         || may_grow(engine, state, node, &read.file, len);
     let mut pass = Pass::Beside;
     if let (Some(dentry), true) = (dentry, !direct_io && !engine.config.noatime) {
@@ -155,7 +155,7 @@ pub fn open_version(
     node.readers += 1;
     node.cached |= !direct_io;
     // Nothing drops these pages when it is locked, where the kernel doesn't go by the time of modification.
-    let in_pages = !direct_io && engine.uncached() && !failpoint::mutant("C12-pages");
+    let in_pages = !direct_io && engine.kernel.uncached() && !failpoint::mutant("C12-pages");
     let (node, stays) = (id, AtomicBool::new(in_pages));
     let handle = state.add_handle(Arc::new(VersionReader { node, read, stays }));
     Ok(Opened {
@@ -176,7 +176,7 @@ pub fn may_grow(engine: &Engine, state: &State, node: &Node, file: &File, len: u
         return true;
     }
     // Without mmap a reader is better off with a version that stays as it is: see `hold_end`.
-    let Some(dentry) = node.at.as_ref().filter(|_| engine.uncached()) else {
+    let Some(dentry) = node.at.as_ref().filter(|_| engine.kernel.uncached()) else {
         return false;
     };
     let mut last = [0];

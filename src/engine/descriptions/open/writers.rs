@@ -103,7 +103,7 @@ fn read_staged(
         handle: state.add_handle(handle),
         keep_cache,
         // What its writers write goes by the kernel's pages.
-        direct_io: engine.uncached(),
+        direct_io: engine.kernel.uncached(),
         // It may become a database's, whose locks go with any close.
         no_flush: !common,
         pass: Pass::Beside,
@@ -225,7 +225,7 @@ pub fn open_for_writing(
     }
     let way = Way::Own { txn, empties: own };
     let note = PendingOpen::new(dentry, id, Goal::Open(flags), way);
-    state.pending_opens.insert(caller.tid, note);
+    state.walks.pending_opens.insert(caller.tid, note);
     Err(Errno::STALE)
 }
 

@@ -21,7 +21,7 @@ pub fn hold_end(
     let grew = node.grows();
     node.ends().hold(from);
     if grew || !node.cached {
-        if !grew && let Some(notify) = engine.notify.get() {
+        if !grew && let Some(notify) = engine.kernel.notify() {
             notify.attributes_changed(current);
         }
         return Ok((current, node.ends()));

@@ -57,7 +57,7 @@ pub fn target(
     }
     let path = state.nodes.path(&dentry).ok_or(Errno::NOENT)?;
     let key = key_of(&file)?;
-    if !state.growing.is_told(key) {
+    if !state.backlog.growing.is_told(key) {
         growing::tell_growing(engine, state, key, &path, from)?;
         return Ok(Err(Hold::Announced(key)));
     }
@@ -87,7 +87,7 @@ fn unnamed_target(
         return Ok(Err(Hold::Gone(unnamed)));
     }
     let key = key_of(&file)?;
-    if has_links && !state.growing.is_told(key) {
+    if has_links && !state.backlog.growing.is_told(key) {
         growing::tell_growing(engine, state, key, Path::new(""), from)?;
         return Ok(Err(Hold::Announced(key)));
     }
