@@ -25,12 +25,8 @@ const FILE_LINES: Limits = (700, &[]);
 const FUNCTION_LINES: Limits = (
     70,
     &[
-        ("append_now", 74),
         ("publish_first", 90),
-        ("leave_stream", 76),
         ("prepare_once", 104),
-        ("publish_unwritten", 76),
-        ("rename_backing", 116),
         ("open_for_writing", 77),
         ("create_now", 129),
         ("push_record", 74),

@@ -335,6 +335,32 @@ fn publish_unwritten(
     failpoint::crash_point("patch-journalled");
     state.tally.counters.commits += 1;
     publish::note_journalled(engine, state, seq);
+    let node = show_unwritten(engine, state, base, staged, (seq, version));
+    if let Some(node) = state.nodes.get_mut(node) {
+        (node.pending, node.version) = (true, Some(version));
+        node.unwritten = Some(Box::new(told));
+    }
+    parsed.unwritten = Some(kept::UnwrittenEdits {
+        id: staged.id,
+        file: staged.file.clone(),
+        mtime_ns: told.mtime_ns,
+    });
+    if staged.fresh {
+        engine
+            .documents
+            .note_unwritten(&base.dentry, Some(Instant::now()));
+    }
+    Ok(Some(Edited { node, version, seq }))
+}
+
+/// From now on the name means what was edited, though its text isn't written. Gives its node.
+fn show_unwritten(
+    engine: &Engine,
+    state: &mut State,
+    base: &DocumentBase,
+    staged: &Staged,
+    (seq, version): (Seq, Version),
+) -> NodeId {
     let node = state.nodes.create(
         NodeKind::File,
         staged.fd.clone(),
@@ -359,21 +385,7 @@ fn publish_unwritten(
         publish::unpin(engine, state, base.node, false);
         publish::replace(engine, state, &base.dentry, Some(base.node), node);
     }
-    if let Some(node) = state.nodes.get_mut(node) {
-        (node.pending, node.version) = (true, Some(version));
-        node.unwritten = Some(Box::new(told));
-    }
-    parsed.unwritten = Some(kept::UnwrittenEdits {
-        id: staged.id,
-        file: staged.file.clone(),
-        mtime_ns: told.mtime_ns,
-    });
-    if staged.fresh {
-        engine
-            .documents
-            .note_unwritten(&base.dentry, Some(Instant::now()));
-    }
-    Ok(Some(Edited { node, version, seq }))
+    node
 }
 
 fn is_current(engine: &Engine, state: &mut State, base: &DocumentBase) -> OpResult<bool> {

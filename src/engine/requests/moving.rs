@@ -1,8 +1,9 @@
 //! A file takes another name, in the backing directory or ahead of it: one step, which is judged anew if it has to wait.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, RenameFlags};
+use rustix::fs::{FileType, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use crate::commit::Changeset;
@@ -57,7 +58,7 @@ pub fn rename_step(
     {
         return Ok(Step::CheckpointFirst);
     }
-    rename_backing(engine, state, from, to, flags, source, target)?;
+    rename_backing(engine, state, (from, to), flags, source, target)?;
     directories::note_moved(engine, state, source);
     pins::note_moved(state, (from, source), (to, target));
     Ok(Step::Done(Some((source, target))))
@@ -129,11 +130,85 @@ fn rename_pending(
     Ok(true)
 }
 
+/// What recovery has to know before a name moves in the backing directory. Gives the old and the new path where all names below move along.
+fn journal_move(
+    engine: &Engine,
+    state: &mut State,
+    (from, to): (&Dentry, &Dentry),
+    source: NodeId,
+    (exchange, moves_dir): (bool, bool),
+) -> OpResult<Option<(PathBuf, PathBuf)>> {
+    let Some((old, new)) = state.nodes.path(from).zip(state.nodes.path(to)) else {
+        return Ok(None);
+    };
+    let inode = |state: &State| Ok(state.nodes.get(source).ok_or(Errno::STALE)?.key.1);
+    if !moves_dir {
+        let inode = inode(state)?;
+        let (going, coming) = match exchange {
+            true => (open_at(state, from), open_at(state, to)),
+            false => (followers(state, from, source), Vec::new()),
+        };
+        let along = [going, coming].map(|ids| names::with_promises(engine, state, &ids));
+        let replaces = is_promised(state, to) || exchange && is_promised(state, from);
+        if replaces || along.iter().any(|ids| !ids.is_empty()) {
+            replaced::announce_moved(engine, state, (&old, &new), inode, exchange, along)?;
+        }
+        return Ok(None);
+    }
+    if failpoint::mutant("C18-moved") {
+        return Ok(None);
+    }
+    engine.sequencer.append(&Record::Moved {
+        from: old.clone(),
+        to: new.clone(),
+        inode: inode(state)?,
+        exchange,
+        going: Vec::new(),
+        coming: Vec::new(),
+    })?;
+    // The move may come to the medium by itself; what is below it has to be found then.
+    durability::sync_journal_now(engine, state)?;
+    Ok(Some((old, new)))
+}
+
+/// What is told of names in the journal moves along with a directory: a new journal starts with that, and without the record of the move.
+fn retell_moved(engine: &Engine, (from, to): &(PathBuf, PathBuf), exchange: bool) {
+    engine.sequencer.retell(|record| {
+        crate::txn::each_path(record, |path| {
+            if let Some(moved) = crate::txn::after_move(path, from, to, exchange) {
+                *path = moved;
+            }
+        });
+    });
+}
+
+/// The file or directory that a rename has replaced is gone.
+fn note_gone(
+    engine: &Engine,
+    state: &mut State,
+    stat: &Stat,
+    target: Option<NodeId>,
+    is_dir: bool,
+) {
+    let was_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    if stat.st_nlink != 1 && !was_dir {
+        return;
+    }
+    state.nodes.unlinked((stat.st_dev, stat.st_ino));
+    match target {
+        Some(gone) if is_dir => names::orphan_transactions(engine, state, gone),
+        Some(gone) => {
+            let fd = state.nodes.reap(gone);
+            engine.defer_close(fd);
+        }
+        None => {}
+    }
+}
+
 fn rename_backing(
     engine: &Engine,
     state: &mut State,
-    from: &Dentry,
-    to: &Dentry,
+    (from, to): (&Dentry, &Dentry),
     flags: RenameFlags,
     source: NodeId,
     target: Option<NodeId>,
@@ -142,65 +217,28 @@ fn rename_backing(
         engine.dir_fd(state, from.dir)?,
         engine.dir_fd(state, to.dir)?,
     );
-    let is_dir = state
-        .nodes
-        .get(source)
-        .is_some_and(|n| n.kind == NodeKind::Dir);
+    let is_directory = |state: &State, id| {
+        let node = state.nodes.get(id);
+        node.is_some_and(|n| n.kind == NodeKind::Dir)
+    };
+    let is_dir = is_directory(state, source);
     if is_dir && target.is_some_and(|t| names::holds_claims(state, t)) {
         return Err(Errno::NOTEMPTY);
     }
-    let version = if is_dir {
-        Version::default()
-    } else {
-        publish::next_version(engine, state, to)
+    let version = match is_dir {
+        true => Version::default(),
+        false => publish::next_version(engine, state, to),
     };
     let replaced = at::stat_at(&*to_dir, &to.name)?;
     let hold = at::open_path(&*to_dir, &to.name).ok();
     let lost = state.added_to(to, target);
     engine.sequencer.barrier()?;
     let exchange = flags.contains(RenameFlags::EXCHANGE);
-    let moves_dir = is_dir
-        || exchange
-            && target.is_some_and(|t| state.nodes.get(t).is_some_and(|n| n.kind == NodeKind::Dir));
-    let paths = state.nodes.path(from).zip(state.nodes.path(to));
-    if let Some((old, new)) = &paths
-        && !moves_dir
-    {
-        let inode = state.nodes.get(source).ok_or(Errno::STALE)?.key.1;
-        let (going, coming) = match exchange {
-            true => (open_at(state, from), open_at(state, to)),
-            false => (followers(state, from, source), Vec::new()),
-        };
-        let along = [going, coming].map(|ids| names::with_promises(engine, state, &ids));
-        let replaces = is_promised(state, to) || exchange && is_promised(state, from);
-        if replaces || along.iter().any(|ids| !ids.is_empty()) {
-            replaced::announce_moved(engine, state, (old, new), inode, exchange, along)?;
-        }
-    }
-    let paths = paths.filter(|_| moves_dir && !failpoint::mutant("C18-moved"));
-    if let Some((from, to)) = &paths {
-        let node = state.nodes.get(source).ok_or(Errno::STALE)?;
-        engine.sequencer.append(&Record::Moved {
-            from: from.clone(),
-            to: to.clone(),
-            inode: node.key.1,
-            exchange,
-            going: Vec::new(),
-            coming: Vec::new(),
-        })?;
-        // The move may come to the medium by itself; what is below it has to be found then.
-        durability::sync_journal_now(engine, state)?;
-    }
+    let moves_dir = is_dir || exchange && target.is_some_and(|t| is_directory(state, t));
+    let below = journal_move(engine, state, (from, to), source, (exchange, moves_dir))?;
     rustix::fs::renameat_with(&*from_dir, &from.name, &*to_dir, &to.name, flags)?;
-    if let Some((from, to)) = paths {
-        // A new journal starts with these, and without the record of the move.
-        engine.sequencer.retell(|record| {
-            crate::txn::each_path(record, |path| {
-                if let Some(moved) = crate::txn::after_move(path, &from, &to, exchange) {
-                    *path = moved;
-                }
-            });
-        });
+    if let Some(paths) = below {
+        retell_moved(engine, &paths, exchange);
     }
     growing::note_grown_moved(engine, state, (from, to), (source, target), flags);
     if exchange {
@@ -210,18 +248,8 @@ fn rename_backing(
         state.names.unname(to, lost);
         state.names.rename(from, to);
     }
-    if let Some(stat) = replaced.filter(|_| !exchange)
-        && (stat.st_nlink == 1 || FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
-    {
-        state.nodes.unlinked((stat.st_dev, stat.st_ino));
-        match target {
-            Some(gone) if is_dir => names::orphan_transactions(engine, state, gone),
-            Some(gone) => {
-                let fd = state.nodes.reap(gone);
-                engine.defer_close(fd);
-            }
-            None => {}
-        }
+    if let Some(stat) = replaced.filter(|_| !exchange) {
+        note_gone(engine, state, &stat, target, is_dir);
     }
     move_names(state, (from, to), (source, target.filter(|_| exchange)));
     if let Some(node) = state.nodes.get_mut(source).filter(|_| !is_dir) {
@@ -232,16 +260,16 @@ fn rename_backing(
     engine.defer_close(hold.map(|fd| Arc::new(fd.into())));
     if is_dir {
         names::retarget_below(engine, state);
+        return Ok(());
+    }
+    state.tally.counters.commits += 1;
+    store_version(state, source, version);
+    if exchange {
+        publish::end_claims(engine, state, to);
+        publish::end_claims(engine, state, from);
     } else {
-        state.tally.counters.commits += 1;
-        store_version(state, source, version);
-        if exchange {
-            publish::end_claims(engine, state, to);
-            publish::end_claims(engine, state, from);
-        } else {
-            publish::overtake(engine, state, to, Seq::default());
-            follow(engine, state, from, to, source);
-        }
+        publish::overtake(engine, state, to, Seq::default());
+        follow(engine, state, from, to, source);
     }
     Ok(())
 }

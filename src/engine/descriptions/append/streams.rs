@@ -41,6 +41,22 @@ pub fn leave_half_line(
     half && leave_stream(engine, caller, handle, appender, false).is_ok()
 }
 
+/// The state, and the name that an appender is at. A document that was patched may have its text in memory alone.
+fn lock_materialized_at<'a>(
+    engine: &'a Engine,
+    appender: &Appender,
+) -> OpResult<(MutexGuard<'a, State>, Dentry)> {
+    loop {
+        let AppendPlace::At(dentry) = appender.place.lock().clone() else {
+            return Err(Errno::NOENT);
+        };
+        let guard = texts::lock_materialized(engine, &dentry)?;
+        if matches!(&*appender.place.lock(), AppendPlace::At(now) if *now == dentry) {
+            return Ok((guard, dentry));
+        }
+    }
+}
+
 /// A description that stops appending (it truncates, or writes elsewhere) goes on as a
 /// transaction on a copy. Several may find that out at once.
 pub fn leave_stream(
@@ -63,16 +79,7 @@ pub fn leave_stream(
         Err(Errno::BADMSG) if appender.stream == Stream::Json => {}
         other => other?,
     }
-    // A document that was patched may have its text in memory alone.
-    let (mut guard, dentry) = loop {
-        let AppendPlace::At(dentry) = appender.place.lock().clone() else {
-            return Err(Errno::NOENT);
-        };
-        let guard = texts::lock_materialized(engine, &dentry)?;
-        if matches!(&*appender.place.lock(), AppendPlace::At(now) if *now == dentry) {
-            break (guard, dentry);
-        }
-    };
+    let (mut guard, dentry) = lock_materialized_at(engine, appender)?;
     let state = &mut *guard;
     let base = current::current(engine, state, &dentry)?;
     let id = beginning::begin_on(engine, state, dentry, Begun::Edit(base))?;

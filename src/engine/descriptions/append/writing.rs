@@ -11,7 +11,7 @@ use crate::engine::base::{lines, setid};
 use crate::engine::descriptions::append::{records, streams, tails};
 use crate::engine::versions::durability;
 use crate::engine::{Engine, State};
-use crate::file::{Appender, Opening};
+use crate::file::{Appender, Opening, Unfinished};
 use crate::namespace::Shown;
 use crate::rules::Stream;
 use crate::sys::{failpoint, proc};
@@ -44,6 +44,38 @@ pub fn open_appender(
     })
 }
 
+/// Whether this can't be more of a stream, `data` being whole up to `end`.
+fn breaks_off(stream: Stream, tail: &[u8], data: &[u8], end: usize) -> bool {
+    match stream {
+        Stream::Lines => false,
+        Stream::Table => lines::in_blocks(stream, data),
+        Stream::Json => {
+            let is_too_long = tail.len() + data.len() > LONGEST_JSON;
+            is_too_long || !lines::are_json(tail, &data[..end])
+        }
+    }
+}
+
+/// More of a line that isn't whole yet.
+fn hold_unfinished(
+    engine: &Engine,
+    appender: &Appender,
+    inner: &mut Unfinished,
+    data: &[u8],
+    by: u32,
+) -> OpResult<()> {
+    let before = inner.tail.len();
+    inner.tail.extend_from_slice(data);
+    inner.by.insert(by);
+    inner.since.get_or_insert_with(Instant::now);
+    let is_too_long = inner.tail.len() > LONGEST && appender.stream != Stream::Json;
+    if !is_too_long && !appender.opening.sync {
+        return Ok(());
+    }
+    // A write that fails adds nothing; what others were told of waits on.
+    tails::flush_tail(engine, appender, inner).inspect_err(|_| inner.tail.truncate(before))
+}
+
 /// A write through an appending description. On a worker.
 pub fn append_now(
     engine: &Engine,
@@ -62,15 +94,8 @@ pub fn append_now(
     } = request;
     let goes_on = appender.always || offset == inner.read.length()? + inner.tail.len() as u64;
     let end = lines::whole(data, appender.stream);
-    let breaks = match appender.stream {
-        Stream::Lines => false,
-        Stream::Table => lines::in_blocks(appender.stream, data),
-        Stream::Json => {
-            let longest = inner.tail.len() + data.len() > LONGEST_JSON;
-            longest || !lines::are_json(&inner.tail, &data[..end])
-        }
-    };
-    if inner.left || writeback || !goes_on || breaks {
+    let is_no_stream = breaks_off(appender.stream, &inner.tail, data, end);
+    if inner.left || writeback || !goes_on || is_no_stream {
         drop(inner);
         return streams::write_left(engine, asked, appender, request, data);
     }
@@ -82,18 +107,7 @@ pub fn append_now(
         setid::clear_set_id(&inner.read.file, gone)?;
     }
     if end == 0 {
-        let before = inner.tail.len();
-        inner.tail.extend_from_slice(data);
-        inner.by.insert(by);
-        inner.since.get_or_insert_with(Instant::now);
-        let long = inner.tail.len() > LONGEST && appender.stream != Stream::Json;
-        return if long || appender.opening.sync {
-            // A write that fails adds nothing; what others were told of waits on.
-            tails::flush_tail(engine, appender, &mut inner)
-                .inspect_err(|_| inner.tail.truncate(before))
-        } else {
-            Ok(())
-        };
+        return hold_unfinished(engine, appender, &mut inner, data, by);
     }
     let (lines, rest) = data.split_at(end);
     let whole: Vec<u8>;
