@@ -1072,6 +1072,33 @@ fn a_full_disk_refuses_a_round_as_a_whole() {
 }
 
 #[test]
+fn many_rounds_of_a_program_take_one_descriptor_for_it() {
+    need_daemon!();
+    const ROUNDS: u64 = 300;
+    let m = mount!(pair());
+    let mut saver = Actor::new();
+    let descriptors = || {
+        let held = std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid()));
+        held.expect("its files").count() as u64
+    };
+    let before = descriptors();
+    for n in 0..ROUNDS {
+        saver.save(&m.path(format!("{n}.w")), "new").unwrap();
+    }
+    // What each has saved is open.
+    let more = descriptors() - before;
+    assert!(more < ROUNDS + 20, "{more}");
+    saver.save(&m.path("7.json"), "1").unwrap();
+    assert_eq!(m.names("").len(), 2);
+    saver.kill(libc::SIGKILL);
+    await_count(&m, "rejected", ROUNDS - 1);
+    eventually(Duration::from_secs(10), "nothing is held", || {
+        descriptors() < before + 20
+    });
+    assert_eq!(m.names("").len(), 2);
+}
+
+#[test]
 fn a_journal_that_is_replaced_knows_what_waits() {
     need_daemon!();
     let mut m = mount!(pair().seed("a.w", "old").env("COMMITFS_JOURNAL_LIMIT", 1));

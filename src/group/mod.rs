@@ -2,9 +2,11 @@
 //! saves of a group is a round ([`Rounds`]), whose members wait until it is complete. Pure: knows of numbers, names and moments.
 
 mod directory;
+mod index;
 mod pattern;
 mod pins;
 mod rounds;
+mod saver;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +18,8 @@ use std::time::Duration;
 pub use directory::{DirectoryRule, FailedPart, Husk, Place, Removal, RoundDirectory};
 pub use pattern::{Pattern, PatternFault};
 pub use pins::{GroupKey, PinTold, PinnedMember, PinnedView, PinningThread, Pins};
-pub use rounds::{End, Entering, GroupCounts, GroupRound, RoundMember, Rounds, Saver, Verdict};
+pub use rounds::{Entering, GroupCounts, GroupRound, RoundMember, Rounds, Verdict};
+pub use saver::{End, Saver};
 
 /// What the names in braces stand for, in the order of the names, and the directory where a pattern is of names alone.
 pub type Binding = Vec<(String, OsString)>;

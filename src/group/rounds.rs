@@ -2,37 +2,18 @@
 //! round is complete once those are there that its group says, and nothing of it is being written.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Binding, Group, Husk, Membership, OnIncomplete, Pins, Place, Removal, RoundDirectory};
+use super::index::Index;
+use super::{
+    Binding, End, Group, Husk, Membership, OnIncomplete, Pins, Place, Removal, RoundDirectory,
+    Saver,
+};
 use crate::sys::proc;
+use crate::sys::process::SharedProcesses;
 use crate::types::{Dentry, NodeId, TxnId};
-
-/// How a process has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// With status 0.
-    Well,
-    /// Otherwise: how, for people.
-    Badly(String),
-}
-
-/// A process that takes part in a round.
-#[derive(Debug)]
-pub struct Saver {
-    /// Its number.
-    pub pid: u32,
-    /// Its command, for people.
-    pub command: String,
-    /// The process, to be asked how it has ended.
-    pub process: Option<Arc<OwnedFd>>,
-    /// How it has ended.
-    pub ended: Option<End>,
-    /// It has closed a member as it was ending.
-    pub is_ending: bool,
-}
 
 /// A file of a round.
 #[derive(Debug, Default)]
@@ -78,6 +59,8 @@ pub struct GroupRound {
     there: Vec<(usize, usize)>,
     /// How many are being written.
     writing: usize,
+    /// How many were refused.
+    refused: usize,
     /// Bytes of the journal that are kept for all.
     bytes: u64,
     /// What is becoming of it: nothing joins it.
@@ -134,6 +117,9 @@ pub struct GroupCounts {
 #[derive(Debug, Default)]
 pub struct Rounds {
     open: BTreeMap<TxnId, GroupRound>,
+    index: Index,
+    /// Those that save them.
+    pub processes: SharedProcesses,
     /// What became of the others.
     pub counts: GroupCounts,
     /// Bytes of the journal that were kept for transactions which have left.
@@ -171,13 +157,28 @@ impl Rounds {
         self.open.values()
     }
 
+    /// So many of them, to be changed, that come after that one.
+    pub fn after(&mut self, id: TxnId, most: usize) -> impl Iterator<Item = &mut GroupRound> {
+        let rest = (Bound::Excluded(id), Bound::Unbounded);
+        self.open.range_mut(rest).take(most).map(|(_, round)| round)
+    }
+
+    /// Those of directories.
+    pub fn of_directories(&self) -> impl Iterator<Item = &GroupRound> {
+        let ids = self.index.of_directories();
+        ids.filter_map(|id| self.open.get(&id))
+    }
+
     /// It ends: what it has saved is no longer its own.
     pub fn end(&mut self, id: TxnId) -> Option<GroupRound> {
-        self.open.remove(&id)
+        let round = self.open.remove(&id)?;
+        self.index.remove(&round);
+        Some(round)
     }
 
     /// One that has failed goes on, for what its savers still save.
     pub fn go_on(&mut self, round: GroupRound) {
+        self.index.insert(&round);
         self.open.insert(round.id, round);
     }
 
@@ -193,29 +194,25 @@ impl Rounds {
         let is_its = |round: &&GroupRound| {
             !round.is_deciding()
                 && round.group == membership.group
-                && round.binding == membership.binding
                 && (round.has_saver(pid) || round.has_ancestor_of(pid, &descends))
         };
         let id = match entering.place {
             Some(place) => self.of_directory(place.top).map(|round| round.id),
-            None => self.open.values().find(is_its).map(|round| round.id),
+            None => {
+                let ids = self.index.of(membership);
+                let mut rounds = ids.filter_map(|id| self.open.get(&id));
+                rounds.find(is_its).map(|round| round.id)
+            }
         };
         let over = id.filter(|id| self.is_over_for(*id, entering));
         let id = id.filter(|_| over.is_none()).unwrap_or_else(number);
-        let left = over.and_then(|over| self.open.remove(&over)?.directory);
-        let round = self
-            .open
-            .entry(id)
-            .or_insert_with(|| GroupRound::new(id, membership, entering.now));
-        if let Some(place) = entering.place {
-            let directory = round
-                .directory
-                .get_or_insert_with(|| RoundDirectory::new(place));
-            if let Some(left) = left {
-                // It is the same directory.
-                (directory.is_new, directory.hidden, directory.made) =
-                    (left.is_new, left.hidden, left.made);
-            }
+        let left = over.and_then(|over| self.end(over)?.directory);
+        let now = entering.now;
+        let round = self.begin_or_go_on(id, membership, entering.place, now);
+        if let Some((directory, left)) = round.directory.as_mut().zip(left) {
+            // It is the same directory.
+            (directory.is_new, directory.hidden, directory.made) =
+                (left.is_new, left.hidden, left.made);
         }
         round.active = entering.now;
         round.change(entering.dentry, |member| {
@@ -229,8 +226,28 @@ impl Rounds {
 
     /// The round of a directory that is open.
     pub fn of_directory(&self, top: NodeId) -> Option<&GroupRound> {
-        let of = |round: &&GroupRound| round.directory.as_ref().is_some_and(|d| d.top == top);
-        self.open.values().find(|r| !r.is_deciding() && of(r))
+        self.all_of_directory(top).find(|r| !r.is_deciding())
+    }
+
+    /// The rounds of a directory, and those that are being decided.
+    pub fn all_of_directory(&self, top: NodeId) -> impl Iterator<Item = &GroupRound> {
+        let ids = self.index.of_directory(top);
+        ids.filter_map(|id| self.open.get(&id))
+    }
+
+    fn begin_or_go_on(
+        &mut self,
+        id: TxnId,
+        membership: &Membership,
+        place: Option<Place>,
+        now: Instant,
+    ) -> &mut GroupRound {
+        self.open.entry(id).or_insert_with(|| {
+            let mut round = GroupRound::new(id, membership, now);
+            round.directory = place.map(RoundDirectory::new);
+            self.index.insert(&round);
+            round
+        })
     }
 
     /// A round of a directory begins before any of its members is opened, or goes on.
@@ -243,13 +260,7 @@ impl Rounds {
     ) -> &mut GroupRound {
         let id = self.of_directory(place.top).map(|round| round.id);
         let id = id.unwrap_or_else(number);
-        let round = self
-            .open
-            .entry(id)
-            .or_insert_with(|| GroupRound::new(id, membership, now));
-        round
-            .directory
-            .get_or_insert_with(|| RoundDirectory::new(place));
+        let round = self.begin_or_go_on(id, membership, Some(place), now);
         round.active = now;
         round
     }
@@ -278,7 +289,7 @@ impl Rounds {
             member.saved.take_if(|saved| saved.txn == txn)
         });
         if round.members.is_empty() && round.directory.is_none() {
-            self.open.remove(&id);
+            self.end(id);
         }
         left.map_or(0, |left| left.bytes)
     }
@@ -297,6 +308,7 @@ impl GroupRound {
             order: BTreeMap::new(),
             there: vec![(0, 0); membership.group.patterns.len()],
             writing: 0,
+            refused: 0,
             bytes: 0,
             decided: None,
             directory: None,
@@ -325,6 +337,7 @@ impl GroupRound {
 
     fn count(&mut self, member: &RoundMember, add: impl Fn(&mut usize, usize)) {
         add(&mut self.writing, usize::from(!member.writing.is_empty()));
+        add(&mut self.refused, usize::from(member.refused.is_some()));
         let is_closed = member.saved.is_some() || member.refused.is_some();
         if let Some((closed, saved)) = self.there.get_mut(member.pattern) {
             add(closed, usize::from(is_closed));
@@ -487,7 +500,7 @@ impl GroupRound {
         self.members.clear();
         self.order.clear();
         self.there.fill((0, 0));
-        (self.writing, self.bytes, self.decided) = (0, 0, None);
+        (self.writing, self.refused, self.bytes, self.decided) = (0, 0, 0, None);
     }
 
     /// It is being decided: nothing joins it any more, and how its savers end from now on doesn't count.
@@ -599,10 +612,7 @@ impl GroupRound {
                 .is_some_and(|(closed, _)| *closed > 0);
             closed || pattern == member.pattern
         };
-        let is_refused = self
-            .members
-            .iter()
-            .any(|(d, m)| d != dentry && m.refused.is_some());
+        let is_refused = self.refused > usize::from(member.refused.is_some());
         let failed = self
             .savers
             .iter()
@@ -623,7 +633,11 @@ impl GroupRound {
             Some(End::Badly(how)) => Some(format!("its saver {} ({}) {how}", s.pid, s.command)),
             _ => None,
         });
-        killed.or_else(|| self.members.values().find_map(|m| m.refused.clone()))
+        let refused = || {
+            let mut members = self.members.values();
+            members.find_map(|m| m.refused.clone())
+        };
+        killed.or_else(|| (self.refused > 0).then(refused).flatten())
     }
 
     fn failed(&self, why: String) -> Verdict {

@@ -10,6 +10,7 @@ pub mod mount;
 pub mod name_helper;
 pub mod pidfd;
 pub mod proc;
+pub mod process;
 pub mod signals;
 pub mod spare;
 pub mod terminal;

@@ -34,9 +34,9 @@ pub fn place(
         let is_new = round.directory.as_ref().is_some_and(|d| d.is_new);
         return Some(Place { top, is_new });
     }
-    let is_of = |round: &GroupRound| round.directory.as_ref().is_some_and(|d| d.top == top);
     // What is being decided of it is there in a moment.
-    let is_new = !state.txns.rounds.all().any(is_of) && is_empty(engine, state, top);
+    let is_decided = state.txns.rounds.all_of_directory(top).next().is_none();
+    let is_new = is_decided && is_empty(engine, state, top);
     (is_new || rule.existing).then_some(Place { top, is_new })
 }
 
@@ -111,8 +111,8 @@ pub fn note_made(engine: &Engine, state: &mut State, caller: Caller, made: &Dent
     let round = rounds.enter_directory(&membership, place, number, Instant::now());
     let directory = round.directory.as_mut();
     let is_first = directory.is_some_and(|directory| directory.note_made(id));
-    add_saver(round, pid);
     let round = round.id;
+    add_saver(&mut rounds, round, pid);
     state.txns.rounds = rounds;
     if is_first {
         for record in begun(state, round, id) {
@@ -125,7 +125,8 @@ pub fn note_made(engine: &Engine, state: &mut State, caller: Caller, made: &Dent
 /// Whether a directory is left out of listings, for those who have no part in what is saved there.
 pub fn is_hidden(state: &State, id: NodeId) -> bool {
     let rounds = &state.txns.rounds;
-    let mut all = rounds.all().filter_map(|round| round.directory.as_ref());
+    let rounds_of_directories = rounds.of_directories();
+    let mut all = rounds_of_directories.filter_map(|round| round.directory.as_ref());
     all.any(|directory| directory.hidden.contains(&id)) || rounds.husks.iter().any(|h| h.dir == id)
 }
 
@@ -150,7 +151,7 @@ pub fn hidden_in(state: &State, dir: NodeId, tgid: Option<u32>) -> Vec<OsString>
     for removal in removals {
         names.extend(name(&removal.top).filter(|_| !is_by(removal.by.pid)));
     }
-    for round in rounds.all() {
+    for round in rounds.of_directories() {
         let Some(directory) = &round.directory else {
             continue;
         };
@@ -196,7 +197,7 @@ pub fn await_due(state: &mut MutexGuard<'_, State>, dir: NodeId) {
         at.is_some_and(|at| at.dir == dir)
     };
     let waiting = |state: &State| -> Vec<TxnId> {
-        let here = state.txns.rounds.all().filter(|round| {
+        let here = state.txns.rounds.of_directories().filter(|round| {
             let mut hidden = round.directory.iter().flat_map(|d| &d.hidden);
             hidden.any(|id| is_here(state, id)) && (round.is_deciding() || is_due(round))
         });
@@ -263,7 +264,7 @@ fn begun(state: &State, round: TxnId, dir: NodeId) -> Vec<Record> {
 /// What a new journal is told of directories that were made for rounds, and of those that go.
 pub fn all_begun(state: &State) -> Vec<Record> {
     let rounds = &state.txns.rounds;
-    let made = rounds.all().filter_map(|round| {
+    let made = rounds.of_directories().filter_map(|round| {
         let directory = round.directory.as_ref()?;
         Some((round.id, *directory.made.first()?))
     });
@@ -300,6 +301,7 @@ pub fn note_removal(engine: &Engine, caller: Caller, removed: &Dentry) {
         return;
     }
     let last = Instant::now();
+    let by = saver(&mut state.txns.rounds.processes, pid);
     let removals = &mut state.txns.rounds.removals;
     match removals
         .iter_mut()
@@ -308,7 +310,7 @@ pub fn note_removal(engine: &Engine, caller: Caller, removed: &Dentry) {
         Some(removal) => removal.last = last,
         None => removals.push(Removal {
             top,
-            by: saver(pid),
+            by,
             group: membership.group.clone(),
             last,
         }),

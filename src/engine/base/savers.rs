@@ -1,34 +1,37 @@
 //! Who saves a round, whether he has ended, and how.
 
-use std::sync::Arc;
-
 use crate::engine::State;
-use crate::group::{End, GroupRound, Saver};
-use crate::sys::{failpoint, pidfd, proc};
+use crate::group::{End, Rounds, Saver};
+use crate::sys::process::{SharedProcesses, WaitStatus};
+use crate::sys::{failpoint, proc};
+use crate::types::TxnId;
 
 /// A process, to be asked how it has ended.
-pub fn saver(pid: u32) -> Saver {
+pub fn saver(processes: &mut SharedProcesses, pid: u32) -> Saver {
     Saver {
         pid,
         command: proc::comm(pid).unwrap_or_default(),
-        process: pidfd::pidfd(pid).map(Arc::new),
+        process: processes.get(pid),
         ended: None,
         is_ending: false,
     }
 }
 
 /// A process takes part in a round.
-pub fn add_saver(round: &mut GroupRound, pid: u32) {
-    if round.has_saver(pid) {
+pub fn add_saver(rounds: &mut Rounds, round: TxnId, pid: u32) {
+    if rounds.get(round).is_none_or(|round| round.has_saver(pid)) {
         return;
     }
-    round.savers.push(saver(pid));
+    let saver = saver(&mut rounds.processes, pid);
+    if let Some(round) = rounds.get_mut(round) {
+        round.savers.push(saver);
+    }
 }
 
 /// Whether a process that takes part in a round has ended.
 pub fn has_ended(saver: &Saver) -> bool {
     match &saver.process {
-        Some(process) => pidfd::has_ended(process),
+        Some(process) => process.ask().is_some(),
         None => !proc::lives(saver.pid),
     }
 }
@@ -42,19 +45,29 @@ pub fn wake_watch(state: &State) {
 
 /// Notes how a saver has ended, if it has.
 pub fn note_end(saver: &mut Saver) {
-    if saver.ended.is_some() || !has_ended(saver) {
+    if let Some(process) = saver.process.as_ref().filter(|_| saver.ended.is_none()) {
+        process.ask();
+    }
+    note_known_end(saver);
+}
+
+/// Notes how a saver has ended, if that was found out already: who has many rounds open is asked once for all.
+pub fn note_known_end(saver: &mut Saver) {
+    if saver.ended.is_some() {
         return;
     }
-    let status = saver
-        .process
-        .as_ref()
-        .and_then(|fd| pidfd::status(saver.pid, fd));
-    let status = status.filter(|_| !failpoint::mutant("C23-status"));
-    saver.ended = Some(match status {
+    let ended = match &saver.process {
+        Some(process) => process.known(),
+        None => (!proc::lives(saver.pid)).then_some(WaitStatus(None)),
+    };
+    let end = |WaitStatus(status): WaitStatus| match status
+        .filter(|_| !failpoint::mutant("C23-status"))
+    {
         None | Some(0) => End::Well,
         Some(status) if status & 0x7f != 0 => {
             End::Badly(format!("was ended by signal {}", status & 0x7f))
         }
         Some(status) => End::Badly(format!("has ended with status {}", status >> 8 & 0xff)),
-    });
+    };
+    saver.ended = ended.map(end);
 }

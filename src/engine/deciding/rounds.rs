@@ -56,14 +56,8 @@ pub fn enter(engine: &Engine, state: &mut State, id: TxnId) {
             .get(round)
             .is_some_and(|r| !r.is_deciding())
     {
-        if txn.phase.is_held()
-            && let Some(round) = state.txns.rounds.get_mut(round)
-        {
-            if round.directory.is_some() {
-                add_saver(round, pid);
-            }
-            let freed = round.reopen(&dentry, id, Instant::now());
-            state.txns.rounds.freed += freed;
+        if txn.phase.is_held() {
+            reopen(state, (round, &dentry), id, pid);
         }
         return;
     }
@@ -96,13 +90,23 @@ pub fn enter(engine: &Engine, state: &mut State, id: TxnId) {
     let mut rounds = std::mem::take(&mut state.txns.rounds);
     let descends = |pid, of| proc::is_self_or_descendant(pid, of);
     let round = rounds.enter(&entering, descends, || state.txns.new_id());
-    if let Some(round) = rounds.get_mut(round) {
-        add_saver(round, pid);
-    }
+    add_saver(&mut rounds, round, pid);
     state.txns.rounds = rounds;
     wake_watch(state);
     if let Some(txn) = state.txns.get_mut(&id) {
         txn.purpose.join_round(Some(round));
+    }
+}
+
+/// A process opens what waits, to write on.
+fn reopen(state: &mut State, (round, dentry): (TxnId, &Dentry), id: TxnId, pid: u32) {
+    let rounds = &mut state.txns.rounds;
+    if rounds.get(round).is_some_and(|r| r.directory.is_some()) {
+        add_saver(rounds, round, pid);
+    }
+    if let Some(round) = rounds.get_mut(round) {
+        let freed = round.reopen(dentry, id, Instant::now());
+        rounds.freed += freed;
     }
 }
 
@@ -246,10 +250,9 @@ pub fn note_flush(state: &mut State, id: TxnId) {
     let (round, at_end) = (txn.round(), txn.participants.was_closed_at_end());
     let closer = txn.participants.last_closer();
     let round = round.filter(|_| at_end && !failpoint::mutant("C23-awaited"));
-    if let Some(round) = round.and_then(|round| state.txns.rounds.get_mut(round))
-        && round.directory.is_none()
-    {
-        add_saver(round, closer);
+    let round = round.and_then(|round| state.txns.rounds.get(round));
+    if let Some(id) = round.filter(|r| r.directory.is_none()).map(|r| r.id) {
+        add_saver(&mut state.txns.rounds, id, closer);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::engine::base::savers::note_end;
+use crate::engine::base::savers::note_known_end;
 use crate::engine::base::{current, directories};
 use crate::engine::deciding::rounds;
 use crate::engine::deciding::rounds::{TICK, TRIES, carried, close, fits, has_no_place, use_freed};
@@ -18,14 +18,18 @@ use crate::engine::{Engine, State};
 use crate::group::{FailedPart, Verdict};
 use crate::journal::Record;
 use crate::runtime::Awaited;
+use crate::sys::process::AskedProcess;
 use crate::sys::{failpoint, proc};
 use crate::txn::Abort;
 use crate::types::{OpResult, TxnId};
 
+/// So many rounds are looked at while others wait for the state.
+const PORTION: usize = 128;
+
 /// Decides of what can be decided. Gives the savers that live; `None` if there are no rounds.
-pub fn look_after(engine: &Engine) -> (Option<Vec<Arc<std::os::fd::OwnedFd>>>, Vec<Aborted>) {
+pub fn look_after(engine: &Engine) -> (Option<Vec<Arc<AskedProcess>>>, Vec<Aborted>) {
     let mut aborted = Vec::new();
-    let (ids, savers) = {
+    let mut savers = {
         let mut guard = engine.lock();
         let state = &mut *guard;
         use_freed(engine, state);
@@ -33,22 +37,31 @@ pub fn look_after(engine: &Engine) -> (Option<Vec<Arc<std::os::fd::OwnedFd>>>, V
         for id in std::mem::take(&mut state.txns.rounds.dropped) {
             aborted.extend(finishing::finish(engine, state, id));
         }
-        let ids: Vec<TxnId> = state.txns.rounds.all().map(|round| round.id).collect();
-        let mut savers = Vec::new();
-        for id in &ids {
-            if let Some(round) = state.txns.rounds.get_mut(*id) {
-                round.savers.iter_mut().for_each(note_end);
-                round.forget_ended();
-                let living = round.savers.iter().filter(|s| s.ended.is_none());
-                savers.extend(living.filter_map(|s| s.process.clone()));
-            }
-        }
-        (ids, savers)
+        state.txns.rounds.processes.all()
     };
-    for id in &ids {
-        aborted.extend(decide(engine, *id, false));
+    savers.retain(|saver| saver.ask().is_none());
+    let mut last = TxnId(0);
+    while let Some((id, due)) = look_at_portion(engine, last) {
+        for id in due {
+            aborted.extend(decide(engine, id, false));
+        }
+        last = id;
     }
-    ((!ids.is_empty()).then_some(savers), aborted)
+    ((last != TxnId(0)).then_some(savers), aborted)
+}
+
+/// Looks at the rounds that come after that one, but at so many only as others don't wait for. Gives the last of them, and those
+/// that can be decided; `None` if there are none.
+fn look_at_portion(engine: &Engine, after: TxnId) -> Option<(TxnId, Vec<TxnId>)> {
+    let (mut last, mut due) = (None, Vec::new());
+    let now = Instant::now();
+    for round in engine.lock().txns.rounds.after(after, PORTION) {
+        round.savers.iter_mut().for_each(note_known_end);
+        round.forget_ended();
+        due.extend(round.verdict(now).map(|_| round.id));
+        last = Some(round.id);
+    }
+    last.map(|last| (last, due))
 }
 
 /// All that was saved of a round goes to rejected.
@@ -309,11 +322,11 @@ pub fn end_all(engine: &Engine) {
 }
 
 /// Waits until one of these has ended, or for a moment.
-pub fn await_end(savers: &[Arc<std::os::fd::OwnedFd>]) {
+pub fn await_end(savers: &[Arc<AskedProcess>]) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds: Vec<PollFd<'_>> = savers
         .iter()
-        .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN))
+        .map(|process| PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN))
         .collect();
     let tick = Timespec {
         tv_sec: 0,
