@@ -102,6 +102,31 @@ fn so_it_is_whatever_the_kernel_keeps() {
     }
 }
 
+/// As h5py does to save anew: it opens the file that is there as it is, closes it, and opens it once more to empty it.
+#[test]
+fn what_was_opened_while_its_saver_looked_at_it_counts_as_opened() {
+    let hdf5 = |step: u8| [b"\x89HDF\r\n\x1a\n".as_slice(), &[0; 88], &[step; 9]].concat();
+    let m = mount!(
+        Mount::options()
+            .rules("[[group]]\nfiles = [\"{s}.h5\", \"{s}.json\"]\nreaders = \"pin\"\n")
+            .seed("a.h5", hdf5(0))
+            .seed("a.json", "0")
+    );
+    let (mut reader, mut saver) = (Actor::new(), Actor::new());
+    let read = |reader: &mut Actor| {
+        let weights = reader.cat(&m.path("a.h5")).unwrap();
+        let step = reader.cat(&m.path("a.json")).unwrap();
+        (weights.last().copied(), step)
+    };
+    read(&mut reader);
+    saver.open("probed", "r+", &m.path("a.h5")).unwrap();
+    read(&mut reader);
+    saver.close("probed").unwrap();
+    saver.save(&m.path("a.h5"), hdf5(1)).unwrap();
+    saver.save(&m.path("a.json"), "1").unwrap();
+    assert_eq!(read(&mut reader), (Some(1), b"1".to_vec()));
+}
+
 #[test]
 fn without_the_rule_each_is_the_newest() {
     let m = mount!(

@@ -233,12 +233,15 @@ pub fn open_now(engine: &Engine, caller: Caller, id: NodeId, flags: OFlags) -> O
     }
     let dentry = looked_up.or_else(|| node.at.clone());
     leave_pinned(engine, state, caller, (id, dentry.as_ref()), flags)?;
-    if shared::opens_direct(engine, state, id, dentry.as_ref(), flags)? {
+    let is_direct = shared::opens_direct(engine, state, id, dentry.as_ref(), flags)?;
+    // h5py opens what it is about to save anew for a moment as it is: who reads it then goes from one generation to the next, as ever.
+    let pins = !writes(flags) && !(is_direct && failpoint::mutant("C23-pin-direct"));
+    if is_direct && !pins {
         return direct::open_direct(engine, state, caller, id, flags).map(OpenStep::Done);
     }
     if !writes(flags) {
         let found = (id, dentry.as_ref(), (by_name, waited));
-        return open_to_read(engine, state, caller, found, flags);
+        return open_to_read(engine, state, caller, found, (flags, is_direct));
     }
     let dentry = dentry.ok_or(Errno::STALE)?;
     if let Some(stream) = stream_to_add_to(engine, state, (id, &dentry), flags) {
@@ -280,7 +283,7 @@ fn open_to_read(
     state: &mut State,
     caller: Caller,
     (id, dentry, (by_name, waited)): (NodeId, Option<&Dentry>, (bool, bool)),
-    flags: OFlags,
+    (flags, is_direct): (OFlags, bool),
 ) -> OpResult<OpenStep> {
     let found = (dentry.filter(|_| by_name), id, waited);
     match pins::arrive(engine, state, caller, found, name_now) {
@@ -296,7 +299,10 @@ fn open_to_read(
             ))
         }
         Arriving::Here(pinned) => {
-            let opened = joining::open_version(engine, state, caller, id, dentry, flags)?;
+            let opened = match is_direct {
+                true => direct::open_direct(engine, state, caller, id, flags)?,
+                false => joining::open_version(engine, state, caller, id, dentry, flags)?,
+            };
             pins::note_opened(state, caller.tid, pinned.as_ref(), opened.handle);
             Ok(OpenStep::Done(opened))
         }
