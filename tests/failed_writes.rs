@@ -7,7 +7,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{Actor, Disk, Mount, assert_content, assert_errno, eventually, stamped};
+use commitfs::journal::{self, Record};
+use common::{Actor, Disk, Mount, assert_content, assert_errno, commitfs, eventually, stamped};
 
 #[test]
 fn a_write_beyond_the_file_size_limit_spoils_the_transaction() {
@@ -409,4 +410,240 @@ fn a_first_line_that_can_not_be_shown_is_there_once_when_it_is_written_again() {
     assert!(failed > 0);
     writer.close("f").unwrap();
     common::assert_content(m.read("b.txt"), b"a line\n", "written once");
+}
+
+/// Its second write fails, rounds come only when they are asked for, and what is refused stays on its way to rejected.
+fn failing_after_an_fsync() -> common::Options {
+    let failing = format!("write:{}:1:1", libc::EIO);
+    let options = Mount::options().separate().args(["--bound", "60000"]);
+    let options = options.env("COMMITFS_FAIL_AT", failing).seed("f", "old\n");
+    options.env("COMMITFS_REJECT_DELAY_MS", 60_000)
+}
+
+/// Small, or more than the journal takes by itself.
+const LENGTHS: [usize; 2] = [600, 200_000];
+
+/// Has fsync'd so many bytes, and a write behind them has failed.
+fn failed_after_an_fsync(m: &Mount, len: usize) -> Actor {
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.write("f", vec![b's'; len]).unwrap();
+    writer.fsync("f").unwrap();
+    assert_errno(writer.pwrite("f", len as u64, b"lost"), "EIO");
+    writer
+}
+
+/// The daemon is killed, or the power goes when all that the journal was told is on the medium.
+fn end(m: &mut Mount, power_cut: bool) -> Vec<Record> {
+    m.kill_daemon();
+    let path = m.backing().join(".commitfs/journal");
+    let mut told = journal::decode(&std::fs::read(&path).unwrap()).unwrap();
+    if power_cut {
+        told.header.instance = "before the power cut".into();
+        let bytes = journal::encode(&told.header, &told.records).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
+    told.records
+}
+
+/// What `f` has, and what is in rejected.
+fn left(m: &Mount) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let entries = std::fs::read_dir(m.backing().join(".commitfs/rejected")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let contents = paths.filter(|path| path.extension().is_none());
+    let rejected = contents.map(|path| std::fs::read(path).unwrap()).collect();
+    (std::fs::read(m.backing().join("f")).unwrap(), rejected)
+}
+
+/// A journal is begun anew with each round.
+fn new_journal(m: &Mount) {
+    let mut actor = Actor::new();
+    for content in ["one", "two"] {
+        actor.save(&m.path("other"), content).unwrap();
+        actor.open("sync", "r", &m.path("other")).unwrap();
+        actor.fsync("sync").unwrap();
+        actor.close("sync").unwrap();
+    }
+}
+
+/// Power cut or not, each with a new journal in between or not.
+const ENDS: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
+
+fn rotating(options: common::Options, rotated: bool) -> common::Options {
+    options.env("COMMITFS_JOURNAL_LIMIT", if rotated { 1 } else { 4 << 20 })
+}
+
+/// A gap would be in the place of what failed, and the fsync'd part be a version with that.
+#[test]
+fn after_a_failed_write_a_recovery_takes_what_was_fsynced_and_nothing_behind_it() {
+    need_daemon!();
+    for ((power_cut, rotated), len) in ENDS
+        .into_iter()
+        .flat_map(|end| LENGTHS.map(|len| (end, len)))
+    {
+        let mut m = mount!(rotating(failing_after_an_fsync(), rotated));
+        let mut writer = failed_after_an_fsync(&m, len);
+        writer.pwrite("f", len as u64 + 4, b"behind it").unwrap();
+        new_journal(&m);
+        let records = end(&mut m, power_cut);
+        let (text, rejected) = left(&m);
+        let told = format!("{power_cut} {rotated} {len}: {records:?}");
+        assert!(text == vec![b's'; len], "{} bytes, {told}", text.len());
+        assert!(rejected.is_empty(), "{told}");
+    }
+}
+
+#[test]
+fn what_was_written_over_an_fsync_and_a_failed_write_is_no_version_after_a_kill() {
+    need_daemon!();
+    for (rotated, len) in [false, true]
+        .into_iter()
+        .flat_map(|r| LENGTHS.map(|len| (r, len)))
+    {
+        let mut m = mount!(rotating(failing_after_an_fsync(), rotated));
+        let mut writer = failed_after_an_fsync(&m, len);
+        writer.pwrite("f", 0, b"again").unwrap();
+        new_journal(&m);
+        end(&mut m, false);
+        let again = [b"again", &vec![b's'; len - 5][..]].concat();
+        assert!(
+            left(&m) == (b"old\n".to_vec(), vec![again]),
+            "{rotated} {len}"
+        );
+    }
+}
+
+/// An fsync behind a failed write promises that it is kept, not that it is a version.
+#[test]
+fn what_was_fsynced_after_a_failed_write_is_kept_and_never_a_version() {
+    need_daemon!();
+    for ((power_cut, rotated), len) in ENDS
+        .into_iter()
+        .flat_map(|end| LENGTHS.map(|len| (end, len)))
+    {
+        let mut m = mount!(rotating(failing_after_an_fsync(), rotated));
+        let mut writer = failed_after_an_fsync(&m, len);
+        writer.pwrite("f", len as u64 + 4, b"behind it").unwrap();
+        writer.fsync("f").unwrap();
+        new_journal(&m);
+        end(&mut m, power_cut);
+        let gap = [&vec![b's'; len][..], &[0; 4], b"behind it"].concat();
+        assert!(
+            left(&m) == (b"old\n".to_vec(), vec![gap]),
+            "{power_cut} {rotated} {len}"
+        );
+    }
+    let m = mount!(failing_after_an_fsync().env("COMMITFS_REJECT_DELAY_MS", 0));
+    let mut writer = failed_after_an_fsync(&m, 600);
+    writer.pwrite("f", 604, b"behind it").unwrap();
+    writer.fsync("f").unwrap();
+    writer.kill(libc::SIGKILL);
+    m.await_rejected("f", &[&[b's'; 600][..], &[0; 4], b"behind it"].concat());
+    assert_content(m.read("f"), b"old\n", "its writer was killed");
+}
+
+#[test]
+fn what_a_close_was_told_is_refused_is_no_version_after_a_crash_whatever_was_fsynced() {
+    need_daemon!();
+    for ((power_cut, rotated), len) in ENDS
+        .into_iter()
+        .flat_map(|end| LENGTHS.map(|len| (end, len)))
+    {
+        let mut m = mount!(rotating(failing_after_an_fsync(), rotated));
+        let mut writer = failed_after_an_fsync(&m, len);
+        assert_errno(writer.close("f"), "EIO");
+        eventually(Duration::from_secs(5), "it is aborted", || {
+            m.aborts("failed_write") == 1
+        });
+        new_journal(&m);
+        if power_cut && len == LENGTHS[0] {
+            // The journal alone has it on the medium.
+            lose_staged(&m, len);
+        }
+        end(&mut m, power_cut);
+        let fsynced = vec![b's'; len];
+        assert!(
+            left(&m) == (b"old\n".to_vec(), vec![fsynced]),
+            "{power_cut} {rotated} {len}"
+        );
+    }
+}
+
+/// What of the staged content of that length was never synced is lost.
+fn lose_staged(m: &Mount, len: usize) {
+    let entries = std::fs::read_dir(m.backing().join(".commitfs/staging")).unwrap();
+    let files = entries.map(|entry| entry.unwrap().path());
+    let mut lost = files.filter(|path| std::fs::metadata(path).unwrap().len() == len as u64);
+    std::fs::write(lost.next().expect("it is staged"), "").unwrap();
+}
+
+#[test]
+fn what_a_conflict_has_refused_is_no_version_after_a_crash_though_it_was_fsynced() {
+    need_daemon!();
+    for (power_cut, rotated) in ENDS {
+        let options = Mount::options().separate().args(["--bound", "60000"]);
+        let options = options.env("COMMITFS_REJECT_DELAY_MS", 60_000);
+        let options = options.rules("[[rule]]\nglob = \"f\"\non_conflict = \"fail\"\n");
+        let mut m = mount!(rotating(options.seed("f", "old\n"), rotated));
+        let (mut one, mut other) = (Actor::new(), Actor::new());
+        one.cat(&m.path("f")).unwrap();
+        other.cat(&m.path("f")).unwrap();
+        other.save(&m.path("f"), "of the other\n").unwrap();
+        one.open("f", "w", &m.path("f")).unwrap();
+        one.write("f", "refused\n").unwrap();
+        one.fsync("f").unwrap();
+        assert_errno(one.close("f"), "ESTALE");
+        new_journal(&m);
+        let records = end(&mut m, power_cut);
+        let kept = (b"of the other\n".to_vec(), vec![b"refused\n".to_vec()]);
+        assert_eq!(left(&m), kept, "{power_cut} {rotated}: {records:?}");
+    }
+}
+
+#[test]
+fn what_a_forced_unmount_sends_to_rejected_is_no_version_after_a_kill_right_then() {
+    need_daemon!();
+    let options = Mount::options().separate().seed("f", "old\n");
+    let mut m = mount!(options.env("COMMITFS_REJECT_DELAY_MS", 60_000));
+    let mut writer = Actor::new();
+    writer.open("f", "w", &m.path("f")).unwrap();
+    writer.write("f", "fsynced\n").unwrap();
+    writer.fsync("f").unwrap();
+    let mut unmount = std::process::Command::new(common::run::binary());
+    unmount.args(["umount", "--force"]).arg(m.mountpoint());
+    unmount.stdout(std::process::Stdio::null());
+    let mut unmount = unmount.stderr(std::process::Stdio::null()).spawn().unwrap();
+    eventually(Duration::from_secs(10), "it is aborted", || {
+        m.log().contains("not committed")
+    });
+    end(&mut m, false);
+    unmount.wait().unwrap();
+    assert_eq!(left(&m), (b"old\n".to_vec(), vec![b"fsynced\n".to_vec()]));
+}
+
+/// Else a power cut would take what was written around the failure for what was promised.
+#[test]
+fn a_failed_write_after_an_fsync_is_on_the_medium_before_it_is_told() {
+    need_daemon!();
+    for fails in [false, true] {
+        // The fsync is the first that waits for the journal.
+        let failing = format!("C19-sync-journal:{}:1000:1", libc::EIO);
+        let options = Mount::options().separate().args(["--bound", "60000"]);
+        let m = mount!(options.env("COMMITFS_FAIL_AT", failing));
+        let mut writer = Actor::new();
+        writer.open("f", "w", &m.path("f")).unwrap();
+        writer.write("f", "fsynced\n").unwrap();
+        writer.fsync("f").unwrap();
+        if fails {
+            // No file system of today has files so long.
+            assert_errno(writer.pwrite("f", 1 << 61, b"lost"), "EFBIG");
+        }
+        let saved = Actor::new().save(&m.path("other"), "one");
+        assert_eq!(
+            saved.is_err(),
+            fails,
+            "the journal is lost if it was asked for"
+        );
+    }
 }

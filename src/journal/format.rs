@@ -14,7 +14,7 @@ use super::{ContentInfo, Edit, FileKey, GrownInfo, Header, Inlined, JournalError
 use crate::types::{Seq, TxnId, Version};
 
 /// The format this program writes. It reads all up to this one.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 /// The first whose contents say what they were copied from.
 const WITH_GROWN: u32 = 2;
 /// The first that says what editors by parts have written.
@@ -53,6 +53,7 @@ mod tag {
     pub const INLINED: u8 = 14;
     pub const GROUPED: u8 = 15;
     pub const COMPLETE: u8 = 16;
+    pub const WITHHELD: u8 = 17;
 
     pub const PUT: u8 = 1;
     pub const DROP: u8 = 2;
@@ -261,6 +262,10 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
         Record::Complete { round, members } => {
             push_number(out, tag::COMPLETE, round.0);
             push_ids(out, members);
+        }
+        Record::Withheld { id, as_fsynced } => {
+            push_number(out, tag::WITHHELD, id.0);
+            out.push((*as_fsynced).into());
         }
         Record::Growing { file, path, len } => {
             out.push(tag::GROWING);
@@ -492,6 +497,10 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
         tag::COMPLETE => Record::Complete {
             round: input.id()?,
             members: input.ids()?,
+        },
+        tag::WITHHELD => Record::Withheld {
+            id: input.id()?,
+            as_fsynced: input.bool()?,
         },
         _ => return Err("no such kind of record"),
     };

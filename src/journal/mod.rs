@@ -2,7 +2,7 @@
 //! which commits have happened, so that the next mount can finish or undo what
 //! a killed daemon or a power cut left half done.
 //!
-//! # File layout (format version 5, little endian)
+//! # File layout (format version 6, little endian)
 //!
 //! ```text
 //! 0    magic "COMMITFJ"          8 bytes
@@ -315,6 +315,14 @@ pub enum Record {
         round: TxnId,
         /// What is prepared of it.
         members: Vec<TxnId>,
+    },
+    /// A transaction won't be committed for what was promised before ([`Record::Fsynced`]), and is kept for it all the same: a
+    /// write of it has failed, or its close was told that it is refused. A later promise of it takes this back.
+    Withheld {
+        /// The transaction.
+        id: TxnId,
+        /// What its last fsync has made durable may become the version yet, if it can be told from all that was written since.
+        as_fsynced: bool,
     },
     /// Every commit up to `seq` has its data on the medium and may be applied.
     Durable {

@@ -28,7 +28,8 @@ pub(super) fn roll_forward(
 ) -> Result<(), Errno> {
     let mut rounds: BTreeMap<TxnId, Vec<Edit>> = BTreeMap::new();
     for (id, told) in transactions {
-        if used.contains(id) || told.aborted || told.discarded {
+        let is_refused = told.withheld == Some(false);
+        if used.contains(id) || told.aborted || told.discarded || is_refused {
             continue;
         }
         let round = told.round.filter(|_| !failpoint::mutant("C23-recovered"));
@@ -125,14 +126,18 @@ pub(super) fn forwarded(
         in_place: false,
     };
     if let Some(fsynced) = &told.fsynced {
+        if told.withheld.is_some() && !is_as_fsynced(&file, fsynced)? {
+            // What was written since, around a write that has failed, is no version.
+            return Ok(None);
+        }
         let is_cut = len(&file)? < fsynced.len;
         if is_cut && lasts.must_fill(store, &path, fsynced, true)? {
             // It has cut off what it had promised, and others go on from what was there.
             return Ok(None);
         }
         let must_fill = !is_cut && lasts.must_fill(store, &path, fsynced, trusted)?;
-        let kept = match must_fill {
-            // What it has written since may be of the bytes that others have.
+        let kept = match must_fill || told.withheld.is_some() {
+            // What it has written since may be of the bytes that others have, or stand behind a write that has failed.
             true => {
                 guard_permits(store, rules, &file, &path, fsynced.len)?.then(|| fsynced.clone())
             }
@@ -148,6 +153,15 @@ pub(super) fn forwarded(
         };
         (put(content), false)
     }))
+}
+
+/// Whether a file begins with just what an fsync has made durable, as far as that can be told.
+fn is_as_fsynced(file: &File, fsynced: &ContentInfo) -> Result<bool, Errno> {
+    let crc = fsynced.crc.filter(|_| !failpoint::mutant("C5-as-fsynced"));
+    match crc {
+        Some(crc) if len(file)? >= fsynced.len => Ok(checksum_of(file, 0, fsynced.len)? == crc),
+        _ => Ok(failpoint::mutant("C5-as-fsynced")),
+    }
 }
 
 /// C7: content as of the last fsync or newer, guard permitting.

@@ -55,7 +55,7 @@ pub use participants::{Participants, View};
 pub use parts::by_place;
 pub use phase::Phase;
 pub use preparation::{AsOf, Flush, Last, Preparation, Ready, Written};
-pub use promise::{KeptContent, Promise, Rescue};
+pub use promise::{KeptContent, Promise, Rescue, Withheld};
 pub use purpose::{Begun, Purpose};
 pub use replay::write_text;
 pub use slot::WriterSlot;

@@ -152,6 +152,7 @@ pub fn each_path(record: &mut Record, mut change: impl FnMut(&mut PathBuf)) {
         | Record::Settled { .. }
         | Record::Grouped { .. }
         | Record::Complete { .. }
+        | Record::Withheld { .. }
         | Record::Barrier => {}
     }
 }

@@ -17,6 +17,8 @@ pub struct Promise {
     /// The commit that has given its name another version since the journal was told last what may
     /// be rolled forward of it: that is newer. 0: it is on the medium when the next journal is.
     overtaken: Option<Seq>,
+    /// The journal is told that it isn't committed for that, and kept all the same.
+    withheld: Option<Withheld>,
     /// It is committed for what was fsync'd.
     rescue: Option<Rescue>,
 }
@@ -65,6 +67,15 @@ impl KeptContent {
     }
 }
 
+/// What was promised is not to be committed, and to be kept all the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Withheld {
+    /// What the last fsync has made durable may become the version yet.
+    pub as_fsynced: bool,
+    /// The journal is told so by its first appends, so many.
+    pub told_by: u64,
+}
+
 /// The last fsync.
 #[derive(Clone, Copy, Debug)]
 struct Fsync {
@@ -104,6 +115,7 @@ impl Promise {
     pub fn note_durable(&mut self, content: KeptContent) {
         self.told = Some(content);
         self.overtaken = None;
+        self.withheld = None;
     }
 
     /// The journal is told that a merge is on the medium. What an fsync has told of the text as it was
@@ -118,6 +130,7 @@ impl Promise {
     /// The journal is told what a close has prepared.
     pub fn note_prepared(&mut self) {
         self.overtaken = None;
+        self.withheld = None;
     }
 
     /// A version has taken its name.
@@ -132,6 +145,7 @@ impl Promise {
             self.fsync = None;
         }
         self.rescue = None;
+        self.withheld = None;
         self.told = promised.map(KeptContent::on_medium);
     }
 
@@ -159,6 +173,27 @@ impl Promise {
     /// That, and where.
     pub fn kept(&self) -> Option<&KeptContent> {
         self.told.as_ref()
+    }
+
+    /// The journal is told that it isn't committed for what was promised, and kept all the same.
+    pub fn withhold(&mut self, withheld: Withheld) {
+        self.withheld = Some(withheld);
+    }
+
+    /// That.
+    pub fn withheld(&self) -> Option<Withheld> {
+        self.withheld
+    }
+
+    /// What the journal is told of all that was promised of the content of this staging file, and of what is to become of it.
+    pub fn records(&self, id: TxnId) -> Vec<Record> {
+        let told = self.told.iter();
+        let mut records: Vec<Record> = told.flat_map(|told| told.records(id)).collect();
+        records.extend(self.withheld.map(|withheld| Record::Withheld {
+            id,
+            as_fsynced: withheld.as_fsynced,
+        }));
+        records
     }
 
     /// The commit that it is older than.

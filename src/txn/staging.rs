@@ -348,7 +348,8 @@ impl Content {
         let before = self.fsynced.as_ref().map_or(0, |f| f.inlined);
         self.fsynced = Some(Fsynced {
             content: content.clone(),
-            overwritten: false,
+            // What a failed write has left of it is no version.
+            overwritten: self.failed.is_some() && !crate::sys::failpoint::mutant("C5-fsynced"),
             inlined: before + inlined,
         });
     }

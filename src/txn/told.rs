@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::journal::{ContentInfo, Edit, Inlined, Record};
+use crate::sys::failpoint;
 use crate::types::{Seq, TxnId, Version};
 
 /// One transaction as the journal tells it.
@@ -21,6 +22,8 @@ pub(super) struct Recorded {
     next_inlined: Option<Arc<Inlined>>,
     pub prepared: Option<(ContentInfo, PathBuf, Version)>,
     pub aborted: bool,
+    /// It isn't committed for what was promised before; whether it may be for exactly what its last fsync has made durable.
+    pub withheld: Option<bool>,
     /// The round that it is committed with.
     pub round: Option<TxnId>,
     /// Place in the journal of the last record that lets it be rolled forward.
@@ -38,6 +41,7 @@ fn note_fsynced(
     let told = transactions.entry(id).or_default();
     told.fsynced = Some(content.clone());
     told.inlined = told.next_inlined.take();
+    told.withheld = None;
     told.told_at = at;
 }
 
@@ -59,8 +63,16 @@ fn note_prepared(told: &mut Recorded, record: &Record, at: usize) {
     told.prepared = sure.then(|| (content.clone(), path.clone(), *version));
     told.path = Some(path.clone());
     told.told_at = at;
+    told.withheld = None;
     // Whole or not at all, from here on.
     told.claim = false;
+}
+
+fn note_withheld(told: &mut Recorded, as_fsynced: bool) {
+    if !failpoint::mutant("C5-withheld") {
+        told.withheld = Some(as_fsynced);
+        told.prepared = None;
+    }
 }
 
 /// Sorts the records out: commits by number, and what is known of each transaction.
@@ -101,6 +113,9 @@ pub(super) fn collect(
             Record::Inlined { id, whole } => note_inlined(transactions, *id, whole),
             Record::Prepared { id, .. } => {
                 note_prepared(transactions.entry(*id).or_default(), record, at)
+            }
+            Record::Withheld { id, as_fsynced } => {
+                note_withheld(transactions.entry(*id).or_default(), *as_fsynced)
             }
             Record::Unprepared { id } => transactions.entry(*id).or_default().prepared = None,
             Record::Abort { id } => transactions.entry(*id).or_default().aborted = true,

@@ -17,7 +17,7 @@ pub struct Transactions {
     /// Those that may make a name appear, by its directory.
     creating: HashMap<NodeId, HashSet<TxnId>>,
     /// Those on their way to rejected, as a new journal begins them.
-    aborting: BTreeMap<TxnId, Record>,
+    aborting: BTreeMap<TxnId, Vec<Record>>,
     /// Last number given.
     last: TxnId,
     /// Rounds of groups: those of a round are committed together.
@@ -154,8 +154,8 @@ impl Transactions {
         open.any(|t| t.purpose.creates())
     }
 
-    /// One that has ended is on its way to rejected: a new journal begins it so.
-    pub fn begin_abort(&mut self, id: TxnId, begun: Record) {
+    /// One that has ended is on its way to rejected: a new journal begins it so, with what the journal alone may have of it.
+    pub fn begin_abort(&mut self, id: TxnId, begun: Vec<Record>) {
         self.aborting.insert(id, begun);
     }
 
@@ -171,7 +171,7 @@ impl Transactions {
 
     /// What a new journal says of those that are.
     pub fn aborting(&self) -> impl Iterator<Item = &Record> {
-        self.aborting.values()
+        self.aborting.values().flatten()
     }
 }
 

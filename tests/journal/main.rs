@@ -16,12 +16,14 @@ use proptest::prelude::*;
 
 use samples::{
     any_header, any_record, header, one_of_each, one_of_each_in_format_1, one_of_each_in_format_2,
-    one_of_each_in_format_3, one_of_each_in_format_4,
+    one_of_each_in_format_3, one_of_each_in_format_4, one_of_each_in_format_5,
 };
 
-/// Written by commitfs when format 5 was new, with 64 zeros behind the
+/// Written by commitfs when format 6 was new, with 64 zeros behind the
 /// records. It is never written again; see `write_the_fixture`.
-const FIXTURE: &[u8] = include_bytes!("../fixtures/journal-v5.bin");
+const FIXTURE: &[u8] = include_bytes!("../fixtures/journal-v6.bin");
+/// Likewise when format 5 was.
+const FIXTURE_5: &[u8] = include_bytes!("../fixtures/journal-v5.bin");
 /// Likewise when format 4 was.
 const FIXTURE_4: &[u8] = include_bytes!("../fixtures/journal-v4.bin");
 /// Likewise when format 2 was.
@@ -157,6 +159,11 @@ fn a_journal_of_format_4_stays_readable() {
 
 #[test]
 fn a_journal_of_format_5_stays_readable() {
+    reads_as(FIXTURE_5, &one_of_each_in_format_5());
+}
+
+#[test]
+fn a_journal_of_format_6_stays_readable() {
     reads_as(FIXTURE, &one_of_each());
 }
 
@@ -169,7 +176,7 @@ fn reads_as(fixture: &[u8], records: &[Record]) {
 }
 
 #[test]
-fn format_5_is_written_as_ever() {
+fn format_6_is_written_as_ever() {
     let bytes = encode(&header(), &one_of_each()).unwrap();
     assert!(FIXTURE[..FIXTURE.len() - FIXTURE_ZEROS] == bytes);
 }
@@ -177,7 +184,7 @@ fn format_5_is_written_as_ever() {
 #[test]
 #[ignore = "writes the fixture of the current format: only when the format's number changes"]
 fn write_the_fixture() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v5.bin");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v6.bin");
     let mut bytes = encode(&header(), &one_of_each()).unwrap();
     bytes.extend([0; FIXTURE_ZEROS]);
     let mut file = File::create_new(path).expect("a fixture, once released, is never rewritten");
@@ -326,10 +333,10 @@ fn a_foreign_a_newer_and_a_damaged_header_are_told_apart() {
     for foreign in [&[0; 600][..], b"#!/bin/sh\n", b"COMMITFX"] {
         assert!(matches!(decode(foreign), Err(JournalError::Foreign)));
     }
-    let newer = resealed(|bytes| bytes[8] = 6);
+    let newer = resealed(|bytes| bytes[8] = 7);
     let error = decode(&newer).unwrap_err();
     assert!(
-        matches!(error, JournalError::NewerFormat { found: 6 }),
+        matches!(error, JournalError::NewerFormat { found: 7 }),
         "{error}"
     );
     let damaged: [fn(&mut [u8]); 3] = [

@@ -37,6 +37,16 @@ pub fn raw_path(bytes: &[u8]) -> PathBuf {
 
 /// Every kind of record, with every optional field present and absent.
 pub fn one_of_each() -> Vec<Record> {
+    let mut records = one_of_each_in_format_5();
+    records.extend([true, false].map(|as_fsynced| Record::Withheld {
+        id: TxnId(52),
+        as_fsynced,
+    }));
+    records
+}
+
+/// What there was when that format was new.
+pub fn one_of_each_in_format_5() -> Vec<Record> {
     let mut records = one_of_each_in_format_4();
     records.extend([
         Record::Grouped {
@@ -346,6 +356,10 @@ pub fn any_record() -> impl Strategy<Value = Record> {
             edits
         }),
         any::<u64>().prop_map(|id| Record::Abort { id: TxnId(id) }),
+        any::<(u64, bool)>().prop_map(|(id, as_fsynced)| Record::Withheld {
+            id: TxnId(id),
+            as_fsynced
+        }),
         any::<u64>().prop_map(|seq| Record::Durable { seq: Seq(seq) }),
         any::<u64>().prop_map(|seq| Record::Withdrawn { seq: Seq(seq) }),
         Just(Record::Barrier),

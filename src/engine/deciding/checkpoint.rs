@@ -320,12 +320,12 @@ pub fn records_of(engine: &Engine, state: &State, txn: &Transaction) -> Vec<Reco
     if txn.promise.overtaken().is_some_and(is_newer) {
         return records;
     }
-    if let Some(kept) = txn.promise.kept() {
-        let is_told = |record: &Record| {
-            !matches!(record, Record::Inlined { .. }) || !failpoint::mutant("C7-inlined-carried")
-        };
-        records.extend(kept.records(id).into_iter().filter(is_told));
-    }
+    let is_told = |record: &Record| match record {
+        Record::Inlined { .. } => !failpoint::mutant("C7-inlined-carried"),
+        Record::Withheld { .. } => !failpoint::mutant("C5-carried"),
+        _ => true,
+    };
+    records.extend(txn.promise.records(id).into_iter().filter(is_told));
     if let Some(ready) = txn.preparation.ready().filter(|_| txn.is_acknowledged()) {
         if ready.synced && ready.merged.is_some() {
             let (id, content) = (ready.id, ready.content.clone());

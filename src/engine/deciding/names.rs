@@ -303,9 +303,8 @@ pub fn journal_moved(engine: &Engine, state: &State, id: TxnId) {
         .filter(|t| t.promise.overtaken().is_none());
     if let Some(txn) = promised.filter(|_| !failpoint::mutant("C7-moved")) {
         // It has begun already.
-        for record in checkpoint::records_of(engine, state, txn).iter().skip(1) {
-            engine.sequencer.append(record).ok();
-        }
+        let records = checkpoint::records_of(engine, state, txn);
+        engine.sequencer.append_all(&records[1..]).ok();
     }
 }
 

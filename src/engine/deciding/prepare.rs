@@ -18,7 +18,7 @@ use crate::engine::meaning::probe::CloseProbe;
 use crate::engine::meaning::{ledger, metadata, probe, turns};
 use crate::engine::versions::durability::{Overtaken, keep};
 use crate::engine::versions::publish::COMMIT_RECORD;
-use crate::engine::versions::{durability, publish};
+use crate::engine::versions::{durability, publish, withholding};
 use crate::engine::{Durability, Engine, State};
 use crate::journal::Record;
 use crate::rules::Policy;
@@ -31,7 +31,7 @@ pub fn prepare(engine: &Engine, id: TxnId, staging: &Arc<Staging>, pid: u32) -> 
     // Whoever renames it again and again keeps nobody waiting for ever.
     for _ in 0..16 {
         if let Some(result) = prepare_once(engine, id, staging, pid, false) {
-            return result;
+            return result.inspect_err(|_| withholding::tell_failed(engine, id, staging));
         }
         let is_left = |t: &Transaction| t.would_commit() || t.phase.is_closing();
         if engine.lock().txns.get(&id).is_some_and(|t| !is_left(t)) {
@@ -39,7 +39,8 @@ pub fn prepare(engine: &Engine, id: TxnId, staging: &Arc<Staging>, pid: u32) -> 
             return Ok(());
         }
     }
-    prepare_once(engine, id, staging, pid, true).unwrap_or(Ok(()))
+    let result = prepare_once(engine, id, staging, pid, true).unwrap_or(Ok(()));
+    result.inspect_err(|_| withholding::tell_failed(engine, id, staging))
 }
 
 /// A close whose content is about to be judged.
@@ -425,7 +426,19 @@ fn conclude(
             }
             Ok(())
         }
-        Err(abort) => refused(engine, state, id, abort, told),
+        Err(abort) => {
+            // What of it an fsync has made durable is looked at once more where a guard has refused it, or its writer was killed.
+            let is_final = sure && told && txn.death().is_none();
+            if is_final
+                && !matches!(
+                    abort,
+                    Abort::Guard(_) | Abort::Discarded | Abort::Killed { .. }
+                )
+            {
+                withholding::withhold(engine, txn, false);
+            }
+            refused(engine, state, id, abort, told)
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::engine::base::lines::Next;
 use crate::engine::base::setid::{Gone, clear_set_id};
 use crate::engine::versions::durability::keep;
 use crate::engine::versions::shared::begins_swmr;
-use crate::engine::versions::{durability, overlaid, publish, room, shared};
+use crate::engine::versions::{durability, overlaid, publish, room, shared, withholding};
 use crate::engine::{Engine, State};
 use crate::journal::Record;
 use crate::rules::Stream;
@@ -287,6 +287,11 @@ pub fn unprepare(engine: &Engine, state: &mut State, id: TxnId) {
 
 /// What the program has written so far is never rolled back once this has returned (C7).
 pub fn fsync_txn(engine: &Engine, id: TxnId, staging: &Staging) -> OpResult<()> {
+    let synced = promise_written(engine, id, staging);
+    synced.inspect_err(|_| withholding::tell_failed(engine, id, staging))
+}
+
+fn promise_written(engine: &Engine, id: TxnId, staging: &Staging) -> OpResult<()> {
     if failpoint::mutant("C7") {
         return Ok(());
     }
@@ -321,10 +326,16 @@ pub fn fsync_txn(engine: &Engine, id: TxnId, staging: &Staging) -> OpResult<()> 
             .ok()
             .flatten();
         publish::tell_parts(engine, &mut state, id, &mut kept.content);
-        let appends = engine.sequencer.append_all(&kept.records(content.id))?;
+        let failed = content.failed.is_some();
+        let mut records = kept.records(content.id);
+        records.extend(failed.then(|| withholding::record(content.id, false)));
+        let appends = engine.sequencer.append_all(&records)?;
         kept.is_told(appends);
         if let Some(txn) = state.txns.get_mut(&id) {
             txn.promise.note_fsync(current, kept);
+            if failed {
+                withholding::note(txn, false, appends);
+            }
         }
         Ok(Some(appends))
     };

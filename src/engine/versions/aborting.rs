@@ -9,7 +9,7 @@ use crate::conflict::Save;
 use crate::engine::base::ended::overtaken_rescue;
 use crate::engine::base::target::check_target;
 use crate::engine::base::{current, errors};
-use crate::engine::versions::{durability, room};
+use crate::engine::versions::{durability, room, withholding};
 use crate::engine::{Engine, State};
 use crate::guard::Guard;
 use crate::journal::Record;
@@ -69,7 +69,11 @@ pub fn abort(
             .ok();
     }
     if abort.is_some() {
-        let begun = durability::begin_record(state, &txn, false);
+        withholding::withhold(engine, &mut txn, false);
+        let mut begun = vec![durability::begin_record(state, &txn, false)];
+        if !failpoint::mutant("C7-aborting") {
+            begun.extend(txn.promise.records(txn.staging_id));
+        }
         state.txns.begin_abort(txn.id, begun);
     }
     if let Some(node) = state.nodes.get_mut(txn.node) {

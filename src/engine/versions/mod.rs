@@ -15,3 +15,4 @@ pub mod publish;
 pub mod replaced;
 pub mod room;
 pub mod shared;
+pub mod withholding;

@@ -260,6 +260,8 @@ pub enum WriteRest {
     Bytes { stream: bool, kill: Gone },
     /// To write, and to make room for it.
     MakingRoom { kill: Gone },
+    /// To tell that it has failed.
+    Failed { errno: Errno },
 }
 
 /// What fallocate(2) asks for.

@@ -17,7 +17,7 @@ use crate::engine::deciding::prepare;
 use crate::engine::descriptions::append::streams;
 use crate::engine::descriptions::io::{read_at, unless_full, write_staged};
 use crate::engine::descriptions::{close, emptied, io, locking, mapped};
-use crate::engine::versions::room;
+use crate::engine::versions::{room, withholding};
 use crate::engine::{Engine, State};
 use crate::file::Opening;
 use crate::sys::{failpoint, interrupt, proc};
@@ -95,8 +95,9 @@ impl OpenFile for StagedFile {
             Some(Some(result)) if room::is_full(&result) => {
                 Progress::Rest(WriteRest::MakingRoom { kill })
             }
-            Some(Some(result)) => Progress::Done(result),
-            _ => Progress::Rest(WriteRest::Bytes { stream, kill }),
+            Some(Some(Err(errno))) => Progress::Rest(WriteRest::Failed { errno }),
+            Some(Some(Ok(()))) => Progress::Done(Ok(())),
+            None | Some(None) => Progress::Rest(WriteRest::Bytes { stream, kill }),
         }
     }
 
@@ -109,7 +110,8 @@ impl OpenFile for StagedFile {
         rest: WriteRest,
     ) -> Worked {
         let (txn, staging) = (self.txn, &self.staging);
-        match rest {
+        let worked = match rest {
+            WriteRest::Failed { errno } => Some(Err(errno)),
             WriteRest::TakeOver => {
                 begun_anew(emptied::take_over_emptied(engine, txn, staging, true))
             }
@@ -134,7 +136,11 @@ impl OpenFile for StagedFile {
                 let stream_and_kill = (stream, kill);
                 self.write_bytes(engine, by.caller, request, data, stream_and_kill)
             }
+        };
+        if let Some(Err(_)) = worked {
+            withholding::tell_failed(engine, txn, staging);
         }
+        worked
     }
 
     fn truncate(self: Arc<Self>, engine: &Arc<Engine>, by: Asked, size: u64) -> Progress {
@@ -167,7 +173,10 @@ impl OpenFile for StagedFile {
                 return None;
             }
             let cut = content.truncate(size);
-            Some(cut.and_then(|()| drop_set_id(&*content.file, by.caller, Some(&self.staging))))
+            let cut =
+                cut.and_then(|()| drop_set_id(&*content.file, by.caller, Some(&self.staging)));
+            drop(content);
+            Some(cut.inspect_err(|_| withholding::tell_failed(engine, txn, &self.staging)))
         })
     }
 
@@ -222,6 +231,7 @@ impl OpenFile for StagedFile {
             content.write(data, offset)?;
             drop_set_id(&*content.file, caller, Some(&self.staging))
         })
+        .inspect_err(|_| withholding::tell_failed(engine, self.txn, &self.staging))
     }
 
     fn fsync(self: Arc<Self>, _engine: &Arc<Engine>) -> Progress {
