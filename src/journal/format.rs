@@ -207,21 +207,18 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             pid,
             started_ns,
         } => {
-            out.push(tag::BEGIN);
-            out.extend(id.0.to_le_bytes());
+            push_number(out, tag::BEGIN, id.0);
             push_path(out, path);
             out.push((*claim).into());
             out.extend(pid.to_le_bytes());
             out.extend(started_ns.to_le_bytes());
         }
         Record::Retarget { id, path } => {
-            out.push(tag::RETARGET);
-            out.extend(id.0.to_le_bytes());
+            push_number(out, tag::RETARGET, id.0);
             push_option(out, path.as_deref(), push_path);
         }
         Record::Fsynced { id, content } => {
-            out.push(tag::FSYNCED);
-            out.extend(id.0.to_le_bytes());
+            push_number(out, tag::FSYNCED, id.0);
             push_content(out, content);
         }
         Record::Inlined { id, whole } => {
@@ -235,8 +232,7 @@ fn push_record(out: &mut Vec<u8>, record: &Record) {
             path,
             version,
         } => {
-            out.push(tag::PREPARED);
-            out.extend(id.0.to_le_bytes());
+            push_number(out, tag::PREPARED, id.0);
             out.push((*sure).into());
             push_content(out, content);
             push_path(out, path);
