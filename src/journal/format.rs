@@ -468,14 +468,7 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
         tag::DURABLE => Record::Durable { seq: input.seq()? },
         tag::WITHDRAWN => Record::Withdrawn { seq: input.seq()? },
         tag::BARRIER => Record::Barrier,
-        tag::MOVED => Record::Moved {
-            from: input.path()?,
-            to: input.path()?,
-            inode: input.u64()?,
-            exchange: input.bool()?,
-            going: input.ids()?,
-            coming: input.ids()?,
-        },
+        tag::MOVED => input.moved()?,
         tag::GROWING => Record::Growing {
             file: input.key()?,
             path: input.path()?,
@@ -484,7 +477,7 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
         tag::SETTLED => Record::Settled { file: input.key()? },
         tag::INLINED => Record::Inlined {
             id: input.id()?,
-            whole: Arc::new(input.inlined()?),
+            whole: Arc::new(Inlined::read(&mut input)?),
         },
         tag::GROUPED => Record::Grouped {
             id: input.id()?,
@@ -507,7 +500,7 @@ pub(super) fn decode_record(payload: &[u8], version: u32) -> Result<Record, Reas
 }
 
 /// The bytes not yet read, and their format.
-struct Input<'a> {
+pub(super) struct Input<'a> {
     bytes: &'a [u8],
     version: u32,
 }
@@ -535,7 +528,7 @@ impl<'a> Input<'a> {
         self.array().map(u8::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, Reason> {
+    pub(super) fn u32(&mut self) -> Result<u32, Reason> {
         self.array().map(u32::from_le_bytes)
     }
 
@@ -566,7 +559,7 @@ impl<'a> Input<'a> {
         self.bool()?.then(|| read(self)).transpose()
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], Reason> {
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], Reason> {
         let len = self.u32()? as usize;
         self.take(len)
     }
@@ -590,18 +583,6 @@ impl<'a> Input<'a> {
                 false => None,
             },
         })
-    }
-
-    fn inlined(&mut self) -> Result<Inlined, Reason> {
-        let owner = (self.u32()?, self.u32()?, self.u32()?);
-        // Grown one by one: the count is not to be trusted with memory.
-        let xattr = |input: &mut Self| -> Result<_, Reason> {
-            Ok((input.bytes()?.to_vec(), input.bytes()?.to_vec()))
-        };
-        let xattrs = (0..self.u32()?)
-            .map(|_| xattr(self))
-            .collect::<Result<_, _>>()?;
-        Ok(Inlined::new(self.bytes()?.to_vec(), owner, xattrs))
     }
 
     fn parts(&mut self) -> Result<Vec<Range<u64>>, Reason> {
@@ -635,6 +616,17 @@ impl<'a> Input<'a> {
             }
         }
         Err("a number is too large, or longer than it need be")
+    }
+
+    fn moved(&mut self) -> Result<Record, Reason> {
+        Ok(Record::Moved {
+            from: self.path()?,
+            to: self.path()?,
+            inode: self.u64()?,
+            exchange: self.bool()?,
+            going: self.ids()?,
+            coming: self.ids()?,
+        })
     }
 
     fn ids(&mut self) -> Result<Vec<TxnId>, Reason> {

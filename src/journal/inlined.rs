@@ -1,6 +1,6 @@
 //! A small content with the attributes of its file, as the journal keeps it until the file itself is on the medium.
 
-use super::format::push_bytes;
+use super::format::{Input, Reason, push_bytes};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes that all of them hold in memory.
@@ -33,6 +33,19 @@ impl Inlined {
             push_bytes(out, value);
         }
         push_bytes(out, &self.bytes);
+    }
+
+    /// As they were written there.
+    pub(super) fn read(input: &mut Input<'_>) -> Result<Inlined, Reason> {
+        let owner = (input.u32()?, input.u32()?, input.u32()?);
+        // Grown one by one: the count is not to be trusted with memory.
+        let xattr = |input: &mut Input<'_>| -> Result<_, Reason> {
+            Ok((input.bytes()?.to_vec(), input.bytes()?.to_vec()))
+        };
+        let xattrs = (0..input.u32()?)
+            .map(|_| xattr(input))
+            .collect::<Result<_, _>>()?;
+        Ok(Inlined::new(input.bytes()?.to_vec(), owner, xattrs))
     }
 
     /// A content of these bytes.

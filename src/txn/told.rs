@@ -68,6 +68,20 @@ fn note_prepared(told: &mut Recorded, record: &Record, at: usize) {
     told.claim = false;
 }
 
+fn note_begun(told: &mut Recorded, record: &Record, at: usize) {
+    let Record::Begin {
+        path, claim, pid, ..
+    } = record
+    else {
+        return;
+    };
+    told.path = Some(path.clone());
+    (told.claim, told.pid) = (*claim, *pid);
+    if *claim {
+        told.told_at = at;
+    }
+}
+
 fn note_withheld(told: &mut Recorded, as_fsynced: bool) {
     if !failpoint::mutant("C5-withheld") {
         told.withheld = Some(as_fsynced);
@@ -87,19 +101,8 @@ pub(super) fn collect(
     let mut commits: BTreeMap<Seq, Vec<Edit>> = BTreeMap::new();
     for (at, record) in records.iter().enumerate() {
         match record {
-            Record::Begin {
-                id,
-                path,
-                claim,
-                pid,
-                ..
-            } => {
-                let told = transactions.entry(*id).or_default();
-                told.path = Some(path.clone());
-                (told.claim, told.pid) = (*claim, *pid);
-                if *claim {
-                    told.told_at = at;
-                }
+            Record::Begin { id, .. } => {
+                note_begun(transactions.entry(*id).or_default(), record, at)
             }
             Record::Retarget { id, path } => {
                 let told = transactions.entry(*id).or_default();
