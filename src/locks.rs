@@ -416,6 +416,13 @@ impl LockTable {
         self.held.get(&file).is_some_and(|l| l.iter().any(alone))
     }
 
+    /// Whether what was granted is held still, by one alone.
+    pub fn still_holds(&self, file: FileId, granted: &Lock) -> bool {
+        let held = self.of_file(file).iter();
+        held.into_iter()
+            .any(|l| self.belongs_to(l, granted) && l.mode == Mode::Exclusive)
+    }
+
     /// Whether anything of a file is held through a description.
     pub fn holds_through(&self, file: FileId, handle: HandleId) -> bool {
         self.held

@@ -52,10 +52,12 @@ pub use base::advice::ErrorReport;
 pub use base::handle::{DirEntry, Listing, WriteRequest};
 pub use base::opening::{OpenRequest, Opened, Pass};
 pub use base::state::State;
+pub use descriptions::letting_go::release;
 pub use descriptions::locking::LockRequest;
 pub use requests::attrs::{SetAttr, SetTime};
 pub use requests::creating::{CreateRequest, Created};
 pub use requests::lookup::{is_file, path_now, set_dropper};
+pub use requests::removing::unlink;
 pub use versions::passing::give_up;
 
 /// Attributes of what doesn't change behind the kernel's back.

@@ -26,7 +26,8 @@ use fuser::{
 use rustix::fs::OFlags;
 
 use crate::engine::{
-    CreateRequest, Engine, LockRequest, OpenRequest, SetAttr, WriteRequest, is_virtual,
+    CreateRequest, Engine, LockRequest, OpenRequest, SetAttr, WriteRequest, is_virtual, release,
+    unlink,
 };
 use crate::locks::{LockKind, Mode};
 use crate::sys::failpoint;
@@ -184,8 +185,8 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.engine
-            .unlink(caller(req), node_id(parent), name, move |r| empty(reply, r));
+        let done = move |r| empty(reply, r);
+        unlink(&self.engine, caller(req), node_id(parent), name, done);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -371,7 +372,7 @@ impl Filesystem for Adapter {
         }
         let (node, handle) = (node_id(ino), handle_id(fh));
         self.passing.leave(node, handle);
-        self.engine.release(node, handle, lock_owner.map(|o| o.0));
+        release(&self.engine, node, handle, lock_owner.map(|o| o.0));
         reply.ok();
     }
 

@@ -2,6 +2,7 @@
 //! saves of a group is a round ([`Rounds`]), whose members wait until it is complete. Pure: knows of numbers, names and moments.
 
 mod directory;
+mod holdings;
 mod index;
 mod pattern;
 mod pins;
@@ -16,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use directory::{DirectoryRule, FailedPart, Husk, Place, Removal, RoundDirectory};
+pub use holdings::{HeldLock, LockHold, LockHolds};
 pub use pattern::{Pattern, PatternFault};
 pub use pins::{GroupKey, PinTold, PinnedMember, PinnedView, PinningThread, Pins};
-pub use rounds::{Entering, GroupCounts, GroupRound, RoundMember, Rounds, Verdict};
+pub use rounds::{Entering, GroupCounts, GroupRound, RoundLock, RoundMember, Rounds, Verdict};
 pub use saver::{End, Saver};
 
 /// What the names in braces stand for, in the order of the names, and the directory where a pattern is of names alone.
@@ -49,6 +51,8 @@ pub struct Group {
     pub number: u32,
     /// Its line, from one.
     pub line: u32,
+    /// What is saved by who holds this lock is of one round. None: a round is complete by its files.
+    pub lock: Option<Pattern>,
     /// Its members: those that have to be there first.
     pub patterns: Vec<Pattern>,
     /// How many of these have to be there, unless `complete` says otherwise.
@@ -71,7 +75,8 @@ impl Group {
         if let Some(directory) = &self.directory {
             return self.find_below(directory, path);
         }
-        let mut patterns = self.patterns.iter().enumerate();
+        let is_lock = self.lock_of(path).is_some();
+        let mut patterns = self.patterns.iter().enumerate().filter(|_| !is_lock);
         patterns.find_map(|(pattern, of)| {
             let binding = of.find(path)?;
             Some(Membership {
@@ -80,6 +85,11 @@ impl Group {
                 binding: Arc::new(binding),
             })
         })
+    }
+
+    /// What the names stand for where a path is its lock.
+    pub fn lock_of(&self, path: &Path) -> Option<Binding> {
+        self.lock.as_ref()?.find(path)
     }
 
     /// The patterns by which a round is complete.

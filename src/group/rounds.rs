@@ -1,6 +1,8 @@
 //! Rounds: what one saver saves of a group, from its first open to its end. Each member is being written, saved or refused; a
 //! round is complete once those are there that its group says, and nothing of it is being written.
 
+mod locked;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -8,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use super::index::Index;
 use super::{
-    Binding, End, Group, Husk, Membership, OnIncomplete, Pins, Place, Removal, RoundDirectory,
-    Saver,
+    Binding, End, Group, Husk, LockHolds, Membership, OnIncomplete, Pins, Place, Removal,
+    RoundDirectory, Saver,
 };
 use crate::sys::proc;
 use crate::sys::process::SharedProcesses;
 use crate::types::{Dentry, NodeId, TxnId};
+
+pub use locked::RoundLock;
 
 /// A file of a round.
 #[derive(Debug, Default)]
@@ -67,6 +71,8 @@ pub struct GroupRound {
     decided: Option<Verdict>,
     /// It is all that is saved in a directory, by whom ever.
     pub directory: Option<RoundDirectory>,
+    /// It is what is saved under a lock.
+    pub lock: Option<RoundLock>,
 }
 
 /// Who opens a member.
@@ -82,6 +88,8 @@ pub struct Entering<'a> {
     pub pid: u32,
     /// The directory, if the group is one.
     pub place: Option<Place>,
+    /// The lock under which that is.
+    pub lock: Option<RoundLock>,
     /// It was started since what was saved there before was rejected.
     pub is_young: bool,
     /// When.
@@ -120,6 +128,8 @@ pub struct Rounds {
     index: Index,
     /// Those that save them.
     pub processes: SharedProcesses,
+    /// Locks of groups that somebody holds.
+    pub holdings: LockHolds,
     /// What became of the others.
     pub counts: GroupCounts,
     /// Bytes of the journal that were kept for transactions which have left.
@@ -192,9 +202,13 @@ impl Rounds {
     ) -> TxnId {
         let (membership, pid) = (entering.membership, entering.pid);
         let is_its = |round: &&GroupRound| {
+            let saves = || round.has_saver(pid) || round.has_ancestor_of(pid, &descends);
             !round.is_deciding()
                 && round.group == membership.group
-                && (round.has_saver(pid) || round.has_ancestor_of(pid, &descends))
+                && match &entering.lock {
+                    Some(lock) => round.is_under(lock),
+                    None => round.lock.is_none() && saves(),
+                }
         };
         let id = match entering.place {
             Some(place) => self.of_directory(place.top).map(|round| round.id),
@@ -221,6 +235,9 @@ impl Rounds {
                 member.writing.push(entering.txn);
             }
         });
+        if let Some(lock) = &entering.lock {
+            self.note_lock(id, lock);
+        }
         id
     }
 
@@ -312,6 +329,7 @@ impl GroupRound {
             bytes: 0,
             decided: None,
             directory: None,
+            lock: None,
         }
     }
 
@@ -548,6 +566,9 @@ impl GroupRound {
         if self.writing > 0 {
             return None;
         }
+        if let Some(lock) = &self.lock {
+            return self.verdict_of_lock(lock, now);
+        }
         let quiet = now.saturating_duration_since(self.active);
         let is_late = quiet >= self.group.timeout;
         if let Some(directory) = &self.directory {
@@ -618,8 +639,9 @@ impl GroupRound {
             .iter()
             .any(|s| matches!(s.ended, Some(End::Badly(_))));
         let failed = failed || self.directory.as_ref().is_some_and(|d| d.failed.is_some());
-        let waits =
-            !self.group.settles().is_zero() || self.directory.is_some() && self.is_awaiting_end();
+        let waits = !self.group.settles().is_zero()
+            || self.is_under_lock()
+            || self.directory.is_some() && self.is_awaiting_end();
         self.writing == 1
             && !is_refused
             && !failed

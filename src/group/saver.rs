@@ -26,4 +26,6 @@ pub struct Saver {
     pub ended: Option<End>,
     /// It has closed a member as it was ending.
     pub is_ending: bool,
+    /// Its status counts, not only a signal: children of who holds a lock are its own business.
+    pub by_status: bool,
 }

@@ -10,6 +10,7 @@ fn group(files: &[&str], optional: &[&str], complete: &[usize]) -> Arc<Group> {
     Arc::new(Group {
         number: 1,
         line: 1,
+        lock: None,
         patterns: patterns.map(|p| Pattern::parse(p).unwrap()).collect(),
         needed: files.len(),
         complete: complete.to_vec(),
@@ -123,6 +124,7 @@ impl Bench {
             txn: TxnId(txn),
             pid,
             place: None,
+            lock: None,
             is_young: false,
             now: self.now,
         };
@@ -142,6 +144,7 @@ impl Bench {
                 process: None,
                 ended: None,
                 is_ending: false,
+                by_status: true,
             });
         }
         id

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{KEYS, Key};
 use super::{Creation, Guard, Mode, Origin, Policy, Publish, Rule, Rules, Stream, text_stream};
-use crate::group::{Membership, Readers};
+use crate::group::{Binding, Membership, Readers};
 
 /// A key of a path's treatment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ impl Rules {
     /// What [`Rules::decide`] says and why, for each key.
     pub fn explained(&self, rel_path: &Path, creation: Creation) -> Vec<Explained> {
         let policy = self.decide(rel_path, creation);
-        let group = (!self.groups.is_empty()).then(|| self.explained_group(&policy));
+        let group = (!self.groups.is_empty()).then(|| self.explained_group(rel_path, &policy));
         KEYS.iter()
             .map(|key| {
                 let decider = self
@@ -143,6 +143,13 @@ impl Rules {
     pub fn doubts(&self) -> Vec<String> {
         let mut doubts = Vec::new();
         for group in self.groups.iter() {
+            let own = group.patterns.iter();
+            let own = own.filter(|p| group.lock.as_ref() == Some(p));
+            doubts.extend(own.map(|pattern| {
+                let place = (&self.file, group.line, group.number, pattern.written());
+                let (file, line, number, text) = place;
+                format!("{file}:{line}, group {number}: {text:?} is its lock, and no member")
+            }));
             let of_directory = group.directory.as_ref();
             let named = match of_directory {
                 Some(_) => group.patterns.len() - 1,
@@ -177,29 +184,16 @@ impl Rules {
         doubts
     }
 
-    pub(super) fn explained_group(&self, policy: &Policy) -> Explained {
-        let told = |value: String, why: String| Explained {
-            key: "group".to_owned(),
-            value,
-            why,
-        };
+    pub(super) fn explained_group(&self, rel_path: &Path, policy: &Policy) -> Explained {
         let Some(Membership {
             group,
             pattern,
             binding,
         }) = &policy.group
         else {
-            return told("none".into(), "no group has it".into());
+            return self.explained_lock(rel_path, policy);
         };
-        let names: Vec<String> = binding
-            .iter()
-            .filter(|(name, _)| name != "/")
-            .map(|(name, text)| format!("{name} = {}", text.to_string_lossy()))
-            .collect();
-        let value = match names.is_empty() {
-            true => format!("{}", group.number),
-            false => format!("{} ({})", group.number, names.join(", ")),
-        };
+        let value = with_names(group.number, binding);
         let value = match group.readers {
             Readers::Newest => value,
             Readers::Pin => value + ", readers pin",
@@ -211,6 +205,51 @@ impl Rules {
         };
         let why = format!("{place}, {text:?}{}", of_directory(&policy.group));
         told(value, why)
+    }
+}
+
+impl Rules {
+    /// Of what no group has by its files alone: whether the holder of a lock saves it with others, or it is that lock.
+    fn explained_lock(&self, rel_path: &Path, policy: &Policy) -> Explained {
+        for group in self.groups.iter() {
+            let Some(lock) = &group.lock else {
+                continue;
+            };
+            let place = format!("{}:{}, group {}", self.file, group.line, group.number);
+            if group.lock_of(rel_path).is_some() {
+                let why = format!("{place}: its lock, which is no member");
+                return told("none".into(), why);
+            }
+            if let Some(member) = group.find(rel_path).filter(|_| policy.mode == Mode::Atomic) {
+                let text = group.patterns[member.pattern].written();
+                let why = format!(
+                    "{place}, {text:?}: what the holder of {:?} saves",
+                    lock.written()
+                );
+                return told(with_names(group.number, &member.binding), why);
+            }
+        }
+        told("none".into(), "no group has it".into())
+    }
+}
+
+fn told(value: String, why: String) -> Explained {
+    Explained {
+        key: "group".to_owned(),
+        value,
+        why,
+    }
+}
+
+/// A group's number, with what its names stand for.
+fn with_names(number: u32, binding: &Binding) -> String {
+    let names = binding.iter().filter(|(name, _)| name != "/");
+    let names: Vec<String> = names
+        .map(|(name, text)| format!("{name} = {}", text.to_string_lossy()))
+        .collect();
+    match names.is_empty() {
+        true => format!("{number}"),
+        false => format!("{number} ({})", names.join(", ")),
     }
 }
 

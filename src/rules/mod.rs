@@ -18,7 +18,7 @@ use std::{ffi::OsStr, fmt::Write as _, path::Path, sync::Arc};
 
 use globset::{Candidate, Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::group::{Group, Membership, Readers};
+use crate::group::{Binding, Group, Membership, Readers};
 use crate::guard::Guard;
 use crate::sys::failpoint;
 use policy::Settings;
@@ -260,11 +260,21 @@ impl Rules {
         if !is_member || failpoint::mutant("C23") {
             return;
         }
-        policy.group = self.groups.iter().find_map(|group| group.find(rel_path));
+        let mut groups = self.groups.iter().filter(|group| group.lock.is_none());
+        policy.group = groups.find_map(|group| group.find(rel_path));
         if policy.group.is_some() {
             policy.record = Some(Record::Close);
             policy.publish = Publish::Close;
         }
+    }
+
+    /// The groups whose lock a path is, with what their names stand for.
+    pub fn locks_of(&self, rel_path: &Path) -> Vec<(Arc<Group>, Arc<Binding>)> {
+        let found = self.groups.iter();
+        let found = found.filter_map(|group| Some((group.clone(), group.lock_of(rel_path)?)));
+        found
+            .map(|(group, binding)| (group, Arc::new(binding)))
+            .collect()
     }
 
     /// What [`Rules::decide`] says and why: a line for each key, with its value and the rule that

@@ -366,8 +366,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Patterns of one group at most: each open of a file compares its path with all.
 const MOST_PATTERNS: usize = 64;
 
-const GROUP_KEYS: &str =
-    "files, optional, directory, existing, complete, settle, timeout, on_incomplete and readers";
+const GROUP_KEYS: &str = "files, optional, lock, directory, existing, complete, settle, timeout, on_incomplete and readers";
 
 impl Choice for OnIncomplete {
     const NAMES: &'static [(&'static str, OnIncomplete)] = &[
@@ -387,6 +386,7 @@ struct GroupTable {
     files: Vec<Pattern>,
     optional: Vec<Pattern>,
     complete: Vec<Pattern>,
+    lock: Option<Pattern>,
     directory: DirectoryTable,
     timeout: Option<Duration>,
     on_incomplete: Option<OnIncomplete>,
@@ -399,6 +399,7 @@ impl GroupTable {
             "files" => self.files = patterns(value)?,
             "optional" => self.optional = patterns(value)?,
             "complete" => self.complete = patterns(value)?,
+            "lock" => self.lock = Some(lock(value)?),
             "directory" => self.directory.pattern = Some(directory(value)?),
             "existing" => self.directory.existing = Some(boolean(value)?),
             "settle" => self.directory.settle = Some(duration(value)?),
@@ -431,10 +432,17 @@ impl GroupTable {
                 return Err((key, (problem.into(), remedy.into())));
             }
         }
+        if self.lock.is_some() {
+            let problem = "what is saved under a lock is in files, not in a directory";
+            let remedy =
+                "name all of it in files, as in [\"best_model/**\"], or leave out the lock";
+            return Err(("lock", (problem.into(), remedy.into())));
+        }
         let (rule, patterns) = self.directory.rule(&self.complete)?;
         Ok(Group {
             number,
             line,
+            lock: None,
             needed: 0,
             complete: (0..patterns.len() - 1).collect(),
             patterns,
@@ -445,7 +453,26 @@ impl GroupTable {
         })
     }
 
+    /// Nothing is waited for under a lock but that it is given back.
+    fn check_lock(&self) -> Result<(), (&'static str, Fault)> {
+        if self.lock.is_some() && self.readers == Some(Readers::Pin) {
+            let problem = "readers of what is saved under a lock pin nothing";
+            let remedy = "have them take the lock, too: who holds it finds all of one save";
+            return Err(("readers", (problem.to_owned(), remedy.to_owned())));
+        }
+        let named = [("optional", &self.optional), ("complete", &self.complete)];
+        match named.iter().find(|(_, patterns)| !patterns.is_empty()) {
+            Some((key, _)) if self.lock.is_some() => {
+                let problem = "what is saved under a lock is complete when that is given back";
+                let remedy = "name all of it in files, and leave this out";
+                Err((key, (problem.to_owned(), remedy.to_owned())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn of_files(self, number: u32, line: u32) -> Result<Group, (&'static str, Fault)> {
+        self.check_lock()?;
         let needed = self.files.len();
         let patterns: Vec<Pattern> = self.files.into_iter().chain(self.optional).collect();
         let Some(first) = patterns.first().filter(|_| needed > 0) else {
@@ -459,7 +486,7 @@ impl GroupTable {
                 (problem, "let * stand for a part of a name".into()),
             ));
         }
-        for other in &patterns {
+        for other in patterns.iter().chain(&self.lock) {
             if other.names() != first.names() {
                 let names = |p: &Pattern| match p.names() {
                     names if names.is_empty() => "no name".to_owned(),
@@ -497,8 +524,9 @@ impl GroupTable {
         Ok(Group {
             number,
             line,
+            needed: if self.lock.is_none() { needed } else { 0 },
+            lock: self.lock,
             patterns,
-            needed,
             complete,
             timeout: self.timeout.unwrap_or(TIMEOUT),
             on_incomplete: self.on_incomplete.unwrap_or(OnIncomplete::Reject),
@@ -506,6 +534,11 @@ impl GroupTable {
             directory: None,
         })
     }
+}
+
+fn lock(value: &Value<'_>) -> Result<Pattern, Fault> {
+    let remedy = "give the pattern of the lock file, as in \"{dir}/save.lock\"";
+    Pattern::parse(string(value, remedy)?)
 }
 
 fn directory(value: &Value<'_>) -> Result<Pattern, Fault> {

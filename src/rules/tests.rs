@@ -558,6 +558,33 @@ fn the_readers_of_a_group_pin_generations_where_a_rule_says_so() {
 }
 
 #[test]
+fn what_is_saved_under_a_lock_is_a_group_to_its_holder_alone() {
+    let rules = parse("[[group]]\nlock = \"{d}/save.lock\"\nfiles = [\"{d}/*\"]");
+    assert_eq!(group_of(&rules, "a/w"), None);
+    let told = |path: &str| {
+        let told = rules.explained(Path::new(path), OPENED);
+        let group = told.last().unwrap();
+        (group.value.clone(), group.why.clone())
+    };
+    assert_eq!(
+        told("a/w"),
+        (
+            "1 (d = a)".into(),
+            "rules.toml:1, group 1, \"{d}/*\": what the holder of \"{d}/save.lock\" saves".into()
+        )
+    );
+    assert_eq!(
+        told("a/save.lock"),
+        (
+            "none".into(),
+            "rules.toml:1, group 1: its lock, which is no member".into()
+        )
+    );
+    let locks = rules.locks_of(Path::new("a/save.lock"));
+    assert_eq!(*locks[0].1, vec![("d".to_owned(), "a".into())]);
+}
+
+#[test]
 fn a_group_may_be_all_that_lies_in_a_directory() {
     let rules = parse(
         "[[group]]\ndirectory = \"**/checkpoint-*\"\ncomplete = [\"trainer_state.json\", \"*/x.db\"]\nsettle = \"2s\"\n\
@@ -690,6 +717,22 @@ fn what_is_no_group_is_refused_with_its_line_and_a_remedy() {
         (
             "[[group]]\nfiles = [\"a\"]\nreaders = \"old\"",
             "rules.toml:3, group 1, key readers: unknown value \"old\"; use \"newest\" or \"pin\"",
+        ),
+        (
+            "[[group]]\nlock = \"l\"\nfiles = [\"a\"]\ncomplete = [\"a\"]",
+            "rules.toml:4, group 1, key complete: what is saved under a lock is complete when that is given back",
+        ),
+        (
+            "[[group]]\nlock = \"l\"\nfiles = [\"a\"]\nreaders = \"pin\"",
+            "rules.toml:4, group 1, key readers: readers of what is saved under a lock pin nothing",
+        ),
+        (
+            "[[group]]\nlock = \"l\"\ndirectory = \"a\"",
+            "rules.toml:2, group 1, key lock: what is saved under a lock is in files, not in a directory",
+        ),
+        (
+            "[[group]]\nlock = \"{d}/l\"\nfiles = [\"a\"]",
+            "all files of a group have the same names in braces",
         ),
         (
             "[[group]]\nfiles = [\"a\"]\non_incomplete = \"x\"",

@@ -276,16 +276,8 @@ pub fn comm(pid: u32) -> Option<String> {
 
 /// Whether a process has ended but for what it still has to clean up, or is gone.
 pub fn is_ending(pid: u32) -> bool {
-    if let Some(processes) = in_place_of_proc() {
-        return processes.memory_is_gone(pid) != Some(false);
-    }
-    match std::fs::read_to_string(format!("/proc/{pid}/status")) {
-        Ok(status) => status
-            .lines()
-            .filter_map(|line| line.strip_prefix("State:"))
-            .any(|state| state.trim_start().starts_with(['Z', 'X'])),
-        Err(_) => true,
-    }
+    // While it closes its files it is no zombie yet.
+    death::memory_is_gone(pid) != Some(false)
 }
 
 /// Whether a process waits in the kernel for what no signal ends, as a lock.

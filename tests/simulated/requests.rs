@@ -198,7 +198,7 @@ impl Connection {
     /// Nobody waits for its answer.
     pub fn release(&self, node: NodeId, handle: HandleId, owner: Option<u64>) {
         let released = self.send(|engine| {
-            engine.release(node, handle, owner);
+            commitfs::engine::release(engine, node, handle, owner);
             Ok(())
         });
         released.ok();
@@ -220,7 +220,7 @@ impl Connection {
 
     pub fn unlink(&self, by: Caller, dir: NodeId, name: &str) -> OpResult<()> {
         self.ask("unlink", LIMIT, |engine, done| {
-            engine.unlink(by, dir, OsStr::new(name), done);
+            commitfs::engine::unlink(engine, by, dir, OsStr::new(name), done);
         })
     }
 

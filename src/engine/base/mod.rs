@@ -10,6 +10,7 @@ pub mod errors;
 pub mod files;
 pub mod handle;
 pub mod lines;
+pub mod lock_files;
 pub mod opening;
 pub mod orders;
 pub mod own_saves;

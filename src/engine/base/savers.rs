@@ -14,6 +14,7 @@ pub fn saver(processes: &mut SharedProcesses, pid: u32) -> Saver {
         process: processes.get(pid),
         ended: None,
         is_ending: false,
+        by_status: true,
     }
 }
 
@@ -22,10 +23,16 @@ pub fn add_saver(rounds: &mut Rounds, round: TxnId, pid: u32) {
     if rounds.get(round).is_none_or(|round| round.has_saver(pid)) {
         return;
     }
-    let saver = saver(&mut rounds.processes, pid);
+    let mut saver = saver(&mut rounds.processes, pid);
+    saver.by_status = rounds.holder_of(round).is_none_or(|holder| holder == pid);
     if let Some(round) = rounds.get_mut(round) {
         round.savers.push(saver);
     }
+}
+
+/// Whether who gives a lock back does so by ending: how, is seen later.
+pub fn lets_go_by_ending(pid: u32) -> bool {
+    proc::is_ending(pid) && !failpoint::mutant("C23-ending")
 }
 
 /// Whether a process that takes part in a round has ended.
@@ -67,6 +74,7 @@ pub fn note_known_end(saver: &mut Saver) {
         Some(status) if status & 0x7f != 0 => {
             End::Badly(format!("was ended by signal {}", status & 0x7f))
         }
+        Some(_) if !saver.by_status => End::Well,
         Some(status) => End::Badly(format!("has ended with status {}", status >> 8 & 0xff)),
     };
     saver.ended = ended.map(end);

@@ -21,6 +21,7 @@ use crate::engine::base::errors::ErrorLog;
 use crate::engine::base::files::Files;
 use crate::engine::base::handle::{Handles, OpenFile, Unlock};
 use crate::engine::base::opening::PendingOpen;
+use crate::engine::base::savers::{lets_go_by_ending, wake_watch};
 use crate::file::{KeptOpen, NameTable, Overlaid, Unnamed};
 use crate::locks::{FileId, LockTable};
 use crate::namespace::{Node, NodeKind, Nodes, PendingSet};
@@ -241,6 +242,13 @@ pub fn sleep_until(state: &mut MutexGuard<'_, State>, events: &[Awaited], until:
 
 /// Locks of a file were given back: counts them, and wakes who waits for that.
 pub fn note_ended(engine: &Engine, state: &mut State, file: FileId) {
+    if !state.txns.rounds.holdings.is_empty() {
+        let State { txns, locks, .. } = state;
+        txns.rounds.note_given_back(file, locks, lets_go_by_ending);
+        if txns.rounds.holdings.is_any_let_go() {
+            wake_watch(state);
+        }
+    }
     state.wake(Awaited::Locks(file));
     for ended in state.locks.take_ended() {
         let path = match &ended.at {

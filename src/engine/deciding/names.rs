@@ -14,11 +14,11 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use crate::engine::admin::virtualdir;
-use crate::engine::base::{current, directories};
+use crate::engine::base::current;
 use crate::engine::deciding::checkpoint;
 use crate::engine::deciding::rounds;
 use crate::engine::meaning::deciding::is_as_good_as_there;
-use crate::engine::meaning::{deciding, overwrites, pins, resolve, stat, turns};
+use crate::engine::meaning::{overwrites, pins, resolve, stat, turns};
 use crate::engine::versions::barrier::{Barrier, Step};
 use crate::engine::versions::{barrier, durability, publish, shared};
 use crate::engine::{Engine, State};
@@ -48,35 +48,7 @@ pub fn refuse_state_dir(dir: NodeId, name: &OsStr) -> OpResult<()> {
     Ok(())
 }
 
-impl Engine {
-    /// unlink(2).
-    pub fn unlink(
-        self: &Arc<Self>,
-        caller: Caller,
-        dir: NodeId,
-        name: &OsStr,
-        done: impl FnOnce(OpResult<()>) + Send + 'static,
-    ) {
-        if let Err(e) = refuse_state_dir(dir, name) {
-            return done(Err(e));
-        }
-        let dentry = Dentry {
-            dir,
-            name: name.to_owned(),
-        };
-        pins::leave_names(self, caller.tid, &[&dentry]);
-        directories::note_removal(self, caller, &dentry);
-        if self.lock().deciding_under(&dentry).is_some() {
-            return self.on_worker(move |engine| {
-                deciding::await_decisions(engine, &[&dentry]);
-                unlink_open_name(engine, caller, dentry, done);
-            });
-        }
-        unlink_open_name(self, caller, dentry, done);
-    }
-}
-
-fn unlink_open_name(
+pub fn unlink_open_name(
     engine: &Arc<Engine>,
     caller: Caller,
     dentry: Dentry,

@@ -12,7 +12,7 @@ use crate::conflict::Save;
 use crate::engine::base::savers::{add_saver, note_end, wake_watch};
 use crate::engine::base::{directories, state, target};
 use crate::engine::deciding::merging;
-use crate::engine::meaning::turns;
+use crate::engine::meaning::{group_locks, turns};
 use crate::engine::versions::aborting::leave;
 use crate::engine::versions::growing;
 use crate::engine::versions::publish::commit_all;
@@ -62,7 +62,9 @@ pub fn enter(engine: &Engine, state: &mut State, id: TxnId) {
         return;
     }
     let is_member = !txn.visibility.is_claim() && !txn.is_unlinked();
-    let Some(membership) = txn.policy.group.clone().filter(|_| is_member) else {
+    let policy = txn.policy.clone();
+    let found = is_member.then(|| group_locks::membership(engine, state, &dentry, &policy, pid));
+    let Some((membership, lock)) = found.flatten() else {
         return;
     };
     if pid == 0 {
@@ -84,13 +86,16 @@ pub fn enter(engine: &Engine, state: &mut State, id: TxnId) {
         txn: id,
         pid,
         place,
+        lock,
         is_young: place.is_some_and(|place| directories::is_young(state, place.top, pid)),
         now: Instant::now(),
     };
     let mut rounds = std::mem::take(&mut state.txns.rounds);
     let descends = |pid, of| proc::is_self_or_descendant(pid, of);
     let round = rounds.enter(&entering, descends, || state.txns.new_id());
-    add_saver(&mut rounds, round, pid);
+    for pid in rounds.holder_of(round).into_iter().chain([pid]) {
+        add_saver(&mut rounds, round, pid);
+    }
     state.txns.rounds = rounds;
     wake_watch(state);
     if let Some(txn) = state.txns.get_mut(&id) {
@@ -368,10 +373,13 @@ pub fn has_no_place(engine: &Engine, state: &State, ids: &[TxnId]) -> Option<Str
 
 /// A member was saved: if that was the last, all are published, by the dispatcher if there is nothing to wait for. Where a
 /// worker does it others may commit first, who have been told so later.
-fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
-    let Some(round) = state.txns.rounds.get(id) else {
+pub fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
+    let Some(round) = state.txns.rounds.get_mut(id) else {
         return;
     };
+    if round.let_go().is_some() {
+        round.savers.iter_mut().for_each(note_end);
+    }
     let Some(verdict) = round.verdict(Instant::now()) else {
         return;
     };
@@ -444,6 +452,7 @@ pub fn publish(
         let file = state.file_of(node);
         state::note_ended(engine, state, file);
     }
+    group_locks::decided(state, &round, None);
 }
 
 /// Counts a round, and tells of one that is not complete.

@@ -1,6 +1,5 @@
 //! What becomes of rounds whose savers have ended, or that can't be published as they are.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +8,9 @@ use rustix::io::Errno;
 use crate::engine::base::savers::note_known_end;
 use crate::engine::base::{current, directories};
 use crate::engine::deciding::rounds;
-use crate::engine::deciding::rounds::{TICK, TRIES, carried, close, fits, has_no_place, use_freed};
+use crate::engine::deciding::rounds::{TRIES, carried, close, fits, has_no_place, use_freed};
 use crate::engine::deciding::{copies, finishing, names, prepare};
+use crate::engine::meaning::group_locks;
 use crate::engine::versions::aborting::Aborted;
 use crate::engine::versions::publish;
 use crate::engine::versions::{aborting, barrier};
@@ -21,7 +21,7 @@ use crate::runtime::Awaited;
 use crate::sys::process::AskedProcess;
 use crate::sys::{failpoint, proc};
 use crate::txn::Abort;
-use crate::types::{OpResult, TxnId};
+use crate::types::TxnId;
 
 /// So many rounds are looked at while others wait for the state.
 const PORTION: usize = 128;
@@ -86,6 +86,7 @@ pub fn reject(engine: &Engine, state: &mut State, id: TxnId, why: &str) -> Vec<A
         }
         aborted.extend(finishing::finish(engine, state, id));
     }
+    group_locks::decided(state, &round, Some(why));
     match &round.directory {
         Some(_) if is_over => directories::note_end(engine, state, &round, true),
         Some(_) => {
@@ -275,32 +276,6 @@ pub fn decide(engine: &Engine, id: TxnId, last: bool) -> Vec<Aborted> {
     Vec::new()
 }
 
-/// Begins to look after rounds, in a thread of its own.
-pub fn start_watch(engine: &Arc<Engine>) -> OpResult<()> {
-    let weak = Arc::downgrade(engine);
-    let look = move || {
-        loop {
-            let Some(engine) = weak.upgrade() else {
-                return;
-            };
-            failpoint::delay("COMMITFS_ROUNDS_DELAY_MS");
-            let (savers, aborted) = look_after(&engine);
-            finish_later(&engine, aborted);
-            drop(engine);
-            match savers {
-                Some(savers) => await_end(&savers),
-                None => std::thread::park_timeout(Duration::from_secs(1)),
-            }
-        }
-    };
-    let watch = std::thread::Builder::new()
-        .name("rounds".into())
-        .spawn(look);
-    let watch = watch.map_err(|e| crate::types::errno_of(&e))?;
-    engine.lock().txns.rounds.watch = Some(watch.thread().clone());
-    Ok(())
-}
-
 /// After the last request: no round is left.
 pub fn end_all(engine: &Engine) {
     let (_, mut aborted) = look_after(engine);
@@ -319,18 +294,4 @@ pub fn end_all(engine: &Engine) {
     }
     drop(guard);
     finish_now(engine, aborted);
-}
-
-/// Waits until one of these has ended, or for a moment.
-pub fn await_end(savers: &[Arc<AskedProcess>]) {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut fds: Vec<PollFd<'_>> = savers
-        .iter()
-        .map(|process| PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN))
-        .collect();
-    let tick = Timespec {
-        tv_sec: 0,
-        tv_nsec: TICK.as_nanos() as i64,
-    };
-    poll(&mut fds, Some(&tick)).ok();
 }

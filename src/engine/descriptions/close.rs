@@ -21,7 +21,7 @@ use crate::engine::descriptions::append::streams;
 use crate::engine::descriptions::locking::end_unchanged;
 use crate::engine::descriptions::{commit_points, locking};
 use crate::engine::meaning::deciding::DECISION_LIMIT;
-use crate::engine::meaning::{deciding, probe};
+use crate::engine::meaning::{deciding, group_locks, probe};
 use crate::engine::versions::{aborting, durability, growing};
 use crate::engine::{Durability, Engine, State};
 use crate::locks::FileId;
@@ -42,6 +42,7 @@ impl Engine {
         let mut state = self.lock();
         state.locks.learn_posix(owner);
         let file = state.file_of(node);
+        group_locks::note_close(&mut state, file, caller);
         let close = Closing {
             by: Asked { caller, handle },
             file,

@@ -18,9 +18,9 @@ use crate::engine::base::state::sleep_until;
 use crate::engine::base::{current, state};
 use crate::engine::descriptions::commit_points::written_by;
 use crate::engine::descriptions::kinds::VersionReader;
-use crate::engine::descriptions::{commit_points, io};
+use crate::engine::descriptions::{commit_points, io, letting_go};
 use crate::engine::documents::texts;
-use crate::engine::meaning::{ledger, metadata, pins};
+use crate::engine::meaning::{group_locks, ledger, metadata, pins};
 use crate::engine::versions::{durability, overlaid};
 use crate::engine::{Engine, State};
 use crate::locks::{FileId, Lock, LockKind, Mode, closes_cycle};
@@ -219,7 +219,8 @@ fn try_lock_in(
     let waits = |w: &Waiting| w.lock.as_ref().is_some_and(|(of, _)| *of == file);
     let gives_way = gave_up && request.wait && state.waits.all().any(waits);
     if (by.is_empty() && !gives_way) || failpoint::mutant("C12-exclusion") {
-        state.locks.grant(file, wanted);
+        state.locks.grant(file, wanted.clone());
+        group_locks::granted(engine, state, file, &wanted);
         state.files.note_locked(file);
         // Editors that wait for the slot need not any longer: the lock serialises.
         state.wake(Awaited::Locks(file));
@@ -453,9 +454,16 @@ fn unlock(
     done: impl FnOnce(OpResult<()>) + Send + 'static,
 ) {
     let writers = written_under(engine, &request);
+    let saved = letting_go::saved_under(engine, &request);
     if writers.is_empty() {
         release_range(engine, &request);
-        return done(Ok(()));
+        if !letting_go::must_wait(engine, &saved) {
+            return done(Ok(()));
+        }
+        return engine.on_worker(move |engine| {
+            letting_go::await_decided(engine, &saved);
+            done(Ok(()));
+        });
     }
     engine.on_worker(move |engine| {
         for txn in writers {
@@ -463,6 +471,7 @@ fn unlock(
             commit_points::commit_point(engine, txn, 0);
         }
         release_range(engine, &request);
+        letting_go::await_decided(engine, &saved);
         done(Ok(()));
     });
 }
@@ -485,6 +494,7 @@ fn release_range(engine: &Engine, request: &LockRequest) {
     let file = state.file_of(request.node);
     state.locks.release(file, &request.lock(Mode::Shared));
     state::note_ended(engine, &mut state, file);
+    letting_go::decide_given_back(engine, &mut state, file);
 }
 
 /// A close by a process: its fcntl locks of the file go, once what it wrote is committed.
@@ -492,6 +502,7 @@ pub fn release_posix(engine: &Engine, file: FileId, owner: u64) {
     let mut state = engine.lock();
     if state.locks.release_posix(file, owner) {
         state::note_ended(engine, &mut state, file);
+        letting_go::decide_given_back(engine, &mut state, file);
     }
 }
 

@@ -6,6 +6,7 @@ pub mod commit_points;
 pub mod emptied;
 pub mod io;
 pub mod kinds;
+pub mod letting_go;
 pub mod locking;
 pub mod mapped;
 pub mod open;

@@ -2,6 +2,7 @@
 
 use rustix::fs::OFlags;
 
+use crate::engine::meaning::group_locks;
 use crate::engine::{Engine, State};
 use crate::file::Claimant;
 use crate::rules::Policy;
@@ -15,12 +16,14 @@ pub fn is_open(state: &State, dentry: &Dentry, node: NodeId) -> bool {
 
 /// A file was created with O_EXCL.
 pub fn note_claim(
+    engine: &Engine,
     state: &mut State,
     caller: Caller,
     dentry: &Dentry,
     node: NodeId,
     policy: &Policy,
 ) {
+    group_locks::claimed(engine, state, caller.tid, dentry, node);
     if let Some(stale) = policy.stale {
         let claimant = || Some(Claimant::new(node, proc::tgid(caller.tid)?, stale));
         state.names.claim(dentry, claimant);

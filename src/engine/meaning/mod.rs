@@ -2,6 +2,7 @@
 
 pub mod claims;
 pub mod deciding;
+pub mod group_locks;
 pub mod ledger;
 pub mod live_rules;
 pub mod metadata;

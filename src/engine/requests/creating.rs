@@ -15,7 +15,7 @@ use crate::engine::descriptions::append::writing;
 use crate::engine::descriptions::open::{arriving, joining, writers};
 use crate::engine::descriptions::{retries, slots};
 use crate::engine::documents::texts;
-use crate::engine::meaning::{claims, ledger, live_rules, pins, resolve};
+use crate::engine::meaning::{claims, group_locks, ledger, live_rules, pins, resolve};
 use crate::engine::requests::attrs;
 use crate::engine::versions::beginning;
 use crate::engine::versions::beginning::Beginning;
@@ -212,14 +212,11 @@ fn create_now(
     if let Some(found) = base.and_then(|base| other_than_file(state, base)) {
         return Err(found.into());
     }
-    let policy = engine.policy(
-        state,
-        &dentry,
-        Creation {
-            exclusive,
-            empty: false,
-        },
-    );
+    let creation = Creation {
+        exclusive,
+        empty: false,
+    };
+    let policy = group_locks::policy_for(engine, state, caller, &dentry, creation);
     let fresh = fresh(&dir, caller, request.mode & 0o7777)?;
     let direct = policy.mode == RuleMode::Direct
         && !live_rules::is_begun_atomic(engine, state, &dentry)
@@ -228,7 +225,7 @@ fn create_now(
         let created = create_direct(engine, state, &dentry, request, fresh)?;
         ledger::note_direct_author(engine, state, created.attr.ino, caller.tid);
         if exclusive {
-            claims::note_claim(state, caller, &dentry, created.attr.ino, &policy);
+            claims::note_claim(engine, state, caller, &dentry, created.attr.ino, &policy);
         }
         return Ok(created);
     }
@@ -302,7 +299,7 @@ fn create_now(
         engine.touch_dir(state, dentry.dir);
         if let Some(txn) = state.txns.get(&id) {
             let (node, policy) = (txn.node, txn.policy.clone());
-            claims::note_claim(state, caller, &dentry, node, &policy);
+            claims::note_claim(engine, state, caller, &dentry, node, &policy);
         }
     }
     // Pages would show others the unfinished line.

@@ -21,7 +21,7 @@ use crate::engine::deciding::{finishing, judging, names, prepare, publishing, ro
 use crate::engine::descriptions::append::streams;
 use crate::engine::descriptions::io;
 use crate::engine::documents::texts;
-use crate::engine::meaning::resolve;
+use crate::engine::meaning::{group_locks, resolve};
 use crate::engine::requests::moving;
 use crate::engine::versions::barrier::JUDGEMENTS;
 use crate::engine::versions::beginning;
@@ -235,13 +235,13 @@ pub fn exchange_writers(engine: &Engine, state: &mut State, from: &Dentry, to: &
 
 /// Whether a rename of what is staged publishes nothing: one of the two names belongs to a group.
 pub fn stays_staged(engine: &Engine, id: TxnId, to: &Dentry) -> bool {
-    let state = engine.lock();
-    let is_member = state.txns.get(&id).is_some_and(|txn| txn.round().is_some());
-    is_member
-        || engine
-            .policy(&state, to, Creation::default())
-            .group
-            .is_some()
+    let mut state = engine.lock();
+    let Some(txn) = state.txns.get(&id) else {
+        return false;
+    };
+    let (is_member, pid) = (txn.round().is_some(), txn.participants.opener());
+    let policy = engine.policy(&state, to, Creation::default());
+    is_member || group_locks::membership(engine, &mut state, to, &policy, pid).is_some()
 }
 
 /// Renames what is staged. What waits for its round waits for that of its new name, or is published if there is none.
@@ -318,7 +318,8 @@ pub fn rename_into_group(
         let mut guard = texts::lock_materialized(engine, from)?;
         let state = &mut *guard;
         let policy = engine.policy(state, to, Creation::default());
-        if policy.group.is_none() || from == to || pid == 0 {
+        let is_member = group_locks::membership(engine, state, to, &policy, pid).is_some();
+        if !is_member || from == to || pid == 0 {
             return Ok(false);
         }
         let is_file = |state: &State, id| {

@@ -1,61 +1,46 @@
 //! Lock files that were left behind: what becomes of a claim when the process that has created it has ended.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::engine::base::current;
+use crate::engine::Engine;
+use crate::engine::base::lock_files::{names_a_living_process, still_claims};
 use crate::engine::deciding::names;
+use crate::engine::descriptions::letting_go;
 use crate::engine::meaning::claims::is_open;
-use crate::engine::{Engine, State};
 use crate::file::Claimant;
 use crate::rules::Stale;
-use crate::sys::{at, failpoint, proc};
 use crate::types::{Dentry, NodeId};
-
-/// Whether a lock file says that a living process holds it: its content begins with that one's number.
-/// In bash's idiom, `( set -o noclobber; echo $$ > f )`, who created it is a subshell that ends at once.
-pub fn names_a_living_process(file: Option<&File>) -> bool {
-    let text = file
-        .and_then(|fd| at::reopen(fd, OFlags::RDONLY | OFlags::NONBLOCK).ok())
-        .and_then(|file| {
-            let mut text = [0; 64];
-            let len = file.read_at(&mut text, 0).ok()?;
-            Some(String::from_utf8_lossy(&text[..len]).into_owned())
-        });
-    let pid = text.and_then(|text| text.split_whitespace().next()?.parse().ok());
-    pid.is_some_and(|pid| !proc::is_ending(pid) && !failpoint::mutant("C6-living"))
-}
-
-/// Whether the name still means the file that was created, as far as can be told.
-pub fn still_claims(engine: &Engine, state: &mut State, dentry: &Dentry, node: NodeId) -> bool {
-    state.txns.at(dentry).any(|t| t.node == node)
-        || match current::current_if_any(engine, state, dentry) {
-            Ok(current) => current == Some(node),
-            // Its directory is gone; anything else passes.
-            Err(errno) => errno != Errno::STALE,
-        }
-}
 
 /// Forgets claims that were given up, and deals with those whose holders have ended.
 pub fn look_after_claims(engine: &Arc<Engine>) {
     let mut left = ended_claims(engine);
     left.retain(|(_, _, file)| !names_a_living_process(file.as_deref()));
     for (dentry, node) in report_stale(engine, left) {
-        let then = engine.clone();
-        let path = dentry.clone();
-        names::unlink_file(engine, dentry, node, move |result| match result {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => {
-                let state = then.lock();
-                log::error!("{}: can't be removed: {e}", then.show(&state, &path));
-            }
-        });
+        let saved = letting_go::let_go_of_name(engine, &dentry);
+        match saved.is_empty() {
+            true => remove(engine, dentry, node),
+            false => engine.on_worker(move |engine| {
+                letting_go::end_lock_file(engine, &saved);
+                remove(engine, dentry, node);
+            }),
+        }
     }
+}
+
+fn remove(engine: &Arc<Engine>, dentry: Dentry, node: NodeId) {
+    let then = engine.clone();
+    let path = dentry.clone();
+    names::unlink_file(engine, dentry, node, move |result| match result {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => {
+            let state = then.lock();
+            log::error!("{}: can't be removed: {e}", then.show(&state, &path));
+        }
+    });
 }
 
 /// Claims that nobody has open and whose creators have ended, with their files.

@@ -15,7 +15,7 @@ use crate::engine::deciding::{checkpoint, copies, finishing, merging, prepare, r
 use crate::engine::descriptions::append::{streams, tails};
 use crate::engine::descriptions::retries;
 use crate::engine::meaning::{ledger, live_rules, overwrites, pins, probe};
-use crate::engine::requests::{stale_claims, strays};
+use crate::engine::requests::{round_watch, stale_claims, strays};
 use crate::engine::versions::appends::adding::Appends;
 use crate::engine::versions::{aborting, overlaid};
 use crate::engine::{Engine, Kernel, State, Turns, Watch, Watching, documents};
@@ -115,7 +115,7 @@ impl Engine {
         errors::take_over_unread(&engine);
         checkpoint::start_checkpoint(&engine)?;
         start_watch(&engine)?;
-        settling::start_watch(&engine)?;
+        round_watch::start_watch(&engine)?;
         strays::start_looking_for_strays(&engine);
         Ok(engine)
     }

@@ -14,7 +14,7 @@ use crate::engine::descriptions::retries::Arrival;
 use crate::engine::documents::texts;
 use crate::engine::meaning::pins::Arriving;
 use crate::engine::meaning::resolve::name_now;
-use crate::engine::meaning::{deciding, ledger, pins, seeing};
+use crate::engine::meaning::{deciding, group_locks, ledger, pins, seeing};
 use crate::engine::versions::shared::{is_database, is_edit};
 use crate::engine::versions::{beginning, direct};
 use crate::engine::versions::{durability, growing, shared};
@@ -244,7 +244,7 @@ pub fn open_now(engine: &Engine, caller: Caller, id: NodeId, flags: OFlags) -> O
         return open_to_read(engine, state, caller, found, (flags, is_direct));
     }
     let dentry = dentry.ok_or(Errno::STALE)?;
-    if let Some(stream) = stream_to_add_to(engine, state, (id, &dentry), flags) {
+    if let Some(stream) = stream_to_add_to(engine, state, caller, (id, &dentry), flags) {
         return writing::open_appender(engine, state, caller, id, dentry, (flags, stream))
             .map(OpenStep::Done);
     }
@@ -262,7 +262,7 @@ pub fn open_gone(
     flags: OFlags,
 ) -> OpResult<OpenStep> {
     let dentry = dentry.ok_or(Errno::STALE)?;
-    let policy = engine.policy(state, &dentry, Creation::default());
+    let policy = group_locks::policy_for(engine, state, caller, &dentry, Creation::default());
     let adds = flags.contains(OFlags::APPEND) && lines::by_lines(&policy);
     if !writes(flags) || policy.mode == RuleMode::Direct || adds {
         return Err(retries::retry_anew(
@@ -312,12 +312,14 @@ fn open_to_read(
 /// How lines are added to a version by who opens it so.
 fn stream_to_add_to(
     engine: &Engine,
-    state: &State,
+    state: &mut State,
+    caller: Caller,
     (id, dentry): (NodeId, &Dentry),
     flags: OFlags,
 ) -> Option<Stream> {
     let adds = flags.contains(OFlags::APPEND) && !flags.contains(OFlags::TRUNC);
-    let policy = adds.then(|| engine.policy(state, dentry, Creation::default()))?;
+    let none = Creation::default();
+    let policy = adds.then(|| group_locks::policy_for(engine, state, caller, dentry, none))?;
     let stream = lines::adds_lines(state, id, &policy);
     stream.filter(|_| !state.unmount.is_forced())
 }

@@ -10,7 +10,7 @@ use crate::engine::base::{current, lines, setid};
 use crate::engine::descriptions::kinds::StagedFile;
 use crate::engine::descriptions::open::joining;
 use crate::engine::descriptions::{retries, slots};
-use crate::engine::meaning::{ledger, seeing};
+use crate::engine::meaning::{group_locks, ledger, seeing};
 use crate::engine::versions::beginning;
 use crate::engine::versions::beginning::Beginning;
 use crate::engine::versions::shared;
@@ -185,7 +185,7 @@ pub fn open_for_writing(
             Goal::Open(flags),
         ));
     }
-    let policy = engine.policy(state, &dentry, Creation::default());
+    let policy = group_locks::policy_for(engine, state, caller, &dentry, Creation::default());
     let shares = edits && !takes_slot && caller.tid != 0 && shared::shares(engine, &policy, flags);
     if let Some(common) = shared::common_at(state, &dentry, base).filter(|_| shares) {
         return Err(retries::retry_to_common(
