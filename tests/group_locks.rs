@@ -406,6 +406,53 @@ fn of_several_locks_the_nearest_counts() {
 }
 
 #[test]
+fn status_tells_who_holds_the_lock_and_what_is_there_and_rejected_has_it_as_one() {
+    let m = mount!(locked());
+    with_old(&m);
+    let mut saver = Actor::new();
+    saver.open("l", "a", &m.path("d/save.lock")).unwrap();
+    saver.ask("flock", &[b"l"]).unwrap();
+    saver.save(&m.path("d/w"), "new").unwrap();
+    saver.open("m", "w", &m.path("d/m")).unwrap();
+    let told = groups(&m)["rounds"][0].clone();
+    assert_eq!(told["lock"]["path"], "d/save.lock", "{told}");
+    assert_eq!(told["lock"]["holder"], saver.pid(), "{told}");
+    assert!(told["lock"]["let_go_ms"].is_null(), "{told}");
+    let member = |n: usize| {
+        (
+            told["members"][n]["path"].clone(),
+            told["members"][n]["state"].clone(),
+        )
+    };
+    assert_eq!(member(0), ("d/m".into(), "writing".into()));
+    assert_eq!(member(1), ("d/w".into(), "saved".into()));
+    assert_eq!(told["missing"], serde_json::json!([]));
+    saver.write("m", "new").unwrap();
+    saver.close("m").unwrap();
+    saver.kill(9);
+    await_count(&m, "rejected", 1);
+    let whole = || {
+        let all = entries(&m);
+        let found = all.iter().find(|e| e["members"].is_array());
+        found.map(|e| {
+            (
+                e["id"].as_str().unwrap().to_owned(),
+                e["members"].as_array().unwrap().len(),
+            )
+        })
+    };
+    eventually(Duration::from_secs(5), "one entry", || {
+        whole().is_some_and(|(_, n)| n == 2)
+    });
+    let (id, _) = whole().unwrap();
+    let published = groups(&m)["published"].as_u64().unwrap();
+    let mount = m.mountpoint().to_str().unwrap();
+    common::commitfs(["rejected", "restore", mount, &id, "--force"]).ok();
+    assert_eq!(seen(&m, &mut Actor::new()), "new new");
+    assert_eq!(groups(&m)["published"], published + 1, "in one step");
+}
+
+#[test]
 fn a_rule_that_names_the_lock_itself_is_odd() {
     let rules = "[[group]]\nlock = \"d/save\"\nfiles = [\"d/save\", \"d/x.db\"]\n";
     let m = mount!(Mount::options().rules(rules));

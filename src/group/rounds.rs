@@ -597,7 +597,8 @@ impl GroupRound {
         }
         let is_final = self.directory.as_ref().is_some_and(|d| d.is_final);
         let is_settled = quiet >= self.group.settles() || self.is_left() || is_final;
-        let is_complete = self.has_named() && !self.is_awaiting_end() && is_settled;
+        let is_open = self.is_brought_back() && !self.is_left();
+        let is_complete = self.has_named() && !is_open && !self.is_awaiting_end() && is_settled;
         let is_over = self.is_left() && (!self.waits_for_others() || quiet >= self.group.grace());
         if !is_complete && !is_over && !is_late {
             return None;
@@ -641,6 +642,7 @@ impl GroupRound {
         let failed = failed || self.directory.as_ref().is_some_and(|d| d.failed.is_some());
         let waits = !self.group.settles().is_zero()
             || self.is_under_lock()
+            || self.is_brought_back()
             || self.directory.is_some() && self.is_awaiting_end();
         self.writing == 1
             && !is_refused

@@ -268,6 +268,13 @@ impl Rules {
         }
     }
 
+    /// The first group that has a path, if it is saved under the lock of that. `policy`: how it is treated otherwise.
+    pub fn saved_under_lock(&self, rel_path: &Path, policy: &Policy) -> Option<Membership> {
+        let mut groups = self.groups.iter().filter(|group| group.lock.is_some());
+        let found = groups.find_map(|group| group.find(rel_path));
+        found.filter(|_| policy.mode == Mode::Atomic)
+    }
+
     /// The groups whose lock a path is, with what their names stand for.
     pub fn locks_of(&self, rel_path: &Path) -> Vec<(Arc<Group>, Arc<Binding>)> {
         let found = self.groups.iter();

@@ -1,6 +1,7 @@
 //! What a person or a script may want to know of a living mount.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -8,7 +9,7 @@ use crate::engine::admin::locklist;
 use crate::engine::base::{advice, rest};
 use crate::engine::meaning::{live_rules, overwrites, pins};
 use crate::engine::{Durability, Engine, State};
-use crate::group::GroupRound;
+use crate::group::{GroupRound, Rounds};
 use crate::store::id_name;
 use crate::types::path_hex;
 
@@ -73,6 +74,20 @@ pub struct RoundTold {
     pub members: Vec<MemberTold>,
     /// What is to come before it is complete.
     pub missing: Vec<String>,
+    /// The lock under which it is saved, if it is by one that it is decided of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<RoundLockTold>,
+}
+
+/// The lock under which a round is saved.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoundLockTold {
+    /// Path of what is locked, relative to the root.
+    pub path: String,
+    /// The process that holds it, or has held it.
+    pub holder: u32,
+    /// Milliseconds since it was given back: nobody gets it before it is decided of the round.
+    pub let_go_ms: Option<u64>,
 }
 
 /// A member of an open round.
@@ -101,6 +116,16 @@ pub struct GroupsTold {
     pub pins: pins::PinsTold,
 }
 
+fn lock_told(rounds: &Rounds, round: &GroupRound) -> Option<RoundLockTold> {
+    let holding = rounds.holdings.get(round.lock.as_ref()?.holding)?;
+    let milliseconds = |at: Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Some(RoundLockTold {
+        path: holding.path.to_string_lossy().into_owned(),
+        holder: holding.pid,
+        let_go_ms: holding.let_go.map(milliseconds),
+    })
+}
+
 fn groups_told(engine: &Engine, state: &State) -> GroupsTold {
     let rounds = &state.txns.rounds;
     let counts = rounds.counts;
@@ -122,6 +147,7 @@ fn groups_told(engine: &Engine, state: &State) -> GroupsTold {
             })
             .collect(),
         missing: round.missing(),
+        lock: lock_told(rounds, round),
     };
     GroupsTold {
         rounds: rounds.all().map(told).collect(),

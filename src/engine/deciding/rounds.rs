@@ -62,8 +62,11 @@ pub fn enter(engine: &Engine, state: &mut State, id: TxnId) {
         return;
     }
     let is_member = !txn.visibility.is_claim() && !txn.is_unlinked();
-    let policy = txn.policy.clone();
-    let found = is_member.then(|| group_locks::membership(engine, state, &dentry, &policy, pid));
+    let (policy, is_restored) = (txn.policy.clone(), txn.purpose.is_restore());
+    let found = is_member.then(|| match is_restored {
+        true => group_locks::restored(engine, state, &dentry, &policy),
+        false => group_locks::membership(engine, state, &dentry, &policy, pid),
+    });
     let Some((membership, lock)) = found.flatten() else {
         return;
     };

@@ -124,6 +124,19 @@ pub fn membership(
     Some((membership, Some(lock)))
 }
 
+/// What a name is to who brings it back from rejected. What was saved under a lock is one, though nobody holds that any more.
+pub fn restored(
+    engine: &Engine,
+    state: &State,
+    dentry: &Dentry,
+    policy: &Policy,
+) -> Option<(Membership, Option<RoundLock>)> {
+    let path = state.nodes.path(dentry)?;
+    let by_lock = || engine.rules.read().rules.saved_under_lock(&path, policy);
+    let membership = policy.group.clone().or_else(by_lock)?;
+    Some((membership, None))
+}
+
 fn find(state: &State, path: &Path, pid: u32) -> Option<(u64, Membership)> {
     let holdings = &state.txns.rounds.holdings;
     holdings.find(path, pid, proc::is_self_or_descendant)

@@ -62,6 +62,11 @@ impl GroupRound {
         members.flat_map(|(dentry, m)| m.writing.iter().map(move |txn| (dentry, *txn)))
     }
 
+    /// Whether it is what was saved under a lock, and is brought back: nothing says when it is complete but its saver's end.
+    pub(super) fn is_brought_back(&self) -> bool {
+        self.group.lock.is_some() && self.lock.is_none()
+    }
+
     /// Whether it waits for a lock to be given back, or can't be published after that.
     pub(super) fn is_under_lock(&self) -> bool {
         let is_free = |lock: &RoundLock| lock.let_go.is_some() && lock.failed.is_none();
