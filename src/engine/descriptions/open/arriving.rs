@@ -235,8 +235,7 @@ pub fn open_now(engine: &Engine, caller: Caller, id: NodeId, flags: OFlags) -> O
     leave_pinned(engine, state, caller, (id, dentry.as_ref()), flags)?;
     let is_direct = shared::opens_direct(engine, state, id, dentry.as_ref(), flags)?;
     // h5py opens what it is about to save anew for a moment as it is: who reads it then goes from one generation to the next, as ever.
-    let pins = !writes(flags) && !(is_direct && failpoint::mutant("C23-pin-direct"));
-    if is_direct && !pins {
+    if is_direct && (writes(flags) || failpoint::mutant("C23-pin-direct")) {
         return direct::open_direct(engine, state, caller, id, flags).map(OpenStep::Done);
     }
     if !writes(flags) {
