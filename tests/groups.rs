@@ -1017,6 +1017,16 @@ fn ten_thousand_files_of_one_group_are_published_all_or_not_at_all() {
         groups(&m)["rejected"] == 1
     });
     assert_eq!(m.names("d"), [""; 0]);
+    let rejected = || -> Vec<Value> { entries(&m) };
+    eventually(Duration::from_secs(60), "all are kept", || {
+        let of_round = |entry: &Value| entry["members"].as_array().map(Vec::len);
+        rejected().first().and_then(of_round) == Some(count)
+    });
+    let id = rejected()[0]["id"].as_str().unwrap().to_owned();
+    let mount = m.mountpoint().to_str().unwrap();
+    common::commitfs(["rejected", "restore", mount, &id]).ok();
+    assert_eq!(m.names("d").len(), count);
+    assert_eq!(groups(&m)["published"], 1, "in one step");
     let mut saver = m.live_python(&script);
     saver.expect("saved");
     saver.send("");
@@ -1069,6 +1079,21 @@ fn a_full_disk_refuses_a_round_as_a_whole() {
         assert_eq!(tags[0], last, "{tag}");
     }
     assert!(failures > 0);
+}
+
+#[test]
+fn workers_that_are_killed_that_fail_or_find_the_disk_full_leave_no_mixture() {
+    need_root!();
+    need_daemon!();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stress-groups");
+    let below = common::temporary_directory();
+    let mut stress = std::process::Command::new(script);
+    stress.args(["--rounds", &times(60, 500).to_string()]);
+    stress.arg(&below).env("COMMITFS", common::binary());
+    let limit = Duration::from_secs(times(200, 1_000) as u64);
+    let told = common::run(&mut stress, limit).ok();
+    assert!(told.out.contains("'mixed': 0"), "{}", told.out);
+    let _ = std::fs::remove_dir_all(&below);
 }
 
 #[test]

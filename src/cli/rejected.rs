@@ -1,5 +1,6 @@
 //! `commitfs rejected`: content that was written but not committed.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -132,6 +133,11 @@ fn open(dir: &Path, id: &str) -> Result<File, Failure> {
             ),
         ));
     }
+    open_one(dir, &place, id)
+}
+
+/// Opens what has this id in `place`, without a look at all that are there.
+fn open_one(dir: &Path, place: &Path, id: &str) -> Result<File, Failure> {
     match whole_id(id).map(|name| File::open(place.join(name))) {
         Some(Ok(file)) => Ok(file),
         _ => Err(no_such(dir, id)),
@@ -170,27 +176,31 @@ fn restore(dir: &Path, id: &str, to: Option<&Path>, force: bool) -> Result<u8, F
             ),
         ));
     }
-    write(dir, id, &mut from, &to)?;
+    let file = write(dir, id, &mut from, &to)?;
+    file.sync_all().map_err(|e| unwritten(dir, id, &to, &e))?;
+    close_checked(file).map_err(|e| unwritten(dir, id, &to, &e))?;
     Ok(exit::OK)
 }
 
-/// Writes a content to its place.
-fn write(dir: &Path, id: &str, from: &mut File, to: &Path) -> Result<(), Failure> {
-    let bad = |e: std::io::Error| {
-        let why = match e.raw_os_error() {
-            Some(libc::EBADMSG) => format!(
-                "the guard of this name refuses the content; name another file: `commitfs rejected restore {} {id} FILE`",
-                dir.display()
-            ),
-            _ => e.to_string(),
-        };
-        Failure::new(exit::TROUBLE, format!("{}: {why}", to.display()))
-    };
+/// Writes a content to its place, which is to be closed.
+fn write(dir: &Path, id: &str, from: &mut File, to: &Path) -> Result<File, Failure> {
+    let bad = |e| unwritten(dir, id, to, &e);
     let mut file = File::create(to).map_err(bad)?;
     tell_daemon(to);
     std::io::copy(from, &mut file).map_err(bad)?;
-    file.sync_all().map_err(bad)?;
-    close_checked(file).map_err(bad)
+    Ok(file)
+}
+
+/// What is said where a content can't be brought to its place.
+fn unwritten(dir: &Path, id: &str, to: &Path, e: &std::io::Error) -> Failure {
+    let why = match e.raw_os_error() {
+        Some(libc::EBADMSG) => format!(
+            "the guard of this name refuses the content; name another file: `commitfs rejected restore {} {id} FILE`",
+            dir.display()
+        ),
+        _ => e.to_string(),
+    };
+    Failure::new(exit::TROUBLE, format!("{}: {why}", to.display()))
 }
 
 /// Brings all of a round back. As the rules group its files, this process saves a round of them: they show in one step.
@@ -223,13 +233,21 @@ fn restore_round(
         }
         places.push((one, place));
     }
+    let (kept, mut parents) = (place(dir)?, BTreeSet::new());
     for (one, place) in places {
         let own = id_name(one.id);
         // One that was made for them has gone with them.
         if let Some(parent) = place.parent() {
             std::fs::create_dir_all(parent).ok();
         }
-        write(dir, &own, &mut open(dir, &own)?, &place)?;
+        let file = write(dir, &own, &mut open_one(dir, &kept, &own)?, &place)?;
+        close_checked(file).map_err(|e| unwritten(dir, &own, &place, &e))?;
+        parents.extend(place.parent().map(Path::to_owned));
+    }
+    // That waits for the disk once for all files. What is published only as this process ends is in rejected all the same.
+    for parent in parents {
+        let synced = File::open(&parent).and_then(|parent| parent.sync_all());
+        synced.map_err(|e| unwritten(dir, id, &parent, &e))?;
     }
     Ok(exit::OK)
 }

@@ -14,11 +14,14 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, id_name, list, parse_id, read_small};
-use crate::sys::{failpoint, spare};
+use crate::sys::{at, failpoint, spare};
 use crate::types::{TxnId, path_of};
 
 /// Why rejected content is dropped where nothing else gives room, for people.
 pub const FULL_DISK: &str = "to make room on the full disk";
+
+/// So many contents wait for the disk together: each is open meanwhile.
+const AT_ONCE: usize = 256;
 
 /// What is known of one rejected content; stored as JSON in `rejected/ID.meta`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -121,35 +124,64 @@ impl Owner {
 }
 
 impl Store {
-    /// Moves a staging file to rejected. The meta file comes first, so that content never lies
-    /// there unexplained; meta without content is dropped by [`Store::list_rejected`]. Both are on the
-    /// medium when this returns: after that the journal may forget the transaction.
+    /// Moves staging files to rejected, whose content waits for the disk together. The meta files come first, so that content
+    /// never lies there unexplained; meta without content is dropped by [`Store::list_rejected`]. All are on the
+    /// medium when this returns: after that the journal may forget the transactions.
     ///
-    /// Where the disk is too full for the meta file, `make_room` is asked for room, until it has none.
+    /// Where the disk is too full for the meta files, `make_room` is asked for room, until it has none.
     ///
     /// # Errors
-    /// When the disk is too full even for the meta file, or fails, the content is kept all the same.
-    pub fn reject(&self, meta: &Rejected, make_room: impl Fn() -> bool) -> Result<(), Errno> {
-        let name = id_name(meta.id);
+    /// When the disk is too full even for a meta file, or fails, the content is kept all the same.
+    pub fn reject(&self, metas: &[Rejected], make_room: impl Fn() -> bool) -> Result<(), Errno> {
+        let mut result = Ok(());
+        for metas in metas.chunks(AT_ONCE) {
+            // All of them, whatever becomes of some.
+            result = spare::graver(result, self.reject_some(metas, &make_room));
+        }
+        result
+    }
+
+    fn reject_some(&self, metas: &[Rejected], make_room: impl Fn() -> bool) -> Result<(), Errno> {
         let written = loop {
-            match self.with_reserve(|| self.explain_rejected(meta)) {
+            match self.with_reserve(|| self.explain_rejected(metas)) {
                 Err(Errno::NOSPC | Errno::DQUOT) if make_room() => self.reuse_freed(),
                 other => break other,
             }
         };
-        let synced = match self.open_staging(meta.id)? {
-            Some(file) => failpoint::sync("C19-sync-rejected", || rustix::fs::fdatasync(&file)),
-            None => Ok(()),
-        };
-        self.with_reserve(|| rustix::fs::renameat(&self.staging, &name, &self.rejected, &name))?;
+        let (mut files, mut moved) = (Vec::new(), Ok(()));
+        for meta in metas {
+            match self.open_staging(meta.id) {
+                Ok(file) => files.extend(file),
+                Err(e) => moved = spare::graver(moved, Err(e)),
+            }
+        }
+        let files: Vec<&File> = files.iter().collect();
+        let synced = failpoint::sync("C19-sync-rejected", || at::sync_files(&files));
+        for name in metas.iter().map(|meta| id_name(meta.id)) {
+            let to_rejected = || rustix::fs::renameat(&self.staging, &name, &self.rejected, &name);
+            moved = spare::graver(moved, self.with_reserve(to_rejected));
+        }
         let named = failpoint::sync("C19-sync-rejected-dir", || {
             rustix::fs::fsync(&self.rejected)
         });
-        written.and(synced).and(named)
+        written.and(synced).and(moved).and(named)
     }
 
-    /// Writes the meta file of a content, durably.
-    fn explain_rejected(&self, meta: &Rejected) -> Result<(), Errno> {
+    /// Writes the meta files of contents, durably. All of them, whatever becomes of one.
+    fn explain_rejected(&self, metas: &[Rejected]) -> Result<(), Errno> {
+        let (mut files, mut written) = (Vec::new(), Ok(()));
+        for meta in metas {
+            match self.write_meta(meta) {
+                Ok(file) => files.push(file),
+                Err(e) => written = spare::graver(written, Err(e)),
+            }
+        }
+        let files: Vec<&File> = files.iter().collect();
+        let synced = failpoint::sync("C19-sync-rejected-meta", || at::sync_files(&files));
+        written.and(synced)
+    }
+
+    fn write_meta(&self, meta: &Rejected) -> Result<File, Errno> {
         failpoint::fail_point("reject-meta")?;
         let text = serde_json::to_vec_pretty(meta).map_err(|_| Errno::INVAL)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
@@ -165,7 +197,7 @@ impl Store {
         let mut file = File::from(fd);
         file.write_all(&text)
             .map_err(|e| crate::types::errno_of(&e))?;
-        failpoint::sync("C19-sync-rejected-meta", || rustix::fs::fdatasync(&file))
+        Ok(file)
     }
 
     /// All rejected contents, oldest first.

@@ -261,7 +261,7 @@ pub(super) fn keep_cut(
             len: bytes.len() as u64,
             round: None,
         };
-        store.reject(&meta, || super::room::make(store, Worth::Earlier))?;
+        store.reject(&[meta], || super::room::make(store, Worth::Earlier))?;
     }
     let lost = whole - from - len;
     if lost > 0 && !failpoint::mutant("C22-cut") {

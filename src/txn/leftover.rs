@@ -81,19 +81,45 @@ fn remove_empty(parent: &OwnedFd, name: &OsStr, depth: u32) -> bool {
     remove()
 }
 
-/// Gives whether there was anything worth keeping.
-pub(super) fn reject(store: &Store, leftover: &Leftover, only_daemon: bool) -> Result<bool, Errno> {
+/// Keeps in rejected what is worth it. Gives how many.
+pub(super) fn reject<'a>(
+    store: &Store,
+    leftovers: impl Iterator<Item = &'a Leftover>,
+    only_daemon: bool,
+) -> Result<usize, Errno> {
+    let mut metas = Vec::new();
+    for leftover in leftovers {
+        metas.extend(meta_of(store, leftover, only_daemon)?);
+    }
+    store.reject(&metas, || super::room::make(store, Worth::Earlier))?;
+    for meta in &metas {
+        log::info!(
+            "{}: not committed: {}; content kept as rejected/{}",
+            meta.path,
+            meta.reason,
+            id_name(meta.id)
+        );
+    }
+    Ok(metas.len())
+}
+
+/// What rejected is told of one that is worth keeping. Others are removed.
+fn meta_of(
+    store: &Store,
+    leftover: &Leftover,
+    only_daemon: bool,
+) -> Result<Option<Rejected>, Errno> {
     let Some(file) = store.open_staging(leftover.id)? else {
-        return Ok(false);
+        return Ok(None);
     };
     let len = file.metadata().map_err(|e| errno_of(&e))?.len();
     let nothing = !has_data(&file, only_daemon) && !failpoint::mutant("C18-rejected-nothing");
     if leftover.discarded || len == 0 || nothing || failpoint::mutant("C18-rejected") {
         store.remove_staging(leftover.id)?;
-        return Ok(false);
+        return Ok(None);
     }
     let path = leftover.path.as_deref().unwrap_or(Path::new("?"));
-    let meta = Rejected {
+    Ok(Some(Rejected {
         id: leftover.id,
         path: path.to_string_lossy().into_owned(),
         path_hex: path_hex(path),
@@ -103,13 +129,5 @@ pub(super) fn reject(store: &Store, leftover: &Leftover, only_daemon: bool) -> R
         command: String::new(),
         len,
         round: leftover.round.map(id_name),
-    };
-    store.reject(&meta, || super::room::make(store, Worth::Earlier))?;
-    log::info!(
-        "{}: not committed: {}; content kept as rejected/{}",
-        path.display(),
-        Abort::Crashed,
-        id_name(leftover.id)
-    );
-    Ok(true)
+    }))
 }

@@ -184,11 +184,9 @@ fn recover_once(store: &Store, rules: &Rules) -> Result<Recovered, RecoveryError
         apply(store, &plan).map_err(io("putting committed versions in place"))?;
     failpoint::crash_point("recovery-applied");
     leftover::remove_emptied(store, rules, &plan.leftovers);
-    let mut rejected = 0;
-    for leftover in plan.leftovers.iter().chain(&unplaced) {
-        let was_kept = reject(store, leftover, only_daemon);
-        rejected += usize::from(was_kept.map_err(io("moving content to rejected"))?);
-    }
+    let leftovers = plan.leftovers.iter().chain(&unplaced);
+    let rejected = reject(store, leftovers, only_daemon);
+    let rejected = rejected.map_err(io("moving content to rejected"))?;
     failpoint::crash_point("recovery-rejected");
     Ok(Recovered {
         journal: start(&plan, &[])?,

@@ -219,7 +219,7 @@ fn keep(store: &Store, unfit: &Unfit, plan: &mut Plan) {
             len: unfit.patches.len() as u64,
             round: None,
         };
-        store.reject(&meta, || super::room::make(store, Worth::Earlier))
+        store.reject(&[meta], || super::room::make(store, Worth::Earlier))
     });
     if let Err(errno) = written {
         log::error!("{}: its edits can't be kept: {errno}", unfit.path.display());

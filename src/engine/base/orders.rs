@@ -27,7 +27,9 @@ pub fn note_restoring(engine: &Engine, path: &Path, pid: u32) {
     let of: Vec<TxnId> = state
         .txns
         .values()
-        .filter(|t| t.participants.opener() == pid && engine.path_of(state, t.dentry()) == path)
+        // Of a round many are that already.
+        .filter(|t| t.participants.opener() == pid && !t.purpose.is_restore())
+        .filter(|t| engine.path_of(state, t.dentry()) == path)
         .map(|t| t.id)
         .collect();
     for id in of {

@@ -84,7 +84,5 @@ pub fn abort_by_force(engine: &Engine, mut state: MutexGuard<'_, State>, ids: &[
         }
     }
     drop(state);
-    for aborted in all {
-        aborting::finish_aborted(engine, aborted);
-    }
+    aborting::finish_aborted(engine, all);
 }

@@ -161,9 +161,7 @@ pub fn finish_later(engine: &Arc<Engine>, aborted: Vec<Aborted>) {
 }
 
 pub fn finish_now(engine: &Engine, aborted: Vec<Aborted>) {
-    for aborted in aborted {
-        aborting::finish_aborted(engine, aborted);
-    }
+    aborting::finish_aborted(engine, aborted);
     remove_husks(engine);
 }
 

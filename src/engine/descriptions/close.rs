@@ -226,7 +226,7 @@ pub fn release_writer(
         state::give_back(engine, state, &unlock);
         drop(guard);
         if let Some(aborted) = aborted {
-            engine.on_worker(move |engine| aborting::finish_aborted(engine, aborted));
+            engine.on_worker(move |engine| aborting::finish_aborted(engine, [aborted]));
         }
         return;
     }
@@ -276,9 +276,7 @@ fn finish_later(engine: &Arc<Engine>, id: TxnId, staging: Arc<Staging>, unlock: 
         drop(state);
         // Before what aborts is locked: its owner may wait for this.
         drop(nobody_adds);
-        if let Some(aborted) = aborted {
-            aborting::finish_aborted(engine, aborted);
-        }
+        aborting::finish_aborted(engine, aborted);
     });
 }
 
@@ -315,9 +313,7 @@ pub fn commit_alone(
     }
     let aborted = finishing::finish(engine, &mut state, id);
     drop(state);
-    if let Some(aborted) = aborted {
-        aborting::finish_aborted(engine, aborted);
-    }
+    aborting::finish_aborted(engine, aborted);
     result?;
     if engine.config.durability == Durability::Sync {
         durability::checkpoint_all(engine)?;

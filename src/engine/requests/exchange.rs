@@ -300,7 +300,7 @@ fn close_moved(engine: &Engine, id: TxnId, moved: OpResult<()>) -> OpResult<()> 
     let aborted = finishing::finish(engine, &mut state, id);
     drop(state);
     if let Some(aborted) = aborted {
-        aborting::finish_aborted(engine, aborted);
+        aborting::finish_aborted(engine, [aborted]);
     }
     prepared.and(refusal.map_or(Ok(()), Err))
 }

@@ -265,9 +265,7 @@ fn finish_flushed(engine: &Engine) {
         all.extend(finishing::finish_with(engine, &mut state, id, copies));
     }
     drop(state);
-    for aborted in all {
-        aborting::finish_aborted(engine, aborted);
-    }
+    aborting::finish_aborted(engine, all);
 }
 
 impl Engine {

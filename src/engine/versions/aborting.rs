@@ -19,6 +19,9 @@ use crate::sys::{at, failpoint, proc};
 use crate::txn::{Abort, Transaction};
 use crate::types::{Dentry, TxnId, now_ns, path_hex};
 
+/// So many contents go to rejected at a time: those of other transactions wait for the disk meanwhile.
+const TOGETHER: usize = 256;
+
 /// A transaction that won't commit, on its way out.
 pub struct Aborted {
     txn: Transaction,
@@ -124,45 +127,80 @@ pub fn abort(
     Aborted { txn, path, abort }
 }
 
-/// Moves aborted content to rejected, or removes what held nothing.
-pub fn finish_aborted(engine: &Engine, aborted: Aborted) {
+/// Moves aborted contents to rejected, or removes what held nothing.
+pub fn finish_aborted(engine: &Engine, aborted: impl IntoIterator<Item = Aborted>) {
+    let mut aborted = aborted.into_iter().peekable();
+    if aborted.peek().is_none() {
+        return;
+    }
     failpoint::delay("COMMITFS_REJECT_DELAY_MS");
-    let content = aborted.txn.staging.lock();
-    let id = content.id;
-    // Where nothing was copied, nothing was written.
-    let untouched = content.must_copy();
-    let len = content.size().ok().filter(|_| !untouched).unwrap_or(0);
-    drop(content);
-    let kept = match &aborted.abort {
-        Some(abort) if len > 0 && !aborted.txn.purpose.is_restore() => {
-            let (pid, command) = aborted.txn.participants.to_who();
-            let meta = Rejected {
-                id,
-                path: aborted.path.to_string_lossy().into_owned(),
-                path_hex: path_hex(&aborted.path),
-                reason: abort.to_string(),
-                time_ns: now_ns(),
-                pid,
-                command,
-                len,
-                round: aborted.txn.round().map(id_name),
-            };
-            room::keep_rejected(engine, &meta);
-            true
+    let mut kept = 0;
+    loop {
+        let together: Vec<Aborted> = aborted.by_ref().take(TOGETHER).collect();
+        if together.is_empty() {
+            break;
         }
-        _ => {
-            engine.store.remove_staging(id).ok();
-            false
+        kept += finish_together(engine, together);
+    }
+    if kept > 0 {
+        room::bound_rejected(engine);
+    }
+}
+
+/// Gives how many of them are kept.
+fn finish_together(engine: &Engine, aborted: Vec<Aborted>) -> usize {
+    let (mut metas, mut ids) = (Vec::new(), Vec::new());
+    for aborted in &aborted {
+        let content = aborted.txn.staging.lock();
+        // Where nothing was copied, nothing was written.
+        let untouched = content.must_copy();
+        let len = content.size().ok().filter(|_| !untouched).unwrap_or(0);
+        let id = content.id;
+        ids.push(id);
+        drop(content);
+        match aborted.meta(id, len) {
+            Some(meta) => metas.push(meta),
+            None => drop(engine.store.remove_staging(id)),
         }
-    };
-    engine.sequencer.append(&Record::Abort { id }).ok();
+    }
+    room::keep_rejected(engine, &metas);
+    for id in ids {
+        engine.sequencer.append(&Record::Abort { id }).ok();
+    }
     let mut state = engine.lock();
-    state.txns.end_abort(aborted.txn.id);
-    state.tally.counters.rejected += u64::from(kept);
+    for aborted in &aborted {
+        state.txns.end_abort(aborted.txn.id);
+    }
+    state.tally.counters.rejected += metas.len() as u64;
     drop(state);
-    // Its space is free only when nobody has it open.
-    drop(aborted);
-    engine.reaper.closes().end();
+    for aborted in aborted {
+        // Its space is free only when nobody has it open.
+        drop(aborted);
+        engine.reaper.closes().end();
+    }
+    metas.len()
+}
+
+impl Aborted {
+    /// What rejected is told of it, if it is kept there.
+    fn meta(&self, id: TxnId, len: u64) -> Option<Rejected> {
+        let abort = self.abort.as_ref()?;
+        if len == 0 || self.txn.purpose.is_restore() {
+            return None;
+        }
+        let (pid, command) = self.txn.participants.to_who();
+        Some(Rejected {
+            id,
+            path: self.path.to_string_lossy().into_owned(),
+            path_hex: path_hex(&self.path),
+            reason: abort.to_string(),
+            time_ns: now_ns(),
+            pid,
+            command,
+            len,
+            round: self.txn.round().map(id_name),
+        })
+    }
 }
 
 /// A guard's refusal of a rename or link: told, counted and remembered.

@@ -83,7 +83,7 @@ fn keep_one(engine: &Engine, one: &Overlaid, reason: &str) -> OpResult<TxnId> {
     copied?;
     room::keep_rejected(
         engine,
-        &Rejected {
+        &[Rejected {
             id,
             path: path.to_string_lossy().into_owned(),
             path_hex: path_hex(&path),
@@ -93,8 +93,9 @@ fn keep_one(engine: &Engine, one: &Overlaid, reason: &str) -> OpResult<TxnId> {
             command: String::new(),
             len,
             round: None,
-        },
+        }],
     );
+    room::bound_rejected(engine);
     Ok(id)
 }
 

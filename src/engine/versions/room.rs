@@ -208,17 +208,17 @@ fn drop_up_to(engine: &Engine, worth: Worth, whose: Option<Owner>, state: &mut S
     !dropped.is_empty()
 }
 
-/// Keeps aborted content in rejected. Without its meta file nobody could tell what it is, and it
+/// Keeps aborted contents in rejected. Without its meta file nobody could tell what one is, and it
 /// would count as an only copy: there is room for that as long as something is worth less.
-pub fn keep_rejected(engine: &Engine, meta: &Rejected) {
+pub fn keep_rejected(engine: &Engine, metas: &[Rejected]) {
     let room = || {
         !failpoint::mutant("C5-meta-room")
             && drop_up_to(engine, Worth::Earlier, None, &mut engine.lock())
     };
-    if let Err(e) = engine.store.reject(meta, room) {
-        log::error!("rejected/{}: {e}", id_name(meta.id));
+    if let Err(e) = engine.store.reject(metas, room) {
+        let names: Vec<String> = metas.iter().map(|meta| id_name(meta.id)).collect();
+        log::error!("rejected/{}: {e}", names.join(", "));
     }
-    bound_rejected(engine);
 }
 
 /// Keeps rejected content within its bound, where its name has a version.
