@@ -589,6 +589,47 @@ fn a_removal_while_a_round_is_under_way_is_not_covered_by_that() {
     }
 }
 
+#[test]
+fn a_new_journal_has_what_a_removal_that_a_power_cut_may_take_has_removed() {
+    need_daemon!();
+    for power in [true, false] {
+        let options = slow().env("COMMITFS_ROUND_DELAY_MS", 600);
+        let mut m = mount!(options.env("COMMITFS_JOURNAL_LIMIT", 1));
+        let (mut saver, mut other) = (Actor::new(), Actor::new());
+        saver.save(&m.path("precious"), "durable").unwrap();
+        // Not the file itself: the kernel holds that while it is synced.
+        saver.save(&m.path("asked"), "durable").unwrap();
+        saver.open("f", "r", &m.path("asked")).unwrap();
+        saver.start("fsync", &[b"f"]);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        // Its content is lost, and with that all that comes behind it.
+        other.save(&m.path("lost"), "lost").unwrap();
+        other.unlink(&m.path("precious")).unwrap();
+        saver.finish().unwrap();
+        m.kill_daemon();
+        let journal = journal_of(&m);
+        let dropped = journal.records.iter().any(|record| match record {
+            Record::Commit { edits, .. } => edits.iter().any(|e| matches!(e, Edit::Drop { .. })),
+            _ => false,
+        });
+        let records = &journal.records;
+        assert!(
+            dropped && journal.header.durable_seq >= Seq(1),
+            "{records:#?}"
+        );
+        if power {
+            std::fs::write(staging(&m, staged(records, "lost")), "").unwrap();
+            cut(&m, records);
+            assert_eq!(text(&m, "precious"), "durable", "{records:#?}");
+        } else {
+            commitfs(["check", "--recover", m.backing().to_str().unwrap()]).ok();
+            assert!(!m.backing().join("precious").exists());
+            assert_eq!(text(&m, "lost"), "lost");
+        }
+        assert!(kept(&m, "rejected").is_empty(), "{records:#?}");
+    }
+}
+
 /// A round that had nothing to do but to sync directories.
 #[test]
 fn what_comes_after_a_round_without_commits_counts() {

@@ -89,6 +89,11 @@ impl Unsynced {
         !self.deletes.is_empty()
     }
 
+    /// Those files.
+    pub fn deletes(&self) -> impl Iterator<Item = TxnId> + '_ {
+        self.deletes.iter().map(|(_, id)| *id)
+    }
+
     /// All commits up to this one are on the medium: takes out the staging files that are to go.
     pub fn take_deletes(&mut self, upto: Seq) -> Vec<TxnId> {
         let all = std::mem::take(&mut self.deletes);
