@@ -305,6 +305,16 @@ fn names_that_are_removed_renamed_and_made_are_what_they_were() {
 }
 
 #[test]
+fn what_a_saver_has_left_that_has_ended_is_of_the_generation() {
+    let m = mount!(pair().env("COMMITFS_ROUNDS_DELAY_MS", 400));
+    let (mut reader, mut saver) = (Actor::new(), Actor::new());
+    saver.save(&m.path("a.json"), "1").unwrap();
+    saver.exit(0);
+    assert_reads(&m, &mut reader, "a.w", "old");
+    assert_reads(&m, &mut reader, "a.json", "1");
+}
+
+#[test]
 fn a_listing_is_that_of_the_generation() {
     let m = mount!(pair().seed("d/x", "").seed("d/a.w", "1").seed("d/a.o", "1"));
     let (mut reader, mut other) = (Actor::new(), Actor::new());

@@ -758,6 +758,55 @@ fn a_saver_that_is_killed_while_what_it_has_saved_is_being_published_takes_nothi
     assert_eq!(entries(&m), Vec::<Value>::new());
 }
 
+/// What becomes of rounds whose savers have ended is seen late, as on a busy machine.
+fn pair_seen_late() -> Options {
+    pair().env("COMMITFS_ROUNDS_DELAY_MS", 400)
+}
+
+#[test]
+fn what_a_saver_leaves_that_has_ended_comes_before_what_is_saved_after_that() {
+    let m = mount!(pair_seen_late().seed("a.json", "0"));
+    let (mut first, mut second) = (Actor::new(), Actor::new());
+    first.save(&m.path("a.w"), "first").unwrap();
+    second.save(&m.path("a.w"), "second").unwrap();
+    first.exit(0);
+    second.save(&m.path("a.json"), "2").unwrap();
+    await_count(&m, "published", 2);
+    assert_eq!(m.text("a.w").as_deref(), Some("second"));
+    assert_eq!(m.text("a.json").as_deref(), Some("2"));
+}
+
+#[test]
+fn a_child_that_was_killed_a_moment_before_the_last_member_was_saved_counts() {
+    let m = mount!(pair_seen_late().seed("a.w", "old").seed("a.json", "0"));
+    let mut saver = Actor::new();
+    saver.save(&m.path("a.o"), "more").unwrap();
+    let mut child = saver.fork();
+    child.save(&m.path("a.w"), "new").unwrap();
+    child.kill(libc::SIGKILL);
+    saver.save(&m.path("a.json"), "1").unwrap();
+    await_count(&m, "rejected", 1);
+    assert_eq!(m.text("a.w").as_deref(), Some("old"));
+    assert_eq!(m.text("a.json").as_deref(), Some("0"));
+}
+
+#[test]
+fn a_member_that_is_removed_while_it_is_written_is_not_waited_for() {
+    let m = mount!(pair());
+    let mut saver = Actor::new();
+    saver.open("f", "w", &m.path("a.o")).unwrap();
+    saver.write("f", "more").unwrap();
+    saver.save(&m.path("a.w"), "new").unwrap();
+    saver.save(&m.path("a.json"), "1").unwrap();
+    assert_eq!(m.text("a.w"), None);
+    saver.unlink(&m.path("a.o")).unwrap();
+    await_count(&m, "published", 1);
+    assert_eq!(m.text("a.w").as_deref(), Some("new"));
+    saver.write("f", "more").unwrap();
+    saver.close("f").unwrap();
+    assert_eq!(m.text("a.o"), None);
+}
+
 #[test]
 fn a_link_to_a_member_has_what_is_saved_once_all_of_it_is_published_and_not_before() {
     for published in [true, false] {

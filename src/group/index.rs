@@ -48,6 +48,13 @@ impl Index {
         self.files.get(&key).into_iter().flatten().copied()
     }
 
+    /// Others of the same names as one.
+    pub(super) fn beside(&self, round: &GroupRound) -> Vec<TxnId> {
+        let ids = self.files.get(&key(round)).into_iter().flatten().copied();
+        let is_other = |id: &TxnId| round.directory.is_none() && *id != round.id;
+        ids.filter(is_other).collect()
+    }
+
     /// Those of a directory.
     pub(super) fn of_directory(&self, top: NodeId) -> impl Iterator<Item = TxnId> {
         self.directories.get(&top).into_iter().flatten().copied()

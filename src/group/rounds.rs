@@ -173,6 +173,16 @@ impl Rounds {
         self.open.range_mut(rest).take(most).map(|(_, round)| round)
     }
 
+    /// Those of the group that a path belongs to.
+    pub fn of_names(&self, membership: &Membership) -> Vec<TxnId> {
+        self.index.of(membership).collect()
+    }
+
+    /// Others of the same names: two that save the same files.
+    pub fn beside(&self, id: TxnId) -> Option<Vec<TxnId>> {
+        self.open.get(&id).map(|r| self.index.beside(r))
+    }
+
     /// Those of directories.
     pub fn of_directories(&self) -> impl Iterator<Item = &GroupRound> {
         let ids = self.index.of_directories();

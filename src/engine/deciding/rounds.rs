@@ -19,6 +19,7 @@ use crate::engine::versions::publish::commit_all;
 use crate::engine::{Engine, State};
 use crate::group::{Entering, GroupRound, Saver, Verdict};
 use crate::journal::Record;
+use crate::rules::Creation;
 use crate::runtime::Awaited;
 use crate::store::Unseen;
 use crate::sys::{failpoint, proc};
@@ -272,11 +273,11 @@ fn note_close(round: &mut GroupRound, (closer, at_end): (u32, bool), is_restored
     }
     if let Some(directory) = &mut round.directory {
         directory.is_restored |= is_restored;
-        // Of another one that was killed a moment ago it need not have been seen yet.
-        let is_other = |s: &&mut Saver| s.pid != closer && !failpoint::mutant("C23-noted");
-        let others = round.savers.iter_mut().filter(is_other);
-        others.for_each(note_end);
     }
+    // Of another one that was killed a moment ago it need not have been seen yet.
+    let is_other = |s: &&mut Saver| s.pid != closer && !failpoint::mutant("C23-noted");
+    let others = round.savers.iter_mut().filter(is_other);
+    others.for_each(note_end);
 }
 
 /// What waited is replaced by a later save of the same round: it ends as if its name had been unlinked.
@@ -297,16 +298,17 @@ fn discard(engine: &Engine, state: &mut State, id: TxnId) {
     wake_watch(state);
 }
 
-/// The name of a transaction was unlinked: one that waits has nothing to wait for.
+/// The name of a transaction was unlinked: one that waits has nothing to wait for, and nobody waits for one that is open.
 pub fn drop_unlinked(state: &mut State, id: TxnId) {
     let Some(txn) = state.txns.get(&id) else {
         return;
     };
     let (round, dentry) = (txn.round(), txn.dentry().clone());
-    if let Some(round) = round.filter(|_| txn.phase.is_held()) {
+    let is_held = txn.phase.is_held();
+    if let Some(round) = round {
         let freed = state.txns.rounds.leave(round, &dentry, id);
         state.txns.rounds.freed += freed;
-        state.txns.rounds.dropped.push(id);
+        state.txns.rounds.dropped.extend(is_held.then_some(id));
         wake_watch(state);
     }
 }
@@ -374,6 +376,56 @@ pub fn has_no_place(engine: &Engine, state: &State, ids: &[TxnId]) -> Option<Str
     })
 }
 
+/// What those have left behind that have saved the same files, and have ended, comes before what is published now: it would take the
+/// place of some of it later, though that was saved after their end. Gives false if that takes a while.
+fn decide_left(engine: &Engine, state: &mut State, others: Vec<TxnId>) -> bool {
+    let mut are_decided = true;
+    for other in others
+        .into_iter()
+        .filter(|_| !failpoint::mutant("C23-left"))
+    {
+        let Some(round) = state.txns.rounds.get_mut(other) else {
+            continue;
+        };
+        round.savers.iter_mut().for_each(note_end);
+        let (is_deciding, ids) = (round.is_deciding(), round.saved().collect::<Vec<_>>());
+        match round.verdict(Instant::now()) {
+            Some(Verdict::Publish { incomplete })
+                if !is_deciding && can_publish_at_once(engine, state, &ids) =>
+            {
+                publish(engine, state, other, incomplete);
+            }
+            Some(verdict) => {
+                are_decided &= matches!(verdict, Verdict::Reject(_));
+                close(state, other, verdict, &ids);
+                wake_watch(state);
+            }
+            None => {}
+        }
+    }
+    are_decided
+}
+
+/// A generation is pinned: what savers have left behind that have ended is part of it.
+pub fn decide_left_of(engine: &Engine, state: &mut State, dentry: &Dentry) {
+    if !state.txns.rounds.is_empty() {
+        let policy = engine.policy(state, dentry, Creation::default());
+        let rounds = &state.txns.rounds;
+        let others = policy.pinned().map(|member| rounds.of_names(member));
+        decide_left(engine, state, others.unwrap_or_default());
+    }
+}
+
+/// Whether nothing has to be waited for.
+fn can_publish_at_once(engine: &Engine, state: &mut State, ids: &[TxnId]) -> bool {
+    failpoint::fail_point("round-at-once").is_ok()
+        && ids.len() <= AT_ONCE
+        && engine.sequencer.reserve(0).is_ok()
+        && has_no_place(engine, state, ids).is_none()
+        && ids.iter().all(|id| fits(engine, state, *id))
+        && !ids.iter().any(|id| state.names.is_followed(*id))
+}
+
 /// A member was saved: if that was the last, all are published, by the dispatcher if there is nothing to wait for. Where a
 /// worker does it others may commit first, who have been told so later.
 pub fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
@@ -388,13 +440,10 @@ pub fn decide_at_once(engine: &Engine, state: &mut State, id: TxnId) {
     };
     let is_of_directory = round.directory.is_some();
     let ids: Vec<TxnId> = round.saved().collect();
+    let others = state.txns.rounds.beside(id).unwrap_or_default();
     if let Verdict::Publish { incomplete: None } = verdict
-        && failpoint::fail_point("round-at-once").is_ok()
-        && ids.len() <= AT_ONCE
-        && engine.sequencer.reserve(0).is_ok()
-        && has_no_place(engine, state, &ids).is_none()
-        && ids.iter().all(|id| fits(engine, state, *id))
-        && !ids.iter().any(|id| state.names.is_followed(*id))
+        && decide_left(engine, state, others)
+        && can_publish_at_once(engine, state, &ids)
     {
         return publish(engine, state, id, None);
     }

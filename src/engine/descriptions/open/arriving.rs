@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use crate::engine::base::opening::{Goal, OpenRequest, OpenStep, Opened, PendingOpen, Way, writes};
 use crate::engine::base::{current, lines, strangers};
+use crate::engine::deciding::rounds;
 use crate::engine::descriptions::append::writing;
 use crate::engine::descriptions::open::{joining, writers};
 use crate::engine::descriptions::retries;
@@ -285,7 +286,11 @@ fn open_to_read(
     (flags, is_direct): (OFlags, bool),
 ) -> OpResult<OpenStep> {
     let found = (dentry.filter(|_| by_name), id, waited);
-    match pins::arrive(engine, state, caller, found, name_now) {
+    let now = |engine: &Engine, state: &mut State, dentry: &Dentry| {
+        rounds::decide_left_of(engine, state, dentry);
+        name_now(engine, state, dentry)
+    };
+    match pins::arrive(engine, state, caller, found, now) {
         Arriving::Lost => Err(Errno::STALE),
         Arriving::Anew => {
             let found = (dentry.cloned().ok_or(Errno::STALE)?, id);
