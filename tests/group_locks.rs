@@ -418,6 +418,12 @@ fn status_tells_who_holds_the_lock_and_what_is_there_and_rejected_has_it_as_one(
     assert_eq!(told["lock"]["path"], "d/save.lock", "{told}");
     assert_eq!(told["lock"]["holder"], saver.pid(), "{told}");
     assert!(told["lock"]["let_go_ms"].is_null(), "{told}");
+    let human = m.command(&["status"]).ok().out;
+    let held = format!(
+        ": d/m (writing), d/w; until {} lets go of d/save.lock\n",
+        saver.pid()
+    );
+    assert!(human.contains(&held), "{human}");
     let member = |n: usize| {
         (
             told["members"][n]["path"].clone(),

@@ -52,6 +52,13 @@ fn others_see_a_group_once_its_last_member_is_closed() {
         "{rounds}"
     );
     assert_eq!(rounds[0]["pids"][0], saver.pid());
+    let human = m.command(&["status"]).ok().out;
+    let line = human.lines().find(|line| line.starts_with("together: by "));
+    let line = line.unwrap_or_default();
+    assert!(
+        line.ends_with(": a.o, a.w; still to come: a.json"),
+        "{human}"
+    );
     saver.save(&m.path("a.json"), "1").unwrap();
     assert_eq!(seen(&m, &mut reader, &names), some(&["new", "1", "more"]));
     assert!(m.names("").contains(&"a.o".to_owned()));

@@ -73,6 +73,9 @@ fn for_people(s: &Value) -> String {
     out += &aborts_for_people(s);
     out += &trouble_for_people(s);
     out += &features_for_people(s);
+    for round in s["groups"]["rounds"].as_array().into_iter().flatten() {
+        out += &round_for_people(round);
+    }
     out += &pins_for_people(&s["groups"]["pins"]);
     for t in s["transactions"].as_array().into_iter().flatten() {
         out += &open_for_people(t);
@@ -208,6 +211,50 @@ fn proposals_for_people(s: &Value) -> String {
         );
         out += &proposal(held);
     }
+    out
+}
+
+/// So many files of a round are named.
+const NAMED: usize = 8;
+
+/// Files of a group that wait for each other: whose, since when, which are there and which are missing.
+fn round_for_people(round: &Value) -> String {
+    let members: Vec<&Value> = round["members"].as_array().into_iter().flatten().collect();
+    let named = members.iter().take(NAMED).map(|member| {
+        let state = match member["state"].as_str() {
+            Some("saved") | None => String::new(),
+            Some(other) => format!(" ({other})"),
+        };
+        text(&member["path"]) + &state
+    });
+    let mut named: Vec<String> = named.collect();
+    if members.len() > NAMED {
+        named.push(format!("{} more", members.len() - NAMED));
+    }
+    let mut out = format!(
+        "together: by {} ({})  {} ms: {}",
+        round["pids"][0],
+        text(&round["command"]),
+        round["age_ms"],
+        named.join(", ")
+    );
+    let missing: Vec<String> = round["missing"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(text)
+        .collect();
+    if !missing.is_empty() {
+        out += &format!("; still to come: {}", missing.join(", "));
+    }
+    if let Some(lock) = round["lock"]["path"].as_str() {
+        out += &format!(
+            "; until {} lets go of {}",
+            round["lock"]["holder"],
+            output::escaped(lock)
+        );
+    }
+    out.push('\n');
     out
 }
 
