@@ -227,6 +227,8 @@ fn who_gets_the_number_of_another_has_not_what_that_has_pinned() {
         reader.open("f", "r", &m.path("a.w")).unwrap();
         publish(&m, &mut saver, &["", "new", "100"]);
         let pid = reader.pid();
+        // The kernel tells when a thread has begun in steps of 10 ms.
+        std::thread::sleep(Duration::from_millis(20));
         reader.kill(libc::SIGKILL);
         if std::fs::write(last, (pid - 1).to_string()).is_err() {
             return;
