@@ -93,6 +93,21 @@ fn other_files_are_published_at_their_close_and_wait_for_nothing() {
 }
 
 #[test]
+fn what_is_rejected_where_descriptors_are_short_keeps_its_names() {
+    let few = format!("reject-meta:{}:1", libc::EMFILE);
+    let m = mount!(pair().seed("a.w", "old").env("COMMITFS_FAIL_AT", few));
+    let mut saver = Actor::new();
+    saver.save(&m.path("a.w"), "new").unwrap();
+    saver.save(&m.path("a.o"), "more").unwrap();
+    saver.kill(libc::SIGKILL);
+    await_count(&m, "rejected", 1);
+    let all = entries(&m);
+    let paths = all[0]["members"].as_array().unwrap().iter();
+    let paths: Vec<_> = paths.map(|m| m["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["a.w", "a.o"]);
+}
+
+#[test]
 fn a_killed_saver_has_saved_nothing_and_all_of_it_is_one_entry() {
     let mut m = mount!(pair().seed("a.w", "old").seed("a.json", "0"));
     let mut reader = Actor::new();

@@ -141,16 +141,34 @@ impl Store {
         result
     }
 
-    fn reject_some(&self, metas: &[Rejected], make_room: impl Fn() -> bool) -> Result<(), Errno> {
+    fn reject_some(&self, metas: &[Rejected], make_room: &impl Fn() -> bool) -> Result<(), Errno> {
+        let in_halves = || {
+            let (some, others) = metas.split_at(metas.len() / 2);
+            spare::graver(
+                self.reject_some(some, make_room),
+                self.reject_some(others, make_room),
+            )
+        };
+        // A program may have as many files open as the daemon can have descriptors.
+        let are_too_many = |e| {
+            matches!(e, Errno::MFILE | Errno::NFILE)
+                && metas.len() > 1
+                && !failpoint::mutant("C22-descriptors")
+        };
         let written = loop {
             match self.with_reserve(|| self.explain_rejected(metas)) {
                 Err(Errno::NOSPC | Errno::DQUOT) if make_room() => self.reuse_freed(),
+                Err(e) if are_too_many(e) => return in_halves(),
                 other => break other,
             }
         };
         let (mut files, mut moved) = (Vec::new(), Ok(()));
         for meta in metas {
             match self.open_staging(meta.id) {
+                Err(e) if are_too_many(e) => {
+                    drop(files);
+                    return in_halves();
+                }
                 Ok(file) => files.extend(file),
                 Err(e) => moved = spare::graver(moved, Err(e)),
             }

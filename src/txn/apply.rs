@@ -20,7 +20,7 @@ use crate::txn::touched::Touched;
 use crate::txn::whole::len;
 use crate::types::{TxnId, Version, mtime_ns, now_ns};
 
-/// The data of what will be applied must be on the medium before any name changes.
+/// The data of what will be applied must be on the medium before any name changes, and that of what is left before a new journal is begun.
 ///
 /// There may be more commits than this process may have files open: tens of thousands of lines
 /// that were appended to one file, say.
@@ -34,6 +34,8 @@ pub(super) fn sync_accepted(store: &Store, plan: &Plan) -> Result<(), Errno> {
             Edit::Drop { .. } | Edit::Patch { .. } => {}
         }
     }
+    // What goes to rejected may be there by what the old journal has alone.
+    ids.extend(plan.leftovers.iter().map(|left| left.id));
     let staged = ids.into_iter().map(|id| store.open_staging(id));
     let grown = grown.into_iter().map(|path| open_target(store, path));
     let mut files = staged.chain(grown).filter_map(Result::transpose);

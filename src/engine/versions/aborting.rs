@@ -56,6 +56,17 @@ pub fn ending(engine: &Engine, state: &mut State, id: TxnId) -> Option<Result<()
     Some(abort.map_or(Ok(()), |abort| Err(Some(abort))))
 }
 
+/// What a new journal is told of what is on its way to rejected.
+fn told_of(state: &State, txn: &Transaction) -> Vec<Record> {
+    let mut told = vec![durability::begin_record(state, txn, false)];
+    let id = txn.staging_id;
+    told.extend(txn.round().map(|round| Record::Grouped { id, round }));
+    if !failpoint::mutant("C7-aborting") {
+        told.extend(txn.promise.records(id));
+    }
+    told
+}
+
 /// Takes a transaction's node out of the way; what becomes of the content is done on a worker.
 pub fn abort(
     engine: &Engine,
@@ -73,10 +84,7 @@ pub fn abort(
     }
     if abort.is_some() {
         withholding::withhold(engine, &mut txn, false);
-        let mut begun = vec![durability::begin_record(state, &txn, false)];
-        if !failpoint::mutant("C7-aborting") {
-            begun.extend(txn.promise.records(txn.staging_id));
-        }
+        let begun = told_of(state, &txn);
         state.txns.begin_abort(txn.id, begun);
     }
     if let Some(node) = state.nodes.get_mut(txn.node) {
