@@ -234,6 +234,8 @@ fn restore_round(
         places.push((one, place));
     }
     let (kept, mut parents) = (place(dir)?, BTreeSet::new());
+    let real = root.canonicalize().ok();
+    let is_mounted = real.is_some_and(|real| matches!(control::mount_at(&real), Ok(Some(_))));
     for (one, place) in places {
         let own = id_name(one.id);
         // One that was made for them has gone with them.
@@ -241,6 +243,11 @@ fn restore_round(
             std::fs::create_dir_all(parent).ok();
         }
         let file = write(dir, &own, &mut open_one(dir, &kept, &own)?, &place)?;
+        if !is_mounted {
+            // Without the daemon nobody else brings it to the disk.
+            file.sync_all()
+                .map_err(|e| unwritten(dir, &own, &place, &e))?;
+        }
         close_checked(file).map_err(|e| unwritten(dir, &own, &place, &e))?;
         parents.extend(place.parent().map(Path::to_owned));
     }
