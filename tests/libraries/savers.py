@@ -21,7 +21,22 @@ def one(steps, what):
     return steps[0]
 
 
-class KerasPair:
+class Files:
+    """Three files that are saved one after the other; `steps` reads them, and gives the step of each."""
+
+    def found(self, top):
+        steps = []
+        try:
+            for step in self.steps(top):
+                steps.append(step)
+        except FileNotFoundError:
+            if steps:
+                raise Mixed(f"only {len(steps)} of 3 files are there")
+            return None
+        return one(steps, "files")
+
+
+class KerasPair(Files):
     """`model.save_weights`, then `json.dump`: three files of a name."""
     modules = ("keras", "torch", "h5py")
     rules = """
@@ -46,25 +61,18 @@ readers = "pin"
             with open(f"{top}/models/AAPL_{kind}.json", "w") as f:
                 json.dump({"step": step}, f)
 
-    def found(self, top):
+    def steps(self, top):
         import h5py
-        steps = []
-        try:
-            with h5py.File(f"{top}/models/AAPL.weights.h5", "r", locking=False) as f:  # else the saver's own lock may fail, as ever
-                values = []
-                f.visititems(lambda _, x: values.append(x[()].flat[0]) if isinstance(x, h5py.Dataset) else None)
-                steps.append(int(one(values, "weights")))
-            for kind in ("metrics", "metadata"):
-                with open(f"{top}/models/AAPL_{kind}.json") as f:
-                    steps.append(json.load(f)["step"])
-        except FileNotFoundError:
-            if steps:
-                raise Mixed(f"only {len(steps)} of 3 files are there")
-            return None
-        return one(steps, "files")
+        with h5py.File(f"{top}/models/AAPL.weights.h5", "r", locking=False) as f:  # else the saver's own lock may fail, as ever
+            values = []
+            f.visititems(lambda _, x: values.append(x[()].flat[0]) if isinstance(x, h5py.Dataset) else None)
+            yield int(one(values, "weights"))
+        for kind in ("metrics", "metadata"):
+            with open(f"{top}/models/AAPL_{kind}.json") as f:
+                yield json.load(f)["step"]
 
 
-class SymbolFiles:
+class SymbolFiles(Files):
     """A directory for each symbol, with three files that are written one after the other by numpy and json."""
     modules = ("numpy",)
     rules = """
@@ -86,20 +94,13 @@ readers = "pin"
         with open(f"{top}/data/MSFT/meta.json", "w") as f:
             json.dump({"step": step}, f)
 
-    def found(self, top):
+    def steps(self, top):
         import numpy
-        steps = []
-        try:
-            steps.append(int(numpy.load(f"{top}/data/MSFT/prices.npy")[-1]))
-            with numpy.load(f"{top}/data/MSFT/features.npz") as f:
-                steps.append(int(f["a"][-1]))
-            with open(f"{top}/data/MSFT/meta.json") as f:
-                steps.append(json.load(f)["step"])
-        except FileNotFoundError:
-            if steps:
-                raise Mixed(f"only {len(steps)} of 3 files are there")
-            return None
-        return one(steps, "files")
+        yield int(numpy.load(f"{top}/data/MSFT/prices.npy")[-1])
+        with numpy.load(f"{top}/data/MSFT/features.npz") as f:
+            yield int(f["a"][-1])
+        with open(f"{top}/data/MSFT/meta.json") as f:
+            yield json.load(f)["step"]
 
 
 class Directories:
